@@ -1,0 +1,139 @@
+"""Outputs that appear whole or not at all, and the digests that say what they hold.
+
+An output is written under a scratch name beside its place and renamed when complete, so that a killed process
+never leaves half a file under a good name. :func:`recover` cleans up after such a process.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from .errors import SurroundingsError
+
+_SCRATCH = ".partial-"
+_ASIDE = ".aside-"
+
+
+@contextmanager
+def whole(path: Path) -> Iterator[Path]:
+    """Yield a scratch path beside ``path``; when the block ends well it takes ``path``'s name, else it is removed.
+
+    The block may make a file or a folder there. Everything is on the disk (fsync) before the name changes, so a
+    record written afterwards never speaks of bytes that a power cut can still take.
+
+    :raises SurroundingsError: the disk is full or read-only.
+    """
+    scratch = path.with_name(_SCRATCH + path.name)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        remove(scratch)
+        yield scratch
+        _sync(scratch)
+        _take_the_name(scratch, path)
+    except OSError as error:
+        remove(scratch)
+        raise surroundings(error, path) or error from error
+    except BaseException:
+        remove(scratch)
+        raise
+
+
+def _take_the_name(scratch: Path, path: Path) -> None:
+    if path.is_dir():
+        # A folder cannot be replaced in one step: the old one steps aside and is restored by recover() if we die here.
+        aside = path.with_name(_ASIDE + path.name)
+        remove(aside)
+        path.rename(aside)
+        scratch.rename(path)
+        remove(aside)
+    else:
+        scratch.replace(path)
+    _sync_folder(path.parent)
+
+
+def recover(folder: Path) -> list[str]:
+    """Undo what a killed run left in ``folder`` and its sub-folders; return what was done, a line each."""
+    done: list[str] = []
+    for parent in (folder, *sorted(p for p in folder.glob("*") if p.is_dir() and p.suffix != ".zarr")):
+        for aside in parent.glob(_ASIDE + "*"):
+            path = aside.with_name(aside.name.removeprefix(_ASIDE))
+            if path.exists():
+                remove(aside)
+            else:
+                aside.rename(path)
+                done.append(f"restored {path.name}")
+        for scratch in parent.glob(_SCRATCH + "*"):
+            remove(scratch)
+            done.append(f"removed the unfinished {scratch.name.removeprefix(_SCRATCH)}")
+    return done
+
+
+def remove(path: Path) -> None:
+    """Remove a file or a folder, if there is one. A link is removed, never what it points to."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def surroundings(error: OSError, path: Path) -> SurroundingsError | None:
+    """What to tell the user when the machine, not the data, is at fault; None for any other ``OSError``."""
+    hints = {
+        errno.ENOSPC: "free some space and run the same command again: what is done stays done",
+        errno.EDQUOT: "your quota is used up: free some space and run the same command again",
+        errno.EROFS: "the workspace must be on a file system that can be written to",
+        errno.EACCES: "give yourself the right to write there, or choose another --workspace",
+        errno.EPERM: "give yourself the right to write there, or choose another --workspace",
+        errno.EIO: "the disk reports an error: check it, then run the same command again",
+    }
+    if error.errno not in hints:
+        return None
+    return SurroundingsError(f"could not write: {os.strerror(error.errno)}", path=path, hint=hints[error.errno])
+
+
+def size_of(path: Path) -> int:
+    """Bytes of a file, or of all files in a folder."""
+    if path.is_dir():
+        return sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
+    return path.stat().st_size
+
+
+def digest_of(path: Path) -> str:
+    """``sha256:…`` of a file's bytes, or of a folder: its files' names and bytes, sorted by name."""
+    if not path.is_dir():
+        with path.open("rb") as stream:
+            return "sha256:" + hashlib.file_digest(stream, "sha256").hexdigest()
+    folder = hashlib.sha256()
+    for file in sorted(file for file in path.rglob("*") if file.is_file()):
+        folder.update(f"{file.relative_to(path).as_posix()}\0{digest_of(file)}\n".encode())
+    return "sha256:" + folder.hexdigest()
+
+
+def digest_of_value(value: object) -> str:
+    """``sha256:…`` of anything that JSON can say, whatever the order of its keys."""
+    text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+    return "sha256:" + hashlib.sha256(text.encode()).hexdigest()
+
+
+def _sync(path: Path) -> None:
+    for file in path.rglob("*") if path.is_dir() else (path,):
+        if file.is_file():
+            with file.open("rb") as stream:
+                os.fsync(stream.fileno())
+
+
+def _sync_folder(folder: Path) -> None:
+    if os.name == "nt":  # Windows has no handle on a folder to flush
+        return
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

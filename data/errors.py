@@ -1,0 +1,88 @@
+"""The one tree of errors.
+
+Every error that wsipipe raises on purpose descends from :class:`WsipipeError` and says three things: which
+file (or setting), what is wrong with it, and the way out. The two branches decide what happens next time:
+an :class:`InputError` waits for another input, a :class:`SurroundingsError` is simply tried again.
+
+    WsipipeError
+    ├── UsageError            a flag, a setting or a call that cannot be meant        (exit code 2)
+    ├── BusyError             another run holds the lock                              (exit code 2)
+    ├── InputError            the input is at fault: retried when it changes
+    │   ├── SlideError        a slide that cannot be opened, decoded or placed in microns
+    │   ├── CohortError       a cohort table or its labels
+    │   ├── ExpressionError   a genomics matrix
+    │   ├── BackboneError     weights or architecture of a feature extractor
+    │   ├── BundleError       a trained model on disk
+    │   └── StoreError        a file of ours that is damaged or of another format
+    └── SurroundingsError     disk full, device gone: retried on the next run
+"""
+
+from __future__ import annotations
+
+from os import PathLike, fspath
+
+
+class WsipipeError(Exception):
+    """Root of the tree.
+
+    :param what: what is wrong, a sentence without its full stop.
+    :param path: the file or setting it is about, named first in the message.
+    :param hint: the way out, shown on a line of its own.
+    """
+
+    def __init__(self, what: str, *, path: str | PathLike[str] | None = None, hint: str = "") -> None:
+        super().__init__(what, path, hint)
+        self.what = what
+        self.path = None if path is None else fspath(path)
+        self.hint = hint
+
+    def __str__(self) -> str:
+        return self.what if self.path is None else f"{self.path}: {self.what}"
+
+    def __reduce__(self) -> tuple[object, ...]:
+        # Keyword-only arguments do not survive pickling by themselves; errors cross process borders.
+        return (_rebuild, (type(self), self.what, self.path, self.hint))
+
+
+def _rebuild(kind: type[WsipipeError], what: str, path: str | None, hint: str) -> WsipipeError:
+    return kind(what, path=path, hint=hint)
+
+
+class UsageError(WsipipeError):
+    """A flag, a setting or a call that cannot be meant."""
+
+
+class BusyError(WsipipeError):
+    """Another run is writing here."""
+
+
+class InputError(WsipipeError):
+    """The input is at fault; the same input will fail again."""
+
+
+class SlideError(InputError):
+    """A slide that cannot be opened, decoded or placed in microns."""
+
+
+class CohortError(InputError):
+    """A cohort table or the labels in it."""
+
+
+class ExpressionError(InputError):
+    """A genomics matrix."""
+
+
+class BackboneError(InputError):
+    """Weights or architecture of a feature extractor."""
+
+
+class BundleError(InputError):
+    """A trained model on disk."""
+
+
+class StoreError(InputError):
+    """A file of ours that is damaged, or of a format this version does not read."""
+
+
+class SurroundingsError(WsipipeError):
+    """The machine is at fault (disk full, device gone); the next run tries again."""

@@ -1,0 +1,192 @@
+"""The manifest: what was done to which item, from what, with what result.
+
+An append-only file of JSON lines, one record an item and attempt, flushed to the disk before the next item counts.
+What is not recorded did not happen. Readers take the last record of an item; a torn last line (power cut) is
+dropped with a warning.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Literal
+
+from filelock import FileLock, Timeout
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from .artifact import digest_of, size_of, surroundings
+from .errors import BusyError, StoreError
+
+SCHEMA = 1
+
+Status = Literal["done", "empty", "failed"]
+Json = Any
+"""Whatever JSON can say."""
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class InputRecord(_Part):
+    """What an item was made from, as it was then."""
+
+    digest: str
+    path: str | None = None
+    """A file outside the workspace (absolute), or an output of another stage (relative to the workspace)."""
+    bytes: int | None = None
+    mtime_ns: int | None = None
+    """Only decides whether to hash again; never part of an identity."""
+
+
+class OutputRecord(_Part):
+    """One file or folder that an item gave."""
+
+    path: str
+    """Relative to the workspace, so that it can be moved, copied and mounted elsewhere."""
+    bytes: int
+    digest: str
+
+    def is_whole(self, workspace: Path, *, check_digest: bool = False) -> bool:
+        """Whether it is there with the recorded size (and, if asked, the recorded bytes)."""
+        path = workspace / self.path
+        if not path.exists() or size_of(path) != self.bytes:
+            return False
+        return not check_digest or digest_of(path) == self.digest
+
+
+class ErrorRecord(_Part):
+    """Why an item failed."""
+
+    type: str
+    message: str
+    hint: str = ""
+    retry: bool
+    """True when the surroundings, not the input, were at fault: the next run tries again by itself."""
+
+
+class Record(_Part):
+    """One attempt at one item."""
+
+    schema_version: int = Field(SCHEMA, alias="schema")
+    stage: str
+    stage_version: int
+    item: str
+    status: Status
+    fingerprint: str
+    settings: dict[str, Json]
+    inputs: dict[str, InputRecord]
+    outputs: dict[str, OutputRecord] = {}
+    stats: dict[str, Json] = {}
+    error: ErrorRecord | None = None
+    start: datetime
+    seconds: float
+    host: str = Field(default_factory=socket.gethostname)
+    wsipipe: str
+
+    model_config = ConfigDict(frozen=True, extra="forbid", validate_by_name=True, validate_by_alias=True)
+
+    def is_whole(self, workspace: Path, *, check_digest: bool = False) -> bool:
+        """Whether every output is there as recorded."""
+        return all(output.is_whole(workspace, check_digest=check_digest) for output in self.outputs.values())
+
+
+class Manifest:
+    """The records of one stage folder, in the order in which they were written."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def records(self) -> list[Record]:
+        """All records.
+
+        :raises StoreError: a line in the middle that is no record, or one of a newer format.
+        """
+        if not self.path.exists():
+            return []
+        *lines, tail = self.path.read_bytes().split(b"\n")
+        if tail:
+            warnings.warn(f"{self.path}: dropped a torn last line (the machine stopped while writing)", stacklevel=2)
+        return [self._parse(number, line) for number, line in enumerate(lines, 1) if line.strip()]
+
+    def _parse(self, number: int, line: bytes) -> Record:
+        try:
+            fields = json.loads(line)
+            if isinstance(fields, dict) and fields.get("schema", SCHEMA) > SCHEMA:
+                raise StoreError(
+                    f"line {number} was written by a newer wsipipe (schema {fields['schema']}, this one reads {SCHEMA})",
+                    path=self.path,
+                    hint="use that version of wsipipe",
+                )
+            return Record.model_validate(fields)
+        except (json.JSONDecodeError, UnicodeDecodeError, ValidationError) as error:
+            raise StoreError(
+                f"line {number} is not a record: {str(error).splitlines()[0]}",
+                path=self.path,
+                hint="the file was edited or damaged: remove that line; what it recorded is then done again",
+            ) from error
+
+    def latest(self, stage: str | None = None) -> dict[str, Record]:
+        """The last record of each item (of one stage, or of all), in the order of first appearance."""
+        return {r.item: r for r in self.records() if stage is None or r.stage == stage}
+
+    def append(self, record: Record) -> None:
+        """Write a record and flush it to the disk; a torn line of a killed run is cut off first."""
+        line = record.model_dump_json(by_alias=True, exclude_none=True).encode() + b"\n"
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            with self.path.open("ab+") as stream:
+                _cut_torn_line(stream.fileno())
+                stream.write(line)
+                stream.flush()
+                os.fsync(stream.fileno())
+        except OSError as error:
+            raise surroundings(error, self.path) or error from error
+
+    @contextmanager
+    def lock(self) -> Iterator[None]:
+        """Be the one writer. The lock is the operating system's: it ends with the process, however that ends.
+
+        :raises BusyError: another run holds it; the message says which.
+        """
+        holder = self.path.with_name(".lock-holder.json")
+        lock = FileLock(self.path.with_name(".lock"))
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            lock.acquire(timeout=0)
+        except Timeout as error:
+            who = holder.read_text() if holder.exists() else "unknown"
+            raise BusyError(
+                f"another run is writing here: {who}",
+                path=self.path.parent,
+                hint="wait until it ends, or stop it; its lock ends with it",
+            ) from error
+        except OSError as error:
+            raise surroundings(error, self.path) or error from error
+        try:
+            now = datetime.now(UTC).isoformat(timespec="seconds")
+            holder.write_text(json.dumps({"host": socket.gethostname(), "pid": os.getpid(), "since": now}))
+            yield
+        finally:
+            holder.unlink(missing_ok=True)
+            lock.release()
+
+
+def _cut_torn_line(handle: int) -> None:
+    size = os.fstat(handle).st_size
+    end = size
+    while end > 0:
+        start = max(0, end - 65536)
+        newline = os.pread(handle, end - start, start).rfind(b"\n")
+        if newline >= 0:
+            end = start + newline + 1
+            break
+        end = start
+    if end < size:
+        os.ftruncate(handle, end)

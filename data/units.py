@@ -1,0 +1,23 @@
+"""Units as types, so that pixels of one scale are never added to pixels of another."""
+
+from __future__ import annotations
+
+from typing import NewType
+
+Mpp = NewType("Mpp", float)
+"""Microns per pixel. Small is fine: 0.25 is what a scanner calls 40x, 0.5 what it calls 20x."""
+
+Microns = NewType("Microns", float)
+"""A physical length."""
+
+SquareMicrons = NewType("SquareMicrons", float)
+"""A physical area."""
+
+Level0Px = NewType("Level0Px", int)
+"""A position or length in pixels of the slide's finest level."""
+
+LevelPx = NewType("LevelPx", int)
+"""A position or length in pixels of one pyramid level."""
+
+TilePx = NewType("TilePx", int)
+"""A length in pixels of a tile as the backbone sees it."""

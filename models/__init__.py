@@ -1,0 +1,1 @@
+"""What computes: backbones, the MoMKD network with its memory and losses, the model bundle."""

@@ -1,0 +1,1 @@
+"""What drives the stages: command line, configuration, workspace, runner, console, demo."""

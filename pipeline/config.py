@@ -1,0 +1,165 @@
+"""``wsipipe.toml``: every setting of a project in one file. Flags override it; what is left out has a default.
+
+The file's sections are the records of :mod:`wsipipe.stages.settings`, so a setting is described in one place only.
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+import tomllib
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, Field, ValidationError
+from pydantic_core import ErrorDetails, PydanticUndefined
+
+from ..data.errors import UsageError
+from ..stages.settings import (
+    BiomarkerSettings,
+    CohortSettings,
+    ExtractSettings,
+    GenomicsSettings,
+    NewSlides,
+    PredictSettings,
+    Settings,
+    SplitSettings,
+    TileSettings,
+    TrainSettings,
+)
+
+FILE_NAME = "wsipipe.toml"
+
+
+class PredictSection(PredictSettings, NewSlides):
+    """Predictions on new slides, histology alone."""
+
+
+class Config(Settings):
+    """All settings of a project."""
+
+    workspace: Path = Field(Path("work"), description="folder that holds everything wsipipe makes")
+    cohort: CohortSettings = CohortSettings()
+    tile: TileSettings = TileSettings()
+    extract: ExtractSettings = ExtractSettings()
+    genomics: GenomicsSettings = GenomicsSettings()
+    split: SplitSettings = SplitSettings()
+    train: TrainSettings = TrainSettings()
+    predict: PredictSection = PredictSection()
+    biomarkers: dict[str, BiomarkerSettings] = Field(default={}, description="the questions; one model each")
+
+
+def load_config(file: Path | None = None, flags: Mapping[str, Any] | None = None) -> Config:
+    """Read a configuration file and lay flags over it.
+
+    :param file: default: ``wsipipe.toml`` in the current folder, if there is one. Paths in it count from its folder.
+    :param flags: as the file's sections, such as ``{"tile": {"mpp": 0.25}}``; paths count from the current folder.
+    :raises UsageError: everything that is wrong with it, in one list, with the key that was probably meant.
+    """
+    if file is None:
+        file = Path(FILE_NAME) if Path(FILE_NAME).is_file() else None
+    content = {} if file is None else _read(file)
+    return parse(_merge(content, flags or {}), source=file)
+
+
+def parse(content: Mapping[str, Any], *, source: Path | None = None) -> Config:
+    """Make a configuration of plain values.
+
+    :raises UsageError: everything that is wrong with them, in one list.
+    """
+    try:
+        return Config.model_validate(content)
+    except ValidationError as error:
+        lines = [_sentence(detail) for detail in error.errors()]
+        raise UsageError(
+            "; ".join(lines),
+            path=source,
+            hint=f"`wsipipe init` writes a {FILE_NAME} that shows every setting with its meaning",
+        ) from error
+
+
+def _read(file: Path) -> dict[str, Any]:
+    try:
+        content = tomllib.loads(file.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise UsageError("no such configuration file", path=file, hint="`wsipipe init` writes one") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise UsageError(f"is not valid TOML: {error}", path=file, hint="strings need quotes; lists need brackets") from error
+    here = file.resolve().parent
+    content.setdefault("workspace", "work")
+    return _from_folder(content, Config, here)
+
+
+def _from_folder(content: dict[str, Any], model: type[BaseModel], here: Path) -> dict[str, Any]:
+    """Let relative paths count from the folder of the file that they stand in."""
+    located = dict(content)
+    for name, field in model.model_fields.items():
+        value, kind = content.get(name), field.annotation
+        if isinstance(kind, type) and issubclass(kind, BaseModel) and isinstance(value, dict):
+            located[name] = _from_folder(value, kind, here)
+        elif "Path" in str(kind):
+            if isinstance(value, str):
+                located[name] = str(here / Path(value).expanduser())
+            elif isinstance(value, list):
+                located[name] = [str(here / Path(v).expanduser()) if isinstance(v, str) else v for v in value]
+    return located
+
+
+def _merge(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
+    merged = dict(below)
+    for key, value in above.items():
+        if isinstance(value, Mapping):
+            merged[key] = _merge(merged.get(key) or {}, value)
+        elif value is not None:
+            merged[key] = value
+    return merged
+
+
+def _sentence(detail: ErrorDetails) -> str:
+    *section, name = [str(part) for part in detail["loc"]]
+    where = ".".join([*section, name])
+    if detail["type"] == "extra_forbidden":
+        near = difflib.get_close_matches(name, _known(section), 1, cutoff=0.5)
+        return f"unknown setting {where}" + (f" (did you mean {near[0]}?)" if near else "")
+    if detail["type"] == "missing":
+        return f"{where} is missing"
+    message = detail["msg"].removeprefix("Value error, ")
+    return f"{where} = {json.dumps(detail['input'], default=str)}: {message[:1].lower()}{message[1:]}"
+
+
+def _known(section: list[str]) -> list[str]:
+    model: type[BaseModel] = Config
+    for part in section:
+        kind = model.model_fields[part].annotation if part in model.model_fields else BiomarkerSettings
+        model = kind if isinstance(kind, type) and issubclass(kind, BaseModel) else BiomarkerSettings
+        if kind == dict[str, BiomarkerSettings]:
+            return ["label_column", "positive", "negative"]
+    return list(model.model_fields)
+
+
+def template() -> str:
+    """A ``wsipipe.toml`` with every setting, its meaning and its default, commented out."""
+    return "\n".join(_template()) + "\n"
+
+
+def _template() -> Iterator[str]:
+    yield "# Settings of a wsipipe project. Lines that begin with # show the defaults: remove the sign to change one."
+    yield "# Relative paths count from this file's folder. Flags on the command line override what stands here.\n"
+    yield from _setting("workspace", Config.model_fields["workspace"])
+    for section, field in Config.model_fields.items():
+        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
+            yield f"\n# {(field.annotation.__doc__ or '').strip()}\n[{section}]"
+            for name, setting in field.annotation.model_fields.items():
+                yield from _setting(name, setting)
+    yield "\n# The questions: a table each, its name is the model's. Add as many as you like.\n# [biomarkers.her2]"
+    for name, setting in BiomarkerSettings.model_fields.items():
+        default = "HER2" if setting.default is PydanticUndefined else setting.default
+        yield f"# {name} = {json.dumps(default)}  # {setting.description}"
+
+
+def _setting(name: str, field: Any) -> Iterator[str]:
+    default = field.default
+    shown = '""' if default is None else json.dumps(default, default=str)
+    yield f"# {name} = {shown}  # {field.description}"
+

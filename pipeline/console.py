@@ -1,0 +1,229 @@
+"""The one console: bars, tables, notes and errors for people; one JSON object for machines.
+
+Progress and messages go to standard error; the closing table, or with ``--json`` the closing object and nothing else,
+goes to standard output.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, Protocol
+
+from rich.console import Console as RichConsole
+from rich.markup import escape
+from rich.progress import BarColumn, Progress, ProgressColumn, SpinnerColumn, Task, TextColumn, TimeRemainingColumn
+from rich.table import Table
+from rich.text import Text
+
+from ..data.errors import WsipipeError
+from ..data.manifest import Json
+from ..stages.stage import Item, Stage
+
+if TYPE_CHECKING:
+    from .executors import Result
+    from .runner import Summary
+
+_PLAIN_SECONDS = 10.0
+"""How often a stage says where it is when the output is not a terminal."""
+
+
+class StageProgress(Protocol):
+    """What a running stage and the runner tell the console."""
+
+    def advance(self, units: int) -> None:
+        """So many more units are done."""
+
+    def say(self, text: str) -> None:
+        """What happens now."""
+
+    def finished(self, result: Result) -> None:
+        """An item is done, empty or failed."""
+
+
+class Console:
+    """Speaks to the user.
+
+    :param json_only: keep standard output for one JSON object.
+    :param debug: show the traces of errors.
+    """
+
+    def __init__(self, *, json_only: bool = False, debug: bool = False) -> None:
+        self.json_only = json_only
+        self.debug = debug
+        self._out = RichConsole(file=sys.stdout, highlight=False, soft_wrap=not sys.stdout.isatty())
+        self._err = RichConsole(file=sys.stderr, highlight=False, soft_wrap=not sys.stderr.isatty())
+
+    def note(self, text: str) -> None:
+        """Something worth knowing."""
+        self._err.print(escape(text), style="dim")
+
+    def heading(self, text: str) -> None:
+        """A new part of a longer run."""
+        self._err.print(f"[bold]{escape(text)}[/]")
+
+    def failure(self, item: str, message: str, hint: str, trace: str = "") -> None:
+        """An item that failed; the run goes on."""
+        self._err.print(f"[red]failed[/] {escape(item)}: {escape(message)}" + _way_out(hint))
+        if self.debug and trace:
+            self._err.print(escape(trace), style="dim")
+
+    def error(self, error: WsipipeError) -> None:
+        """Why the command ends."""
+        self._err.print(f"[red bold]error[/] {escape(str(error))}" + _way_out(error.hint))
+
+    def table(self, table: Table) -> None:
+        """A table for people."""
+        if not self.json_only:
+            self._out.print(table)
+
+    def line(self, text: str) -> None:
+        """A line of the command's result for people."""
+        if not self.json_only:
+            self._out.print(escape(text))
+
+    def result(self, value: Json) -> None:
+        """The command's result for machines: one line of JSON, last on standard output."""
+        if self.json_only:
+            sys.stdout.write(json.dumps(value, default=str, allow_nan=False) + "\n")
+            sys.stdout.flush()
+
+    @contextmanager
+    def stage(self, stage: Stage[Any], items: Sequence[Item], *, before: int) -> Iterator[StageProgress]:
+        """Show a stage while it runs: a bar on a terminal, plain lines elsewhere."""
+        if not items:
+            self.note(f"{stage.name}: all {before} {stage.items} done before" if before else f"{stage.name}: nothing to do")
+            yield _Lines(self, stage, items, before, quiet=True)
+        elif self._err.is_terminal:
+            with _bar(self._err) as bar:
+                yield _Bar(self, bar, stage, items)
+        else:
+            lines = _Lines(self, stage, items, before)
+            yield lines
+            lines.close()
+
+    def summaries(self, summaries: Sequence[Summary]) -> None:
+        """The table at the end of a run, and the failures under it."""
+        table = Table(title=None, header_style="bold", box=None, padding=(0, 2, 0, 0))
+        for name in ("stage", "", "done", "before", "empty", "failed", "time", "rate"):
+            table.add_column(name, justify="left" if name in {"stage", ""} else "right", no_wrap=True)
+        for s in summaries:
+            rate = f"{s.units / s.seconds:,.0f} {s.unit}/s" if s.units and s.seconds and s.unit == "tiles" else ""
+            bad = f"[red]{len(s.failures)}[/]" if s.failures else "0"
+            table.add_row(s.stage, s.items, str(s.done), str(s.before), str(s.empty), bad, clock(s.seconds), rate)
+        self.table(table)
+        for s in summaries:
+            for failure in s.failures:
+                self.line(f"failed in {s.stage}: {failure.item}: {failure.message}")
+                if failure.hint:
+                    self.line(f"    {failure.hint}")
+
+
+class _Bar:
+    """Progress on a terminal."""
+
+    def __init__(self, console: Console, bar: Progress, stage: Stage[Any], items: Sequence[Item]) -> None:
+        self._console, self._bar, self._stage, self._total = console, bar, stage, len(items)
+        self._done = self._failed = 0
+        unit = stage.unit or stage.items
+        self._task = bar.add_task(stage.name, total=sum(i.size for i in items), unit=unit, items=self._items(), now="")
+
+    def _items(self) -> str:
+        return f"{self._done}/{self._total} {self._stage.items}" + (f" [red]{self._failed} failed[/]" if self._failed else "")
+
+    def advance(self, units: int) -> None:
+        self._bar.advance(self._task, units)
+
+    def say(self, text: str) -> None:
+        self._bar.update(self._task, now=escape(text))
+
+    def finished(self, result: Result) -> None:
+        self._done += 1
+        if result.error:
+            self._failed += 1
+            self._console.failure(result.item.id, result.error.message, result.error.hint, result.trace)
+        self._bar.update(self._task, advance=0 if self._stage.unit else result.item.size, items=self._items())
+
+
+class _Lines:
+    """Progress where lines are kept: log files, Slurm, Docker."""
+
+    def __init__(
+        self, console: Console, stage: Stage[Any], items: Sequence[Item], before: int, *, quiet: bool = False
+    ) -> None:
+        self._console, self._stage, self._items = console, stage, len(items)
+        self._total, self._units, self._done, self._failed = sum(i.size for i in items), 0, 0, 0
+        self._start = self._last = time.monotonic()
+        self._now = ""
+        if not quiet:
+            earlier = f", {before} done before" if before else ""
+            console.note(f"{stage.name}: {len(items)} {stage.items} to do{earlier}")
+
+    def advance(self, units: int) -> None:
+        self._units += units
+        if time.monotonic() - self._last >= _PLAIN_SECONDS:
+            self._tell()
+
+    def say(self, text: str) -> None:
+        self._now = text
+
+    def finished(self, result: Result) -> None:
+        self._done += 1
+        if result.error:
+            self._failed += 1
+            self._console.failure(result.item.id, result.error.message, result.error.hint, result.trace)
+        self.advance(0 if self._stage.unit else result.item.size)
+
+    def _tell(self) -> None:
+        self._last = time.monotonic()
+        seconds = self._last - self._start
+        rate = self._units / seconds if seconds else 0.0
+        left = f", {clock((self._total - self._units) / rate)} left" if rate and self._units < self._total else ""
+        failed = f", {self._failed} failed" if self._failed else ""
+        now = f" · {self._now}" if self._now else ""
+        self._console.note(
+            f"{self._stage.name}: {self._done}/{self._items} {self._stage.items}, "
+            f"{rate:,.1f} {self._stage.unit or self._stage.items}/s{left}{failed}{now}"
+        )
+
+    def close(self) -> None:
+        self._tell()
+
+
+class _Rate(ProgressColumn):
+    """Units a second over the last while."""
+
+    def render(self, task: Task) -> Text:
+        speed = task.finished_speed or task.speed
+        return Text(f"{speed:,.1f} {task.fields['unit']}/s" if speed else "", style="cyan")
+
+
+def _bar(console: RichConsole) -> Progress:
+    return Progress(
+        SpinnerColumn(),
+        TextColumn("[bold]{task.description}"),
+        BarColumn(bar_width=None),
+        TextColumn("{task.fields[items]}"),
+        _Rate(),
+        TimeRemainingColumn(compact=True),
+        TextColumn("[dim]{task.fields[now]}"),
+        console=console,
+    )
+
+
+def _way_out(hint: str) -> str:
+    return f"\n  [dim]→ {escape(hint)}[/]" if hint else ""
+
+
+def clock(seconds: float) -> str:
+    """Such as ``0.4 s``, ``12 s``, ``3:07``, ``2:03:07``."""
+    if seconds < 10:
+        return f"{seconds:.1f} s"
+    if seconds < 60:
+        return f"{seconds:.0f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"

@@ -1,0 +1,1 @@
+"""One module a stage: tile, extract, genomics, split, train, evaluate, predict, report."""

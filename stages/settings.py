@@ -1,0 +1,174 @@
+"""Every setting of every stage: name, type, default, unit and meaning, in one place.
+
+The command line's flags, the sections of ``wsipipe.toml`` and the Python API are all made from these records, so
+they cannot drift apart. Nothing heavy is imported here: ``wsipipe --help`` reads this module.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator
+
+
+def Runtime(default: Any, **about: Any) -> Any:  # noqa: N802  used as a field, like pydantic's Field
+    """A setting that never changes results (device, batch size, threads): no part of a fingerprint."""
+    return Field(default, json_schema_extra={"runtime": True}, **about)
+
+
+class Settings(BaseModel):
+    """Frozen; unknown keys are errors."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
+
+    def result_settings(self) -> dict[str, Any]:
+        """The settings that change results, as JSON values: what a fingerprint covers."""
+        fields = type(self).model_fields
+        keep = {name for name, field in fields.items() if not (field.json_schema_extra or {}).get("runtime")}  # type: ignore[union-attr]
+        return self.model_dump(mode="json", include=keep)
+
+
+class TileSettings(Settings):
+    """Tissue segmentation and tiling."""
+
+    mpp: float = Field(0.5, ge=0.05, le=20, description="resolution of the tiles, in µm per pixel")
+    tile_px: int = Field(224, ge=16, le=8192, description="side of a tile, in pixels")
+    overlap: int = Field(0, ge=0, description="overlap of neighbouring tiles, in pixels")
+    min_tissue: float = Field(0.5, ge=0, le=1, description="least fraction of tissue in a tile that is kept")
+    native_tolerance: float = Field(
+        0.02, ge=0, le=0.2, description="a level this close to the asked mpp is read without resampling (0.02 is 2 %)"
+    )
+    allow_upsample: bool = Field(False, description="accept slides that are coarser than the asked mpp")
+    mpp_override: float | None = Runtime(
+        None, ge=0.05, le=20, description="µm per pixel of slides whose files do not say it (recorded with each slide)"
+    )
+    workers: int | None = Runtime(None, ge=1, description="processes; default: one a core")
+
+    @field_validator("overlap")
+    @classmethod
+    def _smaller_than_a_tile(cls, overlap: int, info: Any) -> int:
+        if "tile_px" in info.data and overlap >= info.data["tile_px"]:
+            raise ValueError(f"must be smaller than tile_px ({info.data['tile_px']})")
+        return overlap
+
+    def folder_name(self) -> str:
+        """Such as ``0.5mpp-224px``: the settings that give a tile its meaning."""
+        return f"{self.mpp:g}mpp-{self.tile_px}px" + (f"-overlap{self.overlap}" if self.overlap else "")
+
+
+class ExtractSettings(Settings):
+    """Feature extraction with a timm backbone."""
+
+    backbone: str = Field("efficientnet-lite0", description="a name from `wsipipe backbones`, or any timm model name")
+    weights: Path | None = Runtime(
+        None, description="weights file (safetensors or a PyTorch checkpoint); default: the package's or the hub cache's"
+    )
+    pooling: Literal["cls", "mean", "cls+mean"] | None = Field(
+        None, description="how a transformer's tokens become one vector; default: as the backbone's card says"
+    )
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = Field(
+        "auto", description="arithmetic; auto is fp32 on a CPU and what the backbone's card says on a GPU"
+    )
+    store_dtype: Literal["float16", "float32"] = Field("float16", description="number format of the stored features")
+    max_bad_tiles: float = Field(
+        0.01, ge=0, le=1, description="a slide with a larger fraction of undecodable tiles fails; fewer are left out"
+    )
+    device: str = Runtime("auto", description="cpu, cuda, cuda:1 or mps; auto takes the first GPU there is")
+    batch_size: int = Runtime(64, ge=1, description="tiles a batch")
+    threads: int | None = Runtime(None, ge=1, description="threads that decode tiles; default: one a core")
+
+    def folder_name(self) -> str:
+        """Such as ``uni2-h`` or, with a pooling that is not the default, ``uni2-h-cls+mean``."""
+        name = re.sub(r"[^A-Za-z0-9._-]+", "_", self.backbone)
+        return name + (f"-{self.pooling}" if self.pooling else "")
+
+
+class GenomicsSettings(Settings):
+    """Gene expression of the patients."""
+
+    matrix: Path | None = Runtime(None, description="expression matrix: CSV, TSV, Parquet (also .gz) or .h5ad")
+    unit: Literal["auto", "counts", "tpm", "fpkm", "log", "zscore"] = Field(
+        "auto", description="unit of the values; auto recognises it and says by what"
+    )
+
+
+class BiomarkerSettings(Settings):
+    """A question to the slides: which label, and which of its values mean yes and no."""
+
+    label_column: str = Field(description="column of the cohort table that holds the label")
+    positive: list[str] = Field(["positive"], min_length=1, description="values that mean positive")
+    negative: list[str] = Field(["negative"], min_length=1, description="values that mean negative")
+
+    @field_validator("negative")
+    @classmethod
+    def _no_value_twice(cls, negative: list[str], info: Any) -> list[str]:
+        both = {v.casefold() for v in negative} & {v.casefold() for v in info.data.get("positive", [])}
+        if both:
+            raise ValueError(f"{', '.join(sorted(both))} cannot mean both positive and negative")
+        return negative
+
+
+class SplitSettings(Settings):
+    """Who is trained on, who validates, who is tested: always by patient."""
+
+    folds: int = Field(5, ge=2, description="number of folds; every patient is tested once")
+    validation_fraction: float = Field(
+        0.2, gt=0, lt=1, description="part of each training fold kept aside for stopping and the threshold"
+    )
+    split_by: Literal["patient", "site"] = Field("patient", description="site keeps the patients of one site together")
+    seed: int = Field(0, ge=0, description="seed of the split")
+    tcga_slides: Literal["diagnostic", "all"] = Field(
+        "diagnostic", description="of TCGA's slides, the diagnostic ones (DX) or also the frozen ones"
+    )
+
+
+class TrainSettings(Settings):
+    """Training of one model a fold."""
+
+    preset: Literal["official", "paper"] = Field(
+        "official", description="sizes and loss weights of MoMKD: the authors' public code, or their paper"
+    )
+    hidden: int | None = Field(None, ge=8, multiple_of=2, description="width of the histology encoder; default: preset")
+    shared: int | None = Field(None, ge=2, description="width of the space that slides and RNA share; default: preset")
+    slots: int | None = Field(None, ge=1, description="memory slots a class; default: preset")
+    memory: Literal["gradient", "momentum", "fixed"] = Field(
+        "gradient", description="what moves the memory's slots: the losses, a running average, nothing"
+    )
+    use_rna: bool = Field(True, description="let RNA teach; false trains on histology alone")
+    genes: int = Field(768, ge=1, description="genes that each training fold selects")
+    gene_selection: Literal["anova", "variance"] = Field(
+        "anova", description="how they are selected, from the training patients of the fold alone"
+    )
+    neighbours: int = Field(8, ge=1, le=64, description="neighbours of a tile in its graph")
+    epochs: int = Field(100, ge=1, description="epochs at most; an epoch draws as many bags as the fold trains on")
+    patience: int = Field(
+        15, ge=1, description="stop after so many epochs without a better AUC on the fold's validation patients"
+    )
+    learning_rate: float = Field(2e-4, gt=0, description="learning rate of AdamW")
+    weight_decay: float = Field(1e-4, ge=0, description="weight decay of AdamW")
+    clip: float = Field(16.0, gt=0, description="the gradient's norm is clipped here")
+    seed: int = Field(0, ge=0, description="seed of the training; each fold adds its number")
+    device: str = Runtime("auto", description="cpu, cuda, cuda:1 or mps; auto takes the first GPU there is")
+
+
+class PredictSettings(Settings):
+    """Predictions on slides, histology alone."""
+
+    top_tiles: int = Field(8, ge=0, le=64, description="most attended tiles shown of each slide")
+    device: str = Runtime("auto", description="cpu, cuda, cuda:1 or mps; auto takes the first GPU there is")
+
+
+class CohortSettings(Settings):
+    """Which slides, and what is known of them."""
+
+    slides: list[Path] = Field([], description="slide files, or folders of slides (searched through)")
+    table: Path | None = Field(None, description="CSV or TSV with slide_id, patient_id, labels, and if need be path, mpp, site")
+
+
+class NewSlides(Settings):
+    """Slides to predict on at the end of `wsipipe run`."""
+
+    slides: list[Path] = Field([], description="slide files, or folders of slides, to predict on after training")
+    table: Path | None = Field(None, description="CSV or TSV with their slide_id, patient_id and, if need be, path and mpp")

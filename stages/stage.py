@@ -1,0 +1,187 @@
+"""The one shape of a stage.
+
+A stage is frozen settings, a version and four methods. It lists its items (:meth:`Stage.plan`), prepares a process
+(:meth:`Stage.setup`) and turns an item into an outcome (:meth:`Stage.process`), or, where work pays across items, a
+stream of items into outcomes (:meth:`Stage.stream`). Skipping, recording, progress and failure are the runner's.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, ClassVar, Generic, Literal, Protocol, TypeVar
+
+from ..data.artifact import digest_of, size_of
+from ..data.errors import WsipipeError
+from ..data.manifest import Json, Manifest, OutputRecord, Record
+from .settings import Settings
+
+
+def identify_file(path: Path) -> tuple[int, str]:
+    """Bytes and digest of a file or folder, read whole."""
+    return size_of(path), digest_of(path)
+
+
+@dataclass(frozen=True)
+class FileInput:
+    """A file from outside the workspace. It is hashed again only when its size or time changed."""
+
+    path: Path
+    identify: Callable[[Path], tuple[int, str]] = identify_file
+
+
+@dataclass(frozen=True)
+class ValueInput:
+    """A value that is not in a file of its own, such as the labels that were read from a table."""
+
+    value: Json
+
+
+@dataclass(frozen=True)
+class OutputInput:
+    """An output of another stage. Only its digest counts: redone with equal bytes, nothing after it is redone."""
+
+    output: OutputRecord
+
+
+Input = FileInput | ValueInput | OutputInput
+
+
+@dataclass(frozen=True)
+class Item:
+    """A unit of work: one slide, one fold, one matrix."""
+
+    id: str
+    inputs: Mapping[str, Input]
+    payload: Any = None
+    """What :meth:`Stage.process` needs to know; it must survive pickling where the stage runs in processes."""
+    size: int = 1
+    """Amount of work, in the stage's unit, for the time left."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The items of a stage, those that cannot be tried, and what the user should know about the rest."""
+
+    items: Sequence[Item]
+    rejected: Mapping[str, WsipipeError] = field(default_factory=dict)
+    notes: Sequence[str] = ()
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What an item gave. ``empty`` means that there is rightly nothing (a slide without tissue)."""
+
+    outputs: Mapping[str, Path] = field(default_factory=dict)
+    stats: Mapping[str, Json] = field(default_factory=dict)
+    status: Literal["done", "empty"] = "done"
+
+
+class Progress(Protocol):
+    """Where a stage tells how far it is, from the thread that the runner called it in."""
+
+    def advance(self, units: int) -> None:
+        """So many more units (tiles, epochs) are done."""
+
+    def say(self, text: str) -> None:
+        """A few words on what happens now, shown beside the bar."""
+
+
+class Silence:
+    """Progress that nobody watches: worker processes and tests."""
+
+    def advance(self, units: int) -> None: ...
+
+    def say(self, text: str) -> None: ...
+
+
+S = TypeVar("S", bound=Settings)
+
+
+class Stage(ABC, Generic[S]):
+    """A step of the pipeline; see the module's description.
+
+    :param settings: what changes results, and what does not (marked so in the settings).
+    :param folder: where its outputs and its manifest lie.
+    :param workspace: what recorded paths are relative to.
+    """
+
+    name: ClassVar[str]
+    version: ClassVar[int]
+    """Raised when the same settings and inputs would give other results than before."""
+    items: ClassVar[str] = "slides"
+    """What its items are called on the screen."""
+    unit: ClassVar[str] = ""
+    """What the stage itself counts with :meth:`Progress.advance`, such as ``tiles``; empty: the runner counts items."""
+    processes: ClassVar[bool] = False
+    """Whether items may be given to several processes at once."""
+
+    def __init__(self, settings: S, folder: Path, workspace: Path) -> None:
+        self.settings = settings
+        self.folder = folder
+        self.workspace = workspace
+
+    @property
+    def manifest(self) -> Manifest:
+        """The manifest of this stage's folder."""
+        return Manifest(self.folder / "manifest.jsonl")
+
+    @property
+    def workers(self) -> int:
+        """How many processes the runner may use."""
+        return 1
+
+    @abstractmethod
+    def plan(self) -> Plan:
+        """List the items, from the files given and from the manifests of earlier stages."""
+
+    def setup(self) -> None:
+        """Prepare this process, once, before its first item: open the model, say."""
+
+    def process(self, item: Item, progress: Progress) -> Outcome:
+        """Do one item. Its outputs are whole when this returns; an error fails this item alone."""
+        raise NotImplementedError(f"{type(self).__name__} works on streams")
+
+    def stream(self, items: Iterable[Item], progress: Progress) -> Iterator[tuple[Item, Outcome | Exception]]:
+        """Do many items and yield each as it completes, in any order. By default one after the other."""
+        for item in items:
+            try:
+                outcome = self.process(item, progress)
+            except Exception as error:  # noqa: BLE001  the boundary: a failed item never stops the others
+                yield item, error
+            else:
+                yield item, outcome
+
+
+@dataclass(frozen=True)
+class Upstream:
+    """What an earlier stage left: the items to build on, and a count of those that give nothing."""
+
+    records: Mapping[str, Record]
+    notes: Sequence[str]
+
+
+def upstream(manifest: Manifest, stage: str, workspace: Path, *, only: Iterable[str] | None = None) -> Upstream:
+    """The done and whole records of ``stage``, by item; the others are counted in notes, never passed over silently.
+
+    :param only: keep to these items.
+    """
+    wanted = None if only is None else set(only)
+    done: dict[str, Record] = {}
+    missing: dict[str, list[str]] = {}
+    for item, record in manifest.latest(stage).items():
+        if wanted is not None and item not in wanted:
+            continue
+        if record.status == "done" and record.is_whole(workspace):
+            done[item] = record
+        else:
+            why = {"empty": "empty", "failed": "failed"}.get(record.status, "with lost outputs")
+            missing.setdefault(why, []).append(item)
+    notes = [f"{len(ids)} {why} in {stage}, left out: {_some(ids)}" for why, ids in missing.items()]
+    return Upstream(done, notes)
+
+
+def _some(ids: Sequence[str], most: int = 3) -> str:
+    return ", ".join(ids[:most]) + (f" and {len(ids) - most} more" if len(ids) > most else "")
