@@ -48,6 +48,7 @@ class FeatureFacts(BaseModel):
     backbone: str
     architecture: str
     pooling: str
+    width: int
     weights_digest: str
     precision: str
     transform: dict[str, Any]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
@@ -94,6 +94,8 @@ class Runner:
                 refuse_other_settings(stage, decisions, history)
             for decision in decisions:
                 self._keep_current(stage, decision, history)
+            for note in (*recovered, *plan.notes):
+                self.console.note(f"{stage.name}: {note}")
             results = [*self._reject(stage, plan.rejected, history), *self._do(stage, decisions)]
         outcomes = [result.outcome for result in results if result.outcome]
         waiting = [d.record for d in decisions if d.verdict == "waiting" and d.record is not None]
@@ -151,7 +153,7 @@ class Runner:
 
     def _do(self, stage: Stage[Any], decisions: list[Decision]) -> list[Result]:
         todo = {d.item.id: d for d in decisions if d.verdict == "run"}
-        items = [d.item for d in todo.values()]
+        items = [replace(d.item, fingerprint=d.fingerprint) for d in todo.values()]
         results: list[Result] = []
         with self.console.stage(stage, items, before=len(decisions) - len(items)) as progress:
             if not items:
@@ -164,7 +166,6 @@ class Runner:
             )
             for result in running:
                 self._record(stage, result, todo[result.item.id])
-                # The outputs and the trace stay out of memory: a cohort may have many thousand slides.
                 results.append(result)
                 progress.finished(result)
         return results

@@ -13,15 +13,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Generic, Literal, Protocol, TypeVar
 
-from ..data.artifact import digest_of, size_of
+from ..data.artifact import digest_of
 from ..data.errors import WsipipeError
 from ..data.manifest import Json, Manifest, OutputRecord, Record
 from .settings import Settings
-
-
-def identify_file(path: Path) -> tuple[int, str]:
-    """Bytes and digest of a file or folder, read whole."""
-    return size_of(path), digest_of(path)
 
 
 @dataclass(frozen=True)
@@ -29,7 +24,7 @@ class FileInput:
     """A file from outside the workspace. It is hashed again only when its size or time changed."""
 
     path: Path
-    identify: Callable[[Path], tuple[int, str]] = identify_file
+    identify: Callable[[Path], str] = digest_of
 
 
 @dataclass(frozen=True)
@@ -59,6 +54,8 @@ class Item:
     """What :meth:`Stage.process` needs to know; it must survive pickling where the stage runs in processes."""
     size: int = 1
     """Amount of work, in the stage's unit, for the time left."""
+    fingerprint: str = ""
+    """Set by the runner: what a stage that keeps unfinished work keeps it under."""
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,33 @@
+"""The names that tables in the wild use, read from ``columns.toml``."""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from functools import cache
+from importlib.resources import files
+
+
+def plain_name(name: str) -> str:
+    """A column's name as it is compared: lower case, without spaces and punctuation (``Slide ID`` → ``slideid``)."""
+    return re.sub(r"[\W_]+", "", name.casefold())
+
+
+@cache
+def names(section: str, key: str) -> tuple[str, ...]:
+    """One list of ``columns.toml``, as written there.
+
+    :raises KeyError: there is no such list.
+    """
+    return tuple(_tables()[section][key])
+
+
+@cache
+def plain_names(section: str, key: str) -> tuple[str, ...]:
+    """One list of ``columns.toml`` as :func:`plain_name` writes it, in its order."""
+    return tuple(dict.fromkeys(plain_name(name) for name in names(section, key)))
+
+
+@cache
+def _tables() -> dict[str, dict[str, list[str]]]:
+    return tomllib.loads(files(__package__).joinpath("columns.toml").read_text(encoding="utf-8"))

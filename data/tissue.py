@@ -1,0 +1,222 @@
+"""Where the tissue is: a deterministic mask at about 8 µm per pixel.
+
+Tissue is coloured and glass is not. The colour of a pixel is its chroma (largest minus smallest channel, after the
+picture has been smoothed over 5 µm and the tint of the glass divided out); Otsu's threshold parts the two (N. Otsu,
+IEEE Trans. SMC 9, 1979). Chroma stands in for HSV's saturation, which noise makes large in black areas.
+Otsu is wrong wherever there are not just these two classes, hence the guards:
+
+- pen ink (blue, green to teal, red) and black (pen, edges of the glass, unscanned area) are found by colour and
+  taken out first;
+- the threshold is held between :data:`LOWEST` and :data:`HIGHEST`, so that it neither falls into the noise of an
+  empty slide nor climbs between pale and dense tissue;
+- where next to no glass is to be seen, the image is a cropped region: all that has colour is tissue;
+- a picture that glows on black is fluorescence: nothing in it is H&E, and the mask is empty.
+
+Specks and holes are judged by their area in µm², so that the same tissue gives the same mask on every scanner.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final, Literal
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+from .overview import Overview, shrink
+from .slide import Rgb
+from .units import Level0Px, Microns, Mpp, SquareMicrons
+
+Mask = npt.NDArray[np.bool_]
+Floats = npt.NDArray[np.float64]
+Verdict = Literal["tissue and glass", "tissue all over", "nothing", "dark background"]
+
+MASK_MPP: Final = Mpp(8.0)
+LONG_SIDE: Final = 512
+"""Pixels along the longer side of the mask of a slide that is smaller than that at 8 µm, where it has them."""
+
+SMOOTHING: Final = Microns(5.0)
+LOWEST: Final = 7
+HIGHEST: Final = 11
+"""Bounds of the threshold, in grey levels of chroma (0 to 255)."""
+
+MIN_PIECE: Final = SquareMicrons(15_000)
+"""Smaller pieces are specks: just over the field of one 224-px tile at 0.5 µm per pixel (12,544 µm²)."""
+MAX_HOLE: Final = SquareMicrons(6_000)
+"""Smaller gaps within tissue (fat cells, lumina, cracks) belong to it: less than half of such a tile, so that none is
+kept for a hole that was filled."""
+
+_MIN_PEN: Final = SquareMicrons(30_000)  # a stroke is a fraction of a millimetre wide; less is ink-coloured tissue
+_PEN_MARGIN: Final = Microns(60)  # its rim, where ink and glass mix
+_GLASS_SHARE: Final = 0.02
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class TissueMask:
+    """Tissue of a whole slide."""
+
+    mask: Mask
+    """(height, width)."""
+    downsample: float
+    """Pixels of level 0 along one pixel, on both axes."""
+    mpp: Mpp
+    verdict: Verdict
+    threshold: int
+    """Chroma above which a pixel is tissue."""
+    pen: Mask
+    """(height, width): ink and black, which were taken out."""
+
+    @property
+    def area(self) -> SquareMicrons:
+        return SquareMicrons(float(self.mask.sum()) * self.mpp**2)
+
+
+def find_tissue(overview: Overview) -> TissueMask:
+    """Mask the tissue in an overview. The same pixels give the same mask, everywhere."""
+    height, width = overview.pixels.shape[:2]
+    wanted = min(MASK_MPP, overview.mpp * max(height, width) / LONG_SIDE)
+    factor = max(round(wanted / overview.mpp), 1)
+    picture = shrink(overview.pixels, factor)
+    mpp = Mpp(overview.mpp * factor)
+    mask = np.zeros(picture.shape[:2], bool)
+    pen = np.zeros_like(mask)
+    threshold = LOWEST
+    verdict: Verdict = "dark background"
+    if not _is_fluorescence(picture):
+        smooth = _smooth(picture, mpp)
+        pen = _ink(smooth, mpp) | _black(smooth, mpp)
+        glass = _glass(picture, smooth, mpp) & ~pen
+        chroma = _chroma(_without_tint(smooth, glass))
+        threshold, verdict = _threshold(chroma, pen, glass)
+        mask = _without_holes((chroma > threshold) & ~pen, pen, mpp)
+        mask = _pieces(mask, MIN_PIECE, mpp)
+        if not mask.any():
+            verdict = "nothing"
+    return TissueMask(
+        mask=mask, downsample=overview.downsample * factor, mpp=mpp, verdict=verdict, threshold=threshold, pen=pen
+    )
+
+
+def tissue_fractions(
+    tissue: TissueMask, coords: npt.NDArray[np.int64], size_level0: Level0Px
+) -> npt.NDArray[np.float32]:
+    """Share of tissue in each tile, (N,), from 0 to 1, exact to the fraction of a mask pixel (integral image).
+
+    :param coords: (N, 2) positions in pixels of level 0.
+    :param size_level0: side of a tile in pixels of level 0.
+    """
+    table = np.asarray(cv2.integral(tissue.mask.astype(np.uint8), sdepth=cv2.CV_64F), np.float64)
+    side = size_level0 / tissue.downsample
+    start = np.asarray(coords, np.float64) / tissue.downsample
+    left, top = start[:, 0], start[:, 1]
+    right, bottom = left + side, top + side
+    area = _at(table, right, bottom) - _at(table, left, bottom) - _at(table, right, top) + _at(table, left, top)
+    return np.asarray((area / side**2).clip(0, 1), np.float32)
+
+
+def _at(table: Floats, x: Floats, y: Floats) -> Floats:
+    """The integral image between its knots: bilinear is exact, for the mask is constant within a pixel."""
+    x, y = x.clip(0, table.shape[1] - 1), y.clip(0, table.shape[0] - 1)
+    column = np.minimum(x.astype(np.int64), table.shape[1] - 2)
+    row = np.minimum(y.astype(np.int64), table.shape[0] - 2)
+    right, below = x - column, y - row
+    return np.asarray(
+        (table[row, column] * (1 - right) + table[row, column + 1] * right) * (1 - below)
+        + (table[row + 1, column] * (1 - right) + table[row + 1, column + 1] * right) * below
+    )
+
+
+def _smooth(picture: Rgb, mpp: Mpp) -> Rgb:
+    return np.asarray(cv2.GaussianBlur(picture, (0, 0), SMOOTHING / mpp, borderType=cv2.BORDER_REPLICATE), np.uint8)
+
+
+def _chroma(picture: Rgb) -> npt.NDArray[np.uint8]:
+    lowest, highest = _extremes(picture)
+    return highest - lowest
+
+
+def _extremes(picture: Rgb) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.uint8]]:
+    """Smallest and largest channel of each pixel."""
+    red, green, blue = cv2.split(picture)
+    lowest, highest = cv2.min(cv2.min(red, green), blue), cv2.max(cv2.max(red, green), blue)
+    return np.asarray(lowest, np.uint8), np.asarray(highest, np.uint8)
+
+
+def _is_fluorescence(picture: Rgb) -> bool:
+    """Pure colours on black. Tissue on black, as scanners and masks leave it, reflects in all three channels."""
+    lowest, highest = _extremes(picture)
+    lit = highest >= 40
+    return bool(lit.mean() < 0.9 and (not lit.any() or np.median(lowest[lit]) < 25))
+
+
+def _glass(picture: Rgb, smooth: Rgb, mpp: Mpp) -> Mask:
+    """Bright, nearly colourless, and without texture, which even the palest tissue has."""
+    grey, smooth_grey = (np.asarray(cv2.cvtColor(rgb, cv2.COLOR_RGB2GRAY)) for rgb in (picture, smooth))
+    away = np.asarray(cv2.absdiff(grey, smooth_grey)).astype(np.float32)
+    texture = np.asarray(cv2.GaussianBlur(away, (0, 0), SMOOTHING / mpp, borderType=cv2.BORDER_REPLICATE))
+    lowest, highest = _extremes(smooth)
+    return np.asarray((lowest >= 180) & (highest - lowest <= 20) & (texture < 2))
+
+
+def _without_tint(smooth: Rgb, glass: Mask) -> Rgb:
+    """The picture with its glass made white; as it is where there is next to none."""
+    if glass.mean() < _GLASS_SHARE:
+        return smooth
+    tint = np.median(smooth[glass], axis=0)
+    whiter = [np.minimum(np.arange(256) * 255 / of_channel + 0.5, 255).astype(np.uint8) for of_channel in tint]
+    return np.asarray(cv2.LUT(smooth, np.stack(whiter, axis=1)[None]), np.uint8)
+
+
+def _threshold(chroma: npt.NDArray[np.uint8], pen: Mask, glass: Mask) -> tuple[int, Verdict]:
+    in_question = chroma[~pen]
+    if glass.sum() < _GLASS_SHARE * in_question.size:
+        return LOWEST, "tissue all over"
+    otsu, _ = cv2.threshold(in_question, 0, 255, cv2.THRESH_BINARY | cv2.THRESH_OTSU)
+    return int(min(max(otsu, LOWEST), HIGHEST)), "tissue and glass"
+
+
+def _ink(smooth: Rgb, mpp: Mpp) -> Mask:
+    """Pen: hues that haematoxylin, eosin and DAB do not have, or not so pure."""
+    hue, saturation, _ = cv2.split(np.asarray(cv2.cvtColor(smooth, cv2.COLOR_RGB2HSV)))
+    degrees = hue.astype(np.uint16) * 2
+    chroma = _chroma(smooth)
+    green = (degrees > 75) & (degrees < 200) & (chroma > 20)
+    blue = (degrees >= 200) & (degrees < 245) & (chroma > 90) & (saturation > 128)
+    red = ((degrees > 350) | (degrees < 15)) & (chroma > 130) & (saturation > 190)
+    return _grown(green | blue | red, mpp)
+
+
+def _black(smooth: Rgb, mpp: Mpp) -> Mask:
+    """Dark without colour: marker, edges of the glass, what was not scanned."""
+    lowest, highest = _extremes(smooth)
+    return _grown((highest < 90) & (highest - lowest < 30), mpp)
+
+
+def _grown(ink: Mask, mpp: Mpp) -> Mask:
+    """Ink without its specks, and with its rim."""
+    kept = _pieces(ink, _MIN_PEN, mpp)
+    if not kept.any():
+        return kept
+    radius = max(round(_PEN_MARGIN / mpp), 1)
+    disc = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * radius + 1, 2 * radius + 1))
+    return np.asarray(cv2.dilate(kept.astype(np.uint8), disc)).astype(bool)
+
+
+def _without_holes(mask: Mask, pen: Mask, mpp: Mpp) -> Mask:
+    """Fill gaps up to :data:`MAX_HOLE` that are closed all around; ink stays out however small."""
+    _, labels, stats, _ = cv2.connectedComponentsWithStats((~mask).astype(np.uint8), connectivity=4)
+    height, width = mask.shape
+    left, top, wide, high, area = stats.T
+    closed = (left > 0) & (top > 0) & (left + wide < width) & (top + high < height)
+    fill = closed & (area * mpp**2 <= MAX_HOLE)
+    fill[0] = False  # label 0 is the tissue
+    return np.asarray(mask | (fill[np.asarray(labels)] & ~pen))
+
+
+def _pieces(mask: Mask, at_least: SquareMicrons, mpp: Mpp) -> Mask:
+    """The connected pieces of a mask that are not smaller than so much."""
+    _, labels, stats, _ = cv2.connectedComponentsWithStats(mask.astype(np.uint8), connectivity=4)
+    keep = stats[:, cv2.CC_STAT_AREA] * mpp**2 >= at_least
+    keep[0] = False
+    return np.asarray(keep[np.asarray(labels)])

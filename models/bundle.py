@@ -1,0 +1,221 @@
+"""A trained model on disk: a folder of safetensors and JSON, in which nothing can run code.
+
+    fold-0/
+      bundle.json            what it is: the question, how slides become bags, the network, the threshold, how it was trained
+      model.safetensors      the histology side: encoder, projections, memory, head
+      genes.safetensors      what training fitted to the genes (only where RNA taught)
+
+Who trained it is kept as hashes: enough to keep a model from speaking of its own training patients, and no list of names.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, ValidationError
+from safetensors import SafetensorError
+from safetensors.numpy import save_file as save_arrays
+from safetensors.torch import load_file, save_file
+
+from ..data.artifact import whole
+from ..data.errors import BundleError
+from ..data.features import Bag, FeatureFacts
+from .bag_tensors import bag_tensors
+from .momkd import MoMKD, MoMKDConfig, load_histology
+
+ENCODING_TYPE = "wsipipe-bundle"
+ENCODING_VERSION = "1"
+
+
+class Question(BaseModel):
+    """What the model answers."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: str
+    label_column: str
+    positive: list[str]
+    negative: list[str]
+
+
+class BagRecipe(BaseModel):
+    """How a slide becomes a bag: the settings of both stages, and what must agree to the bit."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    tile: dict[str, Any]
+    extract: dict[str, Any]
+    tile_px: int
+    backbone: str
+    pooling: str
+    weights_digest: str
+    width: int
+    neighbours: int
+
+    def refuse_other(self, facts: FeatureFacts, path: Path) -> None:
+        """Refuse features that are of another backbone, other weights, or other tiles.
+
+        :raises BundleError: naming what differs.
+        """
+        mine = {name: getattr(self, name) for name in ("backbone", "pooling", "weights_digest", "tile_px")}
+        other = [f"{n} is {getattr(facts, n)}, not {value}" for n, value in mine.items() if getattr(facts, n) != value]
+        if other:
+            raise BundleError(
+                f"these features are not what the model was trained on: {'; '.join(other)}",
+                path=path,
+                hint="extract with the model's own backbone and weights (pass them with --weights FILE)",
+            )
+
+
+class BundleFacts(BaseModel):
+    """Everything in a bundle that is not a tensor."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    question: Question
+    fold: int
+    folds: int
+    splits_digest: str
+    """All folds of one model share it."""
+    recipe: BagRecipe
+    method: str
+    network: MoMKDConfig
+    threshold: float
+    """Probability from which a patient is called positive; chosen on the fold's validation patients."""
+    seen: list[str]
+    """Hashes of the training and validation patients and of their slides' bytes, sorted."""
+    patients: dict[str, int]
+    """How many trained, validated, and are kept for the test."""
+    genes: list[str]
+    gene_panel: dict[str, Any]
+    training: dict[str, Any]
+    """Settings, learning curve, best epoch, use of the memory."""
+    versions: dict[str, str]
+
+    def saw(self, patient_id: str | None, slide_digest: str | None) -> bool:
+        """Whether this fold was trained or validated on the patient, or on a slide with these bytes."""
+        return bool({anonymous(name) for name in (patient_id, slide_digest) if name} & set(self.seen))
+
+
+def anonymous(name: str) -> str:
+    """The hash under which a patient or slide stands in a bundle."""
+    return hashlib.sha256(b"wsipipe\0" + name.encode()).hexdigest()[:24]
+
+
+@dataclass(frozen=True)
+class SlideReading:
+    """What a model says of a slide."""
+
+    logit: float
+    """Log-odds of positive."""
+    attention: NDArray[np.float32]
+    """(P), sums to 1."""
+    scores: NDArray[np.float32]
+    """(P), above zero where a tile is nearer to the memory's positive slots."""
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """A model of one fold, ready to read slides."""
+
+    facts: BundleFacts
+    model: MoMKD
+
+    def read(self, bag: Bag, path: Path) -> SlideReading:
+        """Read a slide.
+
+        :param path: the bag's store, for messages.
+        :raises BundleError: the features are not what the model was trained on.
+        """
+        self.facts.recipe.refuse_other(bag.facts, path)
+        tensors = bag_tensors(bag, self.facts.recipe.neighbours)
+        device = next(self.model.parameters()).device
+        with torch.inference_mode():
+            reading = self.model.read(tensors.features.to(device).float(), tensors.edges.to(device))
+        attention, scores = (t.float().cpu().numpy() for t in (reading.attention, reading.scores))
+        return SlideReading(float(reading.logits[1] - reading.logits[0]), attention, scores)
+
+
+def write_bundle(path: Path, facts: BundleFacts, model: MoMKD, gene_arrays: Mapping[str, NDArray[Any]]) -> None:
+    """Write a bundle, whole or not at all. Equal content gives equal bytes."""
+    content = {
+        "encoding-type": ENCODING_TYPE,
+        "encoding-version": ENCODING_VERSION,
+        **facts.model_dump(mode="json"),
+    }
+    with whole(path) as scratch:
+        scratch.mkdir()
+        state = {name: tensor.detach().cpu().contiguous() for name, tensor in sorted(model.histology_state().items())}
+        save_file(state, scratch / "model.safetensors")
+        if gene_arrays:
+            save_arrays(dict(sorted(gene_arrays.items())), scratch / "genes.safetensors")
+        text = json.dumps(content, indent=1, sort_keys=True, ensure_ascii=False, allow_nan=False)
+        (scratch / "bundle.json").write_text(text + "\n", encoding="utf-8")
+
+
+def read_facts(path: Path) -> BundleFacts:
+    """A bundle's facts.
+
+    :raises BundleError: it is no bundle, or one of another version.
+    """
+    file = path / "bundle.json"
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+        kind, version = content.pop("encoding-type", None), content.pop("encoding-version", None)
+        if (kind, version) != (ENCODING_TYPE, ENCODING_VERSION):
+            raise BundleError(
+                f"is {kind} version {version}, not {ENCODING_TYPE} version {ENCODING_VERSION}",
+                path=file,
+                hint="use the wsipipe that wrote it",
+            )
+        return BundleFacts.model_validate(content)
+    except FileNotFoundError as error:
+        raise BundleError("there is no bundle here", path=path, hint="`wsipipe train` makes one a fold") from error
+    except (json.JSONDecodeError, UnicodeDecodeError, AttributeError, ValidationError) as error:
+        first = str(error).splitlines()[0]
+        raise BundleError(f"is damaged or no bundle: {first}", path=file, hint="copy it again, or train again") from error
+
+
+def read_bundle(path: Path, device: torch.device) -> Bundle:
+    """A bundle's facts and its network, in evaluation mode.
+
+    :raises BundleError: it is no bundle, or facts and weights do not fit each other.
+    """
+    facts = read_facts(path)
+    file = path / "model.safetensors"
+    try:
+        state = load_file(file)
+    except (OSError, SafetensorError) as error:
+        raise BundleError(f"cannot be read: {error}", path=file, hint="copy it again, or train again") from error
+    return Bundle(facts, load_histology(facts.network, state, path=file).to(device))
+
+
+def folds_of(model: Path) -> list[tuple[Path, BundleFacts]]:
+    """The bundles of a trained model, one a fold, in order.
+
+    :raises BundleError: none are there, one is missing, or they are not of one training.
+    """
+    folder = model
+    first = read_facts(folder / "fold-0") if folder.is_dir() else None
+    if first is None:
+        raise BundleError("there is no model here", path=model, hint="give the folder of a model, such as work/models/her2")
+    bundles = [(folder / f"fold-{fold}", read_facts(folder / f"fold-{fold}")) for fold in range(first.folds)]
+    for path, facts in bundles:
+        if facts.splits_digest != first.splits_digest or facts.recipe != first.recipe:
+            raise BundleError(
+                "is of another training than fold-0", path=path, hint="run wsipipe train to the end, or copy it whole"
+            )
+    return bundles
+
+
+def seen_hashes(patients: Iterable[str], slide_digests: Sequence[str]) -> list[str]:
+    """The hashes that :class:`BundleFacts` keeps, sorted."""
+    return sorted({anonymous(name) for name in (*patients, *slide_digests)})

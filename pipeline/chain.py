@@ -1,0 +1,279 @@
+"""The chain: from a configuration to stages in their order. The command line and the Python API both end here.
+
+The folders' names carry the settings that give the numbers their meaning:
+
+    tiles/0.5mpp-224px/  features/0.5mpp-224px/<backbone>/  genomics/  models/<biomarker>/  predictions/<name>/
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ..data.errors import UsageError
+from ..data.manifest import Json
+from .config import Config
+from .console import Console
+from .runner import Runner, Summary
+
+if TYPE_CHECKING:
+    from ..data.cohort import CohortTable
+    from ..data.slides_on_disk import FoundSlide
+
+
+def tile(config: Config, runner: Runner) -> Summary:
+    """Tile the cohort's slides.
+
+    :raises UsageError: no slides are given or found.
+    """
+    from ..data.cohort import read_cohort
+
+    table = read_cohort(config.cohort.table) if config.cohort.table else None
+    found = _slides(config.cohort.slides, table)
+    return _tile(config, runner, found, table)
+
+
+def _tile(config: Config, runner: Runner, found: Sequence[FoundSlide], table: CohortTable | None) -> Summary:
+    from ..stages.tile import TileStage
+
+    folder = runner.workspace / "tiles" / config.tile.folder_name()
+    stage = TileStage(
+        config.tile, folder, runner.workspace, slides=found, table=table, replace=runner.replace
+    )
+    return runner.run(stage)
+
+
+def _slides(given: Sequence[Path], table: CohortTable | None) -> list[FoundSlide]:
+    """The slides in the given places, else those that the cohort table has paths of."""
+    from ..data.slides_on_disk import FoundSlide, checked_slide_id, find_slides
+
+    if given:
+        return find_slides(given)
+    paths = table.paths() if table is not None else {}
+    if table is None or not paths:
+        raise UsageError(
+            "no slides are given",
+            hint="name files or folders on the command line, or slides in [cohort], or a cohort table with a path column",
+        )
+    return [FoundSlide(checked_slide_id(slide, table.source), path) for slide, path in sorted(paths.items())]
+
+
+def extract(
+    config: Config, runner: Runner, *, tiles: str | None = None, only: Sequence[str] | None = None
+) -> Summary:
+    """Extract features of tiled slides.
+
+    :param tiles: name of the tiles' folder; needed only where there are several.
+    :param only: keep to these slides.
+    """
+    from ..stages.extract import ExtractStage
+
+    source = _choose(runner.workspace / "tiles", config.tile.folder_name(), tiles, "tiles", "wsipipe tile")
+    folder = runner.workspace / "features" / source.name / config.extract.folder_name()
+    return runner.run(ExtractStage(config.extract, folder, runner.workspace, tiles=source, only=only))
+
+
+def genomics(config: Config, runner: Runner) -> Summary:
+    """Read the expression matrix."""
+    from ..stages.genomics import GenomicsStage
+
+    return runner.run(GenomicsStage(config.genomics, runner.workspace / "genomics", runner.workspace))
+
+
+def train(
+    config: Config, runner: Runner, names: Sequence[str] | None = None, *, features: str | None = None
+) -> tuple[list[Summary], dict[str, Json]]:
+    """Split, train, evaluate and report each biomarker; its metrics by name.
+
+    :param names: the biomarkers to train; all by default.
+    :param features: name of the features' folder, such as ``0.5mpp-224px/uni2-h``; needed only where there are several.
+    :raises UsageError: no biomarker is configured, or not that one.
+    """
+    if not config.biomarkers:
+        raise UsageError(
+            "no biomarker is given",
+            hint="add [biomarkers.NAME] to the settings file, or use --label-column, --positive and --negative",
+        )
+    unknown = [name for name in names or () if name not in config.biomarkers]
+    if unknown:
+        raise UsageError(f"no biomarker is called {unknown[0]}", hint=f"there are {', '.join(config.biomarkers)}")
+    summaries: list[Summary] = []
+    metrics: dict[str, Json] = {}
+    for name in names or config.biomarkers:
+        runner.console.heading(name)
+        ran, metrics[name] = _train_one(config, runner, name, features)
+        summaries += ran
+    return summaries, metrics
+
+
+def _train_one(config: Config, runner: Runner, name: str, features: str | None) -> tuple[list[Summary], Json]:
+    from ..stages.evaluate import EvaluateSettings, EvaluateStage
+    from ..stages.genomics import STORE
+    from ..stages.split import SplitStage, SplitStageSettings
+    from ..stages.train import TrainStage
+    from ..stages.training_report import ReportSettings, TrainingReportStage
+
+    workspace = runner.workspace
+    if config.cohort.table is None:
+        raise UsageError("no cohort table is given", hint="use --table, or table in [cohort]: slide_id, patient_id, labels")
+    if not _is_a_name(name):
+        raise UsageError(f"{name!r} cannot be a model's name", hint="use letters, digits, dots, dashes and underscores")
+    wanted = f"{config.tile.folder_name()}/{config.extract.folder_name()}"
+    source = _choose(workspace / "features", wanted, features, "features", "wsipipe extract", depth=2)
+    tiles = workspace / "tiles" / source.parent.name
+    biomarker = config.biomarkers[name]
+    folder = workspace / "models" / name
+    store = workspace / "genomics" / STORE
+    expression = store if store.exists() else None
+    stages = [
+        lambda: SplitStage(
+            SplitStageSettings(**config.split.model_dump(), **biomarker.model_dump()),
+            folder,
+            workspace,
+            table=config.cohort.table,
+            tiles=tiles,
+            features=source,
+            expression=expression,
+        ),
+        lambda: TrainStage(
+            config.train, folder, workspace, biomarker=biomarker, tiles=tiles, features=source, expression=expression
+        ),
+        lambda: EvaluateStage(EvaluateSettings(device=config.train.device), folder, workspace, features=source),
+        lambda: TrainingReportStage(ReportSettings(), folder, workspace),
+    ]
+    if expression is None and config.train.use_rna:
+        runner.console.note("no expression store in this workspace: training on histology alone")
+    summaries = []
+    for make in stages:
+        summaries.append(runner.run(make()))
+        if summaries[-1].failures:
+            return summaries, {"name": name, "failed": summaries[-1].stage}
+    return summaries, _metrics_of(folder)
+
+
+def _metrics_of(folder: Path) -> Json:
+    import json
+
+    metrics = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
+    pooled = metrics["pooled"]
+    auc = pooled["auc"]
+    return {
+        "name": folder.name,
+        "auc": auc["value"],
+        "auc_low": auc["low"],
+        "auc_high": auc["high"],
+        "n_patients": pooled["n_patients"],
+        "n_positive": pooled["n_positive"],
+        "report": str(folder / "report.html"),
+    }
+
+
+def predict(
+    config: Config, runner: Runner, model: Path, *, name: str | None = None
+) -> tuple[list[Summary], dict[str, Json]]:
+    """Tile, extract and predict slides as a model's bundle says.
+
+    :param model: the trained model's folder.
+    :param name: of the predictions' folder; default: the model's.
+    """
+    from ..data.cohort import read_cohort
+    from ..data.slide_match import match_slides
+    from ..data.tcga import tcga_barcode
+    from ..models.bundle import folds_of
+    from ..stages.predict import PredictStage
+    from ..stages.prediction_report import PredictionReportStage, SummarySettings
+    from ..stages.settings import ExtractSettings, PredictSettings, TileSettings
+
+    workspace = runner.workspace
+    recipe = folds_of(model)[0][1].recipe
+    tile_settings = TileSettings(**recipe.tile, mpp_override=config.tile.mpp_override, workers=config.tile.workers)
+    runtime = config.extract.model_dump(include={"weights", "batch_size", "threads", "device"})
+    extract_settings = ExtractSettings(**{**recipe.extract, **runtime})
+    as_trained = config.model_copy(update={"tile": tile_settings, "extract": extract_settings})
+
+    table = read_cohort(config.predict.table) if config.predict.table else None
+    found = _slides(config.predict.slides, table)
+    slides = {slide.slide_id: slide.slide_id for slide in found}  # without a table a slide is its own patient
+    slides |= {slide: barcode.patient for slide in slides if (barcode := tcga_barcode(slide))}
+    if table is not None:
+        patients = dict(zip(table.frame["slide_id"], table.frame["patient_id"], strict=True))
+        slides |= {disk: patients[row] for disk, row in match_slides(slides, table).rows.items()}
+
+    tiles = workspace / "tiles" / tile_settings.folder_name()
+    features = workspace / "features" / tiles.name / extract_settings.folder_name()
+    folder = workspace / "predictions" / (name or model.resolve().name)
+    summaries = [_tile(as_trained, runner, found, table)]
+    summaries.append(extract(as_trained, runner, tiles=tiles.name, only=list(slides)))
+    settings = PredictSettings(**config.predict.model_dump(include=set(PredictSettings.model_fields)))
+    places = {"model": model.resolve(), "tiles": tiles, "features": features, "slides": slides}
+    summaries.append(runner.run(PredictStage(settings, folder, workspace, **places)))
+    summaries.append(runner.run(PredictionReportStage(SummarySettings(), folder, workspace, **places)))
+    result = {
+        "predictions": str(folder / "predictions.csv"),
+        "report": str(folder / "report.html"),
+        "heatmaps": str(folder / "heatmaps"),
+    }
+    return summaries, result
+
+
+def everything(config: Config, runner: Runner) -> tuple[list[Summary], dict[str, Json]]:
+    """The whole chain: what is configured of it, in order."""
+    summaries = [tile(config, runner), extract(config, runner, tiles=config.tile.folder_name())]
+    if config.genomics.matrix is not None:
+        summaries.append(genomics(config, runner))
+    features = f"{config.tile.folder_name()}/{config.extract.folder_name()}"
+    trained, metrics = train(config, runner, features=features)
+    summaries += trained
+    predictions: dict[str, Json] = {}
+    if config.predict.slides or config.predict.table:
+        for name in config.biomarkers:
+            runner.console.heading(f"{name}: new slides")
+            ran, predictions[name] = predict(config, runner, runner.workspace / "models" / name)
+            summaries += ran
+    return summaries, {"models": metrics, "predictions": predictions}
+
+
+def show_metrics(console: Console, metrics: Mapping[str, Json]) -> None:
+    """A line a model: AUC with its interval, and where the report is."""
+    for name, values in metrics.items():
+        if "failed" in values:
+            console.line(f"{name}: {values['failed']} failed, no metrics")
+            continue
+        interval = "" if values["auc_low"] is None else f" (95 % interval {values['auc_low']:.3f} to {values['auc_high']:.3f})"
+        auc = "undefined" if values["auc"] is None else f"{values['auc']:.3f}{interval}"
+        console.line(f"{name}: AUC {auc}, {values['n_patients']} patients, {values['n_positive']} positive")
+        console.line(f"  {values['report']}")
+
+
+def show_predictions(console: Console, result: Mapping[str, Json]) -> None:
+    """Where the predictions are."""
+    for name in ("predictions", "report", "heatmaps"):
+        console.line(f"{name}: {result[name]}")
+
+
+def _choose(
+    root: Path, wanted: str, given: str | None, what: str, command: str, *, depth: int = 1
+) -> Path:
+    """The folder asked for, else the configured one, else the only one there is.
+
+    :raises UsageError: it is not there, or there are several to choose from.
+    """
+    there = sorted(m.parent for m in root.glob("*/" * depth + "manifest.jsonl"))
+    names = [folder.relative_to(root).as_posix() for folder in there]
+    if given is not None:
+        if given not in names:
+            raise UsageError(f"no {what} are called {given}", path=root, hint=f"there are {', '.join(names) or 'none'}")
+        return root / given
+    if wanted in names:
+        return root / wanted
+    if len(there) == 1:
+        return there[0]
+    if there:
+        raise UsageError(f"there are several {what}", path=root, hint=f"choose with --{what}: {', '.join(names)}")
+    raise UsageError(f"there are no {what} yet", path=root, hint=f"run {command} first")
+
+
+def _is_a_name(name: str) -> bool:
+    return bool(name) and not name.startswith(".") and all(c.isalnum() or c in "._-" for c in name)
+

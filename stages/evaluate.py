@@ -1,0 +1,159 @@
+"""evaluate: every patient as seen by the one fold that was neither trained nor validated on them.
+
+    oof_predictions.csv    a row a patient
+    metrics.json           pooled over the patients with 95 % intervals, and by fold
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from scipy.special import expit
+
+from ..data.artifact import whole
+from ..data.errors import CohortError
+from ..data.features import read_bag
+from ..data.manifest import Manifest
+from ..data.splits import read_splits
+from ..models.bag_tensors import choose_device
+from ..models.bundle import read_bundle
+from ..models.metrics import binary_metrics
+from .settings import Runtime, Settings
+from .split import read_patients
+from .stage import Input, Item, Outcome, OutputInput, Plan, Progress, Stage, ValueInput, upstream
+
+
+class EvaluateSettings(Settings):
+    """Evaluation by cross-validation."""
+
+    bootstrap_rounds: int = 2000
+    seed: int = 0
+    device: str = Runtime("auto")
+
+
+@dataclass(frozen=True)
+class OutOfFold:
+    """A patient's row in ``oof_predictions.csv``."""
+
+    patient_id: str
+    fold: int
+    label: int
+    probability: float
+    logit: float
+    threshold: float
+    call: int
+    slides: int
+
+
+@dataclass(frozen=True)
+class _TestFold:
+    bundle: Path
+    patients: Mapping[str, tuple[int, tuple[Path, ...]]]
+
+
+class EvaluateStage(Stage[EvaluateSettings]):
+    """One item, ``cross-validation``.
+
+    :param features: folder of the stage whose slides are used.
+    """
+
+    name = "evaluate"
+    version = 1
+    items = "models"
+
+    def __init__(self, settings: EvaluateSettings, folder: Path, workspace: Path, *, features: Path) -> None:
+        super().__init__(settings, folder, workspace)
+        self.features = features
+
+    def plan(self) -> Plan:
+        split = upstream(self.manifest, "split", self.workspace).records["splits"]
+        splits = read_splits(self.workspace / split.outputs["splits"].path)
+        slides_of = {p.patient_id: p.slides for p in read_patients(self.workspace / split.outputs["patients"].path)}
+        bundles = upstream(self.manifest, "train", self.workspace).records
+        missing = [f for f in range(splits.folds) if f"fold-{f}" not in bundles]
+        if missing:
+            raise CohortError(
+                f"folds {', '.join(map(str, missing))} are not trained",
+                path=self.folder,
+                hint="see why above; wsipipe train goes on from there",
+            )
+        features = upstream(Manifest(self.features / "manifest.jsonl"), "extract", self.workspace).records
+        inputs: dict[str, Input] = {"splits": OutputInput(split.outputs["splits"])}
+        folds = []
+        for fold in range(splits.folds):
+            bundle = bundles[f"fold-{fold}"].outputs["bundle"]
+            inputs[f"fold-{fold}"] = OutputInput(bundle)
+            patients = {
+                p: (splits.labels[p], tuple(self.workspace / features[s].outputs["features"].path for s in slides_of[p]))
+                for p in splits.patients(fold, "test")
+            }
+            folds.append(_TestFold(self.workspace / bundle.path, patients))
+        tested = {s: features[s].outputs["features"].digest for p in splits.labels for s in slides_of[p]}
+        inputs["features"] = ValueInput(tested)
+        return Plan([Item("cross-validation", inputs, folds)])
+
+    def process(self, item: Item, progress: Progress) -> Outcome:
+        device = choose_device(self.settings.device)
+        rows: list[OutOfFold] = []
+        by_fold: list[dict[str, Any]] = []
+        for test in item.payload:
+            bundle = read_bundle(test.bundle, device)
+            facts = bundle.facts
+            fold_rows = []
+            for patient, (label, stores) in test.patients.items():
+                logit = float(np.mean([bundle.read(read_bag(store), store).logit for store in stores]))
+                probability = float(expit(logit))
+                call = int(probability >= facts.threshold)
+                fold_rows.append(
+                    OutOfFold(patient, facts.fold, label, probability, logit, facts.threshold, call, len(stores))
+                )
+            rows += fold_rows
+            by_fold.append({"fold": facts.fold, **self._metrics(fold_rows, intervals=False)})
+        rows.sort(key=lambda row: row.patient_id)
+        pooled = self._metrics(rows)
+        write_oof(self.folder / "oof_predictions.csv", rows)
+        aucs = [fold["auc"]["value"] for fold in by_fold if fold["auc"]["value"] is not None]
+        content = {
+            "pooled": pooled,
+            "folds": by_fold,
+            "auc_mean": float(np.mean(aucs)) if aucs else None,
+            "auc_sd": float(np.std(aucs, ddof=1)) if len(aucs) > 1 else None,
+        }
+        with whole(self.folder / "metrics.json") as scratch:
+            scratch.write_text(json.dumps(content, indent=1, allow_nan=False) + "\n", encoding="utf-8")
+        return Outcome(
+            outputs={"predictions": self.folder / "oof_predictions.csv", "metrics": self.folder / "metrics.json"},
+            stats={"patients": len(rows), "auc": pooled["auc"]},
+        )
+
+    def _metrics(self, rows: list[OutOfFold], *, intervals: bool = True) -> dict[str, Any]:
+        rounds = self.settings.bootstrap_rounds if intervals else 0
+        labels, probabilities = [r.label for r in rows], [r.probability for r in rows]
+        metrics = binary_metrics(
+            labels, probabilities, [r.call for r in rows], rounds=rounds, seed=self.settings.seed
+        )
+        return metrics.model_dump(mode="json")
+
+
+def write_oof(path: Path, rows: list[OutOfFold]) -> None:
+    """Write ``oof_predictions.csv``."""
+    with whole(path) as scratch, scratch.open("w", encoding="utf-8", newline="") as stream:
+        writer = csv.writer(stream, lineterminator="\n")
+        writer.writerow([field.name for field in fields(OutOfFold)])
+        writer.writerows([[getattr(row, field.name) for field in fields(OutOfFold)] for row in rows])
+
+
+def read_oof(path: Path) -> list[OutOfFold]:
+    """Read what :func:`write_oof` wrote."""
+    kinds: dict[str, Any] = {"patient_id": str, "probability": float, "logit": float, "threshold": float}
+    with path.open(encoding="utf-8", newline="") as stream:
+        return [
+            OutOfFold(**{name: kinds.get(name, int)(value) for name, value in row.items()})
+            for row in csv.DictReader(stream)
+        ]

@@ -1,0 +1,104 @@
+"""A white page of pictures and text that becomes a PNG, byte for byte the same for the same content."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from functools import lru_cache
+from pathlib import Path
+from typing import Final, Literal
+
+import cv2
+import matplotlib
+import numpy as np
+import numpy.typing as npt
+from PIL import Image, ImageDraw, ImageFont
+
+Rgb = npt.NDArray[np.uint8]
+Align = Literal["left", "centre", "right"]
+
+MARGIN: Final = 24
+LINE: Final = 22
+"""Height of a line of ordinary text, in pixels."""
+FAINT: Final = (100, 106, 114)
+
+_INK: Final = (28, 31, 35)
+_SIZE: Final = 14
+_TITLE_SIZE: Final = 18
+_FONTS: Final = Path(matplotlib.get_data_path()) / "fonts" / "ttf"  # the same face on every machine
+
+
+@dataclass
+class Sheet:
+    """A page that grows downwards: things are put at the current height ``y``, :meth:`gap` moves it on.
+
+    :param width: of the page, in pixels, its margins included.
+    """
+
+    width: int
+    y: int = MARGIN
+    _pictures: list[tuple[int, int, Rgb]] = field(default_factory=list)
+    _texts: list[tuple[int, int, str, tuple[int, int, int], ImageFont.FreeTypeFont]] = field(default_factory=list)
+
+    def gap(self, height: int) -> None:
+        """Go down by so many pixels."""
+        self.y += height
+
+    def title(self, text: str) -> None:
+        """Large text over the whole width, in as many lines as it takes."""
+        for row in wrap(text, self.width - 2 * MARGIN, _font(_TITLE_SIZE, bold=True)):
+            self._texts.append((MARGIN, self.y, row, _INK, _font(_TITLE_SIZE, bold=True)))
+            self.gap(_TITLE_SIZE + 8)
+
+    def paragraph(self, x: int, text: str, width: int) -> None:
+        """Ordinary text in as many lines as it takes."""
+        for row in wrap(text, width, _font(_SIZE)):
+            self.text(x, row)
+            self.gap(LINE)
+
+    def text(
+        self, x: int, text: str, *, below: int = 0, ink: tuple[int, int, int] = _INK, align: Align = "left"
+    ) -> None:
+        """One line of ordinary text that begins at ``x``, is centred on it or ends there, below the current height."""
+        before = {"left": 0.0, "centre": 0.5, "right": 1.0}[align] * _font(_SIZE).getlength(text)
+        self._texts.append((x - round(before), self.y + below, text, ink, _font(_SIZE)))
+
+    def picture(self, x: int, image: Rgb, *, below: int = 0) -> None:
+        """An image (H, W, 3), its upper left corner so many pixels below the current height."""
+        self._pictures.append((x, self.y + below, image))
+
+    def png(self) -> bytes:
+        """The page, cut a margin below the lowest thing on it. The file carries no date and no text fields."""
+        bottoms = [y + image.shape[0] for _, y, image in self._pictures] + [y + LINE for _, y, *_ in self._texts]
+        canvas = np.full((max(bottoms) + MARGIN, self.width, 3), 255, np.uint8)
+        for x, y, image in self._pictures:
+            canvas[y : y + image.shape[0], x : x + image.shape[1]] = image
+        page = Image.fromarray(canvas)
+        draw = ImageDraw.Draw(page)
+        for x, y, text, ink, font in self._texts:
+            draw.text((x, y), text, fill=ink, font=font)
+        _, data = cv2.imencode(".png", cv2.cvtColor(np.asarray(page), cv2.COLOR_RGB2BGR))
+        return data.tobytes()
+
+
+def wrap(text: str, width: float, font: ImageFont.FreeTypeFont) -> list[str]:
+    """Lines of at most ``width`` pixels; a word that is wider by itself (a long slide id) is broken."""
+    rows = [""]
+    for word in text.split():
+        joined = f"{rows[-1]} {word}".lstrip()
+        if font.getlength(joined) <= width:
+            rows[-1] = joined
+            continue
+        if rows[-1]:
+            rows.append("")
+        for letter in word:
+            if rows[-1] and font.getlength(rows[-1] + letter) > width:
+                rows.append("")
+            rows[-1] += letter
+    return rows
+
+
+@lru_cache
+def _font(size: int, *, bold: bool = False) -> ImageFont.FreeTypeFont:
+    name = "DejaVuSans-Bold.ttf" if bold else "DejaVuSans.ttf"
+    # The basic layout engine is always there; the other comes and goes with a system library.
+    return ImageFont.truetype(_FONTS / name, size, layout_engine=ImageFont.Layout.BASIC)

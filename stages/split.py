@@ -1,0 +1,196 @@
+"""split: joins the cohort table to the slides that have features, and decides who trains, validates and is tested.
+
+    splits.csv     every patient's part in every fold
+    patients.csv   every patient of the table: used, or dropped and why; slides; whether there is RNA
+"""
+
+from __future__ import annotations
+
+import csv
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+
+from ..data.artifact import whole
+from ..data.cohort import CohortTable, read_cohort
+from ..data.errors import CohortError
+from ..data.expression import read_expression
+from ..data.manifest import Manifest
+from ..data.patient_labels import PatientLabels, patient_labels
+from ..data.slide_match import match_slides
+from ..data.splits import Splits, make_splits, write_splits
+from .settings import BiomarkerSettings, SplitSettings
+from .stage import Item, Outcome, Plan, Progress, Stage, ValueInput
+
+PATIENT_COLUMNS = ("patient_id", "status", "reason", "label", "slides", "site", "rna")
+
+
+class SplitStageSettings(SplitSettings, BiomarkerSettings):
+    """The split's settings and the question that it is for."""
+
+
+@dataclass(frozen=True)
+class _Cohort:
+    splits: Splits
+    labels: PatientLabels
+    sites: dict[str, str]
+    with_rna: frozenset[str]
+
+
+class SplitStage(Stage[SplitStageSettings]):
+    """One item, ``splits``.
+
+    :param table: the cohort table.
+    :param tiles, features: folders of the stages whose slides are used.
+    :param expression: the expression store, if there is one; only to say who has RNA.
+    """
+
+    name = "split"
+    version = 1
+    items = "cohorts"
+
+    def __init__(
+        self,
+        settings: SplitStageSettings,
+        folder: Path,
+        workspace: Path,
+        *,
+        table: Path,
+        tiles: Path,
+        features: Path,
+        expression: Path | None,
+    ) -> None:
+        super().__init__(settings, folder, workspace)
+        self.table, self.tiles, self.features, self.expression = table, tiles, features, expression
+
+    def plan(self) -> Plan:
+        settings = self.settings
+        table = read_cohort(self.table)
+        unusable, usable = self._slides()
+        match = match_slides([*usable, *unusable], table)
+        labels = patient_labels(
+            table,
+            settings.label_column,
+            settings.positive,
+            settings.negative,
+            match=match,
+            unusable=unusable,
+            keep_frozen=settings.tcga_slides == "all",
+        )
+        sites = _sites(table)
+        splits = make_splits(
+            labels.labels,
+            settings.folds,
+            settings.seed,
+            settings.validation_fraction,
+            {patient: sites.get(patient, "") for patient in labels.labels} if settings.split_by == "site" else None,
+        )
+        with_rna = frozenset(read_expression(self.expression).patients) if self.expression else frozenset()
+        value = {
+            "labels": dict(labels.labels),
+            "slides": {patient: list(slides) for patient, slides in labels.slides.items()},
+            "dropped": dict(labels.dropped),
+            "sites": sites,
+            "rna": sorted(with_rna & {*labels.labels, *labels.dropped}),
+        }
+        item = Item("splits", {"cohort": ValueInput(value)}, _Cohort(splits, labels, sites, with_rna))
+        return Plan([item], notes=[*table.notes, *match.notes(), *labels.notes()])
+
+    def _slides(self) -> tuple[dict[str, str], list[str]]:
+        """Slides that cannot be used, with the reason, and those with features."""
+        unusable: dict[str, str] = {}
+        for folder, stage in ((self.tiles, "tile"), (self.features, "extract")):
+            for slide, record in Manifest(folder / "manifest.jsonl").latest(stage).items():
+                unusable.pop(slide, None)
+                if record.status == "empty":
+                    unusable[slide] = "no tissue on the slide"
+                elif record.status == "failed":
+                    unusable[slide] = f"slide failed in {stage}"
+                elif not record.is_whole(self.workspace):
+                    unusable[slide] = f"output of {stage} lost"
+                elif stage == "tile":
+                    unusable[slide] = "no features extracted yet"
+        done = Manifest(self.features / "manifest.jsonl").latest("extract")
+        usable = [slide for slide in done if slide not in unusable]
+        if not usable:
+            raise CohortError("no slide here has features", path=self.features, hint="run wsipipe extract first")
+        return unusable, usable
+
+    def process(self, item: Item, progress: Progress) -> Outcome:
+        cohort: _Cohort = item.payload
+        write_splits(self.folder / "splits.csv", cohort.splits)
+        write_patients(self.folder / "patients.csv", cohort)
+        labels = cohort.labels
+        stats = {
+            "patients": len(labels.labels) + len(labels.dropped),
+            "used": len(labels.labels),
+            "positive": sum(labels.labels.values()),
+            "with_rna": len(cohort.with_rna & labels.labels.keys()),
+            "slides": sum(map(len, labels.slides.values())),
+            "dropped": dict(labels.reasons),
+        }
+        return Outcome(
+            outputs={"splits": self.folder / "splits.csv", "patients": self.folder / "patients.csv"}, stats=stats
+        )
+
+
+def _sites(table: CohortTable) -> dict[str, str]:
+    """Patient → site; of a patient's several rows the first that names one."""
+    if "site" not in table.frame.columns:
+        return {}
+    rows = table.frame.loc[table.frame["site"].fillna("") != "", ["patient_id", "site"]]
+    return dict(rows.drop_duplicates("patient_id").itertuples(index=False, name=None))
+
+
+def write_patients(path: Path, cohort: _Cohort) -> None:
+    """Every patient of the table, used or dropped, a row each."""
+    labels = cohort.labels
+    with whole(path) as scratch, scratch.open("w", encoding="utf-8", newline="") as stream:
+        writer = csv.writer(stream, lineterminator="\n")
+        writer.writerow(PATIENT_COLUMNS)
+        for patient in sorted({*labels.labels, *labels.dropped}):
+            used = patient in labels.labels
+            writer.writerow(
+                [
+                    patient,
+                    "used" if used else "dropped",
+                    labels.dropped.get(patient, ""),
+                    labels.labels.get(patient, ""),
+                    ";".join(labels.slides.get(patient, ())),
+                    cohort.sites.get(patient, ""),
+                    "yes" if patient in cohort.with_rna else "no",
+                ]
+            )
+
+
+@dataclass(frozen=True)
+class PatientRow:
+    """A line of ``patients.csv``."""
+
+    patient_id: str
+    used: bool
+    reason: str
+    label: int | None
+    slides: tuple[str, ...]
+    rna: bool
+
+
+def read_patients(path: Path) -> list[PatientRow]:
+    """Read what :func:`write_patients` wrote."""
+    with path.open(encoding="utf-8", newline="") as stream:
+        return [
+            PatientRow(
+                patient_id=row["patient_id"],
+                used=row["status"] == "used",
+                reason=row["reason"],
+                label=int(row["label"]) if row["label"] else None,
+                slides=tuple(row["slides"].split(";")) if row["slides"] else (),
+                rna=row["rna"] == "yes",
+            )
+            for row in csv.DictReader(stream)
+        ]
+
+
+def reasons(patients: list[PatientRow]) -> dict[str, int]:
+    """Reason → patients dropped for it, the most frequent first."""
+    return dict(Counter(row.reason for row in patients if not row.used).most_common())

@@ -1,0 +1,121 @@
+"""tile: finds the tissue on slides and cuts it into tiles.
+
+    <slide>.h5                    positions, tissue fraction and sharpness of the tiles
+    contours/<slide>.geojson      the tissue, for QuPath
+    qc/<slide>.jpg                what was found, to look at
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from ..data.artifact import whole
+from ..data.cohort import CohortTable
+from ..data.contours import geojson
+from ..data.errors import SlideError, WsipipeError
+from ..data.manifest import Record
+from ..data.slide import open_slide
+from ..data.slide_match import match_slides
+from ..data.slides_on_disk import FoundSlide, slide_identity
+from ..data.tiles import write_tiles
+from .settings import TileSettings
+from .stage import FileInput, Input, Item, Outcome, Plan, Progress, Stage, ValueInput
+from .tile_qc import draw_qc
+from .tiling import tile_slide
+
+
+def slide_digest(path: Path) -> str:
+    """The digest by which a slide is known."""
+    return slide_identity(path)[1]
+
+
+class TileStage(Stage[TileSettings]):
+    """Items are slides.
+
+    :param slides: the slides to tile.
+    :param table: cohort table whose ``mpp`` column speaks for slides that do not say it themselves.
+    :param replace: let a slide take the place of another one of its name.
+    """
+
+    name = "tile"
+    version = 1
+    processes = True
+
+    def __init__(
+        self,
+        settings: TileSettings,
+        folder: Path,
+        workspace: Path,
+        *,
+        slides: Sequence[FoundSlide],
+        table: CohortTable | None = None,
+        replace: bool = False,
+    ) -> None:
+        super().__init__(settings, folder, workspace)
+        self.slides, self.table, self.replace = slides, table, replace
+
+    @property
+    def workers(self) -> int:
+        return self.settings.workers or os.cpu_count() or 1
+
+    def plan(self) -> Plan:
+        overrides: Mapping[str, float] = {}
+        if self.table is not None:
+            match = match_slides([slide.slide_id for slide in self.slides], self.table)
+            overrides = match.mpps(self.table)
+        known = self.manifest.latest(self.name)
+        items, rejected = [], {}
+        for slide in self.slides:
+            other = None if self.replace else _another_slide(slide, known.get(slide.slide_id))
+            if other is not None:
+                rejected[slide.slide_id] = other
+                continue
+            override = overrides.get(slide.slide_id, self.settings.mpp_override)
+            inputs: dict[str, Input] = {"slide": FileInput(slide.path, slide_digest)}
+            if override is not None:
+                inputs["mpp_override"] = ValueInput(float(override))
+            items.append(Item(slide.slide_id, inputs, (slide.path, override)))
+        return Plan(items, rejected)
+
+    def process(self, item: Item, progress: Progress) -> Outcome:
+        path, override = item.payload
+        settings = self.settings
+        with open_slide(path, mpp_override=override) as slide:
+            result = tile_slide(
+                slide,
+                item.id,
+                mpp=settings.mpp,
+                tile_px=settings.tile_px,
+                overlap=settings.overlap,
+                min_tissue=settings.min_tissue,
+                native_tolerance=settings.native_tolerance,
+                allow_upsample=settings.allow_upsample,
+            )
+        outputs = {
+            "tiles": self.folder / f"{item.id}.h5",
+            "contours": self.folder / "contours" / f"{item.id}.geojson",
+            "qc": self.folder / "qc" / f"{item.id}.jpg",
+        }
+        write_tiles(outputs["tiles"], result.tiles)
+        with whole(outputs["contours"]) as scratch:
+            scratch.write_text(geojson(result.outlines), encoding="utf-8")
+        with whole(outputs["qc"]) as scratch:
+            draw_qc(result, scratch)
+        stats = dict(result.stats) | ({} if override is None else {"mpp_override": float(override)})
+        return Outcome(outputs, stats, status="done" if len(result.tiles) else "empty")
+
+
+def _another_slide(slide: FoundSlide, known: Record | None) -> WsipipeError | None:
+    """Why a slide may not take the place of the one that its name stands for here, if that one is still about."""
+    before = known.inputs.get("slide") if known and known.status != "failed" else None
+    if before is None or before.path is None or before.path == str(slide.path) or not Path(before.path).exists():
+        return None
+    if slide_digest(slide.path) == before.digest:
+        return None
+    return SlideError(
+        f"the name {slide.slide_id!r} already stands for another slide in this workspace: {before.path}",
+        path=slide.path,
+        hint="rename one of them, use another --workspace, or let this one take its place with --replace",
+    )

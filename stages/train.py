@@ -1,0 +1,319 @@
+"""train: one model a fold, from the training and validation patients of that fold alone.
+
+Nothing here opens a slide, an expression row or a label of the fold's test patients: genes are selected and scaled,
+the epoch is chosen and the threshold is set on what the fold may see. :mod:`.evaluate` meets the test patients first.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from scipy.special import expit
+
+from .. import __version__
+from ..data.artifact import remove
+from ..data.errors import CohortError, StoreError, UsageError
+from ..data.expression import ExpressionTable, read_expression
+from ..data.features import FeatureFacts, read_bag
+from ..data.manifest import Manifest, Record
+from ..data.splits import read_splits
+from ..models.bag_tensors import BagTensors, bag_tensors, choose_device
+from ..models.bundle import BagRecipe, BundleFacts, Question, seen_hashes, write_bundle
+from ..models.fit import Epoch, Fit, FitSettings, PatientBags, fit, memory_usage, patient_logits
+from ..models.gene_panel import GenePanel
+from ..models.metrics import youden_threshold
+from ..models.momkd import MoMKD, MoMKDConfig, preset
+from .settings import BiomarkerSettings, TrainSettings
+from .split import read_patients
+from .stage import Input, Item, Outcome, OutputInput, Plan, Progress, Stage, ValueInput, upstream
+
+MEMORY_SHARE = 0.5
+"""Features move to the GPU for the whole training when they take no more than this part of its free memory."""
+
+
+@dataclass(frozen=True)
+class FoldCohort:
+    """What a fold may see.
+
+    :param patients: patient → (label, its slides), training patients first.
+    :param slides: slide → its feature store and the digest of its pixels' file.
+    """
+
+    fold: int
+    folds: int
+    splits_digest: str
+    train: Mapping[str, tuple[int, tuple[str, ...]]]
+    validation: Mapping[str, tuple[int, tuple[str, ...]]]
+    test_patients: int
+    slides: Mapping[str, tuple[Path, str]]
+    tile: dict[str, Any]
+    extract: dict[str, Any]
+
+
+class TrainStage(Stage[TrainSettings]):
+    """Items are folds.
+
+    :param name_, biomarker: the question; the name is the model's.
+    :param tiles, features: folders of the stages whose slides are used.
+    :param expression: the expression store, if RNA is to teach.
+    """
+
+    name = "train"
+    version = 1
+    items = "folds"
+    unit = "epochs"
+
+    def __init__(
+        self,
+        settings: TrainSettings,
+        folder: Path,
+        workspace: Path,
+        *,
+        biomarker: BiomarkerSettings,
+        tiles: Path,
+        features: Path,
+        expression: Path | None,
+    ) -> None:
+        super().__init__(settings, folder, workspace)
+        self.biomarker, self.tiles, self.features, self.expression = biomarker, tiles, features, expression
+
+    def plan(self) -> Plan:
+        split = upstream(self.manifest, "split", self.workspace).records.get("splits")
+        if split is None:
+            raise CohortError("has no splits", path=self.folder, hint="run wsipipe train from its start")
+        splits = read_splits(self.workspace / split.outputs["splits"].path)
+        slides_of = {p.patient_id: p.slides for p in read_patients(self.workspace / split.outputs["patients"].path)}
+        features = upstream(Manifest(self.features / "manifest.jsonl"), "extract", self.workspace).records
+        tile, extract = _settings_of(Manifest(self.tiles / "manifest.jsonl"), "tile"), _common_settings(features)
+        items = []
+        for fold in range(splits.folds):
+            parts = {
+                role: {p: (splits.labels[p], slides_of[p]) for p in splits.patients(fold, role)}
+                for role in ("train", "validation")
+            }
+            slides = [s for part in parts.values() for _, ids in part.values() for s in ids]
+            stores = {s: features[s].outputs["features"] for s in slides}
+            cohort = FoldCohort(
+                fold=fold,
+                folds=splits.folds,
+                splits_digest=split.outputs["splits"].digest,
+                train=parts["train"],
+                validation=parts["validation"],
+                test_patients=len(splits.patients(fold, "test")),
+                slides={
+                    s: (self.workspace / stores[s].path, features[s].inputs["slide"].digest) for s in slides
+                },
+                tile=tile,
+                extract=extract,
+            )
+            inputs: dict[str, Input] = {
+                "splits": OutputInput(split.outputs["splits"]),
+                "slides": ValueInput({p: list(ids) for part in parts.values() for p, (_, ids) in part.items()}),
+                "features": ValueInput({s: store.digest for s, store in stores.items()}),
+            }
+            if self.settings.use_rna and self.expression:
+                inputs["expression"] = OutputInput(_expression_record(self.expression))
+            items.append(Item(f"fold-{fold}", inputs, cohort, size=self.settings.epochs))
+        return Plan(items)
+
+    def process(self, item: Item, progress: Progress) -> Outcome:
+        cohort: FoldCohort = item.payload
+        settings = self.settings
+        device = choose_device(settings.device)
+        bags, facts = _read_bags(cohort, settings.neighbours, device)
+        rna = _Rna.fitted(cohort, self.expression if settings.use_rna else None, settings)
+        train = _patients(cohort.train, bags, rna)
+        validation = _patients(cohort.validation, bags, None)
+        with torch.random.fork_rng():
+            torch.manual_seed(settings.seed + cohort.fold)
+            model = MoMKD(_network(settings, facts, rna)).to(device)
+        partial = self.folder / "partial" / item.fingerprint.removeprefix("sha256:")[:16]
+        told = 0
+
+        def tell(epoch: Epoch) -> None:
+            nonlocal told
+            auc = "" if epoch.validation_auc is None else f", validation AUC {epoch.validation_auc:.3f}"
+            progress.say(f"fold {cohort.fold}, epoch {epoch.epoch + 1}{auc}")
+            progress.advance(1)
+            told += 1
+
+        fitted = fit(
+            model,
+            train,
+            validation,
+            _fit_settings(settings, cohort.fold),
+            resume=partial / "state.pt",
+            tell=tell,
+        )
+        progress.advance(settings.epochs - told)  # what early stopping saved
+        path = self.folder / item.id
+        facts_of_bundle = self._facts(cohort, model, fitted, facts, rna, train, validation)
+        write_bundle(path, facts_of_bundle, model, rna.arrays if rna else {})
+        remove(partial)
+        best = fitted.history[fitted.best_epoch]
+        return Outcome(
+            outputs={"bundle": path},
+            stats={
+                "epochs": len(fitted.history),
+                "best_epoch": fitted.best_epoch,
+                "validation_auc": best.validation_auc,
+                "train_patients": len(train),
+                "train_patients_with_rna": sum(p.expression is not None for p in train),
+                "validation_patients": len(validation),
+            },
+        )
+
+    def _facts(
+        self,
+        cohort: FoldCohort,
+        model: MoMKD,
+        fitted: Fit,
+        facts: FeatureFacts,
+        rna: _Rna | None,
+        train: Sequence[PatientBags],
+        validation: Sequence[PatientBags],
+    ) -> BundleFacts:
+        logits = patient_logits(model, validation)
+        threshold = youden_threshold([p.label for p in validation], expit(list(logits.values())))
+        seen = seen_hashes([*cohort.train, *cohort.validation], [digest for _, digest in cohort.slides.values()])
+        return BundleFacts(
+            question=Question(name=self.folder.name, **self.biomarker.model_dump()),
+            fold=cohort.fold,
+            folds=cohort.folds,
+            splits_digest=cohort.splits_digest,
+            recipe=BagRecipe(
+                tile=cohort.tile,
+                extract=cohort.extract,
+                tile_px=facts.tile_px,
+                backbone=facts.backbone,
+                pooling=facts.pooling,
+                weights_digest=facts.weights_digest,
+                width=model.config.in_features,
+                neighbours=self.settings.neighbours,
+            ),
+            method="momkd",
+            network=model.config,
+            threshold=0.5 if threshold is None else threshold,
+            seen=seen,
+            patients={"train": len(train), "validation": len(validation), "test": cohort.test_patients},
+            genes=list(rna.genes) if rna else [],
+            gene_panel=rna.description if rna else {},
+            training={
+                "settings": self.settings.result_settings(),
+                "best_epoch": fitted.best_epoch,
+                "history": [asdict(epoch) for epoch in fitted.history],
+                "memory": memory_usage(model, train),
+                "patients_with_rna": sum(p.expression is not None for p in train),
+                "threshold_from": "Youden on the validation patients" if threshold is not None else "default 0.5",
+            },
+            versions={"wsipipe": __version__, "torch": torch.__version__},
+        )
+
+
+@dataclass(frozen=True)
+class _Rna:
+    """The training patients' expression, as the fold's own panel of genes sees it."""
+
+    rows: Mapping[str, torch.Tensor]
+    genes: Sequence[str]
+    arrays: Mapping[str, np.ndarray[Any, Any]]
+    description: dict[str, Any]
+
+    @classmethod
+    def fitted(cls, cohort: FoldCohort, store: Path | None, settings: TrainSettings) -> _Rna | None:
+        """Fit the panel on the fold's training patients that have RNA; None where RNA is not to teach."""
+        if store is None:
+            return None
+        table: ExpressionTable = read_expression(store)
+        patients = [p for p in cohort.train if p in table]
+        if not patients:
+            raise CohortError(
+                f"no training patient of fold {cohort.fold} has RNA",
+                path=store,
+                hint="check that the matrix and the cohort table name patients alike, or train with --no-use-rna",
+            )
+        labels = np.array([cohort.train[p][0] for p in patients])
+        matrix = table.rows(patients)
+        panel = GenePanel(settings.genes, settings.gene_selection).fit(matrix, table.genes, labels)
+        values = panel.transform(matrix, table.genes)
+        arrays, description = panel.state()
+        rows = {patient: torch.from_numpy(row.copy()) for patient, row in zip(patients, values, strict=True)}
+        return cls(rows, panel.genes, arrays, description)
+
+
+def _patients(
+    part: Mapping[str, tuple[int, tuple[str, ...]]], bags: Mapping[str, BagTensors], rna: _Rna | None
+) -> list[PatientBags]:
+    return [
+        PatientBags(patient, label, [bags[s] for s in slides], rna.rows.get(patient) if rna else None)
+        for patient, (label, slides) in part.items()
+    ]
+
+
+def _network(settings: TrainSettings, facts: FeatureFacts, rna: _Rna | None) -> MoMKDConfig:
+    sizes = {name: getattr(settings, name) for name in ("hidden", "shared", "slots")}
+    config = preset(settings.preset, facts.width, len(rna.genes) if rna else 0)
+    given = {name: value for name, value in sizes.items() if value is not None}
+    return MoMKDConfig.model_validate({**config.model_dump(), **given, "memory": settings.memory})
+
+
+def _fit_settings(settings: TrainSettings, fold: int) -> FitSettings:
+    return FitSettings(
+        epochs=settings.epochs,
+        patience=settings.patience,
+        learning_rate=settings.learning_rate,
+        weight_decay=settings.weight_decay,
+        clip=settings.clip,
+        seed=settings.seed + fold,
+    )
+
+
+def _read_bags(
+    cohort: FoldCohort, neighbours: int, device: torch.device
+) -> tuple[dict[str, BagTensors], FeatureFacts]:
+    """All bags of the fold, read once; on the GPU when they fit.
+
+    :raises StoreError: the slides were not all extracted alike.
+    """
+    bags: dict[str, BagTensors] = {}
+    first: FeatureFacts | None = None
+    for slide, (path, _) in cohort.slides.items():
+        bag = read_bag(path)
+        first = first or bag.facts
+        for name in ("backbone", "pooling", "weights_digest", "tile_px", "width"):
+            if getattr(bag.facts, name) != getattr(first, name):
+                raise StoreError(
+                    f"{name} is {getattr(bag.facts, name)}, but {getattr(first, name)} for {first.slide_id}",
+                    path=path,
+                    hint="run wsipipe extract to the end, so that all slides are extracted alike",
+                )
+        bags[slide] = bag_tensors(bag, neighbours)
+    if first is None:
+        raise UsageError("a fold without slides", hint="use fewer folds")
+    if device.type == "cuda" and sum(b.bytes for b in bags.values()) <= MEMORY_SHARE * torch.cuda.mem_get_info(device)[0]:
+        bags = {slide: bag.to(device) for slide, bag in bags.items()}
+    return bags, first
+
+
+def _settings_of(manifest: Manifest, stage: str) -> dict[str, Any]:
+    return _common_settings(manifest.latest(stage))
+
+
+def _common_settings(records: Mapping[str, Record]) -> dict[str, Any]:
+    """The settings that all records of a folder share."""
+    settings = [record.settings for record in records.values() if record.status == "done"]
+    if not settings:
+        raise CohortError("no slide has features", hint="run wsipipe tile and wsipipe extract first")
+    return settings[-1]
+
+
+def _expression_record(store: Path) -> Any:
+    record = next(iter(Manifest(store.parent / "manifest.jsonl").latest("genomics").values()), None)
+    if record is None or record.status != "done":
+        raise CohortError("the expression store is not recorded", path=store, hint="run wsipipe genomics")
+    return record.outputs["expression"]

@@ -1,0 +1,21 @@
+"""What all tests share: quiet threads, patient property tests, and the real data where it lies beside the repository."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import settings
+
+settings.register_profile("shared-cores", deadline=None)
+settings.load_profile("shared-cores")
+torch.set_num_threads(1)
+
+SHARED = Path(__file__).resolve().parents[1].parent / "shared" / "data"
+
+
+@pytest.fixture(scope="session")
+def shared() -> Path:
+    """The folder of real slides, RNA and labels; the test is skipped where it is not."""
+    if not SHARED.is_dir():
+        pytest.skip("the real data is not here")
+    return SHARED
