@@ -1,3 +1,58 @@
-"""wsipipe: from raw whole-slide images to a model that reads a molecular biomarker off an H&E slide."""
+"""wsipipe: from raw whole-slide images to a model that reads a molecular biomarker off an H&E slide.
+
+>>> import wsipipe
+>>> config = wsipipe.load_config(flags={"workspace": "work", "cohort": {"slides": ["slides/"]}})
+>>> wsipipe.run(config, "tile", "extract")  # doctest: +SKIP
+
+Every name below is loaded when it is first used: ``import wsipipe`` itself loads neither torch nor OpenSlide.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
+
+if TYPE_CHECKING:
+    from .data.errors import WsipipeError as WsipipeError
+    from .data.expression import read_expression as read_expression
+    from .data.features import read_bag as read_bag
+    from .data.features import read_bags as read_bags
+    from .data.manifest import Manifest as Manifest
+    from .data.slide import open_slide as open_slide
+    from .data.tiles import read_tile as read_tile
+    from .data.tiles import read_tiles as read_tiles
+    from .models.backbone import find_backbone as find_backbone
+    from .models.backbone import load_embedder as load_embedder
+    from .models.bundle import read_bundle as read_bundle
+    from .pipeline.api import predict as predict
+    from .pipeline.api import run as run
+    from .pipeline.config import Config as Config
+    from .pipeline.config import load_config as load_config
+
+_PLACES = {
+    "WsipipeError": ".data.errors",
+    "read_expression": ".data.expression",
+    "read_bag": ".data.features",
+    "read_bags": ".data.features",
+    "Manifest": ".data.manifest",
+    "open_slide": ".data.slide",
+    "read_tile": ".data.tiles",
+    "read_tiles": ".data.tiles",
+    "find_backbone": ".models.backbone",
+    "load_embedder": ".models.backbone",
+    "read_bundle": ".models.bundle",
+    "predict": ".pipeline.api",
+    "run": ".pipeline.api",
+    "Config": ".pipeline.config",
+    "load_config": ".pipeline.config",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _PLACES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(_PLACES[name], __name__), name)
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *_PLACES])

@@ -51,7 +51,11 @@ def _take_the_name(scratch: Path, path: Path) -> None:
         aside = path.with_name(_ASIDE + path.name)
         remove(aside)
         path.rename(aside)
-        scratch.rename(path)
+        try:
+            scratch.rename(path)
+        except OSError:
+            aside.rename(path)
+            raise
         remove(aside)
     else:
         scratch.replace(path)
@@ -123,9 +127,11 @@ def digest_of_value(value: object) -> str:
 
 
 def _sync(path: Path) -> None:
-    for file in path.rglob("*") if path.is_dir() else (path,):
-        if file.is_file():
-            with file.open("rb") as stream:
+    for part in (path, *path.rglob("*")) if path.is_dir() else (path,):
+        if part.is_dir():
+            _sync_folder(part)
+        elif part.is_file():
+            with part.open("rb") as stream:
                 os.fsync(stream.fileno())
 
 

@@ -20,6 +20,7 @@ import numpy as np
 import zarr
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, ValidationError
+from zarr.codecs import ZstdCodec
 from zarr.errors import ZarrUserWarning
 
 from .artifact import whole
@@ -30,6 +31,9 @@ ENCODING_VERSION = "1"
 
 _CHUNK_BYTES = 1 << 20
 """About this much is decompressed at a time when a slice is read."""
+
+_NOWHERE = np.iinfo(np.int64).min
+"""The coordinate that is read where a file of the store is lost; features then read NaN. Neither is ever written."""
 
 
 class FeatureFacts(BaseModel):
@@ -98,8 +102,8 @@ def write_features(
         )
     with whole(path) as scratch:
         group = zarr.open_group(scratch, mode="w", zarr_format=3)
-        _write_array(group, "features", stored)
-        _write_array(group, "coords", np.ascontiguousarray(coords, dtype=np.int64))
+        _write_array(group, "features", stored, lost=math.nan)
+        _write_array(group, "coords", np.ascontiguousarray(coords, dtype=np.int64), lost=_NOWHERE)
         group.attrs.update(
             {
                 "encoding-type": ENCODING_TYPE,
@@ -109,12 +113,18 @@ def write_features(
         )
 
 
-def _write_array(group: zarr.Group, name: str, values: NDArray[Any]) -> None:
+def _write_array(group: zarr.Group, name: str, values: NDArray[Any], *, lost: float) -> None:
     rows, width = values.shape
     chunk = max(1, min(rows, _CHUNK_BYTES // max(1, width * values.itemsize)))
     shard = chunk * max(1, math.ceil(rows / chunk))  # zarr wants shards to hold whole chunks
     array = group.create_array(
-        name, shape=values.shape, dtype=values.dtype, chunks=(chunk, width), shards=(shard, width)
+        name,
+        shape=values.shape,
+        dtype=values.dtype,
+        chunks=(chunk, width),
+        shards=(shard, width),
+        compressors=ZstdCodec(level=3, checksum=True),
+        fill_value=lost,  # zarr reads a missing file as this value, without an error
     )
     array[...] = values
 
@@ -135,10 +145,14 @@ def read_bag(path: Path) -> Bag:
     group, facts = _open(path)
     try:
         features, coords = np.asarray(group["features"]), np.asarray(group["coords"])
-    except (KeyError, ValueError, OSError, RuntimeError) as error:
+    except (KeyError, ValueError, TypeError, OSError, RuntimeError) as error:
         raise _damaged(path, error) from error
-    if features.ndim != 2 or coords.shape != (len(features), 2):
-        raise _damaged(path, ValueError(f"features {features.shape} do not fit coords {coords.shape}"))
+    if features.shape != (len(coords), facts.width) or coords.shape != (len(features), 2):
+        raise _damaged(
+            path, ValueError(f"features {features.shape}, coords {coords.shape} and width {facts.width} do not fit")
+        )
+    if not np.isfinite(features).all() or (coords == _NOWHERE).any():
+        raise _damaged(path, ValueError("a part of it is lost"))
     return Bag(facts.slide_id, features, coords.astype(np.int64), facts)
 
 
@@ -151,8 +165,8 @@ def _open(path: Path) -> tuple[zarr.Group, FeatureFacts]:
     try:
         group = zarr.open_group(path, mode="r")
         attributes = dict(group.attrs)
-    except (OSError, ValueError, KeyError, ZarrUserWarning) as error:
-        raise _damaged(path, error) from error
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, ZarrUserWarning) as error:
+        raise _damaged(path, error) from error  # what zarr raises depends on where its JSON is damaged
     kind, version = attributes.pop("encoding-type", None), attributes.pop("encoding-version", None)
     if (kind, version) != (ENCODING_TYPE, ENCODING_VERSION):
         raise StoreError(

@@ -41,7 +41,7 @@ class ImageReader(Slide):
 
     def read(self, level: int, x: Level0Px, y: Level0Px, width: LevelPx, height: LevelPx) -> Rgb:
         if level != 0:
-            raise IndexError(f"a plain image has level 0 alone, not {level}")
+            raise IndexError(f"{self.path} has no level {level}")
         pixels = self._decoded()
         region = np.full((height, width, 3), 255, np.uint8)
         left, top = max(x, 0), max(y, 0)

@@ -118,9 +118,10 @@ class Manifest:
     def _parse(self, number: int, line: bytes) -> Record:
         try:
             fields = json.loads(line)
-            if isinstance(fields, dict) and fields.get("schema", SCHEMA) > SCHEMA:
+            schema = fields.get("schema") if isinstance(fields, dict) else None
+            if isinstance(schema, int) and schema > SCHEMA:
                 raise StoreError(
-                    f"line {number} was written by a newer wsipipe (schema {fields['schema']}, this one reads {SCHEMA})",
+                    f"line {number} was written by a newer wsipipe (schema {schema}, this one reads {SCHEMA})",
                     path=self.path,
                     hint="use that version of wsipipe",
                 )

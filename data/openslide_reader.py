@@ -38,6 +38,8 @@ class OpenSlideReader(Slide):
             raise _truncated(path, missing)
 
     def read(self, level: int, x: Level0Px, y: Level0Px, width: LevelPx, height: LevelPx) -> Rgb:
+        if not 0 <= level < len(self.level_dimensions):
+            raise IndexError(f"{self.path} has no level {level}")  # OpenSlide would answer with blank pixels
         handle = self._opened()
         try:
             region = handle.read_region((x, y), level, (width, height))
@@ -70,7 +72,10 @@ def _why_not(path: Path, file: Path, error: openslide.OpenSlideError) -> SlideEr
     if file.is_file() and (missing := missing_bytes(file)):
         return _truncated(path, missing)
     if isinstance(error, openslide.OpenSlideUnsupportedFormatError):
-        hint = "convert it to a tiled pyramidal TIFF (`vips tiffsave in out.tif --tile --pyramid --compression jpeg`)"
+        hint = (
+            "copy it again from where it came; if it is a whole image of another format, convert it to a tiled TIFF "
+            "(`vips tiffsave in out.tif --tile --pyramid --compression jpeg`)"
+        )
         return SlideError("damaged, or of a format that OpenSlide does not read", path=path, hint=hint)
     hint = "copy it again from where it came, or convert it to a tiled pyramidal TIFF"
     return SlideError(f"OpenSlide cannot open it: {error}", path=path, hint=hint)

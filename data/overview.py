@@ -12,14 +12,14 @@ import numpy.typing as npt
 from .slide import Rgb, Slide
 from .units import Level0Px, LevelPx, Microns, Mpp
 
-COARSEST_MPP: Final = Mpp(8.0)
-"""Resolution of an overview, unless the slide is small."""
+WANTED_MPP: Final = Mpp(8.0)
+"""Resolution of an overview, about, unless the slide is small."""
 
 LONG_SIDE: Final = 1024
-"""Pixels that the overview of a smaller slide has along its longer side, where the slide has them."""
+"""Pixels that the overview of a smaller slide has along its longer side, about, where the slide has them."""
 
-_LEVEL_WITHIN: Final = 1.25
-"""A level up to this much coarser than wanted will do: pyramids have a level at 8.09 µm, not at 8."""
+_WITHIN: Final = 1.25
+"""An overview may be this much coarser than wanted: pyramids have levels at 4.04 and 8.09 µm, not at 4 and 8."""
 
 _BLOCK: Final = 2048
 """Pixels of a level that are read at a time along each side: 16 MiB, whatever the slide's size."""
@@ -37,7 +37,7 @@ class Overview:
 
 
 def read_overview(slide: Slide) -> Overview:
-    """The slide at 8 µm per pixel, or finer where that leaves it less than 1024 px long.
+    """The slide at about 8 µm per pixel, or finer where that leaves it less than 1024 px long.
 
     It is read from the coarsest level that suffices, block by block, and every pixel is the mean of a square of whole
     pixels of that level, so that nothing aliases and memory stays bounded. Level 0 is decoded only where there is no
@@ -47,11 +47,11 @@ def read_overview(slide: Slide) -> Overview:
     """
     slide_mpp = slide.believed_mpp()
     long_side = Microns(max(slide.dimensions) * slide_mpp)
-    wanted = min(COARSEST_MPP, long_side / LONG_SIDE)
+    wanted = min(WANTED_MPP, long_side / LONG_SIDE)
     level_mpps = [slide_mpp * downsample for downsample in slide.level_downsamples]
-    suffice = [level for level, mpp in enumerate(level_mpps) if mpp <= wanted * _LEVEL_WITHIN]
+    suffice = [level for level, mpp in enumerate(level_mpps) if mpp <= wanted * _WITHIN]
     level = max(suffice, key=lambda level: level_mpps[level], default=0)
-    factor = max(int(wanted * _LEVEL_WITHIN / level_mpps[level]), 1)
+    factor = max(int(wanted * _WITHIN / level_mpps[level]), 1)
     pixels = _read_reduced(slide, level, factor)
     downsample = slide.level_downsamples[level] * factor
     return Overview(pixels=pixels, downsample=downsample, mpp=Mpp(slide_mpp * downsample))

@@ -33,7 +33,7 @@ Floats = npt.NDArray[np.float64]
 Verdict = Literal["tissue and glass", "tissue all over", "nothing", "dark background"]
 
 MASK_MPP: Final = Mpp(8.0)
-LONG_SIDE: Final = 512
+LONG_SIDE: Final = 256
 """Pixels along the longer side of the mask of a slide that is smaller than that at 8 µm, where it has them."""
 
 SMOOTHING: Final = Microns(5.0)
@@ -50,6 +50,7 @@ kept for a hole that was filled."""
 _MIN_PEN: Final = SquareMicrons(30_000)  # a stroke is a fraction of a millimetre wide; less is ink-coloured tissue
 _PEN_MARGIN: Final = Microns(60)  # its rim, where ink and glass mix
 _GLASS_SHARE: Final = 0.02
+_PLAIN: Final = 2.0  # grey levels of texture
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -85,8 +86,9 @@ def find_tissue(overview: Overview) -> TissueMask:
     verdict: Verdict = "dark background"
     if not _is_fluorescence(picture):
         smooth = _smooth(picture, mpp)
-        pen = _ink(smooth, mpp) | _black(smooth, mpp)
-        glass = _glass(picture, smooth, mpp) & ~pen
+        plain = _texture(picture, smooth, mpp) < _PLAIN
+        pen = _ink(smooth, plain, mpp) | _black(smooth, mpp)
+        glass = _glass(smooth, plain) & ~pen
         chroma = _chroma(_without_tint(smooth, glass))
         threshold, verdict = _threshold(chroma, pen, glass)
         mask = _without_holes((chroma > threshold) & ~pen, pen, mpp)
@@ -150,13 +152,17 @@ def _is_fluorescence(picture: Rgb) -> bool:
     return bool(lit.mean() < 0.9 and (not lit.any() or np.median(lowest[lit]) < 25))
 
 
-def _glass(picture: Rgb, smooth: Rgb, mpp: Mpp) -> Mask:
-    """Bright, nearly colourless, and without texture, which even the palest tissue has."""
+def _texture(picture: Rgb, smooth: Rgb, mpp: Mpp) -> npt.NDArray[np.float32]:
+    """How far grey values are from their surroundings, on average: below 1 on glass, 10 in pale tissue."""
     grey, smooth_grey = (np.asarray(cv2.cvtColor(rgb, cv2.COLOR_RGB2GRAY)) for rgb in (picture, smooth))
     away = np.asarray(cv2.absdiff(grey, smooth_grey)).astype(np.float32)
-    texture = np.asarray(cv2.GaussianBlur(away, (0, 0), SMOOTHING / mpp, borderType=cv2.BORDER_REPLICATE))
+    return np.asarray(cv2.GaussianBlur(away, (0, 0), SMOOTHING / mpp, borderType=cv2.BORDER_REPLICATE), np.float32)
+
+
+def _glass(smooth: Rgb, plain: Mask) -> Mask:
+    """Bright, nearly colourless, and without texture, which even the palest tissue has."""
     lowest, highest = _extremes(smooth)
-    return np.asarray((lowest >= 180) & (highest - lowest <= 20) & (texture < 2))
+    return np.asarray((lowest >= 180) & (highest - lowest <= 20) & plain)
 
 
 def _without_tint(smooth: Rgb, glass: Mask) -> Rgb:
@@ -176,15 +182,17 @@ def _threshold(chroma: npt.NDArray[np.uint8], pen: Mask, glass: Mask) -> tuple[i
     return int(min(max(otsu, LOWEST), HIGHEST)), "tissue and glass"
 
 
-def _ink(smooth: Rgb, mpp: Mpp) -> Mask:
-    """Pen: hues that haematoxylin, eosin and DAB do not have, or not so pure."""
+def _ink(smooth: Rgb, plain: Mask, mpp: Mpp) -> Mask:
+    """Pen: hues that haematoxylin, eosin and DAB do not have, or not so pure. Where there is no texture, which tissue
+    has and a stroke has not, less will do: ink that has faded, or that light shines through."""
     hue, saturation, _ = cv2.split(np.asarray(cv2.cvtColor(smooth, cv2.COLOR_RGB2HSV)))
     degrees = hue.astype(np.uint16) * 2
     chroma = _chroma(smooth)
-    green = (degrees > 75) & (degrees < 200) & (chroma > 20)
-    blue = (degrees >= 200) & (degrees < 245) & (chroma > 90) & (saturation > 128)
-    red = ((degrees > 350) | (degrees < 15)) & (chroma > 130) & (saturation > 190)
-    return _grown(green | blue | red, mpp)
+    green = (degrees > 75) & (degrees < 196) & (chroma > 20)
+    azure = (degrees >= 196) & (degrees < 218) & (chroma > 50)
+    blue = (degrees >= 196) & (degrees < 245) & (chroma > np.where(plain, 40, 90)) & ((saturation > 128) | plain)
+    red = ((degrees > 345) | (degrees < 15)) & (chroma > 100) & (saturation > np.where(plain, 160, 204))
+    return _grown(green | azure | blue | red, mpp)
 
 
 def _black(smooth: Rgb, mpp: Mpp) -> Mask:

@@ -19,7 +19,7 @@ import torch
 from pydantic import BaseModel, ConfigDict
 from timm.layers import SwiGLUPacked
 from torch import Tensor, nn
-from torch.nn import functional as F
+from torch.nn import functional
 
 from ..data.errors import BackboneError
 from .weights import Weights, find_weights, load_tensors
@@ -164,7 +164,7 @@ class Embedder:
         x = tiles.to(self.device, non_blocking=True).permute(0, 3, 1, 2).float().div_(255)
         if x.shape[-1] != backbone.resize:
             side = (backbone.resize, backbone.resize)
-            x = F.interpolate(x, size=side, mode=backbone.interpolation, antialias=True).clamp_(0, 1)
+            x = functional.interpolate(x, size=side, mode=backbone.interpolation, antialias=True).clamp_(0, 1)
         if backbone.crop and backbone.crop != backbone.resize:
             edge = (backbone.resize - backbone.crop) // 2
             x = x[..., edge : edge + backbone.crop, edge : edge + backbone.crop]
@@ -173,7 +173,11 @@ class Embedder:
 
 
 def load_embedder(
-    backbone: Backbone, *, device: torch.device, precision: Literal["auto"] | Precision = "auto", file: Path | None = None
+    backbone: Backbone,
+    *,
+    device: torch.device,
+    precision: Literal["auto"] | Precision = "auto",
+    file: Path | None = None,
 ) -> Embedder:
     """Build a backbone and load its weights.
 

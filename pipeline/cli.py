@@ -283,7 +283,7 @@ def status(config: ConfigFile = None, workspace: Workspace = None, json: Json = 
 
     with _session(json=json, debug=debug) as session:
         settings, _ = _open(session, {}, config=config, workspace=workspace)
-        show_status(settings, session.console)
+        show_status(settings, session.console, compare=config is not None or Path(FILE_NAME).is_file())
 
 
 @app.command()

@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel, Field, ValidationError
-from pydantic_core import ErrorDetails, PydanticUndefined
+from pydantic.fields import FieldInfo
+from pydantic_core import ErrorDetails
 
 from ..data.errors import UsageError
 from ..stages.settings import (
@@ -85,7 +86,11 @@ def _read(file: Path) -> dict[str, Any]:
     except FileNotFoundError as error:
         raise UsageError("no such configuration file", path=file, hint="`wsipipe init` writes one") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise UsageError(f"is not valid TOML: {error}", path=file, hint="strings need quotes; lists need brackets") from error
+        raise UsageError(
+            f"is not valid TOML: {error}", path=file, hint="strings need quotes; lists need brackets"
+        ) from error
+    except OSError as error:
+        raise UsageError(f"cannot be read: {error.strerror}", path=file, hint="check --config") from error
     here = file.resolve().parent
     content.setdefault("workspace", "work")
     return _from_folder(content, Config, here)
@@ -109,8 +114,8 @@ def _from_folder(content: dict[str, Any], model: type[BaseModel], here: Path) ->
 def _merge(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
     merged = dict(below)
     for key, value in above.items():
-        if isinstance(value, Mapping):
-            merged[key] = _merge(merged.get(key) or {}, value)
+        if isinstance(value, Mapping) and isinstance(merged.get(key, {}), Mapping):
+            merged[key] = _merge(merged.get(key, {}), value)
         elif value is not None:
             merged[key] = value
     return merged
@@ -145,6 +150,7 @@ def template() -> str:
 
 def _template() -> Iterator[str]:
     yield "# Settings of a wsipipe project. Lines that begin with # show the defaults: remove the sign to change one."
+    yield "# Where nothing is set by default they show an example, and say so."
     yield "# Relative paths count from this file's folder. Flags on the command line override what stands here.\n"
     yield from _setting("workspace", Config.model_fields["workspace"])
     for section, field in Config.model_fields.items():
@@ -154,12 +160,12 @@ def _template() -> Iterator[str]:
                 yield from _setting(name, setting)
     yield "\n# The questions: a table each, its name is the model's. Add as many as you like.\n# [biomarkers.her2]"
     for name, setting in BiomarkerSettings.model_fields.items():
-        default = "HER2" if setting.default is PydanticUndefined else setting.default
-        yield f"# {name} = {json.dumps(default)}  # {setting.description}"
+        yield from _setting(name, setting)
 
 
-def _setting(name: str, field: Any) -> Iterator[str]:
-    default = field.default
-    shown = '""' if default is None else json.dumps(default, default=str)
-    yield f"# {name} = {shown}  # {field.description}"
-
+def _setting(name: str, field: FieldInfo) -> Iterator[str]:
+    if field.default is None or field.is_required():
+        [example] = field.examples or []
+        yield f"# {name} = {json.dumps(example)}  # (an example) {field.description}"
+    else:
+        yield f"# {name} = {json.dumps(field.default, default=str)}  # {field.description}"

@@ -11,7 +11,7 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, TextIO
 
 from rich.console import Console as RichConsole
 from rich.markup import escape
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
 _PLAIN_SECONDS = 10.0
 """How often a stage says where it is when the output is not a terminal."""
+_FILE_WIDTH = 200
 
 
 class StageProgress(Protocol):
@@ -54,8 +55,8 @@ class Console:
     def __init__(self, *, json_only: bool = False, debug: bool = False) -> None:
         self.json_only = json_only
         self.debug = debug
-        self._out = RichConsole(file=sys.stdout, highlight=False, soft_wrap=not sys.stdout.isatty())
-        self._err = RichConsole(file=sys.stderr, highlight=False, soft_wrap=not sys.stderr.isatty())
+        self._out = _rich(sys.stdout)
+        self._err = _rich(sys.stderr)
 
     def note(self, text: str) -> None:
         """Something worth knowing."""
@@ -95,7 +96,7 @@ class Console:
     def stage(self, stage: Stage[Any], items: Sequence[Item], *, before: int) -> Iterator[StageProgress]:
         """Show a stage while it runs: a bar on a terminal, plain lines elsewhere."""
         if not items:
-            self.note(f"{stage.name}: all {before} {stage.items} done before" if before else f"{stage.name}: nothing to do")
+            self.note(f"{stage.name}: {before} {stage.items} done before, nothing to do")
             yield _Lines(self, stage, items, before, quiet=True)
         elif self._err.is_terminal:
             with _bar(self._err) as bar:
@@ -120,6 +121,13 @@ class Console:
                 self.line(f"failed in {s.stage}: {failure.item}: {failure.message}")
                 if failure.hint:
                     self.line(f"    {failure.hint}")
+
+
+def _rich(stream: TextIO) -> RichConsole:
+    """On a terminal as wide as it is; in a file or a pipe lines are never broken or cut."""
+    if stream.isatty():
+        return RichConsole(file=stream, highlight=False)
+    return RichConsole(file=stream, highlight=False, soft_wrap=True, width=_FILE_WIDTH)
 
 
 class _Bar:

@@ -143,7 +143,9 @@ def _people(rng: np.random.Generator, patients: int) -> list[_Patient]:
     observed = state + rng.normal(0, 0.25, patients)
     numbers = rng.permutation(patients) + 1
     people = [
-        _Patient(id=f"DEMO-{numbers[i]:03d}", site=list(SITES)[site[i]], state=float(state[i]), label=_label(observed[i]))
+        _Patient(
+            id=f"DEMO-{numbers[i]:03d}", site=list(SITES)[site[i]], state=float(state[i]), label=_label(observed[i])
+        )
         for i in range(patients)
     ]
 
@@ -222,10 +224,9 @@ def _restained(rng: np.random.Generator, stain: Stain) -> Stain:
 
 
 def _write_table(path: Path, slides: list[_Slide], *, with_site: bool) -> None:
-    site = ["site"] if with_site else []
     with whole(path) as scratch, scratch.open("w", newline="", encoding="utf-8") as stream:
         writer = csv.writer(stream, lineterminator="\n")
-        writer.writerow(["slide_id", "patient_id", *site, LABEL])
+        writer.writerow(["slide_id", "patient_id", *(["site"] if with_site else []), LABEL])
         for slide in slides:
             patient = slide.patient
             writer.writerow([slide.id, patient.id, *([patient.site] if with_site else []), patient.label])

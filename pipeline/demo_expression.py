@@ -32,7 +32,7 @@ MYBL2 MYC MYCN NCAM1 NDC80 NEK2 NF1 NOTCH1 NOTCH2 NRAS NUF2 ORC6 PALB2 PCNA PDCD
 PIK3R1 PLAU PLIN1 PLK1 POSTN PPARG PRC1 PRF1 PTEN PTPRC PTTG1 RAD51 RAF1 RB1 RELA RHOA RPLP0 RRM2 SDC1 SELE SFRP1 SMAD3
 SMAD4 SNAI1 SNAI2 SOX10 SOX9 SPARC SPP1 STAT1 STAT3 STK11 TAGLN TBX21 TFRC TGFB1 TGFBR2 THBS1 THY1 TOP2A TP53 TPX2 TTK
 TUBB TWIST1 TYMS UBE2C UBE2T VEGFA VIM VWF XBP1 YAP1 ZEB1 ZEB2
-""".split()
+""".split()  # noqa: SIM905 - quoted one by one they would fill the page
 
 FACTORS = 5
 """Nuisance: biology that has nothing to do with the state (immune infiltrate, proliferation, purity …)."""
@@ -51,5 +51,4 @@ def make_expression(rng: np.random.Generator, states: Mapping[str, float]) -> pd
     noise = rng.normal(0, 0.45, (len(genes), len(state)))
     seen = state + rng.normal(0, 0.3, len(state))  # a biopsy is a part of the tumour
     log2 = base + loading[:, None] * seen + nuisance + noise
-    tpm = pd.DataFrame((2 ** log2.clip(0) - 1).round(2), index=pd.Index(genes, name="gene"), columns=list(states))
-    return tpm
+    return pd.DataFrame((2 ** log2.clip(0) - 1).round(2), index=pd.Index(genes, name="gene"), columns=list(states))

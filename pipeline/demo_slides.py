@@ -91,5 +91,4 @@ def _pyramid(pixels: Rgb) -> list[Rgb]:
 
 
 def _shrink(pixels: Rgb, width: int, height: int) -> Rgb:
-    smaller: Rgb = cv2.resize(pixels, (width, height), interpolation=cv2.INTER_AREA)
-    return smaller
+    return np.asarray(cv2.resize(pixels, (width, height), interpolation=cv2.INTER_AREA), np.uint8)

@@ -1,17 +1,20 @@
-"""Where items run: in this process, or in several. Either way a result comes back for each, and none stops the others."""
+"""Where items run: in this process, or in several. Either way each gives a result, and none stops the others."""
 
 from __future__ import annotations
 
 import os
 import signal
+import threading
 import time
 import traceback
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from multiprocessing import get_context
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +37,7 @@ class Result:
     trace: str = ""
 
 
-def run_here(stage: Stage[Any], items: Sequence[Item], progress: Progress) -> Iterator[Result]:
+def run_here(stage: Stage[Any], items: Sequence[Item], progress: Progress) -> Generator[Result, None, None]:
     """Run the items in this process, as the stage's stream."""
     taken: dict[str, tuple[datetime, float]] = {}
 
@@ -48,7 +51,7 @@ def run_here(stage: Stage[Any], items: Sequence[Item], progress: Progress) -> It
         yield _result(stage, item, outcome, *taken.pop(item.id))
 
 
-def run_in_processes(stage: Stage[Any], items: Sequence[Item], workers: int) -> Iterator[Result]:
+def run_in_processes(stage: Stage[Any], items: Sequence[Item], workers: int) -> Generator[Result, None, None]:
     """Run the items in fresh processes, a few ahead of the workers.
 
     A process that dies (a decoder that crashes, the kernel that kills it for its memory) takes down only the item
@@ -56,24 +59,17 @@ def run_in_processes(stage: Stage[Any], items: Sequence[Item], workers: int) -> 
     """
     queue = list(reversed(items))
     while queue:
-        suspects: list[Item] = []
-        with _pool(stage, workers) as pool:
-            flight: dict[Future[Result], Item] = {}
-            try:
-                while queue or flight:
-                    while queue and len(flight) < 2 * workers:
-                        item = queue.pop()
-                        flight[pool.submit(_work, item)] = item
-                    for future in wait(flight, return_when=FIRST_COMPLETED).done:
-                        yield future.result()
-                        del flight[future]
-            except BrokenProcessPool:
-                suspects = list(flight.values())
-            except BaseException:
-                pool.shutdown(wait=False, cancel_futures=True)
-                raise
-        for item in suspects:
-            yield _alone(stage, item)
+        flight: dict[Future[Result], Item] = {}
+        with _pool(stage, workers) as pool, suppress(BrokenProcessPool):
+            while queue or flight:
+                while queue and len(flight) < 2 * workers:
+                    flight[pool.submit(_work, queue[-1])] = queue[-1]
+                    queue.pop()
+                for future in wait(flight, return_when=FIRST_COMPLETED).done:
+                    yield future.result()
+                    del flight[future]
+        for future, item in flight.items():
+            yield _alone(stage, item) if future.exception() else future.result()
 
 
 def _alone(stage: Stage[Any], item: Item) -> Result:
@@ -90,26 +86,51 @@ def _alone(stage: Stage[Any], item: Item) -> Result:
             return _result(stage, item, died, start, clock)
 
 
-def _pool(stage: Stage[Any], workers: int) -> ProcessPoolExecutor:
-    return ProcessPoolExecutor(workers, mp_context=get_context("spawn"), initializer=_begin, initargs=(stage,))
+@contextmanager
+def _pool(stage: Stage[Any], workers: int) -> Iterator[ProcessPoolExecutor]:
+    """Fresh processes. They end in the midst of their work when the block is left by an exception (Ctrl-C), and also
+    when this process is killed: else they would go on writing to a workspace whose lock is free.
+    """
+    context = get_context("spawn")
+    theirs, ours = context.Pipe(duplex=False)  # reading from it ends when this process closes its end or dies
+    with theirs, ours:
+        pool = ProcessPoolExecutor(workers, mp_context=context, initializer=_begin, initargs=(stage, theirs))
+        try:
+            yield pool
+        except BaseException:
+            ours.close()
+            raise
+        finally:
+            pool.shutdown(cancel_futures=True)
 
 
 _stage: Stage[Any]
+_unready: Exception | None
 
 
-def _begin(stage: Stage[Any]) -> None:
-    global _stage
+def _begin(stage: Stage[Any], parent: Connection) -> None:
+    global _stage, _unready
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent decides
+    threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
     os.environ.setdefault("OMP_NUM_THREADS", "1")
-    _stage = stage
-    stage.setup()
+    _stage, _unready = stage, None
+    try:
+        stage.setup()
+    except Exception as error:  # noqa: BLE001  told with each item; an error here would only say that the pool is broken
+        _unready = error
+
+
+def _end_with(parent: Connection) -> None:
+    with suppress(EOFError, OSError):
+        parent.recv_bytes()
+    os._exit(1)
 
 
 def _work(item: Item) -> Result:
     start, clock = datetime.now(UTC), time.monotonic()
     outcome: Outcome | Exception
     try:
-        outcome = _stage.process(item, Silence())
+        outcome = _unready or _stage.process(item, Silence())
     except Exception as error:  # noqa: BLE001  the boundary: a failed item never stops the others
         outcome = error
     return _result(_stage, item, outcome, start, clock)
@@ -120,12 +141,15 @@ def _result(stage: Stage[Any], item: Item, outcome: Outcome | Exception, start: 
     if isinstance(outcome, Exception):
         trace = "".join(traceback.format_exception(outcome))
         return Result(item, None, {}, explain(outcome), start, seconds, trace)
-    outputs = {
-        name: OutputRecord(
-            path=path.relative_to(stage.workspace).as_posix(), bytes=size_of(path), digest=digest_of(path)
-        )
-        for name, path in outcome.outputs.items()
-    }
+    try:
+        outputs = {
+            name: OutputRecord(
+                path=path.relative_to(stage.workspace).as_posix(), bytes=size_of(path), digest=digest_of(path)
+            )
+            for name, path in outcome.outputs.items()
+        }
+    except (OSError, ValueError) as error:  # an output that cannot be read back, or is not in the workspace
+        return _result(stage, item, error, start, clock)
     return Result(item, outcome, outputs, None, start, seconds)
 
 

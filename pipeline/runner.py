@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping
+from contextlib import closing
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -122,7 +123,7 @@ class Runner:
         last = history.last(item.id)
         try:
             inputs = resolve(item.inputs, last)
-        except InputError as error:
+        except (InputError, OSError) as error:
             # Nothing to identify it by: run it, so that the stage itself says what is wrong.
             return Decision(item, "run", str(error), "unknown", {})
         mark = fingerprint(stage, inputs)
@@ -134,12 +135,11 @@ class Runner:
         return Decision(item, "run", why_not_current(last, stage, inputs, self.workspace), mark, inputs)
 
     def _keep_current(self, stage: Stage[Any], decision: Decision, history: History) -> None:
-        """Write a record again that counts but is not the last one, or whose inputs have moved."""
+        """Write a record again that counts but is not the last one, or whose inputs were moved or touched."""
         record = decision.record
         if decision.verdict != "current" or record is None:
             return
-        moved = {n: i.path for n, i in record.inputs.items()} != {n: i.path for n, i in decision.inputs.items()}
-        if moved or history.last(decision.item.id) != record:
+        if record.inputs != decision.inputs or history.last(decision.item.id) != record:
             stage.manifest.append(record.model_copy(update={"inputs": dict(decision.inputs)}))
 
     def _reject(self, stage: Stage[Any], rejected: Mapping[str, WsipipeError], history: History) -> list[Result]:
@@ -155,7 +155,8 @@ class Runner:
         todo = {d.item.id: d for d in decisions if d.verdict == "run"}
         items = [replace(d.item, fingerprint=d.fingerprint) for d in todo.values()]
         results: list[Result] = []
-        with self.console.stage(stage, items, before=len(decisions) - len(items)) as progress:
+        before = sum(d.verdict == "current" for d in decisions)
+        with self.console.stage(stage, items, before=before) as progress:
             if not items:
                 return results
             workers = min(stage.workers, len(items))
@@ -164,10 +165,11 @@ class Runner:
                 if stage.processes and workers > 1
                 else run_here(stage, items, progress)
             )
-            for result in running:
-                self._record(stage, result, todo[result.item.id])
-                results.append(result)
-                progress.finished(result)
+            with closing(running):  # whatever ends the loop ends the work too, before the lock is given back
+                for result in running:
+                    self._record(stage, result, todo[result.item.id])
+                    results.append(result)
+                    progress.finished(result)
         return results
 
     def _record(self, stage: Stage[Any], result: Result, decision: Decision) -> None:
@@ -203,6 +205,11 @@ class History:
     def last(self, item: str) -> Record | None:
         """The last attempt at an item."""
         return self._records.get(item, [None])[-1]
+
+    def standing(self, item: str, workspace: Path) -> Record | None:
+        """The last record of a result, if that is still there; attempts that failed since have left it in place."""
+        done = [record for record in self._records.get(item, []) if record.status == "done"]
+        return done[-1] if done and done[-1].is_whole(workspace) else None
 
     def fitting(self, item: str, mark: str, workspace: Path) -> Record | None:
         """The last record with this fingerprint whose outputs are whole.
@@ -279,13 +286,14 @@ def changed_settings(old: Mapping[str, Json], new: Mapping[str, Json]) -> list[s
 
 
 def changed_inputs(last: Record, inputs: Mapping[str, InputRecord]) -> list[str]:
-    """Such as ``tiles changed``."""
-    changed = [n for n, i in inputs.items() if n in last.inputs and last.inputs[n].digest != i.digest]
-    added, gone = inputs.keys() - last.inputs.keys(), last.inputs.keys() - inputs.keys()
+    """Such as ``tiles changed``; of many, the first and how many more."""
+    both = inputs.keys() & last.inputs.keys()
+    changed = sorted(name for name in both if last.inputs[name].digest != inputs[name].digest)
+    added, gone = sorted(inputs.keys() - both), sorted(last.inputs.keys() - both)
     return [
-        *(f"{name} changed" for name in changed),
-        *([f"{len(added)} new inputs"] if added else []),
-        *([f"{len(gone)} inputs gone"] if gone else []),
+        f"{names[0]}{f' and {len(names) - 1} more' if len(names) > 1 else ''} {what}"
+        for names, what in ((changed, "changed"), (added, "new"), (gone, "gone"))
+        if names
     ]
 
 
@@ -295,8 +303,8 @@ def refuse_other_settings(stage: Stage[Any], decisions: Iterable[Decision], hist
     :raises UsageError: naming the settings and the ways out.
     """
     settings = stage.settings.result_settings()
-    old = [last for d in decisions if d.verdict == "run" and (last := history.last(d.item.id)) is not None]
-    other = [r for r in old if r.status == "done" and r.settings != settings and r.is_whole(stage.workspace)]
+    standing = [history.standing(d.item.id, stage.workspace) for d in decisions if d.verdict == "run"]
+    other = [record for record in standing if record is not None and record.settings != settings]
     if other:
         raise UsageError(
             f"{len(other)} {stage.items} here were made with other settings "

@@ -26,7 +26,8 @@ from ..models.bundle import read_bundle
 from ..models.metrics import binary_metrics
 from .settings import Runtime, Settings
 from .split import read_patients
-from .stage import Input, Item, Outcome, OutputInput, Plan, Progress, Stage, ValueInput, upstream
+from .stage import Input, Item, Outcome, OutputInput, Plan, Progress, Stage, upstream
+from .versions import VERSIONS
 
 
 class EvaluateSettings(Settings):
@@ -64,7 +65,7 @@ class EvaluateStage(Stage[EvaluateSettings]):
     """
 
     name = "evaluate"
-    version = 1
+    version = VERSIONS["evaluate"]
     items = "models"
 
     def __init__(self, settings: EvaluateSettings, folder: Path, workspace: Path, *, features: Path) -> None:
@@ -94,8 +95,8 @@ class EvaluateStage(Stage[EvaluateSettings]):
                 for p in splits.patients(fold, "test")
             }
             folds.append(_TestFold(self.workspace / bundle.path, patients))
-        tested = {s: features[s].outputs["features"].digest for p in splits.labels for s in slides_of[p]}
-        inputs["features"] = ValueInput(tested)
+        tested = [slide for patient in splits.labels for slide in slides_of[patient]]
+        inputs |= {f"features of {slide}": OutputInput(features[slide].outputs["features"]) for slide in tested}
         return Plan([Item("cross-validation", inputs, folds)])
 
     def process(self, item: Item, progress: Progress) -> Outcome:

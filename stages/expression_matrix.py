@@ -102,8 +102,8 @@ def _read_text(path: Path, *, gzipped: bool) -> _Table:
     skip, header_line = head[0]
     delimiter = max(("\t", ",", ";", " "), key=header_line.count)
     header, first = ([cell.strip() for cell in next(csv.reader([line], delimiter=delimiter))] for _, line in head)
-    if len(header) == len(first) - 1:  # R's write.table leaves the corner out
-        header = ["", *header]
+    if len(header) == len(first) - 1 and plain_name(header[0]) not in (*_gene_corners(), *_patient_corners()):
+        header = ["", *header]  # R's write.table leaves the corner out
     if len(header) != len(first):
         what = f"line {head[1][0]} has {len(first)} cells, the header has {len(header)}"
         raise ExpressionError(what, path=path, hint=_FORM)
@@ -192,7 +192,7 @@ def _refuse_text(cells: pd.DataFrame, rows: list[str], header: list[str], path: 
     where = f"row {rows[cast('int', text.index[0])]}, column {header[index]}"
     if _is_number(text.iloc[0].replace(",", ".")):
         what = f"numbers are written with commas ({text.iloc[0]!r} in {where})"
-        raise ExpressionError(what, path=path, hint="save the matrix with decimal points and without separators of thousands")
+        raise ExpressionError(what, path=path, hint="save it with decimal points, and without thousands separators")
     if len(words) > 1 and 2 * len(words) > len(cells.columns):
         what = f"looks like a table of labels, not of expression: {some([header[i] for i in words])} hold words"
         raise ExpressionError(what, path=path, hint="give the expression matrix; labels belong into the cohort table")
@@ -244,9 +244,9 @@ def _genes_in_rows(table: _Table, path: Path) -> tuple[bool, str]:
         side = known.index(max(known))
         return side == 0, f"{known[side]} well-known genes are among the {names_of_sides[side]}"
     corner = plain_name(table.corner)
-    if corner in plain_names("expression", "gene_corner"):
+    if corner in _gene_corners():
         return True, f"the first column is called {table.corner!r}"
-    if corner in plain_names("expression", "patient_corner") + plain_names("cohort", "patient_id"):
+    if corner in _patient_corners():
         return False, f"the first column is called {table.corner!r}"
     lengths = [len(side) for side in sides]
     if max(lengths) > 3 * min(lengths):
@@ -257,3 +257,11 @@ def _genes_in_rows(table: _Table, path: Path) -> tuple[bool, str]:
         )
     what = f"it cannot be told whether rows or columns are genes ({lengths[0]} rows, {lengths[1]} columns)"
     raise ExpressionError(what, path=path, hint="call the first column 'gene' or 'patient_id'")
+
+
+def _gene_corners() -> tuple[str, ...]:
+    return plain_names("expression", "gene_corner")
+
+
+def _patient_corners() -> tuple[str, ...]:
+    return plain_names("expression", "patient_corner") + plain_names("cohort", "patient_id")

@@ -33,6 +33,7 @@ from ..models.bag_tensors import choose_device
 from ..models.weights import digest_of_weights, find_weights
 from .settings import ExtractSettings
 from .stage import FileInput, Item, Outcome, OutputInput, Plan, Progress, Stage, upstream
+from .versions import VERSIONS
 
 _BATCHES_AHEAD = 3
 """Decoded tiles wait in memory for so many batches at most."""
@@ -72,7 +73,7 @@ class ExtractStage(Stage[ExtractSettings]):
     """
 
     name = "extract"
-    version = 1
+    version = VERSIONS["extract"]
     unit = "tiles"
 
     def __init__(

@@ -9,6 +9,7 @@ from ..data.expression import write_expression
 from .genomics_reading import read_genomics
 from .settings import GenomicsSettings
 from .stage import FileInput, Item, Outcome, Plan, Progress, Stage
+from .versions import VERSIONS
 
 ITEM = "expression"
 STORE = "expression.zarr"
@@ -18,7 +19,7 @@ class GenomicsStage(Stage[GenomicsSettings]):
     """One item, ``expression``: the matrix that the settings name."""
 
     name = "genomics"
-    version = 1
+    version = VERSIONS["genomics"]
     items = "matrices"
 
     def plan(self) -> Plan:

@@ -137,9 +137,7 @@ def _gene_ids(written: Sequence[str], facts: ReadingFacts) -> tuple[list[int], l
     facts.count("ensembl_versions", versions, "Ensembl versions dropped")
     dates = [gene for gene in genes if _DATE.fullmatch(gene)]
     if dates:
-        facts.warnings.append(
-            f"genes whose names a spreadsheet turned into dates: {len(dates)} ({some(dates, 3)})"
-        )
+        facts.warnings.append(f"genes whose names a spreadsheet turned into dates: {len(dates)} ({some(dates, 3)})")
     if not keep:
         raise ExpressionError("no row has a gene's name", hint="the first column must hold gene ids or symbols")
     return keep, genes
@@ -164,16 +162,12 @@ def _patients(raw: RawMatrix, facts: ReadingFacts) -> tuple[list[int], list[str]
     facts.count("barcodes_cut", cut, "TCGA barcodes cut to the patient (12 characters)")
     for code, number in sorted(other_types.items()):
         kind = SAMPLE_TYPES.get(code, "unknown")
-        facts.count(
-            f"sample_type_{code}", number, f"samples of type {code} ({kind}) left out, not primary tumours"
-        )
+        facts.count(f"sample_type_{code}", number, f"samples of type {code} ({kind}) left out, not primary tumours")
     if not of_patient:
         raise ExpressionError("no sample is a primary tumour", hint="give a matrix with samples of TCGA type 01")
     stands = {patient: _standing_aliquot(patient, samples, raw) for patient, samples in of_patient.items()}
     extra = sum(map(len, of_patient.values())) - len(stands)
-    facts.count(
-        "extra_aliquots", extra, "further aliquots left out, the first vial's last portion and plate stand"
-    )
+    facts.count("extra_aliquots", extra, "further aliquots left out, the first vial's last portion and plate stand")
     return list(stands.values()), list(stands)
 
 

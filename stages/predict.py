@@ -32,6 +32,7 @@ from ..models.bundle import Bundle, folds_of, read_bundle
 from .heatmap import draw_heatmap, tile_scores_geojson, top_tiles_strip
 from .settings import PredictSettings
 from .stage import Item, Outcome, OutputInput, Plan, Progress, Stage, ValueInput, upstream
+from .versions import VERSIONS
 
 
 class SlideOutput(BaseModel):
@@ -69,7 +70,7 @@ class PredictStage(Stage[PredictSettings]):
     """
 
     name = "predict"
-    version = 1
+    version = VERSIONS["predict"]
 
     def __init__(
         self,

@@ -26,6 +26,7 @@ from .report_page import (
 )
 from .settings import Settings
 from .stage import Input, Item, Outcome, OutputInput, Plan, Progress, Stage, ValueInput, upstream
+from .versions import VERSIONS
 
 COLUMNS = ("level", "patient_id", "slide_id", "status", "probability", "spread", "threshold", "call", "folds", "note")
 
@@ -50,7 +51,7 @@ class PredictionReportStage(Stage[SummarySettings]):
     """
 
     name = "summary"
-    version = 1
+    version = VERSIONS["summary"]
     items = "tables"
 
     def __init__(
@@ -123,7 +124,7 @@ class PredictionReportStage(Stage[SummarySettings]):
             failed=tuple(work.failed),
             facts=(
                 ("tiles", f"{first.recipe.tile_px} px at {first.recipe.tile['mpp']:g} µm per pixel"),
-                ("backbone", f"{first.recipe.backbone}, pooling {first.recipe.pooling}"),
+                ("backbone", f"{first.recipe.backbone}, {first.recipe.pooling_text}"),
                 ("backbone weights", first.recipe.weights_digest),
                 ("wsipipe that trained it", first.versions.get("wsipipe", "unknown")),
             ),

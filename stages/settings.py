@@ -42,9 +42,13 @@ class TileSettings(Settings):
     )
     allow_upsample: bool = Field(False, description="accept slides that are coarser than the asked mpp")
     mpp_override: float | None = Runtime(
-        None, ge=0.05, le=20, description="µm per pixel of slides whose files do not say it (recorded with each slide)"
+        None,
+        ge=0.05,
+        le=20,
+        examples=[0.25],
+        description="µm per pixel of slides whose files do not say it (recorded with each slide)",
     )
-    workers: int | None = Runtime(None, ge=1, description="processes; default: one a core")
+    workers: int | None = Runtime(None, ge=1, examples=[8], description="processes; default: one a core")
 
     @field_validator("overlap")
     @classmethod
@@ -63,10 +67,14 @@ class ExtractSettings(Settings):
 
     backbone: str = Field("efficientnet-lite0", description="a name from `wsipipe backbones`, or any timm model name")
     weights: Path | None = Runtime(
-        None, description="weights file (safetensors or a PyTorch checkpoint); default: the package's or the hub cache's"
+        None,
+        examples=["weights/model.safetensors"],
+        description="weights file (safetensors or a PyTorch checkpoint); default: the package's or the hub cache's",
     )
     pooling: Literal["cls", "mean", "cls+mean"] | None = Field(
-        None, description="how a transformer's tokens become one vector; default: as the backbone's card says"
+        None,
+        examples=["cls"],
+        description="how a transformer's tokens become one vector; default: as the backbone's card says",
     )
     precision: Literal["auto", "fp32", "bf16", "fp16"] = Field(
         "auto", description="arithmetic; auto is fp32 on a CPU and what the backbone's card says on a GPU"
@@ -77,7 +85,9 @@ class ExtractSettings(Settings):
     )
     device: str = Runtime("auto", description="cpu, cuda, cuda:1 or mps; auto takes the first GPU there is")
     batch_size: int = Runtime(64, ge=1, description="tiles a batch")
-    threads: int | None = Runtime(None, ge=1, description="threads that decode tiles; default: one a core")
+    threads: int | None = Runtime(
+        None, ge=1, examples=[8], description="threads that decode tiles; default: one a core"
+    )
 
     def folder_name(self) -> str:
         """Such as ``uni2-h`` or, with a pooling that is not the default, ``uni2-h-cls+mean``."""
@@ -88,7 +98,9 @@ class ExtractSettings(Settings):
 class GenomicsSettings(Settings):
     """Gene expression of the patients."""
 
-    matrix: Path | None = Runtime(None, description="expression matrix: CSV, TSV, Parquet (also .gz) or .h5ad")
+    matrix: Path | None = Runtime(
+        None, examples=["expression.csv"], description="expression matrix: CSV, TSV, Parquet (also .gz) or .h5ad"
+    )
     unit: Literal["auto", "counts", "tpm", "fpkm", "log", "zscore"] = Field(
         "auto", description="unit of the values; auto recognises it and says by what"
     )
@@ -97,7 +109,7 @@ class GenomicsSettings(Settings):
 class BiomarkerSettings(Settings):
     """A question to the slides: which label, and which of its values mean yes and no."""
 
-    label_column: str = Field(description="column of the cohort table that holds the label")
+    label_column: str = Field(examples=["HER2"], description="column of the cohort table that holds the label")
     positive: list[str] = Field(["positive"], min_length=1, description="values that mean positive")
     negative: list[str] = Field(["negative"], min_length=1, description="values that mean negative")
 
@@ -130,9 +142,13 @@ class TrainSettings(Settings):
     preset: Literal["official", "paper"] = Field(
         "official", description="sizes and loss weights of MoMKD: the authors' public code, or their paper"
     )
-    hidden: int | None = Field(None, ge=8, multiple_of=2, description="width of the histology encoder; default: preset")
-    shared: int | None = Field(None, ge=2, description="width of the space that slides and RNA share; default: preset")
-    slots: int | None = Field(None, ge=1, description="memory slots a class; default: preset")
+    hidden: int | None = Field(
+        None, ge=8, multiple_of=2, examples=[512], description="width of the histology encoder; default: preset"
+    )
+    shared: int | None = Field(
+        None, ge=2, examples=[64], description="width of the space that slides and RNA share; default: preset"
+    )
+    slots: int | None = Field(None, ge=1, examples=[16], description="memory slots a class; default: preset")
     memory: Literal["gradient", "momentum", "fixed"] = Field(
         "gradient", description="what moves the memory's slots: the losses, a running average, nothing"
     )
@@ -164,11 +180,19 @@ class CohortSettings(Settings):
     """Which slides, and what is known of them."""
 
     slides: list[Path] = Field([], description="slide files, or folders of slides (searched through)")
-    table: Path | None = Field(None, description="CSV or TSV with slide_id, patient_id, labels, and if need be path, mpp, site")
+    table: Path | None = Field(
+        None,
+        examples=["cohort.csv"],
+        description="CSV or TSV with slide_id, patient_id, labels, and if need be path, mpp, site",
+    )
 
 
 class NewSlides(Settings):
     """Slides to predict on at the end of `wsipipe run`."""
 
     slides: list[Path] = Field([], description="slide files, or folders of slides, to predict on after training")
-    table: Path | None = Field(None, description="CSV or TSV with their slide_id, patient_id and, if need be, path and mpp")
+    table: Path | None = Field(
+        None,
+        examples=["new_slides.csv"],
+        description="CSV or TSV with their slide_id, patient_id and, if need be, path and mpp",
+    )

@@ -12,17 +12,18 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..data.artifact import whole
-from ..data.cohort import CohortTable, read_cohort
+from ..data.cohort import read_cohort
 from ..data.errors import CohortError
 from ..data.expression import read_expression
 from ..data.manifest import Manifest
-from ..data.patient_labels import PatientLabels, patient_labels
+from ..data.patient_labels import PatientLabels, patient_labels, patient_sites
 from ..data.slide_match import match_slides
 from ..data.splits import Splits, make_splits, write_splits
 from .settings import BiomarkerSettings, SplitSettings
-from .stage import Item, Outcome, Plan, Progress, Stage, ValueInput
+from .stage import FileInput, Input, Item, Outcome, Plan, Progress, Stage, ValueInput
+from .versions import VERSIONS
 
-PATIENT_COLUMNS = ("patient_id", "status", "reason", "label", "slides", "site", "rna")
+PATIENT_COLUMNS = ("patient_id", "status", "reason", "label", "slides", "rna")
 
 
 class SplitStageSettings(SplitSettings, BiomarkerSettings):
@@ -33,7 +34,6 @@ class SplitStageSettings(SplitSettings, BiomarkerSettings):
 class _Cohort:
     splits: Splits
     labels: PatientLabels
-    sites: dict[str, str]
     with_rna: frozenset[str]
 
 
@@ -46,7 +46,7 @@ class SplitStage(Stage[SplitStageSettings]):
     """
 
     name = "split"
-    version = 1
+    version = VERSIONS["split"]
     items = "cohorts"
 
     def __init__(
@@ -77,23 +77,21 @@ class SplitStage(Stage[SplitStageSettings]):
             unusable=unusable,
             keep_frozen=settings.tcga_slides == "all",
         )
-        sites = _sites(table)
+        sites = patient_sites(table, labels.labels) if settings.split_by == "site" else {}
         splits = make_splits(
             labels.labels,
             settings.folds,
             settings.seed,
             settings.validation_fraction,
-            {patient: sites.get(patient, "") for patient in labels.labels} if settings.split_by == "site" else None,
+            sites or None,
         )
         with_rna = frozenset(read_expression(self.expression).patients) if self.expression else frozenset()
-        value = {
-            "labels": dict(labels.labels),
-            "slides": {patient: list(slides) for patient, slides in labels.slides.items()},
-            "dropped": dict(labels.dropped),
-            "sites": sites,
-            "rna": sorted(with_rna & {*labels.labels, *labels.dropped}),
+        inputs: dict[str, Input] = {
+            "table": FileInput(self.table.resolve()),
+            "slides": ValueInput({"usable": sorted(usable), "unusable": unusable}),
+            "rna": ValueInput(sorted(with_rna)),
         }
-        item = Item("splits", {"cohort": ValueInput(value)}, _Cohort(splits, labels, sites, with_rna))
+        item = Item("splits", inputs, _Cohort(splits, labels, with_rna))
         return Plan([item], notes=[*table.notes, *match.notes(), *labels.notes()])
 
     def _slides(self) -> tuple[dict[str, str], list[str]]:
@@ -134,14 +132,6 @@ class SplitStage(Stage[SplitStageSettings]):
         )
 
 
-def _sites(table: CohortTable) -> dict[str, str]:
-    """Patient → site; of a patient's several rows the first that names one."""
-    if "site" not in table.frame.columns:
-        return {}
-    rows = table.frame.loc[table.frame["site"].fillna("") != "", ["patient_id", "site"]]
-    return dict(rows.drop_duplicates("patient_id").itertuples(index=False, name=None))
-
-
 def write_patients(path: Path, cohort: _Cohort) -> None:
     """Every patient of the table, used or dropped, a row each."""
     labels = cohort.labels
@@ -157,7 +147,6 @@ def write_patients(path: Path, cohort: _Cohort) -> None:
                     labels.dropped.get(patient, ""),
                     labels.labels.get(patient, ""),
                     ";".join(labels.slides.get(patient, ())),
-                    cohort.sites.get(patient, ""),
                     "yes" if patient in cohort.with_rna else "no",
                 ]
             )

@@ -22,6 +22,7 @@ from ..data.slides_on_disk import FoundSlide, slide_identity
 from ..data.tiles import write_tiles
 from .settings import TileSettings
 from .stage import FileInput, Input, Item, Outcome, Plan, Progress, Stage, ValueInput
+from .versions import VERSIONS
 from .tile_qc import draw_qc
 from .tiling import tile_slide
 
@@ -40,7 +41,7 @@ class TileStage(Stage[TileSettings]):
     """
 
     name = "tile"
-    version = 1
+    version = VERSIONS["tile"]
     processes = True
 
     def __init__(

@@ -90,7 +90,7 @@ def _with_caption(picture: Rgb, result: TileResult, scale: float) -> Rgb:
     pen = ImageDraw.Draw(sheet)
     top, right = height + _MARGIN, sheet.width - _MARGIN
 
-    bar, length = _scale_bar(Mpp(result.tiles.slide_mpp / scale), sheet.width // 6)
+    bar, length = _scale_bar(Mpp(result.tiles.slide_mpp / scale), sheet.width // 5)
     pen.rectangle((right - bar, top + 8, right, top + 13), _TEXT)
     pen.text((right - bar / 2, top + 20), _words(length), _TEXT, text, anchor="ma")
 

@@ -31,6 +31,7 @@ from ..models.momkd import MoMKD, MoMKDConfig, preset
 from .settings import BiomarkerSettings, TrainSettings
 from .split import read_patients
 from .stage import Input, Item, Outcome, OutputInput, Plan, Progress, Stage, ValueInput, upstream
+from .versions import VERSIONS
 
 MEMORY_SHARE = 0.5
 """Features move to the GPU for the whole training when they take no more than this part of its free memory."""
@@ -64,7 +65,7 @@ class TrainStage(Stage[TrainSettings]):
     """
 
     name = "train"
-    version = 1
+    version = VERSIONS["train"]
     items = "folds"
     unit = "epochs"
 
@@ -114,7 +115,7 @@ class TrainStage(Stage[TrainSettings]):
             inputs: dict[str, Input] = {
                 "splits": OutputInput(split.outputs["splits"]),
                 "slides": ValueInput({p: list(ids) for part in parts.values() for p, (_, ids) in part.items()}),
-                "features": ValueInput({s: store.digest for s, store in stores.items()}),
+                **{f"features of {s}": OutputInput(store) for s, store in stores.items()},
             }
             if self.settings.use_rna and self.expression:
                 inputs["expression"] = OutputInput(_expression_record(self.expression))

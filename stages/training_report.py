@@ -26,6 +26,7 @@ from .report_page import (
 from .settings import Settings
 from .split import PatientRow, read_patients, reasons
 from .stage import Input, Item, Outcome, OutputInput, Plan, Progress, Stage, upstream
+from .versions import VERSIONS
 
 
 class ReportSettings(Settings):
@@ -36,7 +37,7 @@ class TrainingReportStage(Stage[ReportSettings]):
     """One item, ``report.html``, from the records of split, train and evaluate."""
 
     name = "report"
-    version = 1
+    version = VERSIONS["report"]
     items = "pages"
 
     def plan(self) -> Plan:
@@ -141,7 +142,7 @@ def _facts(patients: list[PatientRow], bundles: list[BundleFacts]) -> Facts:
         ("of them with RNA", str(sum(patient.rna for patient in used))),
         ("slides", str(sum(len(patient.slides) for patient in used))),
         ("tiles", f"{recipe.tile_px} px at {recipe.tile['mpp']:g} µm per pixel"),
-        ("backbone", f"{recipe.backbone}, pooling {recipe.pooling}, {recipe.width} features"),
+        ("backbone", f"{recipe.backbone}, {recipe.pooling_text}, {recipe.width} features"),
         ("backbone weights", recipe.weights_digest),
         ("genes a fold", f"{min(genes)} to {max(genes)}" if min(genes) != max(genes) else str(genes[0])),
         ("network", f"MoMKD, H {network.hidden}, S {network.shared}, {network.slots} slots a class"),

@@ -30,7 +30,7 @@ def noise(patients: int, genes: int, seed: int = 0) -> tuple[Matrix, list[str], 
     return matrix, [f"g{i:05d}" for i in range(genes)], labels
 
 
-def out_of_fold_auc(table: ExpressionTable, labels: dict[str, int], **panel: int) -> float:
+def out_of_fold_auc(table: ExpressionTable, labels: dict[str, int], n_genes: int = 768) -> float:
     """Five folds, everything fitted on what is not tested."""
     splits = make_splits(labels, 5, seed=0)
     scores: dict[str, float] = {}
@@ -38,7 +38,7 @@ def out_of_fold_auc(table: ExpressionTable, labels: dict[str, int], **panel: int
         train = [*splits.patients(fold, "train"), *splits.patients(fold, "validation")]
         test = splits.patients(fold, "test")
         y = np.array([labels[patient] for patient in train])
-        fitted = GenePanel(**panel).fit(table.rows(train), table.genes, y)
+        fitted = GenePanel(n_genes).fit(table.rows(train), table.genes, y)
         model = LogisticRegression(C=1e-3, max_iter=1000).fit(fitted.transform(table.rows(train), table.genes), y)
         decided = model.decision_function(fitted.transform(table.rows(test), table.genes))
         scores.update(zip(test, decided.tolist(), strict=True))
@@ -83,11 +83,12 @@ def test_fewer_genes_than_asked() -> None:
 
 def test_the_order_of_genes_changes_nothing() -> None:
     matrix, genes, labels = noise(60, 200)
-    matrix[:, 50] = matrix[:, 60]  # a tie
+    matrix[:, 50] += 2 * labels
+    matrix[:, [60, 120, 7]] = matrix[:, [50]]  # a tie, which the names settle
     order = np.random.default_rng(1).permutation(200)
-    one = GenePanel(20).fit(matrix, genes, labels)
-    other = GenePanel(20).fit(matrix[:, order], [genes[i] for i in order], labels)
-    assert one.genes == other.genes
+    one = GenePanel(3).fit(matrix, genes, labels)
+    other = GenePanel(3).fit(matrix[:, order], [genes[i] for i in order], labels)
+    assert one.genes == other.genes == ("g00007", "g00050", "g00060")
     np.testing.assert_array_equal(one.mean, other.mean)
 
 
@@ -138,7 +139,7 @@ def test_shuffled_labels_are_worth_nothing() -> None:
     # The same, with genes chosen on all patients before the folds: the fault this panel exists to avoid.
     chosen = GenePanel(50).fit(matrix, genes, shuffled).genes
     leaky = ExpressionTable(patients, chosen, matrix[:, [genes.index(gene) for gene in chosen]], "log", "planted")
-    assert out_of_fold_auc(leaky, dict(zip(patients, shuffled.tolist(), strict=True))) > 0.75
+    assert out_of_fold_auc(leaky, dict(zip(patients, shuffled.tolist(), strict=True))) > max(aucs)
 
 
 # The edges

@@ -1,0 +1,61 @@
+"""The Python API: the same calls that the command line makes.
+
+>>> config = load_config(Path("wsipipe.toml"))  # doctest: +SKIP
+>>> run(config, "tile", "extract", "train")  # doctest: +SKIP
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+from . import chain
+from .config import Config
+from .console import Console
+from .runner import Runner, Summary
+
+Step = Literal["tile", "extract", "genomics", "train"]
+
+
+def run(
+    config: Config, *steps: Step, retry_failed: bool = False, replace: bool = False, console: Console | None = None
+) -> list[Summary]:
+    """Bring steps of the chain up to date; without steps, all that is configured.
+
+    :param retry_failed: try failed items again though their input is unchanged.
+    :param replace: let these settings replace results of other settings.
+    :returns: what each stage did, with the failures. A failed item raises nothing.
+    :raises WsipipeError: what keeps a whole stage from running.
+    """
+    runner = _runner(config, console, retry_failed=retry_failed, replace=replace)
+    if not steps:
+        return chain.everything(config, runner)[0]
+    summaries: list[Summary] = []
+    for step in steps:
+        if step == "train":
+            summaries += chain.train(config, runner)[0]
+        else:
+            summaries.append({"tile": chain.tile, "extract": chain.extract, "genomics": chain.genomics}[step](config, runner))
+    return summaries
+
+
+def predict(
+    config: Config,
+    model: Path,
+    *,
+    name: str | None = None,
+    retry_failed: bool = False,
+    replace: bool = False,
+    console: Console | None = None,
+) -> list[Summary]:
+    """Predict on ``config.predict.slides`` with a trained model, histology alone.
+
+    :param model: the model's folder.
+    :param name: of the predictions' folder; default: the model's.
+    :raises WsipipeError: what keeps a whole stage from running.
+    """
+    return chain.predict(config, _runner(config, console, retry_failed=retry_failed, replace=replace), model, name=name)[0]
+
+
+def _runner(config: Config, console: Console | None, *, retry_failed: bool, replace: bool) -> Runner:
+    return Runner(config.workspace.resolve(), console or Console(), retry_failed=retry_failed, replace=replace)

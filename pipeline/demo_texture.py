@@ -1,0 +1,81 @@
+"""The textures that the demo's tissue is made of: smooth noise, cells that fill the plane, and fibres."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import lru_cache
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+Field = NDArray[np.float32]
+"""A map over the slide, (height, width): at the pixels of the slide, or of the grid that it is laid out on."""
+
+FIBRE_PERIOD = 768
+"""Pixels of the endlessly repeating fibre texture, each half a micron wide."""
+
+
+def noise(rng: np.random.Generator, px: int, wavelength: float) -> Field:
+    """Smooth noise of about unit variance over a square of `px`, its lumps `wavelength` pixels apart."""
+    knots = max(4, round(2 * px / wavelength))
+    coarse = rng.standard_normal((knots, knots), dtype=np.float32)
+    return np.asarray(cv2.resize(coarse, (px, px), interpolation=cv2.INTER_CUBIC), np.float32)
+
+
+def cells(
+    rng: np.random.Generator, x: Field, y: Field, *, spacing: float
+) -> tuple[Field, NDArray[np.int64], NDArray[np.float64]]:
+    """Voronoi cells of jittered seeds `spacing` microns apart, at points x, y (microns).
+
+    :returns: distance to the cell's wall (positive inside), the cell's number, and the seeds' x and y.
+    """
+    columns = int(max(x.max(), y.max()) / spacing) + 6
+    grid = np.stack(np.meshgrid(np.arange(columns), np.arange(columns)), axis=-1) - 2.5
+    seeds = (grid + rng.uniform(-0.42, 0.42, grid.shape)) * spacing
+    column, row = (np.clip((v / spacing + 3).astype(int), 2, columns - 3) for v in (x, y))
+    nearest = np.full(x.shape, np.inf)
+    second = np.full(x.shape, np.inf)
+    number = np.zeros(x.shape, np.int64)
+    for dy in range(-2, 3):
+        for dx in range(-2, 3):
+            seed = seeds[row + dy, column + dx]
+            distance = np.hypot(seed[..., 0] - x, seed[..., 1] - y)
+            closer = distance < nearest
+            second = np.where(closer, nearest, np.minimum(second, distance))
+            number = np.where(closer, (row + dy) * columns + column + dx, number)
+            nearest = np.where(closer, distance, nearest)
+    return ((second - nearest) / 2).astype(np.float32), number, seeds.reshape(-1, 2)
+
+
+@lru_cache(maxsize=1)
+def _fibre_texture() -> Field:
+    """Collagen lying along x, repeating without a seam: waves of noise that change slowly along, fast across."""
+    rng = np.random.default_rng(20)
+    along, across = np.meshgrid(np.fft.fftfreq(FIBRE_PERIOD), np.fft.fftfreq(FIBRE_PERIOD))
+    texture = np.zeros((FIBRE_PERIOD, FIBRE_PERIOD))
+    for weight, length, width in ((0.75, 60, 4.0), (0.55, 120, 12.0), (0.5, 14, 1.6)):
+        band = np.exp(-2 * np.pi**2 * ((along * length / 2) ** 2 + (across * width / 2) ** 2))
+        wave = np.fft.ifft2(np.fft.fft2(rng.standard_normal(band.shape)) * band).real
+        texture += weight * wave / wave.std()
+    return np.asarray(texture / texture.std(), np.float32)
+
+
+def fibres(rng: np.random.Generator, *, px: int, mpp: float) -> tuple[Field, Callable[[Field, Field], Field]]:
+    """Fibre texture bent along a slowly turning course, and the fibres' angle as a function of x and y (pixels)."""
+    y, x = np.mgrid[:px, :px].astype(np.float32) * np.float32(mpp / 0.5)
+    angle = rng.uniform(0, np.pi)
+    bend = 90 * noise(rng, px, 420 / mpp) + 10 * noise(rng, px, 70 / mpp)
+    u = (x * np.cos(angle) + y * np.sin(angle)).astype(np.float32)
+    v = (y * np.cos(angle) - x * np.sin(angle) + bend).astype(np.float32)
+    texture = cv2.remap(
+        _fibre_texture(), u % FIBRE_PERIOD, v % FIBRE_PERIOD, cv2.INTER_LINEAR, borderMode=cv2.BORDER_WRAP
+    )
+
+    def direction(at_x: Field, at_y: Field) -> Field:
+        row, column = np.clip(at_y.astype(int), 4, px - 5), np.clip(at_x.astype(int), 4, px - 5)
+        slope_x = v[row, column + 4] - v[row, column - 4]
+        slope_y = v[row + 4, column] - v[row - 4, column]
+        return np.asarray(np.arctan2(slope_x, -slope_y), np.float32)
+
+    return np.asarray(texture, np.float32), direction

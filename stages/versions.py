@@ -1,0 +1,18 @@
+"""The version of each stage: raised when the same settings and inputs would give other results than before.
+
+What an older version made is then stale, and is made again.
+"""
+
+from typing import Final
+
+VERSIONS: Final = {
+    "tile": 1,
+    "extract": 1,
+    "genomics": 1,
+    "split": 1,
+    "train": 1,
+    "evaluate": 1,
+    "report": 1,
+    "predict": 1,
+    "summary": 1,
+}

@@ -1,0 +1,196 @@
+"""The house: which folder may import which, what lies in a wheel, what loads when, one tree of errors, the backbones."""
+
+from __future__ import annotations
+
+import ast
+import csv
+import inspect
+import json
+import pickle
+import shutil
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+import torch
+from wsipipe.data import errors
+from wsipipe.models.backbone import embed, registry
+
+ROOT = Path(__file__).resolve().parents[1]
+MAY_IMPORT = {
+    "data": {"data"},
+    "models": {"models", "data"},
+    "stages": {"stages", "models", "data"},
+    "pipeline": {"pipeline", "stages", "models", "data"},
+}
+"""Arrows run down only. Of the package itself all may take its version, which is recorded with results."""
+
+SOURCES = sorted(file for folder in MAY_IMPORT for file in (ROOT / folder).glob("**/*.py"))
+
+
+@pytest.fixture(params=SOURCES, ids=lambda file: f"{file.parent.name}/{file.name}")
+def module(request: pytest.FixtureRequest) -> tuple[Path, ast.Module]:
+    file: Path = request.param
+    return file, ast.parse(file.read_text(encoding="utf-8"))
+
+
+def test_imports_run_down_only(module: tuple[Path, ast.Module]) -> None:
+    file, tree = module
+    here = file.relative_to(ROOT).parts
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            assert not [name.name for name in node.names if name.name.split(".")[0] == "wsipipe"], "import relatively"
+        if isinstance(node, ast.ImportFrom) and node.level == 0:
+            assert (node.module or "").split(".")[0] != "wsipipe", f"line {node.lineno}: import relatively"
+        elif isinstance(node, ast.ImportFrom):
+            above = ("wsipipe", *here[:-1])[: len(here) + 1 - node.level]
+            target = ".".join([*above, *([node.module] if node.module else [])]).split(".")
+            assert target[0] == "wsipipe", f"line {node.lineno} leaves the package"
+            folders = {target[1]} if len(target) > 1 else {name.name for name in node.names} - {"__version__"}
+            assert folders <= MAY_IMPORT[here[0]], f"line {node.lineno}: {here[0]} must not import {folders}"
+
+
+def test_no_print_and_no_bare_except(module: tuple[Path, ast.Module]) -> None:
+    for node in ast.walk(module[1]):
+        assert not (isinstance(node, ast.ExceptHandler) and node.type is None), f"line {node.lineno}: a bare except"
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
+            assert node.func.id != "print", f"line {node.lineno}: the console speaks, not print"
+
+
+def test_the_root_holds_no_other_module() -> None:
+    assert [file.name for file in ROOT.glob("*.py")] == ["__init__.py"]
+    assert not (ROOT / "tests" / "__init__.py").exists()
+
+
+def test_modules_fit_on_a_few_screens() -> None:
+    long = {str(f.relative_to(ROOT)): n for f in SOURCES if (n := len(f.read_text(encoding="utf-8").splitlines())) > 400}
+    assert not long
+
+
+HEAVY = {"torch", "torchvision", "timm", "openslide", "pandas", "anndata", "zarr", "cv2", "sklearn", "h5py", "matplotlib"}
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "import wsipipe",
+        "import wsipipe; wsipipe.__version__; wsipipe.WsipipeError; wsipipe.Config; dir(wsipipe)",
+        "import sys; sys.argv = ['wsipipe', '--help']; from wsipipe.pipeline.cli import main; run(main)",
+        "import sys; sys.argv = ['wsipipe', 'train', '--help']; from wsipipe.pipeline.cli import main; run(main)",
+    ],
+)
+def test_what_is_light_loads_nothing_heavy(statement: str) -> None:
+    script = f"""
+def run(main):
+    try:
+        main()
+    except SystemExit as end:
+        assert not end.code
+
+{statement}
+import json, sys
+print()
+print(json.dumps(sorted(sys.modules)))
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    loaded = set(json.loads(done.stdout.splitlines()[-1]))
+    assert "wsipipe" in loaded
+    assert not loaded & HEAVY
+
+
+def test_all_that_the_package_names_can_be_had() -> None:
+    import wsipipe
+
+    for name in wsipipe._PLACES:
+        assert getattr(wsipipe, name) is not None
+    with pytest.raises(AttributeError, match="no attribute 'nonsense'"):
+        wsipipe.nonsense  # noqa: B018  the access is the test
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> zipfile.ZipFile:
+    """Built from a copy, so that no ``build/`` of an earlier day gets into it and none is left in the clone."""
+    copy, out = tmp_path_factory.mktemp("clone") / "any name", tmp_path_factory.mktemp("wheel")
+    copy.mkdir()
+    for name in (*MAY_IMPORT, "tests", "docker", "docs"):
+        if (ROOT / name).is_dir():
+            shutil.copytree(ROOT / name, copy / name, ignore=shutil.ignore_patterns("__pycache__"))
+    for file in ROOT.glob("*"):
+        if file.is_file():
+            shutil.copy(file, copy)
+    build = "import sys; from setuptools.build_meta import build_wheel; build_wheel(sys.argv[1])"
+    done = subprocess.run([sys.executable, "-c", build, str(out)], cwd=copy, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    [file] = out.glob("*.whl")
+    assert file.name.startswith("wsipipe_momkd-")
+    return zipfile.ZipFile(file)
+
+
+def test_the_wheel_holds_the_package_and_nothing_else(wheel: zipfile.ZipFile) -> None:
+    held = {name for name in wheel.namelist() if ".dist-info/" not in name}
+    wanted = {"wsipipe/__init__.py", "wsipipe/py.typed"}
+    for folder in MAY_IMPORT:
+        for file in (ROOT / folder).rglob("*"):
+            if file.is_file() and "__pycache__" not in file.parts:
+                wanted.add(f"wsipipe/{file.relative_to(ROOT).as_posix()}")
+    assert held == wanted
+    assert {"wsipipe/models/backbones.toml", "wsipipe/data/columns.toml", "wsipipe/stages/page.css"} <= held
+
+
+def test_the_wheel_brings_command_and_licence(wheel: zipfile.ZipFile) -> None:
+    [entry_points] = [name for name in wheel.namelist() if name.endswith("entry_points.txt")]
+    assert "wsipipe = wsipipe.pipeline.cli:main" in wheel.read(entry_points).decode()
+    assert any(name.endswith("licenses/LICENSE") for name in wheel.namelist())
+    [metadata] = [wheel.read(name).decode() for name in wheel.namelist() if name.endswith("METADATA")]
+    assert "License-Expression: Apache-2.0" in metadata
+    assert "Requires-Python: >=3.11" in metadata
+
+
+ERRORS = [kind for _, kind in inspect.getmembers(errors, inspect.isclass) if kind.__module__ == errors.__name__]
+
+
+@pytest.mark.parametrize("kind", ERRORS)
+def test_errors_are_one_tree_and_cross_process_borders(kind: type[errors.WsipipeError]) -> None:
+    assert issubclass(kind, errors.WsipipeError)
+    error = kind("is broken", path=Path("a/b.svs"), hint="mend it")
+    back = pickle.loads(pickle.dumps(error))
+    assert type(back) is kind
+    assert (back.what, back.path, back.hint, str(back)) == ("is broken", "a/b.svs", "mend it", "a/b.svs: is broken")
+    assert str(kind("is broken")) == "is broken"
+
+
+@pytest.mark.parametrize("name", registry())
+def test_every_backbone_is_what_its_entry_says(name: str) -> None:
+    backbone = registry()[name]
+    network = backbone.build("meta")
+    assert sum(parameter.numel() for parameter in network.parameters()) == backbone.parameters
+    side = backbone.crop or backbone.resize
+    with torch.inference_mode():
+        features = embed(network, torch.empty(2, 3, side, side, device="meta"), backbone.pooling)
+    assert features.shape == (2, backbone.width)
+
+
+def test_the_registry_agrees_with_the_published_table(shared: Path) -> None:
+    with (shared.parent / "backbones.tsv").open(encoding="utf-8") as stream:
+        rows = list(csv.DictReader(stream, delimiter="\t"))
+    assert len(rows) >= 16
+    for row in rows:
+        backbone = registry()[row["key"]]
+        assert backbone.architecture == row["timm_architecture"]
+        assert (backbone.parameters, backbone.width) == (int(row["parameters"]), int(row["output_width"]))
+        assert backbone.pooling == {"avg": "pooled"}.get(row["pooling"], row["pooling"])
+        assert backbone.gated == (row["gated"] == "yes")
+        assert (backbone.mpp, backbone.tile_px) == (float(row["mpp"]), int(row["tile_px"]))
+        assert backbone.hub_id == (row["hub_id"] if not row["hub_id"].startswith("(") else None)
+        if not row["mean"].startswith("hub"):
+            assert backbone.mean == tuple(map(float, row["mean"].split()))
+            assert backbone.std == tuple(map(float, row["std"].split()))
+        told = dict(pair.split("=") for pair in row["timm_arguments"].split())
+        assert told.pop("num_classes") == "0"
+        assert backbone.arguments.keys() == told.keys()
+        for argument, value in backbone.arguments.items():
+            assert str(value) == told[argument] or value == float(told[argument]), argument
+        size, *crop = row["resize_crop"].replace("bicubic", "").split(" crop ")
+        assert (backbone.resize, backbone.crop) == (int(size), int(crop[0]) if crop else None)
