@@ -12,7 +12,7 @@ import json
 import os
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from .errors import SurroundingsError
@@ -38,11 +38,19 @@ def whole(path: Path) -> Iterator[Path]:
         _sync(scratch)
         _take_the_name(scratch, path)
     except OSError as error:
-        remove(scratch)
-        raise surroundings(error, path) or error from error
+        _discard(scratch)
+        known = surroundings(error, path)
+        if known is None:
+            raise
+        raise known from error
     except BaseException:
-        remove(scratch)
+        _discard(scratch)
         raise
+
+
+def _discard(scratch: Path) -> None:
+    with suppress(OSError):  # the first error is the one to tell; recover() cleans up when the disk is back
+        remove(scratch)
 
 
 def _take_the_name(scratch: Path, path: Path) -> None:
@@ -93,13 +101,14 @@ def surroundings(error: OSError, path: Path) -> SurroundingsError | None:
         errno.ENOSPC: "free some space and run the same command again: what is done stays done",
         errno.EDQUOT: "your quota is used up: free some space and run the same command again",
         errno.EROFS: "the workspace must be on a file system that can be written to",
-        errno.EACCES: "give yourself the right to write there, or choose another --workspace",
-        errno.EPERM: "give yourself the right to write there, or choose another --workspace",
+        errno.EACCES: "give yourself the right to it, or choose another --workspace",
+        errno.EPERM: "give yourself the right to it, or choose another --workspace",
         errno.EIO: "the disk reports an error: check it, then run the same command again",
     }
     if error.errno not in hints:
         return None
-    return SurroundingsError(f"could not write: {os.strerror(error.errno)}", path=path, hint=hints[error.errno])
+    what = "write" if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS) else "read or write"
+    return SurroundingsError(f"could not {what}: {os.strerror(error.errno)}", path=path, hint=hints[error.errno])
 
 
 def size_of(path: Path) -> int:

@@ -12,7 +12,7 @@ import os
 import socket
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
@@ -171,12 +171,20 @@ class Manifest:
         except OSError as error:
             raise surroundings(error, self.path) or error from error
         try:
-            now = datetime.now(UTC).isoformat(timespec="seconds")
-            holder.write_text(json.dumps({"host": socket.gethostname(), "pid": os.getpid(), "since": now}))
+            _sign(holder)
             yield
         finally:
-            holder.unlink(missing_ok=True)
+            with suppress(OSError):  # the file only says who; the lock is what counts
+                holder.unlink(missing_ok=True)
             lock.release()
+
+
+def _sign(holder: Path) -> None:
+    now = datetime.now(UTC).isoformat(timespec="seconds")
+    try:
+        holder.write_text(json.dumps({"host": socket.gethostname(), "pid": os.getpid(), "since": now}))
+    except OSError as error:
+        raise surroundings(error, holder) or error from error
 
 
 def _cut_torn_line(handle: int) -> None:

@@ -74,7 +74,7 @@ class TissueMask:
 
 
 def find_tissue(overview: Overview) -> TissueMask:
-    """Mask the tissue in an overview. The same pixels give the same mask, everywhere."""
+    """Mask the tissue in an overview. The same pixels give the same mask; no pixels make it fail."""
     height, width = overview.pixels.shape[:2]
     wanted = min(MASK_MPP, overview.mpp * max(height, width) / LONG_SIDE)
     factor = max(round(wanted / overview.mpp), 1)
@@ -176,7 +176,7 @@ def _without_tint(smooth: Rgb, glass: Mask) -> Rgb:
 
 def _threshold(chroma: npt.NDArray[np.uint8], pen: Mask, glass: Mask) -> tuple[int, Verdict]:
     in_question = chroma[~pen]
-    if glass.sum() < _GLASS_SHARE * in_question.size:
+    if glass.sum() <= _GLASS_SHARE * in_question.size:
         return LOWEST, "tissue all over"
     otsu, _ = cv2.threshold(in_question, 0, 255, cv2.THRESH_BINARY | cv2.THRESH_OTSU)
     return int(min(max(otsu, LOWEST), HIGHEST)), "tissue and glass"

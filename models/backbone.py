@@ -189,7 +189,7 @@ def load_embedder(
     model = backbone.build("cpu")
     tensors = load_tensors(weights, like=model.state_dict())
     _fit(model, tensors, weights)
-    model = model.to(device=device, memory_format=torch.channels_last).requires_grad_(False)
+    model = model.to(device).to(memory_format=torch.channels_last).requires_grad_(False)
     if precision == "auto":
         precision = "fp32" if device.type == "cpu" else backbone.precision
     with torch.inference_mode():

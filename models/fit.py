@@ -166,7 +166,7 @@ def _one_epoch(
             omics = None if patient.expression is None else model.teach(patient.expression.to(device))
             losses = model.loss(reading, omics, patient.label)
             optimiser.zero_grad(set_to_none=True)
-            losses.total.backward()
+            losses.total.backward()  # type: ignore[no-untyped-call]
             torch.nn.utils.clip_grad_norm_(model.parameters(), settings.clip)
             optimiser.step()
             model.remember(reading, omics, patient.label)

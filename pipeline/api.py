@@ -35,7 +35,9 @@ def run(
         if step == "train":
             summaries += chain.train(config, runner)[0]
         else:
-            summaries.append({"tile": chain.tile, "extract": chain.extract, "genomics": chain.genomics}[step](config, runner))
+            summaries.append(
+                {"tile": chain.tile, "extract": chain.extract, "genomics": chain.genomics}[step](config, runner)
+            )
     return summaries
 
 
@@ -54,7 +56,9 @@ def predict(
     :param name: of the predictions' folder; default: the model's.
     :raises WsipipeError: what keeps a whole stage from running.
     """
-    return chain.predict(config, _runner(config, console, retry_failed=retry_failed, replace=replace), model, name=name)[0]
+    return chain.predict(
+        config, _runner(config, console, retry_failed=retry_failed, replace=replace), model, name=name
+    )[0]
 
 
 def _runner(config: Config, console: Console | None, *, retry_failed: bool, replace: bool) -> Runner:

@@ -7,9 +7,9 @@ The folders' names carry the settings that give the numbers their meaning:
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ..data.errors import UsageError
 from ..data.manifest import Json
@@ -20,6 +20,7 @@ from .runner import Runner, Summary
 if TYPE_CHECKING:
     from ..data.cohort import CohortTable
     from ..data.slides_on_disk import FoundSlide
+    from ..stages.stage import Stage
 
 
 def tile(config: Config, runner: Runner) -> Summary:
@@ -38,9 +39,7 @@ def _tile(config: Config, runner: Runner, found: Sequence[FoundSlide], table: Co
     from ..stages.tile import TileStage
 
     folder = runner.workspace / "tiles" / config.tile.folder_name()
-    stage = TileStage(
-        config.tile, folder, runner.workspace, slides=found, table=table, replace=runner.replace
-    )
+    stage = TileStage(config.tile, folder, runner.workspace, slides=found, table=table, replace=runner.replace)
     return runner.run(stage)
 
 
@@ -54,14 +53,12 @@ def _slides(given: Sequence[Path], table: CohortTable | None) -> list[FoundSlide
     if table is None or not paths:
         raise UsageError(
             "no slides are given",
-            hint="name files or folders on the command line, or slides in [cohort], or a cohort table with a path column",
+            hint="name files or folders on the command line, or slides in [cohort], or a table with a path column",
         )
     return [FoundSlide(checked_slide_id(slide, table.source), path) for slide, path in sorted(paths.items())]
 
 
-def extract(
-    config: Config, runner: Runner, *, tiles: str | None = None, only: Sequence[str] | None = None
-) -> Summary:
+def extract(config: Config, runner: Runner, *, tiles: str | None = None, only: Sequence[str] | None = None) -> Summary:
     """Extract features of tiled slides.
 
     :param tiles: name of the tiles' folder; needed only where there are several.
@@ -115,8 +112,11 @@ def _train_one(config: Config, runner: Runner, name: str, features: str | None) 
     from ..stages.training_report import ReportSettings, TrainingReportStage
 
     workspace = runner.workspace
-    if config.cohort.table is None:
-        raise UsageError("no cohort table is given", hint="use --table, or table in [cohort]: slide_id, patient_id, labels")
+    table = config.cohort.table
+    if table is None:
+        raise UsageError(
+            "no cohort table is given", hint="use --table, or table in [cohort]: slide_id, patient_id, labels"
+        )
     if not _is_a_name(name):
         raise UsageError(f"{name!r} cannot be a model's name", hint="use letters, digits, dots, dashes and underscores")
     wanted = f"{config.tile.folder_name()}/{config.extract.folder_name()}"
@@ -126,12 +126,12 @@ def _train_one(config: Config, runner: Runner, name: str, features: str | None) 
     folder = workspace / "models" / name
     store = workspace / "genomics" / STORE
     expression = store if store.exists() else None
-    stages = [
+    stages: list[Callable[[], Stage[Any]]] = [  # made one after the other: each plans from what the one before left
         lambda: SplitStage(
             SplitStageSettings(**config.split.model_dump(), **biomarker.model_dump()),
             folder,
             workspace,
-            table=config.cohort.table,
+            table=table,
             tiles=tiles,
             features=source,
             expression=expression,
@@ -206,7 +206,7 @@ def predict(
     summaries = [_tile(as_trained, runner, found, table)]
     summaries.append(extract(as_trained, runner, tiles=tiles.name, only=list(slides)))
     settings = PredictSettings(**config.predict.model_dump(include=set(PredictSettings.model_fields)))
-    places = {"model": model.resolve(), "tiles": tiles, "features": features, "slides": slides}
+    places: dict[str, Any] = {"model": model.resolve(), "tiles": tiles, "features": features, "slides": slides}
     summaries.append(runner.run(PredictStage(settings, folder, workspace, **places)))
     summaries.append(runner.run(PredictionReportStage(SummarySettings(), folder, workspace, **places)))
     result = {
@@ -240,7 +240,9 @@ def show_metrics(console: Console, metrics: Mapping[str, Json]) -> None:
         if "failed" in values:
             console.line(f"{name}: {values['failed']} failed, no metrics")
             continue
-        interval = "" if values["auc_low"] is None else f" (95 % interval {values['auc_low']:.3f} to {values['auc_high']:.3f})"
+        interval = (
+            "" if values["auc_low"] is None else f" (95 % interval {values['auc_low']:.3f} to {values['auc_high']:.3f})"
+        )
         auc = "undefined" if values["auc"] is None else f"{values['auc']:.3f}{interval}"
         console.line(f"{name}: AUC {auc}, {values['n_patients']} patients, {values['n_positive']} positive")
         console.line(f"  {values['report']}")
@@ -252,9 +254,7 @@ def show_predictions(console: Console, result: Mapping[str, Json]) -> None:
         console.line(f"{name}: {result[name]}")
 
 
-def _choose(
-    root: Path, wanted: str, given: str | None, what: str, command: str, *, depth: int = 1
-) -> Path:
+def _choose(root: Path, wanted: str, given: str | None, what: str, command: str, *, depth: int = 1) -> Path:
     """The folder asked for, else the configured one, else the only one there is.
 
     :raises UsageError: it is not there, or there are several to choose from.
@@ -276,4 +276,3 @@ def _choose(
 
 def _is_a_name(name: str) -> bool:
     return bool(name) and not name.startswith(".") and all(c.isalnum() or c in "._-" for c in name)
-

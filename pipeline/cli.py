@@ -141,7 +141,8 @@ def extract(
     *,
     flags: Flags,
     tiles: Annotated[
-        str | None, typer.Option("--tiles", help="which tiles, such as 0.5mpp-224px; needed only where there are several")
+        str | None,
+        typer.Option("--tiles", help="which tiles, such as 0.5mpp-224px; needed only where there are several"),
     ] = None,
     gpu: Gpu = None,
     config: ConfigFile = None,
@@ -193,7 +194,9 @@ def train(
     table: Annotated[Path | None, typer.Option("--table", help="cohort table: slide_id, patient_id, labels")] = None,
     features: Annotated[
         str | None,
-        typer.Option("--features", help="which features, such as 0.5mpp-224px/uni2-h; needed only where there are several"),
+        typer.Option(
+            "--features", help="which features, such as 0.5mpp-224px/uni2-h; needed only where there are several"
+        ),
     ] = None,
     gpu: Gpu = None,
     config: ConfigFile = None,
@@ -230,7 +233,9 @@ def predict(
     *,
     flags: Flags,
     model: Annotated[Path, typer.Option("--model", "-m", help="a trained model's folder, such as work/models/her2")],
-    name: Annotated[str | None, typer.Option("--name", help="name of the predictions' folder; default: the model's")] = None,
+    name: Annotated[
+        str | None, typer.Option("--name", help="name of the predictions' folder; default: the model's")
+    ] = None,
     table: Annotated[Path | None, typer.Option("--table", help="table with slide_id and patient_id, path, mpp")] = None,
     mpp_override: Annotated[float | None, typer.Option(help="µm per pixel of slides that do not say it")] = None,
     weights: Annotated[Path | None, typer.Option(help="the backbone's weights file, if it is not in the cache")] = None,
@@ -324,7 +329,9 @@ def _version(wanted: bool) -> None:
 
 @app.callback()
 def _main(
-    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="show the version")] = False,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="show the version")
+    ] = False,
 ) -> None:
     pass
 

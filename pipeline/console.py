@@ -140,7 +140,9 @@ class _Bar:
         self._task = bar.add_task(stage.name, total=sum(i.size for i in items), unit=unit, items=self._items(), now="")
 
     def _items(self) -> str:
-        return f"{self._done}/{self._total} {self._stage.items}" + (f" [red]{self._failed} failed[/]" if self._failed else "")
+        return f"{self._done}/{self._total} {self._stage.items}" + (
+            f" [red]{self._failed} failed[/]" if self._failed else ""
+        )
 
     def advance(self, units: int) -> None:
         self._bar.advance(self._task, units)

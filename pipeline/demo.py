@@ -65,7 +65,15 @@ def demo_config(workspace: Path, cohort: DemoCohort) -> Config:
             "extract": {"device": "cpu", "batch_size": 32},
             "genomics": {"matrix": cohort.expression},
             "split": {"folds": 4},
-            "train": {"hidden": 128, "shared": 32, "slots": 8, "genes": 64, "epochs": 20, "patience": 8, "device": "cpu"},
+            "train": {
+                "hidden": 128,
+                "shared": 32,
+                "slots": 8,
+                "genes": 64,
+                "epochs": 20,
+                "patience": 8,
+                "device": "cpu",
+            },
             "predict": {"slides": [cohort.new_slides], "device": "cpu"},
             "biomarkers": {
                 BIOMARKER: {

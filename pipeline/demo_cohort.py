@@ -62,10 +62,13 @@ class DemoCohort:
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Patient:
+class Patient:
+    """One patient, and what is odd about them."""
+
     id: str
     site: str
     state: float
+    """The molecular state: humps at −1 and 1."""
     label: str
     """What the table says, which may be neither positive nor negative."""
     has_rna: bool = True
@@ -76,7 +79,7 @@ class _Patient:
 @dataclass(frozen=True, kw_only=True)
 class _Slide:
     id: str
-    patient: _Patient
+    patient: Patient
     file: Path
     mpp: Mpp
     seed: tuple[int, ...]
@@ -91,9 +94,9 @@ def make_cohort(folder: Path, *, patients: int = 40, seed: int = 0) -> DemoCohor
     """
     if patients < FEWEST:
         raise UsageError(f"a demo cohort of {patients} patients is too small", hint=f"take at least {FEWEST}")
-    people = _people(np.random.default_rng([seed, 0]), patients)
+    people = recruit(np.random.default_rng([seed, 0]), patients)
     strangers = [
-        _Patient(id=f"NEW-{n}", site=list(SITES)[n % len(SITES)], state=state, label=_label(state))
+        Patient(id=f"NEW-{n}", site=list(SITES)[n % len(SITES)], state=state, label=_label(state))
         for n, state in enumerate(NEW_STATES, start=1)
     ]
     slides = _slides(people, folder / "slides", seed=(seed, 2))
@@ -132,7 +135,7 @@ def _label(state: float) -> str:
     return POSITIVE if state > 0 else NEGATIVE
 
 
-def _people(rng: np.random.Generator, patients: int) -> list[_Patient]:
+def recruit(rng: np.random.Generator, patients: int) -> list[Patient]:
     """The patients, as many of one hump as of the other, every site with its share of both."""
     state = np.where(np.arange(patients) % 2, -1.0, 1.0) + rng.normal(0, 0.45, patients)
     order = np.argsort(state)
@@ -143,7 +146,7 @@ def _people(rng: np.random.Generator, patients: int) -> list[_Patient]:
     observed = state + rng.normal(0, 0.25, patients)
     numbers = rng.permutation(patients) + 1
     people = [
-        _Patient(
+        Patient(
             id=f"DEMO-{numbers[i]:03d}", site=list(SITES)[site[i]], state=float(state[i]), label=_label(observed[i])
         )
         for i in range(patients)
@@ -156,7 +159,7 @@ def _people(rng: np.random.Generator, patients: int) -> list[_Patient]:
     unlabelled = _take(people, other_than=equivocal.label)
     broken = _take(people, other_than=unlabelled.label)
     twice = _take(people, other_than=broken.label)
-    without_rna = [_take(people, other_than=(NEGATIVE, POSITIVE)[i % 2]) for i in range(patients // 8)]
+    without_rna = [_take(people, other_than=(NEGATIVE, POSITIVE)[i % 2]) for i in range(max(1, patients // 8))]
     people += [
         replace(equivocal, label="equivocal"),
         replace(unlabelled, label=""),
@@ -167,14 +170,14 @@ def _people(rng: np.random.Generator, patients: int) -> list[_Patient]:
     return sorted(people, key=lambda person: person.id)
 
 
-def _take(people: list[_Patient], *, other_than: str) -> _Patient:
+def _take(people: list[Patient], *, other_than: str) -> Patient:
     """Remove and return the first patient of the other class (or of any, should there be none)."""
     chosen = next((person for person in people if person.label != other_than), people[0])
     people.remove(chosen)
     return chosen
 
 
-def _slides(people: list[_Patient], folder: Path, *, seed: tuple[int, int]) -> list[_Slide]:
+def _slides(people: list[Patient], folder: Path, *, seed: tuple[int, int]) -> list[_Slide]:
     """Every sixth slide is a generic TIFF, and the third is scanned at 0.25 microns per pixel."""
     slides: list[_Slide] = []
     for person in people:

@@ -48,7 +48,7 @@ def make_expression(rng: np.random.Generator, states: Mapping[str, float]) -> pd
     loading = np.array([PLANTED.get(gene, 0.0) for gene in genes])
     base = rng.normal(5.0, 2.0, (len(genes), 1)).clip(0.5, 11)
     nuisance = rng.normal(0, 0.2, (len(genes), FACTORS)) @ rng.standard_normal((FACTORS, len(state)))
-    noise = rng.normal(0, 0.45, (len(genes), len(state)))
-    seen = state + rng.normal(0, 0.3, len(state))  # a biopsy is a part of the tumour
+    noise = rng.normal(0, 0.4, (len(genes), len(state)))
+    seen = state + rng.normal(0, 0.2, len(state))  # a biopsy is a part of the tumour
     log2 = base + loading[:, None] * seen + nuisance + noise
     return pd.DataFrame((2 ** log2.clip(0) - 1).round(2), index=pd.Index(genes, name="gene"), columns=list(states))

@@ -263,9 +263,7 @@ def fingerprint(stage: Stage[Any], inputs: Mapping[str, InputRecord]) -> str:
     )
 
 
-def why_not_current(
-    last: Record | None, stage: Stage[Any], inputs: Mapping[str, InputRecord], workspace: Path
-) -> str:
+def why_not_current(last: Record | None, stage: Stage[Any], inputs: Mapping[str, InputRecord], workspace: Path) -> str:
     """A few words on why an item is to be run."""
     if last is None:
         return "new"

@@ -143,7 +143,9 @@ def _mark_what_follows(
         waits = [n for n, i in inputs[state.folder, state.stage, state.item].items() if i.path in unsure]
         if state.state == "done" and waits:
             why = f"{waits[0]}{f' and {len(waits) - 1} more' if len(waits) > 1 else ''} will be made again"
-            yield ItemState(state.folder, state.stage, state.item, "stale", why, "kept if they come out with equal bytes")
+            yield ItemState(
+                state.folder, state.stage, state.item, "stale", why, "kept if they come out with equal bytes"
+            )
         else:
             yield state
 

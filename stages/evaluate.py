@@ -1,7 +1,7 @@
 """evaluate: every patient as seen by the one fold that was neither trained nor validated on them.
 
-    oof_predictions.csv    a row a patient
-    metrics.json           pooled over the patients with 95 % intervals, and by fold
+oof_predictions.csv    a row a patient
+metrics.json           pooled over the patients with 95 % intervals, and by fold
 """
 
 from __future__ import annotations
@@ -91,7 +91,10 @@ class EvaluateStage(Stage[EvaluateSettings]):
             bundle = bundles[f"fold-{fold}"].outputs["bundle"]
             inputs[f"fold-{fold}"] = OutputInput(bundle)
             patients = {
-                p: (splits.labels[p], tuple(self.workspace / features[s].outputs["features"].path for s in slides_of[p]))
+                p: (
+                    splits.labels[p],
+                    tuple(self.workspace / features[s].outputs["features"].path for s in slides_of[p]),
+                )
                 for p in splits.patients(fold, "test")
             }
             folds.append(_TestFold(self.workspace / bundle.path, patients))
@@ -136,9 +139,7 @@ class EvaluateStage(Stage[EvaluateSettings]):
     def _metrics(self, rows: list[OutOfFold], *, intervals: bool = True) -> dict[str, Any]:
         rounds = self.settings.bootstrap_rounds if intervals else 0
         labels, probabilities = [r.label for r in rows], [r.probability for r in rows]
-        metrics = binary_metrics(
-            labels, probabilities, [r.call for r in rows], rounds=rounds, seed=self.settings.seed
-        )
+        metrics = binary_metrics(labels, probabilities, [r.call for r in rows], rounds=rounds, seed=self.settings.seed)
         return metrics.model_dump(mode="json")
 
 

@@ -14,14 +14,12 @@ from dataclasses import dataclass, field
 from functools import cache
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from .. import __version__
-from ..data.artifact import digest_of_value
 from ..data.errors import SlideError, UsageError
 from ..data.features import FeatureFacts, write_features
 from ..data.manifest import Manifest, OutputRecord
@@ -32,7 +30,7 @@ from ..models.backbone import Embedder, find_backbone, load_embedder
 from ..models.bag_tensors import choose_device
 from ..models.weights import digest_of_weights, find_weights
 from .settings import ExtractSettings
-from .stage import FileInput, Item, Outcome, OutputInput, Plan, Progress, Stage, upstream
+from .stage import FileInput, Input, Item, Outcome, OutputInput, Plan, Progress, Stage, upstream
 from .versions import VERSIONS
 
 _BATCHES_AHEAD = 3
@@ -49,7 +47,6 @@ class TiledSlide:
     tiles: Path
     tiles_digest: str
     slide_digest: str
-    weights_digest: str
 
 
 @dataclass
@@ -113,9 +110,8 @@ class ExtractStage(Stage[ExtractSettings]):
                 tiles=self.workspace / tiles.path,
                 tiles_digest=tiles.digest,
                 slide_digest=slide.digest,
-                weights_digest="",
             )
-            inputs = {
+            inputs: dict[str, Input] = {
                 "slide": OutputInput(OutputRecord(path=str(path), bytes=slide.bytes or 0, digest=slide.digest)),
                 "tiles": OutputInput(tiles),
                 "weights": weights_input,
@@ -167,7 +163,9 @@ class ExtractStage(Stage[ExtractSettings]):
             )
         except Exception as error:  # noqa: BLE001  fails this slide alone; the runner records it
             return error
-        return Outcome({"features": path}, {"tiles": len(good), "bad_tiles": len(bag.bad), "width": self.embedder.width})
+        return Outcome(
+            {"features": path}, {"tiles": len(good), "bad_tiles": len(bag.bad), "width": self.embedder.width}
+        )
 
     def _facts(self, bag: _OpenBag) -> FeatureFacts:
         embedder, payload, tiles = self.embedder, bag.item.payload, bag.tiles
@@ -228,7 +226,7 @@ class _Feed:
         return _OpenBag(item, slide, tiles, features, left=len(tiles.coords))
 
     def _take(self) -> Iterator[tuple[Item, Outcome | Exception]]:
-        """Move the oldest tile into the batch; a tile that cannot be decoded is left out and counted, never replaced."""
+        """Move the oldest tile into the batch; one that cannot be decoded is left out and counted, never replaced."""
         bag, index, future = self.waiting.popleft()
         try:
             pixels = future.result()

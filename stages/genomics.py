@@ -1,4 +1,4 @@
-"""genomics: one expression matrix becomes patients × genes on a log scale. Nothing is fitted and no label is looked at."""
+"""genomics: an expression matrix becomes patients × genes on a log scale. Nothing is fitted, no label looked at."""
 
 from __future__ import annotations
 

@@ -10,7 +10,6 @@ A fold that was trained or validated on a patient does not speak of that patient
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,7 +30,7 @@ from ..models.bag_tensors import choose_device
 from ..models.bundle import Bundle, folds_of, read_bundle
 from .heatmap import draw_heatmap, tile_scores_geojson, top_tiles_strip
 from .settings import PredictSettings
-from .stage import Item, Outcome, OutputInput, Plan, Progress, Stage, ValueInput, upstream
+from .stage import Input, Item, Outcome, OutputInput, Plan, Progress, Stage, ValueInput, upstream
 from .versions import VERSIONS
 
 
@@ -106,7 +105,7 @@ class PredictStage(Stage[PredictSettings]):
                 folds=unseen,
                 why=rows,
             )
-            inputs = {
+            inputs: dict[str, Input] = {
                 "features": OutputInput(record.outputs["features"]),
                 "model": ValueInput({str(fold): digests[fold] for fold in sorted(digests)}),
                 "patient": ValueInput(patient),
@@ -200,7 +199,9 @@ class PredictStage(Stage[PredictSettings]):
         if not images:
             return {"heatmap": heatmap}
         with whole(strip) as scratch:
-            top_tiles_strip(images, [float(attention[i]) for i in top], scratch, caption=f"{caption} · most attended tiles")
+            top_tiles_strip(
+                images, [float(attention[i]) for i in top], scratch, caption=f"{caption} · most attended tiles"
+            )
         return {"heatmap": heatmap, "top_tiles": strip}
 
 

@@ -1,4 +1,4 @@
-"""summary: all predictions of a run in one table and on one page; no slide that was asked for is missing from either."""
+"""summary: all predictions of a run in one table and on one page; no slide that was asked for is missing there."""
 
 from __future__ import annotations
 
@@ -180,4 +180,6 @@ def write_predictions(path: Path, report: PredictionReport, patients: Mapping[st
         writer.writerows(row("patient", p.patient, "", p) for p in report.patients)
         writer.writerows(row("slide", p.patient, p.slide, p) for p in report.slides)
         for failed in report.failed:
-            writer.writerow(["slide", patients[failed.slide], failed.slide, "failed", "", "", "", "", "", failed.reason])
+            writer.writerow(
+                ["slide", patients[failed.slide], failed.slide, "failed", "", "", "", "", "", failed.reason]
+            )

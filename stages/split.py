@@ -1,7 +1,7 @@
 """split: joins the cohort table to the slides that have features, and decides who trains, validates and is tested.
 
-    splits.csv     every patient's part in every fold
-    patients.csv   every patient of the table: used, or dropped and why; slides; whether there is RNA
+splits.csv     every patient's part in every fold
+patients.csv   every patient of the table: used, or dropped and why; slides; whether there is RNA
 """
 
 from __future__ import annotations
@@ -88,7 +88,7 @@ class SplitStage(Stage[SplitStageSettings]):
         with_rna = frozenset(read_expression(self.expression).patients) if self.expression else frozenset()
         inputs: dict[str, Input] = {
             "table": FileInput(self.table.resolve()),
-            "slides": ValueInput({"usable": sorted(usable), "unusable": unusable}),
+            "slides": ValueInput({slide: unusable.get(slide, "usable") for slide in match.rows}),
             "rna": ValueInput(sorted(with_rna)),
         }
         item = Item("splits", inputs, _Cohort(splits, labels, with_rna))

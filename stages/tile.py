@@ -1,8 +1,8 @@
 """tile: finds the tissue on slides and cuts it into tiles.
 
-    <slide>.h5                    positions, tissue fraction and sharpness of the tiles
-    contours/<slide>.geojson      the tissue, for QuPath
-    qc/<slide>.jpg                what was found, to look at
+<slide>.h5                    positions, tissue fraction and sharpness of the tiles
+contours/<slide>.geojson      the tissue, for QuPath
+qc/<slide>.jpg                what was found, to look at
 """
 
 from __future__ import annotations
@@ -10,6 +10,8 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+
+import cv2
 
 from ..data.artifact import whole
 from ..data.cohort import CohortTable
@@ -22,9 +24,9 @@ from ..data.slides_on_disk import FoundSlide, slide_identity
 from ..data.tiles import write_tiles
 from .settings import TileSettings
 from .stage import FileInput, Input, Item, Outcome, Plan, Progress, Stage, ValueInput
-from .versions import VERSIONS
 from .tile_qc import draw_qc
 from .tiling import tile_slide
+from .versions import VERSIONS
 
 
 def slide_digest(path: Path) -> str:
@@ -60,6 +62,9 @@ class TileStage(Stage[TileSettings]):
     @property
     def workers(self) -> int:
         return self.settings.workers or os.cpu_count() or 1
+
+    def setup(self) -> None:
+        cv2.setNumThreads(1)  # a process a core is enough
 
     def plan(self) -> Plan:
         overrides: Mapping[str, float] = {}

@@ -6,7 +6,8 @@ the epoch is chosen and the threshold is set on what the fold may see. :mod:`.ev
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -35,6 +36,9 @@ from .versions import VERSIONS
 
 MEMORY_SHARE = 0.5
 """Features move to the GPU for the whole training when they take no more than this part of its free memory."""
+
+SMALL_BAG = 100
+"""Tiles in a mean bag below which one thread computes."""
 
 
 @dataclass(frozen=True)
@@ -106,9 +110,7 @@ class TrainStage(Stage[TrainSettings]):
                 train=parts["train"],
                 validation=parts["validation"],
                 test_patients=len(splits.patients(fold, "test")),
-                slides={
-                    s: (self.workspace / stores[s].path, features[s].inputs["slide"].digest) for s in slides
-                },
+                slides={s: (self.workspace / stores[s].path, features[s].inputs["slide"].digest) for s in slides},
                 tile=tile,
                 extract=extract,
             )
@@ -127,6 +129,19 @@ class TrainStage(Stage[TrainSettings]):
         settings = self.settings
         device = choose_device(settings.device)
         bags, facts = _read_bags(cohort, settings.neighbours, device)
+        with _threads_for(bags):
+            return self._train(item, progress, bags, facts, device)
+
+    def _train(
+        self,
+        item: Item,
+        progress: Progress,
+        bags: Mapping[str, BagTensors],
+        facts: FeatureFacts,
+        device: torch.device,
+    ) -> Outcome:
+        cohort: FoldCohort = item.payload
+        settings = self.settings
         rna = _Rna.fitted(cohort, self.expression if settings.use_rna else None, settings)
         train = _patients(cohort.train, bags, rna)
         validation = _patients(cohort.validation, bags, None)
@@ -156,6 +171,8 @@ class TrainStage(Stage[TrainSettings]):
         facts_of_bundle = self._facts(cohort, model, fitted, facts, rna, train, validation)
         write_bundle(path, facts_of_bundle, model, rna.arrays if rna else {})
         remove(partial)
+        with suppress(OSError):  # other folds may still keep theirs
+            partial.parent.rmdir()
         best = fitted.history[fitted.best_epoch]
         return Outcome(
             outputs={"bundle": path},
@@ -274,9 +291,7 @@ def _fit_settings(settings: TrainSettings, fold: int) -> FitSettings:
     )
 
 
-def _read_bags(
-    cohort: FoldCohort, neighbours: int, device: torch.device
-) -> tuple[dict[str, BagTensors], FeatureFacts]:
+def _read_bags(cohort: FoldCohort, neighbours: int, device: torch.device) -> tuple[dict[str, BagTensors], FeatureFacts]:
     """All bags of the fold, read once; on the GPU when they fit.
 
     :raises StoreError: the slides were not all extracted alike.
@@ -296,9 +311,24 @@ def _read_bags(
         bags[slide] = bag_tensors(bag, neighbours)
     if first is None:
         raise UsageError("a fold without slides", hint="use fewer folds")
-    if device.type == "cuda" and sum(b.bytes for b in bags.values()) <= MEMORY_SHARE * torch.cuda.mem_get_info(device)[0]:
+    if (
+        device.type == "cuda"
+        and sum(b.bytes for b in bags.values()) <= MEMORY_SHARE * torch.cuda.mem_get_info(device)[0]
+    ):
         bags = {slide: bag.to(device) for slide, bag in bags.items()}
     return bags, first
+
+
+@contextmanager
+def _threads_for(bags: Mapping[str, BagTensors]) -> Iterator[None]:
+    """One thread where bags are small: there threads gain nothing, and on a busy machine each step waits for them."""
+    before = torch.get_num_threads()
+    if sum(len(bag.features) for bag in bags.values()) < SMALL_BAG * len(bags):
+        torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def _settings_of(manifest: Manifest, stage: str) -> dict[str, Any]:

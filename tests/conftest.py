@@ -1,4 +1,4 @@
-"""What all tests share: quiet threads, patient property tests, and the real data where it lies beside the repository."""
+"""What all tests share: one thread, patient property tests, and the real data where it lies beside the repository."""
 
 from pathlib import Path
 

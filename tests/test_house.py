@@ -1,4 +1,4 @@
-"""The house: which folder may import which, what lies in a wheel, what loads when, one tree of errors, the backbones."""
+"""The house: who may import whom, what lies in a wheel, what loads when, one tree of errors, the backbones."""
 
 from __future__ import annotations
 
@@ -65,11 +65,25 @@ def test_the_root_holds_no_other_module() -> None:
 
 
 def test_modules_fit_on_a_few_screens() -> None:
-    long = {str(f.relative_to(ROOT)): n for f in SOURCES if (n := len(f.read_text(encoding="utf-8").splitlines())) > 400}
+    long = {
+        str(f.relative_to(ROOT)): n for f in SOURCES if (n := len(f.read_text(encoding="utf-8").splitlines())) > 400
+    }
     assert not long
 
 
-HEAVY = {"torch", "torchvision", "timm", "openslide", "pandas", "anndata", "zarr", "cv2", "sklearn", "h5py", "matplotlib"}
+HEAVY = {
+    "torch",
+    "torchvision",
+    "timm",
+    "openslide",
+    "pandas",
+    "anndata",
+    "zarr",
+    "cv2",
+    "sklearn",
+    "h5py",
+    "matplotlib",
+}
 
 
 @pytest.mark.parametrize(

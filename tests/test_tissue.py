@@ -3,6 +3,8 @@
 import cv2
 import numpy as np
 import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
 from wsipipe.data.overview import Overview, sharpness_of_tiles, shrink
 from wsipipe.data.tissue import MAX_HOLE, MIN_PIECE, TissueMask, find_tissue, tissue_fractions
 from wsipipe.data.units import Level0Px, Mpp
@@ -110,6 +112,8 @@ def test_an_image_that_is_tissue_all_over_is_not_cut_in_half(colour):
         ((175, 215, 180), "pale green"),
         ((20, 130, 140), "teal"),
         ((205, 25, 35), "red"),
+        ((205, 57, 66), "red that light shines through"),
+        ((168, 187, 226), "faded blue"),
         ((25, 25, 28), "black"),
     ],
 )
@@ -136,6 +140,17 @@ def test_pen_over_tissue_takes_that_tissue_out():
     assert not result.mask[:, 382:418].any()
     assert result.mask[300, 300]
     assert result.mask[300, 500]
+
+
+def test_tissue_without_texture_is_not_ink():
+    """Colloid, hyaline and pools of blood are as smooth as a stroke, but pink or purple."""
+    for colour in ((222, 140, 175), (205, 80, 110), (170, 130, 190), (150, 140, 185)):
+        picture = glass()
+        truth = ellipse(800, 600, (400, 300), (150, 120))
+        picture[truth] = colour
+        result = tissue_of(picture)
+        assert not result.pen.any(), colour
+        assert agreement(result.mask, truth) > 0.95
 
 
 @pytest.mark.parametrize("dark", [(0, 0, 0), (40, 42, 45), (70, 66, 72)])
@@ -212,6 +227,23 @@ def test_small_slides_get_a_finer_mask():
     assert tissue_of(picture, mpp=4.0).mpp == 8.0
     assert tissue_of(picture, mpp=8.0).mask.shape == (800, 1000)
     assert tissue_of(glass(3, 2), mpp=0.5).mask.shape == (2, 3)
+
+
+@settings(max_examples=100, deadline=None)
+@given(
+    st.tuples(st.integers(1, 40), st.integers(1, 40)),
+    st.lists(st.tuples(st.integers(0, 255), st.integers(0, 255), st.integers(0, 255)), min_size=1, max_size=3),
+    st.sampled_from([0.25, 8.0]),
+)
+@example((10, 10), [(70, 70, 70)], 8.0)
+@example((1, 1), [(0, 0, 255)], 8.0)
+def test_no_picture_makes_it_fail(size, colours, mpp):
+    picture = np.array(colours, np.uint8)[np.random.default_rng(0).integers(0, len(colours), size)]
+    result = tissue_of(picture, mpp)
+    assert result.verdict in ("nothing", "dark background") or result.mask.any()
+    assert not (result.mask & result.pen).any()
+    fractions = tissue_fractions(result, np.zeros((1, 2), np.int64), Level0Px(round(result.downsample)))
+    assert 0 <= fractions[0] <= 1
 
 
 def test_the_mask_is_deterministic():

@@ -1,0 +1,161 @@
+"""Two small stages for the runner's tests, in a module of their own so that worker processes can import them.
+
+What an item does stands in its file, so that it differs from item to item and can be mended like a real slide.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import signal
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from wsipipe.data.artifact import digest_of, whole
+from wsipipe.data.errors import SlideError, SurroundingsError
+from wsipipe.pipeline.console import Console
+from wsipipe.pipeline.runner import Runner, Summary
+from wsipipe.stages.settings import Runtime, Settings
+from wsipipe.stages.stage import FileInput, Item, Outcome, OutputInput, Plan, Progress, Stage, upstream
+
+
+class CopySettings(Settings):
+    repeat: int = 1
+    shout: bool = True
+    threads: int = Runtime(1)
+
+
+class CopyStage(Stage[CopySettings]):
+    """Writes each text in capital letters, ``repeat`` times.
+
+    :param calls: a file that hears of every text that is worked on or hashed.
+    """
+
+    name = "copy"
+    version = 1
+    items = "texts"
+    processes = True
+
+    def __init__(
+        self,
+        settings: CopySettings,
+        folder: Path,
+        workspace: Path,
+        *,
+        texts: Sequence[Path],
+        calls: Path,
+        workers: int = 1,
+    ) -> None:
+        super().__init__(settings, folder, workspace)
+        self.texts, self.calls, self.workers_wanted = texts, calls, workers
+
+    @property
+    def workers(self) -> int:
+        return self.workers_wanted
+
+    def _say(self, what: str) -> None:
+        with self.calls.open("a") as stream:
+            stream.write(what + "\n")
+
+    def _hash(self, path: Path) -> str:
+        self._say(f"hash {path.stem}")
+        _refuse_unreadable(path)
+        return digest_of(path)
+
+    def plan(self) -> Plan:
+        bad = [path for path in self.texts if path.stem.startswith("reject")]
+        items = [Item(path.stem, {"text": FileInput(path, self._hash)}, path) for path in self.texts if path not in bad]
+        return Plan(
+            items, {path.stem: SlideError("is not wanted", path=path) for path in bad}, ["a note"] if bad else []
+        )
+
+    def setup(self) -> None:
+        if any(path.stem == "no-setup" for path in self.texts):
+            raise SurroundingsError("the machine is not ready")
+
+    def process(self, item: Item, progress: Progress) -> Outcome:  # noqa: ARG002
+        text = Path(item.payload).read_text()
+        _refuse_unreadable(item.payload)
+        self._say(f"do {item.id} {os.getpid()}")
+        match text:
+            case "broken":
+                raise SlideError("is broken", path=item.payload, hint="mend it")
+            case "brittle" if self.settings.repeat > 1:
+                raise SlideError("does not bear that", path=item.payload)
+            case "full":
+                raise SurroundingsError("could not write: the disk is full", path=item.payload)
+            case "odd":
+                raise KeyError("odd")
+            case "interrupt":
+                raise KeyboardInterrupt
+            case "exit":
+                os._exit(3)
+            case "die":
+                os.kill(os.getpid(), signal.SIGKILL)
+            case "slow":
+                time.sleep(60)
+            case "nothing":
+                return Outcome(status="empty", stats={"letters": 0})
+            case "liar":
+                return Outcome({"copy": self.folder / "never written"})
+        path = self.folder / f"{item.id}.txt"
+        with whole(path) as scratch:
+            scratch.write_text((text.upper() if self.settings.shout else text) * self.settings.repeat)
+        return Outcome({"copy": path}, {"letters": len(text)})
+
+
+def _refuse_unreadable(path: Path) -> None:
+    """What the system says of a file that may not be read, for tests that may run as root."""
+    if path.read_text() == "unreadable":
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+
+
+class CountStage(Stage[Settings]):
+    """Counts the letters of the copies."""
+
+    name = "count"
+    version = 1
+
+    def __init__(self, folder: Path, workspace: Path, *, copies: CopyStage, calls: Path) -> None:
+        super().__init__(Settings(), folder, workspace)
+        self.copies, self.calls = copies, calls
+
+    def plan(self) -> Plan:
+        done = upstream(self.copies.manifest, "copy", self.workspace)
+        copies = {name: record.outputs["copy"] for name, record in done.records.items()}
+        return Plan(
+            [Item(name, {"copy": OutputInput(copy)}, copy.path) for name, copy in copies.items()], {}, done.notes
+        )
+
+    def process(self, item: Item, progress: Progress) -> Outcome:  # noqa: ARG002
+        with self.calls.open("a") as stream:
+            stream.write(f"count {item.id}\n")
+        path = self.folder / f"{item.id}.txt"
+        with whole(path) as scratch:
+            scratch.write_text(str(len((self.workspace / item.payload).read_text())))
+        return Outcome({"count": path})
+
+
+def copy(
+    place: Path, *, workers: int = 1, retry_failed: bool = False, replace: bool = False, **settings: object
+) -> Summary:
+    """Run the copy stage over the texts of ``place``."""
+    runner = Runner(place / "work", Console(json_only=True), retry_failed=retry_failed, replace=replace)
+    return runner.run(copy_stage(place, workers=workers, **settings))
+
+
+def copy_stage(place: Path, *, workers: int = 1, **settings: object) -> CopyStage:
+    return CopyStage(
+        CopySettings.model_validate(settings),
+        place / "work" / "copies",
+        place / "work",
+        texts=sorted(place.glob("texts/**/*.txt")),
+        calls=place / "calls",
+        workers=workers,
+    )
+
+
+if __name__ == "__main__":
+    copy(Path(sys.argv[1]), workers=int(sys.argv[2]))

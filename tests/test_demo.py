@@ -1,0 +1,68 @@
+"""The README's first promise: the demo runs by itself, is learnt, and a second run computes nothing."""
+
+from __future__ import annotations
+
+import csv
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("demo")
+
+
+def demo(folder: Path) -> tuple[dict[str, Any], str]:
+    command = [sys.executable, "-c", "from wsipipe.pipeline.cli import main; main()", "demo", str(folder), "--json"]
+    result = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stderr
+    return json.loads(result.stdout.splitlines()[-1]), result.stderr
+
+
+@pytest.fixture(scope="module")
+def first(folder: Path) -> tuple[dict[str, Any], str]:
+    return demo(folder)
+
+
+def test_the_held_out_patients_are_told_apart(first: tuple[dict[str, Any], str]) -> None:
+    result, _ = first
+    assert result["auc"] > 0.8
+    assert result["n_patients"] >= 30
+    assert Path(result["report"]).is_file()
+    assert Path(result["workspace"]).is_dir()
+    assert len(list(Path(result["heatmaps"]).glob("*.png"))) == 4
+
+
+def test_the_new_slides_are_called_right(first: tuple[dict[str, Any], str], folder: Path) -> None:
+    truth = {row["slide_id"]: row for row in read_csv(folder / "cohort" / "new_slides_truth.csv")}
+    rows = [row for row in read_csv(Path(first[0]["predictions"])) if row["level"] == "slide"]
+    probability = {row["slide_id"]: float(row["probability"]) for row in rows}
+    positive = [probability[s] for s, row in truth.items() if row["HER2"] == "positive"]
+    negative = [probability[s] for s, row in truth.items() if row["HER2"] == "negative"]
+    assert len(positive) == len(negative) == 2
+    assert min(positive) > max(negative)
+
+
+def test_only_the_planted_failure_occurred_and_is_explained(first: tuple[dict[str, Any], str]) -> None:
+    result, messages = first
+    failures = [failure for stage in result["stages"] for failure in stage["failures"]]
+    assert [failure["item"] for failure in failures] == [result["planted_failure"]]
+    assert failures[0]["hint"]
+    assert "Traceback" not in messages
+
+
+def test_a_second_run_computes_nothing_and_gives_the_same(first: tuple[dict[str, Any], str], folder: Path) -> None:
+    again, _ = demo(folder)
+    assert again["recomputed"] == 0
+    for name in ("auc", "auc_low", "auc_high", "n_patients", "report"):
+        assert again[name] == first[0][name]
+
+
+def read_csv(path: Path) -> list[dict[str, str]]:
+    with path.open(encoding="utf-8", newline="") as stream:
+        return list(csv.DictReader(stream))

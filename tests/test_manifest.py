@@ -1,0 +1,210 @@
+"""The manifest: what is recorded stays recorded, what is torn is dropped, and one run writes at a time."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+from wsipipe.data.artifact import digest_of
+from wsipipe.data.errors import BusyError, StoreError, SurroundingsError
+from wsipipe.data.manifest import ErrorRecord, InputRecord, Manifest, OutputRecord, Record
+
+
+def record(item: str, **changes: Any) -> Record:
+    fields: dict[str, Any] = {
+        "schema": 1,
+        "stage": "tile",
+        "stage_version": 1,
+        "item": item,
+        "status": "done",
+        "fingerprint": "sha256:0",
+        "settings": {"mpp": 0.5},
+        "inputs": {},
+        "start": datetime(2024, 2, 29, 12, 30, 15, 123456, tzinfo=UTC),
+        "seconds": 1.25,
+        "wsipipe": "0.1.0",
+    }
+    return Record(**fields | changes)
+
+
+def full() -> list[Record]:
+    """A record of each status, with all that one can hold."""
+    return [
+        record(
+            "a slide é",
+            settings={"mpp": 0.5, "weights": None, "names": ["a", None], "deep": {"none": None}},
+            inputs={
+                "slide": InputRecord(digest="sha256:1", path="/s/a.svs", bytes=7, mtime_ns=1_700_000_000_123_456_789)
+            },
+            outputs={"tiles": OutputRecord(path="tiles/a.h5", bytes=3, digest="sha256:2")},
+            stats={"tiles": 12, "why": None, "share": 0.1, "by": {"x": [1, 2]}},
+        ),
+        record("b", status="empty", inputs={"labels": InputRecord(digest="sha256:3")}),
+        record("c", status="failed", error=ErrorRecord(type="SlideError", message="line 1\nline 2", retry=False)),
+    ]
+
+
+def test_what_is_appended_is_read(tmp_path: Path) -> None:
+    manifest = Manifest(tmp_path / "new" / "folder" / "manifest.jsonl")
+    assert manifest.records() == []
+    for each in full():
+        manifest.append(each)
+    assert manifest.records() == full()
+    assert len(manifest.path.read_bytes().splitlines()) == 3  # a line each, whatever the messages hold
+    assert all(json.loads(line)["schema"] == 1 for line in manifest.path.read_bytes().splitlines())
+
+
+def test_the_last_record_of_an_item_counts(tmp_path: Path) -> None:
+    manifest = Manifest(tmp_path / "manifest.jsonl")
+    for item, stage, seconds in [("b", "tile", 1), ("a", "tile", 2), ("a", "other", 3), ("b", "tile", 4)]:
+        manifest.append(record(item, stage=stage, seconds=seconds))
+    assert {item: r.seconds for item, r in manifest.latest("tile").items()} == {"b": 4, "a": 2}
+    assert list(manifest.latest("tile")) == ["b", "a"]
+    assert {item: r.seconds for item, r in manifest.latest().items()} == {"b": 4, "a": 3}
+
+
+@pytest.mark.parametrize("torn", [1, 40, -2, None])
+def test_a_torn_last_line_is_dropped_and_then_cut_off(tmp_path: Path, torn: int | None) -> None:
+    manifest = Manifest(tmp_path / "manifest.jsonl")
+    for each in full()[:2]:
+        manifest.append(each)
+    whole = manifest.path.read_bytes()
+    long = record("long", settings={"text": "x" * 200_000})  # longer than what is searched at a time
+    manifest.append(long)
+    manifest.path.write_bytes(whole + manifest.path.read_bytes()[len(whole) : -1][:torn])
+    with pytest.warns(UserWarning, match="torn last line"):
+        assert manifest.records() == full()[:2]
+    manifest.append(full()[2])
+    assert manifest.records() == full()
+    assert manifest.path.read_bytes().startswith(whole)
+
+
+def test_a_file_that_is_one_torn_line(tmp_path: Path) -> None:
+    manifest = Manifest(tmp_path / "manifest.jsonl")
+    manifest.path.write_bytes(b'{"schema": 1, "sta')
+    with pytest.warns(UserWarning, match="torn last line"):
+        assert manifest.records() == []
+    manifest.append(full()[0])
+    assert manifest.records() == full()[:1]
+
+
+@pytest.mark.parametrize(
+    "line", [b"{", b"\xff\xfe", b"{}", b"[]", b"3", b"null", b'{"schema": "x"}', b'{"schema": null}', b"\0" * 100]
+)
+def test_a_damaged_line_in_the_middle_is_an_error_that_names_it(tmp_path: Path, line: bytes) -> None:
+    manifest = Manifest(tmp_path / "manifest.jsonl")
+    for each in full():
+        manifest.append(each)
+    lines = manifest.path.read_bytes().splitlines()
+    manifest.path.write_bytes(b"\n".join([lines[0], line, *lines[1:], b""]))
+    with pytest.raises(StoreError, match="line 2 is not a record") as caught:
+        manifest.records()
+    assert caught.value.path == str(manifest.path)
+    assert "remove that line" in caught.value.hint
+
+
+def test_a_newer_schema_is_refused(tmp_path: Path) -> None:
+    manifest = Manifest(tmp_path / "manifest.jsonl")
+    manifest.append(full()[0])
+    newer = json.loads(manifest.path.read_text()) | {"schema": 2, "what": "this version does not know"}
+    with manifest.path.open("a") as stream:
+        stream.write(json.dumps(newer) + "\n")
+    with pytest.raises(StoreError, match=r"line 2 was written by a newer wsipipe \(schema 2, this one reads 1\)"):
+        manifest.records()
+
+
+def test_whether_outputs_are_whole(tmp_path: Path) -> None:
+    (tmp_path / "a.zarr" / "c").mkdir(parents=True)
+    file = tmp_path / "a.zarr" / "c" / "0"
+    file.write_bytes(b"abc")
+    output = OutputRecord(path="a.zarr", bytes=3, digest=digest_of(tmp_path / "a.zarr"))
+    done = record("a", outputs={"features": output})
+    assert done.is_whole(tmp_path)
+    assert done.is_whole(tmp_path, check_digest=True)
+    file.write_bytes(b"abd")
+    assert done.is_whole(tmp_path)  # the same size
+    assert not done.is_whole(tmp_path, check_digest=True)
+    file.write_bytes(b"ab")
+    assert not done.is_whole(tmp_path)
+    file.unlink()
+    assert not done.is_whole(tmp_path)
+    assert record("b").is_whole(tmp_path)  # nothing to lose
+
+
+def test_a_full_disk_is_told_as_such(tmp_path: Path) -> None:
+    (tmp_path / "manifest.jsonl").symlink_to("/dev/full")
+    with pytest.raises(SurroundingsError, match="No space left"):
+        Manifest(tmp_path / "manifest.jsonl").append(record("a"))
+
+
+HOLDER = """
+import sys, time
+from pathlib import Path
+from wsipipe.data.manifest import Manifest
+
+with Manifest(Path(sys.argv[1])).lock():
+    print("held", flush=True)
+    time.sleep(60)
+"""
+
+
+@pytest.fixture
+def holder(tmp_path: Path) -> Iterator[subprocess.Popen[str]]:
+    """Another process that holds the lock of ``tmp_path``'s manifest."""
+    command = [sys.executable, "-c", HOLDER, str(tmp_path / "manifest.jsonl")]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    assert process.stdout.readline() == "held\n"
+    yield process
+    process.kill()
+    process.communicate()
+
+
+def test_the_second_run_hears_who_holds_the_lock(tmp_path: Path, holder: subprocess.Popen[str]) -> None:
+    manifest = Manifest(tmp_path / "manifest.jsonl")
+    with pytest.raises(BusyError) as caught, manifest.lock():
+        pytest.fail("two writers")
+    assert f'"pid": {holder.pid}' in str(caught.value)
+    assert f'"host": "{socket.gethostname()}"' in str(caught.value)
+    assert caught.value.path == str(tmp_path)
+    assert manifest.records() == []  # reading is free
+
+
+def test_a_killed_holders_lock_is_free_at_once(tmp_path: Path, holder: subprocess.Popen[str]) -> None:
+    holder.send_signal(signal.SIGKILL)
+    holder.wait()
+    start = time.monotonic()
+    with Manifest(tmp_path / "manifest.jsonl").lock():
+        told = json.loads((tmp_path / ".lock-holder.json").read_text())
+        assert told["pid"] == os.getpid()
+    assert time.monotonic() - start < 5
+    assert not (tmp_path / ".lock-holder.json").exists()
+
+
+@pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt])
+def test_the_lock_ends_with_the_block_however_that_ends(tmp_path: Path, error: type[BaseException]) -> None:
+    manifest = Manifest(tmp_path / "manifest.jsonl")
+
+    def hold() -> None:
+        with manifest.lock():
+            raise error
+
+    with pytest.raises(error):
+        hold()
+    with manifest.lock():
+        pass
+
+
+def test_other_folders_have_locks_of_their_own(tmp_path: Path, holder: subprocess.Popen[str]) -> None:
+    with Manifest(tmp_path / "other" / "manifest.jsonl").lock():
+        assert holder.poll() is None

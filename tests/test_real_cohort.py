@@ -1,0 +1,70 @@
+"""The chain on 86 real TCGA-BRCA regions, from the settings file beside this test."""
+
+from __future__ import annotations
+
+import csv
+import json
+import subprocess
+import sys
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+SETTINGS = Path(__file__).with_name("brca") / "wsipipe.toml"
+
+
+def wsipipe(*arguments: object) -> dict[str, Any]:
+    command = [sys.executable, "-c", "from wsipipe.pipeline.cli import main; main()", *map(str, arguments), "--json"]
+    result = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stderr
+    answer: dict[str, Any] = json.loads(result.stdout.splitlines()[-1])
+    return answer
+
+
+@pytest.fixture(scope="module")
+def workspace(shared: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The chain for the recurrence score, with few epochs: what is tested is the chain, not the score."""
+    workspace = tmp_path_factory.mktemp("brca") / "work"
+    place = ("-c", SETTINGS, "-w", workspace)
+    tiled = wsipipe("tile", *place)["stages"][0]
+    assert (tiled["done"], tiled["empty"], tiled["failures"]) == (86, 0, [])
+    extracted = wsipipe("extract", *place)["stages"][0]
+    assert extracted["done"] == 86
+    # 84 regions hold four tiles of 224 px; two are a little smaller than 448 px and hold one.
+    assert extracted["units"] == 84 * 4 + 2
+    wsipipe("genomics", *place)
+    wsipipe("train", *place, "--name", "odx", "--epochs", 3)
+    return workspace
+
+
+def test_every_patient_is_used_or_dropped_with_a_reason(workspace: Path, shared: Path) -> None:
+    patients = read_csv(workspace / "models/odx/patients.csv")
+    clinical = read_csv(shared / "brca/clinical.csv")
+    assert {row["patient_id"] for row in patients} == {row["patient_id"] for row in clinical}
+    used = [row for row in patients if row["status"] == "used"]
+    assert Counter(row["label"] for row in used) == {"0": 59, "1": 22}
+    assert sum(len(row["slides"].split(";")) for row in used) == 86
+    assert Counter(row["reason"] for row in patients if row["status"] == "dropped") == {"no slide on disk": 926}
+
+
+def test_each_used_patient_is_tested_once_and_the_report_says_how_far_to_trust_it(workspace: Path) -> None:
+    tested = [row["patient_id"] for row in read_csv(workspace / "models/odx/oof_predictions.csv")]
+    used = [r["patient_id"] for r in read_csv(workspace / "models/odx/patients.csv") if r["status"] == "used"]
+    assert sorted(tested) == sorted(used)
+    metrics = json.loads((workspace / "models/odx/metrics.json").read_text())
+    assert metrics["pooled"]["n_patients"] == 81
+    assert metrics["pooled"]["auc"]["low"] < metrics["pooled"]["auc"]["value"] < metrics["pooled"]["auc"]["high"]
+    assert "claim nothing" in (workspace / "models/odx/report.html").read_text()
+
+
+def test_genomics_says_what_the_values_are(workspace: Path) -> None:
+    record = json.loads((workspace / "genomics/manifest.jsonl").read_text().splitlines()[-1])
+    assert (record["stats"]["patients"], record["stats"]["genes"]) == (931, 1558)
+    assert any("z-score" in sentence for sentence in [*record["stats"]["facts"], *record["stats"]["warnings"]])
+
+
+def read_csv(path: Path) -> list[dict[str, str]]:
+    with path.open(encoding="utf-8", newline="") as stream:
+        return list(csv.DictReader(stream))
