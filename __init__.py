@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from .data.features import read_bag as read_bag
     from .data.features import read_bags as read_bags
     from .data.manifest import Manifest as Manifest
-    from .data.slide import open_slide as open_slide
+    from .data.readers import open_slide as open_slide
     from .data.tiles import read_tile as read_tile
     from .data.tiles import read_tiles as read_tiles
     from .models.backbone import find_backbone as find_backbone
@@ -35,7 +35,7 @@ _PLACES = {
     "read_bag": ".data.features",
     "read_bags": ".data.features",
     "Manifest": ".data.manifest",
-    "open_slide": ".data.slide",
+    "open_slide": ".data.readers",
     "read_tile": ".data.tiles",
     "read_tiles": ".data.tiles",
     "find_backbone": ".models.backbone",

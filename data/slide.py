@@ -7,7 +7,6 @@ read; what lies outside the slide, and what is transparent in it, is white.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from os import PathLike
 from pathlib import Path
 from types import TracebackType
 from typing import Final, Self
@@ -16,7 +15,6 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from .errors import SlideError
 from .resolution import believed_mpp
 from .units import Level0Px, LevelPx, Mpp
 
@@ -79,33 +77,6 @@ class Slide(ABC):
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
-
-
-def open_slide(path: str | PathLike[str], mpp_override: float | None = None) -> Slide:
-    """Open a slide file, a folder of DICOM files, or a plain PNG or JPEG.
-
-    :param mpp_override: microns per pixel of level 0, in place of what the file says.
-    :raises SlideError: missing, empty, truncated, damaged, or of a format that nothing here reads. A slide without
-        mpp opens; :meth:`Slide.believed_mpp` is what fails.
-    """
-    # The readers build on this module, so that it can only name them late.
-    from .image_reader import ImageReader
-    from .openslide_reader import OpenSlideReader
-
-    path = Path(path)
-    mpp = None if mpp_override is None else (Mpp(mpp_override), Mpp(mpp_override))
-    try:
-        if path.is_file() and path.stat().st_size == 0:
-            raise SlideError("the file is empty (0 bytes)", path=path, hint="copy it again from where it came")
-        if not path.is_dir():
-            with path.open("rb"):  # a missing or forbidden file is told apart from a damaged one here
-                pass
-    except OSError as error:
-        hint = "check the path, and that you may read it"
-        raise SlideError(f"cannot be read: {error.strerror}", path=path, hint=hint) from error
-    if path.suffix.lower() in IMAGE_EXTENSIONS:
-        return ImageReader(path, mpp)
-    return OpenSlideReader(path, mpp)
 
 
 def on_white(rgba: npt.NDArray[np.uint8]) -> Rgb:

@@ -12,7 +12,8 @@ from typing import Literal
 from . import chain
 from .config import Config
 from .console import Console
-from .runner import Runner, Summary
+from .runner import Runner
+from .summary import Summary
 
 Step = Literal["tile", "extract", "genomics", "train"]
 

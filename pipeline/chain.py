@@ -15,7 +15,8 @@ from ..data.errors import UsageError
 from ..data.manifest import Json
 from .config import Config
 from .console import Console
-from .runner import Runner, Summary
+from .runner import Runner
+from .summary import Summary
 
 if TYPE_CHECKING:
     from ..data.cohort import CohortTable

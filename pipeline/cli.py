@@ -31,7 +31,8 @@ from . import chain
 from .config import FILE_NAME, Config, load_config, template
 from .console import Console
 from .flags import Flags, takes
-from .runner import Runner, Summary
+from .runner import Runner
+from .summary import Summary
 
 app = typer.Typer(
     name="wsipipe",

@@ -114,8 +114,9 @@ def _from_folder(content: dict[str, Any], model: type[BaseModel], here: Path) ->
 def _merge(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
     merged = dict(below)
     for key, value in above.items():
-        if isinstance(value, Mapping) and isinstance(merged.get(key, {}), Mapping):
-            merged[key] = _merge(merged.get(key, {}), value)
+        if isinstance(value, Mapping):
+            part = merged.get(key, {})  # where the file has no table here, that stays for the validation to tell
+            merged[key] = _merge(part, value) if isinstance(part, Mapping) else part
         elif value is not None:
             merged[key] = value
     return merged

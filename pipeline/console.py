@@ -11,7 +11,7 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, Protocol, TextIO
+from typing import Any, Protocol, TextIO
 
 from rich.console import Console as RichConsole
 from rich.markup import escape
@@ -22,10 +22,8 @@ from rich.text import Text
 from ..data.errors import WsipipeError
 from ..data.manifest import Json
 from ..stages.stage import Item, Stage
-
-if TYPE_CHECKING:
-    from .executors import Result
-    from .runner import Summary
+from .executors import Result
+from .summary import Summary
 
 _PLAIN_SECONDS = 10.0
 """How often a stage says where it is when the output is not a terminal."""

@@ -13,7 +13,8 @@ from . import chain
 from .config import Config, parse
 from .console import Console, clock
 from .demo_cohort import DemoCohort, make_cohort
-from .runner import Runner, Summary
+from .runner import Runner
+from .summary import Summary
 
 BIOMARKER = "her2"
 

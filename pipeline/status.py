@@ -19,7 +19,7 @@ from ..stages.settings import Settings
 from ..stages.versions import VERSIONS
 from .config import Config
 from .console import Console
-from .runner import changed_settings, stamp
+from .decisions import changed_settings, stamp
 
 State = Literal["done", "empty", "stale", "failed", "lost", "to do"]
 STATES: tuple[State, ...] = ("done", "empty", "stale", "failed", "lost", "to do")

@@ -23,7 +23,8 @@ from .. import __version__
 from ..data.errors import SlideError, UsageError
 from ..data.features import FeatureFacts, write_features
 from ..data.manifest import Manifest, OutputRecord
-from ..data.slide import Slide, open_slide
+from ..data.readers import open_slide
+from ..data.slide import Slide
 from ..data.slides_on_disk import slide_identity
 from ..data.tiles import TileSet, read_tile, read_tiles
 from ..models.backbone import Embedder, find_backbone, load_embedder

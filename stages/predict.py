@@ -24,7 +24,7 @@ from ..data.errors import SlideError, UsageError
 from ..data.features import Bag, read_bag
 from ..data.manifest import Manifest
 from ..data.overview import read_overview
-from ..data.slide import open_slide
+from ..data.readers import open_slide
 from ..data.tiles import read_tile, read_tiles
 from ..models.bag_tensors import choose_device
 from ..models.bundle import Bundle, folds_of, read_bundle

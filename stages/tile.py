@@ -18,7 +18,7 @@ from ..data.cohort import CohortTable
 from ..data.contours import geojson
 from ..data.errors import SlideError, WsipipeError
 from ..data.manifest import Record
-from ..data.slide import open_slide
+from ..data.readers import open_slide
 from ..data.slide_match import match_slides
 from ..data.slides_on_disk import FoundSlide, slide_identity
 from ..data.tiles import write_tiles

@@ -75,7 +75,7 @@ class CopyStage(Stage[CopySettings]):
         if any(path.stem == "no-setup" for path in self.texts):
             raise SurroundingsError("the machine is not ready")
 
-    def process(self, item: Item, progress: Progress) -> Outcome:  # noqa: ARG002
+    def process(self, item: Item, progress: Progress) -> Outcome:
         text = Path(item.payload).read_text()
         _refuse_unreadable(item.payload)
         self._say(f"do {item.id} {os.getpid()}")
@@ -129,7 +129,7 @@ class CountStage(Stage[Settings]):
             [Item(name, {"copy": OutputInput(copy)}, copy.path) for name, copy in copies.items()], {}, done.notes
         )
 
-    def process(self, item: Item, progress: Progress) -> Outcome:  # noqa: ARG002
+    def process(self, item: Item, progress: Progress) -> Outcome:
         with self.calls.open("a") as stream:
             stream.write(f"count {item.id}\n")
         path = self.folder / f"{item.id}.txt"

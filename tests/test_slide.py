@@ -9,8 +9,8 @@ import pytest
 import tifffile
 from PIL import Image
 from wsipipe.data.errors import SlideError
+from wsipipe.data.readers import open_slide
 from wsipipe.data.resolution import mpp_from_properties
-from wsipipe.data.slide import open_slide
 from wsipipe.data.tiff_layout import missing_bytes
 
 SHARED = Path(__file__).resolve().parents[1] / "../shared/data/slides"

@@ -15,7 +15,7 @@ import tifffile
 from PIL import Image
 from wsipipe.data.errors import SlideError, StoreError
 from wsipipe.data.grid import TileGrid
-from wsipipe.data.slide import open_slide
+from wsipipe.data.readers import open_slide
 from wsipipe.data.tiles import TileSet, read_tile, read_tiles, write_tiles
 from wsipipe.data.units import Level0Px, LevelPx, Mpp, TilePx
 

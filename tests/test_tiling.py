@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from wsipipe.data.errors import SlideError
 from wsipipe.data.overview import read_overview
-from wsipipe.data.slide import Rgb, Slide, open_slide
+from wsipipe.data.readers import open_slide
+from wsipipe.data.slide import Rgb, Slide
 from wsipipe.data.tiles import read_tile
 from wsipipe.stages.tile_qc import draw_qc, qc_image
 from wsipipe.stages.tiling import TileResult, tile_slide
