@@ -6,9 +6,10 @@ so that ``wsipipe --help`` answers at once.
 
 from __future__ import annotations
 
+import inspect
 import signal
 import traceback
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +24,7 @@ from ..stages.settings import (
     ExtractSettings,
     GenomicsSettings,
     PredictSettings,
+    Settings,
     SplitSettings,
     TileSettings,
     TrainSettings,
@@ -30,7 +32,7 @@ from ..stages.settings import (
 from . import chain
 from .config import FILE_NAME, Config, load_config, template
 from .console import Console
-from .flags import Flags, takes
+from .flags import Flags, SectionFlags, give_signature
 from .runner import Runner
 from .summary import Summary
 
@@ -53,29 +55,16 @@ Retry = Annotated[bool, typer.Option("--retry-failed", help="try failed items ag
 Replace = Annotated[bool, typer.Option("--replace", help="let these settings replace results of other settings")]
 Slides = Annotated[list[Path] | None, typer.Argument(help="slide files, or folders of slides", show_default=False)]
 Gpu = Annotated[int | None, typer.Option("--gpu", help="number of the GPU to use; the same as --device cuda:N")]
-
-
-@dataclass
-class _Session:
-    """A command's surroundings, and the exit code that it ends with."""
-
-    console: Console
-    summaries: list[Summary]
-
-    def finish(self, summaries: Sequence[Summary], extra: dict[str, Any] | None = None) -> None:
-        """Show the closing table, or the closing object."""
-        self.summaries += summaries
-        self.console.summaries(summaries)
-        self.console.result({"stages": [s.to_json() for s in summaries], **(extra or {})})
+Weights = Annotated[Path | None, typer.Option(help="the backbone's weights file, if it is not in the hub's cache")]
 
 
 @contextmanager
-def _session(*, json: bool = False, debug: bool = False) -> Iterator[_Session]:
+def _console(*, json: bool, debug: bool) -> Iterator[Console]:
+    """A command's surroundings: errors become messages and exit codes."""
     console = Console(json_only=json, debug=debug)
-    session = _Session(console, [])
     previous = signal.signal(signal.SIGTERM, signal.default_int_handler)  # `docker stop` ends a run as Ctrl-C does
     try:
-        yield session
+        yield console
     except KeyboardInterrupt:
         console.note("interrupted; what is done stays done, and the same command goes on from here")
         raise typer.Exit(130) from None
@@ -87,199 +76,165 @@ def _session(*, json: bool = False, debug: bool = False) -> Iterator[_Session]:
         raise typer.Exit(2 if isinstance(error, UsageError | BusyError) else 1) from None
     finally:
         signal.signal(signal.SIGTERM, previous)
-    if any(summary.failures for summary in session.summaries):
-        raise typer.Exit(1)
 
 
-def _open(
-    session: _Session,
-    flags: Flags,
+@dataclass
+class _Call:
+    """A command that works on a workspace: the flags given, and what the common options say."""
+
+    flags: Flags
+    console: Console
+    options: dict[str, Any]
+
+    def open(self) -> tuple[Config, Runner]:
+        """The settings (file and flags) and a runner for the workspace."""
+        settings = load_config(self.options["config"], {**self.flags, "workspace": self.options["workspace"]})
+        settings = settings.model_copy(update={"workspace": settings.workspace.resolve()})
+        again, replace = self.options["retry_failed"], self.options["replace"]
+        return settings, Runner(settings.workspace, self.console, retry_failed=again, replace=replace)
+
+    def on_gpu(self, section: str, gpu: int | None) -> None:
+        """Let ``--gpu N`` stand for ``--device cuda:N``."""
+        if gpu is not None:
+            if self.flags[section].get("device"):
+                raise UsageError("--gpu and --device say the same thing", hint="give one of them")
+            self.flags[section]["device"] = f"cuda:{gpu}"
+
+    def finish(self, summaries: Sequence[Summary], extra: dict[str, Any] | None = None) -> None:
+        """Show the closing table, or the closing object; exit with 1 if items failed."""
+        self.console.summaries(summaries)
+        self.console.result({"stages": [s.to_json() for s in summaries], **(extra or {})})
+        if any(summary.failures for summary in summaries):
+            raise typer.Exit(1)
+
+
+def _common(
     *,
-    config: Path | None = None,
-    workspace: Path | None = None,
-    retry_failed: bool = False,
-    replace: bool = False,
-) -> tuple[Config, Runner]:
-    settings = load_config(config, {**flags, "workspace": workspace})
-    place = settings.workspace.resolve()
-    runner = Runner(place, session.console, retry_failed=retry_failed, replace=replace)
-    return settings.model_copy(update={"workspace": place}), runner
+    config: ConfigFile = None,
+    workspace: Workspace = None,
+    retry_failed: Retry = False,
+    replace: Replace = False,
+    json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """The options of every command that works on a workspace."""
 
 
-def _on_gpu(flags: Flags, section: str, gpu: int | None) -> None:
-    if gpu is not None:
-        if flags[section].get("device"):
-            raise UsageError("--gpu and --device say the same thing", hint="give one of them")
-        flags[section]["device"] = f"cuda:{gpu}"
+def _works(**sections: type[Settings]) -> Callable[[Callable[..., None]], None]:
+    """Make a command of a function: with the common options, the flags of its sections, and a :class:`_Call`."""
+
+    def decorate(function: Callable[..., None]) -> None:
+        _, *own = inspect.signature(function, eval_str=True).parameters.values()  # the first is the call
+        common = list(inspect.signature(_common, eval_str=True).parameters.values())
+        settings = SectionFlags(sections, frozenset(parameter.name for parameter in own))
+
+        def command(**given: Any) -> None:
+            options = {parameter.name: given.pop(parameter.name) for parameter in common}
+            flags = settings.take_from(given)
+            with _console(json=options["json"], debug=options["debug"]) as console:
+                function(_Call(flags, console, options), **given)
+
+        give_signature(command, [*own, *common, *settings.parameters], function)
+        app.command()(command)
+
+    return decorate
 
 
-@app.command()
-@takes(tile=TileSettings)
+@_works(tile=TileSettings)
 def tile(
+    call: _Call,
     slides: Slides = None,
     *,
-    flags: Flags,
-    table: Annotated[Path | None, typer.Option("--table", help="cohort table with path and mpp columns")] = None,
-    config: ConfigFile = None,
-    workspace: Workspace = None,
-    retry_failed: Retry = False,
-    replace: Replace = False,
-    json: Json = False,
-    debug: Debug = False,
+    table: Annotated[Path | None, typer.Option(help="cohort table with path and mpp columns")] = None,
 ) -> None:
     """Find the tissue on slides and cut it into tiles: HDF5, GeoJSON contours, a QC image each."""
-    with _session(json=json, debug=debug) as session:
-        flags["cohort"] = {"slides": slides, "table": table}
-        settings, runner = _open(
-            session, flags, config=config, workspace=workspace, retry_failed=retry_failed, replace=replace
-        )
-        session.finish([chain.tile(settings, runner)])
+    call.flags["cohort"] = {"slides": slides, "table": table}
+    call.finish([chain.tile(*call.open())])
 
 
-@app.command()
-@takes(extract=ExtractSettings)
+@_works(extract=ExtractSettings)
 def extract(
+    call: _Call,
     *,
-    flags: Flags,
     tiles: Annotated[
-        str | None,
-        typer.Option("--tiles", help="which tiles, such as 0.5mpp-224px; needed only where there are several"),
+        str | None, typer.Option(help="which tiles, such as 0.5mpp-224px; needed only where there are several")
     ] = None,
     gpu: Gpu = None,
-    config: ConfigFile = None,
-    workspace: Workspace = None,
-    retry_failed: Retry = False,
-    replace: Replace = False,
-    json: Json = False,
-    debug: Debug = False,
 ) -> None:
     """Turn tiles into feature vectors with a backbone: one zarr store a slide."""
-    with _session(json=json, debug=debug) as session:
-        _on_gpu(flags, "extract", gpu)
-        settings, runner = _open(
-            session, flags, config=config, workspace=workspace, retry_failed=retry_failed, replace=replace
-        )
-        session.finish([chain.extract(settings, runner, tiles=tiles)])
+    call.on_gpu("extract", gpu)
+    call.finish([chain.extract(*call.open(), tiles=tiles)])
 
 
-@app.command()
-@takes(genomics=GenomicsSettings)
+@_works(genomics=GenomicsSettings)
 def genomics(
+    call: _Call,
     matrix: Annotated[Path | None, typer.Argument(help="expression matrix", show_default=False)] = None,
-    *,
-    flags: Flags,
-    config: ConfigFile = None,
-    workspace: Workspace = None,
-    retry_failed: Retry = False,
-    replace: Replace = False,
-    json: Json = False,
-    debug: Debug = False,
 ) -> None:
     """Read an expression matrix: patients × genes on a log scale, nothing fitted, nothing selected."""
-    with _session(json=json, debug=debug) as session:
-        flags["genomics"]["matrix"] = matrix
-        settings, runner = _open(
-            session, flags, config=config, workspace=workspace, retry_failed=retry_failed, replace=replace
-        )
-        session.finish([chain.genomics(settings, runner)])
+    call.flags["genomics"]["matrix"] = matrix
+    call.finish([chain.genomics(*call.open())])
 
 
-@app.command()
-@takes(train=TrainSettings, biomarker=BiomarkerSettings, split=SplitSettings)
+@_works(train=TrainSettings, biomarker=BiomarkerSettings, split=SplitSettings)
 def train(
+    call: _Call,
     *,
-    flags: Flags,
     name: Annotated[
-        list[str] | None, typer.Option("--name", help="biomarkers of the settings file to train; default: all")
+        list[str] | None, typer.Option(help="biomarkers of the settings file to train; default: all")
     ] = None,
-    table: Annotated[Path | None, typer.Option("--table", help="cohort table: slide_id, patient_id, labels")] = None,
+    table: Annotated[Path | None, typer.Option(help="cohort table: slide_id, patient_id, labels")] = None,
     features: Annotated[
         str | None,
-        typer.Option(
-            "--features", help="which features, such as 0.5mpp-224px/uni2-h; needed only where there are several"
-        ),
+        typer.Option(help="which features, such as 0.5mpp-224px/uni2-h; needed only where there are several"),
     ] = None,
     gpu: Gpu = None,
-    config: ConfigFile = None,
-    workspace: Workspace = None,
-    retry_failed: Retry = False,
-    replace: Replace = False,
-    json: Json = False,
-    debug: Debug = False,
 ) -> None:
     """Train and evaluate a model of a biomarker, fold by fold, with RNA as the teacher.
 
     The biomarker stands in the settings file as biomarkers.NAME, or is given here: --name her2 --label-column HER2Calc.
     """
-    with _session(json=json, debug=debug) as session:
-        _on_gpu(flags, "train", gpu)
-        biomarker = {key: value for key, value in flags.pop("biomarker").items() if value is not None}
-        if biomarker:
-            names = name or [str(biomarker.get("label_column", "model")).lower()]
-            flags["biomarkers"] = dict.fromkeys(names, biomarker)
-            name = names
-        flags["cohort"] = {"table": table}
-        settings, runner = _open(
-            session, flags, config=config, workspace=workspace, retry_failed=retry_failed, replace=replace
-        )
-        summaries, metrics = chain.train(settings, runner, name, features=features)
-        chain.show_metrics(session.console, metrics)
-        session.finish(summaries, {"models": metrics})
+    call.on_gpu("train", gpu)
+    biomarker = {key: value for key, value in call.flags.pop("biomarker").items() if value is not None}
+    if biomarker:
+        name = name or [str(biomarker.get("label_column", "model")).lower()]
+        call.flags["biomarkers"] = dict.fromkeys(name, biomarker)
+    call.flags["cohort"] = {"table": table}
+    summaries, metrics = chain.train(*call.open(), name, features=features)
+    chain.show_metrics(call.console, metrics)
+    call.finish(summaries, {"models": metrics})
 
 
-@app.command()
-@takes(predict=PredictSettings)
+@_works(predict=PredictSettings)
 def predict(
+    call: _Call,
     slides: Slides = None,
     *,
-    flags: Flags,
     model: Annotated[Path, typer.Option("--model", "-m", help="a trained model's folder, such as work/models/her2")],
-    name: Annotated[
-        str | None, typer.Option("--name", help="name of the predictions' folder; default: the model's")
-    ] = None,
-    table: Annotated[Path | None, typer.Option("--table", help="table with slide_id and patient_id, path, mpp")] = None,
+    name: Annotated[str | None, typer.Option(help="name of the predictions' folder; default: the model's")] = None,
+    table: Annotated[Path | None, typer.Option(help="table with slide_id and patient_id, path, mpp")] = None,
     mpp_override: Annotated[float | None, typer.Option(help="µm per pixel of slides that do not say it")] = None,
-    weights: Annotated[Path | None, typer.Option(help="the backbone's weights file, if it is not in the cache")] = None,
+    weights: Weights = None,
     batch_size: Annotated[int | None, typer.Option(help="tiles a batch")] = None,
     gpu: Gpu = None,
-    config: ConfigFile = None,
-    workspace: Workspace = None,
-    retry_failed: Retry = False,
-    replace: Replace = False,
-    json: Json = False,
-    debug: Debug = False,
 ) -> None:
     """Predict a biomarker on slides from histology alone: CSV, heatmaps, GeoJSON, a page to look at."""
-    with _session(json=json, debug=debug) as session:
-        _on_gpu(flags, "predict", gpu)
-        flags["predict"] |= {"slides": slides, "table": table}
-        flags["tile"] = {"mpp_override": mpp_override}
-        flags["extract"] = {"weights": weights, "batch_size": batch_size, "device": flags["predict"].get("device")}
-        settings, runner = _open(
-            session, flags, config=config, workspace=workspace, retry_failed=retry_failed, replace=replace
-        )
-        summaries, result = chain.predict(settings, runner, model, name=name)
-        chain.show_predictions(session.console, result)
-        session.finish(summaries, result)
+    call.on_gpu("predict", gpu)
+    call.flags["predict"] |= {"slides": slides, "table": table}
+    call.flags["tile"] = {"mpp_override": mpp_override}
+    device = call.flags["predict"].get("device")
+    call.flags["extract"] = {"weights": weights, "batch_size": batch_size, "device": device}
+    summaries, result = chain.predict(*call.open(), model, name=name)
+    chain.show_predictions(call.console, result)
+    call.finish(summaries, result)
 
 
-@app.command()
-def run(
-    config: ConfigFile = None,
-    workspace: Workspace = None,
-    retry_failed: Retry = False,
-    replace: Replace = False,
-    json: Json = False,
-    debug: Debug = False,
-) -> None:
+@_works()
+def run(call: _Call) -> None:
     """Run the whole chain that the settings file describes: tile, extract, genomics, train, predict."""
-    with _session(json=json, debug=debug) as session:
-        settings, runner = _open(
-            session, {}, config=config, workspace=workspace, retry_failed=retry_failed, replace=replace
-        )
-        summaries, result = chain.everything(settings, runner)
-        chain.show_metrics(session.console, result["models"])
-        session.finish(summaries, result)
+    summaries, result = chain.everything(*call.open())
+    chain.show_metrics(call.console, result["models"])
+    call.finish(summaries, result)
 
 
 @app.command()
@@ -287,9 +242,10 @@ def status(config: ConfigFile = None, workspace: Workspace = None, json: Json = 
     """Tell what is done, stale or failed, and why."""
     from .status import show_status
 
-    with _session(json=json, debug=debug) as session:
-        settings, _ = _open(session, {}, config=config, workspace=workspace)
-        show_status(settings, session.console, compare=config is not None or Path(FILE_NAME).is_file())
+    with _console(json=json, debug=debug) as console:
+        settings = load_config(config, {"workspace": workspace})
+        settings = settings.model_copy(update={"workspace": settings.workspace.resolve()})
+        show_status(settings, console, compare=config is not None or Path(FILE_NAME).is_file())
 
 
 @app.command()
@@ -299,14 +255,14 @@ def init(
     debug: Debug = False,
 ) -> None:
     """Write a settings file with every setting, its meaning and its default."""
-    with _session(json=json, debug=debug) as session:
+    with _console(json=json, debug=debug) as console:
         file = folder / FILE_NAME
         if file.exists():
             raise UsageError("is there already", path=file, hint="edit it, or remove it first")
         folder.mkdir(parents=True, exist_ok=True)
         file.write_text(template(), encoding="utf-8")
-        session.console.line(f"wrote {file}; edit it, then `wsipipe run`")
-        session.console.result({"file": str(file)})
+        console.line(f"wrote {file}; edit it, then `wsipipe run`")
+        console.result({"file": str(file)})
 
 
 @app.command()
@@ -318,8 +274,8 @@ def demo(
     """Make a small cohort and run the whole chain on it, on the CPU, without a network."""
     from .demo import run_demo
 
-    with _session(json=json, debug=debug) as session:
-        run_demo(folder.resolve(), session.console)
+    with _console(json=json, debug=debug) as console:
+        run_demo(folder.resolve(), console)
 
 
 def _version(wanted: bool) -> None:

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import functools
 import inspect
 import types
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
@@ -18,39 +17,42 @@ Flags = dict[str, dict[str, Any]]
 """Values given on the command line, by section and setting; what was not given is None."""
 
 
-def takes(**sections: type[Settings]) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """Give a command the flags of some settings records; it receives the values given as its argument ``flags``.
+class SectionFlags:
+    """The flags of some settings records.
 
-    A setting whose name an earlier section has taken gets its section's name before it (``--split-seed``); one that the
-    command takes as an argument of its own gets no flag.
+    A setting whose name an earlier section has taken gets its section's name before it (``--split-seed``).
+
+    :param sections: section of the settings file → its record.
+    :param taken: names that the command uses itself, which get no flag.
     """
 
-    def decorate(command: Callable[..., None]) -> Callable[..., None]:
-        own = inspect.signature(command, eval_str=True)
-        places: dict[str, tuple[str, str]] = {}
-        parameters: list[inspect.Parameter] = []
+    def __init__(self, sections: Mapping[str, type[Settings]], taken: frozenset[str]) -> None:
+        self.parameters: list[inspect.Parameter] = []
+        self._sections = tuple(sections)
+        self._places: dict[str, tuple[str, str]] = {}
         for section, settings in sections.items():
             for name, field in settings.model_fields.items():
-                if name in own.parameters:
-                    continue
-                flag = f"{section}_{name}" if name in places else name
-                places[flag] = (section, name)
-                parameters.append(_parameter(flag, field, section))
+                if name not in taken:
+                    flag = f"{section}_{name}" if name in self._places else name
+                    self._places[flag] = (section, name)
+                    self.parameters.append(_parameter(flag, field, section))
 
-        @functools.wraps(command)
-        def with_flags(*args: Any, **given: Any) -> None:
-            flags: Flags = {section: {} for section in sections}
-            for flag, (section, name) in places.items():
-                value = given.pop(flag)
-                flags[section][name] = None if value in ([], ()) else value
-            command(*args, flags=flags, **given)
+    def take_from(self, given: dict[str, Any]) -> Flags:
+        """Move the flags' values out of a command's arguments."""
+        flags: Flags = {section: {} for section in self._sections}
+        for flag, (section, name) in self._places.items():
+            value = given.pop(flag)
+            flags[section][name] = None if value in ([], ()) else value
+        return flags
 
-        kept = [p for p in own.parameters.values() if p.name != "flags"]
-        with_flags.__signature__ = own.replace(parameters=[*kept, *parameters])  # type: ignore[attr-defined]
-        with_flags.__annotations__ = {p.name: p.annotation for p in [*kept, *parameters]}
-        return with_flags
 
-    return decorate
+def give_signature(
+    function: Callable[..., None], parameters: list[inspect.Parameter], like: Callable[..., None]
+) -> None:
+    """Let a function show the name and description of another, and these parameters, to whoever inspects it."""
+    function.__name__, function.__doc__ = like.__name__, like.__doc__
+    function.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    function.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
 
 
 def _parameter(flag: str, field: FieldInfo, section: str) -> inspect.Parameter:
@@ -70,8 +72,10 @@ def _optional(kind: Any) -> Any:
     """The type as the command line knows it: always optional, since a flag that is not given overrides nothing."""
     if get_origin(kind) in (Union, types.UnionType):
         kind = next(k for k in get_args(kind) if k is not type(None))
-    if get_origin(kind) in (list, Literal) or kind in (str, int, float, bool, Path):
-        return kind | None if get_origin(kind) is not Literal else Union[kind, None]  # noqa: UP007  Literal | None fails
+    if get_origin(kind) is Literal:
+        return Union[kind, None]  # noqa: UP007  a Literal has no | operator at run time
+    if get_origin(kind) is list or kind in (str, int, float, bool, Path):
+        return kind | None
     raise TypeError(f"no flag can be made for a setting of type {kind}")
 
 
