@@ -103,6 +103,8 @@ def surroundings(error: OSError, path: Path) -> SurroundingsError | None:
         errno.EROFS: "the workspace must be on a file system that can be written to",
         errno.EACCES: "give yourself the right to it, or choose another --workspace",
         errno.EPERM: "give yourself the right to it, or choose another --workspace",
+        errno.ENOTDIR: "a file is in the way of a folder: move it, or choose another --workspace",
+        errno.EEXIST: "a file is in the way of a folder: move it, or choose another --workspace",
         errno.EIO: "the disk reports an error: check it, then run the same command again",
     }
     if error.errno not in hints:

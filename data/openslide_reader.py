@@ -7,6 +7,7 @@ from threading import Lock
 
 import numpy as np
 import openslide
+from PIL.Image import Image
 
 from .errors import SlideError
 from .resolution import mpp_from_properties
@@ -43,14 +44,22 @@ class OpenSlideReader(Slide):
         handle = self._opened()
         try:
             region = handle.read_region((x, y), level, (width, height))
-        except openslide.OpenSlideError as error:
+        except openslide.OpenSlideError:
             with self._lock:
                 # Dropped, not closed: other threads may be reading with it, and the last one to let go closes it.
                 if self._handle is handle:
                     self._handle = None
+            region = self._read_alone(level, x, y, width, height)
+        return on_white(np.asarray(region))
+
+    def _read_alone(self, level: int, x: Level0Px, y: Level0Px, width: LevelPx, height: LevelPx) -> Image:
+        """Read with a handle that no other thread has: the shared one may have died of another thread's tile."""
+        try:
+            with openslide.OpenSlide(self._file) as handle:
+                return handle.read_region((x, y), level, (width, height))
+        except openslide.OpenSlideError as error:
             wrong = f"cannot decode {width} × {height} px of level {level} at ({x}, {y}): {error}"
             raise SlideError(wrong, path=self.path, hint="the file is damaged: copy or scan it again") from error
-        return on_white(np.asarray(region))
 
     def close(self) -> None:
         with self._lock:

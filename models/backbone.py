@@ -87,8 +87,10 @@ def find_backbone(name: str, pooling: Pooling | None = None) -> Backbone:
 
 
 def _from_timm(name: str) -> Backbone:
-    if not timm.is_model(name):
-        near = difflib.get_close_matches(name, [*registry(), *timm.list_models()], 3, cutoff=0.6)
+    architecture, _, tag = name.partition(".")
+    if not timm.is_model(architecture) or (tag and name not in timm.list_pretrained(f"{architecture}.*")):
+        names = [*registry(), *timm.list_models(), *timm.list_pretrained(f"{architecture}.*")]
+        near = difflib.get_close_matches(name, names, 3, cutoff=0.6)
         raise BackboneError(
             f"no backbone is called {name!r}",
             hint=(f"did you mean {', '.join(near)}? " if near else "")

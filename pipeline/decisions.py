@@ -153,16 +153,25 @@ def refuse_other_settings(stage: Stage[Any], decisions: Iterable[Decision], hist
     :raises UsageError: naming the settings and the ways out.
     """
     settings = stage.settings.result_settings()
-    standing = [history.standing(d.item.id, stage.workspace) for d in decisions if d.verdict == "run"]
-    other = [record for record in standing if record is not None and record.settings != settings]
+    others = []
+    for decision in decisions:
+        last = history.standing(decision.item.id, stage.workspace) if decision.verdict == "run" else None
+        if last is not None:
+            files = [n for n, i in decision.item.inputs.items() if isinstance(i, FileInput) and i.is_setting]
+            others.append([*changed_settings(last.settings, settings), *_other_files(last, decision.inputs, files)])
+    other = [changes for changes in others if changes]
     if other:
         raise UsageError(
-            f"{len(other)} {stage.items} here were made with other settings "
-            f"({'; '.join(changed_settings(other[-1].settings, settings))})",
+            f"{len(other)} {stage.items} here were made with other settings ({'; '.join(other[-1])})",
             path=stage.folder,
             hint="--replace puts new results in their place; to keep both, use another --workspace "
             "(or, for a model, another --name)",
         )
+
+
+def _other_files(last: Record, inputs: Mapping[str, InputRecord], names: Iterable[str]) -> list[str]:
+    both = [name for name in names if name in last.inputs and name in inputs]
+    return [f"other {name}" for name in both if last.inputs[name].digest != inputs[name].digest]
 
 
 def _short(value: Json) -> str:

@@ -63,7 +63,7 @@ def demo_config(workspace: Path, cohort: DemoCohort) -> Config:
         {
             "workspace": workspace,
             "cohort": {"slides": [cohort.slides], "table": cohort.table},
-            "extract": {"device": "cpu", "batch_size": 32},
+            "extract": {"device": "cpu"},
             "genomics": {"matrix": cohort.expression},
             "split": {"folds": 4},
             "train": {

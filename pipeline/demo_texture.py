@@ -23,29 +23,27 @@ def noise(rng: np.random.Generator, px: int, wavelength: float) -> Field:
     return np.asarray(cv2.resize(coarse, (px, px), interpolation=cv2.INTER_CUBIC), np.float32)
 
 
-def cells(
-    rng: np.random.Generator, x: Field, y: Field, *, spacing: float
-) -> tuple[Field, NDArray[np.int64], NDArray[np.float64]]:
+def cells(rng: np.random.Generator, x: Field, y: Field, *, spacing: float) -> tuple[Field, NDArray[np.int64], Field]:
     """Voronoi cells of jittered seeds `spacing` microns apart, at points x, y (microns).
 
     :returns: distance to the cell's wall (positive inside), the cell's number, and the seeds' x and y.
     """
     columns = int(max(x.max(), y.max()) / spacing) + 6
     grid = np.stack(np.meshgrid(np.arange(columns), np.arange(columns)), axis=-1) - 2.5
-    seeds = (grid + rng.uniform(-0.42, 0.42, grid.shape)) * spacing
+    seeds = ((grid + rng.uniform(-0.42, 0.42, grid.shape)) * spacing).astype(np.float32)
     column, row = (np.clip((v / spacing + 3).astype(int), 2, columns - 3) for v in (x, y))
-    nearest = np.full(x.shape, np.inf)
-    second = np.full(x.shape, np.inf)
-    number = np.zeros(x.shape, np.int64)
+    nearest = np.full(x.shape, np.inf, np.float32)  # squared, as second
+    second = nearest.copy()
+    number: NDArray[np.int64] = np.zeros(x.shape, np.int64)
     for dy in range(-2, 3):
         for dx in range(-2, 3):
-            seed = seeds[row + dy, column + dx]
-            distance = np.hypot(seed[..., 0] - x, seed[..., 1] - y)
-            closer = distance < nearest
-            second = np.where(closer, nearest, np.minimum(second, distance))
-            number = np.where(closer, (row + dy) * columns + column + dx, number)
-            nearest = np.where(closer, distance, nearest)
-    return ((second - nearest) / 2).astype(np.float32), number, seeds.reshape(-1, 2)
+            candidate = (row + dy) * columns + column + dx
+            distance = (seeds[..., 0].take(candidate) - x) ** 2 + (seeds[..., 1].take(candidate) - y) ** 2
+            second = np.minimum(second, np.maximum(nearest, distance))
+            np.copyto(number, candidate, where=distance < nearest)
+            nearest = np.minimum(nearest, distance)
+    wall = np.asarray((np.sqrt(second) - np.sqrt(nearest)) / 2, np.float32)
+    return wall, number, seeds.reshape(-1, 2)
 
 
 @lru_cache(maxsize=1)
@@ -63,14 +61,14 @@ def _fibre_texture() -> Field:
 
 def fibres(rng: np.random.Generator, *, px: int, mpp: float) -> tuple[Field, Callable[[Field, Field], Field]]:
     """Fibre texture bent along a slowly turning course, and the fibres' angle as a function of x and y (pixels)."""
-    y, x = np.mgrid[:px, :px].astype(np.float32) * np.float32(mpp / 0.5)
-    angle = rng.uniform(0, np.pi)
+    x = np.arange(px, dtype=np.float32) * np.float32(mpp / 0.5)
+    y = x[:, None]
+    angle = float(rng.uniform(0, np.pi))
+    cos, sin = np.float32(np.cos(angle)), np.float32(np.sin(angle))
     bend = 90 * noise(rng, px, 420 / mpp) + 10 * noise(rng, px, 70 / mpp)
-    u = (x * np.cos(angle) + y * np.sin(angle)).astype(np.float32)
-    v = (y * np.cos(angle) - x * np.sin(angle) + bend).astype(np.float32)
-    texture = cv2.remap(
-        _fibre_texture(), u % FIBRE_PERIOD, v % FIBRE_PERIOD, cv2.INTER_LINEAR, borderMode=cv2.BORDER_WRAP
-    )
+    u = x * cos + y * sin
+    v = y * cos - x * sin + bend
+    texture = cv2.remap(_fibre_texture(), u, v, cv2.INTER_LINEAR, borderMode=cv2.BORDER_WRAP)
 
     def direction(at_x: Field, at_y: Field) -> Field:
         row, column = np.clip(at_y.astype(int), 4, px - 5), np.clip(at_x.astype(int), 4, px - 5)

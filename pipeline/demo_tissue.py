@@ -175,7 +175,7 @@ def _outline(rng: np.random.Generator, x: Field, y: Field, *, side: float) -> Fi
 
 def _nearest(
     rng: np.random.Generator,
-    seeds: NDArray[np.float64],
+    seeds: Field,
     area: NDArray[np.int64],
     *,
     fraction: float,

@@ -14,7 +14,8 @@ from typing import Literal
 
 from rich.table import Table
 
-from ..data.manifest import InputRecord, Json, Manifest, Record
+from ..data.errors import UsageError
+from ..data.manifest import InputRecord, Manifest, Record
 from ..stages.settings import Settings
 from ..stages.versions import VERSIONS
 from .config import Config
@@ -59,12 +60,13 @@ def survey(config: Config, *, compare: bool) -> list[ItemState]:
             folder.relative_to(workspace).as_posix(),
             workspace,
             made,
-            _asked(config, folder, record) if compare else None,
+            config if compare else None,
         )
         for folder, all_records in records.items()
         for record in _latest(all_records)
     ]
-    return [*_mark_what_follows(states, records, workspace), *_not_begun(records, workspace)]
+    asked = _asked_but_not_begun(config, records) if compare else ()
+    return [*_mark_what_follows(states, records, workspace), *_not_extracted(records, workspace), *asked]
 
 
 _FOLDERS = ("tiles/*", "features/*/*", "genomics", "models/*", "predictions/*")
@@ -74,9 +76,7 @@ def _latest(records: Sequence[Record]) -> list[Record]:
     return list({(record.stage, record.item): record for record in records}.values())
 
 
-def _state(
-    record: Record, folder: str, workspace: Path, made: Mapping[str, str], asked: Mapping[str, Json] | None
-) -> ItemState:
+def _state(record: Record, folder: str, workspace: Path, made: Mapping[str, str], config: Config | None) -> ItemState:
     def state(name: State, why: str = "", hint: str = "") -> ItemState:
         return ItemState(folder, record.stage, record.item, name, why, hint)
 
@@ -88,8 +88,8 @@ def _state(
     reasons = [why for name, given in record.inputs.items() if (why := _changed(name, given, made))]
     if record.stage_version != VERSIONS.get(record.stage, record.stage_version):
         reasons.append(f"{record.stage} has changed since (version {record.stage_version})")
-    if asked is not None:
-        reasons += [f"settings: {change}" for change in changed_settings(record.settings, asked)]
+    if config is not None:
+        reasons += _asked_otherwise(config, folder, record)
     if reasons:
         return state("stale", "; ".join(reasons[:3]), "the next run makes it again")
     return state(record.status if record.status == "empty" else "done")
@@ -107,16 +107,46 @@ def _changed(name: str, given: InputRecord, made: Mapping[str, str]) -> str:
     return f"{name} changed ({path.name})" if stamp(path) != (given.bytes, given.mtime_ns) else ""
 
 
-def _asked(config: Config, folder: Path, record: Record) -> Mapping[str, Json] | None:
-    """The settings that the next run would use for a record, where the settings file speaks of its folder."""
-    named: dict[str, tuple[str, Settings]] = {
-        "tile": (config.tile.folder_name(), config.tile),
-        "extract": (config.extract.folder_name(), config.extract),
-        "genomics": ("genomics", config.genomics),
-        "train": (folder.name if folder.name in config.biomarkers else "", config.train),
+def _asked_otherwise(config: Config, folder: str, record: Record) -> list[str]:
+    """In what the settings file now asks for something else than the record was made with."""
+    features = f"features/{config.tile.folder_name()}/{config.extract.folder_name()}"
+    name = folder.removeprefix("models/")
+    asked: dict[tuple[str, str], Settings] = {
+        (f"tiles/{config.tile.folder_name()}", "tile"): config.tile,
+        (features, "extract"): config.extract,
+        ("genomics", "genomics"): config.genomics,
     }
-    name, settings = named.get(record.stage, ("", config.train))
-    return settings.result_settings() if name == folder.name else None
+    if name in config.biomarkers:
+        asked[folder, "train"] = config.train
+    settings = asked.get((folder, record.stage))
+    reasons = [] if settings is None else changed_settings(record.settings, settings.result_settings())
+    sources = {str(Path(i.path).parent) for i in record.inputs.values() if i.path and i.path.startswith("features/")}
+    if (folder, record.stage) in asked and sources - {features}:
+        reasons.append(f"made from {', '.join(sorted(sources))}, the settings now ask for {features}")
+    return [f"settings: {reason}" for reason in reasons]
+
+
+def _asked_but_not_begun(config: Config, records: Mapping[Path, Sequence[Record]]) -> Iterator[ItemState]:
+    """What the settings file asks for and no manifest knows: whole folders, and slides that are not tiled."""
+    from ..data.slides_on_disk import find_slides
+
+    tiles, workspace = f"tiles/{config.tile.folder_name()}", config.workspace
+    features = f"features/{config.tile.folder_name()}/{config.extract.folder_name()}"
+    for folder, stage in (
+        (tiles, "tile"),
+        (features, "extract"),
+        *((f"models/{n}", "train") for n in config.biomarkers),
+    ):
+        if workspace / folder not in records:
+            yield ItemState(folder, stage, "all", "to do", "the settings ask for it, and nothing is there yet")
+    try:
+        found = find_slides(config.cohort.slides) if config.cohort.slides else []
+    except UsageError:
+        return  # the slides are not at hand now: what is recorded of them stands above
+    known = {record.item for record in records.get(workspace / tiles, ())}
+    if known:
+        new = [slide.slide_id for slide in found if slide.slide_id not in known]
+        yield from (ItemState(tiles, "tile", slide, "to do", "not tiled yet", "wsipipe tile") for slide in new)
 
 
 def _mark_what_follows(
@@ -150,7 +180,7 @@ def _mark_what_follows(
             yield state
 
 
-def _not_begun(records: Mapping[Path, Sequence[Record]], workspace: Path) -> Iterator[ItemState]:
+def _not_extracted(records: Mapping[Path, Sequence[Record]], workspace: Path) -> Iterator[ItemState]:
     """Slides that are tiled but not in a features folder made from these tiles."""
     for folder, tiled in records.items():
         if folder.parent.name != "tiles":

@@ -34,6 +34,8 @@ from .settings import ExtractSettings
 from .stage import FileInput, Input, Item, Outcome, OutputInput, Plan, Progress, Stage, upstream
 from .versions import VERSIONS
 
+_BATCH_SIZE = {"cpu": 8}
+"""Where it is not given; 64 elsewhere. On a CPU the buffers of a larger batch no longer fit its caches."""
 _BATCHES_AHEAD = 3
 """Decoded tiles wait in memory for so many batches at most."""
 
@@ -93,7 +95,7 @@ class ExtractStage(Stage[ExtractSettings]):
             raise UsageError("no slide is tiled", path=self.tiles, hint="run wsipipe tile first")
         backbone = find_backbone(self.settings.backbone, self.settings.pooling)
         weights = find_weights(backbone.name, backbone.hub_id, gated=backbone.gated, file=self.settings.weights)
-        weights_input = FileInput(weights.path.resolve(), cache(digest_of_weights))
+        weights_input = FileInput(weights.path.resolve(), cache(digest_of_weights), is_setting=True)
         items = []
         rejected = {}
         for slide_id, record in tiled.records.items():
@@ -144,15 +146,7 @@ class ExtractStage(Stage[ExtractSettings]):
         if bag.error is not None:
             return bag.error
         tiles = bag.tiles
-        share = len(bag.bad) / len(tiles.coords)
-        if share > self.settings.max_bad_tiles:
-            return SlideError(
-                f"{len(bag.bad)} of {len(tiles.coords)} tiles cannot be decoded ({share:.1%}), the first at "
-                f"x={tiles.coords[bag.bad[0], 0]} y={tiles.coords[bag.bad[0], 1]}",
-                path=payload.path,
-                hint="copy the slide again from where it came, or raise --max-bad-tiles to do without these tiles",
-            )
-        good = np.setdiff1d(np.arange(len(tiles.coords)), bag.bad)
+        good = np.setdiff1d(np.arange(len(tiles)), bag.bad)
         path = self.folder / f"{payload.slide_id}.zarr"
         try:
             write_features(
@@ -196,7 +190,7 @@ class _Feed:
     def __init__(self, stage: ExtractStage, pool: ThreadPoolExecutor, progress: Progress) -> None:
         self.stage, self.pool, self.progress = stage, pool, progress
         self.embedder = stage.embedder
-        self.batch_size = stage.settings.batch_size
+        self.batch_size = stage.settings.batch_size or _BATCH_SIZE.get(stage.embedder.device.type, 64)
         self.chunk = self.batch_size
         self.waiting: deque[tuple[_OpenBag, int, Future[NDArray[np.uint8]]]] = deque()
         self.places: list[tuple[_OpenBag, int]] = []
@@ -211,7 +205,10 @@ class _Feed:
                 yield item, error
                 continue
             self.progress.say(item.id)
-            for index in range(len(bag.tiles.coords)):
+            for index in range(len(bag.tiles)):
+                if bag.error is not None:  # nothing more of this slide is worth decoding
+                    yield from self._tiles_done(bag, len(bag.tiles) - index)
+                    break
                 self.waiting.append((bag, index, self.pool.submit(read_tile, bag.slide, bag.tiles, index)))
                 if len(self.waiting) >= _BATCHES_AHEAD * self.batch_size:
                     yield from self._take()
@@ -223,8 +220,8 @@ class _Feed:
         payload: TiledSlide = item.payload
         tiles = read_tiles(payload.tiles)
         slide = open_slide(payload.path, mpp_override=payload.mpp_override)
-        features = np.empty((len(tiles.coords), self.embedder.width), np.float32)
-        return _OpenBag(item, slide, tiles, features, left=len(tiles.coords))
+        features = np.empty((len(tiles), self.embedder.width), np.float32)
+        return _OpenBag(item, slide, tiles, features, left=len(tiles))
 
     def _take(self) -> Iterator[tuple[Item, Outcome | Exception]]:
         """Move the oldest tile into the batch; one that cannot be decoded is left out and counted, never replaced."""
@@ -233,11 +230,12 @@ class _Feed:
             pixels = future.result()
         except SlideError:
             bag.bad.append(index)
-            yield from self._tile_done(bag)
+            bag.error = bag.error or self._too_many(bag)
+            yield from self._tiles_done(bag)
             return
         except Exception as error:  # noqa: BLE001  the boundary: a failed slide never stops the others
             bag.error = bag.error or error
-            yield from self._tile_done(bag)
+            yield from self._tiles_done(bag)
             return
         if self.batch is None:
             shape = (self.batch_size, *pixels.shape)
@@ -254,7 +252,7 @@ class _Feed:
         places, self.places = self.places, []
         for (bag, index), vector in zip(places, features, strict=False):
             bag.features[index] = vector
-            yield from self._tile_done(bag)
+            yield from self._tiles_done(bag)
 
     def _embed(self, batch: torch.Tensor) -> NDArray[np.float32]:
         """Features of the whole batch, padding included; in smaller pieces where the GPU's memory does not suffice."""
@@ -269,8 +267,20 @@ class _Feed:
                 torch.cuda.empty_cache()
                 self.progress.say(f"out of GPU memory: batches of {self.chunk} now")
 
-    def _tile_done(self, bag: _OpenBag) -> Iterator[tuple[Item, Outcome | Exception]]:
-        bag.left -= 1
-        self.progress.advance(1)
+    def _too_many(self, bag: _OpenBag) -> SlideError | None:
+        allowed = self.stage.settings.max_bad_tiles
+        if len(bag.bad) <= allowed * len(bag.tiles):
+            return None
+        x, y = bag.tiles.coords[bag.bad[0]]
+        return SlideError(
+            f"at least {len(bag.bad)} of {len(bag.tiles)} tiles cannot be decoded, over the {allowed:.1%} allowed; "
+            f"the first at x={x} y={y}",
+            path=bag.item.payload.path,
+            hint="copy the slide again from where it came, or raise --max-bad-tiles to do without these tiles",
+        )
+
+    def _tiles_done(self, bag: _OpenBag, count: int = 1) -> Iterator[tuple[Item, Outcome | Exception]]:
+        bag.left -= count
+        self.progress.advance(count)
         if bag.left == 0:
             yield bag.item, self.stage.finish(bag)

@@ -25,6 +25,8 @@ class FileInput:
 
     path: Path
     identify: Callable[[Path], str] = digest_of
+    is_setting: bool = False
+    """Another file here is like another setting (a model's weights): it replaces results only if the user says so."""
 
 
 @dataclass(frozen=True)
