@@ -56,7 +56,8 @@ class OpenSlideReader(Slide):
         """Read with a handle that no other thread has: the shared one may have died of another thread's tile."""
         try:
             with openslide.OpenSlide(self._file) as handle:
-                return handle.read_region((x, y), level, (width, height))
+                region: Image = handle.read_region((x, y), level, (width, height))
+                return region
         except openslide.OpenSlideError as error:
             wrong = f"cannot decode {width} × {height} px of level {level} at ({x}, {y}): {error}"
             raise SlideError(wrong, path=self.path, hint="the file is damaged: copy or scan it again") from error

@@ -84,9 +84,14 @@ class ExtractSettings(Settings):
         0.01, ge=0, le=1, description="a slide with a larger fraction of undecodable tiles fails; fewer are left out"
     )
     device: str = Runtime("auto", description="cpu, cuda, cuda:1 or mps; auto takes the first GPU there is")
-    batch_size: int | None = Runtime(None, ge=1, description="tiles a batch; default: 8 on a CPU, 64 on a GPU")
+    batch_size: int | None = Runtime(
+        None, ge=1, examples=[64], description="tiles a batch; default: 8 on a CPU, 64 on a GPU"
+    )
     threads: int | None = Runtime(
-        None, ge=1, examples=[8], description="threads that decode tiles; default: one a core"
+        None,
+        ge=1,
+        examples=[8],
+        description="threads that decode tiles, and on a CPU compute them; default: one a core",
     )
 
     def folder_name(self) -> str:

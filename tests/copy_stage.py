@@ -16,7 +16,8 @@ from pathlib import Path
 from wsipipe.data.artifact import digest_of, whole
 from wsipipe.data.errors import SlideError, SurroundingsError
 from wsipipe.pipeline.console import Console
-from wsipipe.pipeline.runner import Runner, Summary
+from wsipipe.pipeline.runner import Runner
+from wsipipe.pipeline.summary import Summary
 from wsipipe.stages.settings import Runtime, Settings
 from wsipipe.stages.stage import FileInput, Item, Outcome, OutputInput, Plan, Progress, Stage, upstream
 
@@ -65,11 +66,12 @@ class CopyStage(Stage[CopySettings]):
         return digest_of(path)
 
     def plan(self) -> Plan:
-        bad = [path for path in self.texts if path.stem.startswith("reject")]
-        items = [Item(path.stem, {"text": FileInput(path, self._hash)}, path) for path in self.texts if path not in bad]
-        return Plan(
-            items, {path.stem: SlideError("is not wanted", path=path) for path in bad}, ["a note"] if bad else []
-        )
+        style = self.calls.with_name("style")
+        common = {"style": FileInput(style, is_setting=True)} if style.exists() else {}
+        bad = {p.stem: SlideError("is not wanted", path=p) for p in self.texts if p.stem.startswith("reject")}
+        good = [p for p in self.texts if p.stem not in bad]
+        items = [Item(p.stem, {"text": FileInput(p, self._hash), **common}, p) for p in good]
+        return Plan(items, bad, ["a note"] if bad else [])
 
     def setup(self) -> None:
         if any(path.stem == "no-setup" for path in self.texts):

@@ -97,6 +97,17 @@ def test_other_settings_do_not_replace_results_unless_told_to(place: Path) -> No
         copy(place)
 
 
+def test_another_file_that_is_like_a_setting_does_not_replace_results_either(place: Path) -> None:
+    (place / "style").write_text("plain")
+    copy(place)
+    took(place)
+    (place / "style").write_text("ornate")
+    with pytest.raises(UsageError, match=r"3 texts here were made with other settings \(other style\)"):
+        copy(place)
+    assert took(place) == []
+    assert copy(place, replace=True).done == 3
+
+
 def test_settings_of_the_machine_change_nothing(place: Path) -> None:
     copy(place, threads=1)
     assert copy(place, threads=7).before == 3
