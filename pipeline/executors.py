@@ -63,7 +63,7 @@ def run_in_processes(stage: Stage[Any], items: Sequence[Item], workers: int) -> 
         with _pool(stage, workers) as pool, suppress(BrokenProcessPool):
             while queue or flight:
                 while queue and len(flight) < 2 * workers:
-                    flight[pool.submit(_work, queue[-1])] = queue[-1]
+                    flight[_submit(pool, queue[-1])] = queue[-1]
                     queue.pop()
                 for future in wait(flight, return_when=FIRST_COMPLETED).done:
                     yield future.result()
@@ -76,7 +76,7 @@ def _alone(stage: Stage[Any], item: Item) -> Result:
     start, clock = datetime.now(UTC), time.monotonic()
     with _pool(stage, 1) as pool:
         try:
-            return pool.submit(_work, item).result()
+            return _submit(pool, item).result()
         except BrokenProcessPool:
             died = SlideError(
                 "the process that worked on it died (a crash in a decoder, or no memory left)",
@@ -104,13 +104,23 @@ def _pool(stage: Stage[Any], workers: int) -> Iterator[ProcessPoolExecutor]:
             pool.shutdown(cancel_futures=True)
 
 
+def _submit(pool: ProcessPoolExecutor, item: Item) -> Future[Result]:
+    """Submit an item. A process started for it never hears Ctrl-C, which reaches the whole group: we decide."""
+    if not hasattr(signal, "pthread_sigmask"):  # Windows
+        return pool.submit(_work, item)
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})  # the new process keeps it blocked
+    try:
+        return pool.submit(_work, item)
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
 _stage: Stage[Any]
 _unready: Exception | None
 
 
 def _begin(stage: Stage[Any], parent: Connection) -> None:
     global _stage, _unready
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent decides
     threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     _stage, _unready = stage, None

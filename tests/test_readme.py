@@ -1,0 +1,74 @@
+"""The README's promises that other tests do not already run."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+BLOCKS = re.findall(r"```(\w*)\n(.*?)```", README, flags=re.DOTALL)
+
+
+def test_ci_runs_the_test_command_of_the_readme_and_nothing_else() -> None:
+    command = next(block for kind, block in BLOCKS if kind == "sh" and "pytest" in block).strip()
+    ci = [line for line in (ROOT / ".ci/run").read_text().splitlines() if line and not line.startswith("#")]
+    assert ci == ["set -euo pipefail", 'cd "$(dirname "$0")/.."', "rm -rf .venv", command]
+
+
+def test_the_demo_command_differs_from_the_test_command_in_what_it_runs_only() -> None:
+    demo, tests = (next(b for k, b in BLOCKS if k == "sh" and word in b).strip() for word in ("wsipipe demo", "pytest"))
+    assert demo.split(" && ")[0] == tests.split(" && ")[0]
+    assert demo.split(" && ")[1] == tests.split(" && ")[1].replace("'.[test]'", ".")
+
+
+COMMANDS = [
+    line.split("#")[0].strip()
+    for kind, block in BLOCKS
+    if kind == "sh"
+    for line in block.splitlines()
+    if line.startswith("wsipipe ")
+]
+
+
+@pytest.mark.parametrize("line", COMMANDS)
+def test_every_command_in_the_readme_is_one_that_the_program_takes(line: str) -> None:
+    """Its words are parsed; what it names is not here, so that it may fail for that (1, 2), but not for its flags."""
+    words = shlex.split(line)[1:]
+    command = [sys.executable, "-c", "from wsipipe.pipeline.cli import main; main()", *words, "--help"]
+    result = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stderr
+
+
+def test_links_lead_somewhere() -> None:
+    for target in re.findall(r"\]\(([^)#]+)\)", README):
+        assert target.startswith("https://") or (ROOT / target).exists(), target
+
+
+def test_every_folder_of_the_workspace_stands_in_the_readme() -> None:
+    for name in ("tiles/", "features/", "genomics/", "models/", "predictions/"):
+        assert name in README
+
+
+@pytest.mark.parametrize("tool", [["ruff", "check", "."], ["ruff", "format", "--check", "."]])
+def test_the_code_is_clean(tool: list[str]) -> None:
+    result = subprocess.run([sys.executable, "-m", *tool], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stdout
+
+
+def test_the_types_hold_in_the_installed_package(tmp_path: Path) -> None:
+    """Checked from elsewhere, so that the clone's folder may have any name; an editable install is linked to."""
+    import wsipipe
+
+    place = Path(wsipipe.__file__).resolve().parent
+    (tmp_path / "wsipipe").symlink_to(place)
+    options = ["--config-file", str(ROOT / "pyproject.toml"), "--cache-dir", str(tmp_path / "cache")]
+    packages = [word for name in ("pipeline", "stages", "models", "data") for word in ("-p", f"wsipipe.{name}")]
+    command = [sys.executable, "-m", "mypy", *options, *packages]
+    result = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stdout
