@@ -120,6 +120,13 @@ def size_of(path: Path) -> int:
     return path.stat().st_size
 
 
+def stamp(path: Path) -> tuple[int, int]:
+    """Size and time of a file, or of all files in a folder: cheap to read, and enough to know when to hash again."""
+    files = [file for file in path.rglob("*") if file.is_file()] if path.is_dir() else [path]
+    stats = [file.stat() for file in files]
+    return sum(s.st_size for s in stats), max((s.st_mtime_ns for s in stats), default=0)
+
+
 def digest_of(path: Path) -> str:
     """``sha256:…`` of a file's bytes, or of a folder: its files' names and bytes, sorted by name."""
     if not path.is_dir():

@@ -9,6 +9,7 @@ from __future__ import annotations
 import inspect
 import signal
 import traceback
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -18,7 +19,7 @@ from typing import Annotated, Any
 import typer
 
 from .. import __version__
-from ..data.errors import BusyError, UsageError, WsipipeError
+from ..data.errors import BusyError, SurroundingsError, UsageError, WsipipeError
 from ..stages.settings import (
     BiomarkerSettings,
     ExtractSettings,
@@ -32,6 +33,7 @@ from ..stages.settings import (
 from . import chain
 from .config import FILE_NAME, Config, load_config, template
 from .console import Console
+from .executors import explain
 from .flags import Flags, SectionFlags, give_signature
 from .runner import Runner
 from .summary import Summary
@@ -54,7 +56,7 @@ Debug = Annotated[bool, typer.Option("--debug", help="show the traces of errors"
 Retry = Annotated[bool, typer.Option("--retry-failed", help="try failed items again though their input is unchanged")]
 Replace = Annotated[bool, typer.Option("--replace", help="let these settings replace results of other settings")]
 Slides = Annotated[list[Path] | None, typer.Argument(help="slide files, or folders of slides", show_default=False)]
-Gpu = Annotated[int | None, typer.Option("--gpu", help="number of the GPU to use; the same as --device cuda:N")]
+Gpu = Annotated[int | None, typer.Option("--gpu", min=0, help="number of the GPU to use; the same as --device cuda:N")]
 Weights = Annotated[Path | None, typer.Option(help="the backbone's weights file, if it is not in the hub's cache")]
 
 
@@ -64,7 +66,11 @@ def _console(*, json: bool, debug: bool) -> Iterator[Console]:
     console = Console(json_only=json, debug=debug)
     previous = signal.signal(signal.SIGTERM, signal.default_int_handler)  # `docker stop` ends a run as Ctrl-C does
     try:
-        yield console
+        with warnings.catch_warnings():
+            warnings.showwarning = lambda message, *_, **__: console.note(f"warning: {message}")
+            yield console
+    except typer.Exit:
+        raise
     except KeyboardInterrupt:
         console.note("interrupted; what is done stays done, and the same command goes on from here")
         raise typer.Exit(130) from None
@@ -74,6 +80,13 @@ def _console(*, json: bool, debug: bool) -> Iterator[Console]:
         if debug:
             console.note(traceback.format_exc())
         raise typer.Exit(2 if isinstance(error, UsageError | BusyError) else 1) from None
+    except Exception as error:  # noqa: BLE001  the outermost boundary: no trace without --debug
+        told = explain(error)
+        console.error(SurroundingsError(f"{told.type}: {told.message}", hint=told.hint))
+        console.result({"error": told.model_dump(exclude={"retry"})})
+        if debug:
+            console.note(traceback.format_exc())
+        raise typer.Exit(1) from None
     finally:
         signal.signal(signal.SIGTERM, previous)
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from ..data.artifact import digest_of_value
+from ..data.artifact import digest_of_value, stamp
 from ..data.errors import InputError, UsageError
 from ..data.manifest import InputRecord, Json, Manifest, Record
 from ..stages.stage import FileInput, Input, Item, OutputInput, Stage
@@ -94,13 +94,6 @@ def _identify(given: Input, known: InputRecord | None) -> InputRecord:
     if known and (known.path, known.bytes, known.mtime_ns) == (path, size, mtime):
         return known
     return InputRecord(digest=given.identify(given.path), path=path, bytes=size, mtime_ns=mtime)
-
-
-def stamp(path: Path) -> tuple[int, int]:
-    """Size and time of a file, or of all files in a folder: cheap to read, and enough to know when to hash again."""
-    files = [file for file in path.rglob("*") if file.is_file()] if path.is_dir() else [path]
-    stats = [file.stat() for file in files]
-    return sum(s.st_size for s in stats), max((s.st_mtime_ns for s in stats), default=0)
 
 
 def fingerprint(stage: Stage[Any], inputs: Mapping[str, InputRecord]) -> str:

@@ -14,13 +14,14 @@ from typing import Literal
 
 from rich.table import Table
 
+from ..data.artifact import stamp
 from ..data.errors import UsageError
 from ..data.manifest import InputRecord, Manifest, Record
 from ..stages.settings import Settings
 from ..stages.versions import VERSIONS
 from .config import Config
 from .console import Console
-from .decisions import changed_settings, stamp
+from .decisions import changed_settings
 
 State = Literal["done", "empty", "stale", "failed", "lost", "to do"]
 STATES: tuple[State, ...] = ("done", "empty", "stale", "failed", "lost", "to do")

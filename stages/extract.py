@@ -12,9 +12,10 @@ import numpy as np
 import torch
 
 from .. import __version__
+from ..data.artifact import stamp
 from ..data.errors import SlideError, UsageError
 from ..data.features import FeatureFacts, write_features
-from ..data.manifest import Manifest, OutputRecord
+from ..data.manifest import InputRecord, Manifest, OutputRecord
 from ..data.readers import open_slide
 from ..data.slides_on_disk import slide_identity
 from ..data.tiles import read_tiles
@@ -75,10 +76,10 @@ class ExtractStage(Stage[ExtractSettings]):
         for slide_id, record in tiled.records.items():
             slide, tiles = record.inputs["slide"], record.outputs["tiles"]
             path = Path(slide.path or "")
-            if path.exists() and slide_identity(path)[1] != slide.digest:
-                rejected[slide_id] = SlideError(
-                    "has changed since it was tiled", path=path, hint="run wsipipe tile again"
-                )
+            try:
+                _refuse_changed(path, slide)
+            except SlideError as error:
+                rejected[slide_id] = error
                 continue
             payload = TiledSlide(
                 slide_id=slide_id,
@@ -161,3 +162,14 @@ class ExtractStage(Stage[ExtractSettings]):
             bad_tiles=[[int(v) for v in tiles.coords[index]] for index in bag.bad],
             versions={"wsipipe": __version__, "torch": torch.__version__, "timm": version("timm")},
         )
+
+
+def _refuse_changed(path: Path, as_tiled: InputRecord) -> None:
+    """Keep tiles of one slide from being read off another. A slide that is gone is no matter if its features are there.
+
+    :raises SlideError: its bytes are others than when it was tiled; or it cannot be read to tell.
+    """
+    if not path.exists() or stamp(path) == (as_tiled.bytes, as_tiled.mtime_ns):
+        return
+    if slide_identity(path)[1] != as_tiled.digest:
+        raise SlideError("has changed since it was tiled", path=path, hint="run wsipipe tile again")

@@ -21,7 +21,7 @@ def Runtime(default: Any, **about: Any) -> Any:  # noqa: N802  used as a field, 
 class Settings(BaseModel):
     """Frozen; unknown keys are errors."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True, allow_inf_nan=False)
 
     def result_settings(self) -> dict[str, Any]:
         """The settings that change results, as JSON values: what a fingerprint covers."""

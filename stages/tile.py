@@ -16,7 +16,7 @@ import cv2
 from ..data.artifact import whole
 from ..data.cohort import CohortTable
 from ..data.contours import geojson
-from ..data.errors import SlideError, WsipipeError
+from ..data.errors import SlideError
 from ..data.manifest import Record
 from ..data.readers import open_slide
 from ..data.slide_match import match_slides
@@ -71,12 +71,14 @@ class TileStage(Stage[TileSettings]):
         if self.table is not None:
             match = match_slides([slide.slide_id for slide in self.slides], self.table)
             overrides = match.mpps(self.table)
-        known = self.manifest.latest(self.name)
+        standing = {r.item: r for r in self.manifest.records() if r.stage == self.name and r.status != "failed"}
         items, rejected = [], {}
         for slide in self.slides:
-            other = None if self.replace else _another_slide(slide, known.get(slide.slide_id))
-            if other is not None:
-                rejected[slide.slide_id] = other
+            try:
+                if not self.replace:
+                    _refuse_another(slide, standing.get(slide.slide_id))
+            except SlideError as error:
+                rejected[slide.slide_id] = error
                 continue
             override = overrides.get(slide.slide_id, self.settings.mpp_override)
             inputs: dict[str, Input] = {"slide": FileInput(slide.path, slide_digest)}
@@ -113,15 +115,17 @@ class TileStage(Stage[TileSettings]):
         return Outcome(outputs, stats, status="done" if len(result.tiles) else "empty")
 
 
-def _another_slide(slide: FoundSlide, known: Record | None) -> WsipipeError | None:
-    """Why a slide may not take the place of the one that its name stands for here, if that one is still about."""
-    before = known.inputs.get("slide") if known and known.status != "failed" else None
+def _refuse_another(slide: FoundSlide, standing: Record | None) -> None:
+    """Keep a slide from taking the place of the one that its name stands for here, if that one is still about.
+
+    :raises SlideError: it would; or it cannot be read to tell.
+    """
+    before = standing.inputs.get("slide") if standing else None
     if before is None or before.path is None or before.path == str(slide.path) or not Path(before.path).exists():
-        return None
-    if slide_digest(slide.path) == before.digest:
-        return None
-    return SlideError(
-        f"the name {slide.slide_id!r} already stands for another slide in this workspace: {before.path}",
-        path=slide.path,
-        hint="rename one of them, use another --workspace, or let this one take its place with --replace",
-    )
+        return
+    if slide_digest(slide.path) != before.digest:
+        raise SlideError(
+            f"the name {slide.slide_id!r} already stands for another slide in this workspace: {before.path}",
+            path=slide.path,
+            hint="rename one of them, use another --workspace, or let this one take its place with --replace",
+        )

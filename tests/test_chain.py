@@ -190,10 +190,11 @@ def test_another_slide_does_not_take_a_name(workspace: Path, cohort: DemoCohort,
     ours, other = sorted(cohort.slides.glob("*.svs"))[:2]
     impostor = tmp_path / ours.name
     shutil.copyfile(other, impostor)
-    result = wsipipe("tile", impostor, "-w", workspace)
-    assert result.returncode == 1
-    assert "already stands for another slide" in result.stdout
-    assert str(ours) in result.stdout
+    for _ in range(2):  # it is not let in for having been refused before
+        result = wsipipe("tile", impostor, "-w", workspace)
+        assert result.returncode == 1
+        assert "already stands for another slide" in result.stdout
+        assert str(ours) in result.stdout
 
 
 def test_a_patient_who_trained_the_model_hears_only_the_folds_that_did_not_see_them(
