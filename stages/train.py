@@ -1,69 +1,45 @@
 """train: one model a fold, from the training and validation patients of that fold alone.
 
-Nothing here opens a slide, an expression row or a label of the fold's test patients: genes are selected and scaled,
-the epoch is chosen and the threshold is set on what the fold may see. :mod:`.evaluate` meets the test patients first.
+Nothing here opens a slide, an expression row or a label of the fold's test patients: the epoch is chosen and the
+threshold is set on what the fold may see (:mod:`.fold`). :mod:`.evaluate` meets the test patients first.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from scipy.special import expit
 
 from .. import __version__
 from ..data.artifact import remove
-from ..data.errors import CohortError, StoreError, UsageError
-from ..data.expression import ExpressionTable, read_expression
-from ..data.features import FeatureFacts, read_bag
+from ..data.errors import CohortError
+from ..data.features import FeatureFacts
 from ..data.manifest import Manifest, Record
 from ..data.splits import read_splits
-from ..models.bag_tensors import BagTensors, bag_tensors, choose_device
+from ..models.bag_tensors import BagTensors, choose_device
 from ..models.bundle import BagRecipe, BundleFacts, Question, seen_hashes, write_bundle
 from ..models.fit import Epoch, Fit, FitSettings, PatientBags, fit, memory_usage, patient_logits
-from ..models.gene_panel import GenePanel
 from ..models.metrics import youden_threshold
 from ..models.momkd import MoMKD, MoMKDConfig, preset
+from .fold import FoldCohort, FoldRna, patients_of, read_bags
 from .settings import BiomarkerSettings, TrainSettings
 from .split import read_patients
 from .stage import Input, Item, Outcome, OutputInput, Plan, Progress, Stage, ValueInput, upstream
 from .versions import VERSIONS
 
-MEMORY_SHARE = 0.5
-"""Features move to the GPU for the whole training when they take no more than this part of its free memory."""
-
 SMALL_BAG = 100
 """Tiles in a mean bag below which one thread computes."""
-
-
-@dataclass(frozen=True)
-class FoldCohort:
-    """What a fold may see.
-
-    :param patients: patient → (label, its slides), training patients first.
-    :param slides: slide → its feature store and the digest of its pixels' file.
-    """
-
-    fold: int
-    folds: int
-    splits_digest: str
-    train: Mapping[str, tuple[int, tuple[str, ...]]]
-    validation: Mapping[str, tuple[int, tuple[str, ...]]]
-    test_patients: int
-    slides: Mapping[str, tuple[Path, str]]
-    tile: dict[str, Any]
-    extract: dict[str, Any]
 
 
 class TrainStage(Stage[TrainSettings]):
     """Items are folds.
 
-    :param name_, biomarker: the question; the name is the model's.
+    :param biomarker: the question; the folder's name is the model's.
     :param tiles, features: folders of the stages whose slides are used.
     :param expression: the expression store, if RNA is to teach.
     """
@@ -128,7 +104,7 @@ class TrainStage(Stage[TrainSettings]):
         cohort: FoldCohort = item.payload
         settings = self.settings
         device = choose_device(settings.device)
-        bags, facts = _read_bags(cohort, settings.neighbours, device)
+        bags, facts = read_bags(cohort, settings.neighbours, device)
         with _threads_for(bags):
             return self._train(item, progress, bags, facts, device)
 
@@ -142,9 +118,9 @@ class TrainStage(Stage[TrainSettings]):
     ) -> Outcome:
         cohort: FoldCohort = item.payload
         settings = self.settings
-        rna = _Rna.fitted(cohort, self.expression if settings.use_rna else None, settings)
-        train = _patients(cohort.train, bags, rna)
-        validation = _patients(cohort.validation, bags, None)
+        rna = FoldRna.fitted(cohort, self.expression if settings.use_rna else None, settings)
+        train = patients_of(cohort.train, bags, rna)
+        validation = patients_of(cohort.validation, bags, None)
         with torch.random.fork_rng():
             torch.manual_seed(settings.seed + cohort.fold)
             model = MoMKD(_network(settings, facts, rna)).to(device)
@@ -192,7 +168,7 @@ class TrainStage(Stage[TrainSettings]):
         model: MoMKD,
         fitted: Fit,
         facts: FeatureFacts,
-        rna: _Rna | None,
+        rna: FoldRna | None,
         train: Sequence[PatientBags],
         validation: Sequence[PatientBags],
     ) -> BundleFacts:
@@ -233,47 +209,7 @@ class TrainStage(Stage[TrainSettings]):
         )
 
 
-@dataclass(frozen=True)
-class _Rna:
-    """The training patients' expression, as the fold's own panel of genes sees it."""
-
-    rows: Mapping[str, torch.Tensor]
-    genes: Sequence[str]
-    arrays: Mapping[str, np.ndarray[Any, Any]]
-    description: dict[str, Any]
-
-    @classmethod
-    def fitted(cls, cohort: FoldCohort, store: Path | None, settings: TrainSettings) -> _Rna | None:
-        """Fit the panel on the fold's training patients that have RNA; None where RNA is not to teach."""
-        if store is None:
-            return None
-        table: ExpressionTable = read_expression(store)
-        patients = [p for p in cohort.train if p in table]
-        if not patients:
-            raise CohortError(
-                f"no training patient of fold {cohort.fold} has RNA",
-                path=store,
-                hint="check that the matrix and the cohort table name patients alike, or train with --no-use-rna",
-            )
-        labels = np.array([cohort.train[p][0] for p in patients])
-        matrix = table.rows(patients)
-        panel = GenePanel(settings.genes, settings.gene_selection).fit(matrix, table.genes, labels)
-        values = panel.transform(matrix, table.genes)
-        arrays, description = panel.state()
-        rows = {patient: torch.from_numpy(row.copy()) for patient, row in zip(patients, values, strict=True)}
-        return cls(rows, panel.genes, arrays, description)
-
-
-def _patients(
-    part: Mapping[str, tuple[int, tuple[str, ...]]], bags: Mapping[str, BagTensors], rna: _Rna | None
-) -> list[PatientBags]:
-    return [
-        PatientBags(patient, label, [bags[s] for s in slides], rna.rows.get(patient) if rna else None)
-        for patient, (label, slides) in part.items()
-    ]
-
-
-def _network(settings: TrainSettings, facts: FeatureFacts, rna: _Rna | None) -> MoMKDConfig:
+def _network(settings: TrainSettings, facts: FeatureFacts, rna: FoldRna | None) -> MoMKDConfig:
     sizes = {name: getattr(settings, name) for name in ("hidden", "shared", "slots")}
     config = preset(settings.preset, facts.width, len(rna.genes) if rna else 0)
     given = {name: value for name, value in sizes.items() if value is not None}
@@ -289,34 +225,6 @@ def _fit_settings(settings: TrainSettings, fold: int) -> FitSettings:
         clip=settings.clip,
         seed=settings.seed + fold,
     )
-
-
-def _read_bags(cohort: FoldCohort, neighbours: int, device: torch.device) -> tuple[dict[str, BagTensors], FeatureFacts]:
-    """All bags of the fold, read once; on the GPU when they fit.
-
-    :raises StoreError: the slides were not all extracted alike.
-    """
-    bags: dict[str, BagTensors] = {}
-    first: FeatureFacts | None = None
-    for slide, (path, _) in cohort.slides.items():
-        bag = read_bag(path)
-        first = first or bag.facts
-        for name in ("backbone", "pooling", "weights_digest", "tile_px", "width"):
-            if getattr(bag.facts, name) != getattr(first, name):
-                raise StoreError(
-                    f"{name} is {getattr(bag.facts, name)}, but {getattr(first, name)} for {first.slide_id}",
-                    path=path,
-                    hint="run wsipipe extract to the end, so that all slides are extracted alike",
-                )
-        bags[slide] = bag_tensors(bag, neighbours)
-    if first is None:
-        raise UsageError("a fold without slides", hint="use fewer folds")
-    if (
-        device.type == "cuda"
-        and sum(b.bytes for b in bags.values()) <= MEMORY_SHARE * torch.cuda.mem_get_info(device)[0]
-    ):
-        bags = {slide: bag.to(device) for slide, bag in bags.items()}
-    return bags, first
 
 
 @contextmanager
