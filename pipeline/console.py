@@ -94,7 +94,7 @@ class Console:
     def stage(self, stage: Stage[Any], items: Sequence[Item], *, before: int) -> Iterator[StageProgress]:
         """Show a stage while it runs: a bar on a terminal, plain lines elsewhere."""
         if not items:
-            self.note(f"{stage.name}: {before} {stage.items} done before, nothing to do")
+            self.note(f"{stage.name}: {counted(before, stage.items)} done before, nothing to do")
             yield _Lines(self, stage, items, before, quiet=True)
         elif self._err.is_terminal:
             with _bar(self._err) as bar:
@@ -168,7 +168,7 @@ class _Lines:
         self._now = ""
         if not quiet:
             earlier = f", {before} done before" if before else ""
-            console.note(f"{stage.name}: {len(items)} {stage.items} to do{earlier}")
+            console.note(f"{stage.name}: {counted(len(items), stage.items)} to do{earlier}")
 
     def advance(self, units: int) -> None:
         self._units += units
@@ -224,6 +224,12 @@ def _bar(console: RichConsole) -> Progress:
 
 def _way_out(hint: str) -> str:
     return f"\n  [dim]→ {escape(hint)}[/]" if hint else ""
+
+
+def counted(number: int, items: str) -> str:
+    """Such as ``12 slides`` and ``1 slide``."""
+    single = {"matrices": "matrix"}.get(items, items.removesuffix("s"))
+    return f"{number:,} {single if number == 1 else items}"
 
 
 def clock(seconds: float) -> str:

@@ -66,7 +66,7 @@ class Runner:
                 *(_failure(result.item.id, result.error) for result in results if result.error),
                 *(_failure(record.item, record.error, waiting=True) for record in waiting if record.error),
             ),
-            notes=(*recovered, *plan.notes),
+            notes=(*recovered, *plan.notes, *(note for outcome in outcomes for note in outcome.notes)),
             units=sum(int(outcome.stats.get(stage.unit, 0)) for outcome in outcomes) if stage.unit else 0,
             unit=stage.unit,
             seconds=(datetime.now(UTC) - begin).total_seconds(),
@@ -109,6 +109,8 @@ class Runner:
                     self._record(stage, result, todo[result.item.id])
                     results.append(result)
                     progress.finished(result)
+                    for note in result.outcome.notes if result.outcome else ():
+                        self.console.note(f"{stage.name}: {note}")
         return results
 
     def _record(self, stage: Stage[Any], result: Result, decision: Decision) -> None:

@@ -42,4 +42,5 @@ class GenomicsStage(Stage[GenomicsSettings]):
             "facts": facts.sentences,
             "warnings": facts.warnings,
         }
-        return Outcome(outputs={"expression": path}, stats=stats)
+        notes = (*facts.sentences, *(f"warning: {warning}" for warning in facts.warnings))
+        return Outcome({"expression": path}, stats, notes=notes)

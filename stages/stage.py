@@ -76,6 +76,8 @@ class Outcome:
     outputs: Mapping[str, Path] = field(default_factory=dict)
     stats: Mapping[str, Json] = field(default_factory=dict)
     status: Literal["done", "empty"] = "done"
+    notes: Sequence[str] = ()
+    """What the user should know of it now; what must be kept belongs into the stats."""
 
 
 class Progress(Protocol):
