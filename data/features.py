@@ -45,7 +45,7 @@ class FeatureFacts(BaseModel):
     slide_digest: str
     tiles_digest: str
     mpp: float
-    """µm per pixel of the tiles as the backbone saw them."""
+    """True µm per pixel of the tiles before the backbone's own resize; near the asked one, within the tolerance."""
     tile_px: int
     tile_size_level0: float
     """Side of a tile in level-0 pixels."""

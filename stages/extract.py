@@ -149,7 +149,7 @@ class ExtractStage(Stage[ExtractSettings]):
             slide_id=payload.slide_id,
             slide_digest=payload.slide_digest,
             tiles_digest=payload.tiles_digest,
-            mpp=float(tiles.grid.mpp),
+            mpp=float(tiles.grid.tile_mpp),
             tile_px=int(tiles.grid.tile_px),
             tile_size_level0=float(tiles.grid.size_level0),
             backbone=backbone.name,
