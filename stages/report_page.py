@@ -262,7 +262,11 @@ def _figure(value: float | None, digits: int = 2) -> str:
     """A number as text; a dash where there is none."""
     if value is None:
         return "–"
-    return f"{value:.{digits}f}" if isfinite(value) else "not a number"
+    if not isfinite(value):
+        return "not a number"
+    if 1 - 0.5 * 10**-digits <= value < 1:  # nearly perfect must not read as perfect
+        return _figure(value, digits + 1) if digits < 4 else "> 0.9999"
+    return f"{value:.{digits}f}"
 
 
 def _interval(estimate: Estimate) -> str:

@@ -9,6 +9,7 @@ from typing import Final
 
 import numpy as np
 import pytest
+from jinja2 import Environment
 from wsipipe.data.errors import UsageError
 from wsipipe.models.metrics import binary_metrics, youden_threshold
 from wsipipe.stages.charts import learning_chart, nice_ticks, place_chart
@@ -28,6 +29,7 @@ from wsipipe.stages.report_page import (
     prediction_page,
     training_page,
 )
+from wsipipe.stages.report_page import _figure as figure
 
 HOSTILE: Final = '<script>alert("x")</script>&"\''
 VOID: Final = {"meta", "img", "br", "hr", "link", "input"}
@@ -447,3 +449,19 @@ def test_nice_ticks_surround_the_range(low: float, high: float, about: int, tick
 def test_nice_ticks_inside_and_whole() -> None:
     assert nice_ticks(1, 27, 5, whole=True, inside=True) == [10, 20]
     assert nice_ticks(0, 2, 5, whole=True, inside=True) == [0, 1, 2]
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (0.9942, "0.99"),
+        (0.9971, "0.997"),
+        (0.99971, "0.9997"),
+        (0.999999, "&gt; 0.9999"),
+        (1.0, "1.00"),
+        (0.004, "0.00"),
+    ],
+)
+def test_a_figure_that_is_nearly_perfect_does_not_read_as_perfect(value: float, text: str) -> None:
+    page = Environment(autoescape=True).from_string("{{ figure(value) }}").render(figure=figure, value=value)
+    assert page == text
