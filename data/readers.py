@@ -7,6 +7,7 @@ from pathlib import Path
 
 from .errors import SlideError
 from .image_reader import ImageReader
+from .jpeg_tiff_reader import fastest_reader
 from .openslide_reader import OpenSlideReader
 from .slide import IMAGE_EXTENSIONS, Slide
 from .units import Mpp
@@ -32,4 +33,4 @@ def open_slide(path: str | PathLike[str], mpp_override: float | None = None) -> 
         raise SlideError(f"cannot be read: {error.strerror}", path=path, hint=hint) from error
     if path.suffix.lower() in IMAGE_EXTENSIONS:
         return ImageReader(path, mpp)
-    return OpenSlideReader(path, mpp)
+    return fastest_reader(OpenSlideReader(path, mpp))

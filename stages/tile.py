@@ -111,7 +111,8 @@ class TileStage(Stage[TileSettings]):
             scratch.write_text(geojson(result.outlines), encoding="utf-8")
         with whole(outputs["qc"]) as scratch:
             draw_qc(result, scratch)
-        stats = dict(result.stats) | ({} if override is None else {"mpp_override": float(override)})
+        overridden = {} if override is None else {"mpp_override": float(override)}
+        stats = result.stats | {"reader": slide.reader} | overridden
         return Outcome(outputs, stats, status="done" if len(result.tiles) else "empty")
 
 

@@ -1,0 +1,162 @@
+"""How fast tiles become ready as uint8 RGB: ``read_tile`` in threads, beside a plain loop and the bare decoder.
+
+    python tests/benchmarks/tile_reading.py SLIDE --mpp 0.5 --tile-px 224 --threads 2
+
+All figures are of one run on one machine: compare the ratios, not the rates, with those of another.
+
+plain loop   OpenSlide ``read_region``, ``convert("RGB")``, Pillow ``resize`` antialiased where the tile is resampled
+bare decode  the compressed tiles of the level by libjpeg-turbo alone, in as many threads, expressed in tiles of the
+             grid by area: what could be had if all else cost nothing
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import resource
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import cv2
+import imagecodecs
+import numpy as np
+import openslide
+from PIL import Image
+from wsipipe.data.grid import plan_grid
+from wsipipe.data.readers import open_slide
+from wsipipe.data.slide import Slide
+from wsipipe.data.tiff_layout import TiledJpeg, tiled_jpeg_levels
+from wsipipe.data.tiles import TileSet, read_tile
+from wsipipe.data.units import Mpp, TilePx
+from wsipipe.stages.tiling import tile_slide
+
+
+def tiles_of(slide: Slide, mpp: float, tile_px: int, *, tissue: bool, native_tolerance: float) -> TileSet:
+    """All tiles of the grid, or those with tissue."""
+    its = {"mpp": Mpp(mpp), "tile_px": TilePx(tile_px), "overlap": TilePx(0), "native_tolerance": native_tolerance}
+    if tissue:
+        return tile_slide(slide, slide.path.stem, min_tissue=0.25, allow_upsample=False, **its).tiles
+    slide_mpp = slide.believed_mpp()
+    grid = plan_grid(
+        slide.level_dimensions, slide.level_downsamples, slide_mpp, allow_upsample=False, path=slide.path, **its
+    )
+    coords = grid.coords()
+    nothing = np.zeros(len(coords), np.float32)
+    return TileSet(
+        slide_id=slide.path.stem,
+        slide_format=slide.format,
+        slide_size=slide.dimensions,
+        slide_mpp=slide_mpp,
+        grid=grid,
+        min_tissue=0.0,
+        coords=coords,
+        tissue_fraction=nothing,
+        sharpness=nothing,
+        sharpness_mpp=Mpp(8.0),
+    )
+
+
+def rate(read: Callable[[int], object], count: int, threads: int) -> float:
+    """Calls a second, the calls handed out in their order."""
+    started = time.perf_counter()
+    if threads == 1:
+        for index in range(count):
+            read(index)
+    else:
+        with ThreadPoolExecutor(threads) as pool:
+            for _ in pool.map(read, range(count)):
+                pass
+    return count / (time.perf_counter() - started)
+
+
+def ours(path: Path, tiles: TileSet, threads: int) -> float:
+    with open_slide(path) as slide:
+        return rate(lambda index: read_tile(slide, tiles, index).shape, len(tiles), threads)
+
+
+def plain_loop(path: Path, tiles: TileSet, most: int) -> float:
+    """Every n-th row of tiles, so that neighbours are still read one after another."""
+    grid = tiles.grid
+    rows = np.unique(tiles.coords[:, 1])
+    some = tiles.coords[np.isin(tiles.coords[:, 1], rows[:: max(len(tiles) // most, 1)])]
+    with openslide.OpenSlide(path) as handle:
+
+        def read(index: int) -> np.ndarray:
+            at = int(some[index, 0]), int(some[index, 1])
+            patch = handle.read_region(at, grid.level, (grid.read_px, grid.read_px)).convert("RGB")
+            if not grid.native:
+                patch = patch.resize((grid.tile_px, grid.tile_px), Image.Resampling.BILINEAR)
+            return np.asarray(patch)
+
+        return rate(read, len(some), 1)
+
+
+def bare_decode(path: Path, layout: TiledJpeg, indices: Sequence[int], threads: int) -> float:
+    """Compressed tiles a second, into one buffer a thread that is used again and again."""
+    file = os.open(path, os.O_RDONLY)
+    try:
+        streams = [os.pread(file, layout.byte_counts[index], layout.offsets[index]) for index in indices]
+    finally:
+        os.close(file)
+    buffers = [np.empty((layout.tile_height, layout.tile_width, 3), np.uint8) for _ in range(threads)]
+
+    def decode(part: int) -> None:
+        for stream in streams[part::threads]:
+            imagecodecs.jpeg8_decode(
+                stream,
+                tables=layout.tables,
+                colorspace=layout.colour_space,
+                outcolorspace="RGB",
+                out=buffers[part],
+            )
+
+    started = time.perf_counter()
+    with ThreadPoolExecutor(threads) as pool:
+        list(pool.map(decode, range(threads)))
+    return len(streams) / (time.perf_counter() - started)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("slide", type=Path)
+    parser.add_argument("--mpp", type=float, default=0.5)
+    parser.add_argument("--tile-px", type=int, default=224)
+    parser.add_argument("--native-tolerance", type=float, default=0.02)
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--tissue", action="store_true", help="only tiles with tissue, not the whole grid")
+    parser.add_argument("--plain-tiles", type=int, default=1000, help="about as many in the plain loop")
+    parser.add_argument("--repeat", type=int, default=3, help="the best of so many runs counts, of each kind")
+    asked = parser.parse_args()
+    cv2.setNumThreads(1)
+    with open_slide(asked.slide) as slide:
+        tiles = tiles_of(slide, asked.mpp, asked.tile_px, tissue=asked.tissue, native_tolerance=asked.native_tolerance)
+        layout = tiled_jpeg_levels(slide.path, slide.level_dimensions)[tiles.grid.level]
+        lines = [f"{slide.path.name}: {slide.reader}"]
+    grid = tiles.grid
+    kind = "native" if grid.native else f"{grid.read_px} → {grid.tile_px} px"
+    lines.append(f"{len(tiles)} tiles, level {grid.level}, {kind}, {asked.threads} threads")
+    runs: dict[str, list[float]] = {"read_tile": [], "read_tile, 1 thread": [], "plain loop": [], "bare decode": []}
+    for _ in range(asked.repeat):  # by turns, so that a busy moment of the machine does not fall on one of them
+        runs["read_tile"].append(ours(asked.slide, tiles, asked.threads))
+        runs["read_tile, 1 thread"].append(ours(asked.slide, tiles, 1))
+        runs["plain loop"].append(plain_loop(asked.slide, tiles, asked.plain_tiles))
+        if isinstance(layout, TiledJpeg):
+            indices = [index for index, count in enumerate(layout.byte_counts) if count]
+            decoded = bare_decode(asked.slide, layout, indices, asked.threads)
+            runs["bare decode"].append(decoded * layout.tile_width * layout.tile_height / grid.read_px**2)
+    best = {name: max(rates) for name, rates in runs.items() if rates}
+    for name, its in best.items():
+        lines.append(f"{name:20} {its:8.0f} tiles/s   {best['read_tile'] / its:6.2f} × this is read_tile's")
+    if isinstance(layout, TiledJpeg):
+        compressed = best["bare decode"] * grid.read_px**2 / (layout.tile_width * layout.tile_height)
+        lines.append(
+            f"bare decode is {compressed:.0f} compressed tiles/s of {layout.tile_width} × {layout.tile_height} px"
+        )
+    lines.append(f"peak memory {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024:.0f} MiB")
+    print("\n".join(lines))  # noqa: T201  a script
+
+
+if __name__ == "__main__":
+    main()
