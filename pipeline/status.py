@@ -14,7 +14,7 @@ from typing import Literal
 
 from rich.table import Table
 
-from ..data.artifact import stamp
+from ..data.artifact import digest_of, stamp
 from ..data.errors import UsageError
 from ..data.manifest import InputRecord, Manifest, Record
 from ..stages.settings import Settings
@@ -55,19 +55,22 @@ def survey(config: Config, *, compare: bool) -> list[ItemState]:
         for record in folder
         for output in record.outputs.values()
     }
-    states = [
-        _state(
-            record,
-            folder.relative_to(workspace).as_posix(),
-            workspace,
-            made,
-            config if compare else None,
-        )
-        for folder, all_records in records.items()
-        for record in _latest(all_records)
-    ]
+    states: list[ItemState] = []
+    unsure: set[str] = set()  # outputs that will be made again; folders and records come in the chain's order
+    for folder, all_records in records.items():
+        name = folder.relative_to(workspace).as_posix()
+        for record in _latest(all_records):
+            state = _state(record, name, workspace, made, config if compare else None)
+            waits = [source for source, given in record.inputs.items() if given.path in unsure]
+            if state.state == "done" and waits:
+                why = f"{waits[0]}{f' and {len(waits) - 1} more' if len(waits) > 1 else ''} will be made again"
+                hint = "kept if they come out with equal bytes"
+                state = ItemState(name, record.stage, record.item, "stale", why, hint)
+            if state.state in ("stale", "lost"):
+                unsure |= {output.path for output in record.outputs.values()}
+            states.append(state)
     asked = _asked_but_not_begun(config, records) if compare else ()
-    return [*_mark_what_follows(states, records, workspace), *_not_extracted(records, workspace), *asked]
+    return [*states, *_not_extracted(records, workspace), *asked]
 
 
 _FOLDERS = ("tiles/*", "features/*/*", "genomics", "models/*", "predictions/*")
@@ -105,7 +108,23 @@ def _changed(name: str, given: InputRecord, made: Mapping[str, str]) -> str:
     path = Path(given.path)
     if given.mtime_ns is None or not path.exists():
         return ""  # moved away after use: what was made from it still counts
-    return f"{name} changed ({path.name})" if stamp(path) != (given.bytes, given.mtime_ns) else ""
+    size, mtime = stamp(path)
+    if size == given.bytes and (mtime == given.mtime_ns or _digest(name, path) == given.digest):
+        return ""  # at most touched
+    return f"{name} changed ({path.name})"
+
+
+def _digest(name: str, path: Path) -> str:
+    """The digest of an outside input, as the stage that reads it takes it."""
+    if name == "slide":
+        from ..data.slides_on_disk import slide_identity
+
+        return slide_identity(path)[1]
+    if name == "weights":
+        from ..models.weights import digest_of_weights
+
+        return digest_of_weights(path)
+    return digest_of(path)
 
 
 def _asked_otherwise(config: Config, folder: str, record: Record) -> list[str]:
@@ -148,37 +167,6 @@ def _asked_but_not_begun(config: Config, records: Mapping[Path, Sequence[Record]
     if known:
         new = [slide.slide_id for slide in found if slide.slide_id not in known]
         yield from (ItemState(tiles, "tile", slide, "to do", "not tiled yet", "wsipipe tile") for slide in new)
-
-
-def _mark_what_follows(
-    states: Sequence[ItemState], records: Mapping[Path, Sequence[Record]], workspace: Path
-) -> Iterator[ItemState]:
-    """What is made from a stale or lost output waits for it."""
-    unsure = {
-        output.path
-        for folder, all_records in records.items()
-        for record in _latest(all_records)
-        for output in record.outputs.values()
-        if any(
-            s.state in ("stale", "lost") and (s.stage, s.item) == (record.stage, record.item)
-            and s.folder == folder.relative_to(workspace).as_posix()
-            for s in states
-        )
-    }  # fmt: skip
-    inputs = {
-        (folder.relative_to(workspace).as_posix(), record.stage, record.item): record.inputs
-        for folder, all_records in records.items()
-        for record in _latest(all_records)
-    }
-    for state in states:
-        waits = [n for n, i in inputs[state.folder, state.stage, state.item].items() if i.path in unsure]
-        if state.state == "done" and waits:
-            why = f"{waits[0]}{f' and {len(waits) - 1} more' if len(waits) > 1 else ''} will be made again"
-            yield ItemState(
-                state.folder, state.stage, state.item, "stale", why, "kept if they come out with equal bytes"
-            )
-        else:
-            yield state
 
 
 def _not_extracted(records: Mapping[Path, Sequence[Record]], workspace: Path) -> Iterator[ItemState]:

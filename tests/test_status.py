@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -12,7 +13,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from wsipipe.data.manifest import Manifest
+from wsipipe.data.manifest import InputRecord, Manifest
 from wsipipe.data.units import Mpp
 from wsipipe.pipeline.demo_slides import write_aperio
 
@@ -87,6 +88,34 @@ def test_a_changed_slide_makes_stale_what_was_made_from_it(project: Path) -> Non
     assert items["extract", "a"]["state"] == "stale"
     assert "tiles" in items["extract", "a"]["why"]
     assert items["tile", "b"]["state"] == items["extract", "b"]["state"] == "done"
+
+
+def test_a_slide_that_was_only_touched_is_as_it_was(project: Path) -> None:
+    os.utime(project / "slides/a.svs", ns=(1, 1))
+    assert status("-w", project / "work")["tile", "a"]["state"] == "done"
+
+
+def test_what_follows_from_a_lost_output_waits_for_it_all_the_way(project: Path) -> None:
+    """Records of a stage after the next one: its inputs are the outputs of what is itself waiting."""
+    manifest = Manifest(project / "work/features/0.5mpp-224px/efficientnet-lite0/manifest.jsonl")
+    features = manifest.latest("extract")["a"]
+    train = features.model_copy(
+        update={
+            "stage": "train",
+            "item": "fold-0",
+            "inputs": {"features of a": InputRecord(digest=o.digest, path=o.path) for o in features.outputs.values()},
+            "outputs": {},
+        }
+    )
+    Manifest(project / "work/models/her2/manifest.jsonl").append(train)
+    assert status("-w", project / "work")["train", "fold-0"]["state"] == "done"
+    (project / "work/tiles/0.5mpp-224px/a.h5").unlink()
+    items = status("-w", project / "work")
+    assert [items[key]["state"] for key in (("tile", "a"), ("extract", "a"), ("train", "fold-0"))] == [
+        "lost",
+        "stale",
+        "stale",
+    ]
 
 
 def test_another_setting_in_the_file_says_which(project: Path) -> None:
