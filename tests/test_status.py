@@ -99,11 +99,12 @@ def test_what_follows_from_a_lost_output_waits_for_it_all_the_way(project: Path)
     """Records of a stage after the next one: its inputs are the outputs of what is itself waiting."""
     manifest = Manifest(project / "work/features/0.5mpp-224px/efficientnet-lite0/manifest.jsonl")
     features = manifest.latest("extract")["a"]
+    store = features.outputs["features"]
     train = features.model_copy(
         update={
             "stage": "train",
             "item": "fold-0",
-            "inputs": {"features of a": InputRecord(digest=o.digest, path=o.path) for o in features.outputs.values()},
+            "inputs": {"features of a": InputRecord(digest=store.digest, path=store.path)},
             "outputs": {},
         }
     )
