@@ -85,7 +85,7 @@ class ExtractSettings(Settings):
     )
     device: str = Runtime("auto", description="cpu, cuda, cuda:1 or mps; auto takes the first GPU there is")
     batch_size: int | None = Runtime(
-        None, ge=1, examples=[64], description="tiles a batch; default: 8 on a CPU, 64 on a GPU"
+        None, ge=1, examples=[64], description="tiles a batch; default: 4 on a CPU, 64 on a GPU"
     )
     threads: int | None = Runtime(
         None,
