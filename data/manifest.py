@@ -103,6 +103,11 @@ class Manifest:
     def __init__(self, path: Path) -> None:
         self.path = path
 
+    @classmethod
+    def of(cls, folder: Path) -> Manifest:
+        """The manifest of a stage's folder."""
+        return cls(folder / "manifest.jsonl")
+
     def records(self) -> list[Record]:
         """All records.
 

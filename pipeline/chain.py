@@ -120,8 +120,7 @@ def _train_one(config: Config, runner: Runner, name: str, features: str | None) 
         )
     if not _is_a_name(name):
         raise UsageError(f"{name!r} cannot be a model's name", hint="use letters, digits, dots, dashes and underscores")
-    wanted = f"{config.tile.folder_name()}/{config.extract.folder_name()}"
-    source = _choose(workspace / "features", wanted, features, "features", "wsipipe extract", depth=2)
+    source = _choose(workspace / "features", config.features_name(), features, "features", "wsipipe extract", depth=2)
     tiles = workspace / "tiles" / source.parent.name
     biomarker = config.biomarkers[name]
     folder = workspace / "models" / name
@@ -182,7 +181,7 @@ def predict(
     from ..data.slide_match import match_slides
     from ..data.tcga import tcga_barcode
     from ..models.bundle import folds_of
-    from ..stages.predict import PredictStage
+    from ..stages.predict import PredictionTask, PredictStage
     from ..stages.prediction_report import PredictionReportStage, SummarySettings
     from ..stages.settings import ExtractSettings, PredictSettings, TileSettings
 
@@ -202,14 +201,14 @@ def predict(
         slides |= {disk: patients[row] for disk, row in match_slides(slides, table).rows.items()}
 
     tiles = workspace / "tiles" / tile_settings.folder_name()
-    features = workspace / "features" / tiles.name / extract_settings.folder_name()
+    features = workspace / "features" / as_trained.features_name()
     folder = workspace / "predictions" / (name or model.resolve().name)
     summaries = [_tile(as_trained, runner, found, table)]
     summaries.append(extract(as_trained, runner, tiles=tiles.name, only=list(slides)))
     settings = PredictSettings(**config.predict.model_dump(include=set(PredictSettings.model_fields)))
-    places: dict[str, Any] = {"model": model.resolve(), "tiles": tiles, "features": features, "slides": slides}
-    summaries.append(runner.run(PredictStage(settings, folder, workspace, **places)))
-    summaries.append(runner.run(PredictionReportStage(SummarySettings(), folder, workspace, **places)))
+    task = PredictionTask(model=model.resolve(), tiles=tiles, features=features, slides=slides)
+    summaries.append(runner.run(PredictStage(settings, folder, workspace, task)))
+    summaries.append(runner.run(PredictionReportStage(SummarySettings(), folder, workspace, task)))
     result = {
         "predictions": str(folder / "predictions.csv"),
         "report": str(folder / "report.html"),
@@ -223,8 +222,7 @@ def everything(config: Config, runner: Runner) -> tuple[list[Summary], dict[str,
     summaries = [tile(config, runner), extract(config, runner, tiles=config.tile.folder_name())]
     if config.genomics.matrix is not None:
         summaries.append(genomics(config, runner))
-    features = f"{config.tile.folder_name()}/{config.extract.folder_name()}"
-    trained, metrics = train(config, runner, features=features)
+    trained, metrics = train(config, runner, features=config.features_name())
     summaries += trained
     predictions: dict[str, Json] = {}
     if config.predict.slides or config.predict.table:

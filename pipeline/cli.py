@@ -91,6 +91,12 @@ def _console(*, json: bool, debug: bool) -> Iterator[Console]:
         signal.signal(signal.SIGTERM, previous)
 
 
+def _settings(file: Path | None, flags: dict[str, Any]) -> Config:
+    """File and flags, the workspace as an absolute path."""
+    settings = load_config(file, flags)
+    return settings.model_copy(update={"workspace": settings.workspace.resolve()})
+
+
 @dataclass
 class _Call:
     """A command that works on a workspace: the flags given, and what the common options say."""
@@ -101,8 +107,7 @@ class _Call:
 
     def open(self) -> tuple[Config, Runner]:
         """The settings (file and flags) and a runner for the workspace."""
-        settings = load_config(self.options["config"], {**self.flags, "workspace": self.options["workspace"]})
-        settings = settings.model_copy(update={"workspace": settings.workspace.resolve()})
+        settings = _settings(self.options["config"], {**self.flags, "workspace": self.options["workspace"]})
         again, replace = self.options["retry_failed"], self.options["replace"]
         return settings, Runner(settings.workspace, self.console, retry_failed=again, replace=replace)
 
@@ -256,8 +261,7 @@ def status(config: ConfigFile = None, workspace: Workspace = None, json: Json = 
     from .status import show_status
 
     with _console(json=json, debug=debug) as console:
-        settings = load_config(config, {"workspace": workspace})
-        settings = settings.model_copy(update={"workspace": settings.workspace.resolve()})
+        settings = _settings(config, {"workspace": workspace})
         show_status(settings, console, compare=config is not None or Path(FILE_NAME).is_file())
 
 

@@ -50,6 +50,10 @@ class Config(Settings):
     predict: PredictSection = PredictSection()
     biomarkers: dict[str, BiomarkerSettings] = Field(default={}, description="the questions; one model each")
 
+    def features_name(self) -> str:
+        """Such as ``0.5mpp-224px/uni2-h``: tiles and backbone together give features their meaning."""
+        return f"{self.tile.folder_name()}/{self.extract.folder_name()}"
+
 
 def load_config(file: Path | None = None, flags: Mapping[str, Any] | None = None) -> Config:
     """Read a configuration file and lay flags over it.

@@ -129,7 +129,7 @@ def _digest(name: str, path: Path) -> str:
 
 def _asked_otherwise(config: Config, folder: str, record: Record) -> list[str]:
     """In what the settings file now asks for something else than the record was made with."""
-    features = f"features/{config.tile.folder_name()}/{config.extract.folder_name()}"
+    features = f"features/{config.features_name()}"
     name = folder.removeprefix("models/")
     asked: dict[tuple[str, str], Settings] = {
         (f"tiles/{config.tile.folder_name()}", "tile"): config.tile,
@@ -151,7 +151,7 @@ def _asked_but_not_begun(config: Config, records: Mapping[Path, Sequence[Record]
     from ..data.slides_on_disk import find_slides
 
     tiles, workspace = f"tiles/{config.tile.folder_name()}", config.workspace
-    features = f"features/{config.tile.folder_name()}/{config.extract.folder_name()}"
+    features = f"features/{config.features_name()}"
     for folder, stage in (
         (tiles, "tile"),
         (features, "extract"),

@@ -20,12 +20,11 @@ from ..data.artifact import whole
 from ..data.errors import CohortError
 from ..data.features import read_bag
 from ..data.manifest import Manifest
-from ..data.splits import read_splits
 from ..models.bag_tensors import choose_device
 from ..models.bundle import read_bundle
 from ..models.metrics import binary_metrics
 from .settings import Runtime, Settings
-from .split import read_patients
+from .split import split_output
 from .stage import Input, Item, Outcome, OutputInput, Plan, Progress, Stage, upstream
 from .versions import VERSIONS
 
@@ -73,9 +72,8 @@ class EvaluateStage(Stage[EvaluateSettings]):
         self.features = features
 
     def plan(self) -> Plan:
-        split = upstream(self.manifest, "split", self.workspace).records["splits"]
-        splits = read_splits(self.workspace / split.outputs["splits"].path)
-        slides_of = {p.patient_id: p.slides for p in read_patients(self.workspace / split.outputs["patients"].path)}
+        split = split_output(self.manifest, self.workspace)
+        splits, slides_of = split.splits, split.slides_of
         bundles = upstream(self.manifest, "train", self.workspace).records
         missing = [f for f in range(splits.folds) if f"fold-{f}" not in bundles]
         if missing:
@@ -84,8 +82,8 @@ class EvaluateStage(Stage[EvaluateSettings]):
                 path=self.folder,
                 hint="see why above; wsipipe train goes on from there",
             )
-        features = upstream(Manifest(self.features / "manifest.jsonl"), "extract", self.workspace).records
-        inputs: dict[str, Input] = {"splits": OutputInput(split.outputs["splits"])}
+        features = upstream(Manifest.of(self.features), "extract", self.workspace).records
+        inputs: dict[str, Input] = {"splits": OutputInput(split.record)}
         folds = []
         for fold in range(splits.folds):
             bundle = bundles[f"fold-{fold}"].outputs["bundle"]

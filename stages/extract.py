@@ -63,14 +63,15 @@ class ExtractStage(Stage[ExtractSettings]):
         super().__init__(settings, folder, workspace)
         self.tiles = tiles
         self.only = None if only is None else frozenset(only)
+        self._digest_of_weights = cache(digest_of_weights)  # of gigabytes: once a run
 
     def plan(self) -> Plan:
-        tiled = upstream(Manifest(self.tiles / "manifest.jsonl"), "tile", self.workspace, only=self.only)
+        tiled = upstream(Manifest.of(self.tiles), "tile", self.workspace, only=self.only)
         if not tiled.records and not tiled.notes:
             raise UsageError("no slide is tiled", path=self.tiles, hint="run wsipipe tile first")
         backbone = find_backbone(self.settings.backbone, self.settings.pooling)
         weights = find_weights(backbone.name, backbone.hub_id, gated=backbone.gated, file=self.settings.weights)
-        weights_input = FileInput(weights.path.resolve(), cache(digest_of_weights), is_setting=True)
+        weights_input = FileInput(weights.path.resolve(), self._digest_of_weights, is_setting=True)
         items = []
         rejected = {}
         for slide_id, record in tiled.records.items():
@@ -104,7 +105,7 @@ class ExtractStage(Stage[ExtractSettings]):
         self.embedder: Embedder = load_embedder(
             backbone, device=device, precision=settings.precision, file=settings.weights
         )
-        self.weights_digest = digest_of_weights(self.embedder.weights.path)
+        self.weights_digest = self._digest_of_weights(self.embedder.weights.path.resolve())
 
     def stream(self, items: Iterable[Item], progress: Progress) -> Iterator[tuple[Item, Outcome | Exception]]:
         settings = self.settings

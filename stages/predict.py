@@ -60,13 +60,21 @@ class _SlideToRead:
     why: str
 
 
-class PredictStage(Stage[PredictSettings]):
-    """Items are slides.
+@dataclass(frozen=True, kw_only=True)
+class PredictionTask:
+    """What is asked: which model is to read which slides."""
 
-    :param model: the trained model's folder.
-    :param tiles, features: folders of the stages that made the slides' bags.
-    :param slides: slide → patient.
-    """
+    model: Path
+    """The trained model's folder."""
+    tiles: Path
+    features: Path
+    """Folders of the stages that made the slides' bags."""
+    slides: Mapping[str, str]
+    """Slide → patient, all that were asked for."""
+
+
+class PredictStage(Stage[PredictSettings]):
+    """Items are slides."""
 
     name = "predict"
     version = VERSIONS["predict"]
@@ -76,25 +84,20 @@ class PredictStage(Stage[PredictSettings]):
         settings: PredictSettings,
         folder: Path,
         workspace: Path,
-        *,
-        model: Path,
-        tiles: Path,
-        features: Path,
-        slides: Mapping[str, str],
+        task: PredictionTask,
     ) -> None:
         super().__init__(settings, folder, workspace)
-        self.model, self.tiles, self.features, self.slides = model, tiles, features, slides
+        self.task = task
 
     def plan(self) -> Plan:
-        bundles = folds_of(self.model)
-        digests = {facts.fold: digest_of(path) for path, facts in bundles}
-        tiled = Manifest(self.tiles / "manifest.jsonl").latest("tile")
-        done = upstream(Manifest(self.features / "manifest.jsonl"), "extract", self.workspace, only=self.slides)
+        bundles = folds_of(self.task.model)
+        model = ValueInput({str(facts.fold): digest_of(path) for path, facts in bundles})
+        tiled = Manifest.of(self.task.tiles).latest("tile")
+        done = upstream(Manifest.of(self.task.features), "extract", self.workspace, only=self.task.slides)
         items = []
         for slide_id, record in done.records.items():
-            patient, tile = self.slides[slide_id], tiled[slide_id]
+            patient, tile = self.task.slides[slide_id], tiled[slide_id]
             unseen = tuple(f.fold for _, f in bundles if not f.saw(patient, record.inputs["slide"].digest))
-            rows = _why(unseen, len(bundles))
             payload = _SlideToRead(
                 slide_id=slide_id,
                 patient_id=patient,
@@ -103,11 +106,11 @@ class PredictStage(Stage[PredictSettings]):
                 tiles=self.workspace / tile.outputs["tiles"].path,
                 features=self.workspace / record.outputs["features"].path,
                 folds=unseen,
-                why=rows,
+                why=_why(unseen, len(bundles)),
             )
             inputs: dict[str, Input] = {
                 "features": OutputInput(record.outputs["features"]),
-                "model": ValueInput({str(fold): digests[fold] for fold in sorted(digests)}),
+                "model": model,
                 "patient": ValueInput(patient),
             }
             items.append(Item(slide_id, inputs, payload))
@@ -116,7 +119,7 @@ class PredictStage(Stage[PredictSettings]):
     def setup(self) -> None:
         device = choose_device(self.settings.device)
         self.bundles: dict[int, Bundle] = {
-            facts.fold: read_bundle(path, device) for path, facts in folds_of(self.model)
+            facts.fold: read_bundle(path, device) for path, facts in folds_of(self.task.model)
         }
 
     def process(self, item: Item, progress: Progress) -> Outcome:
@@ -168,7 +171,7 @@ class PredictStage(Stage[PredictSettings]):
         self, slide: _SlideToRead, bag: Bag, attention: NDArray[np.float64], output: SlideOutput
     ) -> dict[str, Path]:
         probability = float(expit(np.mean(list(output.logits.values()))))
-        caption = f"{slide.slide_id} · {self.model.name} {probability:.2f}"
+        caption = f"{slide.slide_id} · {self.task.model.name} {probability:.2f}"
         heatmap = self.folder / "heatmaps" / f"{slide.slide_id}.png"
         strip = self.folder / "tiles" / f"{slide.slide_id}.png"
         tiles = read_tiles(slide.tiles)

@@ -14,7 +14,7 @@ from scipy.special import expit
 from ..data.artifact import whole
 from ..data.manifest import Manifest, Record
 from ..models.bundle import BundleFacts, folds_of
-from .predict import SlideOutput
+from .predict import PredictionTask, SlideOutput
 from .report_page import (
     FailedSlide,
     PatientPrediction,
@@ -42,13 +42,7 @@ class _Predictions:
 
 
 class PredictionReportStage(Stage[SummarySettings]):
-    """One item, ``predictions``.
-
-    :param model: the trained model's folder.
-    :param tiles, features: folders of the stages that the slides went through.
-    :param slides: slide → patient, all that were asked for.
-    :param unreadable: slides that did not get as far as a manifest, and why.
-    """
+    """One item, ``predictions``."""
 
     name = "summary"
     version = VERSIONS["summary"]
@@ -59,39 +53,27 @@ class PredictionReportStage(Stage[SummarySettings]):
         settings: SummarySettings,
         folder: Path,
         workspace: Path,
-        *,
-        model: Path,
-        tiles: Path,
-        features: Path,
-        slides: Mapping[str, str],
+        task: PredictionTask,
     ) -> None:
         super().__init__(settings, folder, workspace)
-        self.model, self.tiles, self.features, self.slides = model, tiles, features, slides
+        self.task = task
 
     def plan(self) -> Plan:
-        done = upstream(self.manifest, "predict", self.workspace, only=self.slides).records
-        failed = [self._why_not(slide) for slide in sorted(self.slides) if slide not in done]
+        done = upstream(self.manifest, "predict", self.workspace, only=self.task.slides).records
+        stages = {"tile": self.task.tiles, "extract": self.task.features, "predict": self.folder}
+        attempts = {stage: Manifest.of(folder).latest(stage) for stage, folder in stages.items()}
+        failed = [_why_not(slide, attempts) for slide in sorted(self.task.slides) if slide not in done]
         inputs: dict[str, Input] = {slide: OutputInput(r.outputs["prediction"]) for slide, r in done.items()}
         inputs["failed"] = ValueInput([vars(slide) for slide in failed])
-        inputs["patients"] = ValueInput(dict(self.slides))
+        inputs["patients"] = ValueInput(dict(self.task.slides))
         return Plan([Item("predictions", inputs, _Predictions(done, failed))])
-
-    def _why_not(self, slide: str) -> FailedSlide:
-        """The first stage that did not bring the slide on, and what it says."""
-        for folder, stage in ((self.tiles, "tile"), (self.features, "extract"), (self.folder, "predict")):
-            record = Manifest(folder / "manifest.jsonl").latest(stage).get(slide)
-            if record is not None and record.error is not None:
-                return FailedSlide(slide=slide, reason=f"{stage}: {record.error.message}", hint=record.error.hint)
-            if record is not None and record.status == "empty":
-                return FailedSlide(slide=slide, reason="no tissue was found on it", hint="look at its QC image")
-        return FailedSlide(slide=slide, reason="not done yet", hint="run the same command again")
 
     def process(self, item: Item, progress: Progress) -> Outcome:
         work: _Predictions = item.payload
-        bundles = [facts for _, facts in folds_of(self.model)]
+        bundles = [facts for _, facts in folds_of(self.task.model)]
         report = self._report(work, bundles)
         table, page = self.folder / "predictions.csv", self.folder / "report.html"
-        write_predictions(table, report, self.slides)
+        write_predictions(table, report, self.task.slides)
         with whole(page) as scratch:
             scratch.write_text(prediction_page(report), encoding="utf-8")
         stats = {"slides": len(report.slides), "patients": len(report.patients), "failed_slides": len(report.failed)}
@@ -108,7 +90,7 @@ class PredictionReportStage(Stage[SummarySettings]):
         first = bundles[0]
         return PredictionReport(
             name=self.folder.name,
-            model=self.model.name,
+            model=self.task.model.name,
             backbone=first.recipe.backbone,
             question=Question(
                 label_column=first.question.label_column,
@@ -144,6 +126,20 @@ class PredictionReportStage(Stage[SummarySettings]):
             geojson=beside("geojson"),
             **_combined([output]),
         )
+
+
+def _why_not(slide: str, attempts: Mapping[str, Mapping[str, Record]]) -> FailedSlide:
+    """The first stage that did not bring a slide on, and what it says.
+
+    :param attempts: stage → its last record of each slide, in the chain's order.
+    """
+    for stage, records in attempts.items():
+        record = records.get(slide)
+        if record is not None and record.error is not None:
+            return FailedSlide(slide=slide, reason=f"{stage}: {record.error.message}", hint=record.error.hint)
+        if record is not None and record.status == "empty":
+            return FailedSlide(slide=slide, reason="no tissue was found on it", hint="look at its QC image")
+    return FailedSlide(slide=slide, reason="not done yet", hint="run the same command again")
 
 
 def _combined(slides: Sequence[SlideOutput]) -> dict[str, Any]:

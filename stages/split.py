@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import csv
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,12 +16,12 @@ from ..data.artifact import whole
 from ..data.cohort import read_cohort
 from ..data.errors import CohortError
 from ..data.expression import read_expression
-from ..data.manifest import Manifest
+from ..data.manifest import Manifest, OutputRecord, Record
 from ..data.patient_labels import PatientLabels, patient_labels, patient_sites
 from ..data.slide_match import match_slides
-from ..data.splits import Splits, make_splits, write_splits
+from ..data.splits import Splits, make_splits, read_splits, write_splits
 from .settings import BiomarkerSettings, SplitSettings
-from .stage import FileInput, Input, Item, Outcome, Plan, Progress, Stage, ValueInput
+from .stage import FileInput, Input, Item, Outcome, Plan, Progress, Stage, ValueInput, upstream
 from .versions import VERSIONS
 
 PATIENT_COLUMNS = ("patient_id", "status", "reason", "label", "slides", "rna")
@@ -97,8 +98,10 @@ class SplitStage(Stage[SplitStageSettings]):
     def _slides(self) -> tuple[dict[str, str], list[str]]:
         """Slides that cannot be used, with the reason, and those with features."""
         unusable: dict[str, str] = {}
+        records: dict[str, Record] = {}
         for folder, stage in ((self.tiles, "tile"), (self.features, "extract")):
-            for slide, record in Manifest(folder / "manifest.jsonl").latest(stage).items():
+            records = Manifest.of(folder).latest(stage)
+            for slide, record in records.items():
                 unusable.pop(slide, None)
                 if record.status == "empty":
                     unusable[slide] = "no tissue on the slide"
@@ -108,8 +111,7 @@ class SplitStage(Stage[SplitStageSettings]):
                     unusable[slide] = f"output of {stage} lost"
                 elif stage == "tile":
                     unusable[slide] = "no features extracted yet"
-        done = Manifest(self.features / "manifest.jsonl").latest("extract")
-        usable = [slide for slide in done if slide not in unusable]
+        usable = [slide for slide in records if slide not in unusable]  # the last stage's: extract
         if not usable:
             raise CohortError("no slide here has features", path=self.features, hint="run wsipipe extract first")
         return unusable, usable
@@ -178,6 +180,33 @@ def read_patients(path: Path) -> list[PatientRow]:
             )
             for row in csv.DictReader(stream)
         ]
+
+
+@dataclass(frozen=True)
+class SplitOutput:
+    """What the split stage left for the stages after it."""
+
+    splits: Splits
+    record: OutputRecord
+    """Of ``splits.csv``."""
+    slides_of: Mapping[str, tuple[str, ...]]
+    """Patient → slides to use."""
+
+
+def split_output(manifest: Manifest, workspace: Path) -> SplitOutput:
+    """Read it.
+
+    :raises CohortError: the split is not there or not whole.
+    """
+    split = upstream(manifest, "split", workspace).records.get("splits")
+    if split is None:
+        raise CohortError("has no splits", path=manifest.path.parent, hint="run wsipipe train from its start")
+    patients = read_patients(workspace / split.outputs["patients"].path)
+    return SplitOutput(
+        splits=read_splits(workspace / split.outputs["splits"].path),
+        record=split.outputs["splits"],
+        slides_of={patient.patient_id: patient.slides for patient in patients},
+    )
 
 
 def reasons(patients: list[PatientRow]) -> dict[str, int]:

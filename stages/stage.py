@@ -127,7 +127,7 @@ class Stage(ABC, Generic[S]):
     @property
     def manifest(self) -> Manifest:
         """The manifest of this stage's folder."""
-        return Manifest(self.folder / "manifest.jsonl")
+        return Manifest.of(self.folder)
 
     @property
     def workers(self) -> int:

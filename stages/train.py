@@ -19,8 +19,7 @@ from .. import __version__
 from ..data.artifact import remove
 from ..data.errors import CohortError
 from ..data.features import FeatureFacts
-from ..data.manifest import Manifest, Record
-from ..data.splits import read_splits
+from ..data.manifest import Manifest, OutputRecord, Record
 from ..models.bag_tensors import BagTensors, choose_device
 from ..models.bundle import BagRecipe, BundleFacts, Question, seen_hashes, write_bundle
 from ..models.fit import Epoch, Fit, FitSettings, PatientBags, fit, memory_usage, patient_logits
@@ -28,7 +27,7 @@ from ..models.metrics import youden_threshold
 from ..models.momkd import MoMKD, MoMKDConfig, preset
 from .fold import FoldCohort, FoldRna, patients_of, read_bags
 from .settings import BiomarkerSettings, TrainSettings
-from .split import read_patients
+from .split import split_output
 from .stage import Input, Item, Outcome, OutputInput, Plan, Progress, Stage, ValueInput, upstream
 from .versions import VERSIONS
 
@@ -64,13 +63,13 @@ class TrainStage(Stage[TrainSettings]):
         self.biomarker, self.tiles, self.features, self.expression = biomarker, tiles, features, expression
 
     def plan(self) -> Plan:
-        split = upstream(self.manifest, "split", self.workspace).records.get("splits")
-        if split is None:
-            raise CohortError("has no splits", path=self.folder, hint="run wsipipe train from its start")
-        splits = read_splits(self.workspace / split.outputs["splits"].path)
-        slides_of = {p.patient_id: p.slides for p in read_patients(self.workspace / split.outputs["patients"].path)}
-        features = upstream(Manifest(self.features / "manifest.jsonl"), "extract", self.workspace).records
-        tile, extract = _settings_of(Manifest(self.tiles / "manifest.jsonl"), "tile"), _common_settings(features)
+        split = split_output(self.manifest, self.workspace)
+        splits, slides_of = split.splits, split.slides_of
+        features = upstream(Manifest.of(self.features), "extract", self.workspace).records
+        tile, extract = _settings_of(Manifest.of(self.tiles).latest("tile")), _settings_of(features)
+        expression: dict[str, Input] = {}
+        if self.settings.use_rna and self.expression:
+            expression = {"expression": OutputInput(_expression_record(self.expression))}
         items = []
         for fold in range(splits.folds):
             parts = {
@@ -82,7 +81,7 @@ class TrainStage(Stage[TrainSettings]):
             cohort = FoldCohort(
                 fold=fold,
                 folds=splits.folds,
-                splits_digest=split.outputs["splits"].digest,
+                splits_digest=split.record.digest,
                 train=parts["train"],
                 validation=parts["validation"],
                 test_patients=len(splits.patients(fold, "test")),
@@ -91,12 +90,11 @@ class TrainStage(Stage[TrainSettings]):
                 extract=extract,
             )
             inputs: dict[str, Input] = {
-                "splits": OutputInput(split.outputs["splits"]),
+                "splits": OutputInput(split.record),
                 "slides": ValueInput({p: list(ids) for part in parts.values() for p, (_, ids) in part.items()}),
                 **{f"features of {s}": OutputInput(store) for s, store in stores.items()},
+                **expression,
             }
-            if self.settings.use_rna and self.expression:
-                inputs["expression"] = OutputInput(_expression_record(self.expression))
             items.append(Item(f"fold-{fold}", inputs, cohort, size=self.settings.epochs))
         return Plan(items)
 
@@ -239,20 +237,16 @@ def _threads_for(bags: Mapping[str, BagTensors]) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def _settings_of(manifest: Manifest, stage: str) -> dict[str, Any]:
-    return _common_settings(manifest.latest(stage))
-
-
-def _common_settings(records: Mapping[str, Record]) -> dict[str, Any]:
-    """The settings that all records of a folder share."""
+def _settings_of(records: Mapping[str, Record]) -> dict[str, Any]:
+    """The settings of a folder's results; the runner keeps those of other settings apart."""
     settings = [record.settings for record in records.values() if record.status == "done"]
     if not settings:
         raise CohortError("no slide has features", hint="run wsipipe tile and wsipipe extract first")
     return settings[-1]
 
 
-def _expression_record(store: Path) -> Any:
-    record = next(iter(Manifest(store.parent / "manifest.jsonl").latest("genomics").values()), None)
+def _expression_record(store: Path) -> OutputRecord:
+    record = next(iter(Manifest.of(store.parent).latest("genomics").values()), None)
     if record is None or record.status != "done":
         raise CohortError("the expression store is not recorded", path=store, hint="run wsipipe genomics")
     return record.outputs["expression"]
