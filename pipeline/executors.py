@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import faulthandler
 import os
 import signal
 import threading
@@ -55,7 +56,8 @@ def run_in_processes(stage: Stage[Any], items: Sequence[Item], workers: int) -> 
     """Run the items in fresh processes, a few ahead of the workers.
 
     A process that dies (a decoder that crashes, the kernel that kills it for its memory) takes down only the item
-    it worked on: what was in flight is run again, one process an item, and the one that dies again has failed.
+    it worked on: what was in flight is run again, one process an item, and the one that dies again has failed. One that
+    takes longer than the stage allows (a decoder that hangs) dies by its own watchdog.
     """
     queue = list(reversed(items))
     while queue:
@@ -78,12 +80,21 @@ def _alone(stage: Stage[Any], item: Item) -> Result:
         try:
             return _submit(pool, item).result()
         except BrokenProcessPool:
-            died = SlideError(
-                "the process that worked on it died (a crash in a decoder, or no memory left)",
-                path=item.id,
-                hint="check the file; if it is sound, free some memory and use --retry-failed",
-            )
-            return _result(stage, item, died, start, clock)
+            return _result(stage, item, _why_it_died(stage, item, time.monotonic() - clock), start, clock)
+
+
+def _why_it_died(stage: Stage[Any], item: Item, seconds: float) -> SlideError:
+    if stage.seconds_an_item is not None and seconds >= stage.seconds_an_item:
+        return SlideError(
+            f"given up after {stage.seconds_an_item / 60:g} min: a decoder hangs, or the storage does",
+            path=item.id,
+            hint="check the file and the disk it lies on; if both are sound, raise --timeout and use --retry-failed",
+        )
+    return SlideError(
+        "the process that worked on it died (a crash in a decoder, or no memory left)",
+        path=item.id,
+        hint="check the file; if it is sound, free some memory and use --retry-failed",
+    )
 
 
 @contextmanager
@@ -140,10 +151,26 @@ def _work(item: Item) -> Result:
     start, clock = datetime.now(UTC), time.monotonic()
     outcome: Outcome | Exception
     try:
-        outcome = _unready or _stage.process(item, Silence())
+        with _watchdog(_stage.seconds_an_item):
+            outcome = _unready or _stage.process(item, Silence())
     except Exception as error:  # noqa: BLE001  the boundary: a failed item never stops the others
         outcome = error
     return _result(_stage, item, outcome, start, clock)
+
+
+@contextmanager
+def _watchdog(seconds: float | None) -> Iterator[None]:
+    """End this process if the block takes longer. Python's own timers do not run while a decoder keeps the interpreter's
+    lock; faulthandler's thread needs no lock."""
+    if seconds is None:
+        yield
+        return
+    with open(os.devnull, "w") as nowhere:  # noqa: PTH123  it has a file number, which is what counts
+        faulthandler.dump_traceback_later(seconds, exit=True, file=nowhere)
+        try:
+            yield
+        finally:
+            faulthandler.cancel_dump_traceback_later()
 
 
 def _result(stage: Stage[Any], item: Item, outcome: Outcome | Exception, start: datetime, clock: float) -> Result:

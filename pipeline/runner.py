@@ -101,7 +101,7 @@ class Runner:
             workers = min(stage.workers, len(items))
             running = (
                 run_in_processes(stage, items, workers)
-                if stage.processes and workers > 1
+                if stage.processes and (workers > 1 or stage.seconds_an_item is not None)
                 else run_here(stage, items, progress)
             )
             with closing(running):  # whatever ends the loop ends the work too, before the lock is given back

@@ -134,6 +134,11 @@ class Stage(ABC, Generic[S]):
         """How many processes the runner may use."""
         return 1
 
+    @property
+    def seconds_an_item(self) -> float | None:
+        """After which an item is given up; it must run in a process of its own for that. None: it may take forever."""
+        return None
+
     @abstractmethod
     def plan(self) -> Plan:
         """List the items, from the files given and from the manifests of earlier stages."""

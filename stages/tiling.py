@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Final
 
 from ..data.contours import Outline, outlines
 from ..data.errors import SlideError
-from ..data.grid import plan_grid
+from ..data.grid import Coords, plan_grid
 from ..data.overview import Overview, read_overview, sharpness_of_tiles
 from ..data.slide import Slide
 from ..data.tiles import TileSet
@@ -14,12 +16,18 @@ from ..data.tissue import TissueMask, find_tissue, tissue_fractions
 from ..data.units import Mpp, TilePx
 
 
+TOO_LITTLE_TISSUE: Final = "too little tissue"
+NOT_SHARP: Final = "not sharp"
+
+
 @dataclass(frozen=True, kw_only=True, eq=False)
 class TileResult:
     """What tiling a slide gives."""
 
     tiles: TileSet
-    """Those with enough tissue; none, rightly, where there is no tissue."""
+    """Those that are kept; none, rightly, where there is no tissue."""
+    dropped: Mapping[str, Coords]
+    """Why (:data:`TOO_LITTLE_TISSUE`, :data:`NOT_SHARP`) → positions of grid tiles that touch tissue and are not kept."""
     tissue: TissueMask
     outlines: list[Outline]
     overview: Overview
@@ -86,7 +94,8 @@ def tile_slide(
     coords = grid.coords()
     fractions = tissue_fractions(tissue, coords, grid.size_level0)
     # A tile without any tissue is never kept, not even with --min-tissue 0.
-    kept = (fractions >= min_tissue) & (fractions > 0)
+    touches = fractions > 0
+    kept = touches & (fractions >= min_tissue)
     return TileResult(
         tiles=TileSet(
             slide_id=slide_id,
@@ -100,6 +109,7 @@ def tile_slide(
             sharpness=sharpness_of_tiles(overview, coords[kept], grid.size_level0),
             sharpness_mpp=overview.mpp,
         ),
+        dropped={TOO_LITTLE_TISSUE: coords[touches & ~kept]},
         tissue=tissue,
         outlines=outlines(tissue),
         overview=overview,

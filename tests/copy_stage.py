@@ -5,6 +5,7 @@ What an item does stands in its file, so that it differs from item to item and c
 
 from __future__ import annotations
 
+import ctypes
 import errno
 import os
 import signal
@@ -26,6 +27,7 @@ class CopySettings(Settings):
     repeat: int = 1
     shout: bool = True
     threads: int = Runtime(1)
+    seconds: float | None = Runtime(None)
 
 
 class CopyStage(Stage[CopySettings]):
@@ -55,6 +57,10 @@ class CopyStage(Stage[CopySettings]):
     @property
     def workers(self) -> int:
         return self.workers_wanted
+
+    @property
+    def seconds_an_item(self) -> float | None:
+        return self.settings.seconds
 
     def _say(self, what: str) -> None:
         with self.calls.open("a") as stream:
@@ -96,6 +102,8 @@ class CopyStage(Stage[CopySettings]):
                 os._exit(3)
             case "die":
                 os.kill(os.getpid(), signal.SIGKILL)
+            case "hang":
+                ctypes.PyDLL(None).sleep(600)  # keeps the interpreter's lock, as a decoder that hangs may
             case "slow":
                 time.sleep(60)
             case "nothing":

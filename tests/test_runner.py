@@ -339,6 +339,19 @@ def test_a_process_that_dies_takes_only_its_item_with_it(tmp_path: Path, text: s
     assert took(tmp_path) == []
 
 
+@pytest.mark.parametrize("workers", [1, 2])
+def test_an_item_that_hangs_is_given_up_and_the_others_go_on(tmp_path: Path, workers: int) -> None:
+    write(tmp_path, a="apple", b="hang", c="curd", d="date")
+    summary = copy(tmp_path, workers=workers, seconds=3.0)
+    assert (summary.done, [failure.item for failure in summary.failures]) == (3, ["b"])
+    assert "given up after 0.05 min" in summary.failures[0].message
+    assert "--timeout" in summary.failures[0].hint
+    error = last(tmp_path)["b"].error
+    assert error is not None
+    assert not error.retry  # it waits for another file, or for --retry-failed
+    assert copy(tmp_path, workers=workers, seconds=3.0).done == 0
+
+
 def test_processes_and_one_process_give_the_same(tmp_path: Path) -> None:
     texts = {"a": "apple", "b": "broken", "c": "odd", "d": "liar", "e": "nothing", "f": "full"}
     stories = []
