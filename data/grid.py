@@ -8,8 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from math import log
 from os import PathLike
-from typing import Final
+from typing import Final, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -19,6 +20,19 @@ from .units import Level0Px, LevelPx, Mpp, TilePx
 
 Coords = npt.NDArray[np.int64]
 """(N, 2): x and y of the tiles' upper left corners, in pixels of level 0."""
+
+LevelPolicy = Literal["coarsest", "finest", "nearest"]
+"""Which level of the pyramid the tiles are read from. The field of view asked for is the same with each.
+
+- ``coarsest``: the coarsest that is at least as fine as asked. Least is decoded, and nothing is enlarged.
+- ``finest``: level 0, whatever it costs: as tools do that know no pyramid, and blind to how a scanner made its levels.
+- ``nearest``: the one whose resolution is nearest by ratio, though it may be up to 25 % coarser
+  (:data:`MOST_COARSER`) and its tiles then enlarged a little. Decodes less still, for a little sharpness.
+"""
+
+MOST_COARSER: Final = 0.25
+"""How much coarser than asked, as a share of it, a level may be for ``nearest`` to read it. ``allow_upsample`` is for
+slides that have no such level, and changes nothing for others."""
 
 _ROUNDING: Final = 1e-9  # relative: 0.5 asked and 0.25 × 2.0000000001 read are the same
 _SLACK: Final = 1e-6  # px: positions divided by a fractional downsample
@@ -87,33 +101,33 @@ def plan_grid(
     native_tolerance: float,
     allow_upsample: bool,
     path: str | PathLike[str],
+    level_policy: LevelPolicy = "coarsest",
 ) -> TileGrid:
     """Lay a grid over a slide.
 
-    Read is the coarsest level that is at least as fine as asked. A level within ``native_tolerance`` (0.02 is 2 %)
-    counts as what was asked and is read as it is: scanners' 20x runs from 0.494 to 0.506.
+    Read is, unless ``level_policy`` says otherwise, the coarsest level that is at least as fine as asked. A level
+    within ``native_tolerance`` (0.02 is 2 %) counts as what was asked and is read as it is: scanners' 20x runs from
+    0.494 to 0.506.
 
     :param level_dimensions: width and height of each level in its own pixels, finest first.
     :param level_downsamples: pixels of level 0 along one of each level.
     :param slide_mpp: microns per pixel of level 0.
-    :param allow_upsample: enlarge a slide that is coarser than asked, rather than refuse it.
+    :param allow_upsample: enlarge a slide that is coarser than asked, rather than refuse it: from its level 0.
     :param path: the slide, for messages.
+    :param level_policy: see :data:`LevelPolicy`.
     :returns: a grid, of no tiles where the slide is smaller than one.
-    :raises SlideError: the slide is coarser than asked.
+    :raises SlideError: the slide is coarser than asked (by more than a quarter, where ``nearest`` is the policy).
     :raises UsageError: an overlap of a whole tile or more, or a step of less than a pixel.
     """
     if not 0 <= overlap < tile_px:
         hint = f"give at least 0 and less than {tile_px}"
         raise UsageError(f"tiles of {tile_px} px cannot overlap by {overlap} px", path="overlap", hint=hint)
     level_mpps = [Mpp(slide_mpp * downsample) for downsample in level_downsamples]
-    fine_enough = [
-        level for level, its in enumerate(level_mpps) if its <= mpp * (1 + native_tolerance) * (1 + _ROUNDING)
-    ]
-    if not fine_enough and not allow_upsample:
+    level = _level(level_mpps, mpp, level_policy, native_tolerance, allow_upsample=allow_upsample)
+    if level is None:
         wrong = f"coarser than asked: {slide_mpp:.6g} µm per pixel at its finest, and tiles are to have {mpp:g}"
         hint = f"ask for a coarser --mpp ({slide_mpp:.3g}, say), or enlarge it with --allow-upsample"
         raise SlideError(wrong, path=path, hint=hint)
-    level = max(fine_enough, key=lambda level: level_mpps[level], default=0)
     level_mpp, downsample = level_mpps[level], level_downsamples[level]
     if abs(level_mpp / mpp - 1) <= native_tolerance + _ROUNDING:
         read_px = LevelPx(tile_px)
@@ -137,6 +151,22 @@ def plan_grid(
         _count(grid, full, own) for full, own in zip(level_dimensions[0], level_dimensions[level], strict=True)
     )
     return replace(grid, columns=columns, rows=rows)
+
+
+def _level(
+    level_mpps: Sequence[Mpp], mpp: Mpp, policy: LevelPolicy, native_tolerance: float, *, allow_upsample: bool
+) -> int | None:
+    """The level to read; None where the slide is too coarse. Of two that are equally good, the first."""
+    spare = max(native_tolerance, MOST_COARSER) if policy == "nearest" else native_tolerance
+    most = mpp * (1 + spare) * (1 + _ROUNDING)
+    fine_enough = [level for level, its in enumerate(level_mpps) if its <= most]
+    if not fine_enough:
+        return 0 if allow_upsample else None
+    if policy == "finest":
+        return 0
+    if policy == "nearest":
+        return min(fine_enough, key=lambda level: abs(log(level_mpps[level] / mpp)))
+    return max(fine_enough, key=lambda level: level_mpps[level])
 
 
 def _positions(step: float, count: int) -> npt.NDArray[np.int64]:

@@ -12,6 +12,7 @@ from PIL import __version__ as pillow_version
 
 from .errors import SlideError
 from .slide import Rgb, Slide, on_white
+from .tiff_layout import check_still_there
 from .units import Level0Px, LevelPx, Mpp
 
 
@@ -62,6 +63,10 @@ class ImageReader(Slide):
             raise SlideError(f"too large for a plain image: {error}", path=self.path, hint=hint) from error
         except UnidentifiedImageError as error:
             raise SlideError("neither a PNG nor a JPEG image", path=self.path, hint="check what it is") from error
+        except OSError as error:
+            check_still_there(self.path, self.path)
+            hint = "check the disk or the network it lies on"
+            raise SlideError(f"cannot be read: {error.strerror}", path=self.path, hint=hint) from error
 
     def _decoded(self) -> Rgb:
         with self._lock:

@@ -12,7 +12,7 @@ from PIL.Image import Image
 from .errors import SlideError
 from .resolution import mpp_from_properties
 from .slide import Rgb, Slide, on_white
-from .tiff_layout import missing_bytes
+from .tiff_layout import check_still_there, check_whole
 from .units import Level0Px, LevelPx, Mpp
 
 
@@ -34,9 +34,11 @@ class OpenSlideReader(Slide):
         self.level_dimensions = handle.level_dimensions
         self.level_downsamples = handle.level_downsamples
         self.mpp = mpp or mpp_from_properties(handle.properties)
-        if missing := missing_bytes(self._file):
+        try:
+            check_whole(self._file, path)
+        except SlideError:
             self.close()
-            raise _truncated(path, missing)
+            raise
 
     def read(self, level: int, x: Level0Px, y: Level0Px, width: LevelPx, height: LevelPx) -> Rgb:
         if not 0 <= level < len(self.level_dimensions):
@@ -59,6 +61,7 @@ class OpenSlideReader(Slide):
                 region: Image = handle.read_region((x, y), level, (width, height))
                 return region
         except openslide.OpenSlideError as error:
+            check_still_there(self._file, self.path)
             wrong = f"cannot decode {width} × {height} px of level {level} at ({x}, {y}): {error}"
             raise SlideError(wrong, path=self.path, hint="the file is damaged: copy or scan it again") from error
 
@@ -79,8 +82,11 @@ class OpenSlideReader(Slide):
 
 
 def _why_not(path: Path, file: Path, error: openslide.OpenSlideError) -> SlideError:
-    if file.is_file() and (missing := missing_bytes(file)):
-        return _truncated(path, missing)
+    try:
+        check_still_there(file, path)
+        check_whole(file, path)
+    except SlideError as reason:
+        return reason
     if isinstance(error, openslide.OpenSlideUnsupportedFormatError):
         hint = (
             "copy it again from where it came; if it is a whole image of another format, convert it to a tiled TIFF "
@@ -89,11 +95,6 @@ def _why_not(path: Path, file: Path, error: openslide.OpenSlideError) -> SlideEr
         return SlideError("damaged, or of a format that OpenSlide does not read", path=path, hint=hint)
     hint = "copy it again from where it came, or convert it to a tiled pyramidal TIFF"
     return SlideError(f"OpenSlide cannot open it: {error}", path=path, hint=hint)
-
-
-def _truncated(path: Path, missing: int) -> SlideError:
-    wrong = f"truncated: at least {missing:,} bytes are missing at its end"
-    return SlideError(wrong, path=path, hint="copy it again from where it came")
 
 
 def _dicom_instance(folder: Path) -> Path:

@@ -8,6 +8,7 @@ from pathlib import Path
 from .errors import SlideError
 from .image_reader import ImageReader
 from .jpeg_tiff_reader import fastest_reader
+from .ome_tiff_reader import ome_description, open_ome_tiff
 from .openslide_reader import OpenSlideReader
 from .slide import IMAGE_EXTENSIONS, Slide
 from .units import Mpp
@@ -15,6 +16,8 @@ from .units import Mpp
 
 def open_slide(path: str | PathLike[str], mpp_override: float | None = None) -> Slide:
     """Open a slide file, a folder of DICOM files, or a plain PNG or JPEG.
+
+    An OME-TIFF is told by its first directory, whatever the file is called; everything else is OpenSlide's.
 
     :param mpp_override: microns per pixel of level 0, in place of what the file says.
     :raises SlideError: missing, empty, truncated, damaged, or of a format that nothing here reads. A slide without
@@ -33,4 +36,6 @@ def open_slide(path: str | PathLike[str], mpp_override: float | None = None) -> 
         raise SlideError(f"cannot be read: {error.strerror}", path=path, hint=hint) from error
     if path.suffix.lower() in IMAGE_EXTENSIONS:
         return ImageReader(path, mpp)
+    if not path.is_dir() and (xml := ome_description(path)):
+        return open_ome_tiff(path, xml, mpp)
     return fastest_reader(OpenSlideReader(path, mpp))

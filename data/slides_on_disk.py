@@ -52,6 +52,8 @@ def find_slides(given: Iterable[str | os.PathLike[str]]) -> list[FoundSlide]:
     for path in roots:
         if not path.exists():
             raise UsageError("no such file or folder", path=path, hint="check the path of the slides")
+        if not (path.is_dir() or path.is_file()):  # reading a pipe would wait for ever
+            raise UsageError("neither a file nor a folder", path=path, hint="check the path of the slides")
         if path.is_dir():
             found.update(dict.fromkeys(_walk(path, frozenset())))
         else:

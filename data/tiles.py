@@ -22,7 +22,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-import cv2
 import h5py
 import numpy as np
 import numpy.typing as npt
@@ -31,6 +30,7 @@ from .. import __version__
 from .artifact import whole
 from .errors import StoreError
 from .grid import Coords, TileGrid
+from .resize import resize_tile
 from .slide import Rgb, Slide
 from .units import Level0Px, LevelPx, Mpp, TilePx
 
@@ -72,18 +72,14 @@ class TileSet:
 def read_tile(slide: Slide, tiles: TileSet, index: int) -> Rgb:
     """Pixels of one tile, (tile_px, tile_px, 3) uint8 RGB, as the backbone is to see them.
 
-    A native tile is the slide's own pixels. Others are resized once: by the mean over each pixel's area where they
-    shrink (antialiased), by a cubic where ``allow_upsample`` lets them grow.
+    A native tile is the slide's own pixels. Others are resized once: antialiased where they shrink, by a cubic where
+    ``allow_upsample`` lets them grow; see :func:`.resize.resize_tile`.
 
     :raises SlideError: it cannot be decoded. There is no stand-in: leave the tile out, and count it.
     """
     grid = tiles.grid
     x, y = (Level0Px(int(at)) for at in tiles.coords[index])
-    pixels = slide.read(grid.level, x, y, grid.read_px, grid.read_px)
-    if grid.native:
-        return pixels
-    kernel = cv2.INTER_AREA if grid.read_px > grid.tile_px else cv2.INTER_CUBIC
-    return np.asarray(cv2.resize(pixels, (grid.tile_px, grid.tile_px), interpolation=kernel), np.uint8)
+    return resize_tile(slide.read(grid.level, x, y, grid.read_px, grid.read_px), grid.tile_px)
 
 
 def write_tiles(path: Path, tiles: TileSet) -> None:

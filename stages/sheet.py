@@ -24,7 +24,7 @@ FAINT: Final = (100, 106, 114)
 _INK: Final = (28, 31, 35)
 _SIZE: Final = 14
 _TITLE_SIZE: Final = 18
-_FONTS: Final = Path(matplotlib.get_data_path()) / "fonts" / "ttf"  # the same face on every machine
+FACES: Final = Path(matplotlib.get_data_path()) / "fonts" / "ttf"  # the same face on every machine
 
 
 @dataclass
@@ -45,13 +45,13 @@ class Sheet:
 
     def title(self, text: str) -> None:
         """Large text over the whole width, in as many lines as it takes."""
-        for row in wrap(text, self.width - 2 * MARGIN, _font(_TITLE_SIZE, bold=True)):
-            self._texts.append((MARGIN, self.y, row, _INK, _font(_TITLE_SIZE, bold=True)))
+        for row in wrap(text, self.width - 2 * MARGIN, font(_TITLE_SIZE, bold=True)):
+            self._texts.append((MARGIN, self.y, row, _INK, font(_TITLE_SIZE, bold=True)))
             self.gap(_TITLE_SIZE + 8)
 
     def paragraph(self, x: int, text: str, width: int) -> None:
         """Ordinary text in as many lines as it takes."""
-        for row in wrap(text, width, _font(_SIZE)):
+        for row in wrap(text, width, font(_SIZE)):
             self.text(x, row)
             self.gap(LINE)
 
@@ -59,8 +59,8 @@ class Sheet:
         self, x: int, text: str, *, below: int = 0, ink: tuple[int, int, int] = _INK, align: Align = "left"
     ) -> None:
         """One line of ordinary text that begins at ``x``, is centred on it or ends there, below the current height."""
-        before = {"left": 0.0, "centre": 0.5, "right": 1.0}[align] * _font(_SIZE).getlength(text)
-        self._texts.append((x - round(before), self.y + below, text, ink, _font(_SIZE)))
+        before = {"left": 0.0, "centre": 0.5, "right": 1.0}[align] * font(_SIZE).getlength(text)
+        self._texts.append((x - round(before), self.y + below, text, ink, font(_SIZE)))
 
     def picture(self, x: int, image: Rgb, *, below: int = 0) -> None:
         """An image (H, W, 3), its upper left corner so many pixels below the current height."""
@@ -98,7 +98,8 @@ def wrap(text: str, width: float, font: ImageFont.FreeTypeFont) -> list[str]:
 
 
 @lru_cache
-def _font(size: int, *, bold: bool = False) -> ImageFont.FreeTypeFont:
+def font(size: int, *, bold: bool = False) -> ImageFont.FreeTypeFont:
+    """The face of all text on pictures, so many pixels high."""
     name = "DejaVuSans-Bold.ttf" if bold else "DejaVuSans.ttf"
     # The basic layout engine is always there; the other comes and goes with a system library.
-    return ImageFont.truetype(_FONTS / name, size, layout_engine=ImageFont.Layout.BASIC)
+    return ImageFont.truetype(FACES / name, size, layout_engine=ImageFont.Layout.BASIC)

@@ -1,34 +1,49 @@
-"""The picture by which a person judges the tiling of a slide in two seconds."""
+"""The picture by which a person judges the tiling of a slide in two seconds.
+
+Nothing in it is told by colour alone: tissue has a thick line around it, kept tiles are blue squares, those with too
+little tissue have a grey cross, those that are not sharp are orange and struck through, ink is ringed in black and
+white dashes, and what could not be read is hatched. Where tiles are too small on the picture for frames of their own,
+they are tinted instead, and their whole area is ringed.
+"""
 
 from __future__ import annotations
 
+import unicodedata
+from collections.abc import Iterator
+from functools import lru_cache
 from pathlib import Path
 from typing import Final
 
 import cv2
-import matplotlib
 import numpy as np
+from matplotlib.ft2font import FT2Font
 from PIL import Image, ImageDraw, ImageFont
 
+from ..data.grid import Coords
 from ..data.slide import Rgb
+from ..data.tissue import Mask
 from ..data.units import Microns, Mpp
+from .sheet import FACES, font
+from .tile_marks import FRAMED, LOOK_KEPT, LOOKS, Boxes, Look, hatch, mark, ring
 from .tiling import TileResult
 
 LONG_SIDE: Final = 1600
 """Pixels along the longer side of the slide's picture; the caption comes below."""
 
-_FONTS: Final = Path(matplotlib.get_data_path()) / "fonts" / "ttf"
+_TITLE_SIZE: Final = 34
+_TEXT_SIZE: Final = 26  # px: read when the picture is shown at half its size
+_LINE: Final = 38
 _QUALITY: Final = 85
 _NARROWEST: Final = 1000  # px: the caption needs them
-_MARGIN: Final = 20
-_LINE: Final = 28
+_MARGIN: Final = 24
 
 _OUTLINE: Final = (0, 130, 60)
-_TILE: Final = (20, 70, 200)
-_INK: Final = (220, 40, 30)
 _TEXT: Final = (28, 31, 35)
-_FAINT: Final = (100, 106, 114)
+_FAINT: Final = (92, 98, 106)
+_ALARM: Final = (176, 60, 0)
+_RULE: Final = (200, 203, 207)
 _PAPER: Final = (255, 255, 255)
+_PALE_TISSUE: Final = (240, 222, 234)  # behind the samples of the legend
 
 
 def draw_qc(result: TileResult, path: Path) -> None:
@@ -37,17 +52,26 @@ def draw_qc(result: TileResult, path: Path) -> None:
 
 
 def qc_image(result: TileResult) -> Rgb:
-    """The overview with kept tiles (blue), outlines of the tissue (green) and of ink taken out (red), a scale bar, and
-    a caption: (height, width, 3) uint8 RGB.
+    """The overview with its tiles, kept and dropped, outlines of tissue and of ink taken out, and what could not be
+    read; below it a caption that says what is what, and a scale bar: (height, width, 3) uint8 RGB.
     """
     picture, scale = _picture(result)
-    _draw_tiles(picture, result, scale)
-    _draw_ink(picture, result)
+    framed = result.tiles.grid.step * scale >= FRAMED
+    for _, coords, look in _kinds(result):
+        mark(picture, _boxes(coords, result, scale), look, framed=framed)
+    hatch(picture, _enlarged(result.overview.unread, picture))
     for piece in result.outlines:
-        for ring in (piece.outer, *piece.holes):
-            points = np.rint(ring * scale * 16).astype(np.int32)  # OpenCV's fixed point: a sixteenth of a pixel
+        for line in (piece.outer, *piece.holes):
+            points = np.rint(line * scale * 16).astype(np.int32)  # OpenCV's fixed point: a sixteenth of a pixel
             cv2.polylines(picture, [points], isClosed=True, color=_OUTLINE, thickness=2, lineType=cv2.LINE_AA, shift=4)
-    return _with_caption(picture, result, scale)
+    ring(picture, _enlarged(result.tissue.pen, picture))  # last: within tissue, ink is a hole with an outline too
+    return _with_caption(picture, result, scale, framed)
+
+
+def _kinds(result: TileResult) -> list[tuple[str, Coords, Look]]:
+    """What the legend calls tiles of each kind, where they are, and how they are drawn."""
+    dropped = [(f"dropped: {reason}", coords, LOOKS[reason]) for reason, coords in result.dropped.items()]
+    return [("tiles kept", result.tiles.coords, LOOK_KEPT), *dropped]
 
 
 def _picture(result: TileResult) -> tuple[Rgb, float]:
@@ -59,65 +83,121 @@ def _picture(result: TileResult) -> tuple[Rgb, float]:
     return np.asarray(cv2.resize(pixels, size, interpolation=kernel), np.uint8), factor / result.overview.downsample
 
 
-def _draw_tiles(picture: Rgb, result: TileResult, scale: float) -> None:
-    """Frames of the kept tiles, the fainter the smaller they are, so that the tissue stays to be seen."""
+def _boxes(coords: Coords, result: TileResult, scale: float) -> Boxes:
     side = result.tiles.grid.size_level0
-    corners = np.stack([result.tiles.coords, result.tiles.coords + side], axis=1) * scale
-    framed = picture.copy()
-    for start, end in np.rint(corners).astype(int).tolist():
-        cv2.rectangle(framed, start, end, _TILE, 1)
-    strength = min(max(side * scale / 40, 0.15), 0.6)
-    cv2.addWeighted(framed, strength, picture, 1 - strength, 0, dst=picture)
+    return np.rint(np.concatenate([coords, coords + side], axis=1) * scale).astype(np.int64)
 
 
-def _draw_ink(picture: Rgb, result: TileResult) -> None:
-    if result.tissue.pen.any():
-        size = (picture.shape[1], picture.shape[0])
-        ink = np.asarray(cv2.resize(result.tissue.pen.astype(np.uint8), size, interpolation=cv2.INTER_NEAREST))
-        edges, _ = cv2.findContours(ink, cv2.RETR_CCOMP, cv2.CHAIN_APPROX_SIMPLE)
-        cv2.drawContours(picture, edges, -1, _INK, 2, cv2.LINE_AA)
+def _enlarged(mask: Mask, picture: Rgb) -> Mask:
+    """A mask of the whole slide at the size of the drawing."""
+    size = (picture.shape[1], picture.shape[0])
+    return np.asarray(cv2.resize(mask.astype(np.uint8), size, interpolation=cv2.INTER_NEAREST)).astype(bool)
 
 
-def _with_caption(picture: Rgb, result: TileResult, scale: float) -> Rgb:
-    """The picture on a white sheet, and below it: name, facts, what the colours mean, and a scale bar."""
-    title, text = (
-        ImageFont.truetype(str(_FONTS / f"DejaVuSans{style}.ttf"), size) for style, size in (("-Bold", 24), ("", 19))
-    )
-    facts = _facts(result)
+def _with_caption(picture: Rgb, result: TileResult, scale: float, framed: bool) -> Rgb:
+    """The picture on a white sheet, and below it: name, scale bar, why there are no tiles, facts, and the legend."""
+    title, text = font(_TITLE_SIZE, bold=True), font(_TEXT_SIZE)
     height, width = picture.shape[:2]
-    sheet = Image.new("RGB", (max(width, _NARROWEST), height + 2 * _MARGIN + 34 + _LINE * (len(facts) + 1)), _PAPER)
-    sheet.paste(Image.fromarray(picture), ((sheet.width - width) // 2, 0))
+    sheet_width = max(width, _NARROWEST)
+    room = sheet_width - 2 * _MARGIN
+    dot = "  ·  "
+    facts = [dot.join(row) for line in _facts(result) for row in _rows(line, room, text, text.getlength(dot))]
+    why = [" ".join(row) for row in _rows(_why_empty(result).split(), room, text, text.getlength(" "))]
+    samples = _samples(result, framed)
+    legend = list(_rows([word for word, _ in samples], room, text, 2 * _LINE + _MARGIN))
+    lines = len(why) + len(facts) + len(legend)
+
+    top = height + _MARGIN
+    sheet = Image.new("RGB", (sheet_width, top + 56 + _LINE * lines + 8 + _MARGIN), _PAPER)
     pen = ImageDraw.Draw(sheet)
-    top, right = height + _MARGIN, sheet.width - _MARGIN
+    left = (sheet_width - width) // 2
+    pen.rectangle((left - 1, -1, left + width, height), outline=_RULE)
+    sheet.paste(Image.fromarray(picture), (left, 0))
 
-    bar, length = _scale_bar(Mpp(result.tiles.slide_mpp / scale), sheet.width // 5)
-    pen.rectangle((right - bar, top + 8, right, top + 13), _TEXT)
-    pen.text((right - bar / 2, top + 20), _words(length), _TEXT, text, anchor="ma")
+    right = sheet_width - _MARGIN
+    bar, length = _scale_bar(Mpp(result.tiles.slide_mpp / scale), sheet_width // 5)
+    pen.rectangle((right - bar + 1, top + 4, right, top + 11), _TEXT)
+    pen.text((right - bar / 2, top + 18), _words(length), _TEXT, text, anchor="ma")
 
-    pen.text((_MARGIN, top), _shortened(result.tiles.slide_id, title, right - bar - 2 * _MARGIN), _TEXT, title)
-    for number, line in enumerate(facts):
-        pen.text((_MARGIN, top + 36 + _LINE * number), line, _FAINT, text)
-    at = float(_MARGIN)
-    for word, colour in (("tissue", _OUTLINE), ("tiles kept", _TILE), ("ink, left out", _INK)):
-        if colour != _INK or result.tissue.pen.any():
-            pen.text((at, top + 36 + _LINE * len(facts)), word, colour, text)
-            at += text.getlength(word) + _MARGIN
+    pen.text((_MARGIN, top), _shortened(_printable(result.tiles.slide_id), title, room - bar - _MARGIN), _TEXT, title)
+    y = top + 56
+    for line, colour in [*((line, _ALARM) for line in why), *((line, _FAINT) for line in facts)]:
+        pen.text((_MARGIN, y), line, colour, text)
+        y += _LINE
+    of_word = dict(samples)
+    for row in legend:
+        x = float(_MARGIN)
+        for word in row:
+            sheet.paste(Image.fromarray(of_word[word]), (round(x), y + 8))
+            pen.text((x + of_word[word].shape[1] + 10, y + 8), word, _TEXT, text)
+            x += 2 * _LINE + _MARGIN + text.getlength(word)
+        y += _LINE
     return np.asarray(sheet)
 
 
-def _facts(result: TileResult) -> list[str]:
+def _facts(result: TileResult) -> list[list[str]]:
     tiles, tissue = result.tiles, result.tissue
     grid, mpp = tiles.grid, tiles.slide_mpp
     width, height = tiles.slide_size
-    microns = f"{_words(Microns(width * mpp))} × {_words(Microns(height * mpp))}"
-    field = f"{grid.tile_px} px at {grid.tile_mpp:.4g} µm/px ({_words(Microns(grid.tile_px * grid.tile_mpp))})"
-    source = f"level {grid.level}, " + ("native pixels" if grid.native else f"{grid.read_px} → {grid.tile_px} px")
-    share = f"{100 * tissue.mask.mean():.1f} %" if tissue.mask.any() else "none"
+    field = Microns(grid.tile_px * grid.tile_mpp)
+    share = f"{100 * tissue.mask.mean():.1f} % of the slide" if tissue.mask.any() else "none"
     return [
-        f"{width:,} × {height:,} px  ·  {mpp:.4g} µm/px  ·  {microns}  ·  {tiles.slide_format}",
-        f"{len(tiles):,} of {grid.columns * grid.rows:,} tiles kept  ·  {field}  ·  {source}",
-        f"tissue {share}  ·  {tissue.area / 1e6:.3g} mm²  ·  {tissue.verdict}",
+        [
+            f"{width:,} × {height:,} px",
+            f"{mpp:.4g} µm/px",
+            f"{_words(Microns(width * mpp))} × {_words(Microns(height * mpp))}",
+            tiles.slide_format,
+        ],
+        [
+            f"tiles of {grid.tile_px} px at {grid.tile_mpp:.4g} µm/px ({_words(field)})",
+            f"level {grid.level}, " + ("native pixels" if grid.native else f"{grid.read_px} → {grid.tile_px} px"),
+        ],
+        [f"tissue {share}", f"{_figure(tissue.area / 1e6)} mm²", tissue.verdict],
     ]
+
+
+def _why_empty(result: TileResult) -> str:
+    """Why no tile is kept; nothing where some are."""
+    if len(result.tiles):
+        return ""
+    if result.tissue.verdict == "dark background":
+        return "Empty: colours that glow on black, as in fluorescence. None of it is H&E."
+    if not result.tissue.mask.any():
+        return "Empty: no tissue was found" + (" beside the ink." if result.tissue.pen.any() else ".")
+    dropped = [f"{len(coords):,} {reason}" for reason, coords in result.dropped.items() if len(coords)]
+    if dropped:
+        return f"Empty: no tile on the tissue is kept ({', '.join(dropped)})."
+    return "Empty: there is tissue, but no whole tile lies on it."
+
+
+def _samples(result: TileResult, framed: bool) -> list[tuple[str, Rgb]]:
+    """The legend: what occurs in the picture, in words, and a sample of how it is drawn."""
+    size = (28, 36)
+
+    def blank() -> Rgb:
+        return np.full((*size, 3), _PALE_TISSUE, np.uint8)
+
+    samples = []
+    if result.outlines:
+        cv2.line(tissue := blank(), (0, size[0] // 2), (size[1], size[0] // 2), _OUTLINE, 3)
+        samples.append(("tissue", tissue))
+    for word, coords, look in _kinds(result):
+        if len(coords):
+            mark(tile := blank(), np.array([[4, 0, 31, 27]]), look, framed=framed)
+            samples.append((f"{len(coords):,} {word}", tile))
+    if result.tissue.pen.any():
+        middle = np.zeros(size, bool)
+        middle[size[0] // 2] = True
+        ring(ink := blank(), middle)
+        samples.append(("ink, left out", ink))
+    if result.overview.unread.any():
+        hatch(unread := blank(), np.ones(size, bool))
+        samples.append((f"unreadable ({_percent(float(result.overview.unread.mean()))})", unread))
+    return samples
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.1f} %" if share >= 0.001 else "< 0.1 %"
 
 
 def _scale_bar(mpp: Mpp, longest: int) -> tuple[int, Microns]:
@@ -127,8 +207,38 @@ def _scale_bar(mpp: Mpp, longest: int) -> tuple[int, Microns]:
     return round(length / mpp), Microns(length)
 
 
+def _figure(value: float) -> str:
+    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
+
+
 def _words(length: Microns) -> str:
     return f"{length / 1000:.3g} mm" if length >= 1000 else f"{length:.3g} µm"
+
+
+def _rows(words: list[str], room: float, font: ImageFont.FreeTypeFont, between: float) -> Iterator[list[str]]:
+    """Words in rows of at most ``room`` pixels; ``between`` is what each but the first takes beside its letters."""
+    row: list[str] = []
+    taken = 0.0
+    for word in words:
+        wide = font.getlength(word) + between
+        if row and taken + wide > room:
+            yield row
+            row, taken = [], 0.0
+        row.append(word)
+        taken += wide
+    if row:
+        yield row
+
+
+@lru_cache
+def _drawable() -> frozenset[int]:
+    return frozenset(FT2Font(FACES / "DejaVuSans-Bold.ttf").get_charmap())
+
+
+def _printable(text: str) -> str:
+    r"""``text`` with letters that the face lacks as ``\u73bb``: escapes tell slides apart, a row of boxes does not."""
+    composed = unicodedata.normalize("NFC", text)
+    return "".join(sign if ord(sign) in _drawable() else ascii(sign)[1:-1] for sign in composed)
 
 
 def _shortened(text: str, font: ImageFont.FreeTypeFont, room: float) -> str:

@@ -15,9 +15,9 @@ from ..data.tiles import TileSet
 from ..data.tissue import TissueMask, find_tissue, tissue_fractions
 from ..data.units import Mpp, TilePx
 
-
 TOO_LITTLE_TISSUE: Final = "too little tissue"
 NOT_SHARP: Final = "not sharp"
+OVER_THE_EDGE: Final = "over the edge"
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

@@ -6,7 +6,9 @@ What an older version made is then stale, and is made again.
 from typing import Final
 
 VERSIONS: Final = {
-    "tile": 1,
+    "tile": 2,
+    "index": 1,
+    "export": 1,
     "extract": 1,
     "genomics": 1,
     "split": 1,

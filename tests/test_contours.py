@@ -100,3 +100,55 @@ def test_geojson_is_what_qupath_imports():
     assert all(0 <= channel <= 255 for channel in first["properties"]["classification"]["color"])
     assert [first["properties"]["name"], second["properties"]["name"]] == ["Tissue 1", "Tissue 2"]
     assert geojson([Outline(ring, (hole,)), Outline(ring, ())]) == text
+
+
+# ----------------------------------------------------------------------------------------- RFC 7946
+
+
+def assert_valid(text: str) -> list[dict]:
+    """What RFC 7946 asks of a FeatureCollection of polygons (sections 3.1.6, 3.2, 3.3 and 7.1), and QuPath's reader."""
+    document = json.loads(text, parse_constant=pytest.fail)
+    assert set(document) == {"type", "features"}
+    assert document["type"] == "FeatureCollection"
+    for feature in document["features"]:
+        assert set(feature) == {"type", "geometry", "properties"}
+        assert feature["type"] == "Feature"
+        assert set(feature["geometry"]) == {"type", "coordinates"}
+        assert feature["geometry"]["type"] == "Polygon"
+        for number, ring in enumerate(feature["geometry"]["coordinates"]):
+            assert len(ring) >= 4
+            assert ring[0] == ring[-1]
+            assert all(len(point) == 2 for point in ring)
+            assert len({tuple(point) for point in ring}) == len(ring) - 1, "a ring does not touch itself"
+            assert (area(np.array(ring)) > 0) == (number == 0), "right-hand rule"
+        properties = feature["properties"]
+        assert properties["objectType"] == "annotation"
+        assert isinstance(properties["name"], str)
+        assert isinstance(properties["classification"]["name"], str)
+        colour = properties["classification"]["color"]
+        assert len(colour) == 3
+        assert all(isinstance(channel, int) and 0 <= channel <= 255 for channel in colour)
+    return document["features"]
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    arrays(bool, st.tuples(st.integers(1, 12), st.integers(1, 12))),
+    st.sampled_from([1.0, 4.0001, 16.0041, 32.37]),
+)
+def test_any_mask_gives_valid_geojson(mask, downsample):
+    pieces = outlines(tissue(mask, downsample))
+    assert len(assert_valid(geojson(pieces))) == len(pieces)
+
+
+def test_no_pieces_are_valid_geojson():
+    assert assert_valid(geojson([])) == []
+
+
+def test_the_polygons_are_simple_by_the_book_of_another():
+    shapely = pytest.importorskip("shapely.geometry")
+    rng = np.random.default_rng(0)
+    for _ in range(20):
+        mask = rng.random((30, 40)) > 0.5
+        for feature in assert_valid(geojson(outlines(tissue(mask, 16.0041)))):
+            assert shapely.shape(feature["geometry"]).is_valid

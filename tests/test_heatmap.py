@@ -177,7 +177,7 @@ def test_clipped_scale_is_linear_between_its_percentiles() -> None:
 @given(st.text("abcW -_éµ", max_size=60), st.integers(30, 200))
 @settings(max_examples=100, deadline=None)
 def test_wrapped_lines_fit_and_lose_nothing(text: str, width: int) -> None:
-    font = sheet._font(14)
+    font = sheet.font(14)
     rows = wrap(text, width, font)
     assert all(font.getlength(row) <= width for row in rows)
     assert "".join("".join(rows).split()) == "".join(text.split())

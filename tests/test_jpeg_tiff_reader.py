@@ -15,12 +15,13 @@ import simplejpeg
 import tifffile
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from wsipipe.data import jpeg_tiff_reader
+from wsipipe.data import decoded_tiles
 from wsipipe.data.errors import SlideError
 from wsipipe.data.jpeg_tiff_reader import JpegTiffReader
 from wsipipe.data.openslide_reader import OpenSlideReader
 from wsipipe.data.overview import read_overview
 from wsipipe.data.readers import open_slide
+from wsipipe.data.tiff_layout import tiled_jpeg_levels
 
 APERIO = "Aperio Image Library v1\r\n300x300 |MPP = 0.5|AppMag = 20"
 SHARED = [
@@ -29,6 +30,7 @@ SHARED = [
     "slides/giardia_40x_region.svs",
     "slides/celiac_10x_nompp.tif",
     "slides/small.svs",
+    "slides/tcga-cr-7395-01a-01-ts1.svs",
     "brca/slides/TCGA-A7-A0DA-01Z-00-DX1.tif",
 ]
 SUBSAMPLING = {"444": (1, 1), "422": (2, 1), "420": (2, 2)}
@@ -52,6 +54,29 @@ def split(stream: bytes) -> tuple[bytes, bytes]:
             rest += stream[at:end]
         at = end
     return b"\xff\xd8" + tables + b"\xff\xd9", b"\xff\xd8" + rest + stream[at:]
+
+
+def write_jpeg_2000(
+    path: Path,
+    *,
+    size: tuple[int, int] = (300, 260),
+    missing: frozenset[int] = frozenset(),
+    compression: int = 33005,
+) -> Path:
+    """As Aperio's scanners: RGB codestreams (compression 33005) of 64 px tiles; width and height."""
+    width, height = size
+    padded = cv2.copyMakeBorder(picture(*size), 0, -height % 64, 0, -width % 64, cv2.BORDER_REPLICATE)
+    streams = [
+        imagecodecs.jpeg2k_encode(
+            np.ascontiguousarray(padded[y : y + 64, x : x + 64]), level=35, codecformat="j2k", reversible=False
+        )
+        for y, x in product(range(0, height, 64), range(0, width, 64))
+    ]
+    streams = [b"" if index in missing else stream for index, stream in enumerate(streams)]
+    kind = {"tile": (64, 64), "photometric": "rgb", "compression": compression, "metadata": None}
+    with tifffile.TiffWriter(path) as writer:
+        writer.write(iter(streams), shape=(height, width, 3), dtype=np.uint8, description=APERIO, **kind)
+    return path
 
 
 def write_slide(
@@ -103,9 +128,9 @@ def write_slide(
     return path
 
 
-def damage(path: Path, tile: int, stream: bytes | None = None) -> None:
+def damage(path: Path, tile: int, stream: bytes | None = None, *, level: int = 0) -> None:
     with tifffile.TiffFile(path) as tiff:
-        offset, count = tiff.pages[0].dataoffsets[tile], tiff.pages[0].databytecounts[tile]
+        offset, count = tiff.pages[level].dataoffsets[tile], tiff.pages[level].databytecounts[tile]
     with path.open("r+b") as file:
         file.seek(offset)
         file.write(bytes(count) if stream is None else stream[:count])
@@ -197,6 +222,45 @@ def test_every_coding_of_colours(tmp_path, coding, subsampling, shared_tables, d
         assert error < 20, "the coding is lossy; with the wrong colours it would be 50 and more"
 
 
+def test_jpeg_2000_is_openslides(tmp_path):
+    with both(write_jpeg_2000(tmp_path / "a.svs", missing=frozenset({3}))) as (fast, plain):
+        assert fast.reader.startswith("OpenJPEG")
+        assert_same(fast, plain, 0, -20, -20, 400, 400)
+        assert np.abs(fast.read(0, 0, 64, 300, 196).astype(int) - picture(300, 260)[64:]).mean() < 20
+        assert (fast.read(0, 192, 0, 64, 64) == 255).all()
+
+
+@pytest.mark.parametrize(
+    ("start", "end"), [(0, 20), (2, 30), (30, 100), (60, 110), (150, 300), (-300, -200), (-2, None)]
+)
+def test_a_hole_in_a_jpeg_2000_tile_is_what_openslide_makes_of_it(tmp_path, start, end):
+    path = write_jpeg_2000(tmp_path / "a.svs")
+    stream = bytearray(stream_of(path, 6))
+    for fill in (0, 1, 255):
+        stream[start:end] = bytes([fill]) * len(stream[start:end])
+        damage(path, 6, stream)
+        with both(path) as slides:
+            assert same_outcome(*slides, 0, 64, 64, 64, 64)
+            assert_same(*slides, 0, 128, 0, 172, 260)
+
+
+def test_jpeg_2000_of_ycbcr_is_openslides(tmp_path):
+    with open_slide(write_jpeg_2000(tmp_path / "a.svs", compression=33003)) as slide:
+        assert isinstance(slide, OpenSlideReader)
+        assert "(not the fast path: JPEG 2000 of YCbCr (compression 33003))" in slide.reader
+
+
+def test_a_jpeg_2000_tile_that_asks_for_too_much_memory_is_not_decoded(tmp_path):
+    path = write_jpeg_2000(tmp_path / "a.svs")
+    stream = bytearray(stream_of(path, 6))
+    stream[8:16] = (60_000).to_bytes(4) * 2  # its width and height
+    damage(path, 6, stream)
+    tiles = decoded_tiles.DecodedTiles(path, dict(enumerate(tiled_jpeg_levels(path, [(300, 260)]))))
+    assert tiles.decode(0, 6) is None
+    assert tiles.decode(0, 7) is not None
+    tiles.close()
+
+
 @pytest.fixture(scope="module", params=[None, APERIO], ids=["generic", "aperio"])
 def pyramid(tmp_path_factory, request):
     """One of sizes that no tile divides, with missing tiles and a damaged one."""
@@ -282,6 +346,19 @@ def test_data_that_ends_too_early_is_not_filled_up_with_grey(tmp_path):
         fast.read(0, 64, 64, 10, 10)
 
 
+@pytest.mark.parametrize("garbage", [0, 1])
+def test_a_level_that_is_all_garbage_fails_alone(tmp_path, garbage):
+    path = write_slide(tmp_path / "a.tif", levels=2)
+    for tile in range(25 if garbage == 0 else 9):
+        damage(path, tile, level=garbage)
+    with both(path) as (fast, plain):
+        assert f"for level {garbage} (its tiles are not decoded" in fast.reader
+        with pytest.raises(SlideError, match=rf"cannot decode 50 × 50 px of level {garbage} at \(0, 0\)") as caught:
+            fast.read(garbage, 0, 0, 50, 50)
+        assert caught.value.path == str(path)
+        assert_same(fast, plain, 1 - garbage, 0, 0, 100, 100)
+
+
 def test_a_closed_slide_has_given_its_file_back(tmp_path):
     path = write_slide(tmp_path / "a.tif")
     open_files = Path("/proc/self/fd")
@@ -322,7 +399,7 @@ def test_levels_of_another_kind_are_read_through_openslide(tmp_path):
 
 @pytest.mark.parametrize(
     ("compression", "photometric", "reason"),
-    [("lzw", "rgb", "compression LZW"), (None, "rgb", "compression NONE"), ("jpeg", "minisblack", "not 8-bit RGB")],
+    [("lzw", "rgb", "compression LZW"), (None, "rgb", "compression none"), ("jpeg", "minisblack", "not 8-bit RGB")],
 )
 def test_why_the_fast_path_is_not_taken(tmp_path, compression, photometric, reason):
     image = picture(200, 200)
@@ -350,10 +427,9 @@ def test_a_slide_whose_colours_are_not_as_its_tags_say(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("name", "reason"),
     [
-        ("slides/tcga-cr-7395-01a-01-ts1.svs", "JPEG 2000"),
         ("slides/ndpi_fluo_dapi.ndpi", "the format is hamamatsu"),
         ("slides/dicom-cmu-1-small-region", "the format is dicom"),
-        ("slides/unreadable.svs", "tiles of level 0 that"),
+        ("slides/unreadable.svs", "its tiles are not decoded"),
     ],
 )
 def test_why_shared_slides_are_not_on_the_fast_path(shared, name, reason):
@@ -405,7 +481,7 @@ def test_the_cache_is_bounded(tmp_path, monkeypatch):
         held = [future.result() for future in fast._tiles._tiles.values()]
         assert sum(tile.nbytes for tile in held) == fast._tiles._bytes <= 3 * 15 * 64 * 64 * 3
     few = 10 * 64 * 64 * 3
-    monkeypatch.setattr(jpeg_tiff_reader, "CACHE_BYTES", few)
+    monkeypatch.setattr(decoded_tiles, "CACHE_BYTES", few)
     with both(path) as (fast, plain):
         assert_same(fast, plain, 0, 0, 0, 900, 900)
         assert fast._tiles._bytes <= few

@@ -208,6 +208,26 @@ def test_an_empty_file(tmp_path, name):
         open_slide(tmp_path / name)
 
 
+@pytest.mark.parametrize("name", ["a.tif", "a.png"])
+def test_a_file_that_vanishes_before_it_is_read(tmp_path, name):
+    path = tmp_path / name
+    if name == "a.png":
+        Image.fromarray(picture(100, 80)).save(path)
+    else:
+        write_tiff(path, picture(256, 256), compression="jpeg")
+        with tifffile.TiffFile(path) as tiff:
+            offset, count = tiff.pages[0].dataoffsets[0], tiff.pages[0].databytecounts[0]
+        content = bytearray(path.read_bytes())
+        content[offset : offset + count] = bytes(count)
+        path.write_bytes(content)
+    with open_slide(path, mpp_override=0.5) as slide:
+        path.unlink()
+        with pytest.raises(SlideError, match="vanished") as caught:
+            slide.read(0, 0, 0, 50, 50)
+    assert caught.value.path == str(path)
+    assert "bring it back" in caught.value.hint
+
+
 @pytest.mark.parametrize(("name", "match"), [("a.svs", "does not read"), ("a.png", "neither a PNG nor a JPEG")])
 def test_something_else(tmp_path, name, match):
     (tmp_path / name).write_text("slide_id,label\n")
@@ -249,8 +269,10 @@ def test_more_than_8_bits_are_refused(tmp_path):
 
 
 def test_a_folder_that_is_no_slide(tmp_path):
-    with pytest.raises(SlideError, match="without DICOM"):
+    with pytest.raises(SlideError, match="without DICOM") as caught:
         open_slide(tmp_path)
+    assert caught.value.path == str(tmp_path)
+    assert "DICOM folder" in caught.value.hint
     (tmp_path / "a.dcm").write_bytes(b"\x00" * 200)
     with pytest.raises(SlideError) as caught:
         open_slide(tmp_path)

@@ -1,5 +1,7 @@
 """The tissue mask, on pictures whose truth is known."""
 
+from dataclasses import replace
+
 import cv2
 import numpy as np
 import pytest
@@ -40,8 +42,13 @@ def jpeg(picture: np.ndarray, quality: int) -> np.ndarray:
     return cv2.imdecode(data, cv2.IMREAD_COLOR)[..., ::-1].copy()
 
 
+def overview_of(picture: np.ndarray, mpp: float = MPP) -> Overview:
+    unread = np.zeros(picture.shape[:2], bool)
+    return Overview(pixels=picture, downsample=mpp / 0.25, mpp=Mpp(mpp), unread=unread)
+
+
 def tissue_of(picture: np.ndarray, mpp: float = MPP) -> TissueMask:
-    return find_tissue(Overview(pixels=picture, downsample=mpp / 0.25, mpp=Mpp(mpp)))
+    return find_tissue(overview_of(picture, mpp))
 
 
 def agreement(found: np.ndarray, truth: np.ndarray) -> float:
@@ -292,7 +299,7 @@ def test_a_sharp_tile_is_sharper_than_the_same_out_of_focus():
     rng = np.random.default_rng(0)
     picture = rng.integers(100, 200, (100, 200, 3), np.uint8)
     picture[:, 100:] = cv2.GaussianBlur(picture[:, 100:], (0, 0), 2)
-    overview = Overview(pixels=picture, downsample=16.0, mpp=Mpp(8))
+    overview = replace(overview_of(picture), downsample=16.0)
     coords = np.array([[0, 0], [1600, 0], [1600, 800]])
     sharp, blurred, also_blurred = sharpness_of_tiles(overview, coords, Level0Px(800))
     assert sharp > 20 * blurred > 0

@@ -1,0 +1,240 @@
+"""The optional learned tissue mask: a segmentation network with weights from a local file.
+
+The network is the one that came with HEST (Jaume et al., NeurIPS 2024) and that TRIDENT uses (Zhang et al., arXiv
+2502.06750): torchvision's DeepLabV3 on a ResNet-50 (Chen et al., arXiv 1706.05587), two classes of which the second is
+tissue, run on tiles of 512 px at 1 µm per pixel without overlap. Its checkpoint, ``deeplabv3_seg_v4.ckpt``, is not
+ours to pass on: labs bring it, or the same tensors as safetensors.
+
+What it finds becomes a :class:`TissueMask` on the very grid of :func:`find_tissue`, with the same rules for specks and
+holes, so that nothing that follows has to know which of the two it is given.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final, Self
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor, nn
+from torchvision.models.segmentation import deeplabv3_resnet50
+
+from ..data.errors import BackboneError, SlideError
+from ..data.overview import Overview
+from ..data.slide import Rgb, Slide
+from ..data.tissue import LONG_SIDE, MASK_MPP, MIN_PIECE, MIN_WIDTH, TissueMask, _pieces, _without_holes, find_tissue
+from ..data.units import Level0Px, LevelPx, Microns, Mpp
+from .weights import Weights, load_tensors
+
+NETWORK_MPP: Final = Mpp(1.0)
+COARSEST: Final = Mpp(2.0)
+"""Of a slide: HEST's own fast mode is as coarse; nobody vouches for the network beyond."""
+TILE: Final = 512
+"""Side in pixels of what the network sees at a time."""
+
+_Floats = npt.NDArray[np.float32]
+_Corner = tuple[int, int]
+"""Top and left of a tile, in pixels of the mask."""
+
+_WITHIN: Final = 1.25  # a level this much coarser than wanted will do: pyramids have levels at 1.01 and 1.05 µm
+_TISSUE: Final = 1  # class 0 is glass and whatever else is no tissue
+_MEAN: Final = (0.485, 0.456, 0.406)
+_STD: Final = (0.229, 0.224, 0.225)
+
+_HINT: Final = "give deeplabv3_seg_v4.ckpt (TRIDENT's, from MahmoodLab/hest-tissue-seg), or its tensors as safetensors"
+
+
+@dataclass(frozen=True, eq=False)
+class TissueNetwork:
+    """A loaded network. On one device and at one batch size the same slide gives the same mask."""
+
+    model: nn.Module
+    device: torch.device
+    batch: int
+    """Tiles that go through the network at a time."""
+
+    @classmethod
+    def load(cls, path: Path, device: str | torch.device = "cpu", *, batch: int | None = None) -> Self:
+        """Read the weights; nothing is downloaded, and nothing in the file can run code.
+
+        :param path: a checkpoint as PyTorch Lightning saves it (``state_dict`` with names that start with ``model.``;
+            an auxiliary head is left out), a plain state dict, or safetensors.
+        :param batch: tiles at a time; by default 8, and 1 on a CPU, where more costs 150 MB each and saves little.
+        :raises BackboneError: no such file, not one of weights, or of another network; some of the tensors that are
+            missing, left over or of another shape are named.
+        """
+        if not path.is_file():
+            raise BackboneError("no such file of tissue weights", path=path, hint=_HINT)
+        with torch.device("meta"):  # not filled with random numbers first
+            model = deeplabv3_resnet50(weights=None, weights_backbone=None, num_classes=2, aux_loss=False)
+        wanted = model.state_dict()
+        try:
+            raw = load_tensors(Weights(path, "file"), like=wanted)
+        except BackboneError as error:
+            hint = f"{_HINT}; a checkpoint that holds more than tensors can be saved as safetensors where it is trusted"
+            raise BackboneError(error.what, path=path, hint=hint) from error
+        named = {name.removeprefix("model."): tensor for name, tensor in raw.items()}
+        tensors = {name: tensor for name, tensor in named.items() if not name.startswith("aux_classifier.")}
+        _check(tensors, wanted, path)
+        model.load_state_dict({name: tensor.to(wanted[name].dtype) for name, tensor in tensors.items()}, assign=True)
+        device = torch.device(device)
+        if batch is None:
+            batch = 1 if device.type == "cpu" else 8
+        return cls(model.eval().requires_grad_(False).to(device), device, batch)
+
+    @torch.inference_mode()
+    def __call__(self, tiles: npt.NDArray[np.uint8]) -> _Floats:
+        """Probability of tissue for every pixel.
+
+        :param tiles: (B, height, width, 3) RGB at about 1 µm per pixel.
+        :returns: (B, height, width).
+        """
+        x = torch.from_numpy(tiles).to(self.device).permute(0, 3, 1, 2).float().div_(255)
+        mean, std = (torch.tensor(of_channel, device=self.device).view(1, 3, 1, 1) for of_channel in (_MEAN, _STD))
+        logits: Tensor = self.model(x.sub_(mean).div_(std))["out"]
+        return np.asarray(logits.softmax(dim=1)[:, _TISSUE].cpu().numpy(), np.float32)
+
+    def find(self, slide: Slide, overview: Overview) -> TissueMask:
+        """Mask the tissue of a slide, on the grid of ``find_tissue(overview)``.
+
+        A pixel of the mask is tissue where the mean probability over its area is at least one half. Tiles are read one
+        batch at a time, each from the coarsest level that is fine enough, so memory does not grow with the slide.
+        Tiles of which the overview shows nothing but pure white (not scanned, transparent) are not read. Of those that
+        cannot be decoded the overview has the word, by :func:`find_tissue`.
+
+        :raises SlideError: coarser than :data:`COARSEST`, no believable mpp, or no tile that can be decoded.
+        """
+        slide_mpp = slide.believed_mpp()
+        if slide_mpp > COARSEST:
+            wrong = f"its pixels are {slide_mpp:.4g} µm, and the tissue network was made for {NETWORK_MPP:.4g} µm"
+            raise SlideError(wrong, path=slide.path, hint="tile this slide without the learned tissue mask")
+        field = _Field.over(overview, _factor(overview))
+        tissue, undecodable = self._look(slide, field, [c for c in field.corners() if not field.is_white(overview, *c)])
+        if undecodable:
+            by_colour = find_tissue(overview).mask
+            for corner in undecodable:
+                tissue[field.part(*corner)] = by_colour[field.part(*corner)]
+        pen = np.zeros(field.shape, bool)
+        mpp = Mpp(overview.mpp * field.factor)
+        mask = _pieces(_without_holes(tissue >= 0.5, pen, mpp), MIN_PIECE, mpp, MIN_WIDTH)
+        return TissueMask(
+            mask=mask,
+            downsample=field.downsample,
+            mpp=mpp,
+            verdict="learned" if mask.any() else "nothing",
+            threshold=0,
+            pen=pen,
+        )
+
+    def _look(self, slide: Slide, field: _Field, corners: list[_Corner]) -> tuple[_Floats, list[_Corner]]:
+        """Mean probability of tissue in each pixel of the mask, and the tiles that cannot be decoded."""
+        tissue = np.zeros(field.shape, np.float32)
+        undecodable = []
+        for start in range(0, len(corners), self.batch):
+            tiles: dict[_Corner, Rgb] = {}
+            for corner in corners[start : start + self.batch]:
+                try:
+                    tiles[corner] = field.read(slide, *corner)
+                except SlideError:
+                    undecodable.append(corner)
+                    if len(undecodable) == len(corners):
+                        raise
+            if tiles:
+                for corner, probability in zip(tiles, self(np.stack(list(tiles.values()))), strict=True):
+                    tissue[field.part(*corner)] = _resized(probability, field.width, field.height)
+        return tissue, undecodable
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Field:
+    """The mask's grid cut into tiles of one size, each a whole number of mask pixels: about 512 µm, or all there is.
+
+    As tiles begin and end with pixels of the mask, none of these mixes two tiles, and rounding does not add up.
+    """
+
+    shape: tuple[int, int]
+    """Of the mask: height, width."""
+    factor: int
+    """Pixels of the overview along one of the mask."""
+    downsample: float
+    """Pixels of level 0 along one of the mask."""
+    height: int
+    width: int
+    """Of a tile, in pixels of the mask."""
+    pixels_per: float
+    """Pixels that the network sees along one of the mask."""
+
+    @classmethod
+    def over(cls, overview: Overview, factor: int) -> Self:
+        height, width = (-(-side // factor) for side in overview.pixels.shape[:2])
+        side = max(round(Microns(TILE * NETWORK_MPP) / (overview.mpp * factor)), 1)
+        return cls(
+            shape=(height, width),
+            factor=factor,
+            downsample=overview.downsample * factor,
+            height=min(side, height),
+            width=min(side, width),
+            pixels_per=TILE / side,
+        )
+
+    def corners(self) -> Iterator[_Corner]:
+        """Each tile, row by row. The last ones are moved back so as not to look beyond the slide."""
+        height, width = self.shape
+        for top in range(0, height, self.height):
+            for left in range(0, width, self.width):
+                yield min(top, height - self.height), min(left, width - self.width)
+
+    def part(self, top: int, left: int) -> tuple[slice, slice]:
+        """Rows and columns of a tile in the mask."""
+        return slice(top, top + self.height), slice(left, left + self.width)
+
+    def is_white(self, overview: Overview, top: int, left: int) -> bool:
+        rows = slice(top * self.factor, (top + self.height) * self.factor)
+        columns = slice(left * self.factor, (left + self.width) * self.factor)
+        return bool(overview.pixels[rows, columns].min() == 255)
+
+    def read(self, slide: Slide, top: int, left: int) -> Rgb:
+        """What the network sees of a tile."""
+        slide_mpp = slide.believed_mpp()
+        suffice = [d for d in slide.level_downsamples if slide_mpp * d <= NETWORK_MPP * _WITHIN]
+        downsample = max(suffice, default=1.0)
+        level = slide.level_downsamples.index(downsample) if suffice else 0
+        scale = self.downsample / downsample
+        pixels = slide.read(
+            level,
+            Level0Px(round(left * self.downsample)),
+            Level0Px(round(top * self.downsample)),
+            LevelPx(max(round(self.width * scale), 1)),
+            LevelPx(max(round(self.height * scale), 1)),
+        )
+        width, height = (max(round(side * self.pixels_per), 1) for side in (self.width, self.height))
+        return _resized(pixels, width, height)
+
+
+def _factor(overview: Overview) -> int:
+    """Pixels of the overview along one of the mask, as :func:`find_tissue` has them."""
+    wanted = min(MASK_MPP, overview.mpp * max(overview.pixels.shape[:2]) / LONG_SIDE)
+    return max(round(float(wanted / overview.mpp)), 1)
+
+
+def _resized(picture: npt.NDArray[Any], width: int, height: int) -> npt.NDArray[Any]:
+    """Means over the area where it shrinks, linear where it grows."""
+    way = cv2.INTER_AREA if width <= picture.shape[1] else cv2.INTER_LINEAR
+    return np.asarray(cv2.resize(picture, (width, height), interpolation=way))
+
+
+def _check(tensors: Mapping[str, Tensor], wanted: Mapping[str, Tensor], path: Path) -> None:
+    missing = [name for name in wanted if name not in tensors]
+    extra = [name for name in tensors if name not in wanted]
+    shapes = [name for name in wanted if name in tensors and tensors[name].shape != wanted[name].shape]
+    wrong = [
+        f"{len(names)} tensors {what}: {', '.join(names[:4])}{' …' if len(names) > 4 else ''}"
+        for what, names in (("missing", missing), ("not expected", extra), ("of another shape", shapes))
+        if names
+    ]
+    if wrong:
+        raise BackboneError("; ".join(wrong), path=path, hint=f"these are the weights of another network: {_HINT}")
