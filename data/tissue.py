@@ -31,7 +31,7 @@ from .units import Level0Px, Microns, Mpp, SquareMicrons
 
 Mask = npt.NDArray[np.bool_]
 Floats = npt.NDArray[np.float64]
-Verdict = Literal["tissue and glass", "tissue all over", "nothing", "dark background"]
+Verdict = Literal["tissue and glass", "tissue all over", "nothing", "dark background", "annotated", "learned"]
 
 MASK_MPP: Final = Mpp(8.0)
 LONG_SIDE: Final = 256

@@ -33,12 +33,15 @@ def run(
         return chain.everything(config, runner)[0]
     summaries: list[Summary] = []
     for step in steps:
-        if step == "train":
-            summaries += chain.train(config, runner)[0]
-        else:
-            summaries.append(
-                {"tile": chain.tile, "extract": chain.extract, "genomics": chain.genomics}[step](config, runner)
-            )
+        match step:
+            case "tile":
+                summaries += chain.tile(config, runner)
+            case "extract":
+                summaries.append(chain.extract(config, runner))
+            case "genomics":
+                summaries.append(chain.genomics(config, runner))
+            case "train":
+                summaries += chain.train(config, runner)[0]
     return summaries
 
 

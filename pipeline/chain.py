@@ -3,13 +3,14 @@
 The folders' names carry the settings that give the numbers their meaning:
 
     tiles/0.5mpp-224px/  features/0.5mpp-224px/<backbone>/  genomics/  models/<biomarker>/  predictions/<name>/
+    exports/clam/0.5mpp-224px/
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from ..data.errors import UsageError
 from ..data.manifest import Json
@@ -24,8 +25,8 @@ if TYPE_CHECKING:
     from ..stages.stage import Stage
 
 
-def tile(config: Config, runner: Runner) -> Summary:
-    """Tile the cohort's slides.
+def tile(config: Config, runner: Runner) -> list[Summary]:
+    """Tile the cohort's slides, and make the page to leaf through them.
 
     :raises UsageError: no slides are given or found.
     """
@@ -36,12 +37,14 @@ def tile(config: Config, runner: Runner) -> Summary:
     return _tile(config, runner, found, table)
 
 
-def _tile(config: Config, runner: Runner, found: Sequence[FoundSlide], table: CohortTable | None) -> Summary:
+def _tile(config: Config, runner: Runner, found: Sequence[FoundSlide], table: CohortTable | None) -> list[Summary]:
+    from ..stages.index import IndexStage
+    from ..stages.settings import Settings
     from ..stages.tile import TileStage
 
     folder = runner.workspace / "tiles" / config.tile.folder_name()
     stage = TileStage(config.tile, folder, runner.workspace, slides=found, table=table, replace=runner.replace)
-    return runner.run(stage)
+    return [runner.run(stage), runner.run(IndexStage(Settings(), folder, runner.workspace))]
 
 
 def _slides(given: Sequence[Path], table: CohortTable | None) -> list[FoundSlide]:
@@ -70,6 +73,20 @@ def extract(config: Config, runner: Runner, *, tiles: str | None = None, only: S
     source = _choose(runner.workspace / "tiles", config.tile.folder_name(), tiles, "tiles", "wsipipe tile")
     folder = runner.workspace / "features" / source.name / config.extract.folder_name()
     return runner.run(ExtractStage(config.extract, folder, runner.workspace, tiles=source, only=only))
+
+
+def export(config: Config, runner: Runner, format: Literal["clam", "trident"], *, tiles: str | None = None) -> Summary:
+    """Write tiles in another tool's format.
+
+    :param format: whose.
+    :param tiles: name of the tiles' folder; needed only where there are several.
+    """
+    from ..stages.export import ExportStage
+    from ..stages.settings import ExportSettings
+
+    source = _choose(runner.workspace / "tiles", config.tile.folder_name(), tiles, "tiles", "wsipipe tile")
+    folder = runner.workspace / "exports" / format / source.name
+    return runner.run(ExportStage(ExportSettings(format=format), folder, runner.workspace, tiles=source))
 
 
 def genomics(config: Config, runner: Runner) -> Summary:
@@ -187,7 +204,9 @@ def predict(
 
     workspace = runner.workspace
     recipe = folds_of(model)[0][1].recipe
-    tile_settings = TileSettings(**recipe.tile, mpp_override=config.tile.mpp_override, workers=config.tile.workers)
+    here = config.tile.model_dump(include={"mpp_override", "workers", "timeout", "tissue_weights", "device"})
+    # Annotations are of the slides that the model was trained on; of new ones all tissue is read.
+    tile_settings = TileSettings(**{**recipe.tile, "annotation_classes": [], **here})
     runtime = config.extract.model_dump(include={"weights", "batch_size", "threads", "device"})
     extract_settings = ExtractSettings(**{**recipe.extract, **runtime})
     as_trained = config.model_copy(update={"tile": tile_settings, "extract": extract_settings})
@@ -203,7 +222,7 @@ def predict(
     tiles = workspace / "tiles" / tile_settings.folder_name()
     features = workspace / "features" / as_trained.features_name()
     folder = workspace / "predictions" / (name or model.resolve().name)
-    summaries = [_tile(as_trained, runner, found, table)]
+    summaries = _tile(as_trained, runner, found, table)
     summaries.append(extract(as_trained, runner, tiles=tiles.name, only=list(slides)))
     settings = PredictSettings(**config.predict.model_dump(include=set(PredictSettings.model_fields)))
     task = PredictionTask(model=model.resolve(), tiles=tiles, features=features, slides=slides)
@@ -219,7 +238,7 @@ def predict(
 
 def everything(config: Config, runner: Runner) -> tuple[list[Summary], dict[str, Json]]:
     """The whole chain: what is configured of it, in order."""
-    summaries = [tile(config, runner), extract(config, runner, tiles=config.tile.folder_name())]
+    summaries = [*tile(config, runner), extract(config, runner, tiles=config.tile.folder_name())]
     if config.genomics.matrix is not None:
         summaries.append(genomics(config, runner))
     trained, metrics = train(config, runner, features=config.features_name())

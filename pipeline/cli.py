@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 
@@ -167,7 +167,7 @@ def tile(
 ) -> None:
     """Find the tissue on slides and cut it into tiles: HDF5, GeoJSON contours, a QC image each."""
     call.flags["cohort"] = {"slides": slides, "table": table}
-    call.finish([chain.tile(*call.open())])
+    call.finish(chain.tile(*call.open()))
 
 
 @_works(extract=ExtractSettings)
@@ -182,6 +182,19 @@ def extract(
     """Turn tiles into feature vectors with a backbone: one zarr store a slide."""
     call.on_gpu("extract", gpu)
     call.finish([chain.extract(*call.open(), tiles=tiles)])
+
+
+@_works()
+def export(
+    call: _Call,
+    format: Annotated[Literal["clam", "trident"], typer.Argument(help="whose format")],
+    *,
+    tiles: Annotated[
+        str | None, typer.Option(help="which tiles, such as 0.5mpp-224px; needed only where there are several")
+    ] = None,
+) -> None:
+    """Write tiles in the layout of CLAM or TRIDENT, beside ours."""
+    call.finish([chain.export(*call.open(), format, tiles=tiles)])
 
 
 @_works(genomics=GenomicsSettings)

@@ -160,8 +160,8 @@ def _work(item: Item) -> Result:
 
 @contextmanager
 def _watchdog(seconds: float | None) -> Iterator[None]:
-    """End this process if the block takes longer. Python's own timers do not run while a decoder keeps the interpreter's
-    lock; faulthandler's thread needs no lock."""
+    """End this process if the block takes longer. Python's own timers do not run while a decoder keeps the
+    interpreter's lock; faulthandler's thread needs none."""
     if seconds is None:
         yield
         return

@@ -73,7 +73,7 @@ def survey(config: Config, *, compare: bool) -> list[ItemState]:
     return [*states, *_not_extracted(records, workspace), *asked]
 
 
-_FOLDERS = ("tiles/*", "features/*/*", "genomics", "models/*", "predictions/*")
+_FOLDERS = ("tiles/*", "exports/*/*", "features/*/*", "genomics", "models/*", "predictions/*")
 
 
 def _latest(records: Sequence[Record]) -> list[Record]:
@@ -120,7 +120,7 @@ def _digest(name: str, path: Path) -> str:
         from ..data.slides_on_disk import slide_identity
 
         return slide_identity(path)[1]
-    if name == "weights":
+    if name in ("weights", "tissue_weights"):
         from ..models.weights import digest_of_weights
 
         return digest_of_weights(path)

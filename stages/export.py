@@ -9,15 +9,19 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Final
 
 from ..data.artifact import whole
-from ..data.clam_tiles import PROCESS_LIST, clam_process_list, write_clam_tiles
+from ..data.clam_tiles import clam_process_list, write_clam_tiles
 from ..data.errors import SlideError, UsageError
 from ..data.manifest import Manifest, Record
 from ..data.tiles import read_tiles, write_tiles
 from .settings import ExportSettings
 from .stage import Item, Outcome, OutputInput, Plan, Progress, Stage, ValueInput, upstream
 from .versions import VERSIONS
+
+PROCESS_LIST: Final = "process_list_autogen.csv"
+"""What CLAM calls its list, beside ``patches/``."""
 
 
 @dataclass(frozen=True)
@@ -54,7 +58,9 @@ class ExportStage(Stage[ExportSettings]):
             files = sorted(_file_name(record) for record in tiled.records.values())
             listed = [file for file in files if _clam_finds(file)]
             if left := len(files) - len(listed):
-                notes.append(f"not in {PROCESS_LIST}, for CLAM wants files with one extension: {left} of {len(files)} slides")
+                notes.append(
+                    f"{left} of {len(files)} slides not in {PROCESS_LIST}: CLAM wants files with one extension"
+                )
             items.append(Item(PROCESS_LIST, {"slides": ValueInput(listed)}, ProcessList(tuple(listed))))
         return Plan(items, notes=notes)
 

@@ -45,7 +45,7 @@ class TileSettings(Settings):
     )
     level_policy: Literal["coarsest", "finest", "nearest"] = Field(
         "coarsest",
-        description="level to read: the coarsest that is fine enough, always the finest, or the nearest to the asked mpp",
+        description="level to read: the coarsest that is fine enough, always the finest, or the nearest to asked",
     )
     allow_upsample: bool = Field(False, description="accept slides that are coarser than the asked mpp")
     annotations: Path | None = Runtime(

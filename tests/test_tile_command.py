@@ -96,7 +96,7 @@ def test_annotations_in_place_of_the_mask(tmp_path: Path) -> None:
     words = ("tile", "slides", "--annotations", "drawn", "--annotation-classes", "tumor")
     stage = told(*words, code=1)["tile"]
     assert (stage["done"], [failure["item"] for failure in stage["failures"]]) == (1, ["b"])
-    assert "b.geojson is not there" in stage["failures"][0]["message"]
+    assert "looked for b.geojson" in stage["failures"][0]["message"]
     tiles = read_tiles(Path("work/tiles/0.5mpp-224px-annotated/a.h5"))
     assert tiles.coords.tolist() == [[448, 448], [672, 448], [448, 672], [672, 672]]
     assert (tiles.tissue_fraction > 0.99).all()
@@ -123,16 +123,17 @@ def test_tiles_of_trident_and_clam_come_back_as_they_were() -> None:
     ours = read_tiles(Path("work/tiles/0.5mpp-224px/a.h5"))
     assert len(ours) > 10
     told("export", "clam")
+    told("export", "trident")
     clam = Path("work/exports/clam/0.5mpp-224px")
     assert (clam / "process_list_autogen.csv").read_text().count("a.tiff") == 1
-    Path("trident").mkdir()
-    shutil.copy("work/tiles/0.5mpp-224px/a.h5", "trident/a_patches.h5")
-    for number, folder in enumerate((clam / "patches", Path("trident"))):
+    trident = Path("work/exports/trident/0.5mpp-224px")
+    assert (trident / "patches/a_patches.h5").read_bytes() == Path("work/tiles/0.5mpp-224px/a.h5").read_bytes()
+    for number, folder in enumerate((clam, trident)):
         told("tile", "slides", "--coordinates", folder, "-w", f"again-{number}")
         theirs = read_tiles(Path(f"again-{number}/tiles/0.5mpp-224px-imported/a.h5"))
         np.testing.assert_array_equal(theirs.coords, ours.coords)
         assert theirs.grid == ours.grid
-    [failure] = told("tile", "slides", "--coordinates", "trident", "--mpp", 1, code=1)["tile"]["failures"]
+    [failure] = told("tile", "slides", "--coordinates", trident, "--mpp", 1, code=1)["tile"]["failures"]
     assert "--mpp 0.5" in failure["hint"]
 
 

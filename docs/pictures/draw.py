@@ -1,6 +1,6 @@
 """Draws the pictures of docs/tiling.md, on a synthetic slide, with the code that they explain.
 
-    python docs/pictures/draw.py [FOLDER]
+python docs/pictures/draw.py [FOLDER]
 """
 
 from __future__ import annotations
@@ -116,7 +116,9 @@ def level_policy(slide: Slide) -> Figure:
             axes.plot(grid.level_mpp, row, "o", color=BLUE)
             axes.plot(asked, row, "s", color=ORANGE)
             axes.text(asked * 1.15, row, f"--mpp {asked:g}\n{grid.read_px} → 224 px", va="center", fontsize=8)
-        axes.set(xscale="log", xlim=(0.18, 12), ylim=(-0.6, 3.8), title=f"--level-policy {policy}", xticks=[], yticks=[])
+        axes.set(
+            xscale="log", xlim=(0.18, 12), ylim=(-0.6, 3.8), title=f"--level-policy {policy}", xticks=[], yticks=[]
+        )
         axes.minorticks_off()
     return figure
 

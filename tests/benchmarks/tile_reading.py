@@ -6,8 +6,8 @@ All figures are of one run on one machine: compare the ratios, not the rates, wi
 
 native pixels  the same tiles as they lie in the level, not resized: for a GPU that resizes
 plain loop     OpenSlide ``read_region``, ``convert("RGB")``, Pillow ``resize`` antialiased where the tile is resampled
-bare decode    the compressed tiles of the level by libjpeg-turbo alone, in as many threads, expressed in tiles of the
-               grid by area: what could be had if all else cost nothing
+bare decode    the compressed tiles of the level, from memory, by the reader's decoder alone (libjpeg-turbo for JPEG),
+               in as many threads, expressed in tiles of the grid by area: what could be had if all else cost nothing
 
 Memory is the process's: first as it stands before a tile is read (the interpreter and the libraries, torch among them
 where tiles are resized), then the peak after ``read_tile`` has run, then with the plain loop and the bare decoder.
@@ -19,12 +19,11 @@ import argparse
 import os
 import resource
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import cv2
-import imagecodecs
 import numpy as np
 import openslide
 from PIL import Image
@@ -32,7 +31,8 @@ from wsipipe.data.grid import plan_grid
 from wsipipe.data.readers import open_slide
 from wsipipe.data.resize import resize_tile
 from wsipipe.data.slide import Slide
-from wsipipe.data.tiff_layout import TiledJpeg, tiled_jpeg_levels
+from wsipipe.data.tiff_layout import TiledLevel, tiled_jpeg_levels
+from wsipipe.data.tile_codecs import decoder_of
 from wsipipe.data.tiles import TileSet, read_tile
 from wsipipe.data.units import Level0Px, Mpp, TilePx
 from wsipipe.stages.tiling import tile_slide
@@ -106,29 +106,27 @@ def plain_loop(path: Path, tiles: TileSet, most: int) -> float:
         return rate(read, len(some), 1)
 
 
-def bare_decode(path: Path, layout: TiledJpeg, indices: Sequence[int], threads: int) -> float:
-    """Compressed tiles a second, into one buffer a thread that is used again and again."""
+def bare_decode(path: Path, layout: TiledLevel, threads: int) -> float:
+    """Compressed tiles a second, all of the level, by the reader's own decoder from memory."""
     file = os.open(path, os.O_RDONLY)
     try:
-        streams = [os.pread(file, layout.byte_counts[index], layout.offsets[index]) for index in indices]
+        tiles = [
+            ([os.pread(file, count, offset) for offset, count in layout.parts_of(index)], layout.rows_of(index))
+            for index in range(layout.tiles)
+        ]
     finally:
         os.close(file)
-    buffers = [np.empty((layout.tile_height, layout.tile_width, 3), np.uint8) for _ in range(threads)]
+    present = [(streams, rows) for streams, rows in tiles if all(streams)]
+    decoder = decoder_of(layout)
 
     def decode(part: int) -> None:
-        for stream in streams[part::threads]:
-            imagecodecs.jpeg8_decode(
-                stream,
-                tables=layout.tables,
-                colorspace=layout.colour_space,
-                outcolorspace="RGB",
-                out=buffers[part],
-            )
+        for streams, rows in present[part::threads]:
+            decoder(streams, rows)
 
     started = time.perf_counter()
     with ThreadPoolExecutor(threads) as pool:
         list(pool.map(decode, range(threads)))
-    return len(streams) / (time.perf_counter() - started)
+    return len(present) / (time.perf_counter() - started)
 
 
 def peak_memory() -> float:
@@ -167,14 +165,13 @@ def main() -> None:
         runs[one].append(ours(asked.slide, tiles, 1))
         runs[native].append(native_pixels(asked.slide, tiles, asked.threads))
         runs[plain].append(plain_loop(asked.slide, tiles, asked.plain_tiles))
-        if isinstance(layout, TiledJpeg):
-            indices = [index for index, count in enumerate(layout.byte_counts) if count]
-            decoded = bare_decode(asked.slide, layout, indices, asked.threads)
+        if isinstance(layout, TiledLevel):
+            decoded = bare_decode(asked.slide, layout, asked.threads)
             runs[bare].append(decoded * layout.tile_width * layout.tile_height / grid.read_px**2)
     best = {name: max(rates) for name, rates in runs.items() if rates}
     lines += [f"{name:20} {its:8,.0f} tiles/s" for name, its in best.items()]
     lines.append(f"{two}: {best[two] / best[plain]:.1f} × plain loop")
-    if isinstance(layout, TiledJpeg):
+    if isinstance(layout, TiledLevel):
         compressed = best[bare] * grid.read_px**2 / (layout.tile_width * layout.tile_height)
         lines.append(
             f"{two}: {best[two] / best[bare]:.0%} of bare decode; native pixels {best[native] / best[bare]:.0%}"
