@@ -6,6 +6,25 @@
 
 Each array is one shard, so a slide is a handful of files. The group's attributes say everything that is needed to
 know what the numbers mean (:class:`FeatureFacts`), beside ``encoding-type`` and ``encoding-version``.
+
+Reading, from least to most::
+
+    facts = read_facts(path)              # what it is; no numbers
+    slide = open_features(path)           # numbers when asked for, and only the chunks (about 1 MiB) they lie in
+    slide.shape                           # (N, D)
+    slide.features[1000:1064]             # a slice, an index in any order, a boolean mask: what NumPy takes for rows
+    slide.coords[slide.coords[:, 0] < 5000]
+    bag = read_bag(path)                  # all of a slide, in memory, for training
+    for bag in read_bags(sorted(folder.glob("*.zarr"))): ...      # a cohort, a slide at a time
+
+Writing, in the memory of a chunk however many tiles a slide has::
+
+    with FeatureWriter(path, width=1536, dtype="float16", most=len(tiles)) as writer:
+        for features, coords in batches:
+            writer.append(features, coords)
+        writer.finish(facts)              # left without it, nothing has happened
+
+:func:`write_features` is the same for arrays that are there already.
 """
 
 from __future__ import annotations
@@ -13,25 +32,25 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from types import TracebackType
+from typing import Any, Literal, Self
 
 import numpy as np
 import zarr
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, ValidationError
-from zarr.codecs import ZstdCodec
 from zarr.errors import ZarrUserWarning
 
 from .artifact import whole
-from .errors import StoreError
+from .errors import StoreError, UsageError
+from .zarr_rows import UNREADABLE, RowReader, RowWriter
 
 ENCODING_TYPE = "wsipipe-features"
 ENCODING_VERSION = "1"
 
-_CHUNK_BYTES = 1 << 20
-"""About this much is decompressed at a time when a slice is read."""
-
+StoreDtype = Literal["float16", "float32"]
 _NOWHERE = np.iinfo(np.int64).min
 """The coordinate that is read where a file of the store is lost; features then read NaN. Neither is ever written."""
 
@@ -73,13 +92,142 @@ class Bag:
     facts: FeatureFacts
 
 
+class FeatureWriter:
+    """A slide's store, written as the features come: under its own name only when finished, else not at all.
+
+    Equal content gives equal bytes, in however many pieces it came. After any error nothing is left of it.
+
+    :param path: of the store; an older one there is replaced when this one is finished.
+    :param most: no more tiles than this will come.
+    :raises SurroundingsError: the disk is full or read-only; so do ``append`` and ``finish``.
+    """
+
+    def __init__(self, path: Path, *, width: int, dtype: StoreDtype, most: int) -> None:
+        self.path, self.dtype = path, dtype
+        self._coords = np.empty((most, 2), np.int64)
+        self._whole = whole(path)
+        scratch = self._whole.__enter__()
+        self._open = True
+        try:
+            self._group = zarr.open_group(scratch, mode="w", zarr_format=3)
+            self._features = RowWriter(self._group, scratch, "features", width=width, dtype=dtype, lost=math.nan)
+            self._places = RowWriter(self._group, scratch, "coords", width=2, dtype="int64", lost=_NOWHERE)
+        except BaseException as error:
+            self._leave(error)
+            raise
+
+    @property
+    def tiles(self) -> int:
+        """How many were appended."""
+        return self._features.rows
+
+    def append(self, features: NDArray[np.floating[Any]], coords: NDArray[np.int64]) -> None:
+        """Add tiles after those that are there.
+
+        :param features: (n, D), finite, and finite still in the store's type; any n.
+        :param coords: (n, 2) in level-0 pixels.
+        :raises StoreError: values that are not finite; the message names the first tile.
+        :raises UsageError: another width, more tiles than ``most``, or a writer that is closed.
+        """
+        self._refuse_closed()
+        try:
+            self._append(features, np.asarray(coords, np.int64))
+        except BaseException as error:
+            self._leave(error)
+            raise
+
+    def finish(self, facts: FeatureFacts) -> None:
+        """Write what is left and what the numbers are, and take the place under ``path``.
+
+        :raises UsageError: facts of another width, or a writer that is closed.
+        """
+        self._refuse_closed()
+        try:
+            if facts.width != self._features.width:
+                wrong = f"features {self._features.width} wide with facts that say {facts.width}"
+                raise UsageError(wrong, path=self.path, hint="give the width that the backbone has")
+            self._features.finish()
+            self._places.append(self._coords[: self.tiles])
+            self._places.finish()
+            self._group.attrs.update(
+                {
+                    "encoding-type": ENCODING_TYPE,
+                    "encoding-version": ENCODING_VERSION,
+                    **facts.model_dump(mode="json"),
+                }
+            )
+        except BaseException as error:
+            self._leave(error)
+            raise
+        self._leave(None)
+
+    def discard(self) -> None:
+        """Leave no trace. Does nothing to a writer that is finished or discarded."""
+        if self._open:
+            self._leave(_Discarded())
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.discard()
+
+    def _append(self, features: NDArray[np.floating[Any]], coords: NDArray[np.int64]) -> None:
+        width, before = self._features.width, self.tiles
+        if features.ndim != 2 or features.shape[1] != width or coords.shape != (len(features), 2):
+            wrong = f"features {features.shape} and coords {coords.shape}, not (n, {width}) and (n, 2)"
+            raise UsageError(wrong, path=self.path, hint="append both of the same tiles")
+        if before + len(features) > len(self._coords):
+            wrong = f"{before + len(features)} tiles where at most {len(self._coords)} were announced"
+            raise UsageError(wrong, path=self.path, hint="announce as many as the slide has")
+        step = self._features.chunk_rows  # so that a whole slide at once is not copied at once
+        for start in range(0, len(features), step):
+            part, places = features[start : start + step], coords[start : start + step]
+            with np.errstate(over="ignore"):
+                stored = np.ascontiguousarray(part, dtype=self.dtype)
+            self._refuse_not_finite(stored, part, places)
+            self._coords[self.tiles : self.tiles + len(places)] = places
+            self._features.append(stored)
+
+    def _refuse_not_finite(
+        self, stored: NDArray[Any], given: NDArray[np.floating[Any]], coords: NDArray[np.int64]
+    ) -> None:
+        bad = ~np.isfinite(stored).all(axis=1)
+        if bad.any():
+            first = int(bad.argmax())
+            overflow = bool(np.isfinite(given[first]).all())
+            raise StoreError(
+                f"{int(bad.sum())} of {self.tiles + len(bad)} tiles have features that are "
+                + (f"too large for {self.dtype}" if overflow else "not finite")
+                + f", the first at x={coords[first, 0]} y={coords[first, 1]}",
+                path=self.path,
+                hint="use --store-dtype float32" if overflow else "use --precision fp32, and check the weights",
+            )
+
+    def _refuse_closed(self) -> None:
+        if not self._open:
+            raise UsageError("its writer is closed", path=self.path, hint="open another one")
+
+    def _leave(self, error: BaseException | None) -> None:
+        """End the scratch store, well or for this reason; what is said of a full disk is said there."""
+        self._open = False
+        self._features.close()
+        self._whole.__exit__(None if error is None else type(error), error, None)
+
+
+class _Discarded(Exception):  # noqa: N818  no error: it never leaves this module
+    """Why a store was not finished: nobody wanted it."""
+
+
 def write_features(
     path: Path,
     features: NDArray[np.floating[Any]],
     coords: NDArray[np.int64],
     facts: FeatureFacts,
     *,
-    dtype: Literal["float16", "float32"] = "float16",
+    dtype: StoreDtype = "float16",
 ) -> None:
     """Write a slide's features, whole or not at all. Equal content gives equal bytes.
 
@@ -87,46 +235,28 @@ def write_features(
     :param coords: (N, 2) in level-0 pixels.
     :raises StoreError: values that are not finite; the message names the first tile.
     """
-    with np.errstate(over="ignore"):
-        stored = np.ascontiguousarray(features, dtype=dtype)
-    bad = ~np.isfinite(stored).all(axis=1)
-    if bad.any():
-        first = int(bad.argmax())
-        overflow = bool(np.isfinite(features[first]).all())
-        raise StoreError(
-            f"{int(bad.sum())} of {len(bad)} tiles have features that are "
-            + (f"too large for {dtype}" if overflow else "not finite")
-            + f", the first at x={coords[first, 0]} y={coords[first, 1]}",
-            path=path,
-            hint="use --store-dtype float32" if overflow else "use --precision fp32, and check the weights",
-        )
-    with whole(path) as scratch:
-        group = zarr.open_group(scratch, mode="w", zarr_format=3)
-        _write_array(group, "features", stored, lost=math.nan)
-        _write_array(group, "coords", np.ascontiguousarray(coords, dtype=np.int64), lost=_NOWHERE)
-        group.attrs.update(
-            {
-                "encoding-type": ENCODING_TYPE,
-                "encoding-version": ENCODING_VERSION,
-                **facts.model_dump(mode="json"),
-            }
-        )
+    with FeatureWriter(path, width=features.shape[1], dtype=dtype, most=len(features)) as writer:
+        writer.append(features, coords)
+        writer.finish(facts)
 
 
-def _write_array(group: zarr.Group, name: str, values: NDArray[Any], *, lost: float) -> None:
-    rows, width = values.shape
-    chunk = max(1, min(rows, _CHUNK_BYTES // max(1, width * values.itemsize)))
-    shard = chunk * max(1, math.ceil(rows / chunk))  # zarr wants shards to hold whole chunks
-    array = group.create_array(
-        name,
-        shape=values.shape,
-        dtype=values.dtype,
-        chunks=(chunk, width),
-        shards=(shard, width),
-        compressors=ZstdCodec(level=3, checksum=True),
-        fill_value=lost,  # zarr reads a missing file as this value, without an error
-    )
-    array[...] = values
+@dataclass(frozen=True)
+class OpenFeatures:
+    """A store whose numbers are read when asked for. There is nothing to close."""
+
+    facts: FeatureFacts
+    features: RowReader
+    """(N, D)"""
+    coords: RowReader
+    """(N, 2): x, y in level-0 pixels"""
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Tiles and width."""
+        return self.features.shape
+
+    def __len__(self) -> int:
+        return len(self.features)
 
 
 def read_facts(path: Path) -> FeatureFacts:
@@ -137,23 +267,33 @@ def read_facts(path: Path) -> FeatureFacts:
     return _open(path)[1]
 
 
-def read_bag(path: Path) -> Bag:
-    """A slide's features and coordinates, in memory.
+def open_features(path: Path) -> OpenFeatures:
+    """A slide's features and coordinates, none of them read yet.
 
     :raises StoreError: it is no feature store, one of another version, or damaged.
     """
     group, facts = _open(path)
     try:
-        features, coords = np.asarray(group["features"]), np.asarray(group["coords"])
-    except (KeyError, ValueError, TypeError, OSError, RuntimeError) as error:
+        features, coords = group["features"], group["coords"]
+        shapes = features.shape, coords.shape
+    except (*UNREADABLE, AttributeError) as error:
         raise _damaged(path, error) from error
-    if features.shape != (len(coords), facts.width) or coords.shape != (len(features), 2):
-        raise _damaged(
-            path, ValueError(f"features {features.shape}, coords {coords.shape} and width {facts.width} do not fit")
-        )
-    if not np.isfinite(features).all() or (coords == _NOWHERE).any():
-        raise _damaged(path, ValueError("a part of it is lost"))
-    return Bag(facts.slide_id, features, coords.astype(np.int64), facts)
+    if shapes != ((shapes[1][0], facts.width), (shapes[0][0], 2)):
+        wrong = f"features {shapes[0]}, coords {shapes[1]} and width {facts.width} do not fit"
+        raise _damaged(path, ValueError(wrong))
+    damaged = partial(_damaged, path)
+    return OpenFeatures(
+        facts, RowReader(features, lost=math.nan, damaged=damaged), RowReader(coords, lost=_NOWHERE, damaged=damaged)
+    )
+
+
+def read_bag(path: Path) -> Bag:
+    """A slide's features and coordinates, in memory.
+
+    :raises StoreError: it is no feature store, one of another version, or damaged.
+    """
+    store = open_features(path)
+    return Bag(store.facts.slide_id, store.features[:], store.coords[:], store.facts)
 
 
 def read_bags(paths: Iterable[Path]) -> Iterator[Bag]:

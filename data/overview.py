@@ -31,8 +31,9 @@ UNREAD_GREY: Final = 128
 
 _BLOCK: Final = LevelPx(2048)
 """Pixels of a level that are read at a time along each side: 16 MiB, whatever the slide's size."""
-_SMALLEST: Final = LevelPx(256)
-"""A block that cannot be decoded is quartered down to this: about a compressed tile."""
+_SMALLEST: Final = LevelPx(128)
+"""A block that cannot be decoded is quartered down to this: half the side of most compressed tiles, whose grid need not
+be that of the blocks."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -118,7 +119,9 @@ def _blocks(slide: Slide, level: int, factor: int, area: _Area) -> Iterator[tupl
     try:
         part = slide.read(level, Level0Px(round(left * downsample)), Level0Px(round(top * downsample)), *size)
     except SlideError as error:
-        halves = [_halves(side) if pixels > _SMALLEST else [side] for side, pixels in zip(area, size[::-1], strict=True)]
+        halves = [
+            _halves(side) if pixels > _SMALLEST else [side] for side, pixels in zip(area, size[::-1], strict=True)
+        ]
         if len(halves[0]) == len(halves[1]) == 1:
             yield area, error
             return

@@ -107,9 +107,7 @@ def _runs(boxes: npt.NDArray[np.int64], longest: int) -> Iterator[list[int]]:
         yield run
 
 
-def _judge(
-    slide: Slide, level: int, factor: int, boxes: npt.NDArray[np.int64], run: list[int], scores: Scores
-) -> None:
+def _judge(slide: Slide, level: int, factor: int, boxes: npt.NDArray[np.int64], run: list[int], scores: Scores) -> None:
     """Read a run of tiles and write their scores."""
     (left, top, _, bottom), right = boxes[run[0]].tolist(), int(boxes[run, 2].max())
     downsample = slide.level_downsamples[level] * factor

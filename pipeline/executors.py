@@ -14,10 +14,10 @@ from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from multiprocessing import get_context
+from multiprocessing import get_all_start_methods, get_context
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from ..data.artifact import digest_of, size_of, surroundings
 from ..data.errors import InputError, SlideError, SurroundingsError, WsipipeError
@@ -97,12 +97,18 @@ def _why_it_died(stage: Stage[Any], item: Item, seconds: float) -> SlideError:
     )
 
 
+_START: Final = "forkserver" if "forkserver" in get_all_start_methods() else "spawn"
+"""How processes begin: without this one's threads and locks; where the system can, with the imports already done."""
+
+
 @contextmanager
 def _pool(stage: Stage[Any], workers: int) -> Iterator[ProcessPoolExecutor]:
     """Fresh processes. They end in the midst of their work when the block is left by an exception (Ctrl-C), and also
     when this process is killed: else they would go on writing to a workspace whose lock is free.
     """
-    context = get_context("spawn")
+    context = get_context(_START)
+    if _START == "forkserver":
+        context.set_forkserver_preload([type(stage).__module__])
     theirs, ours = context.Pipe(duplex=False)  # reading from it ends when this process closes its end or dies
     with theirs, ours:
         pool = ProcessPoolExecutor(workers, mp_context=context, initializer=_begin, initargs=(stage, theirs))

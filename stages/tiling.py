@@ -115,12 +115,12 @@ def tile_slide(
         allow_upsample=allow_upsample,
         path=slide.path,
     )
+    overview = read_overview(slide)
     if not grid.columns * grid.rows:
         width, height = slide.dimensions
         side = grid.size_level0
         wrong = f"{width} × {height} px is too small for one tile, which takes {side} × {side} px of it"
         raise SlideError(wrong, path=slide.path, hint="ask for a smaller --tile-px or a finer --mpp, or leave it out")
-    overview = read_overview(slide)
     tissue = find(slide, overview)
     dropped: dict[str, Coords] = {}
     if placed is None:

@@ -23,12 +23,12 @@ def slides(tmp_path: Path) -> Path:
 
 def test_tile_extract_and_read_from_python(slides: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     config = wsipipe.load_config(flags={"workspace": tmp_path / "work", "cohort": {"slides": [str(slides)]}})
-    tiled, extracted = wsipipe.run(config, "tile", "extract")
+    tiled, index, extracted = wsipipe.run(config, "tile", "extract")
     assert (tiled.done, [failure.item for failure in tiled.failures]) == (1, ["broken"])
-    assert (extracted.done, extracted.units) == (1, 4)
+    assert (index.done, extracted.done, extracted.units) == (1, 1, 4)
     bag = wsipipe.read_bag(tmp_path / "work/features/0.5mpp-224px/efficientnet-lite0/slide-1.zarr")
     assert (bag.features.shape, bag.coords.shape, bag.facts.mpp) == ((4, 1280), (4, 2), 0.5)
-    assert [summary.done for summary in wsipipe.run(config, "tile", "extract")] == [0, 0]
+    assert [summary.done for summary in wsipipe.run(config, "tile", "extract")] == [0, 0, 0]
     assert capsys.readouterr().out == ""  # a library does not print results
 
 

@@ -206,7 +206,8 @@ def test_json_is_one_object_and_nothing_else(tmp_path: Path, words: list[str], c
         assert told["error"]["type"] == "UsageError"
         assert told["error"]["hint"]
     if "stages" in told:
-        [stage] = told["stages"]
+        stage, index = told["stages"]
+        assert (index["stage"], index["done"]) == ("index", 1)
         assert (stage["stage"], stage["done"], len(stage["failures"])) == ("tile", 1, code)
         assert all(failure["item"] == "b" and failure["hint"] for failure in stage["failures"])
 
@@ -214,7 +215,7 @@ def test_json_is_one_object_and_nothing_else(tmp_path: Path, words: list[str], c
 def test_extract_through_the_installed_command(tmp_path: Path) -> None:
     """In a process of its own, where nothing catches what a library may print."""
     slide(tmp_path / "slides" / "a.tiff")
-    [tiled] = json.loads(wsipipe("tile", "slides", "--json").stdout)["stages"]
+    tiled, _ = json.loads(wsipipe("tile", "slides", "--json").stdout)["stages"]
     command = [sys.executable, "-c", "from wsipipe.pipeline.cli import main; main()"]
     words = ["extract", "--device", "cpu", "--threads", "1", "--batch-size", "8", "--json"]
     done = subprocess.run([*command, *words], capture_output=True, text=True)
@@ -277,6 +278,6 @@ def test_an_interrupted_run_ends_with_130_and_goes_on(tmp_path: Path, ending: si
         file.unlink()
     result = wsipipe("tile", "slides", "--workers", 1, "--json")
     assert result.exit_code == 0
-    [stage] = json.loads(result.stdout)["stages"]
+    stage, _ = json.loads(result.stdout)["stages"]
     assert (stage["done"], stage["before"]) == (len(rest[:3]), len(done))
     assert not list((tmp_path / "work").rglob(".partial-*"))

@@ -241,7 +241,8 @@ def test_settings_are_frozen_and_say_what_changes_results() -> None:
     config = Config()
     with pytest.raises(ValueError, match="frozen"):
         config.tile.mpp = 1.0
-    runtime = {"device", "batch_size", "threads", "workers", "weights", "matrix", "mpp_override"}
+    runtime = {"device", "batch_size", "threads", "workers", "timeout", "weights", "matrix", "mpp_override"}
+    runtime |= {"annotations", "coordinates", "tissue_weights"}  # inputs by their bytes, and in the folder's name
     for name in sections():
         section: Settings = getattr(config, name)
         covered = set(section.result_settings())
@@ -251,6 +252,7 @@ def test_settings_are_frozen_and_say_what_changes_results() -> None:
 def test_folder_names_carry_what_gives_the_numbers_their_meaning() -> None:
     assert Config().tile.folder_name() == "0.5mpp-224px"
     assert parse({"tile": {"mpp": 2, "tile_px": 256, "overlap": 32}}).tile.folder_name() == "2mpp-256px-overlap32"
+    assert parse({"tile": {"annotations": "a"}}).tile.folder_name() == "0.5mpp-224px-annotated"
     assert Config().extract.folder_name() == "efficientnet-lite0"
     hub = parse({"extract": {"backbone": "hf-hub:../../evil name", "pooling": "cls+mean"}}).extract.folder_name()
     assert hub == "hf-hub_.._.._evil_name-cls+mean"

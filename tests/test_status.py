@@ -61,7 +61,7 @@ def project(made: Path, tmp_path: Path) -> Path:
 
 def test_done_and_failed(project: Path) -> None:
     items = status("-c", project / "wsipipe.toml")
-    assert Counter(item["state"] for item in items.values()) == {"done": 4, "failed": 1}
+    assert Counter(item["state"] for item in items.values()) == {"done": 5, "failed": 1}
     broken = items["tile", "broken"]
     assert "empty" in broken["why"]
     assert broken["hint"]

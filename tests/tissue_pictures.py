@@ -13,7 +13,8 @@ import numpy as np
 MPP = 8.0
 WIDTH, HEIGHT = 1000, 750  # 8 × 6 mm
 
-HAEMATOXYLIN, EOSIN, DAB = (0.65, 0.70, 0.29), (0.07, 0.99, 0.11), (0.27, 0.57, 0.78)
+EOSIN, HAEMATOXYLIN, DAB = STAINS = np.array([(0.07, 0.99, 0.11), (0.65, 0.70, 0.29), (0.27, 0.57, 0.78)])
+"""Of red, green and blue, at density 1."""
 GLASS = (243, 243, 243)
 
 BLUE, GREEN, RED, BLACK = (45, 70, 170), (30, 130, 70), (205, 30, 45), (25, 25, 28)
@@ -51,10 +52,16 @@ class Drawing:
 
     def cloud(self, scale: float) -> np.ndarray:
         """Noise of mean 0 and deviation 1 with features of about so many pixels."""
-        noise = cv2.GaussianBlur(self.rng.normal(size=self.truth.shape), (0, 0), scale, borderType=cv2.BORDER_REFLECT)
+        step = max(int(scale / 3), 1)  # coarse clouds are drawn small and enlarged
+        noise = self.rng.standard_normal([-(-side // step) + 1 for side in self.truth.shape], np.float32)
+        noise = cv2.GaussianBlur(noise, (0, 0), scale / step, borderType=cv2.BORDER_REFLECT)
+        noise = cv2.resize(noise, None, fx=step, fy=step, interpolation=cv2.INTER_CUBIC)
+        noise = noise[: self.truth.shape[0], : self.truth.shape[1]]
         return (noise - noise.mean()) / noise.std()
 
-    def blob(self, x: float, y: float, across: float, high: float, angle: float = 0, ragged: float = 0.12) -> np.ndarray:
+    def blob(
+        self, x: float, y: float, across: float, high: float, angle: float = 0, ragged: float = 0.12
+    ) -> np.ndarray:
         """An ellipse of that width and height with a ragged outline."""
         columns, rows = np.meshgrid(np.arange(self.size[0]) - x, np.arange(self.size[1]) - y)
         turn = np.deg2rad(angle)
@@ -71,13 +78,14 @@ class Drawing:
         self, where: np.ndarray, eosin: float = 0.35, nuclei: float = 0.25, dab: float = 0.0, truth: bool = True
     ) -> None:
         """Tissue: eosin in soft bundles, nuclei in clusters with hardly one a pixel, DAB in patches."""
-        fibres = np.clip(1 + 0.4 * self.cloud(1.2) + 0.15 * self.cloud(12), 0.3, None)
-        cells = np.clip(1 + 0.5 * self.cloud(0.7) + 0.4 * self.cloud(15), 0.1, None)
-        brown = np.clip(1 + 0.7 * self.cloud(10) + 0.3 * self.cloud(1), 0, None)
-        density = (
-            eosin * fibres[..., None] * EOSIN + nuclei * cells[..., None] * HAEMATOXYLIN + dab * brown[..., None] * DAB
-        )
-        self.light[where] *= np.exp(-density[where])
+        rows, columns = (np.flatnonzero(where.any(axis=axis)) for axis in (1, 0))
+        inside = np.s_[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
+        fibres = np.clip(1 + 0.4 * self.cloud(1.2) + 0.15 * self.cloud(12), 0.3, None)[inside]
+        cells = np.clip(1 + 0.5 * self.cloud(0.7) + 0.4 * self.cloud(15), 0.1, None)[inside]
+        brown = np.clip(1 + 0.7 * self.cloud(10) + 0.3 * self.cloud(1), 0, None)[inside]
+        layers = (eosin * fibres, nuclei * cells, dab * brown)
+        density = sum(layer[..., None] * stain for layer, stain in zip(layers, STAINS, strict=True))
+        self.light[inside] *= np.where(where[inside][..., None], np.exp(-density), 1)
         if truth:
             self.truth |= where
 
@@ -132,7 +140,9 @@ def fat(eosin: float = 0.15) -> Picture:
     region = drawing.blob(500, 380, 760, 560)
     drawing.stain(region & walls, eosin=0.12, nuclei=0.04, truth=False)
     drawing.either |= region
-    septa = region & (drawing.stroke([(100, 300), (400, 420), (880, 330)], 40) | drawing.stroke([(450, 60), (560, 700)], 30))
+    septa = region & (
+        drawing.stroke([(100, 300), (400, 420), (880, 330)], 40) | drawing.stroke([(450, 60), (560, 700)], 30)
+    )
     lobule = region & drawing.blob(330, 250, 140, 100)
     for where, stains in ((septa, {"eosin": eosin, "nuclei": 0.04}), (lobule, {"nuclei": 0.5})):
         drawing.light[where] = GLASS
@@ -164,10 +174,11 @@ def cores() -> Picture:
 
 
 def fragments() -> Picture:
-    """Seven crumbs of 0.3 mm on a large empty slide."""
-    drawing = Drawing(2000, 1500)
-    for x, y in ((310, 400), (380, 460), (900, 700), (960, 720), (1500, 1100), (1540, 300), (700, 1300)):
-        drawing.stain(drawing.blob(x, y, 42, 36, ragged=0.08))
+    """Six crumbs of 0.3 mm on a large empty slide."""
+    drawing = Drawing(1500, 1100)
+    for x, y in ((310, 400), (380, 460), (900, 700), (960, 720), (1300, 300), (700, 900)):
+        drawing.truth |= drawing.blob(x, y, 42, 36, ragged=0.08)
+    drawing.stain(drawing.truth)
     return drawing.done()
 
 
@@ -175,7 +186,9 @@ def sections() -> Picture:
     drawing = Drawing()
     for column in range(3):
         for row, nuclei in ((0, 0.1), (1, 0.6)):
-            drawing.stain(drawing.blob(180 + 320 * column, 190 + 370 * row, 230, 280), eosin=0.2 + 0.15 * column, nuclei=nuclei)
+            drawing.stain(
+                drawing.blob(180 + 320 * column, 190 + 370 * row, 230, 280), eosin=0.2 + 0.15 * column, nuclei=nuclei
+            )
     return drawing.done()
 
 
@@ -353,7 +366,10 @@ def bubbles() -> Picture:
     """Air under the coverslip: rings with dark rims, brighter within."""
     drawing = _section(Drawing())
     for x, y, across in ((140, 170, 180), (180, 560, 120), (880, 640, 150), (900, 120, 60)):
-        outer, inner = drawing.blob(x, y, across, across, ragged=0.02), drawing.blob(x, y, across - 16, across - 16, ragged=0.02)
+        outer, inner = (
+            drawing.blob(x, y, across, across, ragged=0.02),
+            drawing.blob(x, y, across - 16, across - 16, ragged=0.02),
+        )
         drawing.light[outer & ~inner & ~drawing.truth] *= (0.5, 0.5, 0.52)
         drawing.light[inner & ~drawing.truth] *= 1.03
     drawing.light = cv2.GaussianBlur(drawing.light, (0, 0), 1.5)

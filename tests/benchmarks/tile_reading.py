@@ -9,6 +9,9 @@ plain loop     OpenSlide ``read_region``, ``convert("RGB")``, Pillow ``resize`` 
 bare decode    the compressed tiles of the level, from memory, by the reader's decoder alone (libjpeg-turbo for JPEG),
                in as many threads, expressed in tiles of the grid by area: what could be had if all else cost nothing
 
+Threads are given runs of a few neighbouring tiles: these share compressed tiles, for which else one thread would wait
+for the other.
+
 Memory is the process's: first as it stands before a tile is read (the interpreter and the libraries, torch among them
 where tiles are resized), then the peak after ``read_tile`` has run, then with the plain loop and the bare decoder.
 """
@@ -63,29 +66,37 @@ def tiles_of(slide: Slide, mpp: float, tile_px: int, *, tissue: bool, native_tol
     )
 
 
-def rate(read: Callable[[int], object], count: int, threads: int) -> float:
-    """Calls a second, the calls handed out in their order."""
+def rate(read: Callable[[int], object], count: int, threads: int, run: int = 1) -> float:
+    """Calls a second, handed out in their order, a few at a time."""
+
+    def read_run(start: int) -> None:
+        for index in range(start, min(start + run, count)):
+            read(index)
+
     started = time.perf_counter()
     if threads == 1:
         for index in range(count):
             read(index)
     else:
         with ThreadPoolExecutor(threads) as pool:
-            for _ in pool.map(read, range(count)):
+            for _ in pool.map(read_run, range(0, count, run)):
                 pass
     return count / (time.perf_counter() - started)
 
 
-def ours(path: Path, tiles: TileSet, threads: int) -> float:
+def ours(path: Path, tiles: TileSet, threads: int, run: int) -> float:
     with open_slide(path) as slide:
-        return rate(lambda index: read_tile(slide, tiles, index).shape, len(tiles), threads)
+        return rate(lambda index: read_tile(slide, tiles, index).shape, len(tiles), threads, run)
 
 
-def native_pixels(path: Path, tiles: TileSet, threads: int) -> float:
+def native_pixels(path: Path, tiles: TileSet, threads: int, run: int) -> float:
     grid, places = tiles.grid, [(Level0Px(x), Level0Px(y)) for x, y in tiles.coords.tolist()]
     with open_slide(path) as slide:
         return rate(
-            lambda index: slide.read(grid.level, *places[index], grid.read_px, grid.read_px).shape, len(tiles), threads
+            lambda index: slide.read(grid.level, *places[index], grid.read_px, grid.read_px).shape,
+            len(tiles),
+            threads,
+            run,
         )
 
 
@@ -141,6 +152,7 @@ def main() -> None:
     parser.add_argument("--tile-px", type=int, default=224)
     parser.add_argument("--native-tolerance", type=float, default=0.02)
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--run", type=int, default=4, help="tiles handed to a thread at a time")
     parser.add_argument("--tissue", action="store_true", help="only tiles with tissue, not the whole grid")
     parser.add_argument("--plain-tiles", type=int, default=1000, help="about as many in the plain loop")
     parser.add_argument("--repeat", type=int, default=3, help="the best of so many runs counts, of each kind")
@@ -152,18 +164,18 @@ def main() -> None:
         lines = [f"{slide.path.name}: {slide.reader}"]
     grid = tiles.grid
     kind = "native" if grid.native else f"{grid.read_px} → {grid.tile_px} px"
-    lines.append(f"{len(tiles)} tiles, level {grid.level}, {kind}, {asked.threads} threads")
+    lines.append(f"{len(tiles)} tiles, level {grid.level}, {kind}, {asked.threads} threads, runs of {asked.run}")
     two, one = f"read_tile, {asked.threads} threads", "read_tile, 1 thread"
     native, plain, bare = "native pixels", "plain loop", "bare decode"
     runs: dict[str, list[float]] = {two: [], one: [], native: [], plain: [], bare: []}
     resize_tile(np.zeros((grid.read_px, grid.read_px, 3), np.uint8), grid.tile_px)  # loads what it needs
     memory = [peak_memory()]
     for _ in range(asked.repeat):  # by turns, so that a busy moment of the machine does not fall on one of them
-        runs[two].append(ours(asked.slide, tiles, asked.threads))
+        runs[two].append(ours(asked.slide, tiles, asked.threads, asked.run))
         if len(memory) == 1:
             memory.append(peak_memory())
-        runs[one].append(ours(asked.slide, tiles, 1))
-        runs[native].append(native_pixels(asked.slide, tiles, asked.threads))
+        runs[one].append(ours(asked.slide, tiles, 1, 1))
+        runs[native].append(native_pixels(asked.slide, tiles, asked.threads, asked.run))
         runs[plain].append(plain_loop(asked.slide, tiles, asked.plain_tiles))
         if isinstance(layout, TiledLevel):
             decoded = bare_decode(asked.slide, layout, asked.threads)

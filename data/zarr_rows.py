@@ -1,0 +1,142 @@
+"""Rows of a zarr v3 array, read when asked for and written as they come: one shard, in the memory of one chunk.
+
+zarr's own writer needs a shard in memory, and its size beforehand. In a shard (zarr v3 ``sharding_indexed``, index at
+the end) chunks may lie in any order, and what counts them comes last; so they can be written as they fill, and the
+array be described when its length is known. The bytes are those that zarr's writer makes of the whole array.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+import zarr
+from numcodecs import Zstd
+from numcodecs.checksum32 import CRC32C
+from numpy.typing import NDArray
+from zarr.codecs import ZstdCodec
+
+_CHUNK_BYTES = 1 << 20
+"""About this much is decompressed at a time when rows are read."""
+
+_BLOCK_BYTES = 32 << 20
+"""About this much is read at a time where more is asked for."""
+
+_LEVEL = 3
+"""Of zstd. Far from binding; lower levels and lz4 hardly shrink features, higher ones are no smaller."""
+
+
+Rows = int | slice | list[int] | NDArray[np.integer[Any]] | NDArray[np.bool_]
+"""What chooses rows of an array, as NumPy takes it."""
+
+UNREADABLE = (KeyError, ValueError, TypeError, OSError, RuntimeError)
+"""What zarr raises for an array that is damaged depends on where it is."""
+
+
+class RowReader:
+    """An array of two dimensions whose rows are read when asked for: only the chunks that they lie in.
+
+    :param lost: what zarr reads where a file is missing.
+    :param damaged: makes the error to raise where rows are lost or damaged.
+    """
+
+    def __init__(self, array: zarr.Array, *, lost: float, damaged: Callable[[Exception], Exception]) -> None:
+        rows, width = array.shape
+        self.shape: tuple[int, int] = (rows, width)
+        self.dtype: np.dtype[Any] = array.dtype
+        self._array, self._lost, self._damaged = array, lost, damaged
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def __getitem__(self, rows: Rows) -> NDArray[Any]:
+        """(n, width), or (width,) for one row.
+
+        :raises IndexError: there is no such row.
+        """
+        index = np.arange(len(self))[rows]
+        values = np.empty((index.size, self.shape[1]), self.dtype)
+        step = max(1, _BLOCK_BYTES // max(1, self.shape[1] * self.dtype.itemsize))
+        for start in range(0, index.size, step):  # all of a long slide at once would be in memory twice
+            block = np.atleast_1d(index)[start : start + step]
+            values[start : start + len(block)] = self._read(block)
+        return values.reshape(*index.shape, self.shape[1])
+
+    def _read(self, index: NDArray[np.integer[Any]]) -> NDArray[Any]:
+        in_a_row = bool((np.diff(index) == 1).all())
+        try:
+            values = self._array[index[0] : index[-1] + 1] if in_a_row else self._array.oindex[index]
+        except UNREADABLE as error:
+            raise self._damaged(error) from error
+        if not np.isfinite(values).all() or (values == self._lost).any():
+            raise self._damaged(ValueError("a part of it is lost"))
+        return np.asarray(values)
+
+
+class RowWriter:
+    """An array of two dimensions in a zarr group on disk, from first row to last.
+
+    :param group: where the array is to be, in ``folder``; nothing of its name may be there.
+    :param lost: what zarr reads where a file of the array is missing; must never be a value.
+    """
+
+    def __init__(self, group: zarr.Group, folder: Path, name: str, *, width: int, dtype: str, lost: float) -> None:
+        self._group, self._name, self._lost = group, name, lost
+        self._file = folder / name / "c" / "0" / "0"
+        self.rows, self.width = 0, width
+        self.chunk_rows = max(1, _CHUNK_BYTES // max(1, width * np.dtype(dtype).itemsize))
+        self._chunk: NDArray[Any] = np.empty((self.chunk_rows, width), dtype)
+        self._filled = 0
+        self._index: list[tuple[int, int]] = []
+        """Where each chunk begins in the shard, and how many bytes it has."""
+        self._stream: BinaryIO | None = None
+
+    def append(self, rows: NDArray[Any]) -> None:
+        """Write what fills a chunk, keep the rest."""
+        while len(rows):
+            taken = rows[: len(self._chunk) - self._filled]
+            self._chunk[self._filled : self._filled + len(taken)] = taken
+            self._filled += len(taken)
+            self.rows += len(taken)
+            rows = rows[len(taken) :]
+            if self._filled == self.chunk_rows:
+                self._write_chunk()
+
+    def finish(self) -> None:
+        """Write what is left, the shard's index, and the array's description."""
+        chunk = self.chunk_rows if self._index else max(1, self._filled)  # an array of one chunk has no more than that
+        if self._filled:
+            padded = np.full((chunk, self.width), self._lost, self._chunk.dtype)
+            padded[: self._filled] = self._chunk[: self._filled]
+            self._chunk = padded
+            self._write_chunk()
+        if self._stream is not None:
+            self._stream.write(CRC32C(location="end").encode(np.array(self._index, "<u8")))
+        self.close()
+        self._group.create_array(
+            self._name,
+            shape=(self.rows, self.width),
+            dtype=self._chunk.dtype,
+            chunks=(chunk, self.width),
+            shards=(chunk * max(1, len(self._index)), self.width),
+            compressors=ZstdCodec(level=_LEVEL, checksum=True),
+            fill_value=self._lost,
+        )
+
+    def close(self) -> None:
+        """Let go of the file, finished or not."""
+        if self._stream is not None:
+            self._stream.close()
+            self._stream = None
+
+    def _write_chunk(self) -> None:
+        if self._stream is None:
+            self._file.parent.mkdir(parents=True)
+            self._stream = self._file.open("wb")
+        little_endian = self._chunk.astype(self._chunk.dtype.newbyteorder("<"), copy=False)
+        packed = Zstd(level=_LEVEL, checksum=True).encode(little_endian)
+        self._index.append((self._stream.tell(), len(packed)))
+        self._stream.write(packed)
+        self._filled = 0
