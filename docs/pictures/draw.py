@@ -21,7 +21,7 @@ from wsipipe.data.slide import Rgb, Slide
 from wsipipe.data.tiles import read_tile
 from wsipipe.data.units import Level0Px, LevelPx, Microns, Mpp, TilePx
 from wsipipe.pipeline.demo_slides import write_aperio
-from wsipipe.pipeline.demo_tissue import draw_tissue
+from wsipipe.pipeline.demo_tissue import Stain, draw_tissue
 from wsipipe.stages.tiling import TOO_LITTLE_TISSUE, TileResult, tile_slide
 
 BLUE, ORANGE, GREY = "#1446c8", "#d97706", "#64696f"
@@ -29,10 +29,13 @@ PAPER = {"facecolor": "white", "dpi": 110}
 mpl.rcParams.update({"font.family": "DejaVu Sans", "font.size": 10, "svg.hashsalt": "wsipipe"})
 
 
-def draw_all(folder: Path) -> None:
-    """Write every picture into ``folder``."""
+def draw_all(folder: Path, side: Microns = Microns(1500)) -> None:  # noqa: B008  a number
+    """Write every picture into ``folder``.
+
+    :param side: of the slide.
+    """
     folder.mkdir(parents=True, exist_ok=True)
-    pixels = draw_tissue(np.random.default_rng(7), side=Microns(1500), mpp=Mpp(0.25), planted_fraction=0.3)
+    pixels = draw_tissue(np.random.default_rng(7), side=side, mpp=Mpp(0.25), planted_fraction=0.3, stain=Stain())
     with tempfile.TemporaryDirectory() as scratch:
         path = Path(scratch) / "slide.svs"
         write_aperio(path, pixels, mpp=Mpp(0.25))
@@ -50,7 +53,7 @@ def resolution(slide: Slide) -> Figure:
     figure = Figure(figsize=(10.5, 6.2), layout="constrained", **PAPER)
     whole, *tiles = (figure.add_subplot(spot) for spot in _one_large_and_four(figure))
     whole.imshow(_overview(slide))
-    centre = np.array(slide.dimensions) / 2
+    centre = np.array(slide.dimensions) * (0.3, 0.6)
     for axes, mpp in zip(tiles, asked, strict=True):
         result = tile_slide(slide, "slide", mpp=mpp, tile_px=224)
         grid = result.tiles.grid
@@ -93,11 +96,11 @@ def level_policy(slide: Slide) -> Figure:
     """Which level each policy reads, for three resolutions asked."""
     figure = Figure(figsize=(10.5, 3.6), layout="constrained", **PAPER)
     for axes, policy in zip(figure.subplots(1, 3, sharey=True), ("coarsest", "finest", "nearest"), strict=True):
-        levels = [0.25 * downsample for downsample in slide.level_downsamples]
+        levels = [0.25 * downsample for downsample in slide.level_downsamples[:3]]
         for level, mpp in enumerate(levels):
-            axes.axvline(mpp, color=GREY, lw=1, ls=":")
+            axes.plot([mpp, mpp], [-0.5, 2.8], color=GREY, lw=1, ls=":")
             axes.text(mpp, 3.0, f"level {level}\n{mpp:g} µm", ha="center", va="bottom", fontsize=8, color=GREY)
-        for row, asked in enumerate((0.5, 0.9, 3.0)):
+        for row, asked in enumerate((0.5, 0.9, 3.5)):
             grid = plan_grid(
                 slide.level_dimensions,
                 slide.level_downsamples,
@@ -115,10 +118,10 @@ def level_policy(slide: Slide) -> Figure:
             )
             axes.plot(grid.level_mpp, row, "o", color=BLUE)
             axes.plot(asked, row, "s", color=ORANGE)
-            axes.text(asked * 1.15, row, f"--mpp {asked:g}\n{grid.read_px} → 224 px", va="center", fontsize=8)
-        axes.set(
-            xscale="log", xlim=(0.18, 12), ylim=(-0.6, 3.8), title=f"--level-policy {policy}", xticks=[], yticks=[]
-        )
+            axes.text(20, row, f"reads {grid.read_px} px", va="center", ha="right", fontsize=9)
+        axes.set(xscale="log", xlim=(0.17, 22), ylim=(-0.6, 3.8), title=f"--level-policy {policy}", xticks=[])
+        axes.set_yticks(range(3), ["--mpp 0.5", "--mpp 0.9", "--mpp 3.5"])
+        axes.tick_params(length=0)
         axes.minorticks_off()
     return figure
 
