@@ -31,6 +31,7 @@ class ImageReader(Slide):
         self.mpp = mpp
         self.reader = f"pillow {pillow_version}"
         self._pixels: Rgb | None = None
+        self._broken: SlideError | None = None  # told again without decoding again
         self._lock = Lock()
         with self._open() as image:
             if image.mode.startswith(("I", "F")):
@@ -70,6 +71,8 @@ class ImageReader(Slide):
 
     def _decoded(self) -> Rgb:
         with self._lock:
+            if self._broken is not None:
+                raise self._broken
             if self._pixels is None:
                 try:
                     with self._open() as image:
@@ -77,6 +80,7 @@ class ImageReader(Slide):
                         pixels = np.asarray(image.convert("RGBA" if see_through else "RGB"))
                 except (OSError, SyntaxError, ValueError) as error:  # Pillow's for truncated and for broken files
                     hint = "copy or export it again"
-                    raise SlideError(f"cannot be decoded: {error}", path=self.path, hint=hint) from error
+                    self._broken = SlideError(f"cannot be decoded: {error}", path=self.path, hint=hint)
+                    raise self._broken from error
                 self._pixels = on_white(pixels) if see_through else pixels
             return self._pixels

@@ -152,31 +152,3 @@ def shrink(pixels: Rgb, factor: int) -> Rgb:
         pixels = np.asarray(cv2.copyMakeBorder(pixels, 0, below, 0, right, cv2.BORDER_REPLICATE), np.uint8)
     size = (pixels.shape[1] // factor, pixels.shape[0] // factor)
     return np.asarray(cv2.resize(pixels, size, interpolation=cv2.INTER_AREA), np.uint8)
-
-
-def sharpness_of_tiles(
-    overview: Overview, coords: npt.NDArray[np.int64], size_level0: Level0Px
-) -> npt.NDArray[np.float32]:
-    """How much fine detail each tile has in the overview: variance of the Laplacian of its grey values, (N,).
-
-    It is taken from the overview because anything finer would decode the slide. It tells smeared, folded and badly
-    focused areas from others of the same slide, not a blur below the overview's resolution, and is to be compared
-    only between slides whose overviews have the same mpp.
-
-    :param coords: (N, 2) positions in pixels of level 0.
-    :param size_level0: side of a tile in pixels of level 0.
-    """
-    grey = cv2.cvtColor(overview.pixels, cv2.COLOR_RGB2GRAY)
-    detail = np.asarray(cv2.Laplacian(grey, cv2.CV_64F, borderType=cv2.BORDER_REPLICATE))
-    first, second = (np.asarray(table) for table in cv2.integral2(detail, sdepth=cv2.CV_64F, sqdepth=cv2.CV_64F))
-    height, width = grey.shape
-    start = np.rint(coords / overview.downsample).astype(np.int64)
-    side = max(round(size_level0 / overview.downsample), 1)
-    left, right = start[:, 0].clip(0, width - 1), (start[:, 0] + side).clip(1, width)
-    top, bottom = start[:, 1].clip(0, height - 1), (start[:, 1] + side).clip(1, height)
-    count = (right - left) * (bottom - top)
-    mean, mean_of_squares = (
-        (table[bottom, right] - table[top, right] - table[bottom, left] + table[top, left]) / count
-        for table in (first, second)
-    )
-    return np.asarray((mean_of_squares - mean**2).clip(0), np.float32)

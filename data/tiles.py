@@ -59,7 +59,7 @@ class TileSet:
     tissue_fraction: Scores
     """(N,) from 0 to 1."""
     sharpness: Scores
-    """(N,), see :func:`.overview.sharpness_of_tiles`."""
+    """(N,), see :mod:`.sharpness`; NaN where it cannot be decoded."""
     sharpness_mpp: Mpp
     """Resolution at which sharpness was measured."""
     wsipipe: str = __version__

@@ -101,7 +101,7 @@ def find_tissue(overview: Overview) -> TissueMask:
     verdict: Verdict = "dark background"
     if not _is_fluorescence(picture, ~unread):
         smooth = _smooth(picture, mpp)
-        plain = _texture(picture, mpp) < PLAIN
+        plain = _plain(picture, mpp)
         pen = (_ink(smooth, _to_its_border(plain, mpp), mpp) | _black(smooth, mpp)) & ~unread
         left_out = pen | unread
         glass = _glass(smooth, plain) & ~left_out
@@ -131,6 +131,10 @@ def tissue_fractions(
     left, top = start[:, 0], start[:, 1]
     right, bottom = left + side, top + side
     area = _at(table, right, bottom) - _at(table, left, bottom) - _at(table, right, top) + _at(table, left, top)
+    # A tile beside the tissue has none of it, and not the last digits of a difference of large numbers.
+    noise = 64 * np.finfo(np.float64).eps * max(table[-1, -1], 1.0)
+    area[area <= noise] = 0
+    area[area >= side**2 - noise] = side**2
     return np.asarray((area / side**2).clip(0, 1), np.float32)
 
 
@@ -170,13 +174,13 @@ def _is_fluorescence(picture: Rgb, read: Mask) -> bool:
     return bool(lit.sum() < 0.9 * read.sum() and (not lit.any() or np.median(lowest[lit]) < 25))
 
 
-def _texture(picture: Rgb, mpp: Mpp) -> npt.NDArray[np.float32]:
-    """Standard deviation of green, which both stains of H&E absorb most, around each pixel."""
-    green = np.ascontiguousarray(picture[..., 1], np.float32)
-    across = _texture_across(mpp)
-    mean = cv2.blur(green, across, borderType=cv2.BORDER_REFLECT)
-    of_squares = cv2.sqrBoxFilter(green, cv2.CV_32F, across, borderType=cv2.BORDER_REFLECT)
-    return np.asarray(np.sqrt(np.maximum(of_squares - mean * mean, 0)), np.float32)
+def _plain(picture: Rgb, mpp: Mpp) -> Mask:
+    """Where green, which both stains of H&E absorb most, has a standard deviation of less than :data:`PLAIN`."""
+    green, across = cv2.extractChannel(picture, 1), _texture_across(mpp)
+    square_of_mean = cv2.boxFilter(green, cv2.CV_32F, across, borderType=cv2.BORDER_REFLECT)
+    cv2.multiply(square_of_mean, square_of_mean, dst=square_of_mean)
+    mean_of_squares = cv2.sqrBoxFilter(green, cv2.CV_32F, across, borderType=cv2.BORDER_REFLECT)
+    return np.asarray(cv2.subtract(mean_of_squares, square_of_mean, dst=mean_of_squares)) < PLAIN**2
 
 
 def _to_its_border(plain: Mask, mpp: Mpp) -> Mask:
@@ -192,8 +196,8 @@ def _texture_across(mpp: Mpp) -> tuple[int, int]:
 def _glass(smooth: Rgb, plain: Mask) -> Mask:
     """Bright, without texture, and of no stain's colour, though perhaps tinted."""
     lowest, highest = _extremes(smooth)
-    red, green, blue = (channel.astype(np.int16) for channel in cv2.split(smooth))
-    stained = red + blue - 2 * green > 2 * _STAIN
+    red, green, blue = cv2.split(smooth)
+    stained = np.asarray(cv2.subtract(cv2.addWeighted(red, 0.5, blue, 0.5, 0), green)) > _STAIN
     return np.asarray((lowest >= _GLASS_DARKEST) & (highest - lowest <= _TINT) & ~stained & plain)
 
 
@@ -222,13 +226,13 @@ def _threshold(chroma: npt.NDArray[np.uint8], left_out: Mask, glass: Mask) -> tu
 def _ink(smooth: Rgb, plain: Mask, mpp: Mpp) -> Mask:
     """Pen: hues that haematoxylin, eosin and DAB do not have, or not so pure. Where there is no texture, which tissue
     has and a stroke has not, less will do: ink that has faded, or that light shines through."""
-    hue, saturation, _ = cv2.split(np.asarray(cv2.cvtColor(smooth, cv2.COLOR_RGB2HSV)))
-    degrees = hue.astype(np.uint16) * 2
+    hue, saturation, _ = (np.asarray(part) for part in cv2.split(np.asarray(cv2.cvtColor(smooth, cv2.COLOR_RGB2HSV))))
     chroma = _chroma(smooth)
-    green = (degrees > 75) & (degrees < 196) & (chroma > 20)
-    azure = (degrees >= 196) & (degrees < 218) & (chroma > 50)
-    blue = (degrees >= 196) & (degrees < 245) & (chroma > np.where(plain, 40, 90)) & ((saturation > 128) | plain)
-    red = ((degrees > 345) | (degrees < 15)) & (chroma > 100) & (saturation > np.where(plain, 160, 204))
+    # OpenCV counts a hue in steps of two degrees.
+    green = (hue > 75 / 2) & (hue < 196 / 2) & (chroma > 20)
+    azure = (hue >= 196 / 2) & (hue < 218 / 2) & (chroma > 50)
+    blue = (hue >= 196 / 2) & (hue < 245 / 2) & ((chroma > 90) & (saturation > 128) | (chroma > 40) & plain)
+    red = ((hue > 345 / 2) | (hue < 15 / 2)) & (chroma > 100) & ((saturation > 204) | (saturation > 160) & plain)
     return _grown(green | azure | blue | red, mpp)
 
 
@@ -240,7 +244,7 @@ def _black(smooth: Rgb, mpp: Mpp) -> Mask:
 
 def _grown(ink: Mask, mpp: Mpp) -> Mask:
     """Ink without its specks, and with its rim."""
-    kept = _pieces(ink, _MIN_PEN, mpp)
+    kept = _pieces(ink, _MIN_PEN, mpp, Microns(0))
     if not kept.any():
         return kept
     radius = max(round(_PEN_MARGIN / mpp), 1)
@@ -271,7 +275,7 @@ def _without_holes(mask: Mask, left_out: Mask, mpp: Mpp) -> Mask:
     return np.asarray(mask | (fill[np.asarray(labels)] & ~left_out))
 
 
-def _pieces(mask: Mask, at_least: SquareMicrons, mpp: Mpp, width: Microns = Microns(0)) -> Mask:
+def _pieces(mask: Mask, at_least: SquareMicrons, mpp: Mpp, width: Microns) -> Mask:
     """The connected pieces of a mask that are not smaller than so much, and somewhere so wide."""
     _, labels, stats, _ = cv2.connectedComponentsWithStats(mask.astype(np.uint8), connectivity=4)
     keep = stats[:, cv2.CC_STAT_AREA] * mpp**2 >= at_least
@@ -291,4 +295,4 @@ def _shrunk(unread: Mask, factor: int) -> Mask:
     if not unread.any():
         return np.zeros((-(-unread.shape[0] // factor), -(-unread.shape[1] // factor)), bool)
     padded = np.pad(unread, [(0, -side % factor) for side in unread.shape])
-    return padded.reshape(padded.shape[0] // factor, factor, -1, factor).any(axis=(1, 3))
+    return np.asarray(padded.reshape(padded.shape[0] // factor, factor, -1, factor).any(axis=(1, 3)))
