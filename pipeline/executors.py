@@ -49,7 +49,7 @@ def run_here(stage: Stage[Any], items: Sequence[Item], progress: Progress) -> Ge
 
     stage.setup()
     for item, outcome in stage.stream(take(), progress):
-        yield _result(stage, item, outcome, *taken.pop(item.id))
+        yield result_of(stage, item, outcome, *taken.pop(item.id))
 
 
 def run_in_processes(stage: Stage[Any], items: Sequence[Item], workers: int) -> Generator[Result, None, None]:
@@ -80,7 +80,7 @@ def _alone(stage: Stage[Any], item: Item) -> Result:
         try:
             return _submit(pool, item).result()
         except BrokenProcessPool:
-            return _result(stage, item, _why_it_died(stage, item, time.monotonic() - clock), start, clock)
+            return result_of(stage, item, _why_it_died(stage, item, time.monotonic() - clock), start, clock)
 
 
 def _why_it_died(stage: Stage[Any], item: Item, seconds: float) -> SlideError:
@@ -123,11 +123,19 @@ def _pool(stage: Stage[Any], workers: int) -> Iterator[ProcessPoolExecutor]:
 
 def _submit(pool: ProcessPoolExecutor, item: Item) -> Future[Result]:
     """Submit an item. A process started for it never hears Ctrl-C, which reaches the whole group: we decide."""
+    with sigint_blocked():
+        return pool.submit(_work, item)
+
+
+@contextmanager
+def sigint_blocked() -> Iterator[None]:
+    """Processes that are started in the block never hear Ctrl-C: they keep it blocked."""
     if not hasattr(signal, "pthread_sigmask"):  # Windows
-        return pool.submit(_work, item)
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})  # the new process keeps it blocked
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
-        return pool.submit(_work, item)
+        yield
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
@@ -138,7 +146,7 @@ _unready: Exception | None
 
 def _begin(stage: Stage[Any], parent: Connection) -> None:
     global _stage, _unready
-    threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
+    threading.Thread(target=end_with, args=(parent,), daemon=True).start()
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     _stage, _unready = stage, None
     try:
@@ -147,7 +155,8 @@ def _begin(stage: Stage[Any], parent: Connection) -> None:
         _unready = error
 
 
-def _end_with(parent: Connection) -> None:
+def end_with(parent: Connection) -> None:
+    """End this process when the other end of a pipe is closed, or its process has died."""
     with suppress(EOFError, OSError):
         parent.recv_bytes()
     os._exit(1)
@@ -161,7 +170,7 @@ def _work(item: Item) -> Result:
             outcome = _unready or _stage.process(item, Silence())
     except Exception as error:  # noqa: BLE001  the boundary: a failed item never stops the others
         outcome = error
-    return _result(_stage, item, outcome, start, clock)
+    return result_of(_stage, item, outcome, start, clock)
 
 
 @contextmanager
@@ -179,7 +188,8 @@ def _watchdog(seconds: float | None) -> Iterator[None]:
             faulthandler.cancel_dump_traceback_later()
 
 
-def _result(stage: Stage[Any], item: Item, outcome: Outcome | Exception, start: datetime, clock: float) -> Result:
+def result_of(stage: Stage[Any], item: Item, outcome: Outcome | Exception, start: datetime, clock: float) -> Result:
+    """What became of an item: sizes and digests of its outputs, or why it failed."""
     seconds = round(time.monotonic() - clock, 3)
     if isinstance(outcome, Exception):
         trace = "".join(traceback.format_exception(outcome))
@@ -192,7 +202,7 @@ def _result(stage: Stage[Any], item: Item, outcome: Outcome | Exception, start: 
             for name, path in outcome.outputs.items()
         }
     except (OSError, ValueError) as error:  # an output that cannot be read back, or is not in the workspace
-        return _result(stage, item, error, start, clock)
+        return result_of(stage, item, error, start, clock)
     return Result(item, outcome, outputs, None, start, seconds)
 
 

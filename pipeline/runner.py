@@ -17,6 +17,7 @@ from ..data.manifest import ErrorRecord, Json, Record
 from ..stages.stage import Stage
 from .console import Console
 from .decisions import Decision, History, decide, refuse_other_settings
+from .device_processes import run_on_devices
 from .executors import Result, failed, run_here, run_in_processes
 from .summary import Failure, Summary
 
@@ -99,11 +100,12 @@ class Runner:
             if not items:
                 return results
             workers = min(stage.workers, len(items))
-            running = (
-                run_in_processes(stage, items, workers)
-                if stage.processes and (workers > 1 or stage.seconds_an_item is not None)
-                else run_here(stage, items, progress)
-            )
+            if len(stage.devices) > 1:
+                running = run_on_devices(stage, items, stage.devices, progress)
+            elif stage.processes and (workers > 1 or stage.seconds_an_item is not None):
+                running = run_in_processes(stage, items, workers)
+            else:
+                running = run_here(stage, items, progress)
             with closing(running):  # whatever ends the loop ends the work too, before the lock is given back
                 for result in running:
                     self._record(stage, result, todo[result.item.id])

@@ -11,7 +11,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar, Generic, Literal, Protocol, TypeVar
+from typing import Any, ClassVar, Generic, Literal, Protocol, Self, TypeVar
 
 from ..data.artifact import digest_of
 from ..data.errors import WsipipeError
@@ -133,6 +133,15 @@ class Stage(ABC, Generic[S]):
     def workers(self) -> int:
         """How many processes the runner may use."""
         return 1
+
+    @property
+    def devices(self) -> Sequence[str]:
+        """Devices that the stage runs on; with several, each has a process of its own."""
+        return ()
+
+    def on(self, device: str, of: int) -> Self:
+        """The stage as it runs on one of so many devices."""
+        raise NotImplementedError(f"{type(self).__name__} runs on one device")
 
     @property
     def seconds_an_item(self) -> float | None:

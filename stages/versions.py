@@ -9,7 +9,7 @@ VERSIONS: Final = {
     "tile": 2,
     "index": 1,
     "export": 1,
-    "extract": 1,
+    "extract": 2,
     "genomics": 1,
     "split": 1,
     "train": 1,
