@@ -15,6 +15,7 @@ __version__ = "0.1.0"
 if TYPE_CHECKING:
     from .data.errors import WsipipeError as WsipipeError
     from .data.expression import read_expression as read_expression
+    from .data.features import open_features as open_features
     from .data.features import read_bag as read_bag
     from .data.features import read_bags as read_bags
     from .data.manifest import Manifest as Manifest
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
 _PLACES = {
     "WsipipeError": ".data.errors",
     "read_expression": ".data.expression",
+    "open_features": ".data.features",
     "read_bag": ".data.features",
     "read_bags": ".data.features",
     "Manifest": ".data.manifest",

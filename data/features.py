@@ -31,6 +31,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -56,7 +57,11 @@ _NOWHERE = np.iinfo(np.int64).min
 
 
 class FeatureFacts(BaseModel):
-    """What the numbers of a store are."""
+    """What the numbers of a store are.
+
+    A text that begins with ``unknown:`` stands for what the file did not tell that the store was imported from
+    (:func:`.foreign_features.imported_facts`).
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -96,6 +101,7 @@ class FeatureWriter:
     """A slide's store, written as the features come: under its own name only when finished, else not at all.
 
     Equal content gives equal bytes, in however many pieces it came. After any error nothing is left of it.
+    What it needs of memory is a chunk of about 1 MiB an array. One thread at a time.
 
     :param path: of the store; an older one there is replaced when this one is finished.
     :param most: no more tiles than this will come.
@@ -103,8 +109,7 @@ class FeatureWriter:
     """
 
     def __init__(self, path: Path, *, width: int, dtype: StoreDtype, most: int) -> None:
-        self.path, self.dtype = path, dtype
-        self._coords = np.empty((most, 2), np.int64)
+        self.path, self.dtype, self.most = path, dtype, most
         self._whole = whole(path)
         scratch = self._whole.__enter__()
         self._open = True
@@ -113,7 +118,7 @@ class FeatureWriter:
             self._features = RowWriter(self._group, scratch, "features", width=width, dtype=dtype, lost=math.nan)
             self._places = RowWriter(self._group, scratch, "coords", width=2, dtype="int64", lost=_NOWHERE)
         except BaseException as error:
-            self._leave(error)
+            self._whole.__exit__(type(error), error, None)
             raise
 
     @property
@@ -131,7 +136,7 @@ class FeatureWriter:
         """
         self._refuse_closed()
         try:
-            self._append(features, np.asarray(coords, np.int64))
+            self._append(features, np.asarray(coords, dtype=np.int64))
         except BaseException as error:
             self._leave(error)
             raise
@@ -147,7 +152,6 @@ class FeatureWriter:
                 wrong = f"features {self._features.width} wide with facts that say {facts.width}"
                 raise UsageError(wrong, path=self.path, hint="give the width that the backbone has")
             self._features.finish()
-            self._places.append(self._coords[: self.tiles])
             self._places.finish()
             self._group.attrs.update(
                 {
@@ -179,8 +183,8 @@ class FeatureWriter:
         if features.ndim != 2 or features.shape[1] != width or coords.shape != (len(features), 2):
             wrong = f"features {features.shape} and coords {coords.shape}, not (n, {width}) and (n, 2)"
             raise UsageError(wrong, path=self.path, hint="append both of the same tiles")
-        if before + len(features) > len(self._coords):
-            wrong = f"{before + len(features)} tiles where at most {len(self._coords)} were announced"
+        if before + len(features) > self.most:
+            wrong = f"{before + len(features)} tiles where at most {self.most} were announced"
             raise UsageError(wrong, path=self.path, hint="announce as many as the slide has")
         step = self._features.chunk_rows  # so that a whole slide at once is not copied at once
         for start in range(0, len(features), step):
@@ -188,8 +192,8 @@ class FeatureWriter:
             with np.errstate(over="ignore"):
                 stored = np.ascontiguousarray(part, dtype=self.dtype)
             self._refuse_not_finite(stored, part, places)
-            self._coords[self.tiles : self.tiles + len(places)] = places
             self._features.append(stored)
+            self._places.append(places)
 
     def _refuse_not_finite(
         self, stored: NDArray[Any], given: NDArray[np.floating[Any]], coords: NDArray[np.int64]
@@ -213,7 +217,9 @@ class FeatureWriter:
     def _leave(self, error: BaseException | None) -> None:
         """End the scratch store, well or for this reason; what is said of a full disk is said there."""
         self._open = False
-        self._features.close()
+        for rows in (self._features, self._places):
+            with suppress(OSError):  # of a full disk, again: what counts is `error`
+                rows.close()
         self._whole.__exit__(None if error is None else type(error), error, None)
 
 

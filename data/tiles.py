@@ -2,7 +2,8 @@
 
 The file holds ``coords`` (N, 2) int64, ``tissue_fraction`` (N,) and ``sharpness`` (N,) float32, and is read by TRIDENT
 as it is: its attributes stand on ``coords`` beside ours. TRIDENT speaks of magnifications and means 10 / mpp; given
-ours it arrives at the same field of view, to the pixel:
+ours it arrives at the same field of view, to a pixel of the level that it reads. It looks for
+``patches/<id>_patches.h5``, where ``wsipipe export trident`` puts these very bytes.
 
 ====================  ==========================================================================
 patch_size            side of a tile as the backbone sees it, px

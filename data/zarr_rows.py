@@ -21,12 +21,11 @@ from zarr.codecs import ZstdCodec
 _CHUNK_BYTES = 1 << 20
 """About this much is decompressed at a time when rows are read."""
 
-_BLOCK_BYTES = 32 << 20
+_BLOCK_BYTES = 8 << 20
 """About this much is read at a time where more is asked for."""
 
 _LEVEL = 3
-"""Of zstd. Far from binding; lower levels and lz4 hardly shrink features, higher ones are no smaller."""
-
+"""Of zstd: levels 1 to 6 store the same of random numbers, at over 1 GB/s on one core; lz4 stores all of it."""
 
 Rows = int | slice | list[int] | NDArray[np.integer[Any]] | NDArray[np.bool_]
 """What chooses rows of an array, as NumPy takes it."""
@@ -59,9 +58,11 @@ class RowReader:
         index = np.arange(len(self))[rows]
         values = np.empty((index.size, self.shape[1]), self.dtype)
         step = max(1, _BLOCK_BYTES // max(1, self.shape[1] * self.dtype.itemsize))
+        wanted = np.atleast_1d(index)
+        order = np.argsort(wanted, kind="stable")  # so that each chunk is decompressed about once
         for start in range(0, index.size, step):  # all of a long slide at once would be in memory twice
-            block = np.atleast_1d(index)[start : start + step]
-            values[start : start + len(block)] = self._read(block)
+            block = order[start : start + step]
+            values[block] = self._read(wanted[block])
         return values.reshape(*index.shape, self.shape[1])
 
     def _read(self, index: NDArray[np.integer[Any]]) -> NDArray[Any]:

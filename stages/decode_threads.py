@@ -9,9 +9,9 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import dataclass
 from queue import Empty, SimpleQueue
-from threading import Lock, Thread
-from typing import NamedTuple
+from threading import Event, Lock, Thread
 
 import torch
 
@@ -20,7 +20,10 @@ from ..data.tiles import read_tile
 from .feed_batch import Batch, Piece
 
 
-class _Task(NamedTuple):
+@dataclass(frozen=True, eq=False)
+class _Task:
+    """A tile that is being read, and since when."""
+
     piece: Piece
     index: int
     since: float
@@ -32,7 +35,7 @@ class _Decoder(Thread):
         self._pieces, self._done = pieces, done
         self._lock = Lock()
         self._task: _Task | None = None
-        self._left_behind = False
+        self._left_behind = Event()
         self.busy = 0.0
         """Seconds spent on tiles."""
 
@@ -54,13 +57,13 @@ class _Decoder(Thread):
                 break
             index = piece.first + offset
             with self._lock:
-                if self._left_behind:
+                if self._left_behind.is_set():
                     return False
                 self._task = _Task(piece, index, time.monotonic())
             try:
                 pixels = read_tile(bag.slide, bag.tiles, index)
                 with self._lock:
-                    if self._left_behind:  # the buffer is another batch's by now
+                    if self._left_behind.is_set():  # the buffer is another batch's by now
                         return False
                     piece.place(offset, pixels)
             except SlideError:
@@ -69,14 +72,14 @@ class _Decoder(Thread):
                 bag.fail(error)
         with self._lock:
             self._task = None
-            return not self._left_behind
+            return not self._left_behind.is_set()
 
     def leave_behind(self, seconds: float) -> _Task | None:
         """If its tile has taken longer, that tile: the thread is none of us any more and will touch no batch."""
         with self._lock:
             if self._task is None or time.monotonic() - self._task.since <= seconds:
                 return None
-            self._left_behind = True
+            self._left_behind.set()
             return self._task
 
 

@@ -1,4 +1,5 @@
-"""`wsipipe tile` and `wsipipe export` as a lab uses them: annotations, other tools' tiles, faults of files and disks."""
+"""`wsipipe tile` and `wsipipe export` as a lab uses them: annotations, other tools' tiles, faults of files and disks.
+"""
 
 from __future__ import annotations
 
@@ -14,6 +15,10 @@ import h5py
 import numpy as np
 import pytest
 import tifffile
+import torch
+from PIL import Image
+from safetensors.torch import save_file
+from torchvision.models.segmentation import deeplabv3_resnet50
 from typer.testing import CliRunner, Result
 from wsipipe.data.manifest import Manifest, Record
 from wsipipe.data.tiles import read_tiles
@@ -147,6 +152,30 @@ def test_the_export_follows_the_tiles() -> None:
     assert told("export", "clam")["export"]["done"] == 2  # the new slide and the list
     with h5py.File("work/exports/clam/0.5mpp-224px/patches/b.h5") as file:
         assert file["coords"].attrs["patch_size"] == 224
+
+
+def test_a_network_in_place_of_the_mask(tmp_path: Path) -> None:
+    """Weights that say "tissue" of everything: the mask would keep a part of the slide, this keeps all of it."""
+    rng = np.random.default_rng(0)
+    pixels = np.full((600, 600, 3), 243, np.uint8)
+    pixels[:300, :300] = np.clip(rng.normal((190, 110, 170), 25, (300, 300, 3)), 0, 255)
+    Image.fromarray(pixels).save("a.png")
+    model = deeplabv3_resnet50(weights=None, weights_backbone=None, num_classes=2, aux_loss=False)
+    tensors = {name: tensor.contiguous() for name, tensor in model.state_dict().items()}
+    tensors["classifier.4.weight"].zero_()
+    tensors["classifier.4.bias"].copy_(torch.tensor([-1.0, 1.0]))
+    save_file(tensors, "weights.safetensors")
+    words = ("tile", "a.png", "--mpp-override", 0.5, "--tissue-weights", "weights.safetensors", "--device", "cpu")
+    assert told(*words)["tile"]["done"] == 1
+    assert len(read_tiles(Path("work/tiles/0.5mpp-224px-network/a.h5"))) == 4
+    assert records("tiles/0.5mpp-224px-network")["a"].stats["tissue_verdict"] == "learned"
+    assert told(*words)["tile"]["before"] == 1
+    tensors["classifier.4.bias"].copy_(torch.tensor([1.0, -1.0]))
+    save_file(tensors, "weights.safetensors")
+    result = wsipipe(*words)
+    assert result.exit_code == 2
+    assert "other tissue_weights" in result.stderr
+    assert told(*words, "--replace")["tile"]["empty"] == 1
 
 
 def test_tissue_can_come_from_one_place_only() -> None:

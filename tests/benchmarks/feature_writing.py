@@ -30,7 +30,7 @@ BATCH = 256
 CHUNK_BYTES = 1 << 20
 
 
-def peak_mb() -> float:
+def peak_mib() -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
@@ -42,7 +42,7 @@ def write(folder: Path, tiles: int, width: int, dtype: str) -> dict[str, float]:
     )  # fmt: skip
     pool = np.random.default_rng(0).standard_normal((16 * BATCH, width), np.float32)
     coords = np.stack([np.arange(tiles) % 500, np.arange(tiles) // 500], axis=1) * 448
-    before, started, busy = peak_mb(), time.perf_counter(), time.process_time()
+    before, started, busy = peak_mib(), time.perf_counter(), time.process_time()
     path = folder / f"{tiles}.zarr"
     with FeatureWriter(path, width=width, dtype=dtype, most=tiles) as writer:
         for start in range(0, tiles, BATCH):
@@ -60,14 +60,14 @@ def write(folder: Path, tiles: int, width: int, dtype: str) -> dict[str, float]:
         "stored": size_of(path),
         "files": sum(file.is_file() for file in path.rglob("*")),
         "before": before,
-        "peak": peak_mb(),
+        "peak": peak_mib(),
     }
 
 
 def read(folder: Path, tiles: int) -> dict[str, float]:
     started = time.perf_counter()
     bag = read_bag(folder / f"{tiles}.zarr")
-    return {"seconds": time.perf_counter() - started, "bytes": bag.features.nbytes, "peak": peak_mb()}
+    return {"seconds": time.perf_counter() - started, "bytes": bag.features.nbytes, "peak": peak_mib()}
 
 
 def in_fresh_process(*arguments: str) -> dict[str, float]:
@@ -111,7 +111,7 @@ def main() -> None:
     lines = [
         f"{asked.width} × {asked.dtype}, batches of {BATCH}",
         f"{'tiles':>8} {'tiles/s':>8} {'MB/s':>6} {'CPU s':>6} {'s':>6} {'finish s':>8} {'stored':>7} {'files':>5} "
-        f"{'MB before':>9} {'MB peak':>8} {'× rate':>7} {'read MB/s':>9} {'MB peak':>8}",
+        f"{'MiB before':>10} {'MiB peak':>8} {'× rate':>7} {'read MB/s':>9} {'MiB peak':>8}",
     ]
     with tempfile.TemporaryDirectory(dir=asked.folder) as folder:
         for tiles in asked.tiles:
@@ -122,7 +122,7 @@ def main() -> None:
             lines.append(
                 f"{tiles:8} {rate:8.0f} {rate * tile_mb:6.0f} {wrote['cpu']:6.1f} {wrote['seconds']:6.1f} "
                 f"{wrote['finish']:8.1f} {wrote['stored'] / (tiles * tile_mb * 1e6):7.1%} {wrote['files']:5} "
-                f"{wrote['before']:9.0f} {wrote['peak']:8.0f} {rate / asked.rate:7.0f} "
+                f"{wrote['before']:10.0f} {wrote['peak']:8.0f} {rate / asked.rate:7.0f} "
                 f"{back['bytes'] / 1e6 / back['seconds']:9.0f} {back['peak']:8.0f}"
             )
     lines += [f"× rate: of {asked.rate:g} tiles a second", "", *compression(asked.width, asked.dtype)]

@@ -1,9 +1,9 @@
-"""What the whole tile stage costs a slide (open, mask, grid, sharpness, QC image, write), and whether memory stays flat.
+"""What the whole tile stage costs a slide (open, mask, grid, sharpness, QC, write), and whether memory stays flat.
 
     python tests/benchmarks/tile_stage.py SLIDE... [--many 200] [--mpp 0.5] [--mpp-override 0.5]
 
-One core: run it under `taskset -c 0`. Each slide is done in a process of its own, whose peak memory is told; with --many
-the slides are then done over and over in one process, and its memory is told as it goes.
+One core: run it under `taskset -c 0`. Each slide is done in a process of its own, whose peak memory is told; with
+--many the slides are then done over and over in one process, and its memory is told as it goes.
 """
 
 from __future__ import annotations
