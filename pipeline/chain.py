@@ -75,18 +75,47 @@ def extract(config: Config, runner: Runner, *, tiles: str | None = None, only: S
     return runner.run(ExtractStage(config.extract, folder, runner.workspace, tiles=source, only=only))
 
 
-def export(config: Config, runner: Runner, format: Literal["clam", "trident"], *, tiles: str | None = None) -> Summary:
-    """Write tiles in another tool's format.
+def export(
+    config: Config,
+    runner: Runner,
+    format: Literal["clam", "trident", "anndata"],
+    *,
+    tiles: str | None = None,
+    features: str | None = None,
+) -> Summary:
+    """Write tiles, or features if they are named, in another tool's format.
 
     :param format: whose.
     :param tiles: name of the tiles' folder; needed only where there are several.
+    :param features: name of the features' folder, such as ``0.5mpp-224px/uni2-h``.
     """
-    from ..stages.export import ExportStage
+    from ..stages.export import ExportFeaturesStage, ExportTilesStage
     from ..stages.settings import ExportSettings
 
-    source = _choose(runner.workspace / "tiles", config.tile.folder_name(), tiles, "tiles", "wsipipe tile")
-    folder = runner.workspace / "exports" / format / source.name
-    return runner.run(ExportStage(ExportSettings(format=format), folder, runner.workspace, tiles=source))
+    root, settings = runner.workspace, ExportSettings(format=format)
+    if features is not None:
+        stores = _choose(root / "features", config.features_name(), features, "features", "wsipipe extract", depth=2)
+        folder = root / "exports" / format / stores.parent.name / stores.name
+        of_tiles = root / "tiles" / stores.parent.name
+        return runner.run(ExportFeaturesStage(settings, folder, root, tiles=of_tiles, features=stores))
+    if format == "anndata":
+        raise UsageError("AnnData holds features, not tiles", hint="name them with --features")
+    source = _choose(root / "tiles", config.tile.folder_name(), tiles, "tiles", "wsipipe tile")
+    return runner.run(ExportTilesStage(settings, root / "exports" / format / source.name, root, tiles=source))
+
+
+def import_features(config: Config, runner: Runner, source: Path, *, tiles: str | None = None) -> Summary:
+    """Take over features that TRIDENT or CLAM has extracted from tiles that were taken over too.
+
+    :param source: the folder of their files.
+    :param tiles: name of the tiles' folder; needed only where there are several.
+    """
+    from ..stages.import_features import ImportStage
+
+    root = runner.workspace
+    of_tiles = _choose(root / "tiles", config.tile.folder_name(), tiles, "tiles", "wsipipe tile")
+    folder = root / "features" / of_tiles.name / f"{config.extract.folder_name()}-imported"
+    return runner.run(ImportStage(config.extract, folder, root, tiles=of_tiles, source=source.resolve()))
 
 
 def genomics(config: Config, runner: Runner) -> Summary:

@@ -153,7 +153,7 @@ def _works(**sections: type[Settings]) -> Callable[[Callable[..., None]], None]:
                 function(_Call(flags, console, options), **given)
 
         give_signature(command, [*own, *common, *settings.parameters], function)
-        app.command()(command)
+        app.command(function.__name__.rstrip("_"))(command)
 
     return decorate
 
@@ -187,14 +187,31 @@ def extract(
 @_works()
 def export(
     call: _Call,
-    format: Annotated[Literal["clam", "trident"], typer.Argument(help="whose format")],
+    format: Annotated[Literal["clam", "trident", "anndata"], typer.Argument(help="whose format")],
     *,
     tiles: Annotated[
         str | None, typer.Option(help="which tiles, such as 0.5mpp-224px; needed only where there are several")
     ] = None,
+    features: Annotated[
+        str | None, typer.Option(help="export these features, such as 0.5mpp-224px/uni2-h, and not the tiles")
+    ] = None,
 ) -> None:
-    """Write tiles in the layout of CLAM or TRIDENT, beside ours."""
-    call.finish([chain.export(*call.open(), format, tiles=tiles)])
+    """Write tiles, or with --features features, in the layout of another tool, beside ours."""
+    call.finish([chain.export(*call.open(), format, tiles=tiles, features=features)])
+
+
+@_works()
+def import_(
+    call: _Call,
+    folder: Annotated[Path, typer.Argument(help="TRIDENT's or CLAM's features: a folder of <slide>.h5")],
+    *,
+    backbone: Annotated[str, typer.Option(help="the backbone that made them: a name from `wsipipe backbones`")],
+    weights: Annotated[Path | None, typer.Option(help="its weights file, so that new slides can be compared")] = None,
+    tiles: Annotated[str | None, typer.Option(help="which tiles they are of, such as 0.5mpp-256px-imported")] = None,
+) -> None:
+    """Take over features that TRIDENT or CLAM has extracted, of tiles taken over with `tile --coordinates`."""
+    call.flags["extract"] = {"backbone": backbone, "weights": weights}
+    call.finish([chain.import_features(*call.open(), folder, tiles=tiles)])
 
 
 @_works(genomics=GenomicsSettings)

@@ -73,7 +73,7 @@ def survey(config: Config, *, compare: bool) -> list[ItemState]:
     return [*states, *_not_extracted(records, workspace), *asked]
 
 
-_FOLDERS = ("tiles/*", "exports/*/*", "features/*/*", "genomics", "models/*", "predictions/*")
+_FOLDERS = ("tiles/*", "exports/*/*", "exports/*/*/*", "features/*/*", "genomics", "models/*", "predictions/*")
 
 
 def _latest(records: Sequence[Record]) -> list[Record]:

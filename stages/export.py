@@ -1,8 +1,11 @@
-"""export: tiles in another tool's format, beside ours and never in their place.
+"""export: tiles or features in another tool's format, beside ours and never in their place.
 
 exports/clam/<tiles>/patches/<slide>.h5              what CLAM's feature extraction reads
 exports/clam/<tiles>/process_list_autogen.csv        the slides, as its scripts list them
 exports/trident/<tiles>/patches/<slide>_patches.h5   our own file, under the name that TRIDENT looks for
+exports/clam/<features>/h5_files/, pt_files/         as CLAM's extraction leaves them
+exports/trident/<features>/<slide>.h5                as TRIDENT's does
+exports/anndata/<features>/<slide>.h5ad              an observation a tile
 """
 
 from __future__ import annotations
@@ -14,6 +17,8 @@ from typing import Final
 from ..data.artifact import whole
 from ..data.clam_tiles import clam_process_list, write_clam_tiles
 from ..data.errors import SlideError, UsageError
+from ..data.features import read_bag
+from ..data.foreign_features import write_anndata, write_clam_features, write_trident_features
 from ..data.manifest import Manifest, Record
 from ..data.tiles import read_tiles, write_tiles
 from .settings import ExportSettings
@@ -31,7 +36,7 @@ class ProcessList:
     slides: tuple[str, ...]
 
 
-class ExportStage(Stage[ExportSettings]):
+class ExportTilesStage(Stage[ExportSettings]):
     """Items are slides with tiles, and the list of them.
 
     :param tiles: the tile stage's folder.
@@ -91,3 +96,46 @@ def _clam_finds(file: str) -> bool:
 def _file_name(record: Record) -> str:
     """The slide's file, as it was called when it was tiled."""
     return Path(record.inputs["slide"].path or record.item).name
+
+
+class ExportFeaturesStage(Stage[ExportSettings]):
+    """Items are slides with features.
+
+    :param tiles: the tile stage's folder.
+    :param features: the extraction's folder.
+    """
+
+    name = "export"
+    version = VERSIONS["export"]
+
+    def __init__(self, settings: ExportSettings, folder: Path, workspace: Path, *, tiles: Path, features: Path) -> None:
+        super().__init__(settings, folder, workspace)
+        self.tiles, self.features = tiles, features
+
+    def plan(self) -> Plan:
+        extracted = upstream(Manifest.of(self.features), "extract", self.workspace)
+        if not extracted.records:
+            raise UsageError("no slide has features", path=self.features, hint="run wsipipe extract first")
+        stores = {slide_id: record.outputs["features"] for slide_id, record in extracted.records.items()}
+        items = [
+            Item(slide_id, {"features": OutputInput(output)}, self.workspace / output.path)
+            for slide_id, output in stores.items()
+        ]
+        return Plan(items, notes=extracted.notes)
+
+    def process(self, item: Item, progress: Progress) -> Outcome:
+        bag = read_bag(item.payload)
+        stats = {"tiles": len(bag.coords)}
+        match self.settings.format:
+            case "clam":
+                write_clam_features(self.folder, item.id, bag)
+                kinds = {"h5": "h5_files", "pt": "pt_files"}
+                return Outcome({kind: self.folder / at / f"{item.id}.{kind}" for kind, at in kinds.items()}, stats)
+            case "trident":
+                tiles = self.tiles / f"{item.id}.h5"
+                path = self.folder / f"{item.id}.h5"
+                write_trident_features(path, bag, read_tiles(tiles) if tiles.is_file() else None)
+            case "anndata":
+                path = self.folder / f"{item.id}.h5ad"
+                write_anndata(path, bag)
+        return Outcome({"features": path}, stats)

@@ -136,9 +136,9 @@ class ExtractSettings(Settings):
 
 
 class ExportSettings(Settings):
-    """Tiles in other tools' formats."""
+    """Tiles or features in other tools' formats."""
 
-    format: Literal["clam", "trident"] = Field("clam", description="whose format")
+    format: Literal["clam", "trident", "anndata"] = Field("clam", description="whose format")
 
 
 class GenomicsSettings(Settings):
