@@ -12,6 +12,7 @@ import signal
 import sys
 import time
 from collections.abc import Sequence
+from copy import copy as copy_of
 from pathlib import Path
 
 from wsipipe.data.artifact import digest_of, whole
@@ -28,6 +29,7 @@ class CopySettings(Settings):
     shout: bool = True
     threads: int = Runtime(1)
     seconds: float | None = Runtime(None)
+    devices: list[str] = Runtime([])
 
 
 class CopyStage(Stage[CopySettings]):
@@ -53,10 +55,20 @@ class CopyStage(Stage[CopySettings]):
     ) -> None:
         super().__init__(settings, folder, workspace)
         self.texts, self.calls, self.workers_wanted = texts, calls, workers
+        self.device = ""
 
     @property
     def workers(self) -> int:
         return self.workers_wanted
+
+    @property
+    def devices(self) -> list[str]:
+        return self.settings.devices
+
+    def on(self, device: str, of: int) -> CopyStage:
+        stage = copy_of(self)
+        stage.device = device
+        return stage
 
     @property
     def seconds_an_item(self) -> float | None:
@@ -76,17 +88,17 @@ class CopyStage(Stage[CopySettings]):
         common = {"style": FileInput(style, is_setting=True)} if style.exists() else {}
         bad = {p.stem: SlideError("is not wanted", path=p) for p in self.texts if p.stem.startswith("reject")}
         good = [p for p in self.texts if p.stem not in bad]
-        items = [Item(p.stem, {"text": FileInput(p, self._hash), **common}, p) for p in good]
+        items = [Item(p.stem, {"text": FileInput(p, self._hash), **common}, p, _letters(p)) for p in good]
         return Plan(items, bad, ["a note"] if bad else [])
 
     def setup(self) -> None:
-        if any(path.stem == "no-setup" for path in self.texts):
+        if any(path.stem == f"no-setup{self.device}" for path in self.texts):
             raise SurroundingsError("the machine is not ready")
 
     def process(self, item: Item, progress: Progress) -> Outcome:
         text = Path(item.payload).read_text()
         _refuse_unreadable(item.payload)
-        self._say(f"do {item.id} {os.getpid()}")
+        self._say(f"do {item.id} {os.getpid()} {self.device}")
         match text:
             case "broken":
                 raise SlideError("is broken", path=item.payload, hint="mend it")
@@ -114,6 +126,10 @@ class CopyStage(Stage[CopySettings]):
         with whole(path) as scratch:
             scratch.write_text((text.upper() if self.settings.shout else text) * self.settings.repeat)
         return Outcome({"copy": path}, {"letters": len(text)})
+
+
+def _letters(path: Path) -> int:
+    return path.stat().st_size if path.exists() else 1
 
 
 def _refuse_unreadable(path: Path) -> None:

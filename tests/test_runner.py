@@ -21,7 +21,7 @@ if str(HERE) not in sys.path:
     sys.path.insert(0, str(HERE))  # worker processes take over the path, and must find the stages
 
 from copy_stage import CopyStage, CountStage, copy, copy_stage  # noqa: E402
-from wsipipe.data.errors import BusyError, UsageError  # noqa: E402
+from wsipipe.data.errors import BusyError, SurroundingsError, UsageError  # noqa: E402
 from wsipipe.data.manifest import Record  # noqa: E402
 from wsipipe.pipeline.console import Console  # noqa: E402
 from wsipipe.pipeline.runner import Runner  # noqa: E402
@@ -374,6 +374,41 @@ def story(place: Path) -> dict[str, Any]:
         | ({"error": str(record.error).replace(str(place), "")} if record.error else {})
         for item, record in sorted(last(place).items())
     }
+
+
+def test_several_devices_share_the_items_and_give_the_same(tmp_path: Path) -> None:
+    one, two = tmp_path / "one", tmp_path / "two"
+    texts = {f"t{number:02}": "x" * (1 + number * 7 % 23) for number in range(23)}
+    for place in (one, two):
+        place.mkdir()
+        write(place, **texts, bad="broken", none="nothing")
+    copy(one)
+    summary = copy(two, devices=["left", "right"])
+    assert (summary.done, summary.empty, [f.item for f in summary.failures]) == (23, 1, ["bad"])
+    assert statuses(one) == statuses(two)
+    assert {name: result(one, name) for name in texts} == {name: result(two, name) for name in texts}
+    lines = [line.split() for line in (two / "calls").read_text().splitlines() if line.startswith("do ")]
+    assert {device for *_, device in lines} == {"left", "right"}
+    assert len({process for _, _, process, _ in lines}) == 2
+    # Each takes the largest that is left, so that none ends long after the others.
+    for device in ("left", "right"):
+        sizes = [len(texts[name]) for _, name, _, its in lines if its == device and name in texts]
+        assert sizes == sorted(sizes, reverse=True)
+    assert copy(two, devices=["left", "right"]).before == 24
+
+
+@pytest.mark.parametrize("text", ["die", "exit"])
+def test_a_device_whose_process_dies_costs_the_item_it_worked_on(tmp_path: Path, text: str) -> None:
+    write(tmp_path, **{f"t{number:02}": "text" * 9 for number in range(9)}, deadly=text)
+    summary = copy(tmp_path, devices=["left", "right"])
+    assert (summary.done, [failure.item for failure in summary.failures]) == (9, ["deadly"])
+    assert "died" in summary.failures[0].message
+
+
+def test_a_device_that_is_not_there_ends_the_command(tmp_path: Path) -> None:
+    write(tmp_path, a="apple", b="bread", **{"no-setupright": "x"})
+    with pytest.raises(SurroundingsError, match="the machine is not ready"):
+        copy(tmp_path, devices=["left", "right"])
 
 
 def test_a_worker_that_cannot_start_says_why(tmp_path: Path) -> None:
