@@ -243,8 +243,9 @@ def tiled_level(page: tifffile.TiffPage) -> TiledLevel | str:
         height=page.imagelength,
         tile_width=page.imagewidth if strips else page.tilewidth,
         tile_height=min(page.rowsperstrip, page.imagelength) if strips else page.tilelength,
-        offsets=page.dataoffsets,
-        byte_counts=page.databytecounts,
+        # A damaged tag may hold letters where numbers belong: told now, and not at the first read.
+        offsets=np.asarray(page.dataoffsets, np.int64).tolist(),
+        byte_counts=np.asarray(page.databytecounts, np.int64).tolist(),
         compression=compression,
         planes=planes,
         differences=page.predictor == _DIFFERENCES and not images,

@@ -16,6 +16,7 @@ import pytest
 from wsipipe.data.manifest import InputRecord, Manifest
 from wsipipe.data.units import Mpp
 from wsipipe.pipeline.demo_slides import write_aperio
+from wsipipe.stages.versions import VERSIONS
 
 
 def wsipipe(*arguments: object) -> subprocess.CompletedProcess[str]:
@@ -103,6 +104,7 @@ def test_what_follows_from_a_lost_output_waits_for_it_all_the_way(project: Path)
     train = features.model_copy(
         update={
             "stage": "train",
+            "stage_version": VERSIONS["train"],
             "item": "fold-0",
             "inputs": {"features of a": InputRecord(digest=store.digest, path=store.path)},
             "outputs": {},
