@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import difflib
 import tomllib
-from collections.abc import Mapping
-from dataclasses import dataclass
-from functools import cache
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from functools import cache, cached_property
 from importlib.resources import files
 from pathlib import Path
 from typing import Any, Literal
@@ -143,6 +143,8 @@ class Embedder:
     device: torch.device
     precision: Precision
     width: int
+    compiled: bool = False
+    """Whether torch.compile makes the network's kernels, at its first batch of each shape."""
 
     @torch.inference_mode()
     def __call__(self, tiles: Tensor) -> Tensor:
@@ -153,25 +155,61 @@ class Embedder:
         """
         pixels = self.pixels(tiles)
         if self.precision == "fp32":
-            return embed(self.model, pixels, self.backbone.pooling)
+            return self._network(self.model, pixels, self.backbone.pooling)
         with torch.autocast(self.device.type, dtype=_DTYPES[self.precision]):
-            return embed(self.model, pixels, self.backbone.pooling).float()
+            return self._network(self.model, pixels, self.backbone.pooling).float()
 
     def pixels(self, tiles: Tensor) -> Tensor:
         """Resize (antialiased), crop and normalise on the device: (B, 3, crop, crop) float32.
 
-        Equal to the backbone's own Pillow transform but for that one's rounding to whole grey values between its steps.
+        Pixels are those of the backbone's own transform, which Pillow makes: it resizes one axis after the other, and
+        brings both results to whole grey values. Near a half, a value here and there is rounded the other way.
         """
         backbone = self.backbone
-        x = tiles.to(self.device, non_blocking=True).permute(0, 3, 1, 2).float().div_(255)
-        if x.shape[-1] != backbone.resize:
-            side = (backbone.resize, backbone.resize)
-            x = functional.interpolate(x, size=side, mode=backbone.interpolation, antialias=True).clamp_(0, 1)
+        x = tiles.to(self.device, non_blocking=True).permute(0, 3, 1, 2).float()
+        side = backbone.resize
+        if x.shape[-1] != side:
+            x = self._resized(self._resized(x, (x.shape[-2], side)), (side, side))
+        x = x.div_(255)
         if backbone.crop and backbone.crop != backbone.resize:
             edge = (backbone.resize - backbone.crop) // 2
             x = x[..., edge : edge + backbone.crop, edge : edge + backbone.crop]
-        mean, std = (torch.tensor(v, device=self.device).view(1, 3, 1, 1) for v in (backbone.mean, backbone.std))
-        return x.sub_(mean).div_(std).contiguous(memory_format=torch.channels_last)
+        mean, std = self._mean_and_std
+        return x.sub_(mean).div_(std).contiguous(memory_format=_memory_format(self.model))
+
+    def _resized(self, grey: Tensor, size: tuple[int, int]) -> Tensor:
+        resized = functional.interpolate(grey, size=size, mode=self.backbone.interpolation, antialias=True)
+        return resized.clamp_(0, 255).add_(0.5).floor_()
+
+    def warm_up(self, batch_size: int) -> None:
+        """Compute one batch of the shape that will come, so that what cannot be compiled is told before the work.
+
+        :raises BackboneError: torch.compile fails on this machine or network.
+        """
+        side = self.backbone.resize
+        try:
+            self(torch.zeros((batch_size, side, side, 3), dtype=torch.uint8))
+        except torch.OutOfMemoryError:
+            raise
+        except RuntimeError as error:  # what torch.compile raises, whichever of its parts fails
+            if not self.compiled:
+                raise
+            raise BackboneError(
+                f"torch.compile fails on {self.backbone.name}: {(str(error).splitlines() or [repr(error)])[0]}",
+                hint="leave --compile out",
+            ) from error
+
+    @cached_property
+    def _network(self) -> Callable[[nn.Module, Tensor, Pooling], Tensor]:
+        return torch.compile(embed, dynamic=False) if self.compiled else embed
+
+    @cached_property
+    def _mean_and_std(self) -> tuple[Tensor, Tensor]:
+        """On the device once: a copy from ordinary memory with each batch would make the GPU wait for it."""
+        mean, std = (
+            torch.tensor(v, device=self.device).view(1, 3, 1, 1) for v in (self.backbone.mean, self.backbone.std)
+        )
+        return mean, std
 
 
 def load_embedder(
@@ -180,10 +218,12 @@ def load_embedder(
     device: torch.device,
     precision: Literal["auto"] | Precision = "auto",
     file: Path | None = None,
+    compile: bool = False,
 ) -> Embedder:
     """Build a backbone and load its weights.
 
     :param file: weights file to use instead of the package's or the hub's.
+    :param compile: have torch.compile make the kernels; see :meth:`Embedder.warm_up`.
     :raises BackboneError: weights that are not there, may not be had, or do not fit; missing and unexpected tensors
         are listed.
     """
@@ -191,13 +231,40 @@ def load_embedder(
     model = backbone.build("cpu")
     tensors = load_tensors(weights, like=model.state_dict())
     _fit(model, tensors, weights)
-    model = model.to(device).to(memory_format=torch.channels_last).requires_grad_(False)
+    return ready(backbone, model, weights, device=device, precision=precision, compile=compile)
+
+
+def ready(
+    backbone: Backbone,
+    model: nn.Module,
+    weights: Weights,
+    *,
+    device: torch.device,
+    precision: Literal["auto"] | Precision = "auto",
+    compile: bool = False,
+) -> Embedder:
+    """A network with its weights in it, on its device and in its number format.
+
+    Under autocast, the weights of convolutions and linear layers are cast at every batch; cast here, once, they give
+    the same bits in half the memory. Norms, embeddings and scales stay in fp32, as autocast leaves them.
+    """
     if precision == "auto":
         precision = "fp32" if device.type == "cpu" else backbone.precision
-    with torch.inference_mode():
-        side = backbone.crop or backbone.resize
-        width = embed(model, torch.zeros(1, 3, side, side, device=device), backbone.pooling).shape[1]
-    return Embedder(backbone, model, weights, device, precision, width)
+    if precision != "fp32":
+        for module in model.modules():
+            if type(module) in (nn.Linear, nn.Conv2d):
+                module.to(_DTYPES[precision])
+    model = model.to(device).to(memory_format=_memory_format(model)).requires_grad_(False)
+    side = backbone.crop or backbone.resize
+    embedder = Embedder(backbone, model, weights, device, precision, 0)
+    width = embedder(torch.zeros((1, side, side, 3), dtype=torch.uint8)).shape[1]
+    return replace(embedder, width=width, compiled=compile)
+
+
+def _memory_format(model: nn.Module) -> torch.memory_format:
+    """Convolutional networks are faster with channels last in memory; transformers have one convolution, at the start,
+    and do not care."""
+    return torch.contiguous_format if hasattr(model, "patch_embed") else torch.channels_last
 
 
 def _fit(model: nn.Module, tensors: Mapping[str, Tensor], weights: Weights) -> None:

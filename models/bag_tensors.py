@@ -7,7 +7,6 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from ..data.errors import UsageError
 from ..data.features import Bag
 from .tile_graph import knn_edges
 
@@ -38,20 +37,3 @@ class BagTensors:
 def bag_tensors(bag: Bag, neighbours: int) -> BagTensors:
     """A slide's tensors, its graph built of each tile's nearest ``neighbours`` on the slide."""
     return BagTensors(bag.slide_id, torch.from_numpy(bag.features), torch.as_tensor(knn_edges(bag.coords, neighbours)))
-
-
-def choose_device(name: str) -> torch.device:
-    """``auto`` is the first GPU there is, else the CPU; any other name is torch's own.
-
-    :raises UsageError: there is no such device here.
-    """
-    if name != "auto":
-        try:
-            return torch.empty(0, device=name).device
-        except (RuntimeError, AssertionError, ImportError) as error:
-            raise UsageError(
-                f"there is no device {name!r} here", hint="use auto, cpu, cuda, cuda:1 or mps; auto takes what there is"
-            ) from error
-    if torch.cuda.is_available():
-        return torch.device("cuda:0")
-    return torch.device("mps" if torch.backends.mps.is_available() else "cpu")

@@ -56,7 +56,8 @@ Debug = Annotated[bool, typer.Option("--debug", help="show the traces of errors"
 Retry = Annotated[bool, typer.Option("--retry-failed", help="try failed items again though their input is unchanged")]
 Replace = Annotated[bool, typer.Option("--replace", help="let these settings replace results of other settings")]
 Slides = Annotated[list[Path] | None, typer.Argument(help="slide files, or folders of slides", show_default=False)]
-Gpu = Annotated[int | None, typer.Option("--gpu", min=0, help="number of the GPU to use; the same as --device cuda:N")]
+Gpu = Annotated[str | None, typer.Option("--gpu", help="number of the GPU to use; the same as --device cuda:N")]
+Gpus = Annotated[str | None, typer.Option("--gpu", help="GPUs to use: 0, or 0,1, or all; a process each, one queue")]
 Weights = Annotated[Path | None, typer.Option(help="the backbone's weights file, if it is not in the hub's cache")]
 
 
@@ -111,12 +112,16 @@ class _Call:
         again, replace = self.options["retry_failed"], self.options["replace"]
         return settings, Runner(settings.workspace, self.console, retry_failed=again, replace=replace)
 
-    def on_gpu(self, section: str, gpu: int | None) -> None:
-        """Let ``--gpu N`` stand for ``--device cuda:N``."""
-        if gpu is not None:
-            if self.flags[section].get("device"):
-                raise UsageError("--gpu and --device say the same thing", hint="give one of them")
-            self.flags[section]["device"] = f"cuda:{gpu}"
+    def on_gpu(self, section: str, gpu: str | None) -> None:
+        """Let ``--gpu 0,1`` stand for ``--device cuda:0,cuda:1``, and ``--gpu all`` for every one."""
+        if gpu is None:
+            return
+        if self.flags[section].get("device"):
+            raise UsageError("--gpu and --device say the same thing", hint="give one of them")
+        numbers = [number.strip() for number in gpu.split(",")]
+        if numbers != ["all"] and not all(number.isdecimal() for number in numbers):
+            raise UsageError(f"--gpu {gpu} names no GPU", hint="give a number such as 0, several such as 0,1, or all")
+        self.flags[section]["device"] = ",".join(f"cuda:{number}" for number in numbers)
 
     def finish(self, summaries: Sequence[Summary], extra: dict[str, Any] | None = None) -> None:
         """Show the closing table, or the closing object; exit with 1 if items failed."""
@@ -177,7 +182,7 @@ def extract(
     tiles: Annotated[
         str | None, typer.Option(help="which tiles, such as 0.5mpp-224px; needed only where there are several")
     ] = None,
-    gpu: Gpu = None,
+    gpu: Gpus = None,
 ) -> None:
     """Turn tiles into feature vectors with a backbone: one zarr store a slide."""
     call.on_gpu("extract", gpu)

@@ -23,18 +23,19 @@ from .executors import Result, end_with, result_of, sigint_blocked
 
 
 def run_on_devices(
-    stage: Stage[Any], items: Sequence[Item], devices: Sequence[str], progress: Progress
+    stage: Stage[Any], items: Sequence[Item], devices: Sequence[str], progress: Progress, notes: list[str]
 ) -> Generator[Result, None, None]:
     """Run the items on several devices.
 
+    :param notes: what each device's process says at its end is added here.
     :raises WsipipeError: a process cannot begin, for want of its device, say.
     """
     lost: list[Item] = []
-    yield from _round(stage, sorted(items, key=lambda item: -item.size), devices, progress, lost)
+    yield from _round(stage, sorted(items, key=lambda item: -item.size), devices, progress, notes, lost)
     for item in lost:
         start, clock = datetime.now(UTC), time.monotonic()
         again: list[Item] = []
-        yield from _round(stage, [item], devices[:1], progress, again)
+        yield from _round(stage, [item], devices[:1], progress, notes, again)
         if again:
             died = SlideError(
                 "the process that worked on it died (a crash in a decoder or on the GPU, or no memory left)",
@@ -45,7 +46,12 @@ def run_on_devices(
 
 
 def _round(
-    stage: Stage[Any], items: Sequence[Item], devices: Sequence[str], progress: Progress, lost: list[Item]
+    stage: Stage[Any],
+    items: Sequence[Item],
+    devices: Sequence[str],
+    progress: Progress,
+    notes: list[str],
+    lost: list[Item],
 ) -> Generator[Result, None, None]:
     """Hand out all items once; what processes had in work when they died is added to ``lost``."""
     queue = deque(items)
@@ -74,6 +80,8 @@ def _round(
                         progress.advance(told)
                     case "say":
                         progress.say(told)
+                    case "note":
+                        notes.append(told)
                     case "unready":
                         raise told
     lost.extend(queue)  # every process died before it was given out
@@ -89,7 +97,8 @@ def _processes(stage: Stage[Any], devices: Sequence[str]) -> Iterator[list[Conne
         with sigint_blocked():  # Ctrl-C reaches the whole group: we decide
             for device in devices:
                 here, there = context.Pipe()
-                process = context.Process(target=_serve, args=(stage.on(device, len(devices)), there, theirs))
+                share = stage.on(device, len(devices))
+                process = context.Process(target=_serve, args=(share, device, there, theirs))
                 process.start()
                 there.close()
                 begun.append((process, here))
@@ -104,7 +113,7 @@ def _processes(stage: Stage[Any], devices: Sequence[str]) -> Iterator[list[Conne
         ours.close()
 
 
-def _serve(stage: Stage[Any], parent: Connection, life: Connection) -> None:
+def _serve(stage: Stage[Any], device: str, parent: Connection, life: Connection) -> None:
     """What a process does: ask for items until there are none, and tell their results."""
     threading.Thread(target=end_with, args=(life,), daemon=True).start()
     told = _Told(parent)
@@ -122,6 +131,8 @@ def _serve(stage: Stage[Any], parent: Connection, life: Connection) -> None:
         return
     for item, outcome in stage.stream(take(), told):
         told.send("result", result_of(stage, item, outcome, *taken.pop(item.id)))
+    for note in stage.closing_notes():
+        told.send("note", f"{device}: {note}")
 
 
 class _Told:

@@ -53,7 +53,8 @@ class Runner:
                 self._keep_current(stage, decision, history)
             for note in (*recovered, *plan.notes):
                 self.console.note(f"{stage.name}: {note}")
-            results = [*self._reject(stage, plan.rejected, history), *self._do(stage, decisions)]
+            closing_notes: list[str] = []
+            results = [*self._reject(stage, plan.rejected, history), *self._do(stage, decisions, closing_notes)]
         outcomes = [result.outcome for result in results if result.outcome]
         waiting = [d.record for d in decisions if d.verdict == "waiting" and d.record is not None]
         return Summary(
@@ -67,7 +68,7 @@ class Runner:
                 *(_failure(result.item.id, result.error) for result in results if result.error),
                 *(_failure(record.item, record.error, waiting=True) for record in waiting if record.error),
             ),
-            notes=(*recovered, *plan.notes, *(note for outcome in outcomes for note in outcome.notes)),
+            notes=(*recovered, *plan.notes, *(note for outcome in outcomes for note in outcome.notes), *closing_notes),
             units=sum(int(outcome.stats.get(stage.unit, 0)) for outcome in outcomes) if stage.unit else 0,
             unit=stage.unit,
             seconds=(datetime.now(UTC) - begin).total_seconds(),
@@ -91,7 +92,7 @@ class Runner:
                 self._record(stage, result, Decision(result.item, "run", "", mark, {}))
         return results
 
-    def _do(self, stage: Stage[Any], decisions: list[Decision]) -> list[Result]:
+    def _do(self, stage: Stage[Any], decisions: list[Decision], closing_notes: list[str]) -> list[Result]:
         todo = {d.item.id: d for d in decisions if d.verdict == "run"}
         items = [replace(d.item, fingerprint=d.fingerprint) for d in todo.values()]
         results: list[Result] = []
@@ -101,7 +102,7 @@ class Runner:
                 return results
             workers = min(stage.workers, len(items))
             if len(stage.devices) > 1:
-                running = run_on_devices(stage, items, stage.devices, progress)
+                running = run_on_devices(stage, items, stage.devices, progress, closing_notes)
             elif stage.processes and (workers > 1 or stage.seconds_an_item is not None):
                 running = run_in_processes(stage, items, workers)
             else:
@@ -113,6 +114,9 @@ class Runner:
                     progress.finished(result)
                     for note in result.outcome.notes if result.outcome else ():
                         self.console.note(f"{stage.name}: {note}")
+            closing_notes += stage.closing_notes()
+        for note in closing_notes:
+            self.console.note(f"{stage.name}: {note}")
         return results
 
     def _record(self, stage: Stage[Any], result: Result, decision: Decision) -> None:

@@ -123,7 +123,7 @@ class DecodeThreads:
                 SlideError(
                     f"the tile at x={x} y={y} was given up after {seconds:g} s: a decoder hangs, or the storage does",
                     path=bag.slide.path,
-                    hint="check the file and the disk it lies on; if both are sound, raise --timeout "
+                    hint="check the file and the disk it lies on; if both are sound, raise --tile-timeout "
                     "and use --retry-failed",
                 )
             )

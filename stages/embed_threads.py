@@ -155,7 +155,8 @@ class CudaStreams(EmbedThreads):
     def __init__(self, embedder: Embedder, done: Callable[[Batch], None], profile: Path | None) -> None:
         super().__init__(embedder, done, profile)
         self._device, self._width = embedder.device, embedder.width
-        self._copying, self._computing = (torch.cuda.Stream(self._device) for _ in range(2))
+        torch.cuda.set_device(self._device)  # else pinned memory takes up room on the first GPU
+        self._copying, self._computing = (_stream(self._device) for _ in range(2))
         self._slots: SimpleQueue[_Slot | None] = SimpleQueue()
         for _ in range(IN_FLIGHT):
             self._slots.put(None)
@@ -207,10 +208,16 @@ class CudaStreams(EmbedThreads):
             return _Slot(
                 torch.empty(tiles.shape, dtype=torch.uint8, device=self._device),
                 torch.empty((len(tiles), self._width), dtype=torch.float32, pin_memory=True),
-                torch.cuda.Event(),
-                torch.cuda.Event(enable_timing=True),
-                torch.cuda.Event(enable_timing=True, blocking=True),
+                *(_event(timed=timed) for timed in (False, True, True)),
             )
+
+
+def _stream(device: torch.device) -> torch.cuda.Stream:
+    return torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
+
+
+def _event(*, timed: bool) -> torch.cuda.Event:
+    return torch.cuda.Event(enable_timing=timed, blocking=True)  # type: ignore[no-untyped-call]  # waits asleep
 
 
 def embed_threads(
@@ -236,8 +243,7 @@ class Trace:
         self._profiler = None
         if self._file is not None:
             self._profiler = torch.profiler.profile(
-                activities=[ProfilerActivity.CPU]
-                + ([ProfilerActivity.CUDA] if torch.cuda.is_available() else []),
+                activities=[ProfilerActivity.CPU] + ([ProfilerActivity.CUDA] if torch.cuda.is_available() else []),
                 schedule=torch.profiler.schedule(wait=0, warmup=_WARM_UP, active=_PROFILED, repeat=1),
                 on_trace_ready=self._write,
             )

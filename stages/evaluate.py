@@ -20,8 +20,8 @@ from ..data.artifact import whole
 from ..data.errors import CohortError
 from ..data.features import read_bag
 from ..data.manifest import Manifest
-from ..models.bag_tensors import choose_device
 from ..models.bundle import read_bundle
+from ..models.devices import choose_device
 from ..models.metrics import binary_metrics
 from .settings import Runtime, Settings
 from .split import split_output

@@ -2,27 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+import os
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from copy import copy
 from dataclasses import dataclass
 from functools import cache
 from importlib.metadata import version
 from pathlib import Path
+from typing import Self
 
-import numpy as np
 import torch
 
 from .. import __version__
 from ..data.artifact import stamp
 from ..data.errors import SlideError, UsageError
-from ..data.features import FeatureFacts, write_features
+from ..data.features import FeatureFacts, FeatureWriter
 from ..data.manifest import InputRecord, Manifest, OutputRecord
 from ..data.readers import open_slide
 from ..data.slides_on_disk import slide_identity
 from ..data.tiles import read_tiles
 from ..models.backbone import Embedder, find_backbone, load_embedder
-from ..models.bag_tensors import choose_device
+from ..models.devices import choose_device, choose_devices
 from ..models.weights import digest_of_weights, find_weights
-from .feed import OpenBag, TileFeed
+from .feed import TileFeed
+from .feed_batch import OpenBag
+from .feed_report import FeedReport
 from .settings import ExtractSettings
 from .stage import FileInput, Input, Item, Outcome, OutputInput, Plan, Progress, Stage, upstream
 from .versions import VERSIONS
@@ -63,7 +67,8 @@ class ExtractStage(Stage[ExtractSettings]):
         super().__init__(settings, folder, workspace)
         self.tiles = tiles
         self.only = None if only is None else frozenset(only)
-        self._digest_of_weights = cache(digest_of_weights)  # of gigabytes: once a run
+        self._digest_of_weights: Callable[[Path], str] = cache(digest_of_weights)  # of gigabytes: once a run
+        self._report: FeedReport | None = None
 
     def plan(self) -> Plan:
         tiled = upstream(Manifest.of(self.tiles), "tile", self.workspace, only=self.only)
@@ -98,12 +103,28 @@ class ExtractStage(Stage[ExtractSettings]):
             items.append(Item(slide_id, inputs, payload, size=int(record.stats["tiles"])))
         return Plan(items, rejected, tiled.notes)
 
+    @property
+    def devices(self) -> list[str]:
+        return [str(device) for device in choose_devices(self.settings.device)]
+
+    def on(self, device: str, of: int) -> Self:
+        """One device's part: its share of the cores, too."""
+        stage = copy(self)
+        threads = self.settings.threads or max((os.cpu_count() or 1) // of, 1)
+        stage.settings = self.settings.model_copy(update={"device": device, "threads": threads})
+        stage._digest_of_weights = digest_of_weights  # the cached one does not cross to another process
+        return stage
+
     def setup(self) -> None:
         settings = self.settings
         device = choose_device(settings.device)
         backbone = find_backbone(settings.backbone, settings.pooling)
         self.embedder: Embedder = load_embedder(
-            backbone, device=device, precision=settings.precision, file=settings.weights
+            backbone,
+            device=device,
+            precision=settings.precision,
+            file=settings.weights,
+            compile=settings.compile,
         )
         self.weights_digest = self._digest_of_weights(self.embedder.weights.path.resolve())
 
@@ -114,34 +135,47 @@ class ExtractStage(Stage[ExtractSettings]):
             progress,
             batch_size=settings.batch_size,
             threads=settings.threads,
-            max_bad_tiles=settings.max_bad_tiles,
+            timeout=settings.tile_timeout,
+            profile=settings.profile,
         )
         for item, bag in feed.run(items, self._open):
             yield item, bag if isinstance(bag, Exception) else self._finish(bag)
+        self._report = feed.report
+
+    def closing_notes(self) -> Sequence[str]:
+        """What bound the extraction, for the end of its summary."""
+        return self._report.sentences() if self._report else ()
 
     def _open(self, item: Item) -> OpenBag:
         payload: TiledSlide = item.payload
+        settings = self.settings
         tiles = read_tiles(payload.tiles)
         slide = open_slide(payload.path, mpp_override=payload.mpp_override)
-        features = np.empty((len(tiles), self.embedder.width), np.float32)
-        return OpenBag(item, slide, tiles, features, left=len(tiles))
+        try:
+            sink = FeatureWriter(
+                self._path_of(item), width=self.embedder.width, dtype=settings.store_dtype, most=len(tiles)
+            )
+        except BaseException:
+            slide.close()
+            raise
+        return OpenBag(item, slide, tiles, sink, settings.max_bad_tiles)
 
     def _finish(self, bag: OpenBag) -> Outcome | Exception:
-        """Write a slide whose tiles are all done."""
-        bag.slide.close()
+        """Finish the store of a slide whose tiles are all done."""
+        bag.close()
         if bag.error is not None:
+            bag.sink.discard()
             return bag.error
-        good = np.setdiff1d(np.arange(len(bag.tiles)), bag.bad)
-        path = self.folder / f"{bag.item.id}.zarr"
+        bag.bad.sort()
         try:
-            write_features(
-                path, bag.features[good], bag.tiles.coords[good], self._facts(bag), dtype=self.settings.store_dtype
-            )
+            bag.sink.finish(self._facts(bag))
         except Exception as error:  # noqa: BLE001  fails this slide alone; the runner records it
             return error
-        return Outcome(
-            {"features": path}, {"tiles": len(good), "bad_tiles": len(bag.bad), "width": self.embedder.width}
-        )
+        stats = {"tiles": len(bag.tiles) - len(bag.bad), "bad_tiles": len(bag.bad), "width": self.embedder.width}
+        return Outcome({"features": self._path_of(bag.item)}, stats)
+
+    def _path_of(self, item: Item) -> Path:
+        return self.folder / f"{item.id}.zarr"
 
     def _facts(self, bag: OpenBag) -> FeatureFacts:
         embedder, payload, tiles = self.embedder, bag.item.payload, bag.tiles

@@ -1,4 +1,4 @@
-"""What travels through the feed: slides in work, and batches of their tiles in buffers that are used again and again."""
+"""What travels through the feed: slides in work, and batches of their tiles in buffers that are used again."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import torch
 from numpy.typing import NDArray
 
 from ..data.errors import SlideError
+from ..data.features import FeatureFacts
 from ..data.slide import Slide
 from ..data.tiles import TileSet
 from .stage import Item
@@ -22,8 +23,11 @@ class FeatureSink(Protocol):
     def append(self, features: NDArray[np.floating[Any]], coords: NDArray[np.int64]) -> None:
         """Features (n, width) of the next n tiles, and their places (n, 2)."""
 
+    def finish(self, facts: FeatureFacts) -> None:
+        """That was all of them."""
+
     def discard(self) -> None:
-        """Give up what was appended."""
+        """Give up what was appended, if it is not finished."""
 
 
 @dataclass(eq=False)

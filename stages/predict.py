@@ -26,8 +26,8 @@ from ..data.manifest import Manifest
 from ..data.overview import read_overview
 from ..data.readers import open_slide
 from ..data.tiles import read_tile, read_tiles
-from ..models.bag_tensors import choose_device
 from ..models.bundle import Bundle, folds_of, read_bundle
+from ..models.devices import choose_device
 from .heatmap import draw_heatmap, tile_scores_geojson, top_tiles_strip
 from .settings import PredictSettings
 from .stage import Input, Item, Outcome, OutputInput, Plan, Progress, Stage, ValueInput, upstream

@@ -118,7 +118,9 @@ class ExtractSettings(Settings):
     max_bad_tiles: float = Field(
         0.01, ge=0, le=1, description="a slide with a larger fraction of undecodable tiles fails; fewer are left out"
     )
-    device: str = Runtime("auto", description="cpu, cuda, cuda:1 or mps; auto takes the first GPU there is")
+    device: str = Runtime(
+        "auto", description="cpu, cuda, cuda:1 or mps; several as cuda:0,cuda:1; auto takes the first GPU there is"
+    )
     batch_size: int | None = Runtime(
         None, ge=1, examples=[64], description="tiles a batch; default: 4 on a CPU, 64 on a GPU"
     )
@@ -127,6 +129,13 @@ class ExtractSettings(Settings):
         ge=1,
         examples=[8],
         description="threads that decode tiles, and on a CPU compute them; default: one a core",
+    )
+    tile_timeout: float = Runtime(
+        300.0, gt=0, description="seconds after which a tile that cannot be read fails its slide"
+    )
+    compile: bool = Runtime(False, description="let torch.compile make the network's kernels (minutes, once)")
+    profile: Path | None = Runtime(
+        None, examples=["trace.json"], description="write a trace of some batches, for chrome://tracing or Perfetto"
     )
 
     def folder_name(self) -> str:

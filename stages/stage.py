@@ -152,6 +152,10 @@ class Stage(ABC, Generic[S]):
     def plan(self) -> Plan:
         """List the items, from the files given and from the manifests of earlier stages."""
 
+    def closing_notes(self) -> Sequence[str]:
+        """What the user should know when the last item is done, such as what bound the work."""
+        return ()
+
     def setup(self) -> None:
         """Prepare this process, once, before its first item: open the model, say."""
 

@@ -89,7 +89,7 @@ class TileStage(Stage[TileSettings]):
         return self.settings.timeout * 60
 
     def _device(self) -> str:
-        from ..models.bag_tensors import choose_device  # loads torch, which tiling needs for nothing else
+        from ..models.devices import choose_device  # loads torch, which tiling needs for nothing else
 
         return str(choose_device(self.settings.device))
 

@@ -20,8 +20,9 @@ from ..data.artifact import remove
 from ..data.errors import CohortError
 from ..data.features import FeatureFacts
 from ..data.manifest import Manifest, OutputRecord, Record
-from ..models.bag_tensors import BagTensors, choose_device
+from ..models.bag_tensors import BagTensors
 from ..models.bundle import BagRecipe, BundleFacts, Question, seen_hashes, write_bundle
+from ..models.devices import choose_device
 from ..models.fit import Epoch, Fit, FitSettings, PatientBags, fit, memory_usage, patient_logits
 from ..models.metrics import youden_threshold
 from ..models.momkd import MoMKD, MoMKDConfig, preset

@@ -65,6 +65,9 @@ class CopyStage(Stage[CopySettings]):
     def devices(self) -> list[str]:
         return self.settings.devices
 
+    def closing_notes(self) -> list[str]:
+        return ["the end"]
+
     def on(self, device: str, of: int) -> CopyStage:
         stage = copy_of(self)
         stage.device = device

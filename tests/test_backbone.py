@@ -23,8 +23,8 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from torchvision import transforms
 from wsipipe.data.errors import BackboneError
-from wsipipe.models.backbone import Backbone, Embedder, embed, find_backbone, load_embedder
-from wsipipe.models.weights import digest_of_weights, find_weights
+from wsipipe.models.backbone import Backbone, Embedder, embed, find_backbone, load_embedder, ready
+from wsipipe.models.weights import Weights, digest_of_weights, find_weights
 
 CPU = torch.device("cpu")
 
@@ -129,8 +129,9 @@ def test_resizing_equals_the_pillow_transform(
     given = ours.pixels(tiles)
     assert given.shape == wanted.shape
     difference = ((given - wanted) * torch.tensor(std).view(3, 1, 1)).abs() * 255
-    assert difference.mean() < 0.5  # grey values; Pillow rounds twice, we do not
-    assert difference.max() < 2
+    # Grey values. Some were near a half and are rounded the other way; bilinear 8 to 7 has halves most often.
+    assert difference.mean() < (0.1 if interpolation == "bilinear" else 0.01)
+    assert difference.max() < 2.01
 
 
 def test_pixels_that_fit_are_only_normalised(embedder: Embedder) -> None:
@@ -149,6 +150,77 @@ def test_a_tiles_features_do_not_depend_on_its_company(embedder: Embedder) -> No
     assert torch.equal(together[5], padded[0])
     assert torch.equal(together, embedder(tiles))
     torch.testing.assert_close(embedder(tiles[5:6])[0], together[5], rtol=1e-5, atol=1e-5)  # another batch shape
+
+
+# ----- number formats and kernels -----
+
+
+def random_vit(precision: Any = "fp32") -> Embedder:
+    """A small transformer with the same random weights each time."""
+    torch.manual_seed(0)
+    backbone = find_backbone("vit_tiny_patch16_224", "cls")
+    return ready(backbone, backbone.build("cpu"), Weights(Path("none"), "random"), device=CPU, precision=precision)
+
+
+@pytest.mark.parametrize("network", ["embedded", "vit"])
+def test_weights_cast_once_give_the_bits_of_autocast(embedder: Embedder, network: str) -> None:
+    """bf16 is near fp32, and what torch.autocast makes of the fp32 network, in half the memory."""
+    full = embedder if network == "embedded" else random_vit()
+    half = (
+        load_embedder(embedder.backbone, device=CPU, precision="bf16") if network == "embedded" else random_vit("bf16")
+    )
+    tiles = textured(3, 224)
+    with torch.inference_mode(), torch.autocast("cpu", dtype=torch.bfloat16):
+        wanted = embed(full.model, full.pixels(tiles), full.backbone.pooling).float()
+    given = half(tiles)
+    assert (given.dtype, half.precision, half.width) == (torch.float32, "bf16", full.width)
+    assert torch.equal(given, wanted)
+    cosine = torch.nn.functional.cosine_similarity(given, full(tiles))
+    assert not torch.equal(given, full(tiles))
+    assert cosine.min() > 0.998
+    size = [sum(p.nbytes for p in its.model.parameters()) for its in (half, full)]
+    assert size[0] < 0.6 * size[1]
+
+
+def test_convolutional_networks_have_channels_last(embedder: Embedder) -> None:
+    tiles = textured(2, 224)
+    assert embedder.pixels(tiles).is_contiguous(memory_format=torch.channels_last)
+    assert random_vit().pixels(tiles).is_contiguous()
+
+
+class OneLayer(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(3, 5)
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        return torch.as_tensor(self.layer(pixels.mean((2, 3))).relu())
+
+
+def compiled(backbone: Backbone) -> tuple[Embedder, Embedder]:
+    """A small network as it is, and compiled."""
+    torch.manual_seed(0)
+    network, weights = OneLayer(), Weights(Path("none"), "random")
+    plain = ready(backbone, network, weights, device=CPU)
+    return plain, ready(backbone, network, weights, device=CPU, compile=True)
+
+
+def test_compiled_it_gives_the_same(embedder: Embedder) -> None:
+    plain, fast = compiled(embedder.backbone)
+    fast.warm_up(4)
+    tiles = textured(4, 224)
+    torch.testing.assert_close(fast(tiles), plain(tiles), rtol=1e-5, atol=1e-5)
+
+
+def test_where_nothing_can_be_compiled_the_way_out_is_told(embedder: Embedder) -> None:
+    torch.compiler.reset()
+    _, fast = compiled(embedder.backbone.model_copy(update={"resize": 48}))
+    without = {"cpp.cxx": ("no-such-compiler",), "force_disable_caches": True}
+    refused = pytest.raises(BackboneError, match=r"torch\.compile fails on efficientnet-lite0")
+    with torch._inductor.config.patch(without), refused as caught:
+        fast.warm_up(3)
+    assert "--compile" in caught.value.hint
+    torch.compiler.reset()
 
 
 # ----- pooling -----

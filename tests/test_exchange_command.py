@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 from typer.testing import CliRunner, Result
-from wsipipe.data.features import read_bag, write_features
+from wsipipe.data.features import read_bag
 from wsipipe.data.units import Mpp
 from wsipipe.pipeline.cli import app
 from wsipipe.pipeline.demo_slides import write_aperio

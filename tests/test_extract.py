@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +17,10 @@ import pytest
 import tifffile
 import timm
 import torch
+from PIL import Image
 from safetensors.torch import save_file
 from wsipipe.data.features import Bag, read_bag
+from wsipipe.data.manifest import Manifest
 from wsipipe.data.units import Mpp
 from wsipipe.models.weights import EMBEDDED, find_weights, load_tensors
 from wsipipe.pipeline.demo_slides import write_aperio
@@ -25,10 +29,13 @@ FEATURES = "features/0.5mpp-64px"
 TILING = ("--tile-px", 64)
 
 
+COMMAND = (sys.executable, "-c", "from wsipipe.pipeline.cli import main; main()")
+OFFLINE = {**os.environ, "HF_HUB_OFFLINE": "1"}
+
+
 def wsipipe(*arguments: object) -> tuple[int, dict[str, Any], str]:
-    command = [sys.executable, "-c", "from wsipipe.pipeline.cli import main; main()", *map(str, arguments), "--json"]
-    offline = {**os.environ, "HF_HUB_OFFLINE": "1"}
-    result = subprocess.run(command, capture_output=True, text=True, env=offline, check=False)
+    command = [*COMMAND, *map(str, arguments), "--json"]
+    result = subprocess.run(command, capture_output=True, text=True, env=OFFLINE, check=False)
     return result.returncode, json.loads(result.stdout.splitlines()[-1]), result.stderr
 
 
@@ -74,6 +81,63 @@ def test_the_features_are_those_of_a_plain_timm_loop(slides: Path, tmp_path: Pat
             pixels = torch.from_numpy(tile).permute(2, 0, 1).float() / 255
             expected = model((pixels[None] - 0.5) / 0.5)[0].numpy()
             np.testing.assert_allclose(ours, expected, rtol=1e-4, atol=1e-4)
+
+
+def cosines(a: np.ndarray[Any, Any], b: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    lengths = np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1)
+    return np.asarray((a * b).sum(axis=1) / lengths)
+
+
+def test_a_real_slides_features_are_those_of_ten_lines_of_timm(shared: Path, tmp_path: Path) -> None:
+    """Tiles by OpenSlide, the network by timm. 448 px tiles: the network's own resize is in it too."""
+    slide = shared / "slides" / "CMU-1-Small-Region.svs"
+    assert wsipipe("tile", slide, "-w", tmp_path, "--tile-px", 448)[0] == 0
+    asked = ("extract", "-w", tmp_path, "--device", "cpu", "--store-dtype", "float32")
+    assert wsipipe(*asked)[0] == 0
+    bag = read_bag(tmp_path / "features/0.5mpp-448px" / EMBEDDED / "CMU-1-Small-Region.zarr")
+    model = timm.create_model("tf_efficientnet_lite0", num_classes=0).eval()
+    model.load_state_dict(load_tensors(find_weights(EMBEDDED, None), model.state_dict()))
+    with openslide.OpenSlide(slide) as opened, torch.inference_mode():
+        tiles = [
+            np.array(opened.read_region((x, y), 0, (448, 448)).convert("RGB").resize((224, 224), Image.BICUBIC))
+            for x, y in bag.coords.tolist()
+        ]
+        pixels = torch.from_numpy(np.stack(tiles)).permute(0, 3, 1, 2).float() / 255
+        wanted = model((pixels - 0.5) / 0.5).numpy()
+    assert len(wanted) > 10
+    assert cosines(bag.features, wanted).min() > 0.9999
+
+
+def test_an_interrupted_extraction_loses_no_finished_slide(tmp_path: Path) -> None:
+    slide = tmp_path / "original.svs"
+    write_aperio(slide, tissue(5, 512), mpp=Mpp(0.5))
+    (tmp_path / "slides").mkdir()
+    for number in range(6):
+        (tmp_path / "slides" / f"s{number}.svs").hardlink_to(slide)
+    assert wsipipe("tile", tmp_path / "slides", "-w", tmp_path, *TILING)[0] == 0
+    stores = tmp_path / FEATURES / EMBEDDED
+    manifest = Manifest.of(stores)
+    words = ["extract", "-w", str(tmp_path), "--device", "cpu"]
+    process = subprocess.Popen([*COMMAND, *words], stderr=subprocess.PIPE, text=True, env=OFFLINE)
+    patience = time.monotonic() + 120
+    while not manifest.path.exists() or not manifest.path.stat().st_size:
+        assert process.poll() is None
+        assert time.monotonic() < patience
+        time.sleep(0.01)
+    process.send_signal(signal.SIGINT)
+    told = time.monotonic()
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert time.monotonic() - told < 10  # it ends within a batch; interpreter and libraries take their time
+    assert "Traceback" not in errors
+    done = manifest.latest("extract")
+    assert 1 <= len(done) < 6
+    assert {store.stem for store in stores.glob("*.zarr")} == set(done)
+    assert not list(tmp_path.rglob(".partial-*"))
+    code, answer, _ = wsipipe(*words)
+    assert (code, answer["stages"][0]["done"], answer["stages"][0]["before"]) == (0, 6 - len(done), len(done))
+    bags = [read_bag(stores / f"s{number}.zarr") for number in range(6)]
+    assert all((bag.features == bags[0].features).all() for bag in bags)
 
 
 def test_a_slide_alone_and_among_others_gives_the_same_bits(slides: Path, tmp_path: Path) -> None:

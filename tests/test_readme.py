@@ -28,17 +28,25 @@ def test_the_demo_command_differs_from_the_test_command_in_what_it_runs_only() -
     assert demo.split(" && ")[1] == tests.split(" && ")[1].replace("'.[test]'", ".")
 
 
-COMMANDS = [
-    line.split("#")[0].strip()
-    for kind, block in BLOCKS
-    if kind == "sh"
-    for line in block.splitlines()
-    if line.startswith("wsipipe ")
-]
+PAGES = ["README.md", "docs/benchmarks.md", "docs/docker.md", "docs/features.md", "docs/tiling.md"]
+COMMANDS = sorted(
+    {
+        line.split("#")[0].strip()
+        for page in PAGES
+        for kind, block in re.findall(r"```(\w*)\n(.*?)```", (ROOT / page).read_text(encoding="utf-8"), flags=re.DOTALL)
+        if kind == "sh"
+        for line in block.splitlines()
+        if line.startswith("wsipipe ")
+    }
+)
+
+
+def test_every_page_is_read() -> None:
+    assert sorted(PAGES) == ["README.md", *sorted(f"docs/{file.name}" for file in (ROOT / "docs").glob("*.md"))]
 
 
 @pytest.mark.parametrize("line", COMMANDS)
-def test_every_command_in_the_readme_is_one_that_the_program_takes(line: str) -> None:
+def test_every_command_in_the_documentation_is_one_that_the_program_takes(line: str) -> None:
     """Its words are parsed; what it names is not here, so that it may fail for that (1, 2), but not for its flags."""
     words = shlex.split(line)[1:]
     command = [sys.executable, "-c", "from wsipipe.pipeline.cli import main; main()", *words, "--help"]
@@ -46,7 +54,7 @@ def test_every_command_in_the_readme_is_one_that_the_program_takes(line: str) ->
     assert result.returncode == 0, result.stderr
 
 
-@pytest.mark.parametrize("page", ["README.md", "docs/benchmarks.md", "docs/docker.md", "docs/tiling.md"])
+@pytest.mark.parametrize("page", PAGES)
 def test_links_lead_somewhere(page: str) -> None:
     for target in re.findall(r"\]\(([^)#]+)\)", (ROOT / page).read_text(encoding="utf-8")):
         assert target.startswith("https://") or ((ROOT / page).parent / target).exists(), target

@@ -267,7 +267,7 @@ def test_one_failing_item_never_stops_the_others(place: Path) -> None:
     }
     failed = dict.fromkeys(["0", "aa", "bb", "cc", "d", "reject-e"], "failed")
     assert statuses(place) == dict.fromkeys("abc", "done") | failed
-    assert summary.notes == ("a note",)
+    assert summary.notes == ("a note", "the end")
 
 
 def test_a_bad_input_waits_until_it_changes_or_is_told_to(place: Path) -> None:
@@ -389,6 +389,7 @@ def test_several_devices_share_the_items_and_give_the_same(tmp_path: Path) -> No
     assert {name: result(one, name) for name in texts} == {name: result(two, name) for name in texts}
     lines = [line.split() for line in (two / "calls").read_text().splitlines() if line.startswith("do ")]
     assert {device for *_, device in lines} == {"left", "right"}
+    assert {"left: the end", "right: the end"} <= set(summary.notes)
     assert len({process for _, _, process, _ in lines}) == 2
     # Each takes the largest that is left, so that none ends long after the others.
     for device in ("left", "right"):
@@ -504,4 +505,4 @@ def test_what_a_killed_run_left_is_told(place: Path) -> None:
     copies = place / "work" / "copies"
     copies.mkdir(parents=True)
     (copies / ".partial-a.txt").write_text("HALF")
-    assert copy(place).notes == ("removed the unfinished a.txt",)
+    assert copy(place).notes == ("removed the unfinished a.txt", "the end")

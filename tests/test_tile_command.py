@@ -1,5 +1,4 @@
-"""`wsipipe tile` and `wsipipe export` as a lab uses them: annotations, other tools' tiles, faults of files and disks.
-"""
+"""`wsipipe tile` and `wsipipe export` as a lab uses them: annotations, other tools' tiles, faults of all kinds."""
 
 from __future__ import annotations
 
