@@ -11,6 +11,7 @@ import time
 from collections import deque
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from datetime import UTC, datetime
 from multiprocessing import get_context
 from multiprocessing.connection import Connection, wait
@@ -72,7 +73,7 @@ def _round(
                         if item is not None:
                             in_work[connection][item.id] = item
                         with suppress(OSError):  # it died meanwhile: seen when it is read next
-                            connection.send(item)
+                            connection.send(item and replace(item, inputs={}))  # they are the runner's, and stay
                     case "result":
                         del in_work[connection][told.item.id]
                         yield told
