@@ -88,7 +88,9 @@ def check_block_unit(block: Block, unit: str, matrix: npt.NDArray[np.float32]) -
     :raises ExpressionError: the values contradict it.
     """
     if unit not in UNITS.get(block, {}):
-        raise UsageError(f"{block} has no unit {unit!r}", hint=f"choose {' or '.join(UNITS.get(block, {})) or 'a block'}")
+        raise UsageError(
+            f"{block} has no unit {unit!r}", hint=f"choose {' or '.join(UNITS.get(block, {})) or 'a block'}"
+        )
     rule = UNITS[block][unit]
     values = matrix[~np.isnan(matrix)]
     if not len(values):

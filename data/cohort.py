@@ -117,6 +117,17 @@ def read_cohort(path: Path) -> CohortTable:
     return CohortTable(path, _one_row_a_slide(frame, path, notes), tuple(notes))
 
 
+def read_clinical(path: Path) -> pd.DataFrame:
+    """Any table about patients, as it is: a row a line, all columns as text. The same files are read as by
+    :func:`read_cohort`.
+
+    :raises CohortError: not a table.
+    """
+    text, notes = _read_text(path)
+    header, rows, _ = _read_rows(text, path, notes)
+    return pd.DataFrame(rows, columns=header, dtype=str)
+
+
 def _read_text(path: Path) -> tuple[str, list[str]]:
     try:
         raw = path.read_bytes()

@@ -68,6 +68,7 @@ def patient_labels(
     match: SlideMatch | None = None,
     unusable: Mapping[str, str] | None = None,
     keep_frozen: bool = False,
+    drop_conflicts: bool = False,
 ) -> PatientLabels:
     """Read one label column as the patients' labels.
 
@@ -80,21 +81,24 @@ def patient_labels(
     :param unusable: slide id on disk → why it cannot be used (``"slide failed"``, ``"no tissue"``): a patient's
         reason when none is left.
     :param keep_frozen: use TCGA's frozen slides too.
-    :raises CohortError: no such column; a value both positive and negative; patients with both labels; a class that
-        no patient has.
+    :param drop_conflicts: drop patients whose rows say both positive and negative, with that reason, instead of
+        refusing the table.
+    :raises CohortError: no such column; a value both positive and negative; patients with both labels, all listed; a
+        class that no patient has.
     """
     column = table.column(column)
     classes = _classes(table, column, positive, negative)
     values: dict[str, list[str]] = {}
     for patient, value in zip(table.frame["patient_id"], table.frame[column], strict=True):
         values.setdefault(patient, []).append(value)
-    conflicts = [
-        f"{patient} ({' and '.join(sorted(set(own)))})"
+    conflicts = {
+        patient: " and ".join(sorted(set(own)))
         for patient, own in sorted(values.items())
         if {0, 1} <= {classes.get(value.casefold()) for value in own}
-    ]
-    if conflicts:
-        what = f"column {column}: {len(conflicts)} patients are both positive and negative: {some(conflicts, 20)}"
+    }
+    if conflicts and not drop_conflicts:
+        listed = ", ".join(f"{patient} ({both})" for patient, both in conflicts.items())
+        what = f"column {column}: {len(conflicts)} patients are both positive and negative: {listed}"
         raise CohortError(what, path=table.source, hint="correct these rows: a label is the patient's, not the slide's")
 
     on_disk = _slides_of(table, match)
@@ -105,7 +109,7 @@ def patient_labels(
     slides: dict[str, tuple[str, ...]] = {}
     dropped: dict[str, str] = {}
     for patient, own in sorted(values.items()):
-        label = _label(own, classes)
+        label = "labels conflict" if patient in conflicts else _label(own, classes)
         usable = _usable(on_disk.get(patient, ()), frozen, unusable or {})
         if match is not None and patient not in on_disk:
             dropped[patient] = "no slide on disk"

@@ -152,8 +152,9 @@ def train(
 
 
 def _train_one(config: Config, runner: Runner, name: str, features: str | None) -> tuple[list[Summary], Json]:
+    from ..data.blocks import BLOCKS
+    from ..data.expression import store_name
     from ..stages.evaluate import EvaluateSettings, EvaluateStage
-    from ..stages.genomics import STORE
     from ..stages.split import SplitStage, SplitStageSettings
     from ..stages.train import TrainStage
     from ..stages.training_report import ReportSettings, TrainingReportStage
@@ -170,8 +171,9 @@ def _train_one(config: Config, runner: Runner, name: str, features: str | None) 
     tiles = workspace / "tiles" / source.parent.name
     biomarker = config.biomarkers[name]
     folder = workspace / "models" / name
-    store = workspace / "genomics" / STORE
-    expression = store if store.exists() else None
+    genomics = workspace / "genomics"
+    wanted = [genomics / store_name(block) for block in BLOCKS if block in config.train.blocks]
+    molecular = [store for store in wanted if store.exists()] if config.train.use_rna else []
     stages: list[Callable[[], Stage[Any]]] = [  # made one after the other: each plans from what the one before left
         lambda: SplitStage(
             SplitStageSettings(**config.split.model_dump(), **biomarker.model_dump()),
@@ -180,15 +182,15 @@ def _train_one(config: Config, runner: Runner, name: str, features: str | None) 
             table=table,
             tiles=tiles,
             features=source,
-            expression=expression,
+            molecular=molecular,
         ),
         lambda: TrainStage(
-            config.train, folder, workspace, biomarker=biomarker, tiles=tiles, features=source, expression=expression
+            config.train, folder, workspace, biomarker=biomarker, tiles=tiles, features=source, genomics=genomics
         ),
         lambda: EvaluateStage(EvaluateSettings(device=config.train.device), folder, workspace, features=source),
         lambda: TrainingReportStage(ReportSettings(), folder, workspace),
     ]
-    if expression is None and config.train.use_rna:
+    if not molecular and config.train.use_rna:
         runner.console.note("no expression store in this workspace: training on histology alone")
     summaries = []
     for make in stages:
@@ -268,7 +270,7 @@ def predict(
 def everything(config: Config, runner: Runner) -> tuple[list[Summary], dict[str, Json]]:
     """The whole chain: what is configured of it, in order."""
     summaries = [*tile(config, runner), extract(config, runner, tiles=config.tile.folder_name())]
-    if config.genomics.matrix is not None:
+    if config.genomics.sources():
         summaries.append(genomics(config, runner))
     trained, metrics = train(config, runner, features=config.features_name())
     summaries += trained

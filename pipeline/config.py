@@ -144,7 +144,7 @@ def _known(section: list[str]) -> list[str]:
         kind = model.model_fields[part].annotation if part in model.model_fields else BiomarkerSettings
         model = kind if isinstance(kind, type) and issubclass(kind, BaseModel) else BiomarkerSettings
         if kind == dict[str, BiomarkerSettings]:
-            return ["label_column", "positive", "negative"]
+            return list(BiomarkerSettings.model_fields)
     return list(model.model_fields)
 
 

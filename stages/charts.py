@@ -27,7 +27,7 @@ _BINS: Final = 20
 
 def roc_chart(pooled: Floats, folds: Sequence[Floats]) -> Markup:
     """ROC curves, (points, 2) each: all patients as a strong line, folds as thin ones. A curve may be empty."""
-    plot = _Plot("ROC curve", 360, 340, (0, 1), (0, 1))
+    plot = Plot("ROC curve", 360, 340, (0, 1), (0, 1))
     plot.x_axis(_SHARES, "1 − specificity")
     plot.y_axis(_SHARES, "Sensitivity")
     plot.line([(0, 0), (1, 1)], "chance")
@@ -42,7 +42,7 @@ def probability_chart(labels: Sequence[bool], probabilities: Sequence[float]) ->
     p, y = np.asarray(probabilities, dtype=np.float64), np.asarray(labels, dtype=bool)
     counts = [np.histogram(p[y == side], bins=_BINS, range=(0, 1))[0] for side in (True, False)]
     ticks = nice_ticks(0, max(1, *(int(column.max()) for column in counts)), 3, whole=True)
-    plot = _Plot("Predicted probability by label", 360, 340, (0, 1), (-ticks[-1], ticks[-1]))
+    plot = Plot("Predicted probability by label", 360, 340, (0, 1), (-ticks[-1], ticks[-1]))
     plot.x_axis(_SHARES, "Predicted probability")
     plot.y_axis([*(-tick for tick in ticks[:0:-1]), *ticks], "Patients", show=lambda tick: f"{abs(tick):g}")
     for column, name, sign in zip(counts, ("positive", "negative"), (1, -1), strict=True):
@@ -57,7 +57,7 @@ def probability_chart(labels: Sequence[bool], probabilities: Sequence[float]) ->
 
 def calibration_chart(bins: Sequence[CalibrationBin]) -> Markup:
     """The share of positives against the predicted probability, with the share's 95 % interval."""
-    plot = _Plot("Calibration", 360, 340, (0, 1), (0, 1))
+    plot = Plot("Calibration", 360, 340, (0, 1), (0, 1))
     plot.x_axis(_SHARES, "Mean predicted probability")
     plot.y_axis(_SHARES, "Share of positive patients")
     plot.line([(0, 0), (1, 1)], "chance")
@@ -83,7 +83,7 @@ def learning_chart(
     last = max(*epochs, min(epochs) + 1)
     x_ticks = nice_ticks(min(epochs), last, 5, whole=True, inside=True)
     y_ticks = _SHARES if share else nice_ticks(min(0.0, *values), max(0.0, *values), 4)
-    plot = _Plot(title, 330, 190, (min(epochs), last), (y_ticks[0], y_ticks[-1]))
+    plot = Plot(title, 330, 190, (min(epochs), last), (y_ticks[0], y_ticks[-1]))
     plot.x_axis(x_ticks, "Epoch")
     plot.y_axis(y_ticks, y_label)
     plot.line([(best_epoch, y_ticks[0]), (best_epoch, y_ticks[-1])], "best")
@@ -96,7 +96,7 @@ def slot_chart(shares: Sequence[float], name: str) -> Markup:
     """What share of tiles is nearest to each memory slot, in falling order; the broken line is an even share."""
     falling = sorted(shares, reverse=True)
     ticks = nice_ticks(0, max(falling), 4)
-    plot = _Plot(f"Memory slots, {name}", 360, 200, (0, len(falling)), (0, ticks[-1]))
+    plot = Plot(f"Memory slots, {name}", 360, 200, (0, len(falling)), (0, ticks[-1]))
     plot.x_axis([], f"{len(falling)} slots, most used first")
     plot.y_axis(ticks, "Share of tiles")
     for i, value in enumerate(falling):
@@ -138,7 +138,7 @@ def nice_ticks(low: float, high: float, about: int, *, whole: bool = False, insi
 
 
 @dataclass
-class _Plot:
+class Plot:
     """A plotting area with its axes; values in the units of the data."""
 
     title: str

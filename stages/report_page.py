@@ -192,7 +192,7 @@ def training_page(report: TrainingReport) -> str:
     of_fold = {fold.fold: [patient for patient in report.oof if patient.fold == fold.fold] for fold in report.folds}
     curves = [roc_points([p.positive for p in part], [p.probability for p in part]) for part in of_fold.values()]
     losses = tuple(dict.fromkeys(name for fold in report.folds for row in fold.history for name in row.losses))
-    return _ENVIRONMENT.get_template("training.html").render(
+    return ENVIRONMENT.get_template("training.html").render(
         report=report,
         metrics=report.metrics,
         question=report.question,
@@ -214,7 +214,7 @@ def prediction_page(report: PredictionReport) -> str:
 
     :raises UsageError: a picture's path is not relative to the page.
     """
-    return _ENVIRONMENT.get_template("prediction.html").render(
+    return ENVIRONMENT.get_template("prediction.html").render(
         report=report, question=report.question, place=place_chart, link=_link
     )
 
@@ -293,4 +293,4 @@ def _environment() -> Environment:
     return environment
 
 
-_ENVIRONMENT: Final = _environment()
+ENVIRONMENT: Final = _environment()

@@ -154,11 +154,45 @@ class GenomicsSettings(Settings):
     """Gene expression of the patients."""
 
     matrix: Path | None = Runtime(
-        None, examples=["expression.csv"], description="expression matrix: CSV, TSV, Parquet (also .gz) or .h5ad"
+        None,
+        examples=["expression.csv"],
+        description="expression matrix: CSV, TSV, Parquet (also .gz), .h5ad, or a folder of the GDC's STAR counts",
     )
-    unit: Literal["auto", "counts", "tpm", "fpkm", "log", "zscore"] = Field(
+    unit: Literal["auto", "counts", "tpm", "fpkm", "rsem", "log", "zscore"] = Field(
         "auto", description="unit of the values; auto recognises it and says by what"
     )
+    patient_pattern: str | None = Field(
+        None,
+        examples=["^(P\\d+)"],
+        description="regular expression, its first group the patient in a sample's name; default: TCGA's, or all of it",
+    )
+    aliases: Path | None = Runtime(
+        None, examples=["aliases.tsv"], description="table of gene names and the symbols that they become"
+    )
+    gene_lengths: Path | None = Runtime(
+        None, examples=["lengths.tsv"], description="table of genes and their lengths in bp: counts then become TPM"
+    )
+    gene_sets: Path | None = Runtime(
+        None, examples=["hallmark.gmt"], description="gene sets to score each patient by (signatures.csv)"
+    )
+    cnv: Path | None = Runtime(None, examples=["cnv.csv"], description="copy numbers: GISTIC calls or log2 ratios")
+    cnv_unit: Literal["auto", "gistic", "log2 ratio"] = Field("auto", description="unit of the copy numbers")
+    mutation: Path | None = Runtime(None, examples=["mutation.csv"], description="mutations: 1 where a gene has one")
+    protein: Path | None = Runtime(None, examples=["protein.csv"], description="protein abundance: log or z-scores")
+    protein_unit: Literal["auto", "log", "zscore"] = Field("auto", description="unit of the protein abundance")
+    methylation: Path | None = Runtime(None, examples=["methylation.csv"], description="methylation: beta, 0 to 1")
+    clinical: Path | None = Runtime(
+        None, examples=["clinical.tsv"], description="table of patients with sex and batch, for the quality page alone"
+    )
+
+    def sources(self) -> dict[Any, Path]:
+        """The matrices that are given, by block."""
+        given = {"rna": self.matrix, **{block: getattr(self, block) for block in BLOCKS[1:]}}
+        return {block: path for block, path in given.items() if path is not None}
+
+
+BLOCKS: Final = ("rna", "cnv", "mutation", "protein", "methylation")
+"""Molecular measurements that can teach."""
 
 
 class BiomarkerSettings(Settings):
@@ -186,6 +220,9 @@ class SplitSettings(Settings):
     )
     split_by: Literal["patient", "site"] = Field("patient", description="site keeps the patients of one site together")
     seed: int = Field(0, ge=0, description="seed of the split")
+    drop_conflicts: bool = Field(
+        False, description="drop patients whose rows say both positive and negative; else they are an error"
+    )
     tcga_slides: Literal["diagnostic", "all"] = Field(
         "diagnostic", description="of TCGA's slides, the diagnostic ones (DX) or also the frozen ones"
     )
@@ -209,8 +246,16 @@ class TrainSettings(Settings):
     )
     use_rna: bool = Field(True, description="let RNA teach; false trains on histology alone")
     genes: int = Field(768, ge=1, description="genes that each training fold selects")
-    gene_selection: Literal["anova", "variance"] = Field(
+    gene_selection: Literal["anova", "variance", "xgboost"] = Field(
         "anova", description="how they are selected, from the training patients of the fold alone"
+    )
+    gene_list: Path | None = Runtime(
+        None, examples=["genes.txt"], description="take these genes, and select none: a gene a line, or a .gmt"
+    )
+    blocks: list[str] = Field(
+        ["rna"],
+        min_length=1,
+        description="what teaches: rna, cnv, mutation, protein, methylation",
     )
     neighbours: int = Field(8, ge=1, le=64, description="neighbours of a tile in its graph")
     epochs: int = Field(100, ge=1, description="epochs at most; an epoch draws as many bags as the fold trains on")
@@ -222,6 +267,14 @@ class TrainSettings(Settings):
     clip: float = Field(16.0, gt=0, description="the gradient's norm is clipped here")
     seed: int = Field(0, ge=0, description="seed of the training; each fold adds its number")
     device: str = Runtime("auto", description="cpu, cuda, cuda:1 or mps; auto takes the first GPU there is")
+
+    @field_validator("blocks")
+    @classmethod
+    def _known_blocks(cls, blocks: list[str]) -> list[str]:
+        unknown = [block for block in blocks if block not in BLOCKS]
+        if unknown or len(set(blocks)) < len(blocks):
+            raise ValueError(f"must be of {', '.join(BLOCKS)}, each once")
+        return blocks
 
 
 class PredictSettings(Settings):

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import csv
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -43,7 +43,7 @@ class SplitStage(Stage[SplitStageSettings]):
 
     :param table: the cohort table.
     :param tiles, features: folders of the stages whose slides are used.
-    :param expression: the expression store, if there is one; only to say who has RNA.
+    :param molecular: the stores that may teach, those that are there; only to say who has been measured.
     """
 
     name = "split"
@@ -59,10 +59,10 @@ class SplitStage(Stage[SplitStageSettings]):
         table: Path,
         tiles: Path,
         features: Path,
-        expression: Path | None,
+        molecular: Sequence[Path],
     ) -> None:
         super().__init__(settings, folder, workspace)
-        self.table, self.tiles, self.features, self.expression = table, tiles, features, expression
+        self.table, self.tiles, self.features, self.molecular = table, tiles, features, molecular
 
     def plan(self) -> Plan:
         settings = self.settings
@@ -77,6 +77,7 @@ class SplitStage(Stage[SplitStageSettings]):
             match=match,
             unusable=unusable,
             keep_frozen=settings.tcga_slides == "all",
+            drop_conflicts=settings.drop_conflicts,
         )
         sites = patient_sites(table, labels.labels) if settings.split_by == "site" else {}
         splits = make_splits(
@@ -86,7 +87,7 @@ class SplitStage(Stage[SplitStageSettings]):
             settings.validation_fraction,
             sites or None,
         )
-        with_rna = frozenset(read_expression(self.expression).patients) if self.expression else frozenset()
+        with_rna = frozenset(patient for store in self.molecular for patient in read_expression(store).patients)
         inputs: dict[str, Input] = {
             "table": FileInput(self.table.resolve()),
             "slides": ValueInput({slide: unusable.get(slide, "usable") for slide in match.rows}),

@@ -17,7 +17,9 @@ from scipy.special import expit
 
 from .. import __version__
 from ..data.artifact import remove
+from ..data.blocks import BLOCKS
 from ..data.errors import CohortError
+from ..data.expression import store_name
 from ..data.features import FeatureFacts
 from ..data.manifest import Manifest, OutputRecord, Record
 from ..models.bag_tensors import BagTensors
@@ -26,10 +28,10 @@ from ..models.devices import choose_device
 from ..models.fit import Epoch, Fit, FitSettings, PatientBags, fit, memory_usage, patient_logits
 from ..models.metrics import youden_threshold
 from ..models.momkd import MoMKD, MoMKDConfig, preset
-from .fold import FoldCohort, FoldRna, patients_of, read_bags
+from .fold import FoldCohort, FoldRna, patients_of, read_bags, read_gene_list
 from .settings import BiomarkerSettings, TrainSettings
 from .split import split_output
-from .stage import Input, Item, Outcome, OutputInput, Plan, Progress, Stage, ValueInput, upstream
+from .stage import FileInput, Input, Item, Outcome, OutputInput, Plan, Progress, Stage, ValueInput, upstream
 from .versions import VERSIONS
 
 SMALL_BAG = 100
@@ -41,7 +43,7 @@ class TrainStage(Stage[TrainSettings]):
 
     :param biomarker: the question; the folder's name is the model's.
     :param tiles, features: folders of the stages whose slides are used.
-    :param expression: the expression store, if RNA is to teach.
+    :param genomics: folder of the stores of RNA and of further blocks, if they are to teach.
     """
 
     name = "train"
@@ -58,19 +60,21 @@ class TrainStage(Stage[TrainSettings]):
         biomarker: BiomarkerSettings,
         tiles: Path,
         features: Path,
-        expression: Path | None,
+        genomics: Path | None,
     ) -> None:
         super().__init__(settings, folder, workspace)
-        self.biomarker, self.tiles, self.features, self.expression = biomarker, tiles, features, expression
+        self.biomarker, self.tiles, self.features, self.genomics = biomarker, tiles, features, genomics
 
     def plan(self) -> Plan:
         split = split_output(self.manifest, self.workspace)
         splits, slides_of = split.splits, split.slides_of
         features = upstream(Manifest.of(self.features), "extract", self.workspace).records
         tile, extract = _settings_of(Manifest.of(self.tiles).latest("tile")), _settings_of(features)
-        expression: dict[str, Input] = {}
-        if self.settings.use_rna and self.expression:
-            expression = {"expression": OutputInput(_expression_record(self.expression))}
+        molecular: dict[str, Input] = {
+            _INPUT_OF.get(block, block): OutputInput(_store_record(store)) for block, store in self._stores().items()
+        }
+        if molecular and self.settings.gene_list is not None:
+            molecular["gene_list"] = FileInput(self.settings.gene_list.resolve(), is_setting=True)
         items = []
         for fold in range(splits.folds):
             parts = {
@@ -94,10 +98,21 @@ class TrainStage(Stage[TrainSettings]):
                 "splits": OutputInput(split.record),
                 "slides": ValueInput({p: list(ids) for part in parts.values() for p, (_, ids) in part.items()}),
                 **{f"features of {s}": OutputInput(store) for s, store in stores.items()},
-                **expression,
+                **molecular,
             }
             items.append(Item(f"fold-{fold}", inputs, cohort, size=self.settings.epochs))
         return Plan(items)
+
+    def _stores(self) -> dict[str, Path]:
+        """The stores that teach, by block; RNA may be missing, what is asked for beside it may not."""
+        if self.genomics is None or not self.settings.use_rna:
+            return {}
+        stores = {block: self.genomics / store_name(block) for block in BLOCKS if block in self.settings.blocks}
+        missing = [block for block, store in stores.items() if block != "rna" and not store.exists()]
+        if missing:
+            hint = f"run wsipipe genomics --{missing[0]} FILE"
+            raise CohortError(f"there is no store of {missing[0]} in this workspace", path=self.genomics, hint=hint)
+        return {block: store for block, store in stores.items() if store.exists()}
 
     def process(self, item: Item, progress: Progress) -> Outcome:
         cohort: FoldCohort = item.payload
@@ -117,7 +132,14 @@ class TrainStage(Stage[TrainSettings]):
     ) -> Outcome:
         cohort: FoldCohort = item.payload
         settings = self.settings
-        rna = FoldRna.fitted(cohort, self.expression if settings.use_rna else None, settings)
+        stores = self._stores()
+        rna = FoldRna.fitted(
+            cohort,
+            stores.pop("rna", None),
+            settings,
+            blocks=list(stores.values()),
+            gene_list=read_gene_list(settings.gene_list) if settings.gene_list else (),
+        )
         train = patients_of(cohort.train, bags, rna)
         validation = patients_of(cohort.validation, bags, None)
         with torch.random.fork_rng():
@@ -246,8 +268,13 @@ def _settings_of(records: Mapping[str, Record]) -> dict[str, Any]:
     return settings[-1]
 
 
-def _expression_record(store: Path) -> OutputRecord:
-    record = next(iter(Manifest.of(store.parent).latest("genomics").values()), None)
-    if record is None or record.status != "done":
-        raise CohortError("the expression store is not recorded", path=store, hint="run wsipipe genomics")
-    return record.outputs["expression"]
+_INPUT_OF = {"rna": "expression"}
+"""What a block's store is called among a fold's inputs, where that is not the block's name."""
+
+
+def _store_record(store: Path) -> OutputRecord:
+    for record in Manifest.of(store.parent).latest("genomics").values():
+        output = record.outputs.get("expression")
+        if record.status == "done" and output is not None and Path(output.path).name == store.name:
+            return output
+    raise CohortError("the store is not recorded", path=store, hint="run wsipipe genomics")

@@ -10,7 +10,7 @@ VERSIONS: Final = {
     "index": 1,
     "export": 1,
     "extract": 2,
-    "genomics": 1,
+    "genomics": 2,
     "split": 1,
     "train": 1,
     "evaluate": 1,

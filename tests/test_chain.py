@@ -14,6 +14,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import pandas as pd
 import pytest
 from wsipipe.data.manifest import Manifest
 from wsipipe.pipeline.demo_cohort import DemoCohort, make_cohort
@@ -184,6 +186,33 @@ def test_other_settings_do_not_overwrite(workspace: Path, cohort: DemoCohort) ->
     status = json.loads(wsipipe("status", "-w", workspace, "--json").stdout)
     stale = {item["stage"] for item in status["items"] if item["state"] == "stale"}
     assert "extract" in stale
+
+
+def test_more_than_rna_teaches_and_a_list_of_genes_is_taken(
+    workspace: Path, settings: Path, cohort: DemoCohort, tmp_path: Path
+) -> None:
+    rna = pd.read_csv(cohort.expression, index_col=0)
+    calls = np.random.default_rng(0).integers(-2, 3, size=(30, rna.shape[1]))
+    cnv, genes = tmp_path / "cnv.csv", tmp_path / "genes.txt"
+    pd.DataFrame(calls, [f"GENE{n}" for n in range(30)], rna.columns).to_csv(cnv, index_label="gene")
+    chosen = sorted(map(str, rna.index))[:8]
+    genes.write_text("\n".join(chosen) + "\nNOT_THERE\n")
+    train = ["train", "-c", settings, "-w", workspace, "--blocks", "rna", "--blocks", "cnv", "--json"]
+    result = wsipipe(*train, "--replace")
+    assert result.returncode == 1
+    assert "--cnv FILE" in result.stderr
+    made = wsipipe("genomics", "-c", settings, "-w", workspace, "--cnv", cnv, "--json")
+    assert json.loads(made.stdout)["stages"][0]["done"] == 1, made.stderr  # RNA is as it was
+    assert "gistic" in made.stderr
+    refused = wsipipe(*train)
+    assert (refused.returncode, "blocks" in refused.stderr) == (2, True)
+    assert wsipipe(*train, "--replace").returncode == 0
+    taught = json.loads((workspace / "models/her2/fold-0/bundle.json").read_text())["genes"]
+    assert sum(gene.startswith("cnv:") for gene in taught) == 16
+    assert len(taught) == 32
+    assert wsipipe(*train, "--gene-list", genes, "--replace").returncode == 0
+    listed = json.loads((workspace / "models/her2/fold-0/bundle.json").read_text())["genes"]
+    assert sorted(listed) == chosen
 
 
 def test_another_slide_does_not_take_a_name(workspace: Path, cohort: DemoCohort, tmp_path: Path) -> None:

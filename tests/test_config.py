@@ -243,6 +243,17 @@ def test_settings_are_frozen_and_say_what_changes_results() -> None:
         config.tile.mpp = 1.0
     runtime = {"device", "batch_size", "threads", "workers", "timeout", "weights", "matrix", "mpp_override"}
     runtime |= {"tile_timeout", "compile", "profile"}
+    runtime |= {
+        "gene_list",
+        "aliases",
+        "gene_lengths",
+        "gene_sets",
+        "clinical",
+        "cnv",
+        "mutation",
+        "protein",
+        "methylation",
+    }
     runtime |= {"annotations", "coordinates", "tissue_weights"}  # inputs by their bytes, and in the folder's name
     for name in sections():
         section: Settings = getattr(config, name)

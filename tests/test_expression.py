@@ -6,6 +6,7 @@ import gzip
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import get_args
 
 import anndata
 import numpy as np
@@ -16,10 +17,12 @@ import zarr
 from anndata.io import write_elem
 from scipy import sparse
 from wsipipe.data.artifact import digest_of
-from wsipipe.data.errors import ExpressionError, StoreError
+from wsipipe.data.errors import ExpressionError, StoreError, UsageError
 from wsipipe.data.expression import ExpressionTable, read_expression, write_expression
-from wsipipe.stages.expression_units import Unit
-from wsipipe.stages.genomics_reading import ReadingFacts, read_genomics
+from wsipipe.data.gene_aliases import shipped_aliases
+from wsipipe.stages.expression_units import Unit, Values, check_unit, contradiction, unit_warnings
+from wsipipe.stages.genomics_reading import read_genomics
+from wsipipe.stages.reading_facts import ReadingFacts
 
 DATA = Path(__file__).resolve().parents[1] / "../shared/data"
 
@@ -227,6 +230,77 @@ def test_logs_of_a_whole_transcriptome_are_not_linear(tmp_path: Path, told: Unit
         read(tmp_path, frame, told)
 
 
+def _whole_transcriptome() -> dict[str, npt.NDArray[np.float64]]:
+    """12 patients × 6,000 genes in every unit."""
+    rng = np.random.default_rng(0)
+    level = np.where(rng.random(6000) < 0.2, 0, rng.lognormal(5, 2, 6000)) * rng.lognormal(0, 0.4, (12, 6000))
+    counts = rng.poisson(level * rng.uniform(0.5, 2, (12, 1))).astype(float)
+    tpm = counts / counts.sum(axis=1, keepdims=True) * 1e6
+    logs = np.log2(tpm + 1)
+    z = np.delete(logs, np.flatnonzero(logs.std(axis=0) == 0), axis=1)
+    return {
+        "counts": counts,
+        "expected counts": np.where(rng.random(counts.shape) < 0.3, counts + 0.37, counts) * 4,
+        "tpm": tpm,
+        "fpkm": tpm / 3 * rng.uniform(0.5, 1.5, (12, 1)),
+        "rsem": tpm * 20 * rng.uniform(0.8, 1.2, (12, 1)),
+        "log": logs,
+        "log with negatives": np.log2(tpm + 0.001),
+        "log of counts": np.log2(counts + 1),
+        "zscore": (z - z.mean(axis=0)) / z.std(axis=0),
+    }
+
+
+NEVER, LOGS, LARGE, SIDE = "never negative", "look like log values", "stay below 30", "no value is negative"
+COUNTS, TPM, FPKM, MORE = "look like counts", "look like TPM", "look like FPKM", "TPM never exceed"
+TOLD = ("counts", "tpm", "fpkm", "rsem", "log", "zscore")
+TOLD_AND_SEEN = {
+    # What speaks against each unit told; nothing where it is accepted, "warned" where it is with a warning.
+    "counts": ("", COUNTS, COUNTS, COUNTS, LARGE, SIDE),
+    "expected counts": ("", MORE, "", "", LARGE, SIDE),
+    "tpm": (TPM, "", TPM, TPM, LARGE, SIDE),
+    "fpkm": (FPKM, "warned", "", FPKM, LARGE, SIDE),
+    "rsem": ("", MORE, "", "", LARGE, SIDE),
+    "log": (LOGS, LOGS, LOGS, LOGS, "", SIDE),
+    "log with negatives": (NEVER, NEVER, NEVER, NEVER, "warned", "look like logarithms"),
+    "log of counts": (LOGS, LOGS, LOGS, LOGS, "warned", SIDE),
+    "zscore": (NEVER, NEVER, NEVER, NEVER, "look like z-scores", "warned"),
+}
+
+
+@pytest.mark.parametrize("seen", TOLD_AND_SEEN)
+def test_every_unit_told_is_held_against_every_unit_seen(seen: str) -> None:
+    values = Values.of(_whole_transcriptome()[seen])
+    assert get_args(Unit) == TOLD
+    for told, message in zip(get_args(Unit), TOLD_AND_SEEN[seen], strict=True):
+        against = contradiction(told, values)
+        if message in ("", "warned"):
+            check_unit(told, values)
+            assert (told, against) == (told, "")
+            assert (told, bool(unit_warnings(told, values, told=True))) == (told, message == "warned")
+        else:
+            assert message in against, (told, against)
+            with pytest.raises(ExpressionError, match="contradicts the values") as caught:
+                check_unit(told, values)
+            assert "--unit" in caught.value.hint
+
+
+def test_calls_are_no_logs_and_no_scores() -> None:
+    calls = Values.of(np.random.default_rng(0).integers(-2, 3, (20, 300)).astype(float))
+    assert "look like calls" in contradiction("log", calls)
+    assert "look like calls" in contradiction("zscore", calls)
+
+
+def test_logs_of_counts_are_turned_back(tmp_path: Path) -> None:
+    frame = counts()
+    result, facts = read(tmp_path, log2(frame).round(10))
+    close(result, log2(cpm(frame)).T)
+    assert any("2^x - 1 are whole numbers: log2(count + 1), turned back" in sentence for sentence in facts.sentences)
+    kept, facts = read(tmp_path, log2(frame), "log")
+    close(kept, log2(frame).T)
+    assert any("not divided by library sizes" in warning for warning in facts.warnings)
+
+
 def test_expected_counts_must_be_told(tmp_path: Path) -> None:
     frame = _values("rsem")
     with pytest.raises(ExpressionError, match="cannot be recognised") as caught:
@@ -235,7 +309,188 @@ def test_expected_counts_must_be_told(tmp_path: Path) -> None:
     close(read(tmp_path, frame, "counts")[0], log2(cpm(frame)).T)
 
 
+# Whose download it is
+
+
+def _cbioportal(frame: pd.DataFrame) -> pd.DataFrame:
+    frame = frame.rename_axis("Hugo_Symbol")
+    frame.insert(0, "Entrez_Gene_Id", range(1, len(frame) + 1))
+    return frame.rename(columns={name: f"TCGA-A1-A0S{index}-01" for index, name in enumerate(PATIENTS)})
+
+
+@pytest.mark.parametrize(
+    ("name", "unit", "stored"),
+    [
+        ("data_mrna_seq_v2_rsem.txt", "rsem", "log2(normalised count + 1)"),
+        ("data_mrna_seq_v2_rsem_zscores_ref_all_samples.txt", "zscore", "z-scores as given"),
+        ("data_mrna_seq_tpm.txt", "tpm", "log2(TPM + 1)"),
+    ],
+)
+def test_cbioportals_matrices(tmp_path: Path, name: str, unit: str, stored: str) -> None:
+    frame = cpm(counts()) * 20.5 if unit == "rsem" else _values(unit)
+    _cbioportal(frame.copy()).to_csv(tmp_path / name, sep="\t")
+    result, facts = read_genomics(tmp_path / name)
+    expected = frame if unit == "zscore" else log2(frame)
+    close(result.to_df(), expected.set_axis([f"TCGA-A1-A0S{index}" for index in range(8)], axis=1).T)
+    assert (result.uns["unit"], result.uns["input_unit"]) == (stored, unit)
+    assert result.uns["input_unit_was"] == ("recognised" if unit == "tpm" else "stated")
+    assert "a matrix of cBioPortal's, by its first column" in facts.sentences
+    assert "columns that describe genes left out: Entrez_Gene_Id" in facts.sentences
+
+
+def test_a_file_name_that_the_values_contradict(tmp_path: Path) -> None:
+    path = tmp_path / "data_mrna_seq_v2_rsem_zscores.txt"
+    _cbioportal(_values("tpm")).to_csv(path, sep="\t")
+    result, facts = read_genomics(path)
+    assert result.uns["input_unit"] == "tpm"
+    assert "the file's name says zscore, which the values contradict" in facts.warnings
+    _, facts = read_genomics(path, "tpm")
+    assert "the unit was told to be tpm, though the file's name says zscore" in facts.warnings
+
+
+@pytest.mark.parametrize(
+    ("name", "corner", "said"),
+    [
+        ("HiSeqV2.gz", "sample", ", by its name log2(normalised count + 1)"),
+        ("TCGA-BRCA.star_tpm.tsv.gz", "Ensembl_ID", ", by its name log2(TPM + 1)"),
+        ("download.tsv", "sample", ""),
+    ],
+)
+def test_xenas_matrices(tmp_path: Path, name: str, corner: str, said: str) -> None:
+    frame = log2(cpm(counts()))
+    barcodes = [f"TCGA-A1-A0S{index}-01A" for index in range(8)]
+    frame.set_axis(barcodes, axis=1).rename_axis(corner).to_csv(tmp_path / name, sep="\t")
+    result, facts = read_genomics(tmp_path / name)
+    close(result.to_df(), frame.set_axis([barcode[:12] for barcode in barcodes], axis=1).T)
+    assert result.uns["input_unit"] == "log"
+    assert f"a matrix of UCSC Xena's, genes in rows{said}" in facts.sentences
+
+
+def test_gct(tmp_path: Path) -> None:
+    frame = cpm(counts())
+    table = frame.rename_axis("Name").reset_index()
+    table.insert(1, "Description", "a gene")
+    text = f"#1.2\n{len(frame)}\t{len(PATIENTS)}\n" + table.to_csv(sep="\t", index=False)
+    (tmp_path / "m.gct").write_text(text)
+    result, facts = read_genomics(tmp_path / "m.gct")
+    close(result.to_df(), log2(frame).T)
+    assert "genes are in the rows: a GCT file" in facts.sentences
+    assert "columns that describe genes left out: Description" in facts.sentences
+    (tmp_path / "cut.gct").write_text("\n".join(text.splitlines()[:-2]))
+    with pytest.raises(ExpressionError, match="its second line says '63\\\\t8' rows and columns, there are 61, 8"):
+        read_genomics(tmp_path / "cut.gct")
+
+
 # Names
+
+
+def test_former_names_become_approved_symbols(tmp_path: Path) -> None:
+    rows = {
+        "CTSL2": 1.5,
+        "STK15": 2.5,
+        "STK6": 2.25,
+        "HER2": 3.5,
+        "ERBB2": 3.25,
+        "SEPT9": 4.5,
+        "MKI67": 5.5,
+        "MINE": 6.5,
+    }
+    frame = pd.DataFrame({"a": rows, "b": rows})
+    result, facts = read(tmp_path, frame, "log")
+    # ERBB2 is there itself: HER2 stays; of two former names of AURKA the larger stands.
+    assert result.loc["a"].to_dict() == {
+        "AURKA": 2.5, "CTSV": 1.5, "ERBB2": 3.25, "HER2": 3.5, "MINE": 6.5, "MKI67": 5.5, "SEPTIN9": 4.5,
+    }  # fmt: skip
+    assert {"aliases": 4, "duplicate_genes": 1}.items() <= facts.counts.items()
+    shown = "CTSL2 → CTSV, SEPT9 → SEPTIN9, STK15 → AURKA and 1 more"
+    assert f"former names brought to approved symbols ({shown}): 4" in facts.sentences
+
+
+def test_own_aliases_go_first(tmp_path: Path) -> None:
+    (tmp_path / "aliases.csv").write_text("# mine\nENSG00000091831,ESR1\nSEPT9,NINE\n")
+    path = written(tmp_path, pd.DataFrame({"a": [1.5, 2.5], "b": [1, 2]}, index=["ENSG00000091831.24", "SEPT9"]))
+    result, _ = read_genomics(path, "log", aliases=tmp_path / "aliases.csv")
+    assert result.var["source_id"].to_dict() == {"ESR1": "ENSG00000091831.24", "NINE": "SEPT9"}
+
+
+def test_the_shipped_aliases() -> None:
+    aliases = shipped_aliases()
+    assert len(aliases) > 400
+    assert not set(aliases) & set(aliases.values())  # no chains
+    for gene in ("MKI67", "BIRC5", "GRB7", "ESR1", "ERBB2", "ACTB"):
+        assert gene not in aliases
+    assert (aliases["CTSL2"], aliases["MARCH1"], aliases["SEPT14"]) == ("CTSV", "MARCHF1", "SEPTIN14")
+
+
+def test_gene_lengths_make_counts_tpm(tmp_path: Path) -> None:
+    frame = counts()
+    lengths = pd.Series(np.arange(500, 500 + len(GENES) * 100, 100), index=GENES)
+    lengths.drop("GENE7").rename_axis("gene").rename("bp").to_csv(tmp_path / "bp.csv")
+    result, facts = read_genomics(written(tmp_path, frame), gene_lengths=tmp_path / "bp.csv")
+    kept = frame.drop("GENE7")
+    rates = kept.div(lengths.drop("GENE7"), axis=0)
+    close(result.to_df(), log2(rates / rates.sum() * 1e6).T)
+    assert result.uns["unit"] == "log2(TPM + 1)"
+    assert result.uns["input_unit"] == "counts"
+    np.testing.assert_allclose(result.obs["library_size"], frame.sum())
+    assert "genes without a length left out: 1" in facts.sentences
+    _, facts = read_genomics(written(tmp_path, _values("tpm")), gene_lengths=tmp_path / "bp.csv")
+    assert "the gene lengths are not used: the values are tpm, not counts" in facts.warnings
+
+
+BAD_TABLES = {
+    "lengths of nothing": ("gene_lengths", "other,500\n", "only 0 of 63 genes have a length"),
+    "a length of zero": ("gene_lengths", "ACTB,0\n", "a gene's length must be above zero \\(ACTB: '0'\\)"),
+    "lengths in words": ("gene_lengths", "ACTB,5\nESR1,long\n", "must be above zero \\(ESR1: 'long'\\)"),
+    "two lengths": ("gene_lengths", "ACTB,5\nACTB,6\n", "ACTB has two lengths, 5 and 6"),
+    "three columns": ("gene_lengths", "ACTB,5,6\nESR1,5,6\n", "no table of two columns: line 'ACTB,5,6'"),
+    "empty lengths": ("gene_lengths", "", "the gene lengths are empty"),
+    "two meanings": ("aliases", "A,B\nA,C\n", "A stands for both B and C"),
+    "one column of aliases": ("aliases", "A\nB\n", "no table of two columns: line 'A'"),
+    "empty aliases": ("aliases", "# nothing\n", "the aliases are empty"),
+}
+
+
+@pytest.mark.parametrize("kind", BAD_TABLES)
+def test_bad_tables_beside_the_matrix(tmp_path: Path, kind: str) -> None:
+    option, content, message = BAD_TABLES[kind]
+    table = tmp_path / "table.csv"
+    table.write_text(content)
+    with pytest.raises(ExpressionError, match=message) as caught:
+        read_genomics(written(tmp_path, counts()), **{option: table})
+    assert caught.value.path in (str(table), str(tmp_path / "matrix.csv"))
+    assert caught.value.hint
+    with pytest.raises(ExpressionError, match="could not be read"):
+        read_genomics(written(tmp_path, counts()), **{option: tmp_path / "none.csv"})
+
+
+def test_patients_by_a_pattern(tmp_path: Path) -> None:
+    frame = pd.DataFrame(
+        {"site1_PT-07_r1": [1.5], "site1_PT-07_r2": [2.5], "PT-12": [3.5], "cell line": [4.5]}, index=["ESR1"]
+    )
+    path = written(tmp_path, frame)
+    result, facts = read_genomics(path, "log", patient_pattern=r"PT-(\d+)")
+    assert result.to_df()["ESR1"].to_dict() == {"07": 2.5, "12": 3.5}  # of two samples the name that sorts last
+    assert {"pattern_not_found": 1, "extra_aliquots": 1, "names_cut": 3}.items() <= facts.counts.items()
+    assert "further aliquots left out, the name that sorts last stands: 1" in facts.sentences
+    assert any("left out (cell line): 1" in sentence for sentence in facts.sentences)
+    whole, facts = read_genomics(path, "log", patient_pattern=r"PT-\d+")
+    assert whole.obs_names.tolist() == ["PT-07", "PT-12"]
+    assert facts.counts["names_cut"] == 2
+    with pytest.raises(ExpressionError, match="no sample has the pattern 'XX'") as caught:
+        read_genomics(path, "log", patient_pattern="XX")
+    assert "site1_PT-07_r1" in caught.value.hint
+    for pattern in ("(PT", "PT-[", "*"):
+        with pytest.raises(UsageError, match="is no pattern"):
+            read_genomics(path, "log", patient_pattern=pattern)
+    # A pattern that can match nothing names nobody by it.
+    assert read_genomics(path, "log", patient_pattern=r"(PT-\d+)?$")[0].obs_names.tolist() == ["PT-12"]
+
+
+def test_a_pattern_goes_before_barcodes(tmp_path: Path) -> None:
+    frame = pd.DataFrame({"TCGA-A1-A0SB-01A": [1.5], "TCGA-A1-A0SB-06A": [2.5]}, index=["ESR1"])
+    result, _ = read_genomics(written(tmp_path, frame), "log", patient_pattern=r"(TCGA-..-....)-06")
+    assert result.to_df()["ESR1"].to_dict() == {"TCGA-A1-A0SB": 2.5}
 
 
 def test_ensembl_versions_and_duplicate_genes(tmp_path: Path) -> None:

@@ -1,25 +1,19 @@
-"""The gene panel: fitted on training patients alone, and right at the edges."""
+"""The gene panel: chooses as it says, in one block or several, and right at the edges; honesty is in test_leakage."""
 
 from __future__ import annotations
 
 import json
+import sys
 import time
-from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 import pytest
-from sklearn.linear_model import LogisticRegression
-from sklearn.metrics import roc_auc_score
-from wsipipe.data.cohort import read_cohort
+from safetensors.numpy import load, save
+from sklearn.feature_selection import f_classif
 from wsipipe.data.errors import BundleError, ExpressionError, UsageError
-from wsipipe.data.expression import ExpressionTable
-from wsipipe.data.patient_labels import patient_labels
-from wsipipe.data.splits import make_splits
 from wsipipe.models.gene_panel import GenePanel, Selection
-from wsipipe.stages.genomics_reading import read_genomics
 
-DATA = Path(__file__).resolve().parents[1] / "../shared/data"
 Matrix = npt.NDArray[np.float32]
 
 
@@ -28,21 +22,6 @@ def noise(patients: int, genes: int, seed: int = 0) -> tuple[Matrix, list[str], 
     matrix = rng.normal(5, 2, (patients, genes)).astype(np.float32)
     labels = np.arange(patients) % 2
     return matrix, [f"g{i:05d}" for i in range(genes)], labels
-
-
-def out_of_fold_auc(table: ExpressionTable, labels: dict[str, int], n_genes: int = 768) -> float:
-    """Five folds, everything fitted on what is not tested."""
-    splits = make_splits(labels, 5, seed=0)
-    scores: dict[str, float] = {}
-    for fold in range(5):
-        train = [*splits.patients(fold, "train"), *splits.patients(fold, "validation")]
-        test = splits.patients(fold, "test")
-        y = np.array([labels[patient] for patient in train])
-        fitted = GenePanel(n_genes).fit(table.rows(train), table.genes, y)
-        model = LogisticRegression(C=1e-3, max_iter=1000).fit(fitted.transform(table.rows(train), table.genes), y)
-        decided = model.decision_function(fitted.transform(table.rows(test), table.genes))
-        scores.update(zip(test, decided.tolist(), strict=True))
-    return float(roc_auc_score([labels[patient] for patient in scores], list(scores.values())))
 
 
 # Choosing
@@ -54,16 +33,42 @@ def test_anova_finds_planted_genes() -> None:
     matrix[:, planted] += (2.0 * labels)[:, None]
     panel = GenePanel(n_genes=3).fit(matrix, genes, labels)
     assert set(panel.genes) == {genes[i] for i in planted}
-    f = [_f_statistic(matrix[:, genes.index(gene)].astype(np.float64), labels) for gene in panel.genes]
-    assert f == sorted(f, reverse=True)
 
 
-def _f_statistic(x: npt.NDArray[np.float64], y: npt.NDArray[np.int64]) -> float:
-    """Between over within mean square, as in any textbook."""
-    groups = [x[y == label] for label in (0, 1)]
-    between = sum(len(group) * (group.mean() - x.mean()) ** 2 for group in groups)
-    within = sum(((group - group.mean()) ** 2).sum() for group in groups)
-    return float(between / (within / (len(x) - 2)))
+def test_anova_orders_all_genes_as_scikit_learn_does() -> None:
+    matrix, genes, _ = noise(90, 400, seed=4)
+    labels = (np.arange(90) % 3 == 0).astype(int)  # classes of unequal size
+    panel = GenePanel(n_genes=400).fit(matrix, genes, labels)
+    f = f_classif(matrix.astype(np.float64), labels)[0]
+    assert panel.genes == tuple(genes[i] for i in np.argsort(-f))
+
+
+def test_a_gene_that_separates_perfectly_comes_first() -> None:
+    matrix, genes, labels = noise(40, 20)
+    matrix[:, 11] = labels  # within the classes it does not vary: F is infinite
+    assert GenePanel(3).fit(matrix, genes, labels).genes[0] == "g00011"
+
+
+def test_xgboost_finds_what_no_single_gene_shows() -> None:
+    pytest.importorskip("xgboost")
+    matrix, genes, _ = noise(300, 60)
+    labels = ((matrix[:, 5] > 5) ^ (matrix[:, 40] > 5)).astype(int)  # exclusive or: F of either gene is noise
+    one = GenePanel(2, "xgboost").fit(matrix, genes, labels)
+    assert set(one.genes) == {"g00005", "g00040"}
+    assert set(GenePanel(2).fit(matrix, genes, labels).genes) != set(one.genes)
+    order = np.random.default_rng(1).permutation(60)
+    all_genes = GenePanel(60, "xgboost").fit(matrix, genes, labels)
+    again = GenePanel(60, "xgboost").fit(matrix[:, order], [genes[i] for i in order], labels)
+    assert all_genes.genes == again.genes
+    assert len(again.genes) == 60  # those that no tree uses come last
+
+
+def test_without_xgboost_the_way_out_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "xgboost", None)  # Python's own way to make an import fail
+    matrix, genes, labels = noise(20, 5)
+    with pytest.raises(UsageError, match="needs the package xgboost") as caught:
+        GenePanel(2, "xgboost").fit(matrix, genes, labels)
+    assert "wsipipe-momkd[xgboost]" in caught.value.hint
 
 
 def test_variance_and_list() -> None:
@@ -95,23 +100,6 @@ def test_the_order_of_genes_changes_nothing() -> None:
 # Only training patients speak
 
 
-def test_a_gene_that_predicts_only_the_test_patients_is_not_preferred() -> None:
-    matrix, genes, labels = noise(200, 300, seed=3)
-    splits = make_splits({f"P{i}": int(label) for i, label in enumerate(labels)}, 5, seed=0)
-    leaks = 0
-    for fold in range(5):
-        test = np.array([int(patient[1:]) for patient in splits.patients(fold, "test")])
-        train = np.setdiff1d(np.arange(200), test)
-        planted = matrix.copy()
-        planted[test, 0] = 100.0 * labels[test]
-        panel = GenePanel(n_genes=30).fit(planted[train], genes, labels[train])
-        assert panel.genes == GenePanel(n_genes=30).fit(matrix[train], genes, labels[train]).genes
-        leaks += "g00000" in panel.genes
-        whole_cohort = GenePanel(n_genes=30).fit(planted, genes, labels)  # what must not be done would prefer it
-        assert whole_cohort.genes[0] == "g00000"
-    assert leaks <= 2  # one gene in ten is chosen by chance
-
-
 def test_scaling_is_the_training_patients() -> None:
     matrix, genes, labels = noise(60, 10)
     panel = GenePanel().fit(matrix[:40], genes, labels[:40])
@@ -122,24 +110,6 @@ def test_scaling_is_the_training_patients() -> None:
     far[:] = 1e4
     shifted = panel.transform(np.concatenate([matrix[40:50], far]), genes)
     np.testing.assert_array_equal(shifted[:10], panel.transform(matrix[40:50], genes))
-
-
-def test_shuffled_labels_are_worth_nothing() -> None:
-    rng = np.random.default_rng(0)
-    matrix, genes, labels = noise(150, 2000, seed=1)
-    matrix += rng.normal(0, 1, (150, 1)).astype(np.float32)  # what genes share
-    patients = tuple(f"P{i:03d}" for i in range(150))
-    table = ExpressionTable(patients, tuple(genes), matrix, "log", "planted")
-    aucs = []
-    for _ in range(20):
-        shuffled = rng.permutation(labels)
-        aucs.append(out_of_fold_auc(table, dict(zip(patients, shuffled.tolist(), strict=True)), n_genes=50))
-    error = np.std(aucs, ddof=1) / np.sqrt(len(aucs))
-    assert abs(np.mean(aucs) - 0.5) < 4 * error + 0.02
-    # The same, with genes chosen on all patients before the folds: the fault this panel exists to avoid.
-    chosen = GenePanel(50).fit(matrix, genes, shuffled).genes
-    leaky = ExpressionTable(patients, chosen, matrix[:, [genes.index(gene) for gene in chosen]], "log", "planted")
-    assert out_of_fold_auc(leaky, dict(zip(patients, shuffled.tolist(), strict=True))) > max(aucs)
 
 
 # The edges
@@ -175,6 +145,10 @@ def test_another_cohort_lacks_genes() -> None:
     panel = GenePanel().fit(matrix, genes, labels)
     theirs = ["other", "g00004", "g00001"]
     values = noise(7, 3, seed=9)[0]
+    with pytest.raises(ExpressionError, match="4 of the panel's 6 genes are not in the matrix") as caught:
+        panel.transform(values, theirs)
+    assert "other" in caught.value.hint
+    panel.max_absent = 0.7
     assert panel.missing(theirs) == tuple(gene for gene in panel.genes if gene not in theirs)
     scaled = panel.transform(values, theirs)
     assert scaled.shape == (7, 6)
@@ -187,8 +161,59 @@ def test_another_cohort_lacks_genes() -> None:
             np.testing.assert_allclose(column, expected, rtol=1e-6)
         else:
             assert (column == 0).all()
-    with pytest.raises(ExpressionError, match="none of the panel's 6 genes"):
-        panel.transform(values, ["a", "b", "c"])
+
+
+# Several blocks
+
+
+def joined(patients: int = 80) -> tuple[Matrix, list[str], npt.NDArray[np.int64]]:
+    """RNA of 30 genes, and copy numbers of 10 that the last quarter of the patients lacks."""
+    matrix, genes, labels = noise(patients, 40)
+    matrix[:, 3] += 3 * labels
+    matrix[:, 30:] /= 20  # another unit
+    matrix[:, 35] += 0.3 * labels
+    matrix[patients * 3 // 4 :, 30:] = np.nan
+    matrix[:3, 31] = np.nan
+    return matrix, [*genes[:30], *(f"cnv:{gene}" for gene in genes[:10])], labels
+
+
+def test_each_block_is_chosen_from_by_itself() -> None:
+    matrix, genes, labels = joined()
+    panel = GenePanel(10).fit(matrix, genes, labels)
+    rna = GenePanel(10).fit(matrix[:, :30], genes[:30], labels)
+    cnv = GenePanel(10).fit(matrix[:60, 30:], genes[30:], labels[:60])
+    assert panel.genes == (*rna.genes, *cnv.genes)
+    assert (panel.genes[0], panel.genes[10]) == ("g00003", "cnv:g00005")
+    np.testing.assert_array_equal(panel.mean, [*rna.mean, *cnv.mean])
+    assert panel.counts == {
+        "offered": 40,
+        "too_many_missing": 0,
+        "constant": 0,
+        "chosen": 20,
+        "chosen_rna": 10,
+        "chosen_cnv": 10,
+        "patients_without_cnv": 20,
+    }
+    scaled = panel.transform(matrix, genes)
+    np.testing.assert_array_equal(scaled[:, :10], rna.transform(matrix[:, :30], genes[:30]))
+    np.testing.assert_array_equal(scaled[:60, 10:], cnv.transform(matrix[:60, 30:], genes[30:]))
+    assert (scaled[60:, 10:] == 0).all()  # not measured: the training mean
+
+
+def test_a_listed_gene_means_it_in_every_block() -> None:
+    matrix, genes, labels = joined()
+    listed = ["g00007", "cnv:g00002", "g00029", "nowhere"]
+    panel = GenePanel(selection="list", gene_list=listed).fit(matrix, genes, labels)
+    assert panel.genes == ("g00007", "g00029", "cnv:g00007", "cnv:g00002")
+    assert panel.counts["not_to_be_had"] == 1
+
+
+def test_a_block_measured_in_one_class_is_refused() -> None:
+    matrix, genes, labels = joined()
+    matrix[labels == 1, 30:] = np.nan
+    with pytest.raises(ExpressionError, match="cnv is chosen between two classes") as caught:
+        GenePanel().fit(matrix, genes, labels)
+    assert "leave cnv out" in caught.value.hint
 
 
 def test_what_fit_refuses() -> None:
@@ -209,7 +234,10 @@ def test_what_fit_refuses() -> None:
         GenePanel().transform(matrix, genes)
 
 
-@pytest.mark.parametrize("wrong", [{"n_genes": 0}, {"max_missing": 1.0}, {"selection": "list"}, {"gene_list": ["a"]}])
+@pytest.mark.parametrize(
+    "wrong",
+    [{"n_genes": 0}, {"max_missing": 1.0}, {"max_absent": -0.1}, {"selection": "list"}, {"gene_list": ["a"]}],
+)
 def test_settings_that_cannot_be_meant(wrong: dict[str, object]) -> None:
     with pytest.raises(UsageError):
         GenePanel(**wrong)  # type: ignore[arg-type]
@@ -223,7 +251,7 @@ def test_round_trip_to_the_bit(selection: Selection) -> None:
     matrix, genes, labels = noise(40, 30)
     panel = GenePanel(10, selection, genes[5:15] if selection == "list" else ()).fit(matrix, genes, labels)
     arrays, info = panel.state()
-    again = GenePanel.from_state({k: v.copy() for k, v in arrays.items()}, json.loads(json.dumps(info)))
+    again = GenePanel.from_state(load(save(arrays)), json.loads(json.dumps(info)))
     assert vars(again).keys() == vars(panel).keys()
     assert again.state()[1] == info
     np.testing.assert_array_equal(again.transform(matrix, genes), panel.transform(matrix, genes))
@@ -248,34 +276,4 @@ def test_selection_is_fast() -> None:
     matrix, genes, labels = noise(800, 20_000)
     start = time.perf_counter()
     GenePanel().fit(matrix, genes, labels)
-    assert time.perf_counter() - start < 5  # takes 0.7 s on one core
-
-
-# The real cohort: loose bounds around what a plain fit gave (.945, .892, .896)
-
-
-@pytest.mark.parametrize(
-    ("column", "least"), [("ER_Status_By_IHC", 0.93), ("pr_status_by_ihc", 0.88), ("HER2Calc", 0.88)]
-)
-def test_real_receptors_from_z_scores(column: str, least: float) -> None:
-    if not (DATA / "brca").is_dir():
-        pytest.skip("the real cohort is not here")
-    expression, _ = read_genomics(DATA / "brca/expression_zscore.csv.gz")
-    table = ExpressionTable(tuple(expression.obs_names), tuple(expression.var_names), expression.X, "z", "brca")
-    labels = patient_labels(read_cohort(DATA / "brca/clinical.csv"), column, ["positive"], ["negative"]).labels
-    auc = out_of_fold_auc(table, {patient: label for patient, label in labels.items() if patient in table})
-    assert least < auc < 0.97
-
-
-@pytest.mark.parametrize(
-    ("gene", "column"), [("ESR1", "ER_Status_By_IHC"), ("PGR", "pr_status_by_ihc"), ("ERBB2", "HER2Calc")]
-)
-def test_real_receptors_from_their_own_genes_in_counts(gene: str, column: str) -> None:
-    path = DATA / "rnaseq/tcga_brca_counts.csv.gz"
-    if not path.exists():
-        pytest.skip("the real cohort is not here")
-    expression = read_genomics(path)[0].to_df()
-    labels = patient_labels(read_cohort(DATA / "brca/clinical.csv"), column, ["positive"], ["negative"]).labels
-    both = [patient for patient in labels if patient in expression.index]
-    assert len(both) > 80
-    assert roc_auc_score([labels[patient] for patient in both], expression.loc[both, gene]) > 0.9
+    assert time.perf_counter() - start < 3  # takes 0.07 s on one core

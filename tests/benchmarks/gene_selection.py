@@ -38,10 +38,11 @@ def main() -> None:
         try:
             seconds = [fitted(GenePanel(asked.chosen, selection), matrix, genes, labels) for _ in range(asked.rounds)]
         except UsageError as error:
-            print(f"{selection:9} left out: {error}")
+            print(f"{selection:9} left out: {error}")  # noqa: T201  a script
             continue
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-        print(f"{selection:9} {statistics.median(seconds):6.2f} s (from {min(seconds):.2f} s), {peak:,.0f} MiB so far")
+        took = f"{statistics.median(seconds):6.2f} s (from {min(seconds):.2f} s)"
+        print(f"{selection:9} {took}, {peak:,.0f} MiB so far")  # noqa: T201  a script
 
 
 def fitted(panel: GenePanel, matrix: np.ndarray, genes: list[str], labels: np.ndarray) -> float:
