@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
@@ -62,16 +62,6 @@ class ForeignFeatures:
     """The slide, if the file tells."""
     encoder: str | None
     """The backbone by that program's name, if the file tells."""
-
-    def with_tiles(self, tiles: ForeignTiles) -> ForeignFeatures:
-        """The same, with the size of the tiles from the file of coordinates that the features were made from.
-
-        :raises StoreError: it holds other tiles.
-        """
-        if not np.array_equal(self.coords, tiles.coords):
-            wrong = f"its {len(self.coords)} tiles are not the {len(tiles.coords)} of {tiles.path}"
-            raise StoreError(wrong, path=self.path, hint="give the coordinates that these features were made from")
-        return replace(self, size_level0=tiles.size_level0, patch_px=tiles.patch_px)
 
 
 def read_foreign_features(path: Path) -> ForeignFeatures:

@@ -12,7 +12,6 @@ import h5py
 import numpy as np
 import pytest
 import torch
-from wsipipe.data.clam_tiles import write_clam_tiles
 from wsipipe.data.errors import SlideError, StoreError, UsageError
 from wsipipe.data.features import Bag, FeatureFacts, read_bag, write_features
 from wsipipe.data.foreign_features import (
@@ -24,7 +23,6 @@ from wsipipe.data.foreign_features import (
     write_clam_features,
     write_trident_features,
 )
-from wsipipe.data.foreign_tiles import read_foreign_tiles
 from wsipipe.data.grid import plan_grid
 from wsipipe.data.tiles import TileSet, write_tiles
 from wsipipe.data.units import Level0Px, Mpp, TilePx
@@ -144,18 +142,11 @@ def test_trident_s_features_of_clam_s_tiles_are_read(tmp_path: Path) -> None:
     assert (read.size_level0, read.patch_px) == (1024, 256)
 
 
-def test_clam_s_features_are_read_and_their_tiles_known_from_its_patches(tmp_path: Path) -> None:
+def test_clam_s_features_are_read(tmp_path: Path) -> None:
     read = read_foreign_features(clam(tmp_path))
     np.testing.assert_array_equal(read.features, FEATURES)
     np.testing.assert_array_equal(read.coords, COORDS)
     assert (read.source, read.name, read.encoder, read.size_level0, read.patch_px) == ("clam", None, None, None, None)
-    (tmp_path / "patches").mkdir()
-    patches = read_foreign_tiles(write(tmp_path / "patches" / "S1.h5", {}, CLAM_TILES))
-    told = read.with_tiles(patches)
-    assert (told.source, told.size_level0, told.patch_px) == ("clam", 1024, 256)
-    others = read_foreign_tiles(write(tmp_path / "patches" / "S2.h5", {}, CLAM_TILES, coords=COORDS[:2]))
-    with pytest.raises(StoreError, match=r"its 3 tiles are not the 2 of .*S2"):
-        read.with_tiles(others)
 
 
 BAD: dict[str, tuple[Callable[[Path], Path], str]] = {
@@ -302,7 +293,7 @@ def test_tiles_of_another_slide_are_refused(tmp_path: Path, bag: Bag, tiles: Til
     assert list(tmp_path.iterdir()) == []
 
 
-def test_what_clam_reads_comes_back(tmp_path: Path, bag: Bag, tiles: TileSet) -> None:
+def test_what_clam_reads_comes_back(tmp_path: Path, bag: Bag) -> None:
     write_clam_features(tmp_path, bag.slide_id, bag)
     tensor = torch.load(tmp_path / "pt_files" / f"{bag.slide_id}.pt", weights_only=True)
     assert tensor.dtype == torch.float32
@@ -313,11 +304,7 @@ def test_what_clam_reads_comes_back(tmp_path: Path, bag: Bag, tiles: TileSet) ->
     read = read_foreign_features(tmp_path / "h5_files" / f"{bag.slide_id}.h5")
     np.testing.assert_array_equal(read.features, bag.features)
     np.testing.assert_array_equal(read.coords, bag.coords)
-    write_clam_tiles(tmp_path / "patches" / "a.h5", tiles)
-    told = read.with_tiles(read_foreign_tiles(tmp_path / "patches" / "a.h5"))
-    assert told.source == "clam"
-    assert told.size_level0 == pytest.approx(bag.facts.tile_size_level0)
-    assert [path.name for path in sorted(tmp_path.iterdir())] == ["h5_files", "patches", "pt_files"]
+    assert [path.name for path in sorted(tmp_path.iterdir())] == ["h5_files", "pt_files"]
 
 
 def test_clam_gets_no_empty_bag(tmp_path: Path, bag: Bag) -> None:
