@@ -81,6 +81,13 @@ class CopyStage(Stage[CopySettings]):
         with self.calls.open("a") as stream:
             stream.write(what + "\n")
 
+    def _meet(self) -> None:
+        """Wait until another process is here too."""
+        self.calls.with_name(f"here-{os.getpid()}").touch()
+        patience = time.monotonic() + 60
+        while len(list(self.calls.parent.glob("here-*"))) < 2 and time.monotonic() < patience:
+            time.sleep(0.01)
+
     def _hash(self, path: Path) -> str:
         self._say(f"hash {path.stem}")
         _refuse_unreadable(path)
@@ -119,6 +126,8 @@ class CopyStage(Stage[CopySettings]):
                 os.kill(os.getpid(), signal.SIGKILL)
             case "hang":
                 ctypes.PyDLL(None).sleep(600)  # keeps the interpreter's lock, as a decoder that hangs may
+            case meeting if meeting.startswith("meet"):
+                self._meet()
             case "slow":
                 time.sleep(60)
             case "nothing":

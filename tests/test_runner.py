@@ -379,12 +379,17 @@ def story(place: Path) -> dict[str, Any]:
 def test_several_devices_share_the_items_and_give_the_same(tmp_path: Path) -> None:
     one, two = tmp_path / "one", tmp_path / "two"
     texts = {f"t{number:02}": "x" * (1 + number * 7 % 23) for number in range(23)}
+    texts |= {
+        "meet-1": "meet" * 10,
+        "meet-2": "meet" * 10,
+    }  # the largest: each device takes one, and waits for the other
     for place in (one, two):
         place.mkdir()
         write(place, **texts, bad="broken", none="nothing")
+    (one / "here-already").touch()
     copy(one)
     summary = copy(two, devices=["left", "right"])
-    assert (summary.done, summary.empty, [f.item for f in summary.failures]) == (23, 1, ["bad"])
+    assert (summary.done, summary.empty, [f.item for f in summary.failures]) == (25, 1, ["bad"])
     assert statuses(one) == statuses(two)
     assert {name: result(one, name) for name in texts} == {name: result(two, name) for name in texts}
     lines = [line.split() for line in (two / "calls").read_text().splitlines() if line.startswith("do ")]
@@ -395,7 +400,7 @@ def test_several_devices_share_the_items_and_give_the_same(tmp_path: Path) -> No
     for device in ("left", "right"):
         sizes = [len(texts[name]) for _, name, _, its in lines if its == device and name in texts]
         assert sizes == sorted(sizes, reverse=True)
-    assert copy(two, devices=["left", "right"]).before == 24
+    assert copy(two, devices=["left", "right"]).before == 26
 
 
 @pytest.mark.parametrize("text", ["die", "exit"])
