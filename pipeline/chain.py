@@ -267,6 +267,28 @@ def predict(
     return summaries, result
 
 
+def import_checkpoint(config: Config, runner: Runner, checkpoints: Sequence[Path], name: str) -> Summary:
+    """Make a model of checkpoints of the authors' MoMKD code, one a fold.
+
+    :param name: of the model; its biomarker must be configured.
+    :raises UsageError: no such biomarker, or no name for a model.
+    """
+    from ..stages.import_checkpoint import ImportCheckpointStage
+
+    if not _is_a_name(name):
+        raise UsageError(f"{name!r} cannot be a model's name", hint="use letters, digits, dots, dashes and underscores")
+    folder = runner.workspace / "models" / name
+    stage = ImportCheckpointStage(
+        config.biomarkers[name],
+        folder,
+        runner.workspace,
+        checkpoints=checkpoints,
+        tile=config.tile,
+        extract=config.extract,
+    )
+    return runner.run(stage)
+
+
 def everything(config: Config, runner: Runner) -> tuple[list[Summary], dict[str, Json]]:
     """The whole chain: what is configured of it, in order."""
     summaries = [*tile(config, runner), extract(config, runner, tiles=config.tile.folder_name())]

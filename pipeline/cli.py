@@ -158,7 +158,7 @@ def _works(**sections: type[Settings]) -> Callable[[Callable[..., None]], None]:
                 function(_Call(flags, console, options), **given)
 
         give_signature(command, [*own, *common, *settings.parameters], function)
-        app.command(function.__name__.rstrip("_"))(command)
+        app.command(function.__name__.rstrip("_").replace("_", "-"))(command)
 
     return decorate
 
@@ -256,6 +256,28 @@ def train(
     summaries, metrics = chain.train(*call.open(), name, features=features)
     chain.show_metrics(call.console, metrics)
     call.finish(summaries, {"models": metrics})
+
+
+@_works(biomarker=BiomarkerSettings)
+def import_checkpoint(
+    call: _Call,
+    checkpoints: Annotated[list[Path], typer.Argument(help="the authors' files, s_<fold>_mkd_checkpoint.pt, in order")],
+    *,
+    name: Annotated[str, typer.Option(help="name of the model, such as her2")],
+    backbone: Annotated[str, typer.Option(help="the backbone of its features: a name from `wsipipe backbones`")],
+    mpp: Annotated[float, typer.Option(help="µm per pixel of its tiles")],
+    tile_px: Annotated[int, typer.Option(help="side of its tiles, in pixels")],
+    pooling: Annotated[
+        str | None, typer.Option(help="cls, mean or cls+mean; default: as the backbone's card says")
+    ] = None,
+    weights: Weights = None,
+) -> None:
+    """Make a model of the MoMKD authors' checkpoints, for predict. Their files do not say what must be said here."""
+    biomarker = {key: value for key, value in call.flags.pop("biomarker").items() if value is not None}
+    call.flags["biomarkers"] = {name: biomarker}
+    call.flags["tile"] = {"mpp": mpp, "tile_px": tile_px}
+    call.flags["extract"] = {"backbone": backbone, "pooling": pooling, "weights": weights}
+    call.finish([chain.import_checkpoint(*call.open(), checkpoints, name)])
 
 
 @_works(predict=PredictSettings)

@@ -9,6 +9,7 @@ VERSIONS: Final = {
     "tile": 2,
     "index": 1,
     "export": 1,
+    "import-checkpoint": 1,
     "extract": 2,
     "genomics": 2,
     "split": 1,
