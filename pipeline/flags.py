@@ -56,7 +56,8 @@ def give_signature(
 
 
 def _parameter(flag: str, field: FieldInfo, section: str) -> inspect.Parameter:
-    default = "" if field.default is None or field.is_required() else f" (default: {_shown(field.default)})"
+    unset = field.is_required() or field.default is None or field.default == []
+    default = "" if unset else f" (default: {_shown(field.default)})"
     option = typer.Option(
         help=(field.description or "") + default, show_default=False, rich_help_panel=f"Settings: {section}"
     )
