@@ -1,4 +1,4 @@
-"""How lists appear in sentences."""
+"""How lists and numbers appear in sentences."""
 
 from __future__ import annotations
 
@@ -12,3 +12,12 @@ def some(items: Sequence[str], most: int = 5) -> str:
     'a, b and 1 more'
     """
     return ", ".join(items[:most]) + (f" and {len(items) - most} more" if len(items) > most else "")
+
+
+def figure(value: float) -> str:
+    """Three digits, or all whole ones of a large number.
+
+    >>> figure(0.12345), figure(12345)
+    ('0.123', '12,345')
+    """
+    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"

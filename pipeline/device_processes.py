@@ -18,9 +18,9 @@ from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnProcess
 from typing import Any
 
-from ..data.errors import SlideError, WsipipeError
+from ..data.errors import WsipipeError
 from ..stages.stage import Item, Progress, Stage
-from .executors import Result, end_with, result_of, sigint_blocked
+from .executors import Result, end_with, it_died, result_of, sigint_blocked
 
 
 def run_on_devices(
@@ -38,12 +38,7 @@ def run_on_devices(
         again: list[Item] = []
         yield from _round(stage, [item], devices[:1], progress, notes, again)
         if again:
-            died = SlideError(
-                "the process that worked on it died (a crash in a decoder or on the GPU, or no memory left)",
-                path=item.id,
-                hint="check the file; if it is sound, free some memory and use --retry-failed",
-            )
-            yield result_of(stage, item, died, start, clock)
+            yield result_of(stage, item, it_died(item, "a crash in a decoder or on the GPU"), start, clock)
 
 
 def _round(

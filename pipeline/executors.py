@@ -90,8 +90,13 @@ def _why_it_died(stage: Stage[Any], item: Item, seconds: float) -> SlideError:
             path=item.id,
             hint="check the file and the disk it lies on; if both are sound, raise --timeout and use --retry-failed",
         )
+    return it_died(item, "a crash in a decoder")
+
+
+def it_died(item: Item, crash: str) -> SlideError:
+    """What to tell of an item whose process has died twice."""
     return SlideError(
-        "the process that worked on it died (a crash in a decoder, or no memory left)",
+        f"the process that worked on it died ({crash}, or no memory left)",
         path=item.id,
         hint="check the file; if it is sound, free some memory and use --retry-failed",
     )

@@ -55,7 +55,7 @@ class GenomicsStage(Stage[GenomicsSettings]):
 
     def _expression(self, progress: Progress) -> Outcome:
         settings = self.settings
-        matrix = _path(settings.sources()["rna"])
+        matrix = settings.sources()["rna"].resolve()
         progress.say(f"reading {matrix.name}")
         expression, facts = read_genomics(
             matrix,
@@ -77,7 +77,7 @@ class GenomicsStage(Stage[GenomicsSettings]):
 
     def _block(self, block: Block, progress: Progress) -> Outcome:
         settings = self.settings
-        matrix = _path(settings.sources()[block])
+        matrix = settings.sources()[block].resolve()
         progress.say(f"reading {matrix.name}")
         units = {"cnv": settings.cnv_unit, "protein": settings.protein_unit}
         measured, facts = read_block(
@@ -96,13 +96,9 @@ class GenomicsStage(Stage[GenomicsSettings]):
 _FILES = {"expression": store_name("rna"), "signatures": "signatures.csv", "qc": "qc.html"}
 
 
-def _path(given: Path) -> Path:
-    return given.resolve()
-
-
 def _inputs(settings: GenomicsSettings, *names: str) -> dict[str, Input]:
     given = {name: getattr(settings, name) for name in names}
-    return {name: FileInput(_path(path)) for name, path in given.items() if path is not None}
+    return {name: FileInput(path.resolve()) for name, path in given.items() if path is not None}
 
 
 def _outcome(

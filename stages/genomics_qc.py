@@ -18,7 +18,7 @@ from markupsafe import Markup
 
 from .charts import Plot, nice_ticks
 from .genomics_checks import FAR, FEMALE_Y, FEWEST, MALE_Y, SAME, Checks, PatientCheck, check_expression, gene
-from .report_page import ENVIRONMENT
+from .report_page import TEMPLATES
 
 Floats = npt.NDArray[np.float64]
 
@@ -43,7 +43,7 @@ def render_genomics_qc(
     zscore = expression.uns.get("input_unit") == "zscore"
     colours = _batch_colours(checks)
     missing = [patient.missing for patient in checks.patients]
-    return ENVIRONMENT.get_template("genomics_qc.html").render(
+    return TEMPLATES.get_template("genomics_qc.html").render(
         source=str(expression.uns["source"]),
         unit=str(expression.uns["unit"]),
         patients=expression.n_obs,

@@ -10,16 +10,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from math import exp, isfinite, log
-from pathlib import Path, PurePosixPath
+from pathlib import PurePosixPath
 from statistics import fmean, stdev
 from typing import Final
 from urllib.parse import quote
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
-
 from ..data.errors import UsageError
 from ..models.metrics import Estimate, Metrics, calibration_bins, roc_points
 from .charts import calibration_chart, learning_chart, place_chart, probability_chart, roc_chart, slot_chart
+from .page_templates import page_templates
 
 Facts = tuple[tuple[str, str], ...]
 """Names and values, in the order in which they are shown."""
@@ -192,7 +191,7 @@ def training_page(report: TrainingReport) -> str:
     of_fold = {fold.fold: [patient for patient in report.oof if patient.fold == fold.fold] for fold in report.folds}
     curves = [roc_points([p.positive for p in part], [p.probability for p in part]) for part in of_fold.values()]
     losses = tuple(dict.fromkeys(name for fold in report.folds for row in fold.history for name in row.losses))
-    return ENVIRONMENT.get_template("training.html").render(
+    return TEMPLATES.get_template("training.html").render(
         report=report,
         metrics=report.metrics,
         question=report.question,
@@ -214,7 +213,7 @@ def prediction_page(report: PredictionReport) -> str:
 
     :raises UsageError: a picture's path is not relative to the page.
     """
-    return ENVIRONMENT.get_template("prediction.html").render(
+    return TEMPLATES.get_template("prediction.html").render(
         report=report, question=report.question, place=place_chart, link=_link
     )
 
@@ -281,16 +280,4 @@ def _link(path: str) -> str:
     return "./" + quote(str(pure))
 
 
-def _environment() -> Environment:
-    environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters |= {"figure": _figure, "interval": _interval, "count": "{:,}".format}
-    return environment
-
-
-ENVIRONMENT: Final = _environment()
+TEMPLATES: Final = page_templates(figure=_figure, interval=_interval)

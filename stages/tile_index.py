@@ -16,9 +16,9 @@ from statistics import median
 from typing import Final
 from urllib.parse import quote
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
-
 from ..data.manifest import OutputRecord, Record
+from ..data.wording import figure
+from .page_templates import page_templates
 
 MUCH_INK: Final = 0.05
 """More ink than this, as a share of the slide, is worth a look."""
@@ -75,7 +75,7 @@ def render_index(records: Sequence[Record], folder: Path, workspace: Path) -> st
     judge = _judge([record for record in shown if record.status == "done"])
     page = folder / "qc"
     cards = [_card(record, judge(record), page, workspace) for record in shown]
-    return _ENVIRONMENT.get_template("tile_index.html").render(
+    return _TEMPLATES.get_template("tile_index.html").render(
         name=folder.name,
         cards=sorted(cards, key=lambda card: not card.why),
         failed=[record for record in slides if record.status == "failed"],
@@ -115,15 +115,13 @@ def _judge(usual: Sequence[Record]) -> Callable[[Record], tuple[str, ...]]:
             why.append(_EMPTY.get(str(record.stats.get("tissue_verdict")), "tissue, but no tile is kept"))
         else:
             if said := tissue.far(record):
-                why.append(
-                    f"{said} tissue: {_figure(tissue.value(record))} mm², the median is {_figure(tissue.median)}"
-                )
+                why.append(f"{said} tissue: {figure(tissue.value(record))} mm², the median is {figure(tissue.median)}")
             elif said := tiles.far(record):
                 few = {"little": "few", "much": "many"}[said]
-                why.append(f"{few} tiles: {_figure(tiles.value(record))}, the median is {_figure(tiles.median)}")
+                why.append(f"{few} tiles: {figure(tiles.value(record))}, the median is {figure(tiles.median)}")
             if sharpness.far(record) == "little":
-                here = _figure(sharpness.value(record))
-                why.append(f"little sharpness: {here}, the median is {_figure(sharpness.median)}")
+                here = figure(sharpness.value(record))
+                why.append(f"little sharpness: {here}, the median is {figure(sharpness.median)}")
         blurred = _number(record, "dropped_not_sharp") or 0
         of_all = blurred + (_number(record, "tiles") or 0)
         if blurred > MUCH_BLUR * of_all:
@@ -187,24 +185,8 @@ def _natural(text: str) -> tuple[list[str | int], str]:
     return [int(part) if odd % 2 else part for odd, part in enumerate(parts)], text
 
 
-def _figure(value: float) -> str:
-    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
-
-
 def _percent(share: float) -> str:
     return f"{100 * share:.2g} %" if share < 0.1 else f"{100 * share:.0f} %"
 
 
-def _environment() -> Environment:
-    environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters |= {"figure": _figure, "percent": _percent, "count": "{:,}".format}
-    return environment
-
-
-_ENVIRONMENT: Final = _environment()
+_TEMPLATES: Final = page_templates(figure=figure, percent=_percent)

@@ -23,6 +23,7 @@ from ..data.grid import Coords
 from ..data.slide import Rgb
 from ..data.tissue import Mask
 from ..data.units import Microns, Mpp
+from ..data.wording import figure
 from .sheet import FACES, font
 from .tile_marks import FRAMED, LOOK_KEPT, LOOKS, Boxes, Look, hatch, mark, ring
 from .tiling import TileResult
@@ -152,7 +153,7 @@ def _facts(result: TileResult) -> list[list[str]]:
             f"tiles of {grid.tile_px} px at {grid.tile_mpp:.4g} µm/px ({_words(field)})",
             f"level {grid.level}, " + ("native pixels" if grid.native else f"{grid.read_px} → {grid.tile_px} px"),
         ],
-        [f"tissue {share}", f"{_figure(tissue.area / 1e6)} mm²", tissue.verdict],
+        [f"tissue {share}", f"{figure(tissue.area / 1e6)} mm²", tissue.verdict],
     ]
 
 
@@ -205,10 +206,6 @@ def _scale_bar(mpp: Mpp, longest: int) -> tuple[int, Microns]:
     power = 10.0 ** np.floor(np.log10(longest * mpp))
     length = max(step * power for step in (1, 2, 5) if step * power <= longest * mpp)
     return round(length / mpp), Microns(length)
-
-
-def _figure(value: float) -> str:
-    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
 
 
 def _words(length: Microns) -> str:

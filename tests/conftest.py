@@ -1,6 +1,7 @@
 """What all tests share: one thread, patient property tests, and the real data where it lies beside the repository."""
 
 import signal
+import sys
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,8 @@ from hypothesis import settings
 settings.register_profile("shared-cores", deadline=None)
 settings.load_profile("shared-cores")
 torch.set_num_threads(1)
+
+sys.path.insert(0, str(Path(__file__).parent))  # tests share modules that lie beside them
 
 # A shell that runs the tests in the background lets its children ignore Ctrl-C; those that are tested must hear it.
 signal.signal(signal.SIGINT, signal.default_int_handler)

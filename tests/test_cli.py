@@ -16,8 +16,8 @@ import numpy as np
 import pytest
 import tifffile
 import typer
+from command import wsipipe
 from pydantic import BaseModel
-from typer.testing import CliRunner, Result
 from wsipipe import __version__
 from wsipipe.data.manifest import Manifest
 from wsipipe.pipeline.cli import app
@@ -44,14 +44,6 @@ COMMANDS = sorted(typer.main.get_command(app).commands)  # type: ignore[attr-def
 @pytest.fixture(autouse=True)
 def _in_a_folder_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-
-
-def wsipipe(*words: object) -> Result:
-    """Run a command in this process."""
-    result = CliRunner().invoke(app, [str(word) for word in words])
-    if not isinstance(result.exception, SystemExit | None):
-        raise result.exception
-    return result
 
 
 def slide(path: Path, *, mpp: float | None = 0.5, seed: int = 0) -> Path:

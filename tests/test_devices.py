@@ -2,34 +2,18 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from typer.testing import CliRunner, Result
+from command import told, wsipipe
 from wsipipe.data.artifact import digest_of
 from wsipipe.data.errors import UsageError
 from wsipipe.data.units import Mpp
 from wsipipe.models.devices import choose_device, choose_devices
-from wsipipe.pipeline.cli import app
 from wsipipe.pipeline.demo_slides import write_aperio
-
-
-def wsipipe(*words: object) -> Result:
-    result = CliRunner().invoke(app, [str(word) for word in words])
-    if not isinstance(result.exception, SystemExit | None):
-        raise result.exception
-    return result
-
-
-def told(*words: object) -> dict[str, Any]:
-    result = wsipipe(*words, "--json")
-    assert result.exit_code == 0, result.output
-    return {stage["stage"]: stage for stage in json.loads(result.stdout)["stages"]}
 
 
 def test_names_of_devices() -> None:

@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
-from typing import Any
 
 import anndata
 import h5py
 import numpy as np
 import pytest
 import torch
-from typer.testing import CliRunner, Result
+from command import told, wsipipe
 from wsipipe.data.features import read_bag
 from wsipipe.data.units import Mpp
-from wsipipe.pipeline.cli import app
 from wsipipe.pipeline.demo_slides import write_aperio
 
 NAME = "0.5mpp-224px/efficientnet-lite0"
@@ -29,19 +26,6 @@ def _in_a_folder_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
         write_aperio(Path("slides") / f"{name}.svs", pixels, mpp=Mpp(0.5))
     assert told("tile", "slides")["tile"]["done"] == 2
     assert told("extract", "--device", "cpu")["extract"]["done"] == 2
-
-
-def wsipipe(*words: object) -> Result:
-    result = CliRunner().invoke(app, [str(word) for word in words])
-    if not isinstance(result.exception, SystemExit | None):
-        raise result.exception
-    return result
-
-
-def told(*words: object, code: int = 0) -> dict[str, Any]:
-    result = wsipipe(*words, "--json")
-    assert result.exit_code == code, result.output
-    return {stage["stage"]: stage for stage in json.loads(result.stdout)["stages"]}
 
 
 def test_there_and_back() -> None:

@@ -9,13 +9,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from typer.testing import CliRunner, Result
+from command import wsipipe
 from wsipipe.data.features import read_bag
 from wsipipe.data.units import Mpp
 from wsipipe.models.bag_tensors import bag_tensors
 from wsipipe.models.momkd import MoMKD, MoMKDConfig
 from wsipipe.models.momkd_checkpoint import _NAMES
-from wsipipe.pipeline.cli import app
 from wsipipe.pipeline.demo_slides import write_aperio
 
 BIOMARKER = ("--name", "her2", "--label-column", "HER2", "--positive", "pos", "--negative", "neg")
@@ -25,13 +24,6 @@ FEATURES = ("--backbone", "efficientnet-lite0", "--mpp", "0.5", "--tile-px", "22
 @pytest.fixture(autouse=True)
 def _in_a_folder_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-
-
-def wsipipe(*words: object) -> Result:
-    result = CliRunner().invoke(app, [str(word) for word in words])
-    if not isinstance(result.exception, SystemExit | None):
-        raise result.exception
-    return result
 
 
 def model_of(width: int, seed: int) -> MoMKD:

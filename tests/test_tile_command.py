@@ -15,13 +15,12 @@ import numpy as np
 import pytest
 import tifffile
 import torch
+from command import told, wsipipe
 from PIL import Image
 from safetensors.torch import save_file
 from torchvision.models.segmentation import deeplabv3_resnet50
-from typer.testing import CliRunner, Result
 from wsipipe.data.manifest import Manifest, Record
 from wsipipe.data.tiles import read_tiles
-from wsipipe.pipeline.cli import app
 
 PIECES = ((200, 200), (1200, 1000))
 """Upper left corners of two square pieces of tissue of 700 px on a slide of 2048 × 2048 px at 0.5 µm per pixel."""
@@ -31,20 +30,6 @@ SIDE = 700
 @pytest.fixture(autouse=True)
 def _in_a_folder_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-
-
-def wsipipe(*words: object) -> Result:
-    result = CliRunner().invoke(app, [str(word) for word in words])
-    if not isinstance(result.exception, SystemExit | None):
-        raise result.exception
-    return result
-
-
-def told(*words: object, code: int = 0) -> dict[str, Any]:
-    """The tile stage's part of the closing object."""
-    result = wsipipe(*words, "--json")
-    assert result.exit_code == code, result.output
-    return {stage["stage"]: stage for stage in json.loads(result.stdout)["stages"]}
 
 
 def slide(path: Path, *, seed: int = 0, blurred: bool = False) -> Path:
