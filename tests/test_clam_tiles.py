@@ -10,13 +10,14 @@ import h5py
 import numpy as np
 import openslide
 import pytest
+from tile_sets import tile_set as tile_set_of
 from wsipipe.data.clam_tiles import clam_process_list, write_clam_tiles
 from wsipipe.data.errors import SlideError
 from wsipipe.data.grid import plan_grid
 from wsipipe.data.readers import open_slide
 from wsipipe.data.slide import on_white
 from wsipipe.data.tiles import TileSet
-from wsipipe.data.units import Level0Px, Mpp, TilePx
+from wsipipe.data.units import Mpp, TilePx
 
 SLIDES = Path(__file__).resolve().parents[1] / "../shared/data/slides"
 
@@ -39,19 +40,7 @@ def tile_set(
         allow_upsample=False,
         path="slide.svs",
     )
-    coords = grid.coords()[:count]
-    return TileSet(
-        slide_id="Präparat 7.1",
-        slide_format="aperio",
-        slide_size=(Level0Px(size[0]), Level0Px(size[1])),
-        slide_mpp=Mpp(slide_mpp),
-        grid=grid,
-        min_tissue=0.5,
-        coords=coords,
-        tissue_fraction=np.ones(len(coords), np.float32),
-        sharpness=np.ones(len(coords), np.float32),
-        sharpness_mpp=Mpp(8),
-    )
+    return tile_set_of(grid, grid.coords()[:count], slide_mpp, size)
 
 
 def as_clam(path: Path) -> tuple[np.ndarray, dict]:

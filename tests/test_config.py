@@ -9,8 +9,10 @@ from pathlib import Path
 
 import pytest
 from pydantic import BaseModel
+from wsipipe.data import blocks
 from wsipipe.data.errors import UsageError
 from wsipipe.pipeline.config import Config, load_config, parse, template
+from wsipipe.stages import settings as settings_module
 from wsipipe.stages.settings import BiomarkerSettings, Settings
 
 
@@ -269,3 +271,8 @@ def test_folder_names_carry_what_gives_the_numbers_their_meaning() -> None:
     hub = parse({"extract": {"backbone": "hf-hub:../../evil name", "pooling": "cls+mean"}}).extract.folder_name()
     assert hub == "hf-hub_.._.._evil_name-cls+mean"
     assert os.sep not in hub
+
+
+def test_blocks_are_those_that_the_stores_know() -> None:
+    """The settings say them again, for --help must not wait for what reads stores."""
+    assert settings_module.BLOCKS == blocks.BLOCKS

@@ -12,6 +12,7 @@ import h5py
 import numpy as np
 import pytest
 import torch
+from tile_sets import tile_set as tile_set_of
 from wsipipe.data.errors import SlideError, StoreError, UsageError
 from wsipipe.data.features import Bag, FeatureFacts, read_bag, write_features
 from wsipipe.data.foreign_features import (
@@ -25,7 +26,7 @@ from wsipipe.data.foreign_features import (
 )
 from wsipipe.data.grid import plan_grid
 from wsipipe.data.tiles import TileSet, write_tiles
-from wsipipe.data.units import Level0Px, Mpp, TilePx
+from wsipipe.data.units import Mpp, TilePx
 
 WIDTH, HEIGHT = 20_000, 16_000
 SLIDE_MPP = 0.2527
@@ -46,19 +47,7 @@ def tiles() -> TileSet:
         allow_upsample=False,
         path="slide.svs",
     )
-    coords = grid.coords()[:TILES]
-    return TileSet(
-        slide_id="Präparat 7.1",
-        slide_format="aperio",
-        slide_size=(Level0Px(WIDTH), Level0Px(HEIGHT)),
-        slide_mpp=Mpp(SLIDE_MPP),
-        grid=grid,
-        min_tissue=0.5,
-        coords=coords,
-        tissue_fraction=np.ones(len(coords), np.float32),
-        sharpness=np.ones(len(coords), np.float32),
-        sharpness_mpp=Mpp(8),
-    )
+    return tile_set_of(grid, grid.coords()[:TILES], SLIDE_MPP, (WIDTH, HEIGHT))
 
 
 @pytest.fixture(scope="module")

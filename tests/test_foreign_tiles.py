@@ -8,12 +8,13 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tile_sets import tile_set as tile_set_of
 from wsipipe.data.clam_tiles import write_clam_tiles
 from wsipipe.data.errors import SlideError
 from wsipipe.data.foreign_tiles import find_foreign_tiles, placed_on, read_foreign_tiles
 from wsipipe.data.grid import TileGrid, plan_grid
 from wsipipe.data.tiles import TileSet, write_tiles
-from wsipipe.data.units import Level0Px, Mpp, TilePx
+from wsipipe.data.units import Mpp, TilePx
 
 WIDTH, HEIGHT = 20_000, 16_000
 PYRAMID = (1.0, 4.0, 16.0)
@@ -38,19 +39,7 @@ def plan(
 
 
 def tile_set(grid: TileGrid, slide_mpp: float) -> TileSet:
-    coords = grid.coords()[3::7]
-    return TileSet(
-        slide_id="Präparat 7.1",
-        slide_format="aperio",
-        slide_size=(Level0Px(WIDTH), Level0Px(HEIGHT)),
-        slide_mpp=Mpp(slide_mpp),
-        grid=grid,
-        min_tissue=0.5,
-        coords=coords,
-        tissue_fraction=np.ones(len(coords), np.float32),
-        sharpness=np.ones(len(coords), np.float32),
-        sharpness_mpp=Mpp(8),
-    )
+    return tile_set_of(grid, grid.coords()[3::7], slide_mpp, (WIDTH, HEIGHT))
 
 
 TRIDENT = {
