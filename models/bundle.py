@@ -2,7 +2,7 @@
 
     fold-0/
       bundle.json            what it is: the question, how slides become bags, the network, threshold, training
-      model.safetensors      the histology side: encoder, projections, memory, head
+      model.safetensors      the network's histology side, such as encoder, projections, memory, head
       genes.safetensors      what training fitted to the genes (only where RNA taught)
 
 Who trained it is kept as hashes: enough to keep a model from speaking of its own training patients, no list of names.
@@ -28,8 +28,9 @@ from safetensors.torch import load_file, save_file
 from ..data.artifact import whole
 from ..data.errors import BundleError
 from ..data.features import Bag, FeatureFacts
-from .bag_tensors import bag_tensors
-from .momkd import MoMKD, MoMKDConfig, load_histology
+from .bag_tensors import BagBatch, bag_tensors
+from .methods import network_for_reading
+from .network import SlideNetwork
 
 ENCODING_TYPE = "wsipipe-bundle"
 ENCODING_VERSION = "1"
@@ -94,7 +95,9 @@ class BundleFacts(BaseModel):
     """All folds of one model share it."""
     recipe: BagRecipe
     method: str
-    network: MoMKDConfig
+    """Which network it is (:data:`.methods.METHODS`)."""
+    network: dict[str, Any]
+    """Its configuration."""
     threshold: float
     """Probability from which a patient is called positive; chosen on the fold's validation patients."""
     seen: list[str]
@@ -104,7 +107,7 @@ class BundleFacts(BaseModel):
     genes: list[str]
     gene_panel: dict[str, Any]
     training: dict[str, Any]
-    """Settings, learning curve, best epoch, use of the memory."""
+    """Settings, learning curve, best epoch, use of the memory, soft targets."""
     versions: dict[str, str]
 
     def saw(self, patient_id: str | None, slide_digest: str | None) -> bool:
@@ -126,7 +129,7 @@ class SlideReading:
     attention: NDArray[np.float32]
     """(P), sums to 1."""
     scores: NDArray[np.float32]
-    """(P), above zero where a tile is nearer to the memory's positive slots."""
+    """(P), above zero where a tile by itself speaks for positive."""
 
 
 @dataclass(frozen=True)
@@ -134,7 +137,7 @@ class Bundle:
     """A model of one fold, ready to read slides."""
 
     facts: BundleFacts
-    model: MoMKD
+    network: SlideNetwork
 
     def read(self, bag: Bag, path: Path) -> SlideReading:
         """Read a slide.
@@ -144,14 +147,16 @@ class Bundle:
         """
         self.facts.recipe.refuse_other(bag.facts, path)
         tensors = bag_tensors(bag, self.facts.recipe.neighbours)
-        device = next(self.model.parameters()).device
         with torch.inference_mode():
-            reading = self.model.read(tensors.features.to(device).float(), tensors.edges.to(device))
-        attention, scores = (t.float().cpu().numpy() for t in (reading.attention, reading.scores))
-        return SlideReading(float(reading.logits[1] - reading.logits[0]), attention, scores)
+            readings = self.network.read(BagBatch.of([tensors], self.network.device))
+        attention, scores = (t.float().cpu().numpy() for t in (readings.attention, readings.scores))
+        negative, positive = readings.logits[0].tolist()
+        return SlideReading(positive - negative, attention, scores)
 
 
-def write_bundle(path: Path, facts: BundleFacts, model: MoMKD, gene_arrays: Mapping[str, NDArray[Any]]) -> None:
+def write_bundle(
+    path: Path, facts: BundleFacts, network: SlideNetwork, gene_arrays: Mapping[str, NDArray[Any]]
+) -> None:
     """Write a bundle, whole or not at all. Equal content gives equal bytes."""
     content = {
         "encoding-type": ENCODING_TYPE,
@@ -160,7 +165,7 @@ def write_bundle(path: Path, facts: BundleFacts, model: MoMKD, gene_arrays: Mapp
     }
     with whole(path) as scratch:
         scratch.mkdir()
-        state = {name: tensor.detach().cpu().contiguous() for name, tensor in sorted(model.histology_state().items())}
+        state = {name: tensor.detach().cpu().contiguous() for name, tensor in sorted(network.reading_state().items())}
         save_file(state, scratch / "model.safetensors")
         if gene_arrays:
             save_arrays(dict(sorted(gene_arrays.items())), scratch / "genes.safetensors")
@@ -204,7 +209,7 @@ def read_bundle(path: Path, device: torch.device) -> Bundle:
         state = load_file(file)
     except (OSError, SafetensorError) as error:
         raise BundleError(f"cannot be read: {error}", path=file, hint="copy it again, or train again") from error
-    return Bundle(facts, load_histology(facts.network, state, path=file).to(device))
+    return Bundle(facts, network_for_reading(facts.method, facts.network, state, path=file).to(device))
 
 
 def folds_of(model: Path) -> list[tuple[Path, BundleFacts]]:

@@ -1,8 +1,8 @@
-"""Fitting MoMKD to one fold: the loop, its schedule, and going on where a killed run stopped.
+"""Fitting a network to one fold: the loop, its schedule, and going on where a killed run stopped.
 
-Recipe of DESIGN section 5: AdamW, one bag a step, classes drawn evenly with replacement, the gradient's norm
-clipped, the learning rate lowered when the validation AUC stalls. All that is random in an epoch is seeded by the fit's
-seed and the epoch's number, so that a resumed fit gives the same numbers as an undisturbed one.
+Recipe of DESIGN section 5: AdamW, classes drawn evenly with replacement, the gradient's norm clipped, the learning rate
+lowered when the validation stalls. One bag a step as in the paper, or several. All that is random in an epoch is seeded
+by the fit's seed and the epoch's number, so that a resumed fit gives the same numbers as an undisturbed one.
 """
 
 from __future__ import annotations
@@ -11,42 +11,56 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, TypeVar
 
 import torch
+from scipy.stats import spearmanr
 from sklearn.metrics import roc_auc_score
 from torch import Tensor
 
 from ..data.artifact import whole
 from ..data.errors import CohortError
-from .bag_tensors import BagTensors
-from .memory import slot_usage
-from .momkd import MoMKD
+from .bag_tensors import BagBatch, BagTensors, PatientBags
+from .network import Lesson, SlideNetwork
 
 PLATEAU_FACTOR, PLATEAU_PATIENCE = 0.2, 5
-"""The learning rate is multiplied by this after so many epochs without a better validation AUC."""
+"""The learning rate is multiplied by this after so many epochs without gain on the validation patients."""
+FEWEST_RANKED = 5
+"""With fewer validation patients that have a soft target their ranks say too little, and the AUC decides."""
 
-
-@dataclass(frozen=True)
-class PatientBags:
-    """A patient as training sees it: label, slides, and expression where there is any (n_genes)."""
-
-    patient_id: str
-    label: int
-    bags: Sequence[BagTensors]
-    expression: Tensor | None = None
+Precision = Literal["fp32", "bf16"]
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
 class FitSettings:
-    """How long and how fast."""
+    """How long, how fast, and in what arithmetic."""
 
     epochs: int = 100
     patience: int = 15
     learning_rate: float = 2e-4
     weight_decay: float = 1e-4
     clip: float = 16.0
+    bags_per_step: int = 1
+    precision: Precision = "fp32"
     seed: int = 0
+
+
+@dataclass(frozen=True)
+class Validation:
+    """How a network does on the validation patients."""
+
+    auc: float | None
+    """None where they are of one class."""
+    loss: float
+    """Mean cross entropy against their labels."""
+    rank: float | None
+    """Spearman's correlation with their soft targets; None without these, or with too few."""
+
+    @property
+    def gain(self) -> float:
+        """What should grow: the rank correlation, else the AUC, else the loss's negative."""
+        return next(value for value in (self.rank, self.auc, -self.loss) if value is not None)
 
 
 @dataclass(frozen=True)
@@ -57,22 +71,35 @@ class Epoch:
     losses: Mapping[str, float]
     validation_auc: float | None
     validation_loss: float
+    validation_rank: float | None
     learning_rate: float
-    tau: float
+    figures: Mapping[str, float]
+    """Of the network itself, such as τ and how its slots are used."""
+
+    @property
+    def rank(self) -> tuple[float, float]:
+        """The best epoch has the highest: what should grow, of equals the lowest loss."""
+        return Validation(self.validation_auc, self.validation_loss, self.validation_rank).gain, -self.validation_loss
 
 
 @dataclass
 class Fit:
-    """What fitting gave. ``state`` is the best epoch's: highest validation AUC, of equals the lowest loss; the lowest
-    loss where the validation patients are of one class and have no AUC."""
+    """What fitting gave. ``state`` is the best epoch's (:attr:`Epoch.rank`)."""
 
     history: list[Epoch] = field(default_factory=list)
     best_epoch: int = -1
     state: dict[str, Tensor] = field(default_factory=dict)
 
+    def add(self, epoch: Epoch, network: SlideNetwork) -> None:
+        """Take an epoch in, and the network's state if none was better."""
+        self.history.append(epoch)
+        if self.best_epoch < 0 or epoch.rank > self.history[self.best_epoch].rank:
+            self.best_epoch = len(self.history) - 1
+            self.state = {name: value.detach().cpu().clone() for name, value in network.state_dict().items()}
+
 
 def fit(
-    model: MoMKD,
+    network: SlideNetwork,
     train: Sequence[PatientBags],
     validation: Sequence[PatientBags],
     settings: FitSettings,
@@ -80,102 +107,108 @@ def fit(
     resume: Path | None = None,
     tell: Callable[[Epoch], None] = lambda _: None,
 ) -> Fit:
-    """Fit ``model`` in place, from its start or from what ``resume`` holds, and load the best epoch's state.
+    """Fit ``network`` in place, from its start or from what ``resume`` holds, and load the best epoch's state.
 
     :param resume: file that keeps the fit's state after every epoch.
     :param tell: called after every epoch, also for those that a resumed fit finds done.
-    :raises CohortError: no training patient of one class.
+    :raises CohortError: no training patient of one class, or numbers that run away.
     """
-    by_label = [[p for p in train if p.label == label and p.bags] for label in (0, 1)]
-    if not all(by_label):
-        raise CohortError(
-            "the training part of this fold has patients of one class only", hint="use fewer folds, or more patients"
-        )
-    optimiser = torch.optim.AdamW(model.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay)
+    by_label = of_both_classes(train)
+    optimiser = torch.optim.AdamW(network.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay)
     schedule = torch.optim.lr_scheduler.ReduceLROnPlateau(
         optimiser, mode="max", factor=PLATEAU_FACTOR, patience=PLATEAU_PATIENCE
     )
     done = Fit()
     if resume is not None and resume.exists():
-        done = _restore(resume, model, optimiser, schedule)
+        done = _restore(resume, network, optimiser, schedule)
         for epoch in done.history:
             tell(epoch)
     else:
-        _start_memory(model, train, settings.seed)
+        network.start(train, torch.Generator().manual_seed(settings.seed))
+    bags = sum(len(patient.bags) for patient in train)
     while not _is_over(done, settings):
         number = len(done.history)
-        losses = _one_epoch(model, by_label, sum(len(p.bags) for p in train), optimiser, settings, number)
-        auc, loss = _validate(model, validation)
+        losses = _one_epoch(network, by_label, bags, optimiser, settings, number)
+        seen = validate(network, validation, together=settings.bags_per_step, precision=settings.precision)
         rate = optimiser.param_groups[0]["lr"]
-        epoch = Epoch(number, losses, auc, loss, rate, float(model.tau.detach()))
-        schedule.step(_gain(epoch))
-        done.history.append(epoch)
-        if done.best_epoch < 0 or _rank(epoch) > _rank(done.history[done.best_epoch]):
-            done.best_epoch = number
-            done.state = {name: value.detach().cpu().clone() for name, value in model.state_dict().items()}
+        epoch = Epoch(number, losses, seen.auc, seen.loss, seen.rank, rate, network.epoch_figures())
+        schedule.step(seen.gain)
+        done.add(epoch, network)
         if resume is not None:
-            _keep(resume, done, model, optimiser, schedule)
+            _keep(resume, done, network, optimiser, schedule)
         tell(epoch)
-    model.load_state_dict(done.state)
+    network.load_state_dict(done.state)
     return done
 
 
-def _gain(epoch: Epoch) -> float:
-    """What should grow: the validation AUC, or where one class alone validates, the loss's negative."""
-    return -epoch.validation_loss if epoch.validation_auc is None else epoch.validation_auc
+def of_both_classes(train: Sequence[PatientBags]) -> tuple[list[PatientBags], list[PatientBags]]:
+    """The training patients with slides, negative and positive.
 
-
-def _rank(epoch: Epoch) -> tuple[float, float]:
-    return _gain(epoch), -epoch.validation_loss
+    :raises CohortError: there are none of one class.
+    """
+    negative, positive = ([p for p in train if p.label == label and p.bags] for label in (0, 1))
+    if not negative or not positive:
+        raise CohortError(
+            "the training part of this fold has patients of one class only", hint="use fewer folds, or more patients"
+        )
+    return negative, positive
 
 
 def _is_over(done: Fit, settings: FitSettings) -> bool:
     """All epochs done, or none of the last ``patience`` gained on the ones before."""
     if len(done.history) >= settings.epochs:
         return True
-    gains = [_gain(epoch) for epoch in done.history]
+    gains = [epoch.rank[0] for epoch in done.history]
     return bool(gains) and len(gains) - 1 - gains.index(max(gains)) >= settings.patience
 
 
-def _start_memory(model: MoMKD, train: Sequence[PatientBags], seed: int) -> None:
-    device = next(model.parameters()).device
-    pairs = [(bag, patient.label) for patient in train for bag in patient.bags]
-    bags = ((bag.features.to(device).float(), bag.edges.to(device)) for bag, _ in pairs)
-    model.start_memory(bags, [label for _, label in pairs], torch.Generator().manual_seed(seed))
-
-
 def _one_epoch(
-    model: MoMKD,
+    network: SlideNetwork,
     by_label: Sequence[Sequence[PatientBags]],
-    steps: int,
+    bags: int,
     optimiser: torch.optim.Optimizer,
     settings: FitSettings,
     number: int,
 ) -> dict[str, float]:
-    device = next(model.parameters()).device
+    """As many bags as there are, drawn with replacement; the means of the losses."""
+    device = network.device
     draw = torch.Generator().manual_seed(_seed(settings.seed, number, 0))
-    sums: dict[str, float] = {}
-    model.train()
+    sums: dict[str, Tensor] = {}
+    drawn = 0
+    network.train()
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         torch.manual_seed(_seed(settings.seed, number, 1))
-        for _ in range(steps):
-            # A class, a patient of it, one of the patient's slides: many slides do not make a patient weigh more.
-            patient = _one_of(by_label[int(torch.randint(2, (1,), generator=draw))], draw)
-            bag = _one_of(patient.bags, draw)
-            reading = model.read(bag.features.to(device).float(), bag.edges.to(device))
-            omics = None if patient.expression is None else model.teach(patient.expression.to(device))
-            losses = model.loss(reading, omics, patient.label)
+        while drawn < bags:
+            step = [_draw(by_label, draw) for _ in range(min(settings.bags_per_step, bags - drawn))]
+            batch = BagBatch.of([bag for _, bag in step], device)
+            lesson = Lesson.of([patient for patient, _ in step], device)
+            with _arithmetic(device, settings.precision):
+                readings = network.read(batch)
+                losses = network.loss(readings, lesson)
             optimiser.zero_grad(set_to_none=True)
             losses.total.backward()  # type: ignore[no-untyped-call]
-            torch.nn.utils.clip_grad_norm_(model.parameters(), settings.clip)
+            torch.nn.utils.clip_grad_norm_(network.parameters(), settings.clip)
             optimiser.step()
-            model.remember(reading, omics, patient.label)
-            for name, value in losses.values().items():
-                sums[name] = sums.get(name, 0.0) + value
-    return {name: total / steps for name, total in sums.items()}
+            network.follow(readings, lesson)
+            for name, value in {**losses.terms, "total": losses.total}.items():
+                sums[name] = sums.get(name, torch.zeros((), device=device)) + len(step) * value.detach()
+            drawn += len(step)
+    means = {name: float(total) / bags for name, total in sums.items()}
+    if not math.isfinite(means["total"]):
+        raise CohortError(
+            f"the training loss of epoch {number + 1} is not a finite number",
+            hint="take a lower --learning-rate, or --precision fp32",
+        )
+    return means
 
 
-def _one_of(choices: Sequence[Any], draw: torch.Generator) -> Any:
+def _draw(by_label: Sequence[Sequence[PatientBags]], draw: torch.Generator) -> tuple[PatientBags, BagTensors]:
+    """A class, a patient of it, one of the patient's slides: many slides do not make a patient weigh more."""
+    patient = _one_of(by_label[int(torch.randint(2, (1,), generator=draw))], draw)
+    return patient, _one_of(patient.bags, draw)
+
+
+def _one_of(choices: Sequence[T], draw: torch.Generator) -> T:
     return choices[int(torch.randint(len(choices), (1,), generator=draw))]
 
 
@@ -183,47 +216,55 @@ def _seed(seed: int, epoch: int, purpose: int) -> int:
     return (seed * 1_000_003 + epoch) * 2 + purpose
 
 
-def slide_logit(model: MoMKD, bag: BagTensors) -> float:
-    """Log-odds of positive for one slide."""
-    device = next(model.parameters()).device
-    with torch.inference_mode():
-        logits = model.read(bag.features.to(device).float(), bag.edges.to(device)).logits
-    return float(logits[1] - logits[0])
+def _arithmetic(device: torch.device, precision: Precision) -> torch.autocast:
+    """Mixed precision: products in bfloat16, sums, parameters and optimiser in float32."""
+    return torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16")
 
 
-def patient_logits(model: MoMKD, patients: Sequence[PatientBags]) -> dict[str, float]:
-    """Log-odds of positive: the mean over a patient's slides."""
-    model.eval()
-    return {p.patient_id: math.fsum(slide_logit(model, bag) for bag in p.bags) / len(p.bags) for p in patients}
+def patient_logits(
+    network: SlideNetwork, patients: Sequence[PatientBags], *, together: int = 1, precision: Precision = "fp32"
+) -> dict[str, float]:
+    """Log-odds of positive: the mean over a patient's slides.
+
+    :param together: slides read at a time.
+    """
+    network.eval()
+    slides = [(patient.patient_id, bag) for patient in patients for bag in patient.bags]
+    logits: dict[str, list[float]] = {}
+    for begin in range(0, len(slides), together):
+        part = slides[begin : begin + together]
+        with torch.inference_mode(), _arithmetic(network.device, precision):
+            read = network.read(BagBatch.of([bag for _, bag in part], network.device)).logits.double()
+        for (patient, _), logit in zip(part, (read[:, 1] - read[:, 0]).tolist(), strict=True):
+            logits.setdefault(patient, []).append(logit)
+    return {patient: math.fsum(values) / len(values) for patient, values in logits.items()}
 
 
-def _validate(model: MoMKD, patients: Sequence[PatientBags]) -> tuple[float | None, float]:
-    logits = torch.tensor(list(patient_logits(model, patients).values()), dtype=torch.float64)
-    labels = torch.tensor([p.label for p in patients], dtype=torch.float64)
+def validate(
+    network: SlideNetwork, patients: Sequence[PatientBags], *, together: int = 1, precision: Precision = "fp32"
+) -> Validation:
+    """How a network does on validation patients; their soft targets, where they have some, are a teacher's words."""
+    by_patient = patient_logits(network, patients, together=together, precision=precision)
+    logits = torch.tensor([by_patient[patient.patient_id] for patient in patients], dtype=torch.float64)
+    labels = torch.tensor([patient.label for patient in patients], dtype=torch.float64)
     loss = float(torch.nn.functional.binary_cross_entropy_with_logits(logits, labels))
-    both = 0 < labels.sum() < len(labels)
-    return (float(roc_auc_score(labels.numpy(), logits.numpy())) if both else None), loss
+    auc = float(roc_auc_score(labels.numpy(), logits.numpy())) if 0 < labels.sum() < len(labels) else None
+    taught = [(by_patient[p.patient_id], p.target) for p in patients if p.target is not None]
+    return Validation(auc, loss, _rank_correlation(taught))
 
 
-def memory_usage(model: MoMKD, patients: Sequence[PatientBags]) -> dict[str, dict[str, Any]]:
-    """How the tiles of each class's patients share its slots: active slots, entropy (nats) and the shares."""
-    model.eval()
-    device = next(model.parameters()).device
-    usage = {}
-    with torch.inference_mode():
-        for label, name in ((0, "negative"), (1, "positive")):
-            bags = [bag for p in patients if p.label == label for bag in p.bags]
-            tiles = (model.project(model.encode(b.features.to(device).float(), b.edges.to(device))) for b in bags)
-            assigned = torch.cat([model.memory.assigned(p, label) for p in tiles]).cpu()
-            shares = torch.bincount(assigned, minlength=model.config.slots) / len(assigned)
-            usage[name] = {**asdict(slot_usage(assigned, model.config.slots)), "shares": shares.tolist()}
-    return usage
+def _rank_correlation(pairs: Sequence[tuple[float, float]]) -> float | None:
+    """Of logits with soft targets; 0 where all logits are equal."""
+    logits, targets = [logit for logit, _ in pairs], [target for _, target in pairs]
+    if len(pairs) < FEWEST_RANKED or len(set(targets)) < 2:
+        return None
+    return float(spearmanr(logits, targets).statistic) if len(set(logits)) > 1 else 0.0
 
 
 def _keep(
     file: Path,
     done: Fit,
-    model: MoMKD,
+    network: SlideNetwork,
     optimiser: torch.optim.Optimizer,
     schedule: torch.optim.lr_scheduler.ReduceLROnPlateau,
 ) -> None:
@@ -231,7 +272,7 @@ def _keep(
         "history": [asdict(epoch) for epoch in done.history],
         "best_epoch": done.best_epoch,
         "best": done.state,
-        "model": model.state_dict(),
+        "model": network.state_dict(),
         "optimiser": optimiser.state_dict(),
         "schedule": schedule.state_dict(),
     }
@@ -241,12 +282,12 @@ def _keep(
 
 def _restore(
     file: Path,
-    model: MoMKD,
+    network: SlideNetwork,
     optimiser: torch.optim.Optimizer,
     schedule: torch.optim.lr_scheduler.ReduceLROnPlateau,
 ) -> Fit:
-    content = torch.load(file, map_location=next(model.parameters()).device, weights_only=True)
-    model.load_state_dict(content["model"])
+    content: dict[str, Any] = torch.load(file, map_location=network.device, weights_only=True)
+    network.load_state_dict(content["model"])
     optimiser.load_state_dict(content["optimiser"])
     schedule.load_state_dict(content["schedule"])
     history = [Epoch(**row) for row in content["history"]]

@@ -1,13 +1,13 @@
-"""The loss terms of MoMKD (DESIGN section 5). f, p, u, v are unit vectors; C is one class's K slots (K × S)."""
+"""The loss terms of MoMKD (DESIGN section 5). f, p, u, v are unit vectors; C holds both classes' slots (2 × K × S)."""
 
 from __future__ import annotations
-
-from dataclasses import dataclass
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 from torch.nn import functional
+
+from .bag_tensors import BagBatch
 
 
 class LossSettings(BaseModel):
@@ -31,74 +31,53 @@ class LossSettings(BaseModel):
     memory_weight: float = Field(default=0.1, ge=0)
 
 
-@dataclass(frozen=True)
-class Losses:
-    """The unweighted terms of one bag and their weighted total, each a scalar tensor.
-
-    ``omics`` and ``reconstruction`` are zero for a patient without RNA.
-    """
-
-    task: Tensor
-    histology: Tensor
-    omics: Tensor
-    reconstruction: Tensor
-    memory: Tensor
-    total: Tensor
-
-    def values(self) -> dict[str, float]:
-        """The terms as numbers, by name, for a training log."""
-        return {name: float(term.detach()) for name, term in vars(self).items()}
-
-
 def soft_angle(f: Tensor, C: Tensor, tau: float) -> Tensor:
-    """φ(f, C) = (1/τa) ln Σ_k exp(τa f·c_k): a soft maximum of the cosines between f (S) and the slots C (K, S)."""
-    return torch.logsumexp(tau * (C @ f), dim=0) / tau
+    """φ(f, C) = (1/τa) ln Σ_k exp(τa f·c_k), a soft maximum of cosines: f (B, S) and slots C (…, K, S) → (…, B)."""
+    return torch.logsumexp(tau * (f @ C.transpose(-1, -2)), dim=-1) / tau
 
 
-def alignment(f: Tensor, own: Tensor, other: Tensor, settings: LossSettings) -> Tensor:
-    """Soft-angle alignment softplus(β (margin − Δ)) with Δ = φ(f, C^y) − φ(f, C^other).
+def alignment(f: Tensor, C: Tensor, targets: Tensor, settings: LossSettings) -> Tensor:
+    """Soft-angle alignment softplus(β (margin − Δ)) with Δ = φ(f, C^y) − φ(f, C^other); (B).
 
-    :param f: (S) unit vector, u of the omics or v of the slide.
-    :param own: (K, S) unit slots of the bag's class, C^y.
-    :param other: (K, S) unit slots of the other class.
+    :param f: (B, S) unit vectors, u of the omics or v of the slides.
+    :param C: (2, K, S) unit slots, negative and positive.
+    :param targets: t (B), y or the probability of positive: t · L(y = 1) + (1 − t) · L(y = 0).
     """
-    tau = settings.alignment_tau
-    delta = soft_angle(f, own, tau) - soft_angle(f, other, tau)
-    return functional.softplus(settings.alignment_beta * (settings.margin - delta))
+    negative, positive = soft_angle(f, C, settings.alignment_tau)
+    beta, margin = settings.alignment_beta, settings.margin
+    if_positive = functional.softplus(beta * (margin - (positive - negative)))
+    if_negative = functional.softplus(beta * (margin - (negative - positive)))
+    return targets * if_positive + (1 - targets) * if_negative
 
 
 def orthogonality(C: Tensor) -> Tensor:
-    """Σ_jk (ĉ_j·ĉ_k)² / K² − 1/K: zero when the K slots (K, S) stand at right angles, (K − 1)/K when they coincide."""
+    """Σ_jk (ĉ_j·ĉ_k)² / K² − 1/K of slots (…, K, S): zero at right angles, (K − 1)/K when they coincide; (…)."""
     directions = functional.normalize(C, dim=-1)
-    K = len(C)
-    return (directions @ directions.T).square().sum() / K**2 - 1 / K
+    K = C.shape[-2]
+    return (directions @ directions.transpose(-1, -2)).square().sum(dim=(-1, -2)) / K**2 - 1 / K
 
 
-def slot_distance(p: Tensor, C: Tensor) -> Tensor:
-    """Squared Euclidean distance of each tile to its nearest slot, averaged over tiles and over S; gradient to p only.
+def slot_distance(p: Tensor, C: Tensor, labels: Tensor) -> Tensor:
+    """Squared Euclidean distance of each tile to its class's nearest slot, averaged over S; gradient to p only; (N).
 
-    :param p: (P, S) tile projections.
-    :param C: (K, S) slots as stored, not normalised.
+    :param p: (N, S) tile projections.
+    :param C: (2, K, S) slots as stored, not normalised.
+    :param labels: y of each tile's slide (N).
     """
     C = C.detach()
-    nearest = torch.cdist(p.detach(), C).argmin(dim=1)
-    return (p - C[nearest]).square().mean()
+    tiles = torch.arange(len(p), device=p.device)
+    to_all = torch.cdist(p.detach(), C.flatten(0, 1)).view(len(p), *C.shape[:2])  # (N, 2, K)
+    nearest = to_all[tiles, labels].argmin(dim=1)
+    return (p - C[labels, nearest]).square().mean(dim=1)
 
 
-def memory_regularisation(p: Tensor, C: Tensor, settings: LossSettings) -> Tensor:
-    """Nearest-slot distance (moves the tiles) + 10 × orthogonality (moves the slots); C is C^y as stored (K, S)."""
-    return slot_distance(p, C) + settings.orthogonality * orthogonality(C)
+def memory_regularisation(p: Tensor, bags: BagBatch, slots: Tensor, labels: Tensor, settings: LossSettings) -> Tensor:
+    """Nearest-slot distance (moves the tiles) + 10 × orthogonality (moves the slots), each of the bag's own class.
 
-
-def weigh(
-    settings: LossSettings, *, task: Tensor, histology: Tensor, omics: Tensor, reconstruction: Tensor, memory: Tensor
-) -> Losses:
-    """Total: 0.5 CE + 0.2 L_histology + 0.05 L_omics + λr MSE + 0.1 memory, with the weights of ``settings``."""
-    total = (
-        settings.task_weight * task
-        + settings.histology_weight * histology
-        + settings.omics_weight * omics
-        + settings.reconstruction_weight * reconstruction
-        + settings.memory_weight * memory
-    )
-    return Losses(task, histology, omics, reconstruction, memory, total)
+    :param p: (N, S) tile projections of the bags.
+    :param slots: (2, K, S) as stored.
+    :param labels: y (B).
+    :returns: (B), the distance averaged over each bag's tiles.
+    """
+    distance = bags.mean(slot_distance(p, slots, labels[bags.slide_of_tile]))
+    return distance + settings.orthogonality * orthogonality(slots)[labels]

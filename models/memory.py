@@ -34,7 +34,7 @@ class ClassMemory(nn.Module):
         """
         :param slots: K.
         :param shared: S.
-        :param momentum: share of a slot that one bag leaves in place; only used in mode ``momentum``.
+        :param momentum: share of a slot that one step leaves in place; only used in mode ``momentum``.
         """
         super().__init__()
         self.mode = mode
@@ -67,15 +67,15 @@ class ClassMemory(nn.Module):
 
     @torch.no_grad()
     def follow(self, label: int, p: Tensor, u: Tensor | None) -> None:
-        """Mode ``momentum``: move the slots of class ``label`` towards what one bag assigns to them; else do nothing.
+        """Mode ``momentum``: move the slots of class ``label`` towards what a step assigns to them; else do nothing.
 
-        c ← ‖m c + (1 − m) p̄_c‖, p̄_c the mean of the tiles p (P, S) nearest to c, then the same with the omics vector
-        u (S) for the slot nearest to it. Tiles and omics take turns because pooled together one omics vector would be
-        lost among thousands of tiles. Slots that nothing is assigned to stay.
+        c ← ‖m c + (1 − m) p̄_c‖, p̄_c the mean of the tiles p (P, S) nearest to c, then the same with the omics
+        vectors u (R, S). Tiles and omics take turns because pooled together an omics vector would be lost among
+        thousands of tiles. Slots that nothing is assigned to stay.
         """
         if self.mode != "momentum":
             return
-        for points in (p,) if u is None else (p, u[None]):
+        for points in (p,) if u is None else (p, u):
             belongs = functional.one_hot(self.assigned(points, label), self.slots.shape[1]).to(points.dtype)  # (N, K)
             counts = belongs.sum(dim=0)[:, None]
             means = (belongs.T @ points) / counts.clamp(min=1)
@@ -146,8 +146,7 @@ class SlotUsage:
     """Of the shares, in nats: 0 when one slot takes all, ln K when all take the same."""
 
 
-def slot_usage(assigned: Tensor, slots: int) -> SlotUsage:
-    """Usage figures of ``assigned`` (N), the slot index of each point (see :meth:`ClassMemory.assigned`)."""
-    counts = torch.bincount(assigned, minlength=slots).double()
-    shares = counts / counts.sum().clamp(min=1)
+def slot_usage(counts: Tensor) -> SlotUsage:
+    """Usage figures of ``counts`` (K), how many points each slot was assigned (see :meth:`ClassMemory.assigned`)."""
+    shares = counts.double() / counts.sum().clamp(min=1)
     return SlotUsage(active=int((counts > 0).sum()), entropy=float(torch.special.entr(shares).sum()))

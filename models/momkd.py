@@ -1,26 +1,27 @@
 """MoMKD: a slide is read through a memory that omics help to shape (DESIGN section 5; its symbols are used here).
 
-Training: ``loss(read(x, edge_index), teach(g), label).total.backward()``, an optimiser step, then ``remember``.
-Inference: ``read`` alone. Histology and omics share no parameter but the memory's slots.
+Histology and omics share no parameter but the memory's slots. Several bags of a step are one block-diagonal graph, and
+every term is the mean over the bags; with one bag it is the public code's arithmetic.
 """
 
 from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from os import PathLike
-from typing import Literal
+from typing import Any, ClassVar, Literal
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 from torch import Tensor, nn
 from torch.nn import functional
 
-from ..data.errors import BundleError, CohortError, UsageError
-from .losses import Losses, LossSettings, alignment, memory_regularisation, weigh
-from .memory import ClassMemory, MemoryMode
+from ..data.errors import CohortError, UsageError
+from .bag_tensors import BagBatch, PatientBags
+from .losses import LossSettings, alignment, memory_regularisation
+from .memory import ClassMemory, MemoryMode, slot_usage
+from .network import Lesson, Losses, NetworkConfig, Readings, SlideNetwork, task_loss
 
 with warnings.catch_warnings():
     # torch-geometric compiles parts of itself that are not used here with what torch has deprecated.
@@ -30,19 +31,13 @@ with warnings.catch_warnings():
 
 HEADS = 2
 """Attention heads of each GATv2 layer."""
-_OMICS = ("omics_encoder.", "omics_decoder.", "omics_projection.")
-"""What a state-dict key begins with that only training needs."""
+START_TILES = 50_000
+"""Tiles of a class that the memory starts from."""
 
 
-class MoMKDConfig(BaseModel):
+class MoMKDConfig(NetworkConfig):
     """Sizes and settings of the network; with a state dict it is the whole model."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    in_features: int = Field(gt=0)
-    """D, the width of the backbone."""
-    n_genes: int = Field(ge=0)
-    """Length of g; 0 builds the histology side alone."""
     hidden: int = Field(default=512, gt=0, multiple_of=HEADS)
     """H."""
     shared: int = Field(default=64, gt=0)
@@ -57,7 +52,7 @@ class MoMKDConfig(BaseModel):
     head_dropout: float = Field(default=0.5, ge=0, lt=1)
     memory: MemoryMode = "gradient"
     memory_momentum: float = Field(default=0.99, ge=0, lt=1)
-    """Share of a slot that one bag leaves in place; only used in memory mode ``momentum``."""
+    """Share of a slot that one step leaves in place; only used in memory mode ``momentum``."""
     tau_start: float = Field(default=0.2, gt=0)
     tau_min: float = Field(default=0.01, gt=0)
     tau_max: float = Field(default=2.0, gt=0)
@@ -70,12 +65,17 @@ class MoMKDConfig(BaseModel):
         return self
 
 
-PresetName = Literal["official", "paper"]
-PRESETS: dict[PresetName, dict[str, object]] = {
+PresetName = Literal["standard", "official", "paper"]
+PRESETS: dict[PresetName, dict[str, Any]] = {
+    "standard": {"hidden": 512, "shared": 64, "slots": 16, "loss": {"reconstruction_weight": 0.05}},
     "official": {"hidden": 512, "shared": 64, "slots": 16, "loss": {"reconstruction_weight": 0.05}},
     "paper": {"hidden": 256, "shared": 128, "slots": 16, "loss": {"reconstruction_weight": 0.01}},
 }
-"""Where the authors' public code and their paper differ; elsewhere both are :class:`MoMKDConfig`'s defaults."""
+"""Where the authors' public code and their paper differ; elsewhere both are :class:`MoMKDConfig`'s defaults.
+``standard`` is the public code's network with a patience of ours (:data:`PATIENCE`)."""
+
+PATIENCE: dict[PresetName, int] = {"standard": 15, "official": 1, "paper": 15}
+"""Epochs without gain after which training stops. The public script's 1 keeps its own schedule from ever acting."""
 
 
 def preset(name: PresetName, in_features: int, n_genes: int) -> MoMKDConfig:
@@ -86,37 +86,30 @@ def preset(name: PresetName, in_features: int, n_genes: int) -> MoMKDConfig:
 
 
 @dataclass(frozen=True)
-class HistologyReading:
-    """What the network sees on one slide of P tiles."""
+class HistologyReadings(Readings):
+    """What the network sees on B slides of N tiles."""
 
+    bags: BagBatch
     contextual: Tensor
-    """h (P, H), each tile in its neighbourhood."""
+    """h (N, H), each tile in its neighbourhood."""
     projected: Tensor
-    """p (P, S), unit vectors."""
-    scores: Tensor
-    """(P), above zero where a tile is nearer to the positive slots."""
-    attention: Tensor
-    """a (P), sums to 1."""
+    """p (N, S), unit vectors."""
     pooled: Tensor
-    """V (H)."""
+    """V (B, H)."""
     slide_vector: Tensor
-    """v (S), a unit vector."""
-    logits: Tensor
-    """(2), negative and positive."""
+    """v (B, S), unit vectors."""
 
 
 @dataclass(frozen=True)
-class OmicsReading:
-    """What the network sees in one patient's expression."""
+class OmicsReadings:
+    """What the network sees in R patients' expression."""
 
-    expression: Tensor
-    """g (n_genes), as given."""
     embedding: Tensor
-    """(omics_embedding)."""
+    """(R, omics_embedding)."""
     vector: Tensor
-    """u (S), a unit vector."""
+    """u (R, S), unit vectors."""
     reconstruction: Tensor
-    """(n_genes), g as the decoder sees it."""
+    """(R, n_genes), g as the decoder sees it."""
 
 
 class HistologyEncoder(nn.Module):
@@ -147,12 +140,16 @@ def _omics_layers(inputs: int, hidden: int, outputs: int, dropout: float) -> nn.
     )
 
 
-class MoMKD(nn.Module):
-    """The network. One bag a call, float32, on the device where its parameters are."""
+class MoMKD(SlideNetwork):
+    """The network of the paper."""
+
+    Config = MoMKDConfig
+    omics: ClassVar[tuple[str, ...]] = ("omics_encoder.", "omics_decoder.", "omics_projection.")
+    config: MoMKDConfig
 
     def __init__(self, config: MoMKDConfig) -> None:
-        super().__init__()
-        self.config = c = config
+        super().__init__(config)
+        c = config
         self.histology_encoder = HistologyEncoder(c.in_features, c.hidden, c.histology_dropout)
         self.patch_projection = nn.Linear(c.hidden, c.shared)
         self.pool_projection = nn.Linear(c.hidden, c.shared)
@@ -169,40 +166,38 @@ class MoMKD(nn.Module):
             self.omics_encoder = _omics_layers(c.n_genes, c.omics_hidden, c.omics_embedding, c.omics_dropout)
             self.omics_decoder = _omics_layers(c.omics_embedding, c.omics_hidden, c.n_genes, c.omics_dropout)
             self.omics_projection = nn.Linear(c.omics_embedding, c.shared)
+        self._assigned = torch.zeros(2, c.slots, dtype=torch.int64)
 
     @property
     def tau(self) -> Tensor:
         """τ, the attention's temperature: exp(log τ) clamped."""
         return self.log_tau.exp().clamp(self.config.tau_min, self.config.tau_max)
 
-    def encode(self, x: Tensor, edge_index: Tensor) -> Tensor:
-        """h: tiles x (P, D) and edges (2, E), source and target, to (P, H)."""
-        h: Tensor = self.histology_encoder(x, edge_index)
+    def encode(self, bags: BagBatch) -> Tensor:
+        """h (N, H), each tile in its neighbourhood."""
+        h: Tensor = self.histology_encoder(bags.x, bags.edges)
         return h
 
     def project(self, h: Tensor) -> Tensor:
-        """p = ‖W_patch h‖; (P, H) → (P, S)."""
+        """p = ‖W_patch h‖; (N, H) → (N, S)."""
         return functional.normalize(self.patch_projection(h), dim=-1)
 
-    def read(self, x: Tensor, edge_index: Tensor) -> HistologyReading:
-        """Read one slide, histology alone.
+    def read(self, bags: BagBatch) -> HistologyReadings:
+        """Read slides, histology alone.
 
-        score_i = max_k p_i·c⁺_k − max_k p_i·c⁻_k (the memory's gradient stopped); a = softmax(score / τ);
-        V = Σ a_i h_i; v = ‖W_pool V‖; logits = head(V).
-
-        :param x: (P, D) tile features.
-        :param edge_index: (2, E) int64, from :func:`.tile_graph.knn_edges`.
+        score_i = max_k p_i·c⁺_k − max_k p_i·c⁻_k (the memory's gradient stopped); a = softmax(score / τ) within each
+        slide; V = Σ a_i h_i; v = ‖W_pool V‖; logits = head(V).
         """
-        h = self.encode(x, edge_index)
+        h = self.encode(bags)
         p = self.project(h)
         scores = self.memory.scores(p)
-        a = torch.softmax(scores / self.tau, dim=0)
+        a = bags.softmax(scores / self.tau)
         V = a @ h
         v = functional.normalize(self.pool_projection(V), dim=-1)
-        return HistologyReading(h, p, scores, a, V, v, self.head(V))
+        return HistologyReadings(self.head(V), a.sum(dim=0), scores, bags, h, p, V, v)
 
-    def teach(self, g: Tensor) -> OmicsReading:
-        """Read one patient's expression g (n_genes): u = ‖W_omics omics‖ and the decoder's reconstruction.
+    def teach(self, g: Tensor) -> OmicsReadings:
+        """Read patients' expression g (R, n_genes): u = ‖W_omics omics‖ and the decoder's reconstruction.
 
         :raises UsageError: the model was built without genes.
         """
@@ -210,66 +205,86 @@ class MoMKD(nn.Module):
             raise UsageError("this MoMKD reads histology alone", hint="build it with n_genes above 0 to train with RNA")
         embedding = self.omics_encoder(g)
         u = functional.normalize(self.omics_projection(embedding), dim=-1)
-        return OmicsReading(g, embedding, u, self.omics_decoder(embedding))
+        return OmicsReadings(embedding, u, self.omics_decoder(embedding))
 
-    def loss(self, reading: HistologyReading, omics: OmicsReading | None, label: int) -> Losses:
-        """All terms of one bag; without RNA (``None``) the omics and reconstruction terms are zero.
+    def loss(self, readings: HistologyReadings, lesson: Lesson) -> Losses:
+        """All terms; those of omics are sums over the measured bags divided by B, so that a bag weighs the same.
 
-        The memory's gradient flows from both alignments and the orthogonality, in memory mode ``gradient``.
-
-        :param label: y, 0 or 1.
+        With soft targets t the slide's alignment is t · L(y = 1) + (1 − t) · L(y = 0); with labels that is the
+        paper's. The memory's gradient flows from both alignments and the orthogonality, in memory mode ``gradient``.
         """
-        settings = self.config.loss
-        y = _checked(label)
+        c = self.config.loss
         C = self.memory.directions()
-        own, other = C[y], C[1 - y]
-        zero = reading.logits.new_zeros(())
-        return weigh(
-            settings,
-            task=functional.cross_entropy(reading.logits, torch.tensor(y, device=reading.logits.device)),
-            histology=alignment(reading.slide_vector, own, other, settings),
-            omics=zero if omics is None else alignment(omics.vector, own, other, settings),
-            reconstruction=zero if omics is None else functional.mse_loss(omics.reconstruction, omics.expression),
-            memory=memory_regularisation(reading.projected, self.memory.slots[y], settings),
-        )
-
-    def remember(self, reading: HistologyReading, omics: OmicsReading | None, label: int) -> None:
-        """After the optimiser's step: in memory mode ``momentum`` the slots follow this bag; else nothing happens."""
-        self.memory.follow(
-            _checked(label), reading.projected.detach(), None if omics is None else omics.vector.detach()
-        )
+        size = len(lesson.labels)
+        terms = {
+            "task": task_loss(readings.logits, lesson.targets),
+            "histology": alignment(readings.slide_vector, C, lesson.targets, c).mean(),
+            "memory": memory_regularisation(
+                readings.projected, readings.bags, self.memory.slots, lesson.labels, c
+            ).mean(),
+        }
+        total = c.task_weight * terms["task"] + c.histology_weight * terms["histology"]
+        total = total + c.memory_weight * terms["memory"]
+        if lesson.expression is not None and lesson.measured is not None:
+            omics = self.teach(lesson.expression)
+            labels = lesson.labels[lesson.measured].to(omics.vector.dtype)
+            terms["omics"] = alignment(omics.vector, C, labels, c).sum() / size
+            errors = (omics.reconstruction - lesson.expression).square().mean(dim=1)
+            terms["reconstruction"] = errors.sum() / size
+            total = total + c.omics_weight * terms["omics"] + c.reconstruction_weight * terms["reconstruction"]
+        return Losses(terms, total)
 
     @torch.no_grad()
-    def start_memory(
-        self,
-        bags: Iterable[tuple[Tensor, Tensor]],
-        labels: Sequence[int],
-        generator: torch.Generator,
-        tiles_per_class: int = 50_000,
-    ) -> None:
+    def follow(self, readings: HistologyReadings, lesson: Lesson) -> None:
+        """Count how the tiles share their class's slots; in memory mode ``momentum`` the slots follow this step.
+
+        They follow the omics vectors as these are without dropout.
+        """
+        u = None
+        if self.memory.mode == "momentum" and lesson.expression is not None and lesson.measured is not None:
+            was_training = self.training
+            u = self.eval().teach(lesson.expression).vector
+            self.train(was_training)
+        tile_labels = lesson.labels[readings.bags.slide_of_tile]
+        for label in (0, 1):
+            p = readings.projected.detach()[tile_labels == label].float()
+            if not len(p):
+                continue
+            counts = torch.bincount(self.memory.assigned(p, label), minlength=self.config.slots)
+            self._assigned = self._assigned.to(counts.device)
+            self._assigned[label] += counts
+            mine = None if u is None else u[lesson.labels[lesson.measured] == label]
+            self.memory.follow(label, p, mine)
+
+    def epoch_figures(self) -> dict[str, float]:
+        """τ, and how the epoch's training tiles shared the slots of their class: active ones and entropy, in nats."""
+        figures = {"tau": float(self.tau.detach())}
+        for label, name in enumerate(("negative", "positive")):
+            usage = slot_usage(self._assigned[label])
+            figures |= {f"active_slots_{name}": float(usage.active), f"slot_entropy_{name}": usage.entropy}
+        self._assigned = torch.zeros_like(self._assigned)
+        return figures
+
+    @torch.no_grad()
+    def start(self, patients: Sequence[PatientBags], generator: torch.Generator) -> None:
         """Start both classes' slots by cosine k-means over the training slides' p, in evaluation mode.
 
         Each slide of a class gives the same number of tiles at most, chosen at random, so that about
-        ``tiles_per_class`` come together and no large slide drowns the others.
+        :data:`START_TILES` come together and no large slide drowns the others.
 
-        :param bags: (x, edge_index) of each training slide, read one after the other.
-        :param labels: y of each slide.
-        :param generator: a CPU generator.
         :raises CohortError: a class without slides.
         """
-        quota = [math.ceil(tiles_per_class / max(1, sum(y == label for y in labels))) for label in (0, 1)]
-        points: dict[int, list[Tensor]] = {0: [], 1: []}
+        slides = [(bag, patient.label) for patient in patients for bag in patient.bags]
+        quota = [math.ceil(START_TILES / max(1, sum(y == label for _, y in slides))) for label in (0, 1)]
+        points: tuple[list[Tensor], list[Tensor]] = ([], [])
         was_training = self.training
         self.eval()
-        try:
-            for (x, edge_index), label in zip(bags, labels, strict=True):
-                y = _checked(label)
-                p = self.project(self.encode(x, edge_index))
-                chosen = torch.randperm(len(p), generator=generator)[: quota[y]]
-                points[y].append(p[chosen.to(p.device)])
-        finally:
-            self.train(was_training)
-        for which, of_class in points.items():
+        for bag, y in slides:
+            p = self.project(self.encode(BagBatch.of([bag], self.device)))
+            chosen = torch.randperm(len(p), generator=generator)[: quota[y]]
+            points[y].append(p[chosen.to(p.device)])
+        self.train(was_training)
+        for which, of_class in enumerate(points):
             if not of_class:
                 raise CohortError(
                     f"no training slide of class {which} to start the memory from",
@@ -277,48 +292,18 @@ class MoMKD(nn.Module):
                 )
             self.memory.start(which, torch.cat(of_class), generator)
 
-    def histology_state(self) -> dict[str, Tensor]:
-        """The part of the state dict that inference needs: all but the omics encoder, decoder and projection."""
-        return {key: value for key, value in self.state_dict().items() if not key.startswith(_OMICS)}
-
-
-def _checked(label: int) -> Literal[0, 1]:
-    if label == 0:
-        return 0
-    if label == 1:
-        return 1
-    raise UsageError(f"a label is 0 or 1, not {label!r}")
-
-
-def load_histology(
-    config: MoMKDConfig, state: Mapping[str, Tensor], *, path: str | PathLike[str] | None = None
-) -> MoMKD:
-    """The network for inference, in evaluation mode on the CPU, from what :meth:`MoMKD.histology_state` gave.
-
-    It has no omics side (its ``config.n_genes`` is 0), however it was trained.
-
-    :param path: the file the state is from, for the message.
-    :raises BundleError: a tensor is missing, too many, or of another shape.
-    """
-    model = MoMKD(config.model_copy(update={"n_genes": 0}))
-    require_same_tensors(model.state_dict(), state, path)
-    model.load_state_dict(dict(state), strict=True)
-    return model.eval()
-
-
-def require_same_tensors(
-    wanted: Mapping[str, Tensor], found: Mapping[str, Tensor], path: str | PathLike[str] | None
-) -> None:
-    """Refuse (``BundleError``) a state dict whose names or shapes are not the wanted ones, naming the first of each."""
-    faults = {
-        "lacks": sorted(wanted.keys() - found.keys()),
-        "has the unknown": sorted(found.keys() - wanted.keys()),
-        "has another shape of": sorted(k for k in wanted.keys() & found.keys() if wanted[k].shape != found[k].shape),
-    }
-    told = [f"{what} {names[0]} ({len(names)} such)" for what, names in faults.items() if names]
-    if told:
-        raise BundleError(
-            f"the weights do not fit the MoMKD configuration: the file {', '.join(told)}",
-            path=path,
-            hint="weights and configuration are of different models: use both from the same bundle",
-        )
+    @torch.no_grad()
+    def slot_shares(self, patients: Sequence[PatientBags]) -> dict[str, dict[str, Any]]:
+        """How the tiles of each class's patients share its slots: active slots, entropy (nats) and the shares."""
+        self.eval()
+        told = {}
+        for label, name in ((0, "negative"), (1, "positive")):
+            bags = [bag for patient in patients if patient.label == label for bag in patient.bags]
+            tiles = (self.project(self.encode(BagBatch.of([bag], self.device))) for bag in bags)
+            counts = torch.zeros(self.config.slots, dtype=torch.int64)
+            for p in tiles:
+                counts += torch.bincount(self.memory.assigned(p, label), minlength=self.config.slots).cpu()
+            usage = slot_usage(counts)
+            shares = counts / counts.sum().clamp(min=1)
+            told[name] = {"active": usage.active, "entropy": usage.entropy, "shares": shares.tolist()}
+        return told

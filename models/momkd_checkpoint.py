@@ -10,7 +10,8 @@ from torch import Tensor
 
 from ..data.errors import BundleError
 from .memory import NEGATIVE, POSITIVE
-from .momkd import HEADS, MoMKD, MoMKDConfig, require_same_tensors
+from .momkd import HEADS, MoMKD, MoMKDConfig
+from .network import require_same_tensors
 
 _NAMES = {
     "wsi_encoder.gat1": "histology_encoder.graph1",

@@ -9,6 +9,7 @@ The folders' names carry the settings that give the numbers their meaning:
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -22,6 +23,7 @@ from .summary import Summary
 if TYPE_CHECKING:
     from ..data.cohort import CohortTable
     from ..data.slides_on_disk import FoundSlide
+    from ..stages.settings import BiomarkerSettings, TrainSettings
     from ..stages.stage import Stage
 
 
@@ -134,6 +136,17 @@ def train(
     :param features: name of the features' folder, such as ``0.5mpp-224px/uni2-h``; needed only where there are several.
     :raises UsageError: no biomarker is configured, or not that one.
     """
+    summaries: list[Summary] = []
+    metrics: dict[str, Json] = {}
+    for name in _biomarkers(config, names):
+        runner.console.heading(name)
+        ran, metrics[name] = _train_one(config, runner, name, features)
+        summaries += ran
+    return summaries, metrics
+
+
+def _biomarkers(config: Config, names: Sequence[str] | None) -> Sequence[str]:
+    """The names asked for, or all."""
     if not config.biomarkers:
         raise UsageError(
             "no biomarker is given",
@@ -142,22 +155,70 @@ def train(
     unknown = [name for name in names or () if name not in config.biomarkers]
     if unknown:
         raise UsageError(f"no biomarker is called {unknown[0]}", hint=f"there are {', '.join(config.biomarkers)}")
-    summaries: list[Summary] = []
-    metrics: dict[str, Json] = {}
-    for name in names or config.biomarkers:
-        runner.console.heading(name)
-        ran, metrics[name] = _train_one(config, runner, name, features)
-        summaries += ran
-    return summaries, metrics
+    return names or list(config.biomarkers)
 
 
-def _train_one(config: Config, runner: Runner, name: str, features: str | None) -> tuple[list[Summary], Json]:
-    from ..data.blocks import BLOCKS
-    from ..data.expression import store_name
-    from ..stages.evaluate import EvaluateSettings, EvaluateStage
-    from ..stages.split import SplitStage, SplitStageSettings
-    from ..stages.train import TrainStage
-    from ..stages.training_report import ReportSettings, TrainingReportStage
+@dataclass(frozen=True)
+class _ToTrain:
+    """A biomarker of the workspace: what its models are trained from, and where they go."""
+
+    config: Config
+    runner: Runner
+    name: str
+    table: Path
+    features: Path
+    stores: list[Path]
+
+    @property
+    def biomarker(self) -> BiomarkerSettings:
+        return self.config.biomarkers[self.name]
+
+    @property
+    def folder(self) -> Path:
+        return self.runner.workspace / "models" / self.name
+
+    def split(self) -> Stage[Any]:
+        from ..stages.split import SplitStage, SplitStageSettings
+
+        settings = SplitStageSettings(**self.config.split.model_dump(), **self.biomarker.model_dump())
+        return SplitStage(
+            settings,
+            self.folder,
+            self.runner.workspace,
+            table=self.table,
+            tiles=self._tiles,
+            features=self.features,
+            molecular=self.stores,
+        )
+
+    def train(self, settings: TrainSettings, folder: Path) -> Stage[Any]:
+        from ..stages.train import TrainStage
+
+        return TrainStage(
+            settings,
+            folder,
+            self.runner.workspace,
+            biomarker=self.biomarker,
+            tiles=self._tiles,
+            features=self.features,
+            stores=self.stores if settings.use_rna or settings.soft_targets else [],
+            splits=self.folder,
+            question=self.name,
+        )
+
+    def evaluate(self, settings: TrainSettings, folder: Path) -> Stage[Any]:
+        from ..stages.evaluate import EvaluateSettings, EvaluateStage
+
+        evaluate = EvaluateSettings(device=settings.device)
+        return EvaluateStage(evaluate, folder, self.runner.workspace, features=self.features, splits=self.folder)
+
+    @property
+    def _tiles(self) -> Path:
+        return self.runner.workspace / "tiles" / self.features.parent.name
+
+
+def _to_train(config: Config, runner: Runner, name: str, features: str | None) -> _ToTrain:
+    from ..stages.teaching import stores_that_teach
 
     workspace = runner.workspace
     table = config.cohort.table
@@ -168,36 +229,83 @@ def _train_one(config: Config, runner: Runner, name: str, features: str | None) 
     if not _is_a_name(name):
         raise UsageError(f"{name!r} cannot be a model's name", hint="use letters, digits, dots, dashes and underscores")
     source = _choose(workspace / "features", config.features_name(), features, "features", "wsipipe extract", depth=2)
-    tiles = workspace / "tiles" / source.parent.name
-    biomarker = config.biomarkers[name]
-    folder = workspace / "models" / name
-    genomics = workspace / "genomics"
-    wanted = [genomics / store_name(block) for block in BLOCKS if block in config.train.blocks]
-    molecular = [store for store in wanted if store.exists()] if config.train.use_rna else []
-    stages: list[Callable[[], Stage[Any]]] = [  # made one after the other: each plans from what the one before left
-        lambda: SplitStage(
-            SplitStageSettings(**config.split.model_dump(), **biomarker.model_dump()),
-            folder,
-            workspace,
-            table=table,
-            tiles=tiles,
-            features=source,
-            molecular=molecular,
-        ),
-        lambda: TrainStage(
-            config.train, folder, workspace, biomarker=biomarker, tiles=tiles, features=source, genomics=genomics
-        ),
-        lambda: EvaluateStage(EvaluateSettings(device=config.train.device), folder, workspace, features=source),
-        lambda: TrainingReportStage(ReportSettings(), folder, workspace),
-    ]
-    if not molecular and config.train.use_rna:
+    return _ToTrain(config, runner, name, table, source, stores_that_teach(workspace / "genomics", config.train))
+
+
+def _train_one(config: Config, runner: Runner, name: str, features: str | None) -> tuple[list[Summary], Json]:
+    from ..stages.training_report import ReportSettings, TrainingReportStage
+
+    to_train = _to_train(config, runner, name, features)
+    folder = to_train.folder
+    if not to_train.stores and config.train.use_rna:
         runner.console.note("no expression store in this workspace: training on histology alone")
+    stages: list[Callable[[], Stage[Any]]] = [  # made one after the other: each plans from what the one before left
+        to_train.split,
+        lambda: to_train.train(config.train, folder),
+        lambda: to_train.evaluate(config.train, folder),
+        lambda: TrainingReportStage(ReportSettings(), folder, runner.workspace),
+    ]
     summaries = []
     for make in stages:
         summaries.append(runner.run(make()))
         if summaries[-1].failures:
             return summaries, {"name": name, "failed": summaries[-1].stage}
     return summaries, _metrics_of(folder)
+
+
+def compare(
+    config: Config, runner: Runner, names: Sequence[str] | None = None, *, features: str | None = None
+) -> tuple[list[Summary], dict[str, Json]]:
+    """Train and evaluate methods on the same splits, and table them; where the tables are, by biomarker.
+
+    The model that `wsipipe train` makes of the same settings is one of them, and is not trained twice.
+
+    :param names: the biomarkers; all by default.
+    :param features: name of the features' folder; needed only where there are several.
+    :raises UsageError: no biomarker is configured, or not that one; a method that is none.
+    """
+    summaries: list[Summary] = []
+    results: dict[str, Json] = {}
+    for name in _biomarkers(config, names):
+        ran, results[name] = _compare_one(config, runner, name, features)
+        summaries += ran
+    return summaries, results
+
+
+def _compare_one(config: Config, runner: Runner, name: str, features: str | None) -> tuple[list[Summary], Json]:
+    from ..stages.compare import CompareStage, CompareStageSettings, variants
+    from ..stages.omics_ceiling import OmicsCeilingStage
+
+    rna = config.train.model_copy(update={"use_rna": True})
+    to_train = _to_train(config.model_copy(update={"train": rna}), runner, name, features)
+    comparison = runner.workspace / "comparisons" / name
+    compared = []
+    summaries = [runner.run(to_train.split())]
+    for variant in variants(config.compare.methods, config.train, rna=bool(to_train.stores)):
+        runner.console.heading(f"{name}: {variant.title}")
+        folder = to_train.folder if variant.settings == config.train else comparison / variant.name
+        if variant.settings is None:
+            ceiling = OmicsCeilingStage(
+                config.train, folder, runner.workspace, splits=to_train.folder, stores=to_train.stores
+            )
+            summaries.append(runner.run(ceiling))
+        else:
+            summaries.append(runner.run(to_train.train(variant.settings, folder)))
+            if not summaries[-1].failures:
+                summaries.append(runner.run(to_train.evaluate(variant.settings, folder)))
+        compared.append((variant, folder))
+    runner.console.heading(f"{name}: comparison")
+    facts = [
+        ("features", to_train.features.relative_to(runner.workspace / "features").as_posix()),
+        ("folds", f"{config.split.folds}, by {config.split.split_by}, seed {config.split.seed}"),
+        ("epochs at most", str(config.train.epochs)),
+        ("seed of the training", str(config.train.seed)),
+    ]
+    settings = CompareStageSettings(**to_train.biomarker.model_dump())
+    stage = CompareStage(settings, comparison, runner.workspace, compared=compared, facts=facts)
+    summaries.append(runner.run(stage))
+    paths = {kind: str(comparison / f"comparison.{kind}") for kind in ("csv", "html", "png")}
+    return summaries, {"name": name, **paths}
 
 
 def _metrics_of(folder: Path) -> Json:
@@ -317,6 +425,17 @@ def show_metrics(console: Console, metrics: Mapping[str, Json]) -> None:
         auc = "undefined" if values["auc"] is None else f"{values['auc']:.3f}{interval}"
         console.line(f"{name}: AUC {auc}, {values['n_patients']} patients, {values['n_positive']} positive")
         console.line(f"  {values['report']}")
+
+
+def show_comparisons(console: Console, results: Mapping[str, Json]) -> None:
+    """The table of each comparison, and where its page is."""
+    import csv
+
+    for name, values in results.items():
+        console.heading(name)
+        with Path(values["csv"]).open(encoding="utf-8", newline="") as stream:
+            console.table(list(csv.DictReader(stream)))
+        console.line(f"  {values['html']}")
 
 
 def show_predictions(console: Console, result: Mapping[str, Json]) -> None:

@@ -22,6 +22,7 @@ from .. import __version__
 from ..data.errors import BusyError, SurroundingsError, UsageError, WsipipeError
 from ..stages.settings import (
     BiomarkerSettings,
+    CompareSettings,
     ExtractSettings,
     GenomicsSettings,
     PredictSettings,
@@ -122,6 +123,16 @@ class _Call:
         if numbers != ["all"] and not all(number.isdecimal() for number in numbers):
             raise UsageError(f"--gpu {gpu} names no GPU", hint="give a number such as 0, several such as 0,1, or all")
         self.flags[section]["device"] = ",".join(f"cuda:{number}" for number in numbers)
+
+    def on_biomarkers(self, names: list[str] | None, table: Path | None, gpu: str | None) -> list[str] | None:
+        """Take what training commands share; the biomarkers' names, one made up where its column alone is given."""
+        self.on_gpu("train", gpu)
+        self.flags["cohort"] = {"table": table}
+        biomarker = {key: value for key, value in self.flags.pop("biomarker").items() if value is not None}
+        if biomarker:
+            names = names or [str(biomarker.get("label_column", "model")).lower()]
+            self.flags["biomarkers"] = dict.fromkeys(names, biomarker)
+        return names
 
     def finish(self, summaries: Sequence[Summary], extra: dict[str, Any] | None = None) -> None:
         """Show the closing table, or the closing object; exit with 1 if items failed."""
@@ -241,21 +252,35 @@ def train(
         str | None,
         typer.Option(help="which features, such as 0.5mpp-224px/uni2-h; needed only where there are several"),
     ] = None,
-    gpu: Gpu = None,
+    gpu: Gpus = None,
 ) -> None:
     """Train and evaluate a model of a biomarker, fold by fold, with RNA as the teacher.
 
     The biomarker stands in the settings file as biomarkers.NAME, or is given here: --name her2 --label-column HER2Calc.
     """
-    call.on_gpu("train", gpu)
-    biomarker = {key: value for key, value in call.flags.pop("biomarker").items() if value is not None}
-    if biomarker:
-        name = name or [str(biomarker.get("label_column", "model")).lower()]
-        call.flags["biomarkers"] = dict.fromkeys(name, biomarker)
-    call.flags["cohort"] = {"table": table}
+    name = call.on_biomarkers(name, table, gpu)
     summaries, metrics = chain.train(*call.open(), name, features=features)
     chain.show_metrics(call.console, metrics)
     call.finish(summaries, {"models": metrics})
+
+
+@_works(compare=CompareSettings, train=TrainSettings, biomarker=BiomarkerSettings, split=SplitSettings)
+def compare(
+    call: _Call,
+    *,
+    name: Annotated[list[str] | None, typer.Option(help="biomarkers of the settings file; default: all")] = None,
+    table: Annotated[Path | None, typer.Option(help="cohort table: slide_id, patient_id, labels")] = None,
+    features: Annotated[
+        str | None,
+        typer.Option(help="which features, such as 0.5mpp-224px/uni2-h; needed only where there are several"),
+    ] = None,
+    gpu: Gpus = None,
+) -> None:
+    """Train several methods on the same splits and hold them against MoMKD: CSV, a page, a figure."""
+    name = call.on_biomarkers(name, table, gpu)
+    summaries, results = chain.compare(*call.open(), name, features=features)
+    chain.show_comparisons(call.console, results)
+    call.finish(summaries, {"comparisons": results})
 
 
 @_works(biomarker=BiomarkerSettings)

@@ -20,6 +20,7 @@ from ..data.errors import UsageError
 from ..stages.settings import (
     BiomarkerSettings,
     CohortSettings,
+    CompareSettings,
     ExtractSettings,
     GenomicsSettings,
     NewSlides,
@@ -47,6 +48,7 @@ class Config(Settings):
     genomics: GenomicsSettings = GenomicsSettings()
     split: SplitSettings = SplitSettings()
     train: TrainSettings = TrainSettings()
+    compare: CompareSettings = CompareSettings()
     predict: PredictSection = PredictSection()
     biomarkers: dict[str, BiomarkerSettings] = Field(default={}, description="the questions; one model each")
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import csv
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,7 @@ from ..data.errors import CohortError
 from ..data.features import read_bag
 from ..data.manifest import Manifest
 from ..models.bundle import read_bundle
-from ..models.devices import choose_device
+from ..models.devices import choose_devices
 from ..models.metrics import binary_metrics
 from .settings import Runtime, Settings
 from .split import split_output
@@ -50,6 +50,12 @@ class OutOfFold:
     call: int
     slides: int
 
+    @classmethod
+    def of(cls, patient: str, fold: int, label: int, logit: float, threshold: float, slides: int) -> OutOfFold:
+        """The row of a patient whose slides' mean logit is known."""
+        probability = float(expit(logit))
+        return cls(patient, fold, label, probability, logit, threshold, int(probability >= threshold), slides)
+
 
 @dataclass(frozen=True)
 class _TestFold:
@@ -61,18 +67,27 @@ class EvaluateStage(Stage[EvaluateSettings]):
     """One item, ``cross-validation``.
 
     :param features: folder of the stage whose slides are used.
+    :param splits: folder of the split that was trained on; default: the model's own.
     """
 
     name = "evaluate"
     version = VERSIONS["evaluate"]
     items = "models"
 
-    def __init__(self, settings: EvaluateSettings, folder: Path, workspace: Path, *, features: Path) -> None:
+    def __init__(
+        self,
+        settings: EvaluateSettings,
+        folder: Path,
+        workspace: Path,
+        *,
+        features: Path,
+        splits: Path | None = None,
+    ) -> None:
         super().__init__(settings, folder, workspace)
-        self.features = features
+        self.features, self.splits = features, splits or folder
 
     def plan(self) -> Plan:
-        split = split_output(self.manifest, self.workspace)
+        split = split_output(Manifest.of(self.splits), self.workspace)
         splits, slides_of = split.splits, split.slides_of
         bundles = upstream(self.manifest, "train", self.workspace).records
         missing = [f for f in range(splits.folds) if f"fold-{f}" not in bundles]
@@ -101,47 +116,48 @@ class EvaluateStage(Stage[EvaluateSettings]):
         return Plan([Item("cross-validation", inputs, folds)])
 
     def process(self, item: Item, progress: Progress) -> Outcome:
-        device = choose_device(self.settings.device)
+        device = choose_devices(self.settings.device)[0]
         rows: list[OutOfFold] = []
-        by_fold: list[dict[str, Any]] = []
         for test in item.payload:
             bundle = read_bundle(test.bundle, device)
-            facts = bundle.facts
-            fold_rows = []
             for patient, (label, stores) in test.patients.items():
                 logit = float(np.mean([bundle.read(read_bag(store), store).logit for store in stores]))
-                probability = float(expit(logit))
-                call = int(probability >= facts.threshold)
-                fold_rows.append(
-                    OutOfFold(patient, facts.fold, label, probability, logit, facts.threshold, call, len(stores))
-                )
-            rows += fold_rows
-            by_fold.append({"fold": facts.fold, **self._metrics(fold_rows, intervals=False)})
-        rows.sort(key=lambda row: row.patient_id)
-        pooled = self._metrics(rows)
-        write_oof(self.folder / "oof_predictions.csv", rows)
-        aucs = [fold["auc"]["value"] for fold in by_fold if fold["auc"]["value"] is not None]
-        content = {
-            "pooled": pooled,
-            "folds": by_fold,
-            "auc_mean": float(np.mean(aucs)) if aucs else None,
-            "auc_sd": float(np.std(aucs, ddof=1)) if len(aucs) > 1 else None,
-        }
-        with whole(self.folder / "metrics.json") as scratch:
-            scratch.write_text(json.dumps(content, indent=1, allow_nan=False) + "\n", encoding="utf-8")
-        return Outcome(
-            outputs={"predictions": self.folder / "oof_predictions.csv", "metrics": self.folder / "metrics.json"},
-            stats={"patients": len(rows), "auc": pooled["auc"]},
-        )
-
-    def _metrics(self, rows: list[OutOfFold], *, intervals: bool = True) -> dict[str, Any]:
-        rounds = self.settings.bootstrap_rounds if intervals else 0
-        labels, probabilities = [r.label for r in rows], [r.probability for r in rows]
-        metrics = binary_metrics(labels, probabilities, [r.call for r in rows], rounds=rounds, seed=self.settings.seed)
-        return metrics.model_dump(mode="json")
+                facts = bundle.facts
+                rows.append(OutOfFold.of(patient, facts.fold, label, logit, facts.threshold, len(stores)))
+        return write_evaluation(self.folder, rows, self.settings)
 
 
-def write_oof(path: Path, rows: list[OutOfFold]) -> None:
+def write_evaluation(folder: Path, rows: Sequence[OutOfFold], settings: EvaluateSettings) -> Outcome:
+    """Write both files of an evaluation by cross-validation."""
+    rows = sorted(rows, key=lambda row: row.patient_id)
+    pooled = _metrics(rows, settings.bootstrap_rounds, settings.seed)
+    folds = [
+        {"fold": fold, **_metrics([row for row in rows if row.fold == fold], 0, settings.seed)}
+        for fold in sorted({row.fold for row in rows})
+    ]
+    aucs = [fold["auc"]["value"] for fold in folds if fold["auc"]["value"] is not None]
+    content = {
+        "pooled": pooled,
+        "folds": folds,
+        "auc_mean": float(np.mean(aucs)) if aucs else None,
+        "auc_sd": float(np.std(aucs, ddof=1)) if len(aucs) > 1 else None,
+    }
+    write_oof(folder / "oof_predictions.csv", rows)
+    with whole(folder / "metrics.json") as scratch:
+        scratch.write_text(json.dumps(content, indent=1, allow_nan=False) + "\n", encoding="utf-8")
+    return Outcome(
+        outputs={"predictions": folder / "oof_predictions.csv", "metrics": folder / "metrics.json"},
+        stats={"patients": len(rows), "auc": pooled["auc"]},
+    )
+
+
+def _metrics(rows: Sequence[OutOfFold], rounds: int, seed: int) -> dict[str, Any]:
+    labels, probabilities = [r.label for r in rows], [r.probability for r in rows]
+    metrics = binary_metrics(labels, probabilities, [r.call for r in rows], rounds=rounds, seed=seed)
+    return metrics.model_dump(mode="json")
+
+
+def write_oof(path: Path, rows: Sequence[OutOfFold]) -> None:
     """Write ``oof_predictions.csv``."""
     with whole(path) as scratch, scratch.open("w", encoding="utf-8", newline="") as stream:
         writer = csv.writer(stream, lineterminator="\n")

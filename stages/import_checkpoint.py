@@ -93,7 +93,7 @@ class ImportCheckpointStage(Stage[BiomarkerSettings]):
             splits_digest="unknown: imported from a checkpoint",
             recipe=recipe.model_copy(update={"width": model.config.in_features}),
             method="momkd",
-            network=model.config,
+            network=model.config.model_dump(mode="json"),
             threshold=0.5,
             seen=[],
             patients={},

@@ -6,32 +6,32 @@ threshold is set on what the fold may see (:mod:`.fold`). :mod:`.evaluate` meets
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from copy import copy
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import torch
-from scipy.special import expit
 
 from .. import __version__
 from ..data.artifact import remove
-from ..data.blocks import BLOCKS
-from ..data.errors import CohortError
-from ..data.expression import store_name
+from ..data.errors import CohortError, UsageError
 from ..data.features import FeatureFacts
-from ..data.manifest import Manifest, OutputRecord, Record
+from ..data.manifest import Manifest, Record
 from ..models.bag_tensors import BagTensors
 from ..models.bundle import BagRecipe, BundleFacts, Question, seen_hashes, write_bundle
-from ..models.devices import choose_device
-from ..models.fit import Epoch, Fit, FitSettings, PatientBags, fit, memory_usage, patient_logits
-from ..models.metrics import youden_threshold
-from ..models.momkd import MoMKD, MoMKDConfig, preset
-from .fold import FoldCohort, FoldRna, patients_of, read_bags, read_gene_list
+from ..models.devices import choose_device, choose_devices
+from ..models.fit import Epoch
+from ..models.momkd import MoMKD
+from .fold import FoldBag, FoldCohort, read_bags
+from .fold_training import INNER_FOLDS, FoldTask, TrainedFold, train_fold
 from .settings import BiomarkerSettings, TrainSettings
 from .split import split_output
-from .stage import FileInput, Input, Item, Outcome, OutputInput, Plan, Progress, Stage, ValueInput, upstream
+from .stage import Input, Item, Outcome, OutputInput, Plan, Progress, Stage, ValueInput, upstream
+from .teaching import Teaching, molecular_inputs
 from .versions import VERSIONS
 
 SMALL_BAG = 100
@@ -43,7 +43,9 @@ class TrainStage(Stage[TrainSettings]):
 
     :param biomarker: the question; the folder's name is the model's.
     :param tiles, features: folders of the stages whose slides are used.
-    :param genomics: folder of the stores of RNA and of further blocks, if they are to teach.
+    :param stores: of RNA and of further blocks, those that are to teach.
+    :param splits: folder of the split to train on; default: the model's own.
+    :param question: name of what is asked; default: the folder's.
     """
 
     name = "train"
@@ -60,21 +62,32 @@ class TrainStage(Stage[TrainSettings]):
         biomarker: BiomarkerSettings,
         tiles: Path,
         features: Path,
-        genomics: Path | None,
+        stores: Sequence[Path],
+        splits: Path | None = None,
+        question: str = "",
     ) -> None:
         super().__init__(settings, folder, workspace)
-        self.biomarker, self.tiles, self.features, self.genomics = biomarker, tiles, features, genomics
+        self.biomarker, self.tiles, self.features, self.stores = biomarker, tiles, features, stores
+        self.splits, self.question = splits or folder, question
+        self._bags: dict[str, FoldBag] = {}
+        self._of = 1
+
+    @property
+    def devices(self) -> Sequence[str]:
+        return [str(device) for device in choose_devices(self.settings.device)]
+
+    def on(self, device: str, of: int) -> Self:
+        stage = copy(self)
+        stage.settings = self.settings.model_copy(update={"device": device})
+        stage._of = of
+        return stage
 
     def plan(self) -> Plan:
-        split = split_output(self.manifest, self.workspace)
+        split = split_output(Manifest.of(self.splits), self.workspace)
         splits, slides_of = split.splits, split.slides_of
         features = upstream(Manifest.of(self.features), "extract", self.workspace).records
         tile, extract = _settings_of(Manifest.of(self.tiles).latest("tile")), _settings_of(features)
-        molecular: dict[str, Input] = {
-            _INPUT_OF.get(block, block): OutputInput(_store_record(store)) for block, store in self._stores().items()
-        }
-        if molecular and self.settings.gene_list is not None:
-            molecular["gene_list"] = FileInput(self.settings.gene_list.resolve(), is_setting=True)
+        molecular = molecular_inputs(self.stores, self.settings.gene_list)
         items = []
         for fold in range(splits.folds):
             parts = {
@@ -100,104 +113,85 @@ class TrainStage(Stage[TrainSettings]):
                 **{f"features of {s}": OutputInput(store) for s, store in stores.items()},
                 **molecular,
             }
-            items.append(Item(f"fold-{fold}", inputs, cohort, size=self.settings.epochs))
+            items.append(Item(f"fold-{fold}", inputs, cohort, size=self._epochs()))
         return Plan(items)
 
-    def _stores(self) -> dict[str, Path]:
-        """The stores that teach, by block; RNA may be missing, what is asked for beside it may not."""
-        if self.genomics is None or not self.settings.use_rna:
-            return {}
-        stores = {block: self.genomics / store_name(block) for block in BLOCKS if block in self.settings.blocks}
-        missing = [block for block, store in stores.items() if block != "rna" and not store.exists()]
-        if missing:
-            hint = f"run wsipipe genomics --{missing[0]} FILE"
-            raise CohortError(f"there is no store of {missing[0]} in this workspace", path=self.genomics, hint=hint)
-        return {block: store for block, store in stores.items() if store.exists()}
+    def _epochs(self) -> int:
+        """Of a fold, at most: nested settings are all tried on the inner folds first."""
+        fits = 1 + (INNER_FOLDS * len(self.settings.candidates()) if self.settings.nested else 0)
+        return self.settings.epochs * fits
 
     def process(self, item: Item, progress: Progress) -> Outcome:
         cohort: FoldCohort = item.payload
-        settings = self.settings
-        device = choose_device(settings.device)
-        bags, facts = read_bags(cohort, settings.neighbours, device)
-        with _threads_for(bags):
-            return self._train(item, progress, bags, facts, device)
+        device = choose_device(self.settings.device)
+        self._bags |= read_bags(cohort, self.settings.neighbours, device, self._bags)
+        bags = {slide: self._bags[slide].tensors for slide in cohort.slides}
+        facts = self._bags[next(iter(cohort.slides))].facts
+        with _threads_for(bags, self._of), self._curves(item.id) as draw:
+            told: Counter[str] = Counter()
 
-    def _train(
-        self,
-        item: Item,
-        progress: Progress,
-        bags: Mapping[str, BagTensors],
-        facts: FeatureFacts,
-        device: torch.device,
-    ) -> Outcome:
-        cohort: FoldCohort = item.payload
-        settings = self.settings
-        stores = self._stores()
-        rna = FoldRna.fitted(
-            cohort,
-            stores.pop("rna", None),
-            settings,
-            blocks=list(stores.values()),
-            gene_list=read_gene_list(settings.gene_list) if settings.gene_list else (),
-        )
-        train = patients_of(cohort.train, bags, rna)
-        validation = patients_of(cohort.validation, bags, None)
-        with torch.random.fork_rng():
-            torch.manual_seed(settings.seed + cohort.fold)
-            model = MoMKD(_network(settings, facts, rna)).to(device)
-        partial = self.folder / "partial" / item.fingerprint.removeprefix("sha256:")[:16]
-        told = 0
+            def tell(what: str, epoch: Epoch) -> None:
+                gained = epoch.rank[0]
+                inner = "" if what == "state" else f" ({what})"
+                progress.say(f"fold {cohort.fold}{inner}, epoch {epoch.epoch + 1}, validation {gained:.3f}")
+                progress.advance(1)
+                told[what] += 1
+                if what == "state":
+                    draw(epoch)
 
-        def tell(epoch: Epoch) -> None:
-            nonlocal told
-            auc = "" if epoch.validation_auc is None else f", validation AUC {epoch.validation_auc:.3f}"
-            progress.say(f"fold {cohort.fold}, epoch {epoch.epoch + 1}{auc}")
-            progress.advance(1)
-            told += 1
-
-        fitted = fit(
-            model,
-            train,
-            validation,
-            _fit_settings(settings, cohort.fold),
-            resume=partial / "state.pt",
-            tell=tell,
-        )
-        progress.advance(settings.epochs - told)  # what early stopping saved
-        path = self.folder / item.id
-        facts_of_bundle = self._facts(cohort, model, fitted, facts, rna, train, validation)
-        write_bundle(path, facts_of_bundle, model, rna.arrays if rna else {})
+            partial = self.folder / "partial" / item.fingerprint.removeprefix("sha256:")[:16]
+            teaching = Teaching.read(self.stores, self.settings.gene_list)
+            self._refuse_untaught(teaching)
+            task = FoldTask(cohort, bags, facts.width, teaching, device, partial, tell)
+            trained = train_fold(task, self.settings)
+            path = self.folder / item.id
+            write_bundle(
+                path, self._facts(task, trained, facts), trained.network, trained.rna.arrays if trained.rna else {}
+            )
+        progress.advance(item.size - told.total())  # what early stopping saved
         remove(partial)
         with suppress(OSError):  # other folds may still keep theirs
             partial.parent.rmdir()
-        best = fitted.history[fitted.best_epoch]
+        best = trained.fitted.history[trained.fitted.best_epoch]
         return Outcome(
             outputs={"bundle": path},
             stats={
-                "epochs": len(fitted.history),
-                "best_epoch": fitted.best_epoch,
+                "epochs": len(trained.fitted.history),
+                "best_epoch": trained.fitted.best_epoch,
                 "validation_auc": best.validation_auc,
-                "train_patients": len(train),
-                "train_patients_with_rna": sum(p.expression is not None for p in train),
-                "validation_patients": len(validation),
+                "train_patients": len(trained.train),
+                "train_patients_with_rna": sum(p.expression is not None for p in trained.train),
+                "validation_patients": len(trained.validation),
             },
         )
 
-    def _facts(
-        self,
-        cohort: FoldCohort,
-        model: MoMKD,
-        fitted: Fit,
-        facts: FeatureFacts,
-        rna: FoldRna | None,
-        train: Sequence[PatientBags],
-        validation: Sequence[PatientBags],
-    ) -> BundleFacts:
-        logits = patient_logits(model, validation)
-        threshold = youden_threshold([p.label for p in validation], expit(list(logits.values())))
+    def _refuse_untaught(self, teaching: Teaching | None) -> None:
+        asked = [name for name in ("soft_targets", "shuffle_rna") if getattr(self.settings, name)]
+        if asked and teaching is None:
+            raise UsageError(
+                f"--{asked[0].replace('_', '-')} needs RNA, and there is none to teach",
+                path=self.workspace,
+                hint="run wsipipe genomics first",
+            )
+
+    @contextmanager
+    def _curves(self, fold: str) -> Iterator[Callable[[Epoch], None]]:
+        """Takes epochs and, if asked, writes them where TensorBoard looks."""
+        if not self.settings.tensorboard:
+            yield lambda _: None
+            return
+        from .tensorboard import tensorboard_curves
+
+        with tensorboard_curves(self.folder / "tensorboard" / fold) as write:
+            yield write
+
+    def _facts(self, task: FoldTask, trained: TrainedFold, facts: FeatureFacts) -> BundleFacts:
+        cohort, fitted, rna = task.cohort, trained.fitted, trained.rna
+        threshold, threshold_from = trained.threshold()
         seen = seen_hashes([*cohort.train, *cohort.validation], [digest for _, digest in cohort.slides.values()])
+        network = trained.network
         return BundleFacts(
-            question=Question(name=self.folder.name, **self.biomarker.model_dump()),
+            question=Question(name=self.question or self.folder.name, **self.biomarker.model_dump()),
             fold=cohort.fold,
             folds=cohort.folds,
             splits_digest=cohort.splits_digest,
@@ -208,52 +202,43 @@ class TrainStage(Stage[TrainSettings]):
                 backbone=facts.backbone,
                 pooling=facts.pooling,
                 weights_digest=facts.weights_digest,
-                width=model.config.in_features,
+                width=facts.width,
                 neighbours=self.settings.neighbours,
             ),
-            method="momkd",
-            network=model.config,
-            threshold=0.5 if threshold is None else threshold,
+            method=trained.settings.method,
+            network=network.config.model_dump(mode="json"),
+            threshold=threshold,
             seen=seen,
-            patients={"train": len(train), "validation": len(validation), "test": cohort.test_patients},
+            patients={
+                "train": len(trained.train),
+                "validation": len(trained.validation),
+                "test": cohort.test_patients,
+            },
             genes=list(rna.genes) if rna else [],
             gene_panel=rna.description if rna else {},
             training={
-                "settings": self.settings.result_settings(),
+                "settings": trained.settings.result_settings(),
                 "best_epoch": fitted.best_epoch,
                 "history": [asdict(epoch) for epoch in fitted.history],
-                "memory": memory_usage(model, train),
-                "patients_with_rna": sum(p.expression is not None for p in train),
-                "threshold_from": "Youden on the validation patients" if threshold is not None else "default 0.5",
+                "memory": network.slot_shares(trained.train) if isinstance(network, MoMKD) else {},
+                "soft_targets": trained.targets.description if trained.targets else {},
+                "choice": trained.choice,
+                "patients_with_rna": sum(p.expression is not None for p in trained.train),
+                "threshold_from": threshold_from,
             },
             versions={"wsipipe": __version__, "torch": torch.__version__},
         )
 
 
-def _network(settings: TrainSettings, facts: FeatureFacts, rna: FoldRna | None) -> MoMKDConfig:
-    sizes = {name: getattr(settings, name) for name in ("hidden", "shared", "slots")}
-    config = preset(settings.preset, facts.width, len(rna.genes) if rna else 0)
-    given = {name: value for name, value in sizes.items() if value is not None}
-    return MoMKDConfig.model_validate({**config.model_dump(), **given, "memory": settings.memory})
-
-
-def _fit_settings(settings: TrainSettings, fold: int) -> FitSettings:
-    return FitSettings(
-        epochs=settings.epochs,
-        patience=settings.patience,
-        learning_rate=settings.learning_rate,
-        weight_decay=settings.weight_decay,
-        clip=settings.clip,
-        seed=settings.seed + fold,
-    )
-
-
 @contextmanager
-def _threads_for(bags: Mapping[str, BagTensors]) -> Iterator[None]:
-    """One thread where bags are small: there threads gain nothing, and on a busy machine each step waits for them."""
+def _threads_for(bags: Mapping[str, BagTensors], of: int) -> Iterator[None]:
+    """One thread where bags are small: there threads gain nothing, and on a busy machine each step waits for them.
+
+    :param of: processes that train beside each other and share the cores.
+    """
     before = torch.get_num_threads()
-    if sum(len(bag.features) for bag in bags.values()) < SMALL_BAG * len(bags):
-        torch.set_num_threads(1)
+    small = sum(len(bag.features) for bag in bags.values()) < SMALL_BAG * len(bags)
+    torch.set_num_threads(1 if small else max(1, before // of))
     try:
         yield
     finally:
@@ -266,15 +251,3 @@ def _settings_of(records: Mapping[str, Record]) -> dict[str, Any]:
     if not settings:
         raise CohortError("no slide has features", hint="run wsipipe tile and wsipipe extract first")
     return settings[-1]
-
-
-_INPUT_OF = {"rna": "expression"}
-"""What a block's store is called among a fold's inputs, where that is not the block's name."""
-
-
-def _store_record(store: Path) -> OutputRecord:
-    for record in Manifest.of(store.parent).latest("genomics").values():
-        output = record.outputs.get("expression")
-        if record.status == "done" and output is not None and Path(output.path).name == store.name:
-            return output
-    raise CohortError("the store is not recorded", path=store, hint="run wsipipe genomics")

@@ -10,6 +10,7 @@ from typing import Any
 from ..data.artifact import whole
 from ..data.manifest import Record
 from ..models.bundle import BundleFacts, read_facts
+from ..models.methods import find_method
 from ..models.metrics import Metrics
 from .evaluate import OutOfFold, read_oof
 from .report_page import (
@@ -145,9 +146,29 @@ def _facts(patients: list[PatientRow], bundles: list[BundleFacts]) -> Facts:
         ("backbone", f"{recipe.backbone}, {recipe.pooling_text}, {recipe.width} features"),
         ("backbone weights", recipe.weights_digest),
         ("genes a fold", f"{min(genes)} to {max(genes)}" if min(genes) != max(genes) else str(genes[0])),
-        ("network", f"MoMKD, H {network.hidden}, S {network.shared}, {network.slots} slots a class"),
-        ("memory moved by", network.memory),
+        ("method", find_method(bundles[0].method).title),
+        ("network", ", ".join(f"{name.replace('_', ' ')} {network[name]}" for name in _SIZES if name in network)),
+        *_taught(bundles),
     )
+
+
+_SIZES = ("hidden", "shared", "slots", "memory")
+"""Of a network's configuration, what a reader asks for first."""
+
+
+def _taught(bundles: list[BundleFacts]) -> Facts:
+    """What the soft targets were worth, and which settings the folds chose, where there are any."""
+    told: list[tuple[str, str]] = []
+    aucs = [bundle.training["soft_targets"]["out_of_fold_auc"] for bundle in bundles if bundle.training["soft_targets"]]
+    if aucs:
+        shown = ", ".join(f"{auc:.3f}" for auc in aucs)
+        told.append(("soft targets' AUC among training patients, out of fold, by fold", shown))
+    for bundle in bundles:
+        if bundle.training["choice"]:
+            best = max(bundle.training["choice"], key=lambda candidate: candidate["auc"])
+            words = ", ".join(f"{name} {value}" for name, value in best.items() if name != "auc")
+            told.append((f"chosen inside fold {bundle.fold}", f"{words} (inner AUC {best['auc']:.3f})"))
+    return tuple(told)
 
 
 def _shown(value: Any) -> str:

@@ -19,7 +19,7 @@ from torch import Tensor
 from wsipipe.data.artifact import digest_of
 from wsipipe.data.errors import BundleError, CohortError
 from wsipipe.data.features import Bag, FeatureFacts
-from wsipipe.models.bag_tensors import BagTensors, bag_tensors
+from wsipipe.models.bag_tensors import BagBatch, BagTensors, PatientBags, bag_tensors
 from wsipipe.models.bundle import (
     BagRecipe,
     Bundle,
@@ -31,8 +31,8 @@ from wsipipe.models.bundle import (
     seen_hashes,
     write_bundle,
 )
-from wsipipe.models.fit import Epoch, Fit, FitSettings, PatientBags, fit, memory_usage, patient_logits
-from wsipipe.models.momkd import HistologyReading, MoMKD, MoMKDConfig
+from wsipipe.models.fit import Epoch, Fit, FitSettings, fit, patient_logits, validate
+from wsipipe.models.momkd import HistologyReadings, MoMKD, MoMKDConfig
 from wsipipe.models.tile_graph import knn_edges
 
 WIDTH, GENES = 8, 6
@@ -134,10 +134,10 @@ class CountingMoMKD(MoMKD):
         super().__init__(config)
         self.drawn: Counter[float] = Counter()
 
-    def read(self, x: Tensor, edge_index: Tensor) -> HistologyReading:
+    def read(self, bags: BagBatch) -> HistologyReadings:
         if self.training:
-            self.drawn[float(x[0, 0])] += 1
-        return super().read(x, edge_index)
+            self.drawn.update(float(x[0, 0]) for x in bags.split(bags.x))
+        return super().read(bags)
 
 
 def test_patients_with_many_slides_do_not_weigh_more() -> None:
@@ -164,7 +164,7 @@ def test_the_memorys_use_is_told_by_class() -> None:
     model = model_of()
     train = cohort(0, 8)
     fit(model, train, cohort(100, 4), FitSettings(epochs=2))
-    for usage in memory_usage(model, train).values():
+    for usage in model.slot_shares(train).values():
         assert sum(usage["shares"]) == pytest.approx(1)
         assert usage["active"] == sum(share > 0 for share in usage["shares"])
         assert len(usage["shares"]) == 3
@@ -258,7 +258,7 @@ def facts(model: MoMKD, **changes: Any) -> BundleFacts:
         "splits_digest": "sha256:s",
         "recipe": recipe(),
         "method": "momkd",
-        "network": model.config,
+        "network": model.config.model_dump(mode="json"),
         "threshold": 0.37,
         "seen": seen_hashes(["P1", "P2"], ["sha256:slide"]),
         "patients": {"train": 1, "validation": 1, "test": 1},
@@ -311,14 +311,14 @@ def test_a_bundle_reads_slides_as_the_trained_model_did(tmp_path: Path, bundle: 
     bag = slide()
     tensors = bag_tensors(bag, 8)
     with torch.inference_mode():
-        wanted = trained.eval().read(tensors.features.float(), tensors.edges)
+        wanted = trained.eval().read(BagBatch.of([tensors]))
     given = back.read(bag, tmp_path)
-    assert given.logit == float(wanted.logits[1] - wanted.logits[0])
+    assert given.logit == pytest.approx(float(wanted.logits[0, 1] - wanted.logits[0, 0]))
     np.testing.assert_array_equal(given.attention, wanted.attention.numpy())
     np.testing.assert_array_equal(given.scores, wanted.scores.numpy())
     assert given.attention.sum() == pytest.approx(1)
-    assert not back.model.training
-    assert not [name for name in back.model.state_dict() if "omics" in name]  # histology alone
+    assert not back.network.training
+    assert not [name for name in back.network.state_dict() if "omics" in name]  # histology alone
 
 
 def test_nothing_in_a_bundle_can_run_code_and_equal_content_gives_equal_bytes(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+from dataclasses import replace
 from pathlib import Path
 
 import anndata
@@ -12,8 +13,9 @@ import pytest
 from wsipipe.data.errors import CohortError, ExpressionError
 from wsipipe.data.expression import write_expression
 from wsipipe.models.gene_panel import GenePanel
-from wsipipe.stages.fold import FoldCohort, FoldRna, read_gene_list
+from wsipipe.stages.fold import FoldCohort
 from wsipipe.stages.settings import TrainSettings
+from wsipipe.stages.teaching import FoldRna, Teaching, fold_targets, read_gene_list
 
 PATIENTS = [f"P{i:02d}" for i in range(40)]
 LABELS = {patient: i % 2 for i, patient in enumerate(PATIENTS)}
@@ -34,13 +36,18 @@ def store(folder: Path, block: str, patients: list[str], unit: str = "log") -> P
     return path
 
 
+def fitted(stores: list[Path], genes: int, gene_list: Path | None = None) -> FoldRna:
+    teaching = Teaching.read(stores, gene_list)
+    assert teaching is not None
+    return FoldRna.fitted(cohort(), teaching, TrainSettings(genes=genes))
+
+
 def test_nothing_teaches_without_stores() -> None:
-    assert FoldRna.fitted(cohort(), None, TrainSettings()) is None
+    assert Teaching.read([], None) is None
 
 
 def test_rna_alone(tmp_path: Path) -> None:
-    rna = FoldRna.fitted(cohort(), store(tmp_path, "rna", PATIENTS[5:]), TrainSettings(genes=4))
-    assert rna is not None
+    rna = fitted([store(tmp_path, "rna", PATIENTS[5:])], 4)
     assert sorted(rna.rows) == PATIENTS[5:30]  # trained on, and with RNA
     assert rna.genes[0] == "G07"
     assert np.mean([row.numpy() for row in rna.rows.values()], axis=0) == pytest.approx([0] * 4, abs=1e-5)
@@ -50,30 +57,69 @@ def test_rna_alone(tmp_path: Path) -> None:
 
 def test_further_blocks_stand_beside_rna_or_alone(tmp_path: Path) -> None:
     rna, cnv = store(tmp_path, "rna", PATIENTS[:20]), store(tmp_path, "cnv", PATIENTS[10:], "log2 ratio")
-    both = FoldRna.fitted(cohort(), rna, TrainSettings(genes=4), blocks=[cnv])
-    assert both is not None
+    both = fitted([rna, cnv], 4)
     assert sorted(both.rows) == PATIENTS[:30]
     assert [gene.startswith("cnv:") for gene in both.genes] == [False] * 4 + [True] * 4
     assert (both.rows["P05"][4:] == 0).all()
     assert (both.rows["P25"][:4] == 0).all()
     counts = both.description["counts"]
     assert (counts["patients_without_rna"], counts["patients_without_cnv"]) == (10, 10)
-    alone = FoldRna.fitted(cohort(), None, TrainSettings(genes=4), blocks=[cnv])
-    assert alone is not None
+    alone = fitted([cnv], 4)
     assert alone.genes == both.genes[4:]
 
 
 def test_a_list_replaces_the_choice(tmp_path: Path) -> None:
     path = store(tmp_path, "rna", PATIENTS)
-    rna = FoldRna.fitted(cohort(), path, TrainSettings(genes=1), gene_list=["G20", "G03", "X"])
-    assert rna is not None
+    (tmp_path / "panel.txt").write_text("G20\nG03\nX\n")
+    rna = fitted([path], 1, tmp_path / "panel.txt")
     assert rna.genes == ("G20", "G03")
     assert rna.description["counts"]["not_to_be_had"] == 1
 
 
 def test_nobody_has_rna(tmp_path: Path) -> None:
     with pytest.raises(CohortError, match="no training patient of fold 1 has RNA"):
-        FoldRna.fitted(cohort(), store(tmp_path, "rna", PATIENTS[30:]), TrainSettings())
+        fitted([store(tmp_path, "rna", PATIENTS[30:])], 768)
+
+
+def test_shuffled_rna_stays_within_its_class_and_leaves_others_alone(tmp_path: Path) -> None:
+    teaching = Teaching.read([store(tmp_path, "rna", PATIENTS[5:])], None)
+    assert teaching is not None
+    train = {patient: label for patient, (label, _) in cohort().train.items()}
+    shuffled = teaching.shuffled(train, seed=0)
+    place = {patient: row for row, patient in enumerate(teaching.table.patients)}
+    was, now = teaching.table.matrix, shuffled.table.matrix
+    for label in (0, 1):
+        rows = [place[p] for p in PATIENTS[5:30] if LABELS[p] == label]
+        assert sorted(map(tuple, was[rows])) == sorted(map(tuple, now[rows]))
+        assert (was[rows] != now[rows]).any(axis=1).sum() > len(rows) // 2
+    others = [place[p] for p in PATIENTS[30:]]
+    np.testing.assert_array_equal(was[others], now[others])
+    np.testing.assert_array_equal(now, teaching.shuffled(train, seed=0).table.matrix)
+    assert (now != teaching.shuffled(train, seed=1).table.matrix).any()
+
+
+def test_soft_targets_are_the_folds_own(tmp_path: Path) -> None:
+    teaching = Teaching.read([store(tmp_path, "rna", PATIENTS[5:])], None)
+    assert teaching is not None
+    validation = {patient: (LABELS[patient], ("S",)) for patient in PATIENTS[28:30]}
+    train = {patient: own for patient, own in cohort().train.items() if patient not in validation}
+    settings = TrainSettings(genes=3)
+    targets = fold_targets(replace(cohort(), train=train, validation=validation), teaching, settings)
+    assert targets.train.keys() == train.keys()
+    known = {patient: targets.train[patient] for patient in PATIENTS[5:28]}
+    assert np.mean([(p > 0.5) == LABELS[patient] for patient, p in known.items()]) > 0.8  # G07 says it
+    for label in (0, 1):  # without RNA nothing but the class is known
+        of_class = np.mean([p for patient, p in known.items() if LABELS[patient] == label])
+        for patient in PATIENTS[:5]:
+            if LABELS[patient] == label:
+                assert targets.train[patient] == pytest.approx(of_class)
+    assert targets.validation.keys() == validation.keys()
+    # Nobody outside the fold, and no label of those who validate, has a part in it.
+    others = teaching.table.matrix.copy()
+    others[[place for place, p in enumerate(teaching.table.patients) if p in PATIENTS[30:]]] = 1e6
+    flipped = {patient: (1 - label, slides) for patient, (label, slides) in validation.items()}
+    changed = replace(teaching, table=replace(teaching.table, matrix=others))
+    assert fold_targets(replace(cohort(), train=train, validation=flipped), changed, settings) == targets
 
 
 # Gene lists

@@ -21,9 +21,10 @@ from wsipipe.data.patient_labels import patient_labels
 from wsipipe.data.splits import Splits, make_splits
 from wsipipe.models.gene_panel import GenePanel
 from wsipipe.models.metrics import binary_metrics
-from wsipipe.stages.fold import FoldCohort, FoldRna
+from wsipipe.stages.fold import FoldCohort
 from wsipipe.stages.genomics_reading import read_genomics
 from wsipipe.stages.settings import TrainSettings
+from wsipipe.stages.teaching import FoldRna, Teaching
 
 DATA = Path(__file__).resolve().parents[1] / "../shared/data"
 
@@ -144,8 +145,9 @@ def test_patients_of_the_test_change_nothing_that_is_fitted(tmp_path: Path) -> N
             changed = ExpressionTable(table.patients, table.genes, matrix, "log", "noise")
             amplified = ExpressionTable(table.patients, table.genes, np.clip(np.round(matrix - 5), -2, 2), "", "")
             blocks = [stored(folder, amplified, "cnv", "gistic")]
-            rna = FoldRna.fitted(cohort, stored(folder, changed), settings, blocks=blocks)
-            assert rna is not None
+            teaching = Teaching.read([stored(folder, changed), *blocks], None)
+            assert teaching is not None
+            rna = FoldRna.fitted(cohort, teaching, settings)
             assert rna.rows.keys() == cohort.train.keys()
             fitted.append(rna)
         same, other, differs = fitted

@@ -1,0 +1,64 @@
+"""The methods that can be trained: which network, fitted how. All read the same bags, on the same splits."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from os import PathLike
+from typing import Any, Final
+
+from pydantic import ValidationError
+from torch import Tensor
+
+from ..data.errors import BundleError, UsageError
+from .fit import Fit, fit
+from .momkd import MoMKD
+from .network import NetworkConfig, SlideNetwork
+
+
+@dataclass(frozen=True)
+class Method:
+    """A way to learn to read slides."""
+
+    title: str
+    """For tables and reports, with its source."""
+    network: type[SlideNetwork]
+    fit: Callable[..., Fit] = fit
+    """With the signature of :func:`.fit.fit`."""
+    taught_by_rna: bool = False
+    """Whether patients' expression enters its training, beside soft targets."""
+
+
+METHODS: Final[dict[str, Method]] = {
+    "momkd": Method("MoMKD (CVPR 2026)", MoMKD, taught_by_rna=True),
+}
+
+
+def find_method(name: str) -> Method:
+    """A method by its name.
+
+    :raises UsageError: there is none of that name.
+    """
+    if name not in METHODS:
+        raise UsageError(f"no method is called {name!r}", hint=f"there are {', '.join(METHODS)}")
+    return METHODS[name]
+
+
+def network_for_reading(
+    method: str, config: Mapping[str, Any], state: Mapping[str, Tensor], *, path: str | PathLike[str]
+) -> SlideNetwork:
+    """A network for inference, on the CPU, from a bundle's words and tensors.
+
+    :param path: the file the state is from, for messages.
+    :raises BundleError: no such method, a configuration that is not its own, or tensors that do not fit it.
+    """
+    hint = "use the wsipipe that wrote it, or copy it again"
+    if method not in METHODS:
+        raise BundleError(f"its method {method!r} is not known here", path=path, hint=hint)
+    network = METHODS[method].network
+    try:
+        checked: NetworkConfig = network.Config.model_validate(config)
+    except ValidationError as error:
+        what = f"its configuration is not that of {method}: {str(error).splitlines()[0]}"
+        raise BundleError(what, path=path, hint=hint) from error
+    return network.for_reading(checked, state, path=path)

@@ -1,0 +1,187 @@
+"""compare: several methods on the same splits, held against MoMKD patient by patient.
+
+comparison.csv      a row a method: figures with their intervals, mean and deviation over folds, DeLong's test
+comparison.html     the same as a page, with the curves
+comparison.png      AUCs with their intervals
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from ..data.artifact import whole
+from ..data.errors import CohortError, UsageError
+from ..data.manifest import Manifest
+from ..models.methods import METHODS
+from ..models.metrics import Metrics, roc_points
+from ..models.paired_tests import delong
+from .comparison_page import ComparedMethod, Comparison, comparison_figure, comparison_page, comparison_table
+from .evaluate import OutOfFold, read_oof
+from .report_page import Question
+from .settings import BiomarkerSettings, TrainSettings
+from .stage import Input, Item, Outcome, OutputInput, Plan, Progress, Stage, upstream
+from .versions import VERSIONS
+
+REFERENCE: Final = "momkd"
+"""What the others are held against."""
+CEILING: Final = "omics"
+"""RNA by itself; it reads no slide."""
+_CONTROLS: Final[dict[str, tuple[str, dict[str, Any]]]] = {
+    "momkd-no-rna": ("MoMKD without omics", {"use_rna": False}),
+    "momkd-shuffled-rna": ("MoMKD, RNA shuffled within the class", {"shuffle_rna": True}),
+    "momkd-fixed-memory": ("MoMKD, memory fixed", {"memory": "fixed"}),
+}
+"""MoMKD with one part taken away."""
+SOFT: Final = "+soft"
+"""What the name of a method with soft targets ends with."""
+
+
+@dataclass(frozen=True)
+class Variant:
+    """A method as it is compared.
+
+    :param settings: None for the omics-only ceiling, which is no network.
+    """
+
+    name: str
+    title: str
+    settings: TrainSettings | None
+
+    @property
+    def needs_rna(self) -> bool:
+        """Whether it means something only where there is RNA."""
+        return self.settings is None or self.settings.soft_targets or self.settings.shuffle_rna
+
+
+def variants(asked: Sequence[str], base: TrainSettings, *, rna: bool) -> list[Variant]:
+    """What is to be compared, MoMKD first.
+
+    :param asked: names; empty for everything that means something.
+    :param base: settings that all share; its method and soft targets are set aside.
+    :param rna: whether there is any to teach.
+    :raises UsageError: a name that is none, or that needs RNA where there is none.
+    """
+    common = base.model_copy(update={"soft_targets": False, "shuffle_rna": False, "nested": base.nested})
+    known: dict[str, Variant] = {}
+    plain = {name: (method.title, {"method": name}) for name, method in METHODS.items()}
+    for name, (title, changes) in (plain | _CONTROLS).items():
+        settings = common.model_copy(update={"method": REFERENCE, **changes})
+        known[name] = Variant(name, title, settings)
+        soft = settings.model_copy(update={"soft_targets": True})
+        known[name + SOFT] = Variant(name + SOFT, f"{title}, soft targets", soft)
+    known[CEILING] = Variant(CEILING, "RNA alone (ridge logistic regression)", None)
+    unknown = [name for name in asked if name not in known]
+    if unknown:
+        raise UsageError(f"{unknown[0]!r} cannot be compared", hint=f"there are {', '.join(known)}")
+    lost = [name for name in asked if known[name].needs_rna and not rna]
+    if lost:
+        raise UsageError(f"{lost[0]} needs RNA, and there is none to teach", hint="run wsipipe genomics first")
+    chosen = [REFERENCE, *(name for name in asked if name != REFERENCE)] if asked else list(known)
+    return [known[name] for name in dict.fromkeys(chosen) if rna or not known[name].needs_rna]
+
+
+class CompareStageSettings(BiomarkerSettings):
+    """The question that was asked of all."""
+
+
+class CompareStage(Stage[CompareStageSettings]):
+    """One item, ``comparison``.
+
+    :param compared: each method with the folder that its evaluation lies in.
+    :param facts: what all share, for the page: names and values.
+    """
+
+    name = "compare"
+    version = VERSIONS["compare"]
+    items = "comparisons"
+
+    def __init__(
+        self,
+        settings: CompareStageSettings,
+        folder: Path,
+        workspace: Path,
+        *,
+        compared: Sequence[tuple[Variant, Path]],
+        facts: Sequence[tuple[str, str]],
+    ) -> None:
+        super().__init__(settings, folder, workspace)
+        self.compared, self.facts = compared, tuple(facts)
+
+    def plan(self) -> Plan:
+        inputs: dict[str, Input] = {}
+        done: list[_Evaluated] = []
+        for variant, folder in self.compared:
+            stage = "omics" if variant.settings is None else "evaluate"
+            record = upstream(Manifest.of(folder), stage, self.workspace).records.get("cross-validation")
+            if record is None:
+                continue  # it has failed and says why
+            outputs = {name: self.workspace / output.path for name, output in record.outputs.items()}
+            inputs |= {f"{variant.name} {name}": OutputInput(output) for name, output in record.outputs.items()}
+            trained = Manifest.of(folder).latest("train").values()
+            done.append(_Evaluated(variant, outputs, sum(fold.seconds for fold in trained) or None))
+        if not any(method.variant.name == REFERENCE for method in done):
+            what = "MoMKD itself has not been evaluated: there is nothing to hold the others against"
+            raise CohortError(what, path=self.folder, hint="see why above")
+        return Plan([Item("comparison", inputs, done)])
+
+    def process(self, item: Item, progress: Progress) -> Outcome:
+        done: list[_Evaluated] = item.payload
+        predictions = {method.variant.name: read_oof(method.outputs["predictions"]) for method in done}
+        methods = tuple(_compared(method, predictions) for method in done)
+        comparison = Comparison(
+            name=self.folder.name,
+            question=Question(
+                label_column=self.settings.label_column,
+                positive=", ".join(self.settings.positive),
+                negative=", ".join(self.settings.negative),
+            ),
+            methods=methods,
+            reference=REFERENCE,
+            facts=self.facts,
+        )
+        rows = comparison_table(comparison)
+        outputs = {kind: self.folder / f"comparison.{kind}" for kind in ("csv", "html", "png")}
+        with whole(outputs["csv"]) as scratch, scratch.open("w", encoding="utf-8", newline="") as stream:
+            writer = csv.DictWriter(stream, list(rows[0]), lineterminator="\n")
+            writer.writeheader()
+            writer.writerows(rows)
+        with whole(outputs["html"]) as scratch:
+            scratch.write_text(comparison_page(comparison), encoding="utf-8")
+        with whole(outputs["png"]) as scratch:
+            comparison_figure(comparison, scratch)
+        return Outcome(outputs, {"methods": len(methods)})
+
+
+@dataclass(frozen=True)
+class _Evaluated:
+    variant: Variant
+    outputs: Mapping[str, Path]
+    seconds: float | None
+
+
+def _compared(method: _Evaluated, predictions: Mapping[str, Sequence[OutOfFold]]) -> ComparedMethod:
+    metrics = json.loads(method.outputs["metrics"].read_text(encoding="utf-8"))
+    variant, rows = method.variant, predictions[method.variant.name]
+    reference = {row.patient_id: row for row in predictions[REFERENCE]}
+    both = [(row, reference[row.patient_id]) for row in rows if row.patient_id in reference]
+    difference = None
+    if variant.name != REFERENCE:
+        labels = [row.label for row, _ in both]
+        difference = delong(labels, [row.probability for row, _ in both], [other.probability for _, other in both])
+    fewer = len(reference) - len(both)
+    return ComparedMethod(
+        name=variant.name,
+        title=variant.title,
+        soft_targets=variant.settings is not None and variant.settings.soft_targets,
+        metrics=Metrics.model_validate(metrics["pooled"]),
+        fold_aucs=tuple(fold["auc"]["value"] for fold in metrics["folds"]),
+        roc=tuple(map(tuple, roc_points([row.label for row in rows], [row.probability for row in rows]).tolist())),
+        against_reference=difference,
+        note=f"{fewer} patients without RNA are not among them" if fewer else "",
+        seconds=method.seconds,
+    )
