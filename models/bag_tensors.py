@@ -9,6 +9,7 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
+from ..data.errors import UsageError
 from ..data.features import Bag
 from .tile_graph import knn_edges
 
@@ -51,6 +52,15 @@ class PatientBags:
     bags: Sequence[BagTensors]
     expression: Tensor | None = None
     target: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.label not in (0, 1):
+            raise UsageError(f"a label is 0 or 1, not {self.label!r}", path=self.patient_id)
+        if self.target is not None and not 0 <= self.target <= 1:  # NaN fails too
+            raise UsageError(f"a soft target is a probability, not {self.target!r}", path=self.patient_id)
+        if self.expression is not None and not bool(self.expression.isfinite().all()):
+            what = "expression that teaches must be finite: it is imputed by the fold's panel of genes"
+            raise UsageError(what, path=self.patient_id)
 
 
 @dataclass(frozen=True)

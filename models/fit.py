@@ -114,7 +114,12 @@ def fit(
     :raises CohortError: no training patient of one class, or numbers that run away.
     """
     by_label = of_both_classes(train)
-    optimiser = torch.optim.AdamW(network.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay)
+    optimiser = torch.optim.AdamW(
+        network.parameters(),
+        lr=settings.learning_rate,
+        weight_decay=settings.weight_decay,
+        fused=network.device.type in ("cpu", "cuda"),  # one pass over the parameters instead of a dozen
+    )
     schedule = torch.optim.lr_scheduler.ReduceLROnPlateau(
         optimiser, mode="max", factor=PLATEAU_FACTOR, patience=PLATEAU_PATIENCE
     )

@@ -11,9 +11,14 @@ from pydantic import ValidationError
 from torch import Tensor
 
 from ..data.errors import BundleError, UsageError
+from .abmil import ABMIL
+from .clam import CLAM
 from .fit import Fit, fit
+from .matching import Matching
+from .mean_pooling import MeanPooling, fit_mean
 from .momkd import MoMKD
 from .network import NetworkConfig, SlideNetwork
+from .transmil import TransMIL
 
 
 @dataclass(frozen=True)
@@ -21,7 +26,9 @@ class Method:
     """A way to learn to read slides."""
 
     title: str
-    """For tables and reports, with its source."""
+    """For tables and reports."""
+    source: str
+    """What it is, or whose."""
     network: type[SlideNetwork]
     fit: Callable[..., Fit] = fit
     """With the signature of :func:`.fit.fit`."""
@@ -30,7 +37,12 @@ class Method:
 
 
 METHODS: Final[dict[str, Method]] = {
-    "momkd": Method("MoMKD (CVPR 2026)", MoMKD, taught_by_rna=True),
+    "momkd": Method("MoMKD", "momentum memory knowledge distillation, CVPR 2026", MoMKD, taught_by_rna=True),
+    "matching": Method("Feature matching", "distillation within the batch", Matching, taught_by_rna=True),
+    "abmil": Method("ABMIL", "gated attention, Ilse et al. 2018", ABMIL),
+    "clam-sb": Method("CLAM-SB", "attention with instance clustering, Lu et al. 2021", CLAM),
+    "transmil": Method("TransMIL", "transformer over tiles, Shao et al. 2021", TransMIL),
+    "mean": Method("Mean pooling", "logistic regression on the mean tile", MeanPooling, fit_mean),
 }
 
 

@@ -1,24 +1,34 @@
 """How good a binary prediction is, patient by patient, and how sure one may be of that.
 
 Single values come from scikit-learn; the intervals are a stratified percentile bootstrap over patients (Efron and
-Tibshirani, An Introduction to the Bootstrap, 1993, section 13.3): patients are drawn with replacement within each
-class, so that every round has both. A round is a vector of how often each patient was drawn, and all rounds are
-computed at once. A figure that is not defined, such as the AUC of one class alone, is None and never NaN.
+Tibshirani, An Introduction to the Bootstrap, 1993, section 13.3). A figure that is not defined, such as the AUC of one
+class alone, is None and never NaN. The percentile interval knows only the patients it was given: where ten patients
+happen to be told apart without fault it is [1, 1]. Read it together with the number of patients.
 
-The percentile interval knows only the patients it was given: where ten patients happen to be told apart without
-fault it is [1, 1]. Read it together with the number of patients.
+Calibration, whether a probability of 0.3 comes true three times in ten, is said in two ways:
+
+- The expected calibration error (Naeini, Cooper, Hauskrecht, AAAI 2015) over up to five groups of about equally many
+  patients (:func:`calibration_bins`): the mean distance between the share of positives in a group and its mean
+  probability, weighted by patients. It is biased upwards, for noise is distance too: perfect probabilities show about
+  0.10 with 60 patients, 0.09 with 80, 0.05 with 300. A percentile interval would be biased twice and never hold the
+  truth of such; it has the basic one (Davison and Hinkley, Bootstrap Methods, 1997, section 5.2), cut off at 0.
+  That holds the truth in 70 (perfect probabilities) to 94 of 100 simulations: read it as a rough guide.
+- Slope b and intercept a of logit P(positive) = a + b · logit p (Cox, Biometrika 45:562, 1958), by maximum likelihood
+  without a penalty, both at once; perfect is 1 and 0. A slope below 1 says that probabilities are too extreme, as after
+  overfitting. The intervals are Wald's: draws within the classes would hide how unsure the share of positives is.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from math import sqrt
+from math import log, sqrt
 from typing import Final
 
 import numpy as np
 import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict
+from scipy.special import expit, logit
 from sklearn.metrics import (
     average_precision_score,
     balanced_accuracy_score,
@@ -30,14 +40,18 @@ from sklearn.metrics import (
 )
 
 from ..data.errors import UsageError
+from .bootstrap import bootstrap
 
 Floats = npt.NDArray[np.float64]
-_CELLS_AT_ONCE: Final = 2_000_000  # rounds × patients held in memory together: 16 MB an array
+Bools = npt.NDArray[np.bool_]
 _Z95: Final = 1.959963984540054  # 97.5th percentile of the standard normal
+_NEAREST: Final = 1e-6  # for calibration slope and intercept no probability is nearer to 0 or 1
+_MOST_STEPS: Final = 50
+_SINGULAR: Final = 1e10
 
 
 class Estimate(BaseModel):
-    """A figure and its 95 % interval. All None where it is undefined; the limits None where a class has one patient."""
+    """A figure and its 95 % interval. All None where it is undefined; the limits None where there is no interval."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
@@ -60,6 +74,9 @@ class Metrics(BaseModel):
     sensitivity: Estimate
     specificity: Estimate
     brier: Estimate
+    calibration_error: Estimate
+    calibration_slope: Estimate
+    calibration_intercept: Estimate
     true_positives: int
     false_positives: int
     true_negatives: int
@@ -79,14 +96,15 @@ def binary_metrics(
     """Figures of N patients with 95 % intervals. The same patients, rounds and seed give the same figures.
 
     AUPRC is average precision (steps, no interpolation), to be read against the share of positives. F1 and
-    sensitivity need a positive patient, specificity a negative one, AUC, AUPRC and balanced accuracy both.
+    sensitivity need a positive patient, specificity a negative one, AUC, AUPRC and balanced accuracy both. Intervals
+    need two of each class and at least one round. Calibration slope and intercept need classes that overlap.
 
     :param labels: (N,) 0 or 1.
     :param probabilities: (N,) probability of label 1, in [0, 1].
     :param calls: (N,) 0 or 1: the label that the model settled on, patient by patient.
     :raises UsageError: lengths differ, or a value is outside its range.
     """
-    y, p, call = _labels(labels), _probabilities(probabilities), _labels(calls, name="calls")
+    y, p, call = zeros_and_ones(labels), _probabilities(probabilities), zeros_and_ones(calls, name="calls")
     if not len(y) == len(p) == len(call):
         raise UsageError(f"{len(y)} labels, {len(p)} probabilities and {len(call)} calls cannot be the same patients")
     n_positive = int(y.sum())
@@ -94,6 +112,7 @@ def binary_metrics(
     values: dict[str, float] = {}
     if len(y):
         values["brier"] = brier_score_loss(y, p)
+        values["calibration_error"] = _calibration_error(calibration_bins(y, p))
     if n_positive:
         values["f1"] = f1_score(y, call)
         values["sensitivity"] = recall_score(y, call)
@@ -103,15 +122,19 @@ def binary_metrics(
         values["auc"] = roc_auc_score(y, p)
         values["auprc"] = average_precision_score(y, p)
         values["balanced_accuracy"] = balanced_accuracy_score(y, call)
-    drawn = _bootstrap(y, p, call, rounds, seed) if min(n_positive, n_negative) > 1 and rounds > 0 else {}
+    intervals = min(n_positive, n_negative) > 1 and rounds > 0
+    drawn = bootstrap(y, p, call, _calibration_groups(p), rounds=rounds, seed=seed) if intervals else {}
+    intercept, slope = _recalibration(y, p, intervals=intervals)
 
     def estimate(name: str) -> Estimate:
         if name not in values:
             return Estimate(value=None)
         if name not in drawn:
             return Estimate(value=float(values[name]))
-        low, high = np.quantile(drawn[name], [0.025, 0.975])
-        return Estimate(value=float(values[name]), low=float(low), high=float(high))
+        value, (low, high) = values[name], np.quantile(drawn[name], [0.025, 0.975])
+        if name == "calibration_error":
+            low, high = max(0.0, min(value, 2 * value - high)), min(1.0, max(value, 2 * value - low))
+        return Estimate(value=float(value), low=float(low), high=float(high))
 
     return Metrics(
         n_patients=len(y),
@@ -123,6 +146,9 @@ def binary_metrics(
         sensitivity=estimate("sensitivity"),
         specificity=estimate("specificity"),
         brier=estimate("brier"),
+        calibration_error=estimate("calibration_error"),
+        calibration_slope=slope,
+        calibration_intercept=intercept,
         true_positives=int((y & call).sum()),
         false_positives=int((~y & call).sum()),
         true_negatives=int((~y & ~call).sum()),
@@ -140,7 +166,7 @@ def youden_threshold(labels: npt.ArrayLike, probabilities: npt.ArrayLike) -> flo
     taken. None where no threshold tells the classes apart: one class only, equal probabilities, or all worse than
     chance. To be chosen on validation patients, never on those it is tested on.
     """
-    y, p = _labels(labels), _probabilities(probabilities)
+    y, p = zeros_and_ones(labels), _probabilities(probabilities)
     if y.all() or not y.any():
         return None
     distinct = np.unique(p)
@@ -158,7 +184,7 @@ def youden_threshold(labels: npt.ArrayLike, probabilities: npt.ArrayLike) -> flo
 
 def roc_points(labels: npt.ArrayLike, probabilities: npt.ArrayLike) -> Floats:
     """Corners of the ROC, (points, 2): 1 − specificity, sensitivity, from (0, 0) to (1, 1); none of one class."""
-    y, p = _labels(labels), _probabilities(probabilities)
+    y, p = zeros_and_ones(labels), _probabilities(probabilities)
     if y.all() or not y.any():
         return np.zeros((0, 2))
     false_positive_rate, true_positive_rate, _ = roc_curve(y, p)
@@ -178,12 +204,11 @@ class CalibrationBin:
 
 def calibration_bins(labels: npt.ArrayLike, probabilities: npt.ArrayLike, bins: int = 5) -> tuple[CalibrationBin, ...]:
     """Up to ``bins`` groups of about equally many patients, by rising probability; equal ones stay together."""
-    y, p = _labels(labels), _probabilities(probabilities)
+    y, p = zeros_and_ones(labels), _probabilities(probabilities)
     if not len(y):
         return ()
-    edges = np.unique(np.quantile(p, np.arange(1, bins) / bins, method="closest_observation"))
-    place = np.searchsorted(edges, p, side="left")  # a patient on an edge belongs below it
-    return tuple(_calibration_bin(y[place == i], p[place == i]) for i in np.unique(place))
+    group = _calibration_groups(p, bins)
+    return tuple(_calibration_bin(y[group == i], p[group == i]) for i in np.unique(group))
 
 
 def wilson_interval(hits: int, n: int) -> tuple[float, float]:
@@ -194,61 +219,61 @@ def wilson_interval(hits: int, n: int) -> tuple[float, float]:
     return max(0.0, middle - half), min(1.0, middle + half)
 
 
-def _calibration_bin(y: npt.NDArray[np.bool_], p: Floats) -> CalibrationBin:
+def _calibration_groups(p: Floats, bins: int = 5) -> npt.NDArray[np.intp]:
+    """(N,) number of each patient's calibration group."""
+    edges = np.unique(np.quantile(p, np.arange(1, bins) / bins, method="closest_observation"))
+    return np.searchsorted(edges, p, side="left")  # a patient on an edge belongs below it
+
+
+def _calibration_bin(y: Bools, p: Floats) -> CalibrationBin:
     low, high = wilson_interval(int(y.sum()), len(y))
     return CalibrationBin(len(y), float(p.mean()), float(y.mean()), low, high)
 
 
-def _bootstrap(
-    y: npt.NDArray[np.bool_], p: Floats, call: npt.NDArray[np.bool_], rounds: int, seed: int
-) -> dict[str, Floats]:
-    """Every figure in every round, name → (rounds,). Both classes have patients."""
-    rng = np.random.default_rng(seed)
-    step = max(1, _CELLS_AT_ONCE // len(y))
-    parts = [_rounds(y, p, call, min(step, rounds - start), rng) for start in range(0, rounds, step)]
-    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+def _calibration_error(bins: tuple[CalibrationBin, ...]) -> float:
+    return sum(b.n * abs(b.share_positive - b.mean_probability) for b in bins) / sum(b.n for b in bins)
 
 
-def _rounds(
-    y: npt.NDArray[np.bool_], p: Floats, call: npt.NDArray[np.bool_], rounds: int, rng: np.random.Generator
-) -> dict[str, Floats]:
-    order = np.argsort(-p, kind="stable")  # by falling probability, so that cumulative sums walk down the thresholds
-    y, p, call = y[order], p[order], call[order]
-    n_positive, n_negative = int(y.sum()), int((~y).sum())
-    weights = np.zeros((rounds, len(y)))  # how often each patient was drawn
-    weights[:, y] = _draws(n_positive, rounds, rng)
-    weights[:, ~y] = _draws(n_negative, rounds, rng)
-
-    groups = np.flatnonzero(np.r_[True, np.diff(p) != 0])  # first patient of each distinct probability
-    positives = np.add.reduceat(weights * y, groups, axis=1)
-    negatives = np.add.reduceat(weights * ~y, groups, axis=1)
-    true_positives, false_positives = positives.cumsum(axis=1), negatives.cumsum(axis=1)
-    # A negative is beaten by all positives above it, and by half of those it ties with.
-    auc = (negatives * (true_positives - positives / 2)).sum(axis=1) / (n_positive * n_negative)
-    called = true_positives + false_positives
-    precision = np.divide(true_positives, called, out=np.zeros_like(called), where=called > 0)
-    auprc = (precision * positives).sum(axis=1) / n_positive
-
-    tp, fp = weights @ (y & call), weights @ (~y & call)
-    sensitivity, specificity = tp / n_positive, 1 - fp / n_negative
-    return {
-        "auc": auc,
-        "auprc": auprc,
-        "balanced_accuracy": (sensitivity + specificity) / 2,
-        "f1": 2 * tp / (tp + fp + n_positive),
-        "sensitivity": sensitivity,
-        "specificity": specificity,
-        "brier": weights @ (p - y) ** 2 / len(y),
-    }
+def _recalibration(y: Bools, p: Floats, *, intervals: bool) -> tuple[Estimate, Estimate]:
+    """Calibration intercept and slope. All None where the maximum of the likelihood is not a finite one."""
+    nowhere = Estimate(value=None)
+    x = logit(np.clip(p, _NEAREST, 1 - _NEAREST))
+    if y.all() or not y.any() or not (x[y].min() < x[~y].max() and x[~y].min() < x[y].max()):
+        return nowhere, nowhere  # the classes do not overlap (Albert and Anderson, Biometrika 71:1, 1984)
+    mean, sd = x.mean(), x.std()
+    design = np.column_stack([np.ones(len(x)), (x - mean) / sd])
+    at, height = np.zeros(2), -len(y) * log(2)  # where the log-likelihood is sought, and how high it is there
+    for _ in range(_MOST_STEPS):
+        q = expit(design @ at)
+        information = design.T @ (design * (q * (1 - q))[:, None])
+        if np.linalg.cond(information) > _SINGULAR:
+            return nowhere, nowhere  # the overlap is too narrow to be told from none
+        step = np.linalg.solve(information, design.T @ (y - q))
+        if np.abs(step).max() < 1e-9 * (1 + np.abs(at).max()):
+            break
+        while (there := _log_likelihood(design @ (at + step), y)) < height - 1e-12 * abs(height):
+            step /= 2  # Newton's step can lead too far; half of it, often enough, never does
+        at, height = at + step, there
+    else:
+        return nowhere, nowhere
+    back = np.array([[1, -mean / sd], [0, 1 / sd]])  # from standardised logits to logits
+    half = _Z95 * np.sqrt(np.diag(back @ np.linalg.inv(information) @ back.T))
+    intercept, slope = (
+        Estimate(value=value, low=value - by, high=value + by) if intervals else Estimate(value=value)
+        for value, by in zip((back @ at).tolist(), half.tolist(), strict=True)
+    )
+    return intercept, slope
 
 
-def _draws(n: int, rounds: int, rng: np.random.Generator) -> Floats:
-    """(rounds, n): how often each of n patients comes up in n draws with replacement."""
-    picks = rng.integers(0, n, size=(rounds, n)) + n * np.arange(rounds)[:, None]
-    return np.bincount(picks.ravel(), minlength=rounds * n).reshape(rounds, n).astype(np.float64)
+def _log_likelihood(logits: Floats, y: Bools) -> float:
+    return float(-np.logaddexp(0, np.where(y, -logits, logits)).sum())
 
 
-def _labels(values: npt.ArrayLike, name: str = "labels") -> npt.NDArray[np.bool_]:
+def zeros_and_ones(values: npt.ArrayLike, name: str = "labels") -> Bools:
+    """(N,) as booleans.
+
+    :raises UsageError: something else is among them.
+    """
     array = np.asarray(values)
     if array.ndim != 1 or not np.isin(array, (0, 1)).all():
         raise UsageError(f"{name} must be a list of 0 and 1, got {_glimpse(array)}")

@@ -245,16 +245,18 @@ class MoMKD(SlideNetwork):
             was_training = self.training
             u = self.eval().teach(lesson.expression).vector
             self.train(was_training)
-        tile_labels = lesson.labels[readings.bags.slide_of_tile]
-        for label in (0, 1):
-            p = readings.projected.detach()[tile_labels == label].float()
-            if not len(p):
-                continue
-            counts = torch.bincount(self.memory.assigned(p, label), minlength=self.config.slots)
-            self._assigned = self._assigned.to(counts.device)
-            self._assigned[label] += counts
-            mine = None if u is None else u[lesson.labels[lesson.measured] == label]
-            self.memory.follow(label, p, mine)
+        labels, p = lesson.labels[readings.bags.slide_of_tile], readings.projected.detach().float()
+        assigned = torch.stack([self.memory.assigned(p, label) for label in (0, 1)])
+        self._assigned = self._assigned.to(p.device) + torch.stack(
+            [
+                (functional.one_hot(assigned[label], self.config.slots) * (labels == label)[:, None]).sum(dim=0)
+                for label in (0, 1)
+            ]
+        )
+        if self.memory.mode == "momentum":
+            for label in (0, 1):
+                mine = None if u is None else u[lesson.labels[lesson.measured] == label]
+                self.memory.follow(label, p[labels == label], mine)
 
     def epoch_figures(self) -> dict[str, float]:
         """τ, and how the epoch's training tiles shared the slots of their class: active ones and entropy, in nats."""

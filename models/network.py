@@ -17,7 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 from torch.nn import functional
 
-from ..data.errors import BundleError, UsageError
+from ..data.errors import BundleError
 from .bag_tensors import BagBatch, PatientBags
 
 
@@ -59,14 +59,7 @@ class Lesson:
 
     @classmethod
     def of(cls, patients: Sequence[PatientBags], device: torch.device | str = "cpu") -> Lesson:
-        """What patients teach, one for each bag of the step.
-
-        :raises UsageError: a label that is not 0 or 1, or a target that is no probability.
-        """
-        for patient in patients:
-            target = patient.label if patient.target is None else patient.target
-            if patient.label not in (0, 1) or not 0 <= target <= 1:  # NaN fails too
-                raise UsageError(f"{patient.patient_id}: {patient.label} and {target} are no label and target")
+        """What patients teach, one for each bag of the step."""
         labels = torch.tensor([patient.label for patient in patients])
         targets = torch.tensor([float(p.label if p.target is None else p.target) for p in patients])
         measured = [place for place, patient in enumerate(patients) if patient.expression is not None]
@@ -127,7 +120,7 @@ class SlideNetwork(nn.Module, ABC):
 
     def reading_state(self) -> dict[str, Tensor]:
         """The part of the state dict that inference needs."""
-        return {key: value for key, value in self.state_dict().items() if not key.startswith(self.omics or ("\0",))}
+        return {key: value for key, value in self.state_dict().items() if not key.startswith(self.omics)}
 
     @classmethod
     def for_reading(

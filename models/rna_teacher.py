@@ -33,7 +33,7 @@ from scipy.special import expit
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score
 
-from ..data.errors import CohortError, UsageError
+from ..data.errors import CohortError, ExpressionError, UsageError
 from ..data.expression import ExpressionTable
 from ..data.wording import some
 from .gene_panel import GenePanel, Selection
@@ -75,10 +75,10 @@ class RnaTeacher:
         :param matrix: (n, g), NaN where missing.
         :param genes: g names.
         :param labels: (n,) 0 or 1.
-        :raises CohortError: a class is missing.
+        :raises CohortError: a class is missing, or labels are other than 0 and 1.
         :raises ExpressionError: a fold leaves no gene to choose (see the panel).
         """
-        y = _both_classes(labels)
+        y = _both_classes(matrix, labels)
         folds = deal_folds(y, self.seed)
         best = _best(self._left_out_once(matrix, genes, y, folds), y) if folds.any() else UNTRIED
         return self._settle(matrix, genes, y, best)
@@ -99,7 +99,7 @@ class RnaTeacher:
         :param folds: (n,) the fold of each row, 0, 1, …, with both classes outside any two of them; dealt when None.
         :raises CohortError: fewer than two rows of a class.
         """
-        y = _both_classes(labels)
+        y = _both_classes(matrix, labels)
         if folds is None:
             folds = deal_folds(y, self.seed)
         number = int(folds.max()) + 1
@@ -107,7 +107,7 @@ class RnaTeacher:
             raise CohortError(
                 f"{int((y == 1).sum())} positive and {int((y == 0).sum())} negative training patients have RNA:"
                 " soft targets need two of each",
-                hint="train without soft targets, use fewer folds, or find more patients with RNA",
+                hint=_WAY_OUT,
             )
         once = self._left_out_once(matrix, genes, y, folds)
         twice = np.zeros((number, len(y), len(VARIANCES)))  # [k]: by teachers that saw neither k nor the row's own fold
@@ -225,8 +225,7 @@ class SoftTargets:
     ) -> Self:
         """Fit the teacher on the training patients in the table; nobody else's row is used to fit anything.
 
-        :param table: RNA, or joined blocks, of patients of which the fold may know no more than ``train`` and
-            ``validation`` name.
+        :param table: RNA, or joined blocks, of these patients and any others.
         :param train: patient → label.
         :raises CohortError: fewer than two training patients of a class have RNA.
         :raises ExpressionError: a part of the training patients leaves no gene of a block to choose.
@@ -237,12 +236,16 @@ class SoftTargets:
         patients = measured(table, train)
         labels = np.array([train[patient] for patient in patients], dtype=np.intp)
         teacher = RnaTeacher(n_genes, selection, gene_list, seed=seed)
-        logits = teacher.fit_out_of_fold(table.rows(patients), table.genes, labels)
+        try:
+            logits = teacher.fit_out_of_fold(table.rows(patients), table.genes, labels)
+        except ExpressionError as error:
+            what = f"the teacher of the soft targets, fitted to parts of the training patients: {error.what}"
+            raise ExpressionError(what, path=table.source, hint=error.hint or _WAY_OUT) from error
         probabilities = expit(logits)
         of_class = [float(probabilities[labels == label].mean()) for label in (0, 1)]
         known = dict(zip(patients, probabilities.tolist(), strict=True))
         asked = measured(table, validation)
-        answers = expit(teacher.predict(table.rows(asked), table.genes)).tolist() if asked else []
+        answers = expit(teacher.predict(table.rows(asked), table.genes)).tolist()
         answer_of = dict(zip(asked, answers, strict=True))
         description = {
             "train_patients": len(train),
@@ -264,8 +267,7 @@ class SoftTargets:
 def measured(table: ExpressionTable, patients: Collection[str]) -> tuple[str, ...]:
     """Those patients, sorted, of whom the table holds any value."""
     there = sorted(patient for patient in set(patients) if patient in table)
-    empty = np.isnan(table.rows(there)).all(axis=1)
-    return tuple(patient for patient, nothing in zip(there, empty.tolist(), strict=True) if not nothing)
+    return tuple(patient for patient in there if not np.isnan(table.rows([patient])).all())
 
 
 def deal_folds(labels: npt.NDArray[np.intp], seed: int) -> npt.NDArray[np.intp]:
@@ -281,14 +283,18 @@ def deal_folds(labels: npt.NDArray[np.intp], seed: int) -> npt.NDArray[np.intp]:
     return dealt
 
 
-def _both_classes(labels: npt.ArrayLike) -> npt.NDArray[np.intp]:
-    y = np.asarray(labels, dtype=np.intp)
-    if set(y.tolist()) != {0, 1}:
-        raise CohortError(
-            f"the teacher needs patients of both classes, 0 and 1, with RNA, and has {len(y)} of {sorted(set(y.tolist()))}",
-            hint="train without soft targets, use fewer folds, or find more patients with RNA",
-        )
-    return y
+def _both_classes(matrix: npt.NDArray[np.float32], labels: npt.ArrayLike) -> npt.NDArray[np.intp]:
+    given = np.asarray(labels)
+    if given.shape != (len(matrix),):
+        raise ExpressionError(f"{len(matrix)} patients of expression cannot have labels of shape {given.shape}")
+    found = sorted(set(given.tolist()))
+    if found != [0, 1]:
+        what = f"the teacher needs patients with RNA of both classes, 0 and 1; {len(given)} patients have {found}"
+        raise CohortError(what, hint=_WAY_OUT)
+    return given.astype(np.intp)
+
+
+_WAY_OUT = "train without soft targets, use fewer folds, or find more patients with RNA"
 
 
 def _best(logits: Floats, labels: npt.NDArray[np.intp]) -> int:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Literal
 
-from . import chain
+from . import chain, training
 from .config import Config
 from .console import Console
 from .runner import Runner
@@ -41,7 +41,7 @@ def run(
             case "genomics":
                 summaries.append(chain.genomics(config, runner))
             case "train":
-                summaries += chain.train(config, runner)[0]
+                summaries += training.train(config, runner)[0]
     return summaries
 
 

@@ -8,23 +8,22 @@ The folders' names carry the settings that give the numbers their meaning:
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 from ..data.errors import UsageError
 from ..data.manifest import Json
 from .config import Config
 from .console import Console
+from .folders import choose_folder, is_a_name
 from .runner import Runner
 from .summary import Summary
+from .training import train
 
 if TYPE_CHECKING:
     from ..data.cohort import CohortTable
     from ..data.slides_on_disk import FoundSlide
-    from ..stages.settings import BiomarkerSettings, TrainSettings
-    from ..stages.stage import Stage
 
 
 def tile(config: Config, runner: Runner) -> list[Summary]:
@@ -72,7 +71,7 @@ def extract(config: Config, runner: Runner, *, tiles: str | None = None, only: S
     """
     from ..stages.extract import ExtractStage
 
-    source = _choose(runner.workspace / "tiles", config.tile.folder_name(), tiles, "tiles", "wsipipe tile")
+    source = choose_folder(runner.workspace / "tiles", config.tile.folder_name(), tiles, "tiles", "wsipipe tile")
     folder = runner.workspace / "features" / source.name / config.extract.folder_name()
     return runner.run(ExtractStage(config.extract, folder, runner.workspace, tiles=source, only=only))
 
@@ -96,13 +95,15 @@ def export(
 
     root, settings = runner.workspace, ExportSettings(format=format)
     if features is not None:
-        stores = _choose(root / "features", config.features_name(), features, "features", "wsipipe extract", depth=2)
+        stores = choose_folder(
+            root / "features", config.features_name(), features, "features", "wsipipe extract", depth=2
+        )
         folder = root / "exports" / format / stores.parent.name / stores.name
         of_tiles = root / "tiles" / stores.parent.name
         return runner.run(ExportFeaturesStage(settings, folder, root, tiles=of_tiles, features=stores))
     if format == "anndata":
         raise UsageError("AnnData holds features, not tiles", hint="name them with --features")
-    source = _choose(root / "tiles", config.tile.folder_name(), tiles, "tiles", "wsipipe tile")
+    source = choose_folder(root / "tiles", config.tile.folder_name(), tiles, "tiles", "wsipipe tile")
     return runner.run(ExportTilesStage(settings, root / "exports" / format / source.name, root, tiles=source))
 
 
@@ -115,7 +116,7 @@ def import_features(config: Config, runner: Runner, source: Path, *, tiles: str 
     from ..stages.import_features import ImportStage
 
     root = runner.workspace
-    of_tiles = _choose(root / "tiles", config.tile.folder_name(), tiles, "tiles", "wsipipe tile")
+    of_tiles = choose_folder(root / "tiles", config.tile.folder_name(), tiles, "tiles", "wsipipe tile")
     folder = root / "features" / of_tiles.name / f"{config.extract.folder_name()}-imported"
     return runner.run(ImportStage(config.extract, folder, root, tiles=of_tiles, source=source.resolve()))
 
@@ -125,204 +126,6 @@ def genomics(config: Config, runner: Runner) -> Summary:
     from ..stages.genomics import GenomicsStage
 
     return runner.run(GenomicsStage(config.genomics, runner.workspace / "genomics", runner.workspace))
-
-
-def train(
-    config: Config, runner: Runner, names: Sequence[str] | None = None, *, features: str | None = None
-) -> tuple[list[Summary], dict[str, Json]]:
-    """Split, train, evaluate and report each biomarker; its metrics by name.
-
-    :param names: the biomarkers to train; all by default.
-    :param features: name of the features' folder, such as ``0.5mpp-224px/uni2-h``; needed only where there are several.
-    :raises UsageError: no biomarker is configured, or not that one.
-    """
-    summaries: list[Summary] = []
-    metrics: dict[str, Json] = {}
-    for name in _biomarkers(config, names):
-        runner.console.heading(name)
-        ran, metrics[name] = _train_one(config, runner, name, features)
-        summaries += ran
-    return summaries, metrics
-
-
-def _biomarkers(config: Config, names: Sequence[str] | None) -> Sequence[str]:
-    """The names asked for, or all."""
-    if not config.biomarkers:
-        raise UsageError(
-            "no biomarker is given",
-            hint="add [biomarkers.NAME] to the settings file, or use --label-column, --positive and --negative",
-        )
-    unknown = [name for name in names or () if name not in config.biomarkers]
-    if unknown:
-        raise UsageError(f"no biomarker is called {unknown[0]}", hint=f"there are {', '.join(config.biomarkers)}")
-    return names or list(config.biomarkers)
-
-
-@dataclass(frozen=True)
-class _ToTrain:
-    """A biomarker of the workspace: what its models are trained from, and where they go."""
-
-    config: Config
-    runner: Runner
-    name: str
-    table: Path
-    features: Path
-    stores: list[Path]
-
-    @property
-    def biomarker(self) -> BiomarkerSettings:
-        return self.config.biomarkers[self.name]
-
-    @property
-    def folder(self) -> Path:
-        return self.runner.workspace / "models" / self.name
-
-    def split(self) -> Stage[Any]:
-        from ..stages.split import SplitStage, SplitStageSettings
-
-        settings = SplitStageSettings(**self.config.split.model_dump(), **self.biomarker.model_dump())
-        return SplitStage(
-            settings,
-            self.folder,
-            self.runner.workspace,
-            table=self.table,
-            tiles=self._tiles,
-            features=self.features,
-            molecular=self.stores,
-        )
-
-    def train(self, settings: TrainSettings, folder: Path) -> Stage[Any]:
-        from ..stages.train import TrainStage
-
-        return TrainStage(
-            settings,
-            folder,
-            self.runner.workspace,
-            biomarker=self.biomarker,
-            tiles=self._tiles,
-            features=self.features,
-            stores=self.stores if settings.use_rna or settings.soft_targets else [],
-            splits=self.folder,
-            question=self.name,
-        )
-
-    def evaluate(self, settings: TrainSettings, folder: Path) -> Stage[Any]:
-        from ..stages.evaluate import EvaluateSettings, EvaluateStage
-
-        evaluate = EvaluateSettings(device=settings.device)
-        return EvaluateStage(evaluate, folder, self.runner.workspace, features=self.features, splits=self.folder)
-
-    @property
-    def _tiles(self) -> Path:
-        return self.runner.workspace / "tiles" / self.features.parent.name
-
-
-def _to_train(config: Config, runner: Runner, name: str, features: str | None) -> _ToTrain:
-    from ..stages.teaching import stores_that_teach
-
-    workspace = runner.workspace
-    table = config.cohort.table
-    if table is None:
-        raise UsageError(
-            "no cohort table is given", hint="use --table, or table in [cohort]: slide_id, patient_id, labels"
-        )
-    if not _is_a_name(name):
-        raise UsageError(f"{name!r} cannot be a model's name", hint="use letters, digits, dots, dashes and underscores")
-    source = _choose(workspace / "features", config.features_name(), features, "features", "wsipipe extract", depth=2)
-    return _ToTrain(config, runner, name, table, source, stores_that_teach(workspace / "genomics", config.train))
-
-
-def _train_one(config: Config, runner: Runner, name: str, features: str | None) -> tuple[list[Summary], Json]:
-    from ..stages.training_report import ReportSettings, TrainingReportStage
-
-    to_train = _to_train(config, runner, name, features)
-    folder = to_train.folder
-    if not to_train.stores and config.train.use_rna:
-        runner.console.note("no expression store in this workspace: training on histology alone")
-    stages: list[Callable[[], Stage[Any]]] = [  # made one after the other: each plans from what the one before left
-        to_train.split,
-        lambda: to_train.train(config.train, folder),
-        lambda: to_train.evaluate(config.train, folder),
-        lambda: TrainingReportStage(ReportSettings(), folder, runner.workspace),
-    ]
-    summaries = []
-    for make in stages:
-        summaries.append(runner.run(make()))
-        if summaries[-1].failures:
-            return summaries, {"name": name, "failed": summaries[-1].stage}
-    return summaries, _metrics_of(folder)
-
-
-def compare(
-    config: Config, runner: Runner, names: Sequence[str] | None = None, *, features: str | None = None
-) -> tuple[list[Summary], dict[str, Json]]:
-    """Train and evaluate methods on the same splits, and table them; where the tables are, by biomarker.
-
-    The model that `wsipipe train` makes of the same settings is one of them, and is not trained twice.
-
-    :param names: the biomarkers; all by default.
-    :param features: name of the features' folder; needed only where there are several.
-    :raises UsageError: no biomarker is configured, or not that one; a method that is none.
-    """
-    summaries: list[Summary] = []
-    results: dict[str, Json] = {}
-    for name in _biomarkers(config, names):
-        ran, results[name] = _compare_one(config, runner, name, features)
-        summaries += ran
-    return summaries, results
-
-
-def _compare_one(config: Config, runner: Runner, name: str, features: str | None) -> tuple[list[Summary], Json]:
-    from ..stages.compare import CompareStage, CompareStageSettings, variants
-    from ..stages.omics_ceiling import OmicsCeilingStage
-
-    rna = config.train.model_copy(update={"use_rna": True})
-    to_train = _to_train(config.model_copy(update={"train": rna}), runner, name, features)
-    comparison = runner.workspace / "comparisons" / name
-    compared = []
-    summaries = [runner.run(to_train.split())]
-    for variant in variants(config.compare.methods, config.train, rna=bool(to_train.stores)):
-        runner.console.heading(f"{name}: {variant.title}")
-        folder = to_train.folder if variant.settings == config.train else comparison / variant.name
-        if variant.settings is None:
-            ceiling = OmicsCeilingStage(
-                config.train, folder, runner.workspace, splits=to_train.folder, stores=to_train.stores
-            )
-            summaries.append(runner.run(ceiling))
-        else:
-            summaries.append(runner.run(to_train.train(variant.settings, folder)))
-            if not summaries[-1].failures:
-                summaries.append(runner.run(to_train.evaluate(variant.settings, folder)))
-        compared.append((variant, folder))
-    runner.console.heading(f"{name}: comparison")
-    facts = [
-        ("features", to_train.features.relative_to(runner.workspace / "features").as_posix()),
-        ("folds", f"{config.split.folds}, by {config.split.split_by}, seed {config.split.seed}"),
-        ("epochs at most", str(config.train.epochs)),
-        ("seed of the training", str(config.train.seed)),
-    ]
-    settings = CompareStageSettings(**to_train.biomarker.model_dump())
-    stage = CompareStage(settings, comparison, runner.workspace, compared=compared, facts=facts)
-    summaries.append(runner.run(stage))
-    paths = {kind: str(comparison / f"comparison.{kind}") for kind in ("csv", "html", "png")}
-    return summaries, {"name": name, **paths}
-
-
-def _metrics_of(folder: Path) -> Json:
-    import json
-
-    metrics = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
-    pooled = metrics["pooled"]
-    auc = pooled["auc"]
-    return {
-        "name": folder.name,
-        "auc": auc["value"],
-        "auc_low": auc["low"],
-        "auc_high": auc["high"],
-        "n_patients": pooled["n_patients"],
-        "n_positive": pooled["n_positive"],
-        "report": str(folder / "report.html"),
-    }
 
 
 def predict(
@@ -383,7 +186,7 @@ def import_checkpoint(config: Config, runner: Runner, checkpoints: Sequence[Path
     """
     from ..stages.import_checkpoint import ImportCheckpointStage
 
-    if not _is_a_name(name):
+    if not is_a_name(name):
         raise UsageError(f"{name!r} cannot be a model's name", hint="use letters, digits, dots, dashes and underscores")
     folder = runner.workspace / "models" / name
     stage = ImportCheckpointStage(
@@ -413,56 +216,7 @@ def everything(config: Config, runner: Runner) -> tuple[list[Summary], dict[str,
     return summaries, {"models": metrics, "predictions": predictions}
 
 
-def show_metrics(console: Console, metrics: Mapping[str, Json]) -> None:
-    """A line a model: AUC with its interval, and where the report is."""
-    for name, values in metrics.items():
-        if "failed" in values:
-            console.line(f"{name}: {values['failed']} failed, no metrics")
-            continue
-        interval = (
-            "" if values["auc_low"] is None else f" (95 % interval {values['auc_low']:.3f} to {values['auc_high']:.3f})"
-        )
-        auc = "undefined" if values["auc"] is None else f"{values['auc']:.3f}{interval}"
-        console.line(f"{name}: AUC {auc}, {values['n_patients']} patients, {values['n_positive']} positive")
-        console.line(f"  {values['report']}")
-
-
-def show_comparisons(console: Console, results: Mapping[str, Json]) -> None:
-    """The table of each comparison, and where its page is."""
-    import csv
-
-    for name, values in results.items():
-        console.heading(name)
-        with Path(values["csv"]).open(encoding="utf-8", newline="") as stream:
-            console.table(list(csv.DictReader(stream)))
-        console.line(f"  {values['html']}")
-
-
 def show_predictions(console: Console, result: Mapping[str, Json]) -> None:
     """Where the predictions are."""
     for name in ("predictions", "report", "heatmaps"):
         console.line(f"{name}: {result[name]}")
-
-
-def _choose(root: Path, wanted: str, given: str | None, what: str, command: str, *, depth: int = 1) -> Path:
-    """The folder asked for, else the configured one, else the only one there is.
-
-    :raises UsageError: it is not there, or there are several to choose from.
-    """
-    there = sorted(m.parent for m in root.glob("*/" * depth + "manifest.jsonl"))
-    names = [folder.relative_to(root).as_posix() for folder in there]
-    if given is not None:
-        if given not in names:
-            raise UsageError(f"no {what} are called {given}", path=root, hint=f"there are {', '.join(names) or 'none'}")
-        return root / given
-    if wanted in names:
-        return root / wanted
-    if len(there) == 1:
-        return there[0]
-    if there:
-        raise UsageError(f"there are several {what}", path=root, hint=f"choose with --{what}: {', '.join(names)}")
-    raise UsageError(f"there are no {what} yet", path=root, hint=f"run {command} first")
-
-
-def _is_a_name(name: str) -> bool:
-    return bool(name) and not name.startswith(".") and all(c.isalnum() or c in "._-" for c in name)

@@ -9,7 +9,7 @@ import time
 from pathlib import Path
 
 from ..data.errors import SurroundingsError
-from . import chain
+from . import chain, training
 from .config import Config, parse
 from .console import Console, clock
 from .demo_cohort import DemoCohort, make_cohort
@@ -32,7 +32,7 @@ def run_demo(folder: Path, console: Console) -> None:
     runner = Runner(config.workspace, console)
     summaries, result = chain.everything(config, runner)
     console.summaries(summaries)
-    chain.show_metrics(console, result["models"])
+    training.show_metrics(console, result["models"])
     for predictions in result["predictions"].values():
         chain.show_predictions(console, predictions)
     _refuse_other_failures(summaries, cohort.broken_slide)

@@ -73,7 +73,18 @@ def survey(config: Config, *, compare: bool) -> list[ItemState]:
     return [*states, *_not_extracted(records, workspace), *asked]
 
 
-_FOLDERS = ("tiles/*", "exports/*/*", "exports/*/*/*", "features/*/*", "genomics", "models/*", "predictions/*")
+_FOLDERS = (
+    "tiles/*",
+    "exports/*/*",
+    "exports/*/*/*",
+    "features/*/*",
+    "genomics",
+    "models/*",
+    "comparisons/*",
+    "comparisons/*/*",
+    "predictions/*",
+    "evaluations/*",
+)
 
 
 def _latest(records: Sequence[Record]) -> list[Record]:

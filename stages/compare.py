@@ -12,77 +12,20 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
 
 from ..data.artifact import whole
-from ..data.errors import CohortError, UsageError
+from ..data.errors import CohortError
 from ..data.manifest import Manifest
-from ..models.methods import METHODS
 from ..models.metrics import Metrics, roc_points
 from ..models.paired_tests import delong
-from .comparison_page import ComparedMethod, Comparison, comparison_figure, comparison_page, comparison_table
+from .comparison_figure import comparison_figure
+from .comparison_page import ComparedMethod, Comparison, comparison_page, comparison_table
 from .evaluate import OutOfFold, read_oof
 from .report_page import Question
-from .settings import BiomarkerSettings, TrainSettings
+from .settings import BiomarkerSettings
 from .stage import Input, Item, Outcome, OutputInput, Plan, Progress, Stage, upstream
+from .variants import REFERENCE, Variant
 from .versions import VERSIONS
-
-REFERENCE: Final = "momkd"
-"""What the others are held against."""
-CEILING: Final = "omics"
-"""RNA by itself; it reads no slide."""
-_CONTROLS: Final[dict[str, tuple[str, dict[str, Any]]]] = {
-    "momkd-no-rna": ("MoMKD without omics", {"use_rna": False}),
-    "momkd-shuffled-rna": ("MoMKD, RNA shuffled within the class", {"shuffle_rna": True}),
-    "momkd-fixed-memory": ("MoMKD, memory fixed", {"memory": "fixed"}),
-}
-"""MoMKD with one part taken away."""
-SOFT: Final = "+soft"
-"""What the name of a method with soft targets ends with."""
-
-
-@dataclass(frozen=True)
-class Variant:
-    """A method as it is compared.
-
-    :param settings: None for the omics-only ceiling, which is no network.
-    """
-
-    name: str
-    title: str
-    settings: TrainSettings | None
-
-    @property
-    def needs_rna(self) -> bool:
-        """Whether it means something only where there is RNA."""
-        return self.settings is None or self.settings.soft_targets or self.settings.shuffle_rna
-
-
-def variants(asked: Sequence[str], base: TrainSettings, *, rna: bool) -> list[Variant]:
-    """What is to be compared, MoMKD first.
-
-    :param asked: names; empty for everything that means something.
-    :param base: settings that all share; its method and soft targets are set aside.
-    :param rna: whether there is any to teach.
-    :raises UsageError: a name that is none, or that needs RNA where there is none.
-    """
-    common = base.model_copy(update={"soft_targets": False, "shuffle_rna": False, "nested": base.nested})
-    known: dict[str, Variant] = {}
-    plain = {name: (method.title, {"method": name}) for name, method in METHODS.items()}
-    for name, (title, changes) in (plain | _CONTROLS).items():
-        settings = common.model_copy(update={"method": REFERENCE, **changes})
-        known[name] = Variant(name, title, settings)
-        soft = settings.model_copy(update={"soft_targets": True})
-        known[name + SOFT] = Variant(name + SOFT, f"{title}, soft targets", soft)
-    known[CEILING] = Variant(CEILING, "RNA alone (ridge logistic regression)", None)
-    unknown = [name for name in asked if name not in known]
-    if unknown:
-        raise UsageError(f"{unknown[0]!r} cannot be compared", hint=f"there are {', '.join(known)}")
-    lost = [name for name in asked if known[name].needs_rna and not rna]
-    if lost:
-        raise UsageError(f"{lost[0]} needs RNA, and there is none to teach", hint="run wsipipe genomics first")
-    chosen = [REFERENCE, *(name for name in asked if name != REFERENCE)] if asked else list(known)
-    return [known[name] for name in dict.fromkeys(chosen) if rna or not known[name].needs_rna]
 
 
 class CompareStageSettings(BiomarkerSettings):
@@ -173,7 +116,6 @@ def _compared(method: _Evaluated, predictions: Mapping[str, Sequence[OutOfFold]]
     if variant.name != REFERENCE:
         labels = [row.label for row, _ in both]
         difference = delong(labels, [row.probability for row, _ in both], [other.probability for _, other in both])
-    fewer = len(reference) - len(both)
     return ComparedMethod(
         name=variant.name,
         title=variant.title,
@@ -182,6 +124,6 @@ def _compared(method: _Evaluated, predictions: Mapping[str, Sequence[OutOfFold]]
         fold_aucs=tuple(fold["auc"]["value"] for fold in metrics["folds"]),
         roc=tuple(map(tuple, roc_points([row.label for row in rows], [row.probability for row in rows]).tolist())),
         against_reference=difference,
-        note=f"{fewer} patients without RNA are not among them" if fewer else "",
+        note=variant.note,
         seconds=method.seconds,
     )

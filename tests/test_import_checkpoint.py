@@ -12,7 +12,7 @@ import torch
 from command import wsipipe
 from wsipipe.data.features import read_bag
 from wsipipe.data.units import Mpp
-from wsipipe.models.bag_tensors import bag_tensors
+from wsipipe.models.bag_tensors import BagBatch, bag_tensors
 from wsipipe.models.momkd import MoMKD, MoMKDConfig
 from wsipipe.models.momkd_checkpoint import _NAMES
 from wsipipe.pipeline.demo_slides import write_aperio
@@ -73,8 +73,8 @@ def test_imported_folds_predict_what_their_networks_say(tmp_path: Path) -> None:
     assert result.exit_code == 0, result.output
     bag = bag_tensors(read_bag(Path("work/features/0.5mpp-224px/efficientnet-lite0/new.zarr")), 8)
     with torch.inference_mode():
-        logits = [model.read(bag.features.float(), bag.edges).logits.flatten() for model in models]
-    expected = torch.sigmoid(torch.stack([logit[1] - logit[0] for logit in logits]).mean()).item()
+        logits = torch.cat([model.read(BagBatch.of([bag])).logits for model in models])
+    expected = torch.sigmoid((logits[:, 1] - logits[:, 0]).mean()).item()
     rows = list(csv.DictReader(Path("work/predictions/her2/predictions.csv").read_text().splitlines()))
     [row] = [row for row in rows if row["slide_id"]]
     assert float(row["probability"]) == pytest.approx(expected, abs=1e-4)

@@ -8,10 +8,13 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.special import expit, logit
+from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import average_precision_score, brier_score_loss, f1_score, roc_auc_score
 from wsipipe.data.errors import UsageError
-from wsipipe.models import metrics as module
+from wsipipe.models import bootstrap as module
 from wsipipe.models.metrics import (
+    Estimate,
     Metrics,
     binary_metrics,
     calibration_bins,
@@ -20,7 +23,7 @@ from wsipipe.models.metrics import (
     youden_threshold,
 )
 
-NAMES = ("auc", "auprc", "balanced_accuracy", "f1", "sensitivity", "specificity", "brier")
+NAMES = ("auc", "auprc", "balanced_accuracy", "f1", "sensitivity", "specificity", "brier", "calibration_error")
 
 patients = st.lists(
     st.tuples(st.integers(0, 1), st.integers(0, 8).map(lambda n: n / 8), st.integers(0, 1)), min_size=1, max_size=40
@@ -106,14 +109,15 @@ def test_bootstrap_rounds_equal_scikit_learn_on_the_drawn_patients() -> None:
     y = rng.random(30) < 0.4
     p = np.round(rng.random(30), 1)  # many ties
     call = p >= 0.5
-    drawn = module._rounds(y, p, call, 20, np.random.default_rng(11))
-
-    again = np.random.default_rng(11)
     order = np.argsort(-p, kind="stable")
     y, p, call = y[order], p[order], call[order]
-    weights = np.zeros((20, 30), dtype=int)
-    weights[:, y] = module._draws(int(y.sum()), 20, again)
-    weights[:, ~y] = module._draws(int((~y).sum()), 20, again)
+    groups = np.searchsorted([0.3, 0.6], p)
+    weights = module.draws(y, 20, np.random.default_rng(11))
+    drawn = module.figures_of_rounds(weights, y, p, call, groups)
+    whole = module.bootstrap(y[::-1], p[::-1], call[::-1], groups[::-1], rounds=20, seed=11)
+    assert whole["brier"].shape == (20,)
+    assert whole.keys() == drawn.keys() == set(NAMES)
+    weights = weights.astype(int)
     for i, weight in enumerate(weights):
         assert weight.sum() == 30
         assert weight[y].sum() == y.sum()
@@ -124,6 +128,8 @@ def test_bootstrap_rounds_equal_scikit_learn_on_the_drawn_patients() -> None:
         assert drawn["brier"][i] == pytest.approx(brier_score_loss(ys, ps))
         assert drawn["sensitivity"][i] == pytest.approx(calls[ys].mean())
         assert drawn["specificity"][i] == pytest.approx(1 - calls[~ys].mean())
+        distances = [abs((ys - ps)[np.repeat(groups, weight) == group].sum()) for group in range(3)]
+        assert drawn["calibration_error"][i] == pytest.approx(sum(distances) / 30)
 
 
 def test_interval_covers_the_true_auc_about_95_times_in_100() -> None:
@@ -146,7 +152,8 @@ def test_same_seed_same_figures_and_chunks_do_not_lose_rounds(monkeypatch: pytes
     assert binary_metrics(y, p, p > 0.5) == binary_metrics(y, p, p > 0.5)
     assert binary_metrics(y, p, p > 0.5, seed=1).auc.low != binary_metrics(y, p, p > 0.5, seed=2).auc.low
     monkeypatch.setattr(module, "_CELLS_AT_ONCE", 50 * 7)
-    assert len(module._bootstrap(y == 1, p, p > 0.5, 100, 0)["auc"]) == 100
+    drawn = module.bootstrap(y == 1, p, p > 0.5, np.zeros(50, dtype=int), rounds=100, seed=0)
+    assert len(drawn["auc"]) == 100
 
 
 def test_a_thousand_patients_take_less_than_a_second() -> None:
@@ -243,3 +250,103 @@ def test_calibration_keeps_counts_and_means(rows: list[tuple[int, float, int]]) 
     assert sum(b.n for b in bins) == len(rows)
     assert sum(b.n * b.mean_probability for b in bins) == pytest.approx(probabilities.sum())
     assert sum(b.n * b.share_positive for b in bins) == pytest.approx(labels.sum())
+
+
+def expected_calibration_error(y: np.ndarray, p: np.ndarray) -> float:
+    return sum(b.n * abs(b.share_positive - b.mean_probability) for b in calibration_bins(y, p)) / len(y)
+
+
+def test_calibration_error_on_a_worked_example() -> None:
+    p = [0.1] * 6 + [0.4, 0.5, 0.6, 0.9]
+    y = [0] * 5 + [1] + [0, 1, 1, 1]
+    error = binary_metrics(y, p, y).calibration_error
+    # Groups of 6, 2 and 2: 6 · |1/6 − .1| + 2 · |1/2 − .45| + 2 · |1 − .75|.
+    assert error.value == pytest.approx((0.4 + 0.1 + 0.5) / 10)
+    assert binary_metrics([0, 1], [0.0, 1.0], [0, 1]).calibration_error.value == 0
+    assert binary_metrics([1, 1], [0.2, 0.4], [0, 0]).calibration_error == Estimate(value=0.7)
+
+
+def drawn_patients(n: int, slope: float, intercept: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Labels and probabilities whose true calibration slope and intercept are these."""
+    rng = np.random.default_rng(seed)
+    told = rng.normal(0, 1.2, n)
+    return (rng.random(n) < expit(intercept + slope * told)).astype(int), expit(told)
+
+
+def test_calibration_intervals_hold_the_truth() -> None:
+    slope, intercept = 0.6, 0.4
+    truth = expected_calibration_error(*drawn_patients(200_000, slope, intercept, 0))
+    hits = np.zeros(3)
+    for trial in range(1, 201):
+        y, p = drawn_patients(150, slope, intercept, trial)
+        m = binary_metrics(y, p, p > 0.5, rounds=300)
+        for i, (estimate, value) in enumerate(
+            [(m.calibration_slope, slope), (m.calibration_intercept, intercept), (m.calibration_error, truth)]
+        ):
+            assert estimate.value is not None
+            assert estimate.low is not None
+            assert estimate.high is not None
+            assert estimate.low <= estimate.value <= estimate.high
+            hits[i] += estimate.low <= value <= estimate.high
+    assert (hits[:2] / 200 > 0.91).all()
+    assert hits[2] / 200 > 0.75, "the interval of a biased figure is known to be short"
+
+
+def test_calibration_line_is_logistic_regression_on_the_logit() -> None:
+    y, p = drawn_patients(120, 0.5, -0.3, 5)
+    m = binary_metrics(y, p, p > 0.5)
+    x = logit(p)[:, None]
+    fitted = LogisticRegression(C=np.inf, tol=1e-10).fit(x, y)
+    assert m.calibration_slope.value == pytest.approx(fitted.coef_[0, 0], rel=1e-5)
+    assert m.calibration_intercept.value == pytest.approx(fitted.intercept_[0], rel=1e-4)
+    # The same line by its scores: at the maximum, residuals are orthogonal to 1 and to the logit.
+    assert m.calibration_slope.value is not None
+    assert m.calibration_intercept.value is not None
+    residual = y - expit(m.calibration_intercept.value + m.calibration_slope.value * x[:, 0])
+    assert abs(residual.sum()) < 1e-7
+    assert abs(residual @ x[:, 0]) < 1e-7
+
+
+def test_too_extreme_probabilities_have_a_slope_below_one() -> None:
+    y, p = drawn_patients(400, 1, 0, 9)
+    there = binary_metrics(y, p, p > 0.5)
+    extreme = binary_metrics(y, expit(2 * logit(p) + 1), p > 0.5)
+    assert there.calibration_slope.value is not None
+    assert extreme.calibration_slope.value == pytest.approx(there.calibration_slope.value / 2)
+    assert there.calibration_intercept.value is not None
+    assert extreme.calibration_intercept.value == pytest.approx(
+        there.calibration_intercept.value - there.calibration_slope.value / 2
+    )
+    assert extreme.auc == there.auc, "order alone does not see it"
+
+
+@pytest.mark.parametrize(
+    ("labels", "probabilities"),
+    [
+        ([0, 0, 1, 1], [0.1, 0.2, 0.8, 0.9]),  # apart
+        ([1, 1, 0, 0], [0.1, 0.2, 0.8, 0.9]),  # apart, the wrong way round
+        ([0, 0, 1, 1], [0.1, 0.5, 0.5, 0.9]),  # meet in one point
+        ([0, 1, 0, 1], [0.3, 0.3, 0.3, 0.3]),
+        ([1, 1], [0.3, 0.4]),
+        ([], []),
+        ([0, 1, 0, 0], [0.5, 1.0, 0.5 + 1e-15, 0.0]),
+        ([0, 1, 0, 1], [0.0, 0.5, 0.5 + 1e-15, 1.0]),  # overlap by a hair
+    ],
+)
+def test_no_calibration_line_where_the_classes_do_not_overlap(labels: list[int], probabilities: list[float]) -> None:
+    m = binary_metrics(labels, probabilities, [0] * len(labels))
+    assert m.calibration_slope == m.calibration_intercept == Estimate(value=None)
+
+
+def test_certain_and_wrong_still_has_a_calibration_line() -> None:
+    m = binary_metrics([0, 1, 0, 1, 1], [0.5, 0.0, 1.0, 1.0, 0.2], [0] * 5)
+    assert m.calibration_slope.value is not None
+    assert abs(m.calibration_slope.value) < 1
+
+
+def test_without_rounds_there_are_no_intervals() -> None:
+    y, p = drawn_patients(60, 1, 0, 3)
+    m = binary_metrics(y, p, p > 0.5, rounds=0)
+    for name in (*NAMES, "calibration_slope", "calibration_intercept"):
+        assert getattr(m, name).value is not None
+        assert getattr(m, name).low is None

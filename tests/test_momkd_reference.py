@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 import torch
 from wsipipe.data.errors import BundleError
-from wsipipe.models.losses import Losses
+from wsipipe.models.bag_tensors import BagBatch, BagTensors, PatientBags
 from wsipipe.models.momkd import MoMKD
 from wsipipe.models.momkd_checkpoint import read_momkd_checkpoint
+from wsipipe.models.network import Lesson, Losses
 
 REFERENCE = Path(__file__).resolve().parents[1] / "../shared/data/momkd_reference"
 TERMS = {
@@ -42,9 +43,13 @@ class Reference:
         model.load_state_dict(state)
         return model
 
-    def losses(self, model: MoMKD, label: int) -> Losses:
-        reading = model.read(self.arrays["features"], self.arrays["edge_index"])
-        return model.loss(reading, model.teach(self.arrays["rna"][0]), label)
+    def bags(self, copies: int = 1) -> BagBatch:
+        return BagBatch.of([BagTensors("reference", self.arrays["features"], self.arrays["edge_index"])] * copies)
+
+    def losses(self, model: MoMKD, label: int, copies: int) -> Losses:
+        """Of a step that takes the bag once, or several times side by side."""
+        patient = PatientBags("reference", label, [], self.arrays["rna"][0])
+        return model.loss(model.read(self.bags(copies)), Lesson.of([patient] * copies))
 
 
 @pytest.fixture
@@ -82,28 +87,31 @@ def test_the_default_loss_weights_are_the_public_codes(reference: Reference):
     assert config.loss.margin == reference.figures["margin"]
 
 
-def test_forward(reference: Reference):
+@pytest.mark.parametrize("copies", [1, 3])
+def test_forward(reference: Reference, copies: int):
     model = reference.model().eval()
     with torch.no_grad():
-        reading = model.read(reference.arrays["features"], reference.arrays["edge_index"])
-        omics = model.teach(reference.arrays["rna"][0])
-    close(reading.contextual, reference.arrays["contextual"])
-    close(reading.attention, reference.arrays["attention"])
-    close(reading.logits, reference.arrays["logits"][0])
-    close(omics.reconstruction, reference.arrays["rna_reconstruction"][0])
+        seen = model.read(reference.bags(copies))
+        omics = model.teach(reference.arrays["rna"].repeat(copies, 1))
+    close(seen.contextual, reference.arrays["contextual"].repeat(copies, 1))
+    close(seen.attention, reference.arrays["attention"].repeat(copies))
+    close(seen.logits, reference.arrays["logits"].repeat(copies, 1))
+    close(omics.reconstruction, reference.arrays["rna_reconstruction"].repeat(copies, 1))
 
 
+@pytest.mark.parametrize("copies", [1, 3])
 @pytest.mark.parametrize("label", [0, 1])
-def test_every_loss_term(reference: Reference, label: int):
+def test_every_loss_term(reference: Reference, label: int, copies: int):
     expected = reference.figures["losses_by_label"][str(label)]
-    found = reference.losses(reference.model().train(), label).values()
+    found = reference.losses(reference.model().train(), label, copies).values()
     assert found == {term: pytest.approx(expected[name], rel=1e-5, abs=1e-5) for term, name in TERMS.items()}
 
 
+@pytest.mark.parametrize("copies", [1, 3])
 @pytest.mark.parametrize("label", [0, 1])
-def test_every_gradient(reference: Reference, label: int, tmp_path: Path):
+def test_every_gradient(reference: Reference, label: int, copies: int, tmp_path: Path):
     model = reference.model().train()
-    reference.losses(model, label).total.backward()
+    reference.losses(model, label, copies).total.backward()
     # Their gradients carry their names; read as if they were a checkpoint, they carry ours.
     prefix = f"grad_y{label}/"
     theirs = {name.removeprefix(prefix): g for name, g in reference.arrays.items() if name.startswith(prefix)}

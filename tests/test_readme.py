@@ -28,7 +28,15 @@ def test_the_demo_command_differs_from_the_test_command_in_what_it_runs_only() -
     assert demo.split(" && ")[1] == tests.split(" && ")[1].replace("'.[test]'", ".")
 
 
-PAGES = ["README.md", "docs/benchmarks.md", "docs/docker.md", "docs/features.md", "docs/genomics.md", "docs/tiling.md"]
+PAGES = [
+    "README.md",
+    "docs/benchmarks.md",
+    "docs/docker.md",
+    "docs/features.md",
+    "docs/genomics.md",
+    "docs/tiling.md",
+    "docs/training.md",
+]
 COMMANDS = sorted(
     {
         line.split("#")[0].strip()

@@ -1,4 +1,4 @@
-"""The tile graph: known answers, the tie rule, and the same edges as a brute-force search."""
+"""The tile graph: known answers, the tie rule, the same edges as a brute-force search; the graphs of several bags."""
 
 from __future__ import annotations
 
@@ -6,10 +6,12 @@ import time
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 from wsipipe.data.errors import UsageError
+from wsipipe.models.bag_tensors import BagBatch, BagTensors
 from wsipipe.models.tile_graph import knn_edges
 
 
@@ -90,3 +92,63 @@ def test_a_hundred_thousand_tiles_take_seconds():
 def test_what_is_no_grid_is_refused(coords: NDArray[np.generic]):
     with pytest.raises(UsageError):
         knn_edges(coords)
+
+
+# Several bags side by side
+
+
+def slides(sizes: list[int], dtype: torch.dtype = torch.float32) -> list[BagTensors]:
+    """Slides of a grid that is five tiles wide; each tile's features are its own."""
+    random = torch.Generator().manual_seed(sum(sizes))
+    bags = []
+    for number, tiles in enumerate(sizes):
+        coords = np.array([(i % 5, i // 5) for i in range(tiles)]) * 224
+        features = torch.randn(tiles, 3, generator=random).to(dtype)
+        bags.append(BagTensors(f"S{number}", features, knn_edges(coords).to(torch.int32)))
+    return bags
+
+
+SIZES = st.lists(st.integers(1, 23), min_size=1, max_size=6)
+
+
+@given(SIZES)
+def test_graphs_of_several_bags_lie_side_by_side(sizes: list[int]):
+    bags = slides(sizes)
+    batch = BagBatch.of(bags)
+    assert batch.sizes == tuple(sizes)
+    assert torch.equal(batch.x, torch.cat([bag.features for bag in bags]))
+    of_tile = [number for number, tiles in enumerate(sizes) for _ in range(tiles)]
+    assert batch.slide_of_tile.tolist() == of_tile
+    assert batch.member.tolist() == [[slide == number for slide in of_tile] for number in range(len(sizes))]
+    expected = [
+        [source + sum(sizes[:number]), target + sum(sizes[:number])]
+        for number, bag in enumerate(bags)
+        for source, target in bag.edges.T.tolist()
+    ]
+    assert batch.edges.dtype == torch.int64
+    assert batch.edges.T.tolist() == expected
+    assert (batch.slide_of_tile[batch.edges[0]] == batch.slide_of_tile[batch.edges[1]]).all()
+    for part, bag in zip(batch.split(batch.x), bags, strict=True):
+        assert torch.equal(part, bag.features)
+
+
+@given(SIZES, st.floats(0.01, 100))
+def test_softmax_and_mean_stay_within_each_slide(sizes: list[int], scale: float):
+    batch = BagBatch.of(slides(sizes))
+    parts = batch.split(batch.x)
+    scores = scale * batch.x[:, 0]
+    attention = batch.softmax(scores)
+    assert attention.shape == (len(sizes), sum(sizes))
+    assert (attention[~batch.member] == 0).all()
+    alone = torch.cat([part.softmax(dim=0) for part in batch.split(scores)])
+    torch.testing.assert_close(attention.sum(dim=0), alone, atol=1e-6, rtol=1e-5)
+    torch.testing.assert_close(batch.mean(batch.x), torch.stack([part.mean(dim=0) for part in parts]))
+    torch.testing.assert_close(batch.mean(batch.x[:, 1]), torch.stack([part[:, 1].mean() for part in parts]))
+
+
+def test_half_precision_features_are_widened_and_not_rounded_again():
+    bags = slides([4, 1], torch.float16)
+    for together in (bags, bags[:1]):
+        batch = BagBatch.of(together)
+        assert batch.x.dtype == torch.float32
+        assert torch.equal(batch.x.half(), torch.cat([bag.features for bag in together]))

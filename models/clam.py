@@ -1,0 +1,84 @@
+"""CLAM-SB: clustering-constrained attention MIL, one attention branch (Lu, Williamson, Chen, Chen, Barbieri, Mahmood,
+Nature Biomedical Engineering 5:555, 2021).
+
+It is ABMIL with a second task (Methods, "Instance-level clustering"): of each slide, the tiles that attention holds
+highest must be told from those it holds lowest, by a classifier of the slide's own class. Teaching uses it, reading
+does not.
+"""
+
+from __future__ import annotations
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+from torch.nn import functional
+
+from .abmil import ABMIL, ABMILConfig, EmbeddedReadings
+from .network import Lesson, Losses, task_loss
+
+MARGIN = 1.0
+"""α of the smooth SVM loss; its temperature τ is 1 too (Methods: both are 1 in all experiments)."""
+
+
+class CLAMConfig(ABMILConfig):
+    """Sizes and weights; the values are those of the paper and of its public code."""
+
+    attention: int = Field(default=256, gt=0)
+    attended: int = Field(default=8, gt=0)
+    """k (the paper's B), how many tiles of each end a slide gives to the clustering."""
+    bag_weight: float = Field(default=0.7, ge=0, le=1)
+    """c1, the weight of the slide's own loss; the clustering has the rest."""
+
+
+class CLAM(ABMIL):
+    """Single-branch CLAM. It reads as :class:`ABMIL` does; what tiles score is the head's log-odds, not the
+    clustering's, whose two classifiers only know tiles of the ends."""
+
+    Config = CLAMConfig
+    config: CLAMConfig
+
+    def __init__(self, config: CLAMConfig) -> None:
+        super().__init__(config)
+        self.instance_classifiers = nn.Linear(config.hidden, 2 * 2)
+        """For negative and for positive slides: whether a tile is of the low or of the high end."""
+
+    def loss(self, readings: EmbeddedReadings, lesson: Lesson) -> Losses:
+        """0.7 cross entropy + 0.3 clustering.
+
+        With a soft target t the clustering is t times that of a positive slide and 1 − t times that of a negative one;
+        with labels that is the paper's.
+        """
+        slides = zip(
+            readings.bags.split(readings.embedded), readings.bags.split(readings.attention), lesson.targets, strict=True
+        )
+        clustering = torch.stack([self._clustering(h, attention, t) for h, attention, t in slides])
+        terms = {"task": task_loss(readings.logits, lesson.targets), "clustering": clustering.mean()}
+        weight = self.config.bag_weight
+        return Losses(terms, weight * terms["task"] + (1 - weight) * terms["clustering"])
+
+    def _clustering(self, h: Tensor, attention: Tensor, target: Tensor) -> Tensor:
+        """The clustering loss of one slide, a scalar; h (P, H), attention (P).
+
+        A slide of fewer than 2k tiles gives half of them to each end, so that no tile is of both; a slide of one tile
+        has nothing to tell apart, and no loss.
+        """
+        k = min(self.config.attended, len(h) // 2)
+        if k == 0:
+            return h.new_zeros((), dtype=torch.float32)
+        order = attention.detach().argsort(descending=True, stable=True)
+        ends = torch.cat([order[:k], order[-k:]])
+        high = torch.arange(2 * k, device=h.device) < k
+        logits = self.instance_classifiers(h[ends]).float().unflatten(1, (2, 2))  # tile, class of the slide, end
+        return (1 - target) * smooth_svm(logits[:, 0], high.long()) + target * smooth_svm(logits[:, 1], high.long())
+
+
+def smooth_svm(logits: Tensor, truth: Tensor) -> Tensor:
+    """Smooth top-1 SVM loss (Berrada, Zisserman, Kumar, ICLR 2018, equation 7) with α = τ = 1, the mean over M rows.
+
+    ln Σ_j exp(α [j ≠ y] + s_j − s_y): cross entropy after the wrong classes were given a margin.
+
+    :param logits: s (M, classes).
+    :param truth: y (M) int64.
+    """
+    margins = MARGIN * (1 - functional.one_hot(truth, logits.shape[1]))
+    return functional.cross_entropy(logits + margins, truth)

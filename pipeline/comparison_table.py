@@ -1,0 +1,57 @@
+"""The closing table of ``wsipipe compare``, from the rows of its CSV."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Mapping
+from pathlib import Path
+
+from rich.table import Table
+
+from ..data.manifest import Json
+from .console import Console
+
+
+def show_comparisons(console: Console, results: Mapping[str, Json]) -> None:
+    """A table a biomarker, and where its page is."""
+    for name, paths in results.items():
+        console.heading(name)
+        with Path(paths["csv"]).open(encoding="utf-8", newline="") as stream:
+            rows = list(csv.DictReader(stream))
+        table = Table(header_style="bold", box=None, padding=(0, 2, 0, 0))
+        for title in (
+            "method",
+            "AUC (95 %)",
+            "over folds",
+            "AUPRC",
+            "Brier",
+            "against momkd (95 %)",
+            "p (DeLong)",
+            "p (Holm)",
+        ):
+            table.add_column(title, justify="left" if title == "method" else "right")
+        for row in rows:
+            table.add_row(
+                row["method"],
+                _interval(row, "auc"),
+                f"{_figure(row['auc_fold_mean'])} ± {_figure(row['auc_fold_sd'])}",
+                _figure(row["auprc"]),
+                _figure(row["brier"]),
+                _interval(row, "difference", sign="+"),
+                _figure(row["p_value"]),
+                _figure(row["p_value_holm"]),
+            )
+        console.table(table)
+        console.line(f"  {paths['html']}")
+
+
+def _interval(row: Mapping[str, str], name: str, sign: str = "") -> str:
+    if not row[name]:
+        return "–"
+    low, high = row[f"{name}_low"], row[f"{name}_high"]
+    between = f" ({_figure(low, sign)} to {_figure(high, sign)})" if low and high else ""
+    return _figure(row[name], sign) + between
+
+
+def _figure(value: str, sign: str = "") -> str:
+    return f"{float(value):{sign}.3f}" if value else "–"
