@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from ..data.manifest import Json
@@ -39,3 +39,31 @@ class Summary:
         """As plain JSON values."""
         failures = [vars(failure) for failure in self.failures]
         return {**vars(self), "folder": str(self.folder), "failures": failures, "notes": list(self.notes)}
+
+
+def summed(summaries: Sequence[Summary], folder: Path) -> list[Summary]:
+    """One summary a stage, where each has run for several methods.
+
+    :param folder: that holds all of theirs; failures say which of them they are of.
+    """
+    by_stage: dict[str, Summary] = {}
+    for one in summaries:
+        where = "" if one.folder == folder else f"{one.folder.name} "
+        own = replace(one, folder=folder, failures=tuple(replace(f, item=f"{where}{f.item}") for f in one.failures))
+        all_ = by_stage.get(one.stage)
+        by_stage[one.stage] = (
+            own
+            if all_ is None
+            else replace(
+                all_,
+                done=all_.done + own.done,
+                empty=all_.empty + own.empty,
+                before=all_.before + own.before,
+                failures=(*all_.failures, *own.failures),
+                notes=(*all_.notes, *own.notes),
+                units=all_.units + own.units,
+                seconds=all_.seconds + own.seconds,
+                stats={},
+            )
+        )
+    return list(by_stage.values())

@@ -14,7 +14,7 @@ from .config import Config
 from .console import Console
 from .folders import choose_folder, is_a_name
 from .runner import Runner
-from .summary import Summary
+from .summary import Summary, summed
 
 if TYPE_CHECKING:
     from ..stages.settings import BiomarkerSettings, TrainSettings
@@ -204,7 +204,7 @@ def _compare_one(config: Config, runner: Runner, name: str, features: str | None
     stage = CompareStage(settings, comparison, runner.workspace, compared=compared, facts=facts)
     summaries.append(runner.run(stage))
     paths = {kind: str(comparison / f"comparison.{kind}") for kind in ("csv", "html", "png")}
-    return summaries, {"name": name, **paths}
+    return summed(summaries, comparison), {"name": name, **paths}
 
 
 def _is_trained(model: Path, settings: TrainSettings | None, comparison: Path) -> bool:

@@ -15,6 +15,8 @@ from statistics import fmean, stdev
 from typing import Final
 from urllib.parse import quote
 
+from markupsafe import Markup
+
 from ..data.errors import UsageError
 from ..models.metrics import Estimate, Metrics, calibration_bins, roc_points
 from .charts import calibration_chart, learning_chart, place_chart, probability_chart, roc_chart, slot_chart
@@ -55,11 +57,16 @@ class Accounting:
 
 @dataclass(frozen=True, kw_only=True)
 class EpochRow:
-    """One epoch: training losses by name (averaged over its bags) and the AUC on validation patients, if defined."""
+    """One epoch: training losses by name (averaged over its bags), and how the validation patients were told apart."""
 
     epoch: int
     losses: Mapping[str, float]
     validation_auc: float | None
+    """None where they are of one class."""
+    validation_rank: float | None = None
+    """Rank correlation with the soft targets; None without these."""
+    slot_entropy: tuple[float, ...] = ()
+    """How evenly training tiles share their class's slots, in nats, negative and positive; empty without a memory."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -200,7 +207,7 @@ def training_page(report: TrainingReport) -> str:
         distribution=probability_chart(labels, probabilities),
         calibration=calibration_chart(calibration_bins(labels, probabilities)),
         losses=losses,
-        learning=[(fold, *_learning_charts(fold, losses)) for fold in report.folds],
+        learning=[(fold, _learning_charts(fold, losses)) for fold in report.folds],
         slots=[(use, slot_chart(use.shares, "positive" if use.positive else "negative")) for use in report.slots],
         test_aucs=_mean_and_spread([fold.test_auc for fold in report.folds]),
         validation_aucs=_mean_and_spread([fold.validation_auc for fold in report.folds]),
@@ -243,13 +250,22 @@ def cautions(metrics: Metrics) -> tuple[str, ...]:
     return tuple(said)
 
 
-def _learning_charts(fold: FoldSummary, losses: tuple[str, ...]) -> tuple[str, str]:
-    by_loss = [[(row.epoch, row.losses.get(name)) for row in fold.history] for name in losses]
-    auc = [(row.epoch, row.validation_auc) for row in fold.history]
-    return (
-        learning_chart(f"Training loss, fold {fold.fold}", by_loss, "Training loss", fold.best_epoch),
-        learning_chart(f"Validation AUC, fold {fold.fold}", [auc], "Validation AUC", fold.best_epoch, share=True),
-    )
+def _learning_charts(fold: FoldSummary, losses: tuple[str, ...]) -> list[Markup]:
+    """Losses, validation AUC and, where there are any, rank correlation and slot entropy, by epoch."""
+
+    def chart(what: str, *series: list[tuple[float, float | None]], share: bool = False) -> Markup:
+        return learning_chart(f"{what}, fold {fold.fold}", series, what, fold.best_epoch, share=share)
+
+    charts = [
+        chart("Training loss", *([(row.epoch, row.losses.get(name)) for row in fold.history] for name in losses)),
+        chart("Validation AUC", [(row.epoch, row.validation_auc) for row in fold.history], share=True),
+    ]
+    if any(row.validation_rank is not None for row in fold.history):
+        charts.append(chart("Rank correlation", [(row.epoch, row.validation_rank) for row in fold.history]))
+    if any(row.slot_entropy for row in fold.history):
+        classes = ([(row.epoch, dict(enumerate(row.slot_entropy)).get(i)) for row in fold.history] for i in (0, 1))
+        charts.append(chart("Slot entropy (nats)", *classes))
+    return charts
 
 
 def _mean_and_spread(values: list[float | None]) -> tuple[float | None, float | None]:

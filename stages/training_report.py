@@ -129,7 +129,14 @@ def _fold(bundle: BundleFacts, test_auc: float | None) -> FoldSummary:
         threshold=bundle.threshold,
         best_epoch=best,
         history=tuple(
-            EpochRow(epoch=row["epoch"], losses=row["losses"], validation_auc=row["validation_auc"]) for row in history
+            EpochRow(
+                epoch=row["epoch"],
+                losses=row["losses"],
+                validation_auc=row["validation_auc"],
+                validation_rank=row["validation_rank"],
+                slot_entropy=tuple(value for name, value in row["figures"].items() if name.startswith("slot_entropy")),
+            )
+            for row in history
         ),
     )
 
