@@ -7,7 +7,7 @@ import pickle
 import shutil
 from collections import Counter
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 from wsipipe.data.artifact import digest_of
-from wsipipe.data.errors import BundleError, CohortError
+from wsipipe.data.errors import BundleError, CohortError, UsageError
 from wsipipe.data.features import Bag, FeatureFacts
 from wsipipe.models.bag_tensors import BagBatch, BagTensors, PatientBags, bag_tensors
 from wsipipe.models.bundle import (
@@ -170,6 +170,70 @@ def test_the_memorys_use_is_told_by_class() -> None:
         assert len(usage["shares"]) == 3
 
 
+@pytest.mark.parametrize(
+    ("changes", "what"),
+    [
+        ({"label": 2}, "label is 0 or 1"),
+        ({"label": -1}, "label is 0 or 1"),
+        ({"target": 1.5}, "probability"),
+        ({"target": float("nan")}, "probability"),
+        ({"expression": torch.tensor([1.0, float("nan")])}, "must be finite"),
+    ],
+)
+def test_a_patient_that_would_spoil_training_is_refused_by_name(changes: dict[str, Any], what: str) -> None:
+    with pytest.raises(UsageError, match=what) as caught:
+        replace(patient(7, 1), **changes)
+    assert caught.value.path == "P7"
+
+
+def test_an_epoch_draws_as_many_bags_however_many_a_step_takes() -> None:
+    train = cohort(0, 9)
+    bags = sum(len(p.bags) for p in train)
+    for together in (1, 4, 100):
+        model = model_of(CountingMoMKD)
+        assert isinstance(model, CountingMoMKD)
+        fit(model, train, cohort(100, 4), FitSettings(epochs=2, bags_per_step=together))
+        assert model.drawn.total() == 2 * bags
+
+
+# ----- soft targets -----
+
+
+def with_targets(patients: list[PatientBags], targets: Iterable[float | None]) -> list[PatientBags]:
+    return [replace(p, target=target) for p, target in zip(patients, targets, strict=True)]
+
+
+def test_with_soft_targets_the_epoch_is_chosen_by_rank_and_the_labels_of_validation_do_not_matter() -> None:
+    draw = np.random.default_rng(0)
+    train, validation = cohort(0, 12), cohort(100, 10)
+    train = with_targets(train, [0.2 + 0.6 * p.label for p in train])
+    validation = with_targets(validation, draw.random(10).tolist())
+    settings = FitSettings(epochs=8, learning_rate=1e-3)
+    fitted = fit(model_of(), train, validation, settings)
+    ranks = [epoch.validation_rank for epoch in fitted.history]
+    assert None not in ranks
+    assert fitted.best_epoch == ranks.index(max(ranks))
+    flipped = [replace(p, label=1 - p.label) for p in validation]
+    other = fit(model_of(), train, flipped, settings)
+    assert [epoch.validation_rank for epoch in other.history] == ranks
+    assert [epoch.validation_auc for epoch in other.history] != [epoch.validation_auc for epoch in fitted.history]
+
+
+def test_ranks_by_hand_and_too_few_of_them() -> None:
+    model = model_of()
+    validation = cohort(100, 8)
+    logits = patient_logits(model, validation)
+    order = sorted(validation, key=lambda p: logits[p.patient_id])
+    rising = with_targets(order, [0.1 * place for place in range(8)])
+    assert validate(model, rising).rank == pytest.approx(1)
+    assert validate(model, rising[::-1], together=3).rank == pytest.approx(1)
+    assert validate(model, with_targets(order, [1 - 0.1 * place for place in range(8)])).rank == pytest.approx(-1)
+    some = with_targets(order, [0.1, 0.2, 0.3, 0.4, *[None] * 4])
+    assert validate(model, some).rank is None  # four say too little
+    assert validate(model, with_targets(order, [0.5] * 8)).rank is None
+    assert validate(model, some).gain == validate(model, validation).auc
+
+
 # ----- killed and gone on -----
 
 
@@ -195,21 +259,26 @@ LONG = FitSettings(epochs=9, patience=9, learning_rate=2e-3, seed=3)
 
 
 @pytest.mark.parametrize(
-    ("memory", "kills"), [("gradient", range(9)), ("momentum", [0, 7])], ids=["gradient", "momentum"]
+    ("memory", "kills", "together"),
+    [("gradient", range(9), 1), ("momentum", [0, 7], 1), ("gradient", [3], 3)],
+    ids=["gradient", "momentum", "three bags a step"],
 )
-def test_a_killed_fit_goes_on_to_the_same_numbers(tmp_path: Path, memory: str, kills: Iterable[int]) -> None:
+def test_a_killed_fit_goes_on_to_the_same_numbers(
+    tmp_path: Path, memory: str, kills: Iterable[int], together: int
+) -> None:
     train, validation = cohort(0, 5), cohort(100, 4)
-    undisturbed = fit(model_of(memory=memory), train, validation, LONG)
+    settings = replace(LONG, bags_per_step=together)
+    undisturbed = fit(model_of(memory=memory), train, validation, settings)
     rates = {epoch.learning_rate for epoch in undisturbed.history}
-    assert len(rates) > 1
+    assert len(rates) > 1 or together > 1
     for until in kills:
         file = tmp_path / f"{until}.pt"
         with pytest.raises(KilledError):
-            fit(model_of(memory=memory), train, validation, LONG, resume=file, tell=Power(until))
+            fit(model_of(memory=memory), train, validation, settings, resume=file, tell=Power(until))
         torch.manual_seed(99)  # another process starts with other random numbers, and another start
         model = MoMKD(config(memory=memory))
         told: list[Epoch] = []
-        resumed = fit(model, train, validation, LONG, resume=file, tell=told.append)
+        resumed = fit(model, train, validation, settings, resume=file, tell=told.append)
         assert same(resumed, undisturbed), f"killed after epoch {until}"
         assert told == undisturbed.history
         assert all(torch.equal(tensor, undisturbed.state[name]) for name, tensor in model.state_dict().items())
