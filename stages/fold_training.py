@@ -9,9 +9,11 @@ from typing import Any
 
 import numpy as np
 import torch
+from pydantic import ValidationError
 from scipy.special import expit
 from sklearn.metrics import roc_auc_score
 
+from ..data.errors import UsageError
 from ..data.splits import make_splits
 from ..models.bag_tensors import BagTensors, PatientBags
 from ..models.fit import Epoch, Fit, FitSettings, patient_logits
@@ -130,7 +132,12 @@ def _config(network: type[SlideNetwork], settings: TrainSettings, width: int, rn
         values |= PRESETS[settings.preset]
     given = {name: getattr(settings, name) for name in ("hidden", "shared", "slots", "memory")}
     values |= {n: v for n, v in given.items() if v is not None and n in network.Config.model_fields}
-    return network.Config.model_validate(values)
+    try:
+        return network.Config.model_validate(values)
+    except ValidationError as error:
+        first = error.errors()[0]
+        what = f"{settings.method} cannot have {'.'.join(map(str, first['loc']))} = {first['input']}: {first['msg']}"
+        raise UsageError(what, hint="choose another value, or leave it to the method") from error
 
 
 def _chosen(task: FoldTask, settings: TrainSettings) -> tuple[TrainSettings, list[dict[str, Any]]]:

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, Self
 
 import torch
+from threadpoolctl import threadpool_limits
 
 from .. import __version__
 from ..data.artifact import remove
@@ -238,9 +239,11 @@ def _threads_for(bags: Mapping[str, BagTensors], of: int) -> Iterator[None]:
     """
     before = torch.get_num_threads()
     small = sum(len(bag.features) for bag in bags.values()) < SMALL_BAG * len(bags)
-    torch.set_num_threads(1 if small else max(1, before // of))
+    threads = 1 if small else max(1, before // of)
+    torch.set_num_threads(threads)
     try:
-        yield
+        with threadpool_limits(threads):  # scikit-learn's, which mind no threads of torch's
+            yield
     finally:
         torch.set_num_threads(before)
 
