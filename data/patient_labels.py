@@ -69,6 +69,7 @@ def patient_labels(
     unusable: Mapping[str, str] | None = None,
     keep_frozen: bool = False,
     drop_conflicts: bool = False,
+    one_class_is_enough: bool = False,
 ) -> PatientLabels:
     """Read one label column as the patients' labels.
 
@@ -83,11 +84,12 @@ def patient_labels(
     :param keep_frozen: use TCGA's frozen slides too.
     :param drop_conflicts: drop patients whose rows say both positive and negative, with that reason, instead of
         refusing the table.
+    :param one_class_is_enough: accept a table without a row of one class, if all its values are understood.
     :raises CohortError: no such column; a value both positive and negative; patients with both labels, all listed; a
         class that no patient has.
     """
     column = table.column(column)
-    classes = _classes(table, column, positive, negative)
+    classes = _classes(table, column, positive, negative, one_is_enough=one_class_is_enough)
     values: dict[str, list[str]] = {}
     for patient, value in zip(table.frame["patient_id"], table.frame[column], strict=True):
         values.setdefault(patient, []).append(value)
@@ -123,7 +125,13 @@ def patient_labels(
     return PatientLabels(column, labels, slides, dropped, tuple(sorted(frozen)))
 
 
-def _classes(table: CohortTable, column: str, positive: Sequence[str], negative: Sequence[str]) -> dict[str, int]:
+_NO_LABEL = ("missing", "not_evaluated", "equivocal")
+"""Kinds of values of ``columns.toml`` that give no label."""
+
+
+def _classes(
+    table: CohortTable, column: str, positive: Sequence[str], negative: Sequence[str], *, one_is_enough: bool
+) -> dict[str, int]:
     """Casefolded value → class."""
     folded = [{value.strip().casefold() for value in side} for side in (negative, positive)]
     both = folded[0] & folded[1]
@@ -131,8 +139,11 @@ def _classes(table: CohortTable, column: str, positive: Sequence[str], negative:
         what = f"{', '.join(sorted(both))} cannot mean both positive and negative"
         raise CohortError(what, path=table.source, hint="give each value to one of --positive and --negative")
     there = Counter(value.casefold() for value in table.frame[column])
+    clear = folded[0] | folded[1]
+    known = clear.union(*(names("label", kind) for kind in _NO_LABEL))
+    one_is_enough = one_is_enough and not clear.isdisjoint(there) and known.issuperset(there)
     for name, side in zip(("negative", "positive"), folded, strict=True):
-        if not side & set(there):
+        if not side & set(there) and not one_is_enough:
             listed = [f"{value or '(empty)'} ({count})" for value, count in there.most_common()]
             what = f"no row of column {column} is {name}: none says {' or '.join(sorted(side)) or 'anything'}"
             raise CohortError(what, path=table.source, hint=f"choose --{name} among its values: {some(listed, 12)}")

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from ..data.errors import UsageError
 from ..data.manifest import Json
@@ -19,7 +19,7 @@ from .console import Console
 from .folders import choose_folder, is_a_name
 from .runner import Runner
 from .summary import Summary
-from .training import train
+from .training import metrics_of, train
 
 if TYPE_CHECKING:
     from ..data.cohort import CohortTable
@@ -176,6 +176,56 @@ def predict(
         "heatmaps": str(folder / "heatmaps"),
     }
     return summaries, result
+
+
+def evaluate(
+    config: Config,
+    runner: Runner,
+    model: Path,
+    *,
+    labels: Mapping[str, Any],
+    name: str | None = None,
+    features: str | None = None,
+) -> tuple[list[Summary], dict[str, Json]]:
+    """Judge a trained model on this workspace's patients; its metrics by name.
+
+    :param model: the trained model's folder, usually of another workspace.
+    :param labels: ``label_column``, ``positive`` and ``negative``, where the table calls them otherwise than the model.
+    :param name: of the evaluation's folder; default: the model's.
+    :param features: name of the features' folder; default: the one that the model's recipe names.
+    :raises UsageError: no table, no features, or no name for an evaluation.
+    """
+    from ..models.bundle import folds_of
+    from ..stages.external import ExternalStage, ReadSettings, ReadStage
+    from ..stages.external_cohort import ExternalSettings, ExternalTask
+    from ..stages.settings import ExtractSettings, TileSettings
+
+    workspace, model, table = runner.workspace, model.resolve(), config.cohort.table
+    if table is None:
+        raise UsageError("no cohort table is given", hint="use --table: slide_id, patient_id, labels")
+    name = name or model.name
+    if not is_a_name(name):
+        raise UsageError(
+            f"{name!r} cannot be an evaluation's name", hint="use letters, digits, dots, dashes and underscores"
+        )
+    recipe = folds_of(model)[0][1].recipe
+    wanted = f"{TileSettings(**recipe.tile).folder_name()}/{ExtractSettings(**recipe.extract).folder_name()}"
+    how = f"wsipipe tile --mpp {recipe.tile['mpp']:g} --tile-px {recipe.tile_px}, wsipipe extract --backbone "
+    source = choose_folder(workspace / "features", wanted, features, "features", how + recipe.backbone, depth=2)
+    split = config.split.model_dump(include={"drop_conflicts", "tcga_slides"})
+    task = ExternalTask(
+        model=model,
+        table=table,
+        tiles=workspace / "tiles" / source.parent.name,
+        features=source,
+        asked=ExternalSettings.of(model, **split, **labels),
+    )
+    folder = workspace / "evaluations" / name
+    read = runner.run(ReadStage(ReadSettings(device=config.predict.device), folder, workspace, task))
+    judged = runner.run(ExternalStage(folder, workspace, task))
+    failed = "external" if judged.failures else "read"
+    told = metrics_of(folder) if judged.done or judged.before else {"name": name, "failed": failed}
+    return [read, judged], {name: told}
 
 
 def import_checkpoint(config: Config, runner: Runner, checkpoints: Sequence[Path], name: str) -> Summary:

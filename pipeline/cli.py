@@ -200,6 +200,39 @@ def predict(
 
 
 @works(app)
+def evaluate(
+    call: Call,
+    *,
+    model: Annotated[Path, typer.Option("--model", "-m", help="a trained model's folder, such as work/models/her2")],
+    table: Annotated[Path | None, typer.Option(help="table of this cohort: slide_id, patient_id, labels")] = None,
+    name: Annotated[str | None, typer.Option(help="name of the evaluation's folder; default: the model's")] = None,
+    features: Annotated[
+        str | None, typer.Option(help="which features, such as 0.5mpp-224px/uni2-h; default: as the model says")
+    ] = None,
+    label_column: Annotated[str | None, typer.Option(help="column of the label; default: the model's")] = None,
+    positive: Annotated[list[str] | None, typer.Option(help="values that mean positive; default: the model's")] = None,
+    negative: Annotated[list[str] | None, typer.Option(help="values that mean negative; default: the model's")] = None,
+    drop_conflicts: Annotated[
+        bool | None, typer.Option(help="drop patients whose rows say both; else they are an error")
+    ] = None,
+    device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1 or mps; auto takes the first GPU")] = None,
+    gpu: Gpu = None,
+) -> None:
+    """Judge a trained model on this workspace's patients, another cohort's: metrics, calibration, a page.
+
+    Tile and extract their slides first, as the model was trained. Label column and values are the model's own, unless
+    they are given. Nothing is fitted.
+    """
+    labels = {"label_column": label_column, "positive": positive or None, "negative": negative or None}
+    call.flags |= {"predict": {"device": device}, "split": {"drop_conflicts": drop_conflicts}}
+    call.flags["cohort"] = {"table": table}
+    call.on_gpu("predict", gpu)
+    summaries, metrics = chain.evaluate(*call.open(), model, labels=labels, name=name, features=features)
+    training.show_metrics(call.console, metrics)
+    call.finish(summaries, {"evaluations": metrics})
+
+
+@works(app)
 def run(call: Call) -> None:
     """Run the whole chain that the settings file describes: tile, extract, genomics, train, predict."""
     summaries, result = chain.everything(*call.open())

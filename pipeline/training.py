@@ -147,7 +147,7 @@ def _train_one(config: Config, runner: Runner, name: str, features: str | None) 
         summaries.append(runner.run(make()))
         if summaries[-1].failures:
             return summaries, {"name": name, "failed": summaries[-1].stage}
-    return summaries, _metrics_of(folder)
+    return summaries, metrics_of(folder)
 
 
 def compare(
@@ -224,7 +224,8 @@ def _is_trained(model: Path, settings: TrainSettings | None, comparison: Path) -
     )
 
 
-def _metrics_of(folder: Path) -> Json:
+def metrics_of(folder: Path) -> Json:
+    """What is told at once of a folder's ``metrics.json``."""
     metrics = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
     pooled = metrics["pooled"]
     auc = pooled["auc"]

@@ -97,11 +97,11 @@ class PredictStage(Stage[PredictSettings]):
         items = []
         for slide_id, record in done.records.items():
             patient, tile = self.task.slides[slide_id], tiled[slide_id]
-            unseen = tuple(f.fold for _, f in bundles if not f.saw(patient, record.inputs["slide"].digest))
+            unseen = tuple(f.fold for _, f in bundles if not f.saw(patient, tile.inputs["slide"].digest))
             payload = _SlideToRead(
                 slide_id=slide_id,
                 patient_id=patient,
-                path=Path(record.inputs["slide"].path or ""),
+                path=Path(tile.inputs["slide"].path or ""),
                 mpp_override=tile.stats.get("mpp_override"),
                 tiles=self.workspace / tile.outputs["tiles"].path,
                 features=self.workspace / record.outputs["features"].path,

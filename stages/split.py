@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import csv
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -67,7 +67,7 @@ class SplitStage(Stage[SplitStageSettings]):
     def plan(self) -> Plan:
         settings = self.settings
         table = read_cohort(self.table)
-        unusable, usable = self._slides()
+        unusable, usable = slides_with_features(self.tiles, self.features, self.workspace)
         match = match_slides([*usable, *unusable], table)
         labels = patient_labels(
             table,
@@ -96,31 +96,10 @@ class SplitStage(Stage[SplitStageSettings]):
         item = Item("splits", inputs, _Cohort(splits, labels, with_rna))
         return Plan([item], notes=[*table.notes, *match.notes(), *labels.notes()])
 
-    def _slides(self) -> tuple[dict[str, str], list[str]]:
-        """Slides that cannot be used, with the reason, and those with features."""
-        unusable: dict[str, str] = {}
-        records: dict[str, Record] = {}
-        for folder, stage in ((self.tiles, "tile"), (self.features, "extract")):
-            records = Manifest.of(folder).latest(stage)
-            for slide, record in records.items():
-                unusable.pop(slide, None)
-                if record.status == "empty":
-                    unusable[slide] = "no tissue on the slide"
-                elif record.status == "failed":
-                    unusable[slide] = f"slide failed in {stage}"
-                elif not record.is_whole(self.workspace):
-                    unusable[slide] = f"output of {stage} lost"
-                elif stage == "tile":
-                    unusable[slide] = "no features extracted yet"
-        usable = [slide for slide in records if slide not in unusable]  # the last stage's: extract
-        if not usable:
-            raise CohortError("no slide here has features", path=self.features, hint="run wsipipe extract first")
-        return unusable, usable
-
     def process(self, item: Item, progress: Progress) -> Outcome:
         cohort: _Cohort = item.payload
         write_splits(self.folder / "splits.csv", cohort.splits)
-        write_patients(self.folder / "patients.csv", cohort)
+        write_patients(self.folder / "patients.csv", cohort.labels, cohort.with_rna)
         labels = cohort.labels
         stats = {
             "patients": len(labels.labels) + len(labels.dropped),
@@ -135,9 +114,34 @@ class SplitStage(Stage[SplitStageSettings]):
         )
 
 
-def write_patients(path: Path, cohort: _Cohort) -> None:
+def slides_with_features(tiles: Path, features: Path, workspace: Path) -> tuple[dict[str, str], list[str]]:
+    """Slides that cannot be used, with the reason, and those with features.
+
+    :param tiles, features: folders of the stages that made them.
+    :raises CohortError: no slide has features.
+    """
+    unusable: dict[str, str] = {}
+    records: dict[str, Record] = {}
+    for folder, stage in ((tiles, "tile"), (features, "extract")):
+        records = Manifest.of(folder).latest(stage)
+        for slide, record in records.items():
+            unusable.pop(slide, None)
+            if record.status == "empty":
+                unusable[slide] = "no tissue on the slide"
+            elif record.status == "failed":
+                unusable[slide] = f"slide failed in {stage}"
+            elif not record.is_whole(workspace):
+                unusable[slide] = f"output of {stage} lost"
+            elif stage == "tile":
+                unusable[slide] = "no features extracted yet"
+    usable = [slide for slide in records if slide not in unusable]  # the last stage's: extract
+    if not usable:
+        raise CohortError("no slide here has features", path=features, hint="run wsipipe extract first")
+    return unusable, usable
+
+
+def write_patients(path: Path, labels: PatientLabels, with_rna: Collection[str] = ()) -> None:
     """Every patient of the table, used or dropped, a row each."""
-    labels = cohort.labels
     with whole(path) as scratch, scratch.open("w", encoding="utf-8", newline="") as stream:
         writer = csv.writer(stream, lineterminator="\n")
         writer.writerow(PATIENT_COLUMNS)
@@ -150,7 +154,7 @@ def write_patients(path: Path, cohort: _Cohort) -> None:
                     labels.dropped.get(patient, ""),
                     labels.labels.get(patient, ""),
                     ";".join(labels.slides.get(patient, ())),
-                    "yes" if patient in cohort.with_rna else "no",
+                    "yes" if patient in with_rna else "no",
                 ]
             )
 

@@ -87,7 +87,8 @@ class TrainStage(Stage[TrainSettings]):
         split = split_output(Manifest.of(self.splits), self.workspace)
         splits, slides_of = split.splits, split.slides_of
         features = upstream(Manifest.of(self.features), "extract", self.workspace).records
-        tile, extract = _settings_of(Manifest.of(self.tiles).latest("tile")), _settings_of(features)
+        tiled = Manifest.of(self.tiles).latest("tile")
+        tile, extract = _settings_of(tiled), _settings_of(features)
         molecular = molecular_inputs(self.stores, self.settings.gene_list)
         items = []
         for fold in range(splits.folds):
@@ -104,7 +105,7 @@ class TrainStage(Stage[TrainSettings]):
                 train=parts["train"],
                 validation=parts["validation"],
                 test_patients=len(splits.patients(fold, "test")),
-                slides={s: (self.workspace / stores[s].path, features[s].inputs["slide"].digest) for s in slides},
+                slides={s: (self.workspace / stores[s].path, tiled[s].inputs["slide"].digest) for s in slides},
                 tile=tile,
                 extract=extract,
             )

@@ -20,4 +20,6 @@ VERSIONS: Final = {
     "omics": 1,
     "compare": 1,
     "summary": 1,
+    "read": 1,
+    "external": 1,
 }

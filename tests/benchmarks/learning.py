@@ -25,6 +25,7 @@ import torch
 from planted_cohorts import DESIGN_NAMES, DesignName, PlantedPatient, planted_cohort
 from scipy.stats import t as student
 from sklearn.metrics import roc_auc_score
+from threadpoolctl import threadpool_limits
 from wsipipe.data.expression import ExpressionTable
 from wsipipe.data.splits import make_splits
 from wsipipe.models.bag_tensors import BagTensors
@@ -97,6 +98,7 @@ def _all(names: Sequence[str]) -> list[Variant]:
 
 def _one(task: tuple[DesignName, int, str]) -> dict[str, object]:
     torch.set_num_threads(1)
+    threadpool_limits(1)
     warnings.simplefilter("ignore")
     design, seed, name = task
     variant = next(variant for variant in _all([name]) if variant.name == name)
