@@ -213,7 +213,7 @@ def main() -> None:
             lines.append(f"GPU memory: {torch.cuda.max_memory_allocated(device) / 2**30:.1f} GiB at most")
         del embedder
     lines.append(f"memory: {peak_memory():.0f} MiB at most; load after: {os.getloadavg()[0]:.1f}")
-    print("\n".join(lines))  # noqa: T201  a script
+    print("\n".join(lines))
 
 
 def first_of(tiles: TileSet, most: int | None) -> TileSet:

@@ -105,7 +105,7 @@ def main() -> None:
         its = (
             write(asked.folder, tiles, asked.width, asked.dtype) if asked.one == "write" else read(asked.folder, tiles)
         )
-        print(json.dumps(its))  # noqa: T201  a script
+        print(json.dumps(its))
         return
     tile_mb = asked.width * np.dtype(asked.dtype).itemsize / 1e6
     lines = [
@@ -126,7 +126,7 @@ def main() -> None:
                 f"{back['bytes'] / 1e6 / back['seconds']:9.0f} {back['peak']:8.0f}"
             )
     lines += [f"× rate: of {asked.rate:g} tiles a second", "", *compression(asked.width, asked.dtype)]
-    print("\n".join(lines))  # noqa: T201  a script
+    print("\n".join(lines))
 
 
 if __name__ == "__main__":

@@ -38,11 +38,11 @@ def main() -> None:
         try:
             seconds = [fitted(GenePanel(asked.chosen, selection), matrix, genes, labels) for _ in range(asked.rounds)]
         except UsageError as error:
-            print(f"{selection:9} left out: {error}")  # noqa: T201  a script
+            print(f"{selection:9} left out: {error}")
             continue
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
         took = f"{statistics.median(seconds):6.2f} s (from {min(seconds):.2f} s)"
-        print(f"{selection:9} {took}, {peak:,.0f} MiB so far")  # noqa: T201  a script
+        print(f"{selection:9} {took}, {peak:,.0f} MiB so far")
 
 
 def fitted(panel: GenePanel, matrix: np.ndarray, genes: list[str], labels: np.ndarray) -> float:

@@ -138,17 +138,17 @@ def main() -> None:
     arguments.add_argument("--once", choices=WAYS, help=argparse.SUPPRESS)
     options = arguments.parse_args()
     if options.once:
-        print(json.dumps(once(options.once, options.folder)))  # noqa: T201  a script
+        print(json.dumps(once(options.once, options.folder)))
         return
     with tempfile.TemporaryDirectory(dir=options.folder) as scratch:
         folder = Path(scratch)
         write_matrices(folder, options.genes, options.patients)
         write_folder(folder / "gdc", options.gdc_files, 60_660)
-        print(f"{options.genes:,} genes × {options.patients:,} patients; one core")  # noqa: T201  a script
+        print(f"{options.genes:,} genes × {options.patients:,} patients; one core")
         for kind in ("counts.csv.gz", "tpm.csv.gz", "gdc"):
             for way in WAYS if kind != "gdc" else ["to_store"]:
                 figures = fresh(way, folder / kind)
-                print(  # noqa: T201  a script
+                print(
                     f"{kind:14} {way:26} {figures['seconds']:6.1f} s ({figures['cpu']:5.1f} s of CPU), peak "
                     f"{figures['peak']:6.0f} MiB ({figures['before']:.0f} before)"
                 )

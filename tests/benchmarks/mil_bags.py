@@ -173,11 +173,11 @@ def main() -> None:
                 tasks = [(method, asked.data / f"{name}.csv.gz", seed, asked) for seed in range(asked.repeats)]
                 accuracies, aucs, seconds = zip(*pool.map(one_repeat, tasks), strict=True)
                 lines.append(f"| {name} | {method} | {spread(accuracies)} | {spread(aucs)} | {np.mean(seconds):.0f} |")
-                print(lines[-1], flush=True)  # noqa: T201  a script
+                print(lines[-1], flush=True)
             for method, figure, value, plus_minus, source in PUBLISHED[name]:
                 said = {"accuracy": "–", "AUC": "–", figure: f"{value:.3f} ± {plus_minus:.3f}"}
                 lines.append(f"| {name} | {method} ({source}) | {said['accuracy']} | {said['AUC']} | – |")
-    print("\n" + "\n".join(lines))  # noqa: T201  a script
+    print("\n" + "\n".join(lines))
 
 
 if __name__ == "__main__":

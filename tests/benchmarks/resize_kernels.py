@@ -117,7 +117,7 @@ def main() -> None:
         away = [np.abs(np.stack(made) - np.stack(reference)) for reference in references]
         judged = "  ".join(f"{its.mean():5.2f} / {its.max():4.1f}" for its in away)
         lines.append(f"{name:46} {milliseconds(resize, tiles):6.3f}  {judged}  {alias(resize, side, tile_px):4.0f} %")
-    print("\n".join(lines))  # noqa: T201  a script
+    print("\n".join(lines))
 
 
 if __name__ == "__main__":

@@ -192,7 +192,7 @@ def main() -> None:
             f"bare decode: {compressed:,.0f} compressed tiles/s of {layout.tile_width} × {layout.tile_height} px"
         )
     lines.append(f"memory: {memory[0]:.0f} MiB before, {memory[1]:.0f} with read_tile, {peak_memory():.0f} in the end")
-    print("\n".join(lines))  # noqa: T201  a script
+    print("\n".join(lines))
 
 
 if __name__ == "__main__":

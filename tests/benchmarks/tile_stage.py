@@ -85,11 +85,11 @@ def main() -> None:
     fresh = get_context("spawn")
     for slide in asked.slides:
         with ProcessPoolExecutor(1, mp_context=fresh) as pool:
-            print(pool.submit(timed, slide.resolve(), settings, asked.repeat).result())  # noqa: T201  a script
+            print(pool.submit(timed, slide.resolve(), settings, asked.repeat).result())
     if asked.many:
         with ProcessPoolExecutor(1, mp_context=fresh) as pool:
             slides = [slide.resolve() for slide in asked.slides]
-            print("\n".join(pool.submit(over_and_over, slides, settings, asked.many).result()))  # noqa: T201
+            print("\n".join(pool.submit(over_and_over, slides, settings, asked.many).result()))
 
 
 if __name__ == "__main__":
