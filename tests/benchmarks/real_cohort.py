@@ -3,8 +3,8 @@
     python tests/benchmarks/real_cohort.py run FOLDER            # goes on where it stopped
     python tests/benchmarks/real_cohort.py show FOLDER
 
-`wsipipe tile`, `extract`, `genomics` and `compare` with tests/brca/wsipipe.toml, a workspace a seed. A patient's score is
-the mean of its three out-of-fold logits; intervals are bootstrap ones over patients, the test against MoMKD is DeLong's.
+`wsipipe tile`, `extract`, `genomics` and `compare` with tests/brca/wsipipe.toml, a workspace a seed. A patient's score
+is the mean of its three out-of-fold logits; intervals are bootstrap ones over patients, the test DeLong's.
 Regions of four tiles and few patients: this shows that the chain holds on real data, and can show no method's worth.
 """
 
