@@ -93,7 +93,8 @@ def _bag(patient: PlantedPatient) -> BagTensors:
 
 
 def _all(names: Sequence[str]) -> list[Variant]:
-    return variants(names, SETTINGS, rna=True)
+    """Those of the names, or all."""
+    return [variant for variant in variants(names, SETTINGS, rna=True) if not names or variant.name in names]
 
 
 def _one(task: tuple[DesignName, int, str]) -> dict[str, object]:
@@ -101,8 +102,7 @@ def _one(task: tuple[DesignName, int, str]) -> dict[str, object]:
     threadpool_limits(1)
     warnings.simplefilter("ignore")
     design, seed, name = task
-    variant = next(variant for variant in _all([name]) if variant.name == name)
-    return measure(design, seed, variant)
+    return measure(design, seed, _all([name])[0])
 
 
 def run(results: Path, designs: Sequence[DesignName], seeds: Sequence[int], names: Sequence[str], workers: int) -> None:

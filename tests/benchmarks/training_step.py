@@ -12,7 +12,8 @@ in memory  the same network, PyG's layers, in the loop of ``fit``: bags in memor
 ours       the loop of ``fit`` with our layers, so many bags a step
 products   the step's matrix products alone, forward and back, as ``torch.mm`` and as our linear layer has them made
 
-Rows give milliseconds a bag. On CUDA each row also says how much of the time the GPU computes: the rest is waiting for
+Rows give milliseconds a bag; the processor's time counts all threads, and says more than the clock where others compute
+on the same cores: then with one thread, as threads that wait for each other count as computing. On CUDA each row also says how much of the time the GPU computes: the rest is waiting for
 launches and for data. All bags are of the same size; labels and expression are random, as nothing is to be learnt.
 """
 
@@ -76,6 +77,8 @@ class Way:
     train: Callable[[int], None]
     seconds: list[float] = field(default_factory=list)
     """A bag, of each round."""
+    busy: list[float] = field(default_factory=list)
+    """The same in the processor's seconds, of all threads."""
 
 
 def make_cohort(folder: Path, slides: int, tiles: int, width: int, genes: int) -> Cohort:
@@ -171,14 +174,15 @@ def products(network: MoMKD, cohort: Cohort, bags: int) -> tuple[Callable[[], No
     return multiply, pass_layers
 
 
-def timed(work: Callable[[], None], device: torch.device) -> float:
+def timed(work: Callable[[], None], device: torch.device) -> tuple[float, float]:
+    """Seconds by the clock and of the processor."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
-    started = time.perf_counter()
+    started, busy = time.perf_counter(), time.process_time()
     work()
     if device.type == "cuda":
         torch.cuda.synchronize(device)
-    return time.perf_counter() - started
+    return time.perf_counter() - started, time.process_time() - busy
 
 
 def computing(work: Callable[[], None]) -> float:
@@ -218,13 +222,18 @@ def main() -> None:
             way.train(asked.round)  # allocates what is kept: the optimiser's state, the device's memory
         for _ in range(asked.rounds):
             for way in ways:
-                way.seconds.append(timed(lambda way=way: way.train(asked.round), device) / asked.round)  # type: ignore[misc]
+                seconds, busy = timed(lambda way=way: way.train(asked.round), device)  # type: ignore[misc]
+                way.seconds.append(seconds / asked.round)
+                way.busy.append(busy / asked.round)
             for bags, kinds in floors.items():
-                for seconds, kind in zip(least[bags], kinds, strict=True):
-                    seconds.append(timed(kind, device) / bags)
-        reference = min(ways[0].seconds)
+                for of_kind, kind in zip(least[bags], kinds, strict=True):
+                    of_kind.append(timed(kind, device)[0] / bags)
+        reference, busiest = min(ways[0].seconds), min(ways[0].busy)
         for way in ways:
-            line = f"{way.name:28} {min(way.seconds) * 1e3:7.2f} ms a bag {min(way.seconds) / reference:6.2f} of plain"
+            line = (
+                f"{way.name:28} {min(way.seconds) * 1e3:7.2f} ms a bag {min(way.seconds) / reference:6.2f} of plain"
+                f"   processor {min(way.busy) * 1e3:7.2f} ms {min(way.busy) / busiest:6.2f}"
+            )
             if device.type == "cuda":
                 busy = computing(lambda way=way: way.train(asked.round)) / asked.round  # type: ignore[misc]
                 line += f"   {1 / min(way.seconds):7.0f} bags/s, the GPU computes {busy / min(way.seconds):4.0%} of it"
