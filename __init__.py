@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from .models.backbone import find_backbone as find_backbone
     from .models.backbone import load_embedder as load_embedder
     from .models.bundle import read_bundle as read_bundle
+    from .pipeline.api import compare as compare
+    from .pipeline.api import evaluate as evaluate
     from .pipeline.api import predict as predict
     from .pipeline.api import run as run
     from .pipeline.config import Config as Config
@@ -43,6 +45,8 @@ _PLACES = {
     "find_backbone": ".models.backbone",
     "load_embedder": ".models.backbone",
     "read_bundle": ".models.bundle",
+    "compare": ".pipeline.api",
+    "evaluate": ".pipeline.api",
     "predict": ".pipeline.api",
     "run": ".pipeline.api",
     "Config": ".pipeline.config",

@@ -6,8 +6,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from . import chain, training
 from .config import Config
@@ -63,6 +64,43 @@ def predict(
     return chain.predict(
         config, _runner(config, console, retry_failed=retry_failed, replace=replace), model, name=name
     )[0]
+
+
+def compare(
+    config: Config,
+    *names: str,
+    retry_failed: bool = False,
+    replace: bool = False,
+    console: Console | None = None,
+) -> list[Summary]:
+    """Train several methods on the same splits and hold them against MoMKD (``config.compare`` says which).
+
+    :param names: biomarkers; without, all that are configured.
+    :raises WsipipeError: what keeps a whole stage from running.
+    """
+    runner = _runner(config, console, retry_failed=retry_failed, replace=replace)
+    return training.compare(config, runner, names)[0]
+
+
+def evaluate(
+    config: Config,
+    model: Path,
+    *,
+    name: str | None = None,
+    labels: Mapping[str, Any] | None = None,
+    retry_failed: bool = False,
+    replace: bool = False,
+    console: Console | None = None,
+) -> list[Summary]:
+    """Judge a trained model on the patients of ``config.cohort.table``, nothing fitted.
+
+    :param model: the model's folder, usually of another workspace.
+    :param name: of the evaluation's folder; default: the model's.
+    :param labels: ``label_column``, ``positive`` and ``negative``, where the table calls them otherwise than the model.
+    :raises WsipipeError: what keeps a whole stage from running.
+    """
+    runner = _runner(config, console, retry_failed=retry_failed, replace=replace)
+    return chain.evaluate(config, runner, model, labels=labels or {}, name=name)[0]
 
 
 def _runner(config: Config, console: Console | None, *, retry_failed: bool, replace: bool) -> Runner:

@@ -12,9 +12,10 @@ in memory  the same network, PyG's layers, in the loop of ``fit``: bags in memor
 ours       the loop of ``fit`` with our layers, so many bags a step
 products   the step's matrix products alone, forward and back, as ``torch.mm`` and as our linear layer has them made
 
-Rows give milliseconds a bag; the processor's time counts all threads, and says more than the clock where others compute
-on the same cores: then with one thread, as threads that wait for each other count as computing. On CUDA each row also says how much of the time the GPU computes: the rest is waiting for
-launches and for data. All bags are of the same size; labels and expression are random, as nothing is to be learnt.
+Rows give milliseconds a bag. The processor's time counts all threads; where others compute on the same cores it says
+more than the clock, with one thread, as threads that wait for each other count as computing. On CUDA each row also says
+how much of the time the GPU computes: the rest is waiting for launches and for data. All bags are of the same size;
+labels and expression are random, as nothing is to be learnt.
 """
 
 from __future__ import annotations
