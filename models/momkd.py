@@ -7,7 +7,6 @@ every term is the mean over the bags; with one bag it is the public code's arith
 from __future__ import annotations
 
 import math
-import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
@@ -19,15 +18,11 @@ from torch.nn import functional
 
 from ..data.errors import CohortError, UsageError
 from .bag_tensors import BagBatch, PatientBags
+from .cpu_layers import Dropout, Linear
+from .gatv2 import GATv2, Graph
 from .losses import LossSettings, alignment, memory_regularisation
 from .memory import ClassMemory, MemoryMode, slot_usage
 from .network import Lesson, Losses, NetworkConfig, Readings, SlideNetwork, task_loss
-
-with warnings.catch_warnings():
-    # torch-geometric compiles parts of itself that are not used here with what torch has deprecated.
-    warnings.filterwarnings("ignore", message=r"`torch\.jit", category=FutureWarning)
-    warnings.filterwarnings("ignore", message=r"`torch\.jit", category=DeprecationWarning)
-    from torch_geometric.nn import GATv2Conv
 
 HEADS = 2
 """Attention heads of each GATv2 layer."""
@@ -121,17 +116,18 @@ class HistologyEncoder(nn.Module):
 
     def __init__(self, in_features: int, hidden: int, dropout: float) -> None:
         super().__init__()
-        self.graph1 = GATv2Conv(in_features, hidden // HEADS, heads=HEADS, dropout=dropout)
+        self.graph1 = GATv2(in_features, hidden // HEADS, HEADS, dropout)
         self.norm1 = nn.LayerNorm(hidden)
-        self.residual1 = nn.Identity() if in_features == hidden else nn.Linear(in_features, hidden)
-        self.graph2 = GATv2Conv(hidden, hidden // HEADS, heads=HEADS, dropout=dropout)
+        self.residual1 = nn.Identity() if in_features == hidden else Linear(in_features, hidden)
+        self.graph2 = GATv2(hidden, hidden // HEADS, HEADS, dropout)
         self.norm2 = nn.LayerNorm(hidden)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
 
     def forward(self, x: Tensor, edge_index: Tensor) -> Tensor:
-        h1 = self.dropout(functional.elu(self.norm1(self.graph1(x, edge_index)))) + self.residual1(x)
-        h2 = self.dropout(functional.elu(self.norm2(self.graph2(h1, edge_index)))) + h1
-        return torch.maximum(h1, h2)
+        graph = Graph.of(edge_index, len(x))
+        h1 = self.dropout(functional.elu(self.norm1(self.graph1(x, graph)))) + self.residual1(x)
+        # max(h1, h1 + d) = h1 + max(0, d), and above zero an ELU changes nothing: max(h1, h2) in fewer passes.
+        return h1 + self.dropout(functional.relu(self.norm2(self.graph2(h1, graph))))
 
 
 def _omics_layers(inputs: int, hidden: int, outputs: int, dropout: float) -> nn.Sequential:

@@ -144,7 +144,7 @@ def test_distance_to_the_slots_moves_the_tiles_alone_and_orthogonality_the_slots
 
 
 def test_without_rna_there_are_no_omics_terms_and_the_omics_side_stands_still():
-    model = model_of()
+    model = model_of(STEADY)
     optimiser = torch.optim.AdamW(model.parameters(), lr=1e-2)
     before = {name: p.detach().clone() for name, p in model.named_parameters()}
     losses = model.loss(model.read(bag()), lesson(1))
