@@ -238,8 +238,9 @@ def patient_logits(
     logits: dict[str, list[float]] = {}
     for begin in range(0, len(slides), together):
         part = slides[begin : begin + together]
+        batch = BagBatch.of([bag for _, bag in part], network.device)
         with torch.inference_mode(), _arithmetic(network.device, precision):
-            read = network.read(BagBatch.of([bag for _, bag in part], network.device)).logits.double()
+            read = network.read(batch).logits.double()
         for (patient, _), logit in zip(part, (read[:, 1] - read[:, 0]).tolist(), strict=True):
             logits.setdefault(patient, []).append(logit)
     return {patient: math.fsum(values) / len(values) for patient, values in logits.items()}

@@ -13,6 +13,7 @@ from torch import Tensor
 from ..data.errors import BundleError, UsageError
 from .abmil import ABMIL
 from .clam import CLAM
+from .evidence_memory import EvidenceMemory
 from .fit import Fit, fit
 from .matching import Matching
 from .mean_pooling import MeanPooling, fit_mean
@@ -38,6 +39,9 @@ class Method:
 
 METHODS: Final[dict[str, Method]] = {
     "momkd": Method("MoMKD", "momentum memory knowledge distillation, CVPR 2026", MoMKD, taught_by_rna=True),
+    "evidence": Method(
+        "Evidence memory", "slots in which a slide meets its own RNA; ours", EvidenceMemory, taught_by_rna=True
+    ),
     "matching": Method("Feature matching", "distillation within the batch", Matching, taught_by_rna=True),
     "abmil": Method("ABMIL", "gated attention, Ilse et al. 2018", ABMIL),
     "clam-sb": Method("CLAM-SB", "attention with instance clustering, Lu et al. 2021", CLAM),

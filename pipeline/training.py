@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -182,17 +182,20 @@ def _compare_one(config: Config, runner: Runner, name: str, features: str | None
     compared = []
     for variant in variants(config.compare.methods, config.train, rna=bool(to_train.stores)):
         runner.console.heading(f"{name}: {variant.title}")
-        folder = trained if _is_trained(trained, variant.settings, comparison) else comparison / variant.name
+        reuse = _is_trained(trained, variant.settings, to_train)
+        folder = trained if reuse else comparison / variant.name
+        splits = replace(to_train, folder=trained) if reuse else to_train
         if variant.settings is None:
-            ceiling = OmicsCeilingStage(
-                config.train, folder, runner.workspace, splits=comparison, stores=to_train.stores
-            )
-            summaries.append(runner.run(ceiling))
+            stores = to_train.stores
+            ceiling = OmicsCeilingStage(config.train, folder, runner.workspace, splits=comparison, stores=stores)
+            ran = [runner.run(ceiling)]
         else:
-            summaries.append(runner.run(to_train.train(variant.settings, folder)))
-            if not summaries[-1].failures:
-                summaries.append(runner.run(to_train.evaluate(variant.settings, folder)))
-        compared.append((variant, folder))
+            ran = [runner.run(splits.train(variant.settings, folder))]
+            if not ran[-1].failures:
+                ran.append(runner.run(splits.evaluate(variant.settings, folder)))
+        summaries += ran
+        if not ran[-1].failures:
+            compared.append((variant, folder))
     runner.console.heading(f"{name}: comparison")
     facts = [
         ("features", to_train.features.relative_to(runner.workspace / "features").as_posix()),
@@ -207,18 +210,21 @@ def _compare_one(config: Config, runner: Runner, name: str, features: str | None
     return summed(summaries, comparison), {"name": name, **paths}
 
 
-def _is_trained(model: Path, settings: TrainSettings | None, comparison: Path) -> bool:
-    """Whether a model was trained with these very settings, on the very splits of the comparison."""
+def _is_trained(model: Path, settings: TrainSettings | None, comparison: _ToTrain) -> bool:
+    """Whether a model was trained with these very settings, on the features and the very splits of the comparison."""
     from ..data.manifest import Manifest
 
     if settings is None:
         return False
-    splits = [Manifest.of(folder).latest("split").get("splits") for folder in (model, comparison)]
+    splits = [Manifest.of(folder).latest("split").get("splits") for folder in (model, comparison.folder)]
     digests = {record.outputs["splits"].digest if record and record.outputs else None for record in splits}
     folds = Manifest.of(model).latest("train").values()
+    here = comparison.features.relative_to(comparison.runner.workspace).as_posix() + "/"
+    sources = {i.path or "" for fold in folds for name, i in fold.inputs.items() if name.startswith("features of ")}
     return (
         len(digests) == 1
         and None not in digests
+        and all(path.startswith(here) for path in sources)
         and bool(folds)
         and all(fold.settings == settings.result_settings() for fold in folds)
     )

@@ -13,7 +13,7 @@ from pydantic import ValidationError
 from scipy.special import expit
 from sklearn.metrics import roc_auc_score
 
-from ..data.errors import UsageError
+from ..data.errors import CohortError, UsageError
 from ..data.splits import make_splits
 from ..models.bag_tensors import BagTensors, PatientBags
 from ..models.fit import Epoch, Fit, FitSettings, patient_logits
@@ -162,7 +162,11 @@ def _chosen(task: FoldTask, settings: TrainSettings) -> tuple[TrainSettings, lis
 
 def _inner_folds(task: FoldTask, seed: int) -> list[tuple[FoldCohort, dict[str, tuple[int, tuple[str, ...]]]]]:
     own = {**task.cohort.train, **task.cohort.validation}
-    splits = make_splits({patient: label for patient, (label, _) in own.items()}, INNER_FOLDS, seed)
+    try:
+        splits = make_splits({patient: label for patient, (label, _) in own.items()}, INNER_FOLDS, seed)
+    except CohortError as error:
+        what = f"nested settings need {INNER_FOLDS} patients of each class at least among a fold's own: {error}"
+        raise CohortError(what, hint="leave --nested out, or find more patients") from error
     inner = []
     for fold in range(splits.folds):
         train, validation, test = (

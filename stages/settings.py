@@ -229,7 +229,7 @@ class SplitSettings(Settings):
     )
 
 
-METHODS: Final = ("momkd", "matching", "abmil", "clam-sb", "transmil", "mean")
+METHODS: Final = ("momkd", "evidence", "matching", "abmil", "clam-sb", "transmil", "mean")
 """Ways to learn to read slides (:mod:`wsipipe.models.methods` says what they are)."""
 
 

@@ -84,6 +84,11 @@ class TrainStage(Stage[TrainSettings]):
         return stage
 
     def plan(self) -> Plan:
+        asked = [name for name in ("soft_targets", "shuffle_rna") if getattr(self.settings, name)]
+        if asked and not self.stores:
+            flag = asked[0].replace("_", "-")
+            what = f"--{flag} needs RNA, and there is none to teach"
+            raise UsageError(what, path=self.workspace, hint="run wsipipe genomics first")
         split = split_output(Manifest.of(self.splits), self.workspace)
         splits, slides_of = split.splits, split.slides_of
         features = upstream(Manifest.of(self.features), "extract", self.workspace).records
@@ -143,14 +148,13 @@ class TrainStage(Stage[TrainSettings]):
 
             partial = self.folder / "partial" / item.fingerprint.removeprefix("sha256:")[:16]
             teaching = Teaching.read(self.stores, self.settings.gene_list)
-            self._refuse_untaught(teaching)
             task = FoldTask(cohort, bags, facts.width, teaching, device, partial, tell)
             trained = train_fold(task, self.settings)
             path = self.folder / item.id
             write_bundle(
                 path, self._facts(task, trained, facts), trained.network, trained.rna.arrays if trained.rna else {}
             )
-        progress.advance(item.size - told.total())  # what early stopping saved
+        progress.advance(max(0, item.size - told.total()))  # what early stopping saved
         remove(partial)
         with suppress(OSError):  # other folds may still keep theirs
             partial.parent.rmdir()
@@ -166,15 +170,6 @@ class TrainStage(Stage[TrainSettings]):
                 "validation_patients": len(trained.validation),
             },
         )
-
-    def _refuse_untaught(self, teaching: Teaching | None) -> None:
-        asked = [name for name in ("soft_targets", "shuffle_rna") if getattr(self.settings, name)]
-        if asked and teaching is None:
-            raise UsageError(
-                f"--{asked[0].replace('_', '-')} needs RNA, and there is none to teach",
-                path=self.workspace,
-                hint="run wsipipe genomics first",
-            )
 
     @contextmanager
     def _curves(self, fold: str) -> Iterator[Callable[[Epoch], None]]:

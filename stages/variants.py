@@ -18,8 +18,13 @@ _CONTROLS: Final[dict[str, tuple[str, str, dict[str, Any]]]] = {
     "momkd-no-rna": ("MoMKD without omics", "the histology side alone", {"use_rna": False}),
     "momkd-shuffled-rna": ("MoMKD, RNA shuffled", "whose RNA it is cannot matter", {"shuffle_rna": True}),
     "momkd-fixed-memory": ("MoMKD, memory fixed", "slots stay where k-means put them", {"memory": "fixed"}),
+    "evidence-no-rna": (
+        "Evidence memory without omics",
+        "what pairing is worth",
+        {"method": "evidence", "use_rna": False},
+    ),
 }
-"""MoMKD with one part taken away: title, what it is, and the settings that make it so."""
+"""A method with one part taken away: title, what it is, and the settings that make it so."""
 SOFT: Final = "+soft"
 """What the name of a method with soft targets ends with."""
 
@@ -39,18 +44,19 @@ class Variant:
     @property
     def needs_rna(self) -> bool:
         """Whether it means something only where there is RNA."""
-        return self.settings is None or self.settings.soft_targets or self.settings.shuffle_rna
+        s = self.settings
+        return s is None or s.soft_targets or s.shuffle_rna or not s.use_rna
 
 
 def variants(asked: Sequence[str], base: TrainSettings, *, rna: bool) -> list[Variant]:
     """What is to be compared, MoMKD first.
 
     :param asked: names; empty for everything that means something.
-    :param base: settings that all share; its method and soft targets are set aside.
+    :param base: settings that all share; its method, soft targets and use of RNA are set aside.
     :param rna: whether there is any to teach.
     :raises UsageError: a name that is none, or that needs RNA where there is none.
     """
-    common = base.model_copy(update={"soft_targets": False, "shuffle_rna": False})
+    common = base.model_copy(update={"use_rna": True, "soft_targets": False, "shuffle_rna": False})
     known: dict[str, Variant] = {}
     plain = {name: (method.title, method.source, {"method": name}) for name, method in METHODS.items()}
     for name, (title, note, changes) in (plain | _CONTROLS).items():
