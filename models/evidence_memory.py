@@ -10,9 +10,9 @@ Whatever is to be judged is projected into the slots' space, and its evidence fo
 - slide: s_k = Σ_i a_i s_ik − γ s̄_k, log-odds Σ_k m_k s_k + b, γ fixed;
 - RNA, in training: z_k = (W_g dropout(g))·ĉ_k, log-odds Σ_k m_k z_k + b'.
 
-Loss: CE(slide, target) + ρ CE(RNA, target) + δ KL(softmax(z) ‖ softmax(s)), z's gradient stopped in the last: the slide
-must find the slots that its own patient's RNA finds, and RNA is not bent towards what slides show. A patient without RNA
-lacks the last two terms.
+Loss: CE(slide, target) + ρ CE(RNA, target) + δ KL(softmax(z) ‖ softmax(s)), z's gradient stopped in the last: a slide
+must find the slots that its own patient's RNA finds, and RNA is not bent towards what slides show. A patient without
+RNA lacks the last two terms.
 """
 
 from __future__ import annotations
@@ -41,7 +41,8 @@ class EvidenceMemoryConfig(NetworkConfig):
     shared: int = Field(default=64, gt=0)
     """S."""
     slots: int = Field(default=8, gt=1)
-    """K, of both classes."""
+    """K, of both classes: they start for positive and for negative in turn. Of an odd K one more is for positive, which
+    does no harm: weights are learnt, and directions drawn at random."""
     dropout: float = Field(default=0.25, ge=0, lt=1)
     omics_dropout: float = Field(default=0.5, ge=0, lt=1)
     """Of the expression itself."""
@@ -121,17 +122,14 @@ class EvidenceMemory(SlideNetwork):
         with _in_float32(projected):
             z = self.evidence(projected)
             omics = _two(z @ self.slot_weights + self.omics_bias)
-        terms = {
-            "task": task,
-            "omics": share * task_loss(omics, lesson.targets[lesson.measured]),
-            "distillation": share
-            * functional.kl_div(
-                readings.slots[lesson.measured].log_softmax(dim=1),
-                z.detach().log_softmax(dim=1),
-                reduction="batchmean",
-                log_target=True,
-            ),
-        }
+        apart = functional.kl_div(
+            readings.slots[lesson.measured].log_softmax(dim=1),
+            z.detach().log_softmax(dim=1),
+            reduction="batchmean",
+            log_target=True,
+        )
+        told = task_loss(omics, lesson.targets[lesson.measured])
+        terms = {"task": task, "omics": share * told, "distillation": share * apart}
         total = task + c.omics_weight * terms["omics"] + c.distillation_weight * terms["distillation"]
         return Losses(terms, total)
 
@@ -143,7 +141,7 @@ class EvidenceMemory(SlideNetwork):
 def neighbours_mean(t: Tensor, edges: Tensor) -> Tensor:
     """Mean of t over the targets of each tile's edges.
 
-    Sums have a fixed order, forward and backward, on every device.
+    Sums have a fixed order, forward and backward, on CPU and CUDA.
 
     :param t: (N).
     :param edges: (2, E) int64, sorted by source as :func:`.tile_graph.knn_edges` gives them; none misses a tile.

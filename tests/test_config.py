@@ -244,7 +244,7 @@ def test_settings_are_frozen_and_say_what_changes_results() -> None:
     with pytest.raises(ValueError, match="frozen"):
         config.tile.mpp = 1.0
     runtime = {"device", "batch_size", "threads", "workers", "timeout", "weights", "matrix", "mpp_override"}
-    runtime |= {"tile_timeout", "compile", "profile"}
+    runtime |= {"tile_timeout", "compile", "profile", "tensorboard"}
     runtime |= {
         "gene_list",
         "aliases",
