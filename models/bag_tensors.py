@@ -20,7 +20,7 @@ class BagTensors:
 
     :param slide_id: whose bag it is.
     :param features: (P, D) as stored, float16 or float32.
-    :param edges: (2, E) int32, from each tile to its neighbours.
+    :param edges: (2, E) int32, from each tile to its neighbours: sorted by source, no tile without.
     """
 
     slide_id: str
@@ -68,7 +68,7 @@ class BagBatch:
     """B slides of N tiles together, their graphs side by side (block-diagonal): no edge leads from one to another.
 
     :param x: (N, D) float32.
-    :param edges: (2, E) int64, source and target.
+    :param edges: (2, E) int64, source and target, sorted by source.
     :param sizes: tiles of each slide; they lie one slide after the other.
     """
 
