@@ -154,7 +154,8 @@ def show(results: Path, picture: Path | None) -> None:
             if name == reference:
                 continue
             gains = [paired(aucs.get((d, name), {}), aucs.get((d, reference), {})) for d in designs]
-            print(f"| {name} | " + " | ".join(f"{mean:+.1f} ± {half:.1f}" for mean, half, _ in gains) + " |")
+            cells = [f"{mean:+.1f} ± {half:.1f}" if number > 1 else "" for mean, half, number in gains]
+            print(f"| {name} | " + " | ".join(cells) + " |")
     print(f"\ncohorts: {', '.join(f'{d} {max(len(aucs[d, n]) for n in names if (d, n) in aucs)}' for d in designs)}")
     if picture is not None:
         draw(aucs, designs, names, picture)

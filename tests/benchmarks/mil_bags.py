@@ -1,6 +1,6 @@
 """How well our networks read real bags of other people's: Musk1 and UCSB breast cancer, against published figures.
 
-    python tests/benchmarks/mil_bags.py --repeats 5 --methods mean abmil clam transmil matching momkd
+    python tests/benchmarks/mil_bags.py --repeats 5 --methods mean abmil evidence
 
 Musk1: 92 molecules, each a bag of 2 to 40 shapes × 166 (Dietterich, Lathrop, Lozano-Pérez 1997). UCSB: 58 H&E images,
 benign or malignant, each a bag of 21 to 40 patches × 708 (Kandemir, Zhang, Hamprecht 2014). Nothing but bags and
@@ -33,6 +33,7 @@ from sklearn.model_selection import StratifiedKFold, train_test_split
 from wsipipe.models.abmil import ABMIL, ABMILConfig
 from wsipipe.models.bag_tensors import BagTensors, PatientBags
 from wsipipe.models.clam import CLAM, CLAMConfig
+from wsipipe.models.evidence_memory import EvidenceMemory, EvidenceMemoryConfig
 from wsipipe.models.fit import FitSettings, fit, patient_logits
 from wsipipe.models.matching import Matching, MatchingConfig
 from wsipipe.models.mean_pooling import MeanPooling, MeanPoolingConfig, fit_mean
@@ -63,6 +64,7 @@ METHODS: dict[str, Callable[[int], SlideNetwork]] = {
     "abmil": lambda width: ABMIL(ABMILConfig(in_features=width)),
     "clam": lambda width: CLAM(CLAMConfig(in_features=width)),
     "transmil": lambda width: TransMIL(TransMILConfig(in_features=width)),
+    "evidence": lambda width: EvidenceMemory(EvidenceMemoryConfig(in_features=width)),
     "matching": lambda width: Matching(MatchingConfig(in_features=width)),
     "momkd": lambda width: MoMKD(preset("standard", width, 0)),
 }
