@@ -127,7 +127,8 @@ class HistologyEncoder(nn.Module):
         graph = Graph.of(edge_index, len(x))
         h1 = self.dropout(functional.elu(self.norm1(self.graph1(x, graph)))) + self.residual1(x)
         # max(h1, h1 + d) = h1 + max(0, d), and above zero an ELU changes nothing: max(h1, h2) in fewer passes.
-        return h1 + self.dropout(functional.relu(self.norm2(self.graph2(h1, graph))))
+        h: Tensor = h1 + self.dropout(functional.relu(self.norm2(self.graph2(h1, graph))))
+        return h
 
 
 def _omics_layers(inputs: int, hidden: int, outputs: int, dropout: float) -> nn.Sequential:

@@ -7,7 +7,7 @@ gigabytes: keep it in its folder. The same report gives the same bytes.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import exp, isfinite, log
 from pathlib import PurePosixPath
@@ -253,7 +253,7 @@ def cautions(metrics: Metrics) -> tuple[str, ...]:
 def _learning_charts(fold: FoldSummary, losses: tuple[str, ...]) -> list[Markup]:
     """Losses, validation AUC and, where there are any, rank correlation and slot entropy, by epoch."""
 
-    def chart(what: str, *series: list[tuple[float, float | None]], share: bool = False) -> Markup:
+    def chart(what: str, *series: Sequence[tuple[float, float | None]], share: bool = False) -> Markup:
         return learning_chart(f"{what}, fold {fold.fold}", series, what, fold.best_epoch, share=share)
 
     charts = [
