@@ -75,9 +75,16 @@ def test_the_pictures_of_the_documentation_are_those_that_the_code_draws(tmp_pat
     command = [sys.executable, "-B", "-c", script]
     subprocess.run(command, cwd=folder, check=True, capture_output=True, env={**os.environ, "PYTHONPATH": str(folder)})
     drawn = {file.name for file in tmp_path.iterdir()}
-    assert drawn == {file.name for file in folder.iterdir() if file.suffix in (".jpg", ".png")}
-    text = (ROOT / "docs/tiling.md").read_text(encoding="utf-8")
-    assert all(f"pictures/{name}" in text for name in drawn)
+    assert drawn == _pictures_shown_in(ROOT / "docs/tiling.md")
+
+
+def test_every_picture_of_the_documentation_is_shown_in_it() -> None:
+    shown = {name for page in (ROOT / "docs").glob("*.md") for name in _pictures_shown_in(page)}
+    assert shown == {file.name for file in (ROOT / "docs/pictures").iterdir() if file.suffix in (".jpg", ".png")}
+
+
+def _pictures_shown_in(page: Path) -> set[str]:
+    return set(re.findall(r"!\[.*?\]\(pictures/(.+?)\)", page.read_text(encoding="utf-8")))
 
 
 def test_every_folder_of_the_workspace_stands_in_the_readme() -> None:
