@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from math import ceil, floor, isfinite, log10
-from typing import Final
+from typing import Final, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -70,12 +70,19 @@ def calibration_chart(bins: Sequence[CalibrationBin]) -> Markup:
 
 
 def learning_chart(
-    title: str, series: Sequence[Points], y_label: str, best_epoch: int, *, share: bool = False
+    title: str,
+    series: Sequence[Points],
+    y_label: str,
+    best_epoch: int,
+    *,
+    share: bool = False,
+    styles: Sequence[str] = (),
 ) -> Markup:
     """Values by epoch, a line a series, with a mark at the epoch that was kept. None and NaN interrupt a line.
 
     :param series: (epoch, value) points; at most eight series, coloured in their order.
     :param share: the values are shares, shown from 0 to 1.
+    :param styles: a class of each series, where its colour has a meaning.
     """
     drawn = [[(x, y) for x, y in points] for points in series]
     epochs = [x for points in drawn for x, _ in points] or [best_epoch]
@@ -88,7 +95,7 @@ def learning_chart(
     plot.y_axis(y_ticks, y_label)
     plot.line([(best_epoch, y_ticks[0]), (best_epoch, y_ticks[-1])], "best")
     for i, points in enumerate(drawn):
-        plot.line(points, f"series s{i % 8}")
+        plot.line(points, f"series {styles[i] if styles else f's{i % 8}'}")
     return plot.markup()
 
 
@@ -105,6 +112,17 @@ def slot_chart(shares: Sequence[float], name: str) -> Markup:
     return plot.markup()
 
 
+def roc_against(title: str, curve: Points, other: Points) -> Markup:
+    """A small ROC curve before another one, which may be empty."""
+    plot = Plot(title, 230, 224, (0, 1), (0, 1))
+    plot.x_axis((0, 0.5, 1), "1 − specificity")
+    plot.y_axis((0, 0.5, 1), "Sensitivity")
+    plot.line([(0, 0), (1, 1)], "chance")
+    plot.line(other, "fold")
+    plot.line(curve, "pooled")
+    return plot.markup()
+
+
 def place_chart(probability: float, spread: float | None, threshold: float, positive: bool) -> Markup:
     """One probability on a line from 0 to 1, small enough for a table cell: spread as a bar, threshold as a tick."""
     x = [6 + 108 * min(max(value, 0), 1) for value in (probability, threshold)]
@@ -117,6 +135,25 @@ def place_chart(probability: float, spread: float | None, threshold: float, posi
     return Markup('<svg class="place" width="120" height="18" viewBox="0 0 120 18" aria-hidden="true">{}</svg>').format(
         Markup("".join(parts))
     )
+
+
+@dataclass(frozen=True)
+class Scale:
+    """An axis across the rows of a table, or of a figure."""
+
+    ticks: tuple[float, ...]
+
+    @classmethod
+    def around(cls, values: Iterable[float | None], middle: float) -> Self:
+        """Holds all values that there are, and the middle."""
+        known = [value for value in values if value is not None and isfinite(value)]
+        return cls(tuple(nice_ticks(min(middle, *known, middle), max(middle, *known, middle + 0.1), 5)))
+
+    def at(self, value: float) -> str:
+        """Place of a value on it, in per cent of the width of a cell; beyond its ends, its end."""
+        low, high = self.ticks[0], self.ticks[-1]
+        share = min(max((value - low) / (high - low), 0), 1)
+        return f"{5 + 90 * share:.2f}%"
 
 
 def nice_ticks(low: float, high: float, about: int, *, whole: bool = False, inside: bool = False) -> list[float]:
@@ -135,6 +172,10 @@ def nice_ticks(low: float, high: float, about: int, *, whole: bool = False, insi
     # The margin keeps 0.6000000000000001 from asking for a further tick.
     start, stop = (ceil(first - 1e-9), floor(last + 1e-9)) if inside else (floor(first + 1e-9), ceil(last - 1e-9))
     return [round(i * step, 12) for i in range(start, stop + 1)]
+
+
+def _number(tick: float) -> str:
+    return f"{tick:g}".replace("-", "−")
 
 
 @dataclass
@@ -162,17 +203,17 @@ class Plot:
         for tick in ticks:
             x = self._x(tick)
             self._parts.append(f'<line class="grid" x1="{x:.1f}" x2="{x:.1f}" y1="{_TOP}" y2="{bottom}"/>')
-            self._text(x, bottom + 16, f"{tick:g}", "tick middle")
+            self._text(x, bottom + 16, _number(tick), "tick middle")
         self._text((_LEFT + self.width - _RIGHT) / 2, self.height - 8, label, "middle")
 
-    def y_axis(self, ticks: Iterable[float], label: str, show: Callable[[float], str] = "{:g}".format) -> None:
+    def y_axis(self, ticks: Iterable[float], label: str, show: Callable[[float], str] | None = None) -> None:
         """As :meth:`x_axis`, at the left; ``show`` makes a number's text."""
         for tick in ticks:
             y = self._y(tick)
             self._parts.append(
                 f'<line class="grid" x1="{_LEFT}" x2="{self.width - _RIGHT}" y1="{y:.1f}" y2="{y:.1f}"/>'
             )
-            self._text(_LEFT - 7, y + 4, show(tick), "tick end")
+            self._text(_LEFT - 7, y + 4, (show or _number)(tick), "tick end")
         middle = (_TOP + self.height - _BOTTOM) / 2
         self._parts.append(
             f'<text class="middle" transform="translate(13 {middle:.1f}) rotate(-90)">{escape(label)}</text>'

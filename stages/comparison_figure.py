@@ -1,7 +1,9 @@
-"""The forest plot of a comparison as a picture for papers and slides: AUC by method, and how it differs."""
+"""The comparison as a picture for papers and slides: AUC by method, and how it differs."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from itertools import groupby, pairwise
 from pathlib import Path
 from textwrap import wrap
 from typing import Final
@@ -9,6 +11,7 @@ from typing import Final
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 
 from .comparison_page import ComparedMethod, Comparison, auc_scale, difference_scale
 
@@ -16,7 +19,21 @@ _INK, _FAINT, _LINE, _BAND = "#1d2126", "#626a73", "#e2e3df", "#f1f1ed"
 _FONT: Final = "DejaVu Sans"  # comes with matplotlib, and is therefore the same everywhere
 _LETTERS: Final = 30  # in a line of a method's name
 _ROW, _AROUND = 0.3, 0.75  # inches
-_FURTHER_LINE: Final = 0.5  # what each further line of a name adds to a row, in rows
+_HEADING, _FURTHER_LINE, _SECOND = 1.1, 0.5, 0.3  # rows; what a further line of a name and a second method add
+_APART: Final = 0.19  # rows, of the two of a row from its middle
+
+
+@dataclass(frozen=True)
+class _Row:
+    """A heading, or one method with and without soft targets."""
+
+    name: str
+    methods: tuple[ComparedMethod, ...]
+
+    @property
+    def height(self) -> float:
+        lines = self.name.count("\n") * _FURTHER_LINE
+        return _HEADING if not self.methods else 1 + max(lines, _SECOND * (len(self.methods) - 1))
 
 
 def comparison_figure(comparison: Comparison, path: Path, *, dpi: int = 200) -> None:
@@ -29,21 +46,19 @@ def comparison_figure(comparison: Comparison, path: Path, *, dpi: int = 200) -> 
 def forest_plot(comparison: Comparison) -> Figure:
     """Left the AUC with its 95 % interval, right its difference from the reference with that interval.
 
-    Methods run from top to bottom in the order of the comparison; soft targets are hollow, the broken lines are the
-    reference, the solid one is chance.
+    Methods run from top to bottom in the groups and order of the page, in a row with and without soft targets. These
+    are hollow; the broken lines are the reference, the solid one is chance.
     """
-    methods = comparison.methods
-    names = ["\n".join(wrap(method.label, _LETTERS, break_long_words=True)) for method in methods]
-    heights = [1 + _FURTHER_LINE * name.count("\n") for name in names]
-    tops = [-sum(heights[:i]) for i in range(len(heights))]
-    places = [top - height / 2 for top, height in zip(tops, heights, strict=True)]
-    figure = Figure(figsize=(8.6, _AROUND + _ROW * sum(heights)), layout="constrained", facecolor="white")
+    rows = _rows(comparison)
+    tops = [-sum(row.height for row in rows[:i]) for i in range(len(rows) + 1)]
+    places = [(top + bottom) / 2 for top, bottom in pairwise(tops)]
+    figure = Figure(figsize=(8.6, _AROUND - _ROW * tops[-1]), layout="constrained", facecolor="white")
     left, right = figure.subplots(1, 2, sharey=True, gridspec_kw={"wspace": 0.08})
 
     for axes, scale in ((left, auc_scale(comparison)), (right, difference_scale(comparison))):
         axes.set_xticks(scale.ticks)
         axes.set_xlim(scale.ticks[0], scale.ticks[-1])
-        axes.set_ylim(-sum(heights), 0)
+        axes.set_ylim(tops[-1], 0)
         axes.tick_params(length=0, labelsize=8, labelfontfamily=_FONT, labelcolor=_FAINT)
         axes.spines[:].set_visible(False)
         axes.spines["bottom"].set(visible=True, color=_FAINT)
@@ -55,21 +70,40 @@ def forest_plot(comparison: Comparison) -> Figure:
     _label(left, "AUC, 95 % interval")
     _label(right, f"Difference from {comparison.reference_in_short}, 95 % interval")
 
-    for method, y, top, height in zip(methods, places, tops, heights, strict=True):
-        auc, against = method.metrics.auc, method.against_reference
-        if method.name == comparison.reference:
+    for row, middle, top in zip(rows, places, tops, strict=False):
+        if comparison.of_reference in row.methods:
             for axes in (left, right):
-                axes.axhspan(top - height, top, color=_BAND, linewidth=0, zorder=0)
-        _interval(left, method, y, auc.low, auc.value, auc.high)
-        if against is not None:
-            _interval(right, method, y, against.low, against.difference, against.high)
-    left.set_yticks(places, names)
-    for tick, method in zip(left.yaxis.get_major_ticks(), methods, strict=True):
-        tick.label1.set(
-            parse_math=False, color=_INK, fontsize=9, weight="bold" if method.name == comparison.reference else "normal"
-        )
+                axes.axhspan(top - row.height, top, color=_BAND, linewidth=0, zorder=0)
+        for method in row.methods:
+            away = 0 if len(row.methods) == 1 else -_APART if method.soft_targets else _APART
+            auc, against = method.metrics.auc, method.against_reference
+            _interval(left, method, middle + away, auc.low, auc.value, auc.high)
+            if against is not None:
+                _interval(right, method, middle + away, against.low, against.difference, against.high)
+    left.set_yticks(places, [row.name for row in rows])
+    for tick, row in zip(left.yaxis.get_major_ticks(), rows, strict=True):
+        weight = "bold" if comparison.of_reference in row.methods else "normal"
+        colour, size = (_INK, 9) if row.methods else (_FAINT, 8)
+        tick.label1.set(parse_math=False, color=colour, fontsize=size, weight=weight)
     right.tick_params(axis="y", labelleft=False)
+    if len({method.soft_targets for method in comparison.methods}) == 2:
+        marks = [_mark(name, soft) for name, soft in (("hard labels", False), ("soft targets", True))]
+        figure.legend(
+            handles=marks, loc="outside upper right", ncols=2, frameon=False, prop={"family": _FONT, "size": 8}
+        )
     return figure
+
+
+def _rows(comparison: Comparison) -> list[_Row]:
+    rows = []
+    for heading, methods in comparison.groups:
+        if len(comparison.groups) > 1:
+            rows.append(_Row(heading.split(":")[0], ()))
+        for _, of_one in groupby(methods, key=lambda method: method.stem):
+            both = tuple(of_one)
+            label = both[0].title if len(both) > 1 else both[0].label
+            rows.append(_Row("\n".join(wrap(label, _LETTERS, break_long_words=True)), both))
+    return rows
 
 
 def _interval(
@@ -78,9 +112,14 @@ def _interval(
     if low is not None and high is not None:
         axes.plot([low, high], [y, y], color=_INK, linewidth=1.4, solid_capstyle="butt")
     if value is not None:
-        axes.plot(
-            [value], [y], "o", ms=5, mec=_INK, mew=1.4, mfc="white" if method.soft_targets else _INK, clip_on=False
-        )
+        dot = _mark("", method.soft_targets)
+        dot.set(xdata=[value], ydata=[y], clip_on=False)
+        axes.add_line(dot)
+
+
+def _mark(name: str, soft_targets: bool) -> Line2D:
+    colour = "white" if soft_targets else _INK
+    return Line2D([], [], ls="", marker="o", ms=5, mec=_INK, mew=1.4, mfc=colour, label=name)
 
 
 def _rule(axes: Axes, at: float | None) -> None:

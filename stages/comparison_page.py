@@ -1,26 +1,28 @@
 """The page of a comparison: methods on the same patients and folds, beside each other and against one of them.
 
-One file without scripts that fetches nothing, as the page of a training run. Methods stay in the order in which they
-are given: sorting them by what they reached would make the luck of the day look like a ranking. The same comparison
-gives the same bytes.
+One file without scripts that fetches nothing, as the page of a training run. Methods come first, then those with a
+part taken away, then the ceiling; within these they stay in the order in which they are given, for sorting them by what
+they reached would make the luck of the day look like a ranking. Which of them leads, by how much, and whether chance
+may have done it, the page says in its first sentence. The same comparison gives the same bytes.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from math import isfinite
-from statistics import fmean, median, stdev
+from statistics import median
 from typing import Final
 
 from markupsafe import Markup
 
 from ..data.errors import UsageError
-from ..data.wording import some
+from ..models.methods import METHODS
 from ..models.metrics import Estimate, Metrics
 from ..models.paired_tests import PairedDifference, holm
-from .charts import Plot, nice_ticks
-from .report_page import FEW_PATIENTS, TEMPLATES, Facts, Question, cautions
+from .charts import Scale, roc_against
+from .page_numbers import TEMPLATES, figure, mean_and_deviation, p_value, signed
+from .report_page import FEW_PATIENTS, Facts, Question, cautions
+from .variants import CEILING, SOFT
 
 ALPHA: Final = 0.05
 """A difference with a smaller p-value, after correction, counts as one."""
@@ -37,6 +39,9 @@ FIGURES: Final = (
     "calibration_intercept",
 )
 """Fields of :class:`Metrics` with an interval, in the order of the table."""
+
+GROUPS: Final = ("Methods", "Controls: a method with one part taken away", "Ceiling: reads no slide")
+"""What the methods are grouped under, in this order."""
 
 _SHORT: Final = 24  # letters
 
@@ -68,19 +73,19 @@ class ComparedMethod:
         return f"{self.title} + soft targets" if self.soft_targets else self.title
 
     @property
-    def fold_mean(self) -> float | None:
-        """Mean AUC of the folds that have one."""
-        known = self._known_aucs()
-        return fmean(known) if known else None
+    def stem(self) -> str:
+        """The name that it shares with itself with or without soft targets."""
+        return self.name.removesuffix(SOFT)
 
     @property
-    def fold_sd(self) -> float | None:
-        """Standard deviation of the folds' AUC; None of fewer than two."""
-        known = self._known_aucs()
-        return stdev(known) if len(known) > 1 else None
+    def reads_slides(self) -> bool:
+        """All do but the ceiling."""
+        return self.name != CEILING
 
-    def _known_aucs(self) -> list[float]:
-        return [auc for auc in self.fold_aucs if auc is not None]
+    @property
+    def of_folds(self) -> tuple[float | None, float | None]:
+        """Mean and standard deviation of the AUC over the folds that have one."""
+        return mean_and_deviation(self.fold_aucs)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -120,6 +125,20 @@ class Comparison:
         """All but the reference."""
         return tuple(method for method in self.methods if method.name != self.reference)
 
+    @property
+    def groups(self) -> tuple[tuple[str, tuple[ComparedMethod, ...]], ...]:
+        """Those of :data:`GROUPS` that there are, with their methods; soft targets stand below hard labels."""
+        stems = list(dict.fromkeys(method.stem for method in self.methods))
+        ordered = sorted(self.methods, key=lambda method: (stems.index(method.stem), method.soft_targets))
+
+        def heading(method: ComparedMethod) -> str:
+            if not method.reads_slides:
+                return GROUPS[2]
+            return GROUPS[method.stem not in METHODS and method.name != self.reference]
+
+        groups = ((name, tuple(method for method in ordered if heading(method) == name)) for name in GROUPS)
+        return tuple((name, methods) for name, methods in groups if methods)
+
     def corrected(self) -> dict[str, float | None]:
         """Name of each other method → its p-value after Holm's correction for all of them; None where undefined."""
         p_values = [m.against_reference.p_value if m.against_reference else None for m in self.others]
@@ -140,19 +159,17 @@ class Comparison:
 
 def comparison_page(comparison: Comparison) -> str:
     """The comparison as HTML."""
-    reference, methods = comparison.of_reference, comparison.methods
+    reference = comparison.of_reference
     return TEMPLATES.get_template("comparison.html").render(
         comparison=comparison,
         reference=reference,
+        verdict=verdict(comparison),
         cautions=comparison_cautions(comparison),
         corrected=comparison.corrected(),
         aucs=auc_scale(comparison),
         differences=difference_scale(comparison),
-        rocs=[(method, _roc(method, reference)) for method in methods if method.roc],
-        folds=max(len(method.fold_aucs) for method in methods),
-        signed=_signed,
-        p_value=_p_value,
-        duration=_duration,
+        rocs=_rocs(comparison),
+        folds=max(len(method.fold_aucs) for method in comparison.methods),
     )
 
 
@@ -173,7 +190,7 @@ def comparison_table(comparison: Comparison) -> list[dict[str, str | int | float
         for name in FIGURES:
             estimate: Estimate = getattr(method.metrics, name)
             row |= {name: estimate.value, f"{name}_low": estimate.low, f"{name}_high": estimate.high}
-        row |= {"auc_fold_mean": method.fold_mean, "auc_fold_sd": method.fold_sd}
+        row |= dict(zip(("auc_fold_mean", "auc_fold_sd"), method.of_folds, strict=True))
         row |= {f"auc_fold_{i}": dict(enumerate(method.fold_aucs)).get(i) for i in range(folds)}
         against = method.against_reference
         row |= {
@@ -190,6 +207,57 @@ def comparison_table(comparison: Comparison) -> list[dict[str, str | int | float
     return rows
 
 
+def verdict(comparison: Comparison) -> tuple[str, ...]:
+    """Which method leads, by how much, and whether chance may have done it: sentences, the first says most."""
+    reference = comparison.of_reference
+    if reference.metrics.auc.value is None:
+        return ("Nothing can be compared.",)
+    if not comparison.others:
+        return ("There is nothing to compare it with.",)
+    said = []
+    known = [(m.metrics.auc.value, m) for m in comparison.methods if m.reads_slides and m.metrics.auc.value is not None]
+    best, leader = max(known, key=lambda pair: pair[0])
+    leaders = [method for auc, method in known if auc == best]
+    if len(leaders) > 1:
+        said.append(f"{_named(leaders)} share the highest AUC, {figure(best)}.")
+    elif leader is not reference:
+        said.append(f"{leader.label} has the highest AUC, {figure(best)}. {_held_against(comparison, leader)}")
+    elif runners_up := [pair for pair in known if pair[1] is not leader]:
+        second = max(runners_up, key=lambda pair: pair[0])[1]
+        lead = f"{leader.label} has the highest AUC, {figure(best)}, before {second.label}."
+        said.append(f"{lead} {_held_against(comparison, second)}")
+    if others := [method for method in comparison.others if method.reads_slides]:
+        better, worse = ([m for m in comparison.told_apart(side) if m.reads_slides] for side in (1, -1))
+        if better:
+            said.append(f"Better than {reference.label} by more than chance: {_named(better)}.")
+        if worse:
+            said.append(f"Worse than {reference.label} by more than chance: {_named(worse)}.")
+        rest = len(others) - len(better) - len(worse)
+        if rest == len(others):
+            said.append(f"No method that reads slides differs from {reference.label} by more than chance may make.")
+        elif rest:
+            said.append(f"{rest} of the {len(others)} others cannot be told from {reference.label}.")
+    for method in comparison.others:
+        if not method.reads_slides and method.metrics.auc.value is not None:
+            said.append(f"{method.label}, which reads no slide, reaches {figure(method.metrics.auc.value)}.")
+            said.append(_held_against(comparison, method))
+    return tuple(said)
+
+
+def _held_against(comparison: Comparison, method: ComparedMethod) -> str:
+    """How far a method is from the reference, and whether chance may have made it so: a sentence."""
+    reference, against, p = comparison.of_reference.label, method.against_reference, comparison.corrected()[method.name]
+    if against is None:
+        return f"It cannot be held against {reference}."
+    by = f"That is {figure(abs(against.difference))} {'below' if against.difference < 0 else 'above'} {reference}"
+    if against.low is None or against.high is None or p is None:
+        return f"{by}; whether by chance, these patients cannot say."
+    chance = "chance alone would hardly make that" if p < ALPHA else "chance alone may make that"
+    said = f"p {'' if p < 0.001 else '= '}{p_value(p)}".replace(" ", "\N{NO-BREAK SPACE}")
+    corrected = " after Holm" if len(comparison.others) > 1 else ""
+    return f"{by} (95 % interval {signed(against.low)} to {signed(against.high)}): {chance} ({said}{corrected})."
+
+
 def comparison_cautions(comparison: Comparison) -> tuple[str, ...]:
     """What keeps a reader from believing these differences more than the patients allow, worst first."""
     reference, others = comparison.of_reference, comparison.others
@@ -197,10 +265,10 @@ def comparison_cautions(comparison: Comparison) -> tuple[str, ...]:
     if metrics.auc.value is None:
         return cautions(metrics)
     said = []
-    if chance := [m.label for m in comparison.methods if _holds_a_half(m.metrics.auc)]:
+    if chance := [m for m in comparison.methods if _holds_a_half(m.metrics.auc)]:
         one = len(chance) == 1
         said.append(
-            f"The AUC {'interval' if one else 'intervals'} of {some(chance)} {'holds' if one else 'hold'} 0.5: "
+            f"The AUC {'interval' if one else 'intervals'} of {_named(chance)} {'holds' if one else 'hold'} 0.5: "
             f"these patients do not show that {'it does' if one else 'they do'} better than chance."
         )
     fewest = min(metrics.n_positive, metrics.n_negative)
@@ -232,73 +300,38 @@ def comparison_cautions(comparison: Comparison) -> tuple[str, ...]:
     return tuple(said)
 
 
-@dataclass(frozen=True)
-class Scale:
-    """An axis across the rows of a table, or of a figure."""
-
-    ticks: tuple[float, ...]
-
-    def at(self, value: float) -> str:
-        """Place of a value on it, in per cent of the width of a cell; beyond its ends, its end."""
-        low, high = self.ticks[0], self.ticks[-1]
-        share = min(max((value - low) / (high - low), 0), 1)
-        return f"{5 + 90 * share:.2f}%"
-
-
 def auc_scale(comparison: Comparison) -> Scale:
     """Holds all AUCs with their intervals, and 0.5."""
     aucs = [method.metrics.auc for method in comparison.methods]
-    return _scale((limit for auc in aucs for limit in (auc.low, auc.value, auc.high)), 0.5)
+    return Scale.around((limit for auc in aucs for limit in (auc.low, auc.value, auc.high)), 0.5)
 
 
 def difference_scale(comparison: Comparison) -> Scale:
     """Holds all differences with their intervals, and 0."""
     differences = [d for _, d in _differences(comparison.others)]
-    return _scale((limit for d in differences for limit in (d.low, d.difference, d.high)), 0)
-
-
-def _scale(values: Iterable[float | None], middle: float) -> Scale:
-    known = [value for value in values if value is not None and isfinite(value)]
-    return Scale(tuple(nice_ticks(min(middle, *known, middle), max(middle, *known, middle + 0.1), 5)))
+    return Scale.around((limit for d in differences for limit in (d.low, d.difference, d.high)), 0)
 
 
 def _differences(methods: Iterable[ComparedMethod]) -> list[tuple[ComparedMethod, PairedDifference]]:
     return [(method, method.against_reference) for method in methods if method.against_reference is not None]
 
 
+def _rocs(comparison: Comparison) -> list[tuple[ComparedMethod, Markup]]:
+    """Each method with its ROC curve before that of the reference."""
+    behind = {method.name: comparison.of_reference.roc for method in comparison.others}
+    return [
+        (method, roc_against(f"ROC curve, {method.label}", method.roc, behind.get(method.name, ())))
+        for _, methods in comparison.groups
+        for method in methods
+        if method.roc
+    ]
+
+
+def _named(methods: Sequence[ComparedMethod], most: int = 5) -> str:
+    """Their names, which may have a comma in them."""
+    further = f" and {len(methods) - most} more" if len(methods) > most else ""
+    return "; ".join(method.label for method in methods[:most]) + further
+
+
 def _holds_a_half(auc: Estimate) -> bool:
     return auc.low is not None and auc.high is not None and auc.low <= 0.5 <= auc.high
-
-
-def _roc(method: ComparedMethod, reference: ComparedMethod) -> Markup:
-    plot = Plot(f"ROC curve, {method.label}", 230, 224, (0, 1), (0, 1))
-    plot.x_axis((0, 0.5, 1), "1 − specificity")
-    plot.y_axis((0, 0.5, 1), "Sensitivity")
-    plot.line([(0, 0), (1, 1)], "chance")
-    if method is not reference:
-        plot.line(reference.roc, "fold")
-    plot.line(method.roc, "pooled")
-    return plot.markup()
-
-
-def _signed(value: float | None, plus: str = "+") -> str:
-    """A number that may be negative as text, with a true minus sign."""
-    if value is None:
-        return "–"
-    text = f"{abs(value):.2f}"
-    return text if float(text) == 0 else ("−" if value < 0 else plus) + text
-
-
-def _p_value(value: float | None) -> str:
-    if value is None:
-        return "–"
-    return "< 0.001" if value < 0.001 else f"{value:.3f}" if value < 0.1 else f"{value:.2f}"
-
-
-def _duration(seconds: float | None) -> str:
-    if seconds is None:
-        return "–"
-    if seconds < 60:
-        return f"{seconds:.3g} s"
-    minutes = round(seconds / 60)
-    return f"{minutes} min" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"

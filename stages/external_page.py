@@ -7,13 +7,14 @@ threshold holds: both are carried over from where the model was trained, and bre
 from __future__ import annotations
 
 from dataclasses import dataclass
-from statistics import fmean, stdev
+from statistics import fmean
 
 from ..data.errors import UsageError
-from ..models.metrics import Estimate, Metrics, calibration_bins, roc_points, wilson_interval
-from .charts import calibration_chart, place_chart, probability_chart, roc_chart
+from ..models.metrics import Estimate, Metrics, wilson_interval
+from .charts import place_chart
 from .external_cohort import SAME_IDS
-from .report_page import TEMPLATES, Accounting, Facts, Question, cautions
+from .page_numbers import TEMPLATES, mean_and_deviation
+from .report_page import Accounting, Facts, Question, cautions, performance_charts
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,19 +86,16 @@ def external_page(report: ExternalReport) -> str:
     """The page as HTML: one file that needs no other."""
     labels = [patient.positive for patient in report.patients]
     probabilities = [patient.probability for patient in report.patients]
-    aucs = [fold.metrics.auc.value for fold in report.folds if fold.metrics.auc.value is not None]
     share, low, high = report.share_positive
     return TEMPLATES.get_template("external.html").render(
         report=report,
         metrics=report.metrics,
         question=report.question,
         cautions=external_cautions(report),
-        roc=roc_chart(roc_points(labels, probabilities), []),
-        distribution=probability_chart(labels, probabilities),
-        calibration=calibration_chart(calibration_bins(labels, probabilities)),
+        charts=performance_charts(labels, probabilities, ()),
         share=Estimate(value=share, low=low, high=high),
         calibrated=calibration_in_words(report),
-        fold_aucs=(fmean(aucs) if aucs else None, stdev(aucs) if len(aucs) > 1 else None),
+        fold_aucs=mean_and_deviation([fold.metrics.auc.value for fold in report.folds]),
         thresholds=sorted({patient.threshold for patient in report.patients}),
         patients=sorted(report.patients, key=lambda patient: (-patient.probability, patient.patient)),
         place=place_chart,

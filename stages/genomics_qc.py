@@ -18,7 +18,7 @@ from markupsafe import Markup
 
 from .charts import Plot, nice_ticks
 from .genomics_checks import FAR, FEMALE_Y, FEWEST, MALE_Y, SAME, Checks, PatientCheck, check_expression, gene
-from .report_page import TEMPLATES
+from .page_numbers import TEMPLATES
 
 Floats = npt.NDArray[np.float64]
 
@@ -57,7 +57,7 @@ def render_genomics_qc(
         histograms=_histograms(checks, missing),
         pca=_pca_chart(checks, colours),
         legend=_legend(checks, colours),
-        markers=[(symbol, *_marker(expression, symbol)) for symbol in MARKERS],
+        markers=[_marker(expression, symbol) for symbol in MARKERS],
         sex=_sex_chart(checks, gene(expression, "XIST"), zscore),
         male_y=MALE_Y,
         female_y=FEMALE_Y,
@@ -90,16 +90,19 @@ def _histograms(checks: Checks, missing: Sequence[int]) -> list[tuple[str, Marku
     return charts
 
 
-def _marker(expression: anndata.AnnData, symbol: str) -> tuple[Markup | None, int]:
-    """A gene's chart, and how many patients lie beyond it: six robust standard deviations, in the outermost bars."""
+def _marker(expression: anndata.AnnData, symbol: str) -> tuple[tuple[str, int], Markup | None]:
+    """A gene, how many patients lie beyond its chart, and the chart.
+
+    It ends at six robust standard deviations; who lies beyond is in its outermost bars.
+    """
     values = gene(expression, symbol)
     if values is None or not np.isfinite(values).any():
-        return None, 0
+        return (symbol, 0), None
     values = values[np.isfinite(values)]
     middle = np.median(values)
     reach = 6 * 1.4826 * np.median(np.abs(values - middle)) or np.inf
     cut = np.clip(values, middle - reach, middle + reach)
-    return _histogram(symbol, cut, str(expression.uns["unit"])), int((cut != values).sum())
+    return (symbol, int((cut != values).sum())), _histogram(symbol, cut, str(expression.uns["unit"]))
 
 
 def _histogram(title: str, values: Floats, label: str) -> Markup:
@@ -141,8 +144,8 @@ def _pca_chart(checks: Checks, colours: dict[str, int]) -> Markup | None:
         return None
     ranges = [nice_ticks(float(side.min()), float(side.max()), 5) for side in points.T]
     plot = Plot("Principal components", 560, 420, _ends(ranges[0]), _ends(ranges[1]))
-    plot.x_axis(ranges[0], f"First component, {checks.pc_share[0]:.0%} of the variance")
-    plot.y_axis(ranges[1], f"Second component, {checks.pc_share[1]:.0%}")
+    plot.x_axis(ranges[0], f"First component, {100 * checks.pc_share[0]:.0f} % of the variance")
+    plot.y_axis(ranges[1], f"Second component, {100 * checks.pc_share[1]:.0f} %")
     for patient in checks.patients:
         colour = colours.get(patient.batch or "", 0 if colours else 1)
         said = patient.patient + (f", {patient.batch}" if patient.batch else "")

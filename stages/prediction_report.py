@@ -88,15 +88,12 @@ class PredictionReportStage(Stage[SummarySettings]):
         for output in outputs.values():
             by_patient.setdefault(output.patient_id, []).append(output)
         first = bundles[0]
+        question = first.question
         return PredictionReport(
             name=self.folder.name,
             model=self.task.model.name,
             backbone=first.recipe.backbone,
-            question=Question(
-                label_column=first.question.label_column,
-                positive=", ".join(first.question.positive),
-                negative=", ".join(first.question.negative),
-            ),
+            question=Question.of(question.label_column, question.positive, question.negative),
             n_folds=len(bundles),
             patients=tuple(
                 PatientPrediction(patient=patient, n_slides=len(slides), **_combined(slides))

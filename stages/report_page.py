@@ -9,18 +9,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from math import exp, isfinite, log
+from math import exp, log
 from pathlib import PurePosixPath
-from statistics import fmean, stdev
-from typing import Final
+from typing import Final, Self
 from urllib.parse import quote
 
 from markupsafe import Markup
 
 from ..data.errors import UsageError
-from ..models.metrics import Estimate, Metrics, calibration_bins, roc_points
-from .charts import calibration_chart, learning_chart, place_chart, probability_chart, roc_chart, slot_chart
-from .page_templates import page_templates
+from ..models.metrics import Metrics, calibration_bins, roc_points
+from .charts import Floats, calibration_chart, learning_chart, place_chart, probability_chart, roc_chart, slot_chart
+from .page_numbers import TEMPLATES, figure, mean_and_deviation
 
 Facts = tuple[tuple[str, str], ...]
 """Names and values, in the order in which they are shown."""
@@ -38,6 +37,11 @@ class Question:
     label_column: str
     positive: str
     negative: str
+
+    @classmethod
+    def of(cls, label_column: str, positive: Sequence[str], negative: Sequence[str]) -> Self:
+        """With all values of either side in a line."""
+        return cls(label_column=label_column, positive=", ".join(positive), negative=", ".join(negative))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -203,14 +207,12 @@ def training_page(report: TrainingReport) -> str:
         metrics=report.metrics,
         question=report.question,
         cautions=cautions(report.metrics),
-        roc=roc_chart(roc_points(labels, probabilities), curves),
-        distribution=probability_chart(labels, probabilities),
-        calibration=calibration_chart(calibration_bins(labels, probabilities)),
+        charts=performance_charts(labels, probabilities, curves),
         losses=losses,
         learning=[(fold, _learning_charts(fold, losses)) for fold in report.folds],
         slots=[(use, slot_chart(use.shares, "positive" if use.positive else "negative")) for use in report.slots],
-        test_aucs=_mean_and_spread([fold.test_auc for fold in report.folds]),
-        validation_aucs=_mean_and_spread([fold.validation_auc for fold in report.folds]),
+        test_aucs=mean_and_deviation([fold.test_auc for fold in report.folds]),
+        validation_aucs=mean_and_deviation([fold.validation_auc for fold in report.folds]),
         oof=sorted(report.oof, key=lambda patient: (-patient.probability, patient.patient)),
     )
 
@@ -225,6 +227,20 @@ def prediction_page(report: PredictionReport) -> str:
     )
 
 
+def performance_charts(
+    labels: Sequence[bool], probabilities: Sequence[float], folds: Sequence[Floats]
+) -> dict[str, Markup]:
+    """How patients were told apart, and whether probabilities come true.
+
+    :param folds: each fold's ROC curve, to be drawn behind that of all patients.
+    """
+    return {
+        "roc": roc_chart(roc_points(labels, probabilities), folds),
+        "distribution": probability_chart(labels, probabilities),
+        "calibration": calibration_chart(calibration_bins(labels, probabilities)),
+    }
+
+
 def cautions(metrics: Metrics) -> tuple[str, ...]:
     """What keeps a reader from believing the AUC more than its patients allow, worst first."""
     auc, fewest = metrics.auc, min(metrics.n_positive, metrics.n_negative)
@@ -235,26 +251,26 @@ def cautions(metrics: Metrics) -> tuple[str, ...]:
         said.append("A class of one patient gives no interval.")
     elif auc.low <= 0.5 <= auc.high:
         said.append(
-            f"The interval holds 0.5 ({_figure(auc.low)} to {_figure(auc.high)}): "
+            f"The interval holds 0.5 ({figure(auc.low)} to {figure(auc.high)}): "
             "these patients do not show that the model does better than chance."
         )
     elif auc.high < 0.5:
         said.append("The whole interval lies below 0.5: look for swapped labels or a leak before anything else.")
     if auc.low is not None and auc.high is not None and auc.high - auc.low > WIDE_INTERVAL:
-        said.append(
-            f"The interval is {_figure(auc.high - auc.low)} wide: another cohort may well give another picture."
-        )
+        said.append(f"The interval is {figure(auc.high - auc.low)} wide: another cohort may well give another picture.")
     if fewest < FEW_PATIENTS:
         few = f"Only {fewest} patient{'s' if fewest != 1 else ''} in the smaller class"
         said.append(f"{few}: with fewer than {FEW_PATIENTS}, even the interval is a rough guide.")
     return tuple(said)
 
 
-def _learning_charts(fold: FoldSummary, losses: tuple[str, ...]) -> list[Markup]:
+def _learning_charts(fold: FoldSummary, losses: tuple[str, ...]) -> Markup:
     """Losses, validation AUC and, where there are any, rank correlation and slot entropy, by epoch."""
 
-    def chart(what: str, *series: Sequence[tuple[float, float | None]], share: bool = False) -> Markup:
-        return learning_chart(f"{what}, fold {fold.fold}", series, what, fold.best_epoch, share=share)
+    def chart(
+        what: str, *series: Sequence[tuple[float, float | None]], share: bool = False, styles: Sequence[str] = ()
+    ) -> Markup:
+        return learning_chart(f"{what}, fold {fold.fold}", series, what, fold.best_epoch, share=share, styles=styles)
 
     charts = [
         chart("Training loss", *([(row.epoch, row.losses.get(name)) for row in fold.history] for name in losses)),
@@ -264,28 +280,8 @@ def _learning_charts(fold: FoldSummary, losses: tuple[str, ...]) -> list[Markup]
         charts.append(chart("Rank correlation", [(row.epoch, row.validation_rank) for row in fold.history]))
     if any(row.slot_entropy for row in fold.history):
         classes = ([(row.epoch, dict(enumerate(row.slot_entropy)).get(i)) for row in fold.history] for i in (0, 1))
-        charts.append(chart("Slot entropy (nats)", *classes))
-    return charts
-
-
-def _mean_and_spread(values: list[float | None]) -> tuple[float | None, float | None]:
-    known = [value for value in values if value is not None]
-    return (fmean(known) if known else None), (stdev(known) if len(known) > 1 else None)
-
-
-def _figure(value: float | None, digits: int = 2) -> str:
-    """A number as text; a dash where there is none."""
-    if value is None:
-        return "–"
-    if not isfinite(value):
-        return "not a number"
-    if 1 - 0.5 * 10**-digits <= value < 1:  # nearly perfect must not read as perfect
-        return _figure(value, digits + 1) if digits < 4 else "> 0.9999"
-    return f"{value:.{digits}f}"
-
-
-def _interval(estimate: Estimate) -> str:
-    return "–" if estimate.low is None else f"{_figure(estimate.low)} – {_figure(estimate.high)}"
+        charts.append(chart("Slot entropy (nats)", *classes, styles=("negative", "positive")))
+    return Markup("\n").join(charts)
 
 
 def _link(path: str) -> str:
@@ -294,6 +290,3 @@ def _link(path: str) -> str:
     if pure.is_absolute() or ".." in pure.parts or not path:
         raise UsageError(f"{path!r} does not lie beside the page", hint="give the path relative to the page's folder")
     return "./" + quote(str(pure))
-
-
-TEMPLATES: Final = page_templates(figure=_figure, interval=_interval)

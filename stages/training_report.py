@@ -82,11 +82,7 @@ def _report(
     test_auc = {fold["fold"]: fold["auc"]["value"] for fold in metrics["folds"]}
     return TrainingReport(
         run=folder.name,
-        question=Question(
-            label_column=question.label_column,
-            positive=", ".join(question.positive),
-            negative=", ".join(question.negative),
-        ),
+        question=Question.of(question.label_column, question.positive, question.negative),
         accounting=Accounting(
             in_table=len(patients),
             used=sum(patient.used for patient in patients),

@@ -15,21 +15,27 @@ from PIL import Image
 from scipy.special import expit
 from test_report_page import HOSTILE, Page, rows_after
 from wsipipe.data.errors import UsageError
-from wsipipe.models.metrics import binary_metrics, roc_points
+from wsipipe.models.methods import METHODS
+from wsipipe.models.metrics import Estimate, binary_metrics, roc_points
 from wsipipe.models.paired_tests import PairedDifference, delong
 from wsipipe.stages.comparison_figure import comparison_figure, forest_plot
 from wsipipe.stages.comparison_page import (
     FIGURES,
+    GROUPS,
     ComparedMethod,
     Comparison,
     comparison_cautions,
     comparison_page,
     comparison_table,
+    verdict,
 )
+from wsipipe.stages.page_numbers import figure
 from wsipipe.stages.report_page import Question
-from wsipipe.stages.report_page import _figure as figure
+from wsipipe.stages.settings import TrainSettings
+from wsipipe.stages.variants import variants
 
 FOLDS: Final = 5
+REDUCED: Final = {"momkd-no-rna", "momkd-shuffled-rna", "momkd-fixed-memory", "evidence-no-rna"}
 GAINS: Final = {
     "momkd": ("MoMKD", 1.0),
     "momkd+soft": ("MoMKD", 1.5),
@@ -92,10 +98,11 @@ def test_the_page_shows_every_number() -> None:
     text = Page(page).text
     forest = rows_after(page.replace(' class="reference"', ""), "<h2>AUC, out of fold</h2>")
     figures = rows_after(page.replace(' class="reference"', ""), "<h2>All figures, out of fold</h2>")
-    about = rows_after(page, "<h2>Methods</h2>")
+    about = rows_after(page.replace(' class="reference"', ""), "<h2>Methods</h2>")
     corrected = comparison.corrected()
-    assert len(forest) == len(figures) == len(about) == len(comparison.methods)
-    for method, row, figure_row, about_row in zip(comparison.methods, forest, figures, about, strict=True):
+    shown = [method for _, methods in comparison.groups for method in methods]
+    assert len(forest) == len(figures) == len(about) == len(shown) == len(comparison.methods)
+    for method, row, figure_row, about_row in zip(shown, forest, figures, about, strict=True):
         assert row[0].startswith(method.title)
         assert ("soft targets" in row[0]) is method.soft_targets
         assert ("reference" in row[0]) is (method.name == "momkd")
@@ -119,7 +126,7 @@ def test_the_page_shows_every_number() -> None:
             assert cell == f"{figure(estimate.value)}{figure(estimate.low)} – {figure(estimate.high)}"
         slope = method.metrics.calibration_slope
         assert slope.value is not None
-        assert figure_row[9].startswith(signed(slope.value).lstrip("+"))
+        assert figure_row[9].startswith(figure(slope.value))
         assert about_row[1:4] == [method.name, method.note, str(method.metrics.n_patients)]
         assert about_row[4] == " · ".join(f"{auc:.2f}" for auc in method.fold_aucs)
         assert about_row[5] == "1 min"
@@ -155,7 +162,10 @@ def test_what_is_called_better_is_so_after_correction() -> None:
     text = Page(comparison_page(comparison)).text
     assert [method.name for method in comparison.told_apart(1)] == ["momkd+soft", "omics"]
     assert [method.name for method in comparison.told_apart(-1)] == ["transmil"]
-    assert "Better: MoMKD + soft targets, RNA alone. Worse: TransMIL. 2 of 5 cannot be told from MoMKD." in text
+    assert (
+        "Better than MoMKD by more than chance: MoMKD + soft targets. Worse than MoMKD by more than chance: TransMIL. "
+        "2 of the 4 others cannot be told from MoMKD. RNA alone, which reads no slide, reaches" in text
+    )
 
     uncertain = PairedDifference(difference=0.1, low=0.01, high=0.19, p_value=0.03, n_positive=40, n_negative=80)
     methods = tuple(
@@ -164,12 +174,86 @@ def test_what_is_called_better_is_so_after_correction() -> None:
     )
     unclear = replace(comparison, methods=methods)
     assert unclear.told_apart(1) == (), "five tests at 0.03 are one at 0.15"
-    assert "None of the 5 others can be told from MoMKD." in Page(comparison_page(unclear)).text
+    text = Page(comparison_page(unclear)).text
+    assert "No method that reads slides differs from MoMKD by more than chance may make." in text
+    assert "cannot be told" not in text
     alone = replace(comparison, methods=methods[:2])
     assert [method.name for method in alone.told_apart(1)] == ["momkd+soft"]
     text = Page(comparison_page(alone)).text
-    assert "Better: MoMKD + soft targets." in text
+    assert "Better than MoMKD by more than chance: MoMKD + soft targets." in text
     assert "Holm" not in text, "one test needs no correction"
+
+
+def held(method: ComparedMethod, auc: float, against: tuple[float, float, float, float] | None) -> ComparedMethod:
+    """The method with this AUC, and this difference, interval and p-value."""
+    metrics = method.metrics.model_copy(update={"auc": Estimate(value=auc, low=auc - 0.1, high=auc + 0.1)})
+    paired = against and PairedDifference(
+        difference=against[0], low=against[1], high=against[2], p_value=against[3], n_positive=40, n_negative=80
+    )
+    return replace(method, metrics=metrics, against_reference=paired)
+
+
+def test_the_first_sentence_says_who_leads_by_how_much_and_whether_it_is_chance() -> None:
+    comparison = compared(("momkd", "abmil", "transmil", "omics"))
+    momkd, abmil, transmil, omics = comparison.methods
+
+    def said(*methods: ComparedMethod) -> tuple[str, ...]:
+        return tuple(line.replace("\N{NO-BREAK SPACE}", " ") for line in verdict(replace(comparison, methods=methods)))
+
+    reference = held(momkd, 0.7, None)
+    level = held(transmil, 0.69, (-0.01, -0.06, 0.04, 0.7))
+    ceiling = held(omics, 0.95, (0.25, 0.18, 0.32, 1e-9))
+    assert said(reference, held(abmil, 0.8, (0.1, 0.05, 0.15, 0.0001)), level, ceiling) == (
+        "ABMIL has the highest AUC, 0.80. That is 0.10 above MoMKD (95 % interval +0.05 to +0.15): "
+        "chance alone would hardly make that (p < 0.001 after Holm).",
+        "Better than MoMKD by more than chance: ABMIL.",
+        "1 of the 2 others cannot be told from MoMKD.",
+        "RNA alone, which reads no slide, reaches 0.95.",
+        "That is 0.25 above MoMKD (95 % interval +0.18 to +0.32): "
+        "chance alone would hardly make that (p < 0.001 after Holm).",
+    ), "the ceiling is not among the methods that may lead"
+    assert said(reference, held(abmil, 0.74, (0.04, 0.001, 0.079, 0.04)), level) == (
+        "ABMIL has the highest AUC, 0.74. That is 0.04 above MoMKD (95 % interval 0.00 to +0.08): "
+        "chance alone may make that (p = 0.080 after Holm).",
+        "No method that reads slides differs from MoMKD by more than chance may make.",
+    ), "0.04 by itself, twice that of two"
+    assert said(reference, level, held(abmil, 0.5, (-0.2, -0.3, -0.1, 0.0001))) == (
+        "MoMKD has the highest AUC, 0.70, before TransMIL. That is 0.01 below MoMKD "
+        "(95 % interval −0.06 to +0.04): chance alone may make that (p = 0.70 after Holm).",
+        "Worse than MoMKD by more than chance: ABMIL.",
+        "1 of the 2 others cannot be told from MoMKD.",
+    )
+    assert said(reference, held(abmil, 0.7, (0.0, -0.1, 0.1, 1.0)))[0] == "MoMKD; ABMIL share the highest AUC, 0.70."
+    assert said(reference, ceiling)[0] == "RNA alone, which reads no slide, reaches 0.95."
+    nowhere = replace(held(abmil, 0.8, None), against_reference=None)
+    assert said(reference, nowhere)[0] == "ABMIL has the highest AUC, 0.80. It cannot be held against MoMKD."
+
+
+def test_all_variants_are_grouped_with_soft_targets_beside_hard_labels(tmp_path: Path) -> None:
+    known = variants((), TrainSettings(), rna=True)
+    some = compared(("momkd", "abmil"))
+    others = (
+        replace(some.methods[1], name=variant.name, title=variant.title, soft_targets=variant.name.endswith("+soft"))
+        for variant in known[1:]
+    )
+    comparison = replace(some, methods=(some.methods[0], *reversed(tuple(others))))
+    (whole, methods), (parts, controls), (top, ceiling) = comparison.groups
+    assert (whole, parts, top) == GROUPS
+    assert [method.name for method in methods[:2]] == ["momkd", "momkd+soft"]
+    assert {method.stem for method in methods} == set(METHODS)
+    assert {method.stem for method in controls} == REDUCED
+    assert [method.name for method in ceiling] == ["omics"]
+    for group in (methods, controls):
+        assert [m.name for m in group[1::2]] == [f"{m.name}+soft" for m in group[::2]]
+
+    page = comparison_page(comparison)
+    assert page.count('scope="rowgroup"') == 3 * len(GROUPS), "in three tables"
+    left, _ = forest_plot(comparison).axes
+    names = [text.get_text().replace("\n", " ") for text in left.get_yticklabels()]
+    assert len(names) == len(METHODS) + len(REDUCED) + 1 + len(GROUPS), "with and without soft targets in a row"
+    comparison_figure(comparison, tmp_path / "all.png")
+    with Image.open(tmp_path / "all.png") as picture:
+        assert picture.size[1] < picture.size[0], "it fits a slide"
 
 
 def test_cautions_follow_the_evidence() -> None:
@@ -297,23 +381,33 @@ def test_figure_shows_the_numbers_from_top_to_bottom(tmp_path: Path) -> None:
         assert picture.size[0] == 1720
 
     left, right = forest_plot(comparison).axes
-    assert [text.get_text() for text in left.get_yticklabels()] == [method.label for method in comparison.methods]
+    names = [text.get_text() for text in left.get_yticklabels()]
+    assert names == ["Methods", "MoMKD", "ABMIL", "TransMIL", "Controls", "MoMKD without RNA", "Ceiling", "RNA alone"]
     places = left.get_yticks().tolist()
     assert places == sorted(places, reverse=True)
+    shown = [method for _, methods in comparison.groups for method in methods]
     for axes, drawn in (
-        (left, [(m.metrics.auc.low, m.metrics.auc.value, m.metrics.auc.high) for m in comparison.methods]),
-        (right, [(d.low, d.difference, d.high) if (d := m.against_reference) else None for m in comparison.methods]),
+        (left, [(m.metrics.auc.low, m.metrics.auc.value, m.metrics.auc.high) for m in shown]),
+        (right, [(d.low, d.difference, d.high) if (d := m.against_reference) else None for m in shown]),
     ):
-        lines = {(tuple(line.get_xdata()), line.get_ydata()[0]): line for line in axes.lines}
+        lines = {tuple(line.get_xdata()): line for line in axes.lines}
         low, high = axes.get_xlim()
-        for method, place, numbers in zip(comparison.methods, places, drawn, strict=True):
+        heights = []
+        for method, numbers in zip(shown, drawn, strict=True):
             if numbers is None:
-                assert not [line for line in axes.lines if line.get_ydata()[0] == place]
                 continue
             assert low <= numbers[0] <= numbers[2] <= high
-            assert ((numbers[0], numbers[2]), place) in lines
-            dot = lines[(numbers[1],), place]
+            dot = lines[(numbers[1],)]
             assert (dot.get_markerfacecolor() == "white") is method.soft_targets
+            assert lines[numbers[0], numbers[2]].get_ydata()[0] == dot.get_ydata()[0]
+            heights.append(dot.get_ydata()[0])
+            near = names[int(np.argmin([abs(place - heights[-1]) for place in places]))]
+            assert near == method.title, "it lies beside its name"
+        assert heights == sorted(heights, reverse=True)
+        assert len(set(heights)) == len(heights)
+    marks = [text.get_text() for legend in forest_plot(comparison).legends for text in legend.get_texts()]
+    assert marks == ["hard labels", "soft targets"]
+    assert forest_plot(compared(("momkd", "abmil"))).legends == [], "all are of a kind"
 
 
 def test_figure_of_long_undefined_and_mathematical_names(tmp_path: Path) -> None:

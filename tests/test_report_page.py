@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 from jinja2 import Environment
 from wsipipe.data.errors import UsageError
-from wsipipe.models.metrics import binary_metrics, youden_threshold
+from wsipipe.models.metrics import Estimate, binary_metrics, youden_threshold
 from wsipipe.stages.charts import learning_chart, nice_ticks, place_chart
+from wsipipe.stages.page_numbers import duration, figure, in_hundred, interval, mean_and_deviation, p_value, signed
 from wsipipe.stages.report_page import (
     Accounting,
     EpochRow,
@@ -29,7 +30,6 @@ from wsipipe.stages.report_page import (
     prediction_page,
     training_page,
 )
-from wsipipe.stages.report_page import _figure as figure
 
 HOSTILE: Final = '<script>alert("x")</script>&"\''
 VOID: Final = {"meta", "img", "br", "hr", "link", "input"}
@@ -399,6 +399,66 @@ def test_diverged_training_is_shown_not_hidden() -> None:
     assert "nan" not in chart
     assert chart.count("<polyline") == 2, "the best epoch and the run of two"
     assert chart.count("<circle") == 1, "the lone point"
+
+
+def test_auc_is_said_in_words() -> None:
+    report = training_report()
+    auc = report.metrics.auc.value
+    assert auc is not None
+    pairs = [(p.probability, n.probability) for p in report.oof if p.positive for n in report.oof if not n.positive]
+    assert auc == pytest.approx(np.mean([p > n for p, n in pairs]))
+    assert (
+        f"the positive one the higher probability {round(100 * auc)} times in 100" in Page(training_page(report)).text
+    )
+
+
+@pytest.mark.parametrize(
+    ("share", "text"),
+    [(0.874, "87"), (1.0, "100"), (0.9951, "more than 99"), (0.0, "0"), (0.004, "fewer than 1"), (0.5, "50")],
+)
+def test_nearly_all_does_not_read_as_all(share: float, text: str) -> None:
+    assert in_hundred(share) == text
+
+
+def test_numbers_below_zero_have_a_minus_and_no_dash_between() -> None:
+    assert figure(-0.4567) == "−0.46"
+    assert figure(-0.001) == "0.00"
+    assert signed(0.0712) == "+0.07"
+    assert signed(-0.0712) == "−0.07"
+    assert signed(0.0001) == signed(-0.0001) == "0.00"
+    assert interval(Estimate(value=-0.5, low=-0.8, high=0.1)) == "−0.80 to 0.10"
+    assert interval(Estimate(value=0.5, low=0.1, high=0.8)) == "0.10 – 0.80"
+    assert p_value(0.0004) == "< 0.001"
+    assert p_value(0.0123) == "0.012"
+    assert p_value(0.123) == "0.12"
+    assert [duration(seconds) for seconds in (None, 1.2345, 75, 7500)] == ["–", "1.23 s", "1 min", "2 h 5 min"]
+
+
+def test_one_fold_has_no_deviation() -> None:
+    assert mean_and_deviation([0.7, None]) == (0.7, None)
+    assert mean_and_deviation([]) == (None, None)
+    assert mean_and_deviation([0.6, 0.8]) == (pytest.approx(0.7), pytest.approx(0.2 / 2**0.5))
+    report = training_report()
+    folds = (report.folds[0], *(replace(fold, test_auc=None) for fold in report.folds[1:]))
+    alone = figure(report.folds[0].test_auc)
+    assert rows_after(training_page(replace(report, folds=folds)), "<h2>Folds</h2>")[-1][-1] == alone
+
+
+def test_slot_entropy_has_the_colours_of_the_classes() -> None:
+    report = training_report(n=30, folds=2)
+    folds = tuple(
+        replace(fold, history=tuple(replace(row, slot_entropy=(1.0, 2.0)) for row in fold.history))
+        for fold in report.folds
+    )
+    page = training_page(replace(report, folds=folds))
+    for name in ("negative", "positive"):
+        assert page.count(f'<polyline class="series {name}"') == 2
+        assert f'<span class="mark {name}">{name}</span>' in page
+
+
+def test_a_question_names_all_values_of_a_side() -> None:
+    asked = Question.of("HER2", ["3+", "2+ amplified"], ["0", "1+"])
+    assert (asked.label_column, asked.positive, asked.negative) == ("HER2", "3+, 2+ amplified", "0, 1+")
 
 
 def metrics_of(n_each: int, shift: float) -> tuple[str, ...]:
