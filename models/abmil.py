@@ -7,13 +7,12 @@ z = Σ a_i h_i; a linear head reads the slide. Nothing depends on where a tile l
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 from pydantic import Field
 from torch import Tensor, nn
 
 from .bag_tensors import BagBatch
-from .network import Lesson, Losses, NetworkConfig, Readings, SlideNetwork, task_loss
+from .network import NetworkConfig, Readings, SlideNetwork, log_odds
 
 
 class ABMILConfig(NetworkConfig):
@@ -52,11 +51,6 @@ class GatedAttention(nn.Module):
         return e.float()  # under mixed precision the softmax would otherwise be one of three digits
 
 
-def log_odds(logits: Tensor) -> Tensor:
-    """Positive minus negative; (…, 2) → (…)."""
-    return logits[..., 1] - logits[..., 0]
-
-
 class ABMIL(SlideNetwork):
     """Gated attention over embedded tiles, and a linear head."""
 
@@ -80,8 +74,3 @@ class ABMIL(SlideNetwork):
         a = bags.softmax(self.attention(h))
         logits = self.head(a @ h).float()
         return EmbeddedReadings(logits, a.sum(dim=0), log_odds(self.head(h).float()), bags, h)
-
-    def loss(self, readings: Any, lesson: Lesson) -> Losses:
-        """Cross entropy against the targets."""
-        task = task_loss(readings.logits, lesson.targets)
-        return Losses({"task": task}, task)

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from ..data.errors import UsageError
 from ..data.features import Bag
+from .mixed_precision import in_float32
 from .tile_graph import knn_edges
 
 
@@ -107,9 +108,10 @@ class BagBatch:
         return scores.masked_fill(~self.member, -torch.inf).softmax(dim=1)
 
     def mean(self, values: Tensor) -> Tensor:
-        """Mean over each slide's tiles; (N) → (B), (N, H) → (B, H)."""
+        """Mean over each slide's tiles; (N) → (B), (N, H) → (B, H). Mixed precision does not touch it."""
         sizes = torch.tensor(self.sizes, dtype=values.dtype, device=values.device)
-        sums = self.member.to(values.dtype) @ values
+        with in_float32(values):
+            sums = self.member.to(values.dtype) @ values
         return sums / (sizes if values.ndim == 1 else sizes[:, None])
 
     def split(self, values: Tensor) -> tuple[Tensor, ...]:

@@ -47,6 +47,10 @@ class Question(BaseModel):
     negative: list[str]
 
 
+_EXTRACT_AGAIN = "extract with the model's own backbone and weights (pass them with --weights FILE)"
+_IMPORT_AGAIN = "its features were imported: import them again with --weights FILE, train again, and predict"
+
+
 class BagRecipe(BaseModel):
     """How a slide becomes a bag: the settings of both stages, and what must agree to the bit."""
 
@@ -79,7 +83,7 @@ class BagRecipe(BaseModel):
             raise BundleError(
                 f"these features are not what the model was trained on: {'; '.join(other)}",
                 path=path,
-                hint="extract with the model's own backbone and weights (pass them with --weights FILE)",
+                hint=_IMPORT_AGAIN if "unknown: " in self.weights_digest + self.pooling else _EXTRACT_AGAIN,
             )
 
 

@@ -25,9 +25,9 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional
 
-from ..data.errors import UsageError
 from .abmil import GatedAttention
 from .bag_tensors import BagBatch
+from .mixed_precision import in_float32
 from .network import Lesson, Losses, NetworkConfig, Readings, SlideNetwork, task_loss
 
 
@@ -95,7 +95,7 @@ class EvidenceMemory(SlideNetwork):
         """Read slides, histology alone."""
         h = self.embedding(bags.x)
         gate, projected = self.gate(h), self.tile_projection(h)
-        with _in_float32(bags.x):
+        with in_float32(bags.x):  # evidence counts by its differences
             s = self.evidence(projected)
             mean = bags.mean(s)
             # A product, as the gradient of mean[slide_of_tile] is summed in no fixed order by several CPU threads.
@@ -112,23 +112,23 @@ class EvidenceMemory(SlideNetwork):
         :raises UsageError: there is expression, and the network was built without genes.
         """
         task = task_loss(readings.logits, lesson.targets)
-        if lesson.expression is None or lesson.measured is None:
+        rna = self.rna_of(lesson)
+        if rna is None:
             return Losses({"task": task}, task)
+        expression, measured = rna
         c = self.config
-        if not c.n_genes:
-            raise UsageError("this network reads histology alone", hint="build it with n_genes above 0 to use RNA")
-        share = len(lesson.measured) / len(lesson.labels)
-        projected = self.omics_projection(lesson.expression)
-        with _in_float32(projected):
+        share = len(measured) / len(lesson.labels)
+        projected = self.omics_projection(expression)
+        with in_float32(projected):
             z = self.evidence(projected)
             omics = _two(z @ self.slot_weights + self.omics_bias)
         apart = functional.kl_div(
-            readings.slots[lesson.measured].log_softmax(dim=1),
+            readings.slots[measured].log_softmax(dim=1),
             z.detach().log_softmax(dim=1),
             reduction="batchmean",
             log_target=True,
         )
-        told = task_loss(omics, lesson.targets[lesson.measured])
+        told = task_loss(omics, lesson.targets[measured])
         terms = {"task": task, "omics": share * told, "distillation": share * apart}
         total = task + c.omics_weight * terms["omics"] + c.distillation_weight * terms["distillation"]
         return Losses(terms, total)
@@ -153,8 +153,3 @@ def neighbours_mean(t: Tensor, edges: Tensor) -> Tensor:
 def _two(log_odds: Tensor) -> Tensor:
     """Logits (B, 2) of which the log-odds are these (B)."""
     return torch.stack([-log_odds / 2, log_odds / 2], dim=1)
-
-
-def _in_float32(tensor: Tensor) -> torch.autocast:
-    """Evidence counts by its differences, which bfloat16 loses: products of a few numbers stay out of autocast."""
-    return torch.autocast(tensor.device.type, enabled=False)

@@ -11,7 +11,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, TypeVar
 
 import torch
 from scipy.stats import spearmanr
@@ -21,14 +21,19 @@ from torch import Tensor
 from ..data.artifact import whole
 from ..data.errors import CohortError
 from .bag_tensors import BagBatch, BagTensors, PatientBags
-from .network import Lesson, SlideNetwork
+from .mixed_precision import Precision, arithmetic
+from .network import Lesson, SlideNetwork, log_odds
 
 PLATEAU_FACTOR, PLATEAU_PATIENCE = 0.2, 5
-"""The learning rate is multiplied by this after so many epochs without gain on the validation patients."""
+"""The learning rate is multiplied by this after more than so many epochs without gain on the validation patients."""
 FEWEST_RANKED = 5
 """With fewer validation patients that have a soft target their ranks say too little, and the AUC decides."""
 
-Precision = Literal["fp32", "bf16"]
+_SLOWER = "take a lower --learning-rate, or --precision fp32"
+
+Plateau = torch.optim.lr_scheduler.ReduceLROnPlateau
+Parts = Mapping[str, SlideNetwork | torch.optim.Optimizer | Plateau]
+"""What a fit goes on with, beside its history."""
 T = TypeVar("T")
 
 
@@ -37,10 +42,13 @@ class FitSettings:
     """How long, how fast, and in what arithmetic."""
 
     epochs: int = 100
+    """At most."""
     patience: int = 15
+    """Epochs without gain on the validation patients after which it stops."""
     learning_rate: float = 2e-4
     weight_decay: float = 1e-4
     clip: float = 16.0
+    """The gradient's norm at most."""
     bags_per_step: int = 1
     precision: Precision = "fp32"
     seed: int = 0
@@ -54,13 +62,8 @@ class Validation:
     """None where they are of one class."""
     loss: float
     """Mean cross entropy against their labels."""
-    rank: float | None
-    """Spearman's correlation with their soft targets; None without these, or with too few."""
-
-    @property
-    def gain(self) -> float:
-        """What should grow: the rank correlation, else the AUC, else the loss's negative."""
-        return next(value for value in (self.rank, self.auc, -self.loss) if value is not None)
+    rank_correlation: float | None
+    """Spearman's, with their soft targets; None without these, or with too few."""
 
 
 @dataclass(frozen=True)
@@ -77,9 +80,15 @@ class Epoch:
     """Of the network itself, such as τ and how its slots are used."""
 
     @property
+    def gain(self) -> float:
+        """What should grow: the rank correlation, else the AUC, else the loss's negative; of one kind in all epochs."""
+        values = (self.validation_rank, self.validation_auc, -self.validation_loss)
+        return next(value for value in values if value is not None)
+
+    @property
     def rank(self) -> tuple[float, float]:
-        """The best epoch has the highest: what should grow, of equals the lowest loss."""
-        return Validation(self.validation_auc, self.validation_loss, self.validation_rank).gain, -self.validation_loss
+        """The best epoch has the highest: of equal gains the lowest loss."""
+        return self.gain, -self.validation_loss
 
 
 @dataclass
@@ -107,25 +116,26 @@ def fit(
     resume: Path | None = None,
     tell: Callable[[Epoch], None] = lambda _: None,
 ) -> Fit:
-    """Fit ``network`` in place, from its start or from what ``resume`` holds, and load the best epoch's state.
+    """Fit ``network`` in place, from its start or from what ``resume`` holds; it ends in evaluation mode, at the best
+    epoch's state.
 
     :param resume: file that keeps the fit's state after every epoch.
     :param tell: called after every epoch, also for those that a resumed fit finds done.
-    :raises CohortError: no training patient of one class, or numbers that run away.
+    :raises CohortError: no training patient of one class, no validation patient, or numbers that run away.
     """
     by_label = of_both_classes(train)
-    optimiser = torch.optim.AdamW(
-        network.parameters(),
-        lr=settings.learning_rate,
-        weight_decay=settings.weight_decay,
-        fused=network.device.type in ("cpu", "cuda"),  # one pass over the parameters instead of a dozen
+    optimiser = new_optimiser(network, settings)
+    schedule = Plateau(
+        optimiser,
+        mode="max",
+        factor=PLATEAU_FACTOR,
+        patience=PLATEAU_PATIENCE,
+        threshold=0,  # any gain is one, as for patience; torch's own is relative, and lets what is negative fall
     )
-    schedule = torch.optim.lr_scheduler.ReduceLROnPlateau(
-        optimiser, mode="max", factor=PLATEAU_FACTOR, patience=PLATEAU_PATIENCE
-    )
+    parts: Parts = {"model": network, "optimiser": optimiser, "schedule": schedule}
     done = Fit()
     if resume is not None and resume.exists():
-        done = _restore(resume, network, optimiser, schedule)
+        done = _restore(resume, parts, network.device)
         for epoch in done.history:
             tell(epoch)
     else:
@@ -133,16 +143,17 @@ def fit(
     bags = sum(len(patient.bags) for patient in train)
     while not _is_over(done, settings):
         number = len(done.history)
-        losses = _one_epoch(network, by_label, bags, optimiser, settings, number)
+        losses = train_epoch(network, by_label, bags, optimiser, settings, number)
         seen = validate(network, validation, together=settings.bags_per_step, precision=settings.precision)
         rate = optimiser.param_groups[0]["lr"]
-        epoch = Epoch(number, losses, seen.auc, seen.loss, seen.rank, rate, network.epoch_figures())
-        schedule.step(seen.gain)
+        epoch = Epoch(number, losses, seen.auc, seen.loss, seen.rank_correlation, rate, network.epoch_figures())
+        schedule.step(epoch.gain)
         done.add(epoch, network)
         if resume is not None:
-            _keep(resume, done, network, optimiser, schedule)
+            _keep(resume, done, parts)
         tell(epoch)
     network.load_state_dict(done.state)
+    network.eval()  # a resumed fit that was over has validated nothing
     return done
 
 
@@ -163,11 +174,21 @@ def _is_over(done: Fit, settings: FitSettings) -> bool:
     """All epochs done, or none of the last ``patience`` gained on the ones before."""
     if len(done.history) >= settings.epochs:
         return True
-    gains = [epoch.rank[0] for epoch in done.history]
+    gains = [epoch.gain for epoch in done.history]
     return bool(gains) and len(gains) - 1 - gains.index(max(gains)) >= settings.patience
 
 
-def _one_epoch(
+def new_optimiser(network: SlideNetwork, settings: FitSettings) -> torch.optim.AdamW:
+    """The optimiser of :func:`fit`, at the learning rate that it starts with."""
+    return torch.optim.AdamW(
+        network.parameters(),
+        lr=settings.learning_rate,
+        weight_decay=settings.weight_decay,
+        fused=network.device.type in ("cpu", "cuda"),  # one pass over the parameters instead of a dozen
+    )
+
+
+def train_epoch(
     network: SlideNetwork,
     by_label: Sequence[Sequence[PatientBags]],
     bags: int,
@@ -175,7 +196,14 @@ def _one_epoch(
     settings: FitSettings,
     number: int,
 ) -> dict[str, float]:
-    """As many bags as there are, drawn with replacement; the means of the losses."""
+    """One epoch of :func:`fit`: bags drawn with replacement, a step for every few.
+
+    :param by_label: patients with slides, negative and positive (:func:`of_both_classes`).
+    :param bags: how many are drawn; in :func:`fit` as many as there are.
+    :param number: the epoch's, from 0; with the settings' seed it decides all chance.
+    :returns: the unweighted terms of the loss and its ``total``, means over the bags.
+    :raises CohortError: a loss is not a finite number.
+    """
     device = network.device
     draw = torch.Generator().manual_seed(_seed(settings.seed, number, 0))
     sums: dict[str, Tensor] = {}
@@ -187,7 +215,7 @@ def _one_epoch(
             step = [_draw(by_label, draw) for _ in range(min(settings.bags_per_step, bags - drawn))]
             batch = BagBatch.of([bag for _, bag in step], device)
             lesson = Lesson.of([patient for patient, _ in step], device)
-            with _arithmetic(device, settings.precision):
+            with arithmetic(device, settings.precision):
                 readings = network.read(batch)
                 losses = network.loss(readings, lesson)
             optimiser.zero_grad(set_to_none=True)
@@ -200,10 +228,7 @@ def _one_epoch(
             drawn += len(step)
     means = {name: float(total) / bags for name, total in sums.items()}
     if not math.isfinite(means["total"]):
-        raise CohortError(
-            f"the training loss of epoch {number + 1} is not a finite number",
-            hint="take a lower --learning-rate, or --precision fp32",
-        )
+        raise CohortError(f"the training loss of epoch {number + 1} is not a finite number", hint=_SLOWER)
     return means
 
 
@@ -221,15 +246,10 @@ def _seed(seed: int, epoch: int, purpose: int) -> int:
     return (seed * 1_000_003 + epoch) * 2 + purpose
 
 
-def _arithmetic(device: torch.device, precision: Precision) -> torch.autocast:
-    """Mixed precision: products in bfloat16, sums, parameters and optimiser in float32."""
-    return torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16")
-
-
 def patient_logits(
     network: SlideNetwork, patients: Sequence[PatientBags], *, together: int = 1, precision: Precision = "fp32"
 ) -> dict[str, float]:
-    """Log-odds of positive: the mean over a patient's slides.
+    """Log-odds of positive by patient: the mean over a patient's slides. One without slides is left out.
 
     :param together: slides read at a time.
     """
@@ -239,9 +259,9 @@ def patient_logits(
     for begin in range(0, len(slides), together):
         part = slides[begin : begin + together]
         batch = BagBatch.of([bag for _, bag in part], network.device)
-        with torch.inference_mode(), _arithmetic(network.device, precision):
-            read = network.read(batch).logits.double()
-        for (patient, _), logit in zip(part, (read[:, 1] - read[:, 0]).tolist(), strict=True):
+        with torch.inference_mode(), arithmetic(network.device, precision):
+            read = log_odds(network.read(batch).logits.double())
+        for (patient, _), logit in zip(part, read.tolist(), strict=True):
             logits.setdefault(patient, []).append(logit)
     return {patient: math.fsum(values) / len(values) for patient, values in logits.items()}
 
@@ -249,13 +269,23 @@ def patient_logits(
 def validate(
     network: SlideNetwork, patients: Sequence[PatientBags], *, together: int = 1, precision: Precision = "fp32"
 ) -> Validation:
-    """How a network does on validation patients; their soft targets, where they have some, are a teacher's words."""
+    """How a network does on validation patients; their soft targets, where they have some, are a teacher's words.
+
+    Patients without slides do not count, as in training.
+
+    :raises CohortError: there are no patients with slides, or what the network says is not a finite number.
+    """
     by_patient = patient_logits(network, patients, together=together, precision=precision)
-    logits = torch.tensor([by_patient[patient.patient_id] for patient in patients], dtype=torch.float64)
-    labels = torch.tensor([patient.label for patient in patients], dtype=torch.float64)
+    read = [patient for patient in patients if patient.patient_id in by_patient]
+    if not read:
+        raise CohortError("the fold has no validation patient with slides", hint="use fewer folds, or more patients")
+    logits = torch.tensor([by_patient[patient.patient_id] for patient in read], dtype=torch.float64)
+    if not logits.isfinite().all():
+        raise CohortError("what the network says of validation patients is not a finite number", hint=_SLOWER)
+    labels = torch.tensor([patient.label for patient in read], dtype=torch.float64)
     loss = float(torch.nn.functional.binary_cross_entropy_with_logits(logits, labels))
     auc = float(roc_auc_score(labels.numpy(), logits.numpy())) if 0 < labels.sum() < len(labels) else None
-    taught = [(by_patient[p.patient_id], p.target) for p in patients if p.target is not None]
+    taught = [(by_patient[p.patient_id], p.target) for p in read if p.target is not None]
     return Validation(auc, loss, _rank_correlation(taught))
 
 
@@ -267,34 +297,20 @@ def _rank_correlation(pairs: Sequence[tuple[float, float]]) -> float | None:
     return float(spearmanr(logits, targets).statistic) if len(set(logits)) > 1 else 0.0
 
 
-def _keep(
-    file: Path,
-    done: Fit,
-    network: SlideNetwork,
-    optimiser: torch.optim.Optimizer,
-    schedule: torch.optim.lr_scheduler.ReduceLROnPlateau,
-) -> None:
+def _keep(file: Path, done: Fit, parts: Parts) -> None:
     content = {
         "history": [asdict(epoch) for epoch in done.history],
         "best_epoch": done.best_epoch,
         "best": done.state,
-        "model": network.state_dict(),
-        "optimiser": optimiser.state_dict(),
-        "schedule": schedule.state_dict(),
+        **{name: part.state_dict() for name, part in parts.items()},
     }
     with whole(file) as scratch:
         torch.save(content, scratch)
 
 
-def _restore(
-    file: Path,
-    network: SlideNetwork,
-    optimiser: torch.optim.Optimizer,
-    schedule: torch.optim.lr_scheduler.ReduceLROnPlateau,
-) -> Fit:
-    content: dict[str, Any] = torch.load(file, map_location=network.device, weights_only=True)
-    network.load_state_dict(content["model"])
-    optimiser.load_state_dict(content["optimiser"])
-    schedule.load_state_dict(content["schedule"])
+def _restore(file: Path, parts: Parts, device: torch.device) -> Fit:
+    content: dict[str, Any] = torch.load(file, map_location=device, weights_only=True)
+    for name, part in parts.items():
+        part.load_state_dict(content[name])
     history = [Epoch(**row) for row in content["history"]]
     return Fit(history, content["best_epoch"], {name: value.cpu() for name, value in content["best"].items()})

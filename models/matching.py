@@ -17,28 +17,17 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional
 
-from ..data.errors import UsageError
-from .abmil import GatedAttention, log_odds
+from .abmil import GatedAttention
 from .bag_tensors import BagBatch
-from .momkd import HEADS, HistologyEncoder
-from .network import Lesson, Losses, NetworkConfig, Readings, SlideNetwork, task_loss
+from .momkd import EncodersConfig, HistologyEncoder, slide_head
+from .network import Lesson, Losses, Readings, SlideNetwork, log_odds, task_loss
 
 
-class MatchingConfig(NetworkConfig):
-    """Sizes and weights; sizes and dropout are MoMKD's, where it has them."""
+class MatchingConfig(EncodersConfig):
+    """Sizes and weights."""
 
-    hidden: int = Field(default=512, gt=0, multiple_of=HEADS)
-    """H."""
     attention: int = Field(default=128, gt=0)
     """Width of the attention's hidden layer."""
-    shared: int = Field(default=64, gt=0)
-    """S, where slides and omics are compared."""
-    omics_hidden: int = Field(default=512, gt=0)
-    omics_embedding: int = Field(default=512, gt=0)
-    head_hidden: int = Field(default=128, gt=0)
-    histology_dropout: float = Field(default=0.5, ge=0, lt=1)
-    omics_dropout: float = Field(default=0.25, ge=0, lt=1)
-    head_dropout: float = Field(default=0.5, ge=0, lt=1)
     omics_weight: float = Field(default=1.0, ge=0)
     """Of the omics side's own cross entropy; the slides' has weight 1."""
     matching_weight: float = Field(default=1.0, ge=0)
@@ -68,13 +57,7 @@ class Matching(SlideNetwork):
         c = config
         self.histology_encoder = HistologyEncoder(c.in_features, c.hidden, c.histology_dropout)
         self.attention = GatedAttention(c.hidden, c.attention, c.head_dropout)
-        self.head = nn.Sequential(
-            nn.LayerNorm(c.hidden),
-            nn.Linear(c.hidden, c.head_hidden),
-            nn.ReLU(),
-            nn.Dropout(c.head_dropout),
-            nn.Linear(c.head_hidden, 2),
-        )
+        self.head = slide_head(c.hidden, c.head_hidden, c.head_dropout)
         if c.n_genes:
             self.omics_encoder = nn.Sequential(
                 nn.Linear(c.n_genes, c.omics_hidden),
@@ -105,20 +88,20 @@ class Matching(SlideNetwork):
         :raises UsageError: there is expression, and the network was built without genes.
         """
         task = task_loss(readings.logits, lesson.targets)
-        if lesson.expression is None or lesson.measured is None:
+        rna = self.rna_of(lesson)
+        if rna is None:
             return Losses({"task": task}, task)
+        expression, measured = rna
         c = self.config
-        if not c.n_genes:
-            raise UsageError("this network reads histology alone", hint="build it with n_genes above 0 to use RNA")
-        embedding = self.omics_encoder(lesson.expression)
+        embedding = self.omics_encoder(expression)
         u = functional.normalize(embedding.detach().float(), dim=-1)
-        v = functional.normalize(self.slide_regressor(readings.pooled[lesson.measured]).float(), dim=-1)
+        v = functional.normalize(self.slide_regressor(readings.pooled[measured]).float(), dim=-1)
         share = len(u) / len(lesson.labels)
         terms = {
             "task": task,
-            "omics": share * task_loss(self.omics_head(embedding).float(), lesson.targets[lesson.measured]),
+            "omics": share * task_loss(self.omics_head(embedding).float(), lesson.targets[measured]),
             "matching": share * (1 - (v * u).sum(dim=1)).mean(),
-            "contrast": share * contrast(v, u, lesson.expression, c.contrast_tau),
+            "contrast": share * contrast(v, u, expression, c.contrast_tau),
         }
         total = task + c.omics_weight * terms["omics"] + c.matching_weight * terms["matching"]
         return Losses(terms, total + c.contrast_weight * terms["contrast"])

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -16,10 +15,9 @@ from numpy.typing import NDArray
 from sklearn.linear_model import LogisticRegression
 from torch import Tensor, nn
 
-from .abmil import log_odds
 from .bag_tensors import BagBatch, PatientBags
 from .fit import Epoch, Fit, FitSettings, of_both_classes, validate
-from .network import Lesson, Losses, NetworkConfig, Readings, SlideNetwork, task_loss
+from .network import NetworkConfig, Readings, SlideNetwork, log_odds
 
 PENALTIES: tuple[float, ...] = (1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0)
 """C of scikit-learn, the inverse of the penalty, strongest penalty first."""
@@ -57,11 +55,6 @@ class MeanPooling(SlideNetwork):
         sizes = torch.tensor(bags.sizes, device=x.device)[bags.slide_of_tile]
         return Readings(self.head(bags.mean(x)).float(), 1 / sizes, log_odds(self.head(x).float()))
 
-    def loss(self, readings: Any, lesson: Lesson) -> Losses:
-        """Cross entropy against the targets."""
-        task = task_loss(readings.logits, lesson.targets)
-        return Losses({"task": task}, task)
-
 
 def fit_mean(
     network: MeanPooling,
@@ -82,7 +75,7 @@ def fit_mean(
     :param tell: called after every penalty.
     :returns: a history with an "epoch" for each of :data:`PENALTIES` (figure ``C``, no learning rate), the best chosen
         as :func:`~.fit.fit` chooses an epoch, of equals the strongest penalty.
-    :raises CohortError: no training patient of one class.
+    :raises CohortError: no training patient of one class, or no validation patient.
     """
     by_label = of_both_classes(train)
     means, targets, weights = _slides(by_label)
@@ -103,7 +96,7 @@ def fit_mean(
         task = _cross_entropy(model.decision_function(x), targets, weights)
         seen = validate(network, validation, together=settings.bags_per_step, precision=settings.precision)
         losses = {"task": task, "total": task}
-        epoch = Epoch(len(done.history), losses, seen.auc, seen.loss, seen.rank, learning_rate=0.0, figures={"C": C})
+        epoch = Epoch(len(done.history), losses, seen.auc, seen.loss, seen.rank_correlation, 0.0, figures={"C": C})
         done.add(epoch, network)
         tell(epoch)
     network.load_state_dict(done.state)

@@ -66,16 +66,14 @@ class ClassMemory(nn.Module):
         self.slots[label] = cosine_kmeans(points, self.slots.shape[1], generator)
 
     @torch.no_grad()
-    def follow(self, label: int, p: Tensor, u: Tensor | None) -> None:
-        """Mode ``momentum``: move the slots of class ``label`` towards what a step assigns to them; else do nothing.
+    def follow(self, label: int, p: Tensor, u: Tensor) -> None:
+        """What moves the slots of class ``label`` in mode ``momentum``: towards what a step assigns to them.
 
         c ← ‖m c + (1 − m) p̄_c‖, p̄_c the mean of the tiles p (P, S) nearest to c, then the same with the omics
-        vectors u (R, S). Tiles and omics take turns because pooled together an omics vector would be lost among
-        thousands of tiles. Slots that nothing is assigned to stay.
+        vectors u (R, S); P and R may be 0. Tiles and omics take turns because pooled together an omics vector would be
+        lost among thousands of tiles. Slots that nothing is assigned to stay.
         """
-        if self.mode != "momentum":
-            return
-        for points in (p,) if u is None else (p, u):
+        for points in (p, u):
             belongs = functional.one_hot(self.assigned(points, label), self.slots.shape[1]).to(points.dtype)  # (N, K)
             counts = belongs.sum(dim=0)[:, None]
             means = (belongs.T @ points) / counts.clamp(min=1)
@@ -84,7 +82,7 @@ class ClassMemory(nn.Module):
 
 
 @torch.no_grad()
-def cosine_kmeans(points: Tensor, k: int, generator: torch.Generator, rounds: int = KMEANS_ROUNDS) -> Tensor:
+def cosine_kmeans(points: Tensor, k: int, generator: torch.Generator) -> Tensor:
     """k-means on the unit sphere: ``k`` unit centres (k, S) of ``points`` (N, S), on the points' device.
 
     The start spreads the centres (each next one drawn with probability 1 − cosine to the nearest so far; the public
@@ -97,7 +95,7 @@ def cosine_kmeans(points: Tensor, k: int, generator: torch.Generator, rounds: in
     """
     points = functional.normalize(points, dim=-1)
     centres = _spread_centres(points, k, generator)
-    for _ in range(rounds):
+    for _ in range(KMEANS_ROUNDS):
         centres = moved_centres(points, centres)
     return centres
 

@@ -108,33 +108,18 @@ def binary_metrics(
     if not len(y) == len(p) == len(call):
         raise UsageError(f"{len(y)} labels, {len(p)} probabilities and {len(call)} calls cannot be the same patients")
     n_positive = int(y.sum())
-    n_negative = len(y) - n_positive
-    values: dict[str, float] = {}
-    if len(y):
-        values["brier"] = brier_score_loss(y, p)
-        values["calibration_error"] = _calibration_error(calibration_bins(y, p))
-    if n_positive:
-        values["f1"] = f1_score(y, call)
-        values["sensitivity"] = recall_score(y, call)
-    if n_negative:
-        values["specificity"] = recall_score(y, call, pos_label=0)
-    if n_positive and n_negative:
-        values["auc"] = roc_auc_score(y, p)
-        values["auprc"] = average_precision_score(y, p)
-        values["balanced_accuracy"] = balanced_accuracy_score(y, call)
-    intervals = min(n_positive, n_negative) > 1 and rounds > 0
+    values = _figures(y, p, call)
+    intervals = min(n_positive, len(y) - n_positive) > 1 and rounds > 0
     drawn = bootstrap(y, p, call, _calibration_groups(p), rounds=rounds, seed=seed) if intervals else {}
     intercept, slope = _recalibration(y, p, intervals=intervals)
 
     def estimate(name: str) -> Estimate:
-        if name not in values:
-            return Estimate(value=None)
-        if name not in drawn:
-            return Estimate(value=float(values[name]))
+        if name not in values or name not in drawn:
+            return Estimate(value=values.get(name))
         value, (low, high) = values[name], np.quantile(drawn[name], [0.025, 0.975])
         if name == "calibration_error":
             low, high = max(0.0, min(value, 2 * value - high)), min(1.0, max(value, 2 * value - low))
-        return Estimate(value=float(value), low=float(low), high=float(high))
+        return Estimate(value=value, low=float(low), high=float(high))
 
     return Metrics(
         n_patients=len(y),
@@ -156,6 +141,24 @@ def binary_metrics(
         bootstrap_rounds=rounds if drawn else 0,
         seed=seed,
     )
+
+
+def _figures(y: Bools, p: Floats, call: Bools) -> dict[str, float]:
+    """Those figures that these patients define, without intervals."""
+    values: dict[str, float] = {}
+    if len(y):
+        values["brier"] = brier_score_loss(y, p)
+        values["calibration_error"] = _calibration_error(calibration_bins(y, p))
+    if y.any():
+        values["f1"] = f1_score(y, call)
+        values["sensitivity"] = recall_score(y, call)
+    if not y.all():
+        values["specificity"] = recall_score(y, call, pos_label=0)
+    if y.any() and not y.all():
+        values["auc"] = roc_auc_score(y, p)
+        values["auprc"] = average_precision_score(y, p)
+        values["balanced_accuracy"] = balanced_accuracy_score(y, call)
+    return {name: float(value) for name, value in values.items()}
 
 
 def youden_threshold(labels: npt.ArrayLike, probabilities: npt.ArrayLike) -> float | None:

@@ -22,6 +22,7 @@ from .cpu_layers import Dropout, Linear
 from .gatv2 import GATv2, Graph
 from .losses import LossSettings, alignment, memory_regularisation
 from .memory import ClassMemory, MemoryMode, slot_usage
+from .mixed_precision import in_float32
 from .network import Lesson, Losses, NetworkConfig, Readings, SlideNetwork, task_loss
 
 HEADS = 2
@@ -30,21 +31,26 @@ START_TILES = 50_000
 """Tiles of a class that the memory starts from."""
 
 
-class MoMKDConfig(NetworkConfig):
-    """Sizes and settings of the network; with a state dict it is the whole model."""
+class EncodersConfig(NetworkConfig):
+    """Sizes and dropout of both encoders and the head; the values are those of the authors' public code."""
 
     hidden: int = Field(default=512, gt=0, multiple_of=HEADS)
     """H."""
     shared: int = Field(default=64, gt=0)
-    """S, where tiles, slides, omics and slots are compared."""
-    slots: int = Field(default=16, gt=0)
-    """K, slots a class."""
+    """S, where histology and omics are compared."""
     omics_hidden: int = Field(default=512, gt=0)
     omics_embedding: int = Field(default=512, gt=0)
     head_hidden: int = Field(default=128, gt=0)
     histology_dropout: float = Field(default=0.5, ge=0, lt=1)
     omics_dropout: float = Field(default=0.25, ge=0, lt=1)
     head_dropout: float = Field(default=0.5, ge=0, lt=1)
+
+
+class MoMKDConfig(EncodersConfig):
+    """Sizes and settings of the network; with a state dict it is the whole model."""
+
+    slots: int = Field(default=16, gt=0)
+    """K, slots a class."""
     memory: MemoryMode = "gradient"
     memory_momentum: float = Field(default=0.99, ge=0, lt=1)
     """Share of a slot that one step leaves in place; only used in memory mode ``momentum``."""
@@ -61,9 +67,10 @@ class MoMKDConfig(NetworkConfig):
 
 
 PresetName = Literal["standard", "official", "paper"]
+_PUBLIC_CODE = {"hidden": 512, "shared": 64, "slots": 16, "loss": {"reconstruction_weight": 0.05}}
 PRESETS: dict[PresetName, dict[str, Any]] = {
-    "standard": {"hidden": 512, "shared": 64, "slots": 16, "loss": {"reconstruction_weight": 0.05}},
-    "official": {"hidden": 512, "shared": 64, "slots": 16, "loss": {"reconstruction_weight": 0.05}},
+    "standard": _PUBLIC_CODE,
+    "official": _PUBLIC_CODE,
     "paper": {"hidden": 256, "shared": 128, "slots": 16, "loss": {"reconstruction_weight": 0.01}},
 }
 """Where the authors' public code and their paper differ; elsewhere both are :class:`MoMKDConfig`'s defaults.
@@ -131,6 +138,13 @@ class HistologyEncoder(nn.Module):
         return h
 
 
+def slide_head(inputs: int, hidden: int, dropout: float) -> nn.Sequential:
+    """Logits of a pooled slide: (B, inputs) → (B, 2)."""
+    return nn.Sequential(
+        nn.LayerNorm(inputs), nn.Linear(inputs, hidden), nn.ReLU(), nn.Dropout(dropout), nn.Linear(hidden, 2)
+    )
+
+
 def _omics_layers(inputs: int, hidden: int, outputs: int, dropout: float) -> nn.Sequential:
     return nn.Sequential(
         nn.Linear(inputs, hidden), nn.LayerNorm(hidden), nn.ReLU(), nn.Dropout(dropout), nn.Linear(hidden, outputs)
@@ -152,13 +166,7 @@ class MoMKD(SlideNetwork):
         self.pool_projection = nn.Linear(c.hidden, c.shared)
         self.memory = ClassMemory(c.slots, c.shared, c.memory, c.memory_momentum)
         self.log_tau = nn.Parameter(torch.tensor(c.tau_start).log())
-        self.head = nn.Sequential(
-            nn.LayerNorm(c.hidden),
-            nn.Linear(c.hidden, c.head_hidden),
-            nn.ReLU(),
-            nn.Dropout(c.head_dropout),
-            nn.Linear(c.head_hidden, 2),
-        )
+        self.head = slide_head(c.hidden, c.head_hidden, c.head_dropout)
         if c.n_genes:
             self.omics_encoder = _omics_layers(c.n_genes, c.omics_hidden, c.omics_embedding, c.omics_dropout)
             self.omics_decoder = _omics_layers(c.omics_embedding, c.omics_hidden, c.n_genes, c.omics_dropout)
@@ -177,7 +185,11 @@ class MoMKD(SlideNetwork):
 
     def project(self, h: Tensor) -> Tensor:
         """p = ‖W_patch h‖; (N, H) → (N, S)."""
-        return functional.normalize(self.patch_projection(h), dim=-1)
+        return self._unit(self.patch_projection(h))
+
+    def _unit(self, projected: Tensor) -> Tensor:
+        """‖·‖ of rows, of full precision in mixed precision too."""
+        return functional.normalize(projected.to(self.log_tau.dtype), dim=-1)
 
     def read(self, bags: BagBatch) -> HistologyReadings:
         """Read slides, histology alone.
@@ -187,11 +199,12 @@ class MoMKD(SlideNetwork):
         """
         h = self.encode(bags)
         p = self.project(h)
-        scores = self.memory.scores(p)
-        a = bags.softmax(scores / self.tau)
-        V = a @ h
-        v = functional.normalize(self.pool_projection(V), dim=-1)
-        return HistologyReadings(self.head(V), a.sum(dim=0), scores, bags, h, p, V, v)
+        with in_float32(h):
+            scores = self.memory.scores(p)
+            a = bags.softmax(scores / self.tau)
+            V = a @ h
+        v = self._unit(self.pool_projection(V))
+        return HistologyReadings(self.head(V).to(p.dtype), a.sum(dim=0), scores, bags, h, p, V, v)
 
     def teach(self, g: Tensor) -> OmicsReadings:
         """Read patients' expression g (R, n_genes): u = ‖W_omics omics‖ and the decoder's reconstruction.
@@ -201,7 +214,7 @@ class MoMKD(SlideNetwork):
         if not self.config.n_genes:
             raise UsageError("this MoMKD reads histology alone", hint="build it with n_genes above 0 to train with RNA")
         embedding = self.omics_encoder(g)
-        u = functional.normalize(self.omics_projection(embedding), dim=-1)
+        u = self._unit(self.omics_projection(embedding))
         return OmicsReadings(embedding, u, self.omics_decoder(embedding))
 
     def loss(self, readings: HistologyReadings, lesson: Lesson) -> Losses:
@@ -210,24 +223,23 @@ class MoMKD(SlideNetwork):
         With soft targets t the slide's alignment is t · L(y = 1) + (1 − t) · L(y = 0); with labels that is the
         paper's. The memory's gradient flows from both alignments and the orthogonality, in memory mode ``gradient``.
         """
-        c = self.config.loss
-        C = self.memory.directions()
-        size = len(lesson.labels)
-        terms = {
-            "task": task_loss(readings.logits, lesson.targets),
-            "histology": alignment(readings.slide_vector, C, lesson.targets, c).mean(),
-            "memory": memory_regularisation(
-                readings.projected, readings.bags, self.memory.slots, lesson.labels, c
-            ).mean(),
-        }
+        c, p = self.config.loss, readings.projected
+        terms = {"task": task_loss(readings.logits, lesson.targets)}
+        with in_float32(p):
+            C = self.memory.directions()
+            terms["histology"] = alignment(readings.slide_vector, C, lesson.targets, c).mean()
+            terms["memory"] = memory_regularisation(p, readings.bags, self.memory.slots, lesson.labels, c).mean()
         total = c.task_weight * terms["task"] + c.histology_weight * terms["histology"]
         total = total + c.memory_weight * terms["memory"]
-        if lesson.expression is not None and lesson.measured is not None:
-            omics = self.teach(lesson.expression)
-            labels = lesson.labels[lesson.measured].to(omics.vector.dtype)
-            terms["omics"] = alignment(omics.vector, C, labels, c).sum() / size
-            errors = (omics.reconstruction - lesson.expression).square().mean(dim=1)
-            terms["reconstruction"] = errors.sum() / size
+        rna = self.rna_of(lesson)
+        if rna is not None:
+            expression, measured = rna
+            omics, size = self.teach(expression), len(lesson.labels)
+            with in_float32(p):
+                labels = lesson.labels[measured].to(p.dtype)
+                terms["omics"] = alignment(omics.vector, C, labels, c).sum() / size
+                errors = (omics.reconstruction - expression).square().mean(dim=1)
+                terms["reconstruction"] = errors.sum() / size
             total = total + c.omics_weight * terms["omics"] + c.reconstruction_weight * terms["reconstruction"]
         return Losses(terms, total)
 
@@ -237,23 +249,22 @@ class MoMKD(SlideNetwork):
 
         They follow the omics vectors as these are without dropout.
         """
-        u = None
-        if self.memory.mode == "momentum" and lesson.expression is not None and lesson.measured is not None:
+        labels, p = lesson.labels[readings.bags.slide_of_tile], readings.projected.detach()
+        counts = [
+            (functional.one_hot(self.memory.assigned(p, label), self.config.slots) * (labels == label)[:, None]).sum(0)
+            for label in (0, 1)
+        ]
+        self._assigned = self._assigned.to(p.device) + torch.stack(counts)
+        if self.memory.mode != "momentum":
+            return
+        u, of_whom = p[:0], labels[:0]
+        rna = self.rna_of(lesson)
+        if rna is not None:
             was_training = self.training
-            u = self.eval().teach(lesson.expression).vector
+            u, of_whom = self.eval().teach(rna[0]).vector, lesson.labels[rna[1]]
             self.train(was_training)
-        labels, p = lesson.labels[readings.bags.slide_of_tile], readings.projected.detach().float()
-        assigned = torch.stack([self.memory.assigned(p, label) for label in (0, 1)])
-        self._assigned = self._assigned.to(p.device) + torch.stack(
-            [
-                (functional.one_hot(assigned[label], self.config.slots) * (labels == label)[:, None]).sum(dim=0)
-                for label in (0, 1)
-            ]
-        )
-        if self.memory.mode == "momentum":
-            for label in (0, 1):
-                mine = None if u is None else u[lesson.labels[lesson.measured] == label]
-                self.memory.follow(label, p[labels == label], mine)
+        for label in (0, 1):
+            self.memory.follow(label, p[labels == label], u[of_whom == label])
 
     def epoch_figures(self) -> dict[str, float]:
         """τ, and how the epoch's training tiles shared the slots of their class: active ones and entropy, in nats."""

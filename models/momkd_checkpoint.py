@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import pickle
 from os import PathLike
 
 import torch
@@ -12,6 +11,7 @@ from ..data.errors import BundleError
 from .memory import NEGATIVE, POSITIVE
 from .momkd import HEADS, MoMKD, MoMKDConfig
 from .network import require_same_tensors
+from .weights import UNREADABLE
 
 _NAMES = {
     "wsi_encoder.gat1": "histology_encoder.graph1",
@@ -69,7 +69,7 @@ def _tensors(path: str | PathLike[str]) -> dict[str, Tensor]:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except OSError as error:
         raise BundleError(f"cannot be read: {error.strerror}", path=path, hint="check the path") from error
-    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError) as error:
+    except UNREADABLE as error:
         raise BundleError("is not a checkpoint that can be read without running code", path=path, hint=_HINT) from error
     if not isinstance(content, dict) or not all(
         isinstance(name, str) and isinstance(tensor, Tensor) for name, tensor in content.items()

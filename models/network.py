@@ -17,7 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 from torch.nn import functional
 
-from ..data.errors import BundleError
+from ..data.errors import BundleError, UsageError
 from .bag_tensors import BagBatch, PatientBags
 
 
@@ -86,7 +86,7 @@ class SlideNetwork(nn.Module, ABC):
 
     Config: ClassVar[type[NetworkConfig]]
     omics: ClassVar[tuple[str, ...]] = ()
-    """What a state-dict key begins with that only training needs."""
+    """What the state-dict keys of the omics side begin with, which reading does without."""
 
     def __init__(self, config: Any) -> None:
         super().__init__()
@@ -101,9 +101,21 @@ class SlideNetwork(nn.Module, ABC):
     def read(self, bags: BagBatch) -> Readings:
         """Read slides, histology alone."""
 
-    @abstractmethod
     def loss(self, readings: Any, lesson: Lesson) -> Losses:
-        """All terms for the bags that were read; ``readings`` are this network's own."""
+        """All terms for the bags that were read; ``readings`` are this network's own. Here :func:`task_loss` alone."""
+        task = task_loss(readings.logits, lesson.targets)
+        return Losses({"task": task}, task)
+
+    def rna_of(self, lesson: Lesson) -> tuple[Tensor, Tensor] | None:
+        """What a lesson has of RNA, for a network with an omics side: ``expression`` and ``measured``; None without.
+
+        :raises UsageError: there is RNA, and this network was built without genes.
+        """
+        if lesson.expression is None or lesson.measured is None:
+            return None
+        if not self.config.n_genes:
+            raise UsageError("this network reads histology alone", hint="build it with n_genes above 0 to use RNA")
+        return lesson.expression, lesson.measured
 
     def start(self, patients: Sequence[PatientBags], generator: torch.Generator) -> None:
         """Before the first epoch: look at the training patients, where a network's start depends on them.
@@ -142,6 +154,11 @@ class SlideNetwork(nn.Module, ABC):
 def task_loss(logits: Tensor, targets: Tensor) -> Tensor:
     """Cross entropy of logits (B, 2) against the probability of positive (B), a scalar: the mean over the bags."""
     return functional.cross_entropy(logits, torch.stack([1 - targets, targets], dim=1))
+
+
+def log_odds(logits: Tensor) -> Tensor:
+    """Positive minus negative; (…, 2) → (…)."""
+    return logits[..., 1] - logits[..., 0]
 
 
 def require_same_tensors(

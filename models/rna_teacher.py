@@ -78,10 +78,11 @@ class RnaTeacher:
         :raises CohortError: a class is missing, or labels are other than 0 and 1.
         :raises ExpressionError: a fold leaves no gene to choose (see the panel).
         """
-        y = _both_classes(matrix, labels)
-        folds = deal_folds(y, self.seed)
-        best = _best(self._left_out_once(matrix, genes, y, folds), y) if folds.any() else UNTRIED
-        return self._settle(matrix, genes, y, best)
+        known = _Known.of(matrix, genes, labels)
+        folds = deal_folds(known.labels, self.seed)
+        best = _best(self._left_out_once(known, folds), known.labels) if folds.any() else UNTRIED
+        self._settle(known, best)
+        return self
 
     def fit_out_of_fold(
         self,
@@ -99,7 +100,8 @@ class RnaTeacher:
         :param folds: (n,) the fold of each row, 0, 1, …, with both classes outside any two of them; dealt when None.
         :raises CohortError: fewer than two rows of a class.
         """
-        y = _both_classes(matrix, labels)
+        known = _Known.of(matrix, genes, labels)
+        y = known.labels
         if folds is None:
             folds = deal_folds(y, self.seed)
         number = int(folds.max()) + 1
@@ -109,11 +111,11 @@ class RnaTeacher:
                 " soft targets need two of each",
                 hint=_WAY_OUT,
             )
-        once = self._left_out_once(matrix, genes, y, folds)
+        once = self._left_out_once(known, folds)
         twice = np.zeros((number, len(y), len(VARIANCES)))  # [k]: by teachers that saw neither k nor the row's own fold
         if number > 2:
             for pair in combinations(range(number), 2):
-                model = self._fit_path(matrix, genes, y, ~np.isin(folds, pair))
+                model = self._fit_path(known.part(~np.isin(folds, pair)))
                 for fold, other in (pair, pair[::-1]):
                     twice[other, folds == fold] = model.logits(matrix[folds == fold], genes)
         logits = np.zeros(len(y))
@@ -121,7 +123,7 @@ class RnaTeacher:
             own = folds == fold
             best = _best(twice[fold, ~own], y[~own]) if number > 2 else UNTRIED
             logits[own] = once[own, best]
-        self._settle(matrix, genes, y, _best(once, y))
+        self._settle(known, _best(once, y))
         return logits
 
     def predict(self, matrix: npt.NDArray[np.float32], genes: Sequence[str]) -> Floats:
@@ -134,48 +136,57 @@ class RnaTeacher:
     def _new_panel(self) -> GenePanel:
         return GenePanel(*self._panel_settings, seed=self.seed)
 
-    def _settle(
-        self, matrix: npt.NDArray[np.float32], genes: Sequence[str], y: npt.NDArray[np.intp], best: int
-    ) -> Self:
+    def _settle(self, known: _Known, best: int) -> None:
         """Fit all rows with the ridge that served best on rows left out."""
         self.variance = VARIANCES[best]
-        model = self._fit_path(matrix, genes, y, np.ones(len(y), dtype=bool), (self.variance,))
+        model = self._fit_path(known, (self.variance,))
         self.panel, self.weights, self.intercept = model.panel, model.weights[:, 0], float(model.intercepts[0])
-        return self
 
-    def _left_out_once(
-        self,
-        matrix: npt.NDArray[np.float32],
-        genes: Sequence[str],
-        y: npt.NDArray[np.intp],
-        folds: npt.NDArray[np.intp],
-    ) -> Floats:
+    def _left_out_once(self, known: _Known, folds: npt.NDArray[np.intp]) -> Floats:
         """(n, variances) logits of each row from the teachers fitted on the other folds."""
-        logits = np.zeros((len(y), len(VARIANCES)))
+        logits = np.zeros((len(folds), len(VARIANCES)))
         for fold in range(int(folds.max()) + 1):
             own = folds == fold
-            logits[own] = self._fit_path(matrix, genes, y, ~own).logits(matrix[own], genes)
+            logits[own] = self._fit_path(known.part(~own)).logits(known.matrix[own], known.genes)
         return logits
 
-    def _fit_path(
-        self,
-        matrix: npt.NDArray[np.float32],
-        genes: Sequence[str],
-        y: npt.NDArray[np.intp],
-        rows: npt.NDArray[np.bool_],
-        variances: Sequence[float] = VARIANCES,
-    ) -> _Path:
+    def _fit_path(self, known: _Known, variances: Sequence[float] = VARIANCES) -> _Path:
         """A panel fitted to these rows, and the regression on it at each variance, each started from the last."""
-        panel = self._new_panel().fit(matrix[rows], genes, y[rows])
-        values = _values(panel, matrix[rows], genes)
-        prior = float(np.log(y[rows].mean() / (1 - y[rows].mean())))
+        panel = self._new_panel().fit(known.matrix, known.genes, known.labels)
+        values = _values(panel, known.matrix, known.genes)
+        share = known.labels.mean()
+        prior = float(np.log(share / (1 - share)))
         model = LogisticRegression(warm_start=True, max_iter=10_000)
         weights, intercepts = [], []
         for variance in variances:
-            model.set_params(C=variance / len(panel.genes)).fit(values, y[rows])
+            model.set_params(C=variance / len(panel.genes)).fit(values, known.labels)
             weights.append(model.coef_[0].copy())
             intercepts.append(float(model.intercept_[0]) - prior)
         return _Path(panel, np.stack(weights, axis=1), np.array(intercepts))
+
+
+@dataclass(frozen=True)
+class _Known:
+    """Patients of whom RNA and label are known: matrix (n, g), g genes, labels (n) of both classes."""
+
+    matrix: npt.NDArray[np.float32]
+    genes: Sequence[str]
+    labels: npt.NDArray[np.intp]
+
+    @classmethod
+    def of(cls, matrix: npt.NDArray[np.float32], genes: Sequence[str], labels: npt.ArrayLike) -> Self:
+        given = np.asarray(labels)
+        if given.shape != (len(matrix),):
+            raise ExpressionError(f"{len(matrix)} patients of expression cannot have labels of shape {given.shape}")
+        found = sorted(set(given.tolist()))
+        if found != [0, 1]:
+            what = f"the teacher needs patients with RNA of both classes, 0 and 1; {len(given)} patients have {found}"
+            raise CohortError(what, hint=_WAY_OUT)
+        return cls(matrix, genes, given.astype(np.intp))
+
+    def part(self, rows: npt.NDArray[np.bool_]) -> _Known:
+        """Some of the patients."""
+        return _Known(self.matrix[rows], self.genes, self.labels[rows])
 
 
 @dataclass(frozen=True)
@@ -281,17 +292,6 @@ def deal_folds(labels: npt.NDArray[np.intp], seed: int) -> npt.NDArray[np.intp]:
     dealt = np.zeros(len(labels), dtype=np.intp)
     dealt[cards] = np.arange(len(labels)) % max(folds, 1)
     return dealt
-
-
-def _both_classes(matrix: npt.NDArray[np.float32], labels: npt.ArrayLike) -> npt.NDArray[np.intp]:
-    given = np.asarray(labels)
-    if given.shape != (len(matrix),):
-        raise ExpressionError(f"{len(matrix)} patients of expression cannot have labels of shape {given.shape}")
-    found = sorted(set(given.tolist()))
-    if found != [0, 1]:
-        what = f"the teacher needs patients with RNA of both classes, 0 and 1; {len(given)} patients have {found}"
-        raise CohortError(what, hint=_WAY_OUT)
-    return given.astype(np.intp)
 
 
 _WAY_OUT = "train without soft targets, use fewer folds, or find more patients with RNA"

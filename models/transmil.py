@@ -11,16 +11,14 @@ which torch's fused kernels now do without approximating; with the approximation
 from __future__ import annotations
 
 import math
-from typing import Any
 
 import torch
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 from torch.nn import functional
 
-from .abmil import log_odds
 from .bag_tensors import BagBatch
-from .network import Lesson, Losses, NetworkConfig, Readings, SlideNetwork, task_loss
+from .network import NetworkConfig, Readings, SlideNetwork, log_odds
 
 
 class TransMILConfig(NetworkConfig):
@@ -65,11 +63,6 @@ class TransMIL(SlideNetwork):
         slides = [self._read_one(h) for h in bags.split(self.embedding(bags.x))]
         logits, attention, scores = zip(*slides, strict=True)
         return Readings(torch.stack(logits), torch.cat(attention), torch.cat(scores))
-
-    def loss(self, readings: Any, lesson: Lesson) -> Losses:
-        """Cross entropy against the targets."""
-        task = task_loss(readings.logits, lesson.targets)
-        return Losses({"task": task}, task)
 
     def _read_one(self, h: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Logits (2), attention (P) and scores (P) of one slide's embedded tiles (P, H)."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import pickle
 import re
+import struct
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -106,7 +107,7 @@ def _read(path: Path) -> dict[str, Tensor]:
             if path.suffix == ".safetensors"
             else torch.load(path, map_location="cpu", weights_only=True)
         )
-    except _UNREADABLE as error:
+    except UNREADABLE as error:
         raise BackboneError(
             f"cannot be read as weights: {_why(error)}",
             path=path,
@@ -122,7 +123,7 @@ def _read(path: Path) -> dict[str, Tensor]:
     return tensors
 
 
-_UNREADABLE = (
+UNREADABLE = (
     SafetensorError,
     pickle.UnpicklingError,
     RuntimeError,
@@ -133,6 +134,8 @@ _UNREADABLE = (
     ValueError,
     TypeError,
     AttributeError,
+    AssertionError,
+    struct.error,
 )
 
 

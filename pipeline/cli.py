@@ -147,6 +147,10 @@ def compare(
     """Train several methods on the same splits and hold them against MoMKD: CSV, a page, a figure."""
     from .comparison_table import show_comparisons
 
+    for flag in ("method", "soft_targets", "use_rna", "shuffle_rna"):
+        if call.flags["train"][flag] is not None:
+            what = f"--{flag.replace('_', '-')} does not go with compare, which sets it for each method"
+            raise UsageError(what, hint="say with --methods what to compare, such as --methods momkd,abmil+soft")
     name = call.on_biomarkers(name, table, gpu)
     summaries, results = training.compare(*call.open(), name, features=features)
     show_comparisons(call.console, results)

@@ -15,6 +15,9 @@ from .console import Console
 def show_comparisons(console: Console, results: Mapping[str, Json]) -> None:
     """A table a biomarker, and where its page is."""
     for name, paths in results.items():
+        if "failed" in paths:
+            console.line(f"{name}: {paths['failed']} failed, no comparison")
+            continue
         console.heading(name)
         with Path(paths["csv"]).open(encoding="utf-8", newline="") as stream:
             rows = list(csv.DictReader(stream))
@@ -22,7 +25,7 @@ def show_comparisons(console: Console, results: Mapping[str, Json]) -> None:
         for title in (
             "method",
             "AUC (95 %)",
-            "over folds",
+            "AUC over folds",
             "AUPRC",
             "Brier",
             "against momkd (95 %)",
@@ -38,8 +41,8 @@ def show_comparisons(console: Console, results: Mapping[str, Json]) -> None:
                 _figure(row["auprc"]),
                 _figure(row["brier"]),
                 _interval(row, "difference", sign="+"),
-                _figure(row["p_value"]),
-                _figure(row["p_value_holm"]),
+                _p_value(row["p_value"]),
+                _p_value(row["p_value_holm"]),
             )
         console.table(table)
         console.line(f"  {paths['html']}")
@@ -55,3 +58,7 @@ def _interval(row: Mapping[str, str], name: str, sign: str = "") -> str:
 
 def _figure(value: str, sign: str = "") -> str:
     return f"{float(value):{sign}.3f}" if value else "–"
+
+
+def _p_value(value: str) -> str:
+    return "< 0.001" if value and float(value) < 0.001 else _figure(value)

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..data.errors import UsageError
-from ..data.manifest import Json
+from ..data.manifest import Json, Manifest, Record
 from .config import Config
 from .console import Console
 from .folders import choose_folder, is_a_name
@@ -28,7 +28,7 @@ def train(
 
     :param names: the biomarkers to train; all by default.
     :param features: name of the features' folder, such as ``0.5mpp-224px/uni2-h``; needed only where there are several.
-    :raises UsageError: no biomarker is configured, or not that one.
+    :raises UsageError: no biomarker is configured, or not that one; a model of other features is there.
     """
     summaries: list[Summary] = []
     metrics: dict[str, Json] = {}
@@ -106,6 +106,23 @@ class _ToTrain:
         evaluate = EvaluateSettings(device=settings.device)
         return EvaluateStage(evaluate, folder, self.runner.workspace, features=self.features, splits=self.folder)
 
+    def refuse_other_features(self, models: Iterable[Path]) -> None:
+        """Models of other features are not replaced unless the user says so.
+
+        :raises UsageError: naming both, and the ways out.
+        """
+        asked = _name_of_features(self.features)
+        for folder in models:
+            folds = sorted(Manifest.of(folder).latest("train").values(), key=lambda fold: fold.start)
+            other = _features_of(folds[-1:]) - {asked}  # an earlier split may have left more folds
+            if other and not self.runner.replace:
+                raise UsageError(
+                    f"what is here was trained on the features {min(other)}, not on {asked}",
+                    path=folder,
+                    hint=f"--features {min(other)} goes on with those; --replace trains anew; to keep both, use "
+                    "another --name",
+                )
+
     @property
     def _tiles(self) -> Path:
         return self.runner.workspace / "tiles" / self.features.parent.name
@@ -125,6 +142,8 @@ def _to_train(config: Config, runner: Runner, name: str, features: str | None, p
     source = choose_folder(
         workspace / "features", config.features_name(), features, "features", "wsipipe extract", depth=2
     )
+    if features is None and len(list((workspace / "features").glob("*/*/manifest.jsonl"))) > 1:
+        runner.console.note(f"features: {_name_of_features(source)}; there are others here, --features chooses")
     stores = stores_that_teach(workspace / "genomics", config.train)
     return _ToTrain(config, runner, name, workspace / place / name, table, source, stores)
 
@@ -134,7 +153,8 @@ def _train_one(config: Config, runner: Runner, name: str, features: str | None) 
 
     to_train = _to_train(config, runner, name, features, "models")
     folder = to_train.folder
-    if not to_train.stores and config.train.use_rna:
+    to_train.refuse_other_features([folder])
+    if not to_train.stores and config.train.use_rna and not config.train.soft_targets:
         runner.console.note("no expression store in this workspace: training on histology alone")
     stages: list[Callable[[], Stage[Any]]] = [  # made one after the other: each plans from what the one before left
         to_train.split,
@@ -172,16 +192,18 @@ def compare(
 def _compare_one(config: Config, runner: Runner, name: str, features: str | None) -> tuple[list[Summary], Json]:
     from ..stages.compare import CompareStage, CompareStageSettings
     from ..stages.omics_ceiling import OmicsCeilingStage
-    from ..stages.variants import variants
+    from ..stages.variants import REFERENCE, variants
 
     rna = config.train.model_copy(update={"use_rna": True})
     to_train = _to_train(config.model_copy(update={"train": rna}), runner, name, features, "comparisons")
     comparison = to_train.folder
+    asked = variants(config.compare.methods, config.train, rna=bool(to_train.stores))
+    to_train.refuse_other_features(sorted(file.parent for file in comparison.glob("*/manifest.jsonl")))
     summaries = [runner.run(to_train.split())]
     trained = runner.workspace / "models" / name
     compared = []
-    for variant in variants(config.compare.methods, config.train, rna=bool(to_train.stores)):
-        runner.console.heading(f"{name}: {variant.title}")
+    for variant in asked:
+        runner.console.heading(f"{name}: {variant.label}")
         reuse = _is_trained(trained, variant.settings, to_train)
         folder = trained if reuse else comparison / variant.name
         splits = replace(to_train, folder=trained) if reuse else to_train
@@ -196,9 +218,11 @@ def _compare_one(config: Config, runner: Runner, name: str, features: str | None
         summaries += ran
         if not ran[-1].failures:
             compared.append((variant, folder))
+    if REFERENCE not in {variant.name for variant, _ in compared}:
+        return summed(summaries, comparison), {"name": name, "failed": REFERENCE}
     runner.console.heading(f"{name}: comparison")
     facts = [
-        ("features", to_train.features.relative_to(runner.workspace / "features").as_posix()),
+        ("features", _name_of_features(to_train.features)),
         ("folds", f"{config.split.folds}, by {config.split.split_by}, seed {config.split.seed}"),
         ("epochs at most", str(config.train.epochs)),
         ("seed of the training", str(config.train.seed)),
@@ -206,28 +230,37 @@ def _compare_one(config: Config, runner: Runner, name: str, features: str | None
     settings = CompareStageSettings(**to_train.biomarker.model_dump())
     stage = CompareStage(settings, comparison, runner.workspace, compared=compared, facts=facts)
     summaries.append(runner.run(stage))
+    if summaries[-1].failures:
+        return summed(summaries, comparison), {"name": name, "failed": stage.name}
     paths = {kind: str(comparison / f"comparison.{kind}") for kind in ("csv", "html", "png")}
     return summed(summaries, comparison), {"name": name, **paths}
 
 
 def _is_trained(model: Path, settings: TrainSettings | None, comparison: _ToTrain) -> bool:
     """Whether a model was trained with these very settings, on the features and the very splits of the comparison."""
-    from ..data.manifest import Manifest
-
     if settings is None:
         return False
     splits = [Manifest.of(folder).latest("split").get("splits") for folder in (model, comparison.folder)]
-    digests = {record.outputs["splits"].digest if record and record.outputs else None for record in splits}
+    made = [record.outputs if record else {} for record in splits]
+    digests = {frozenset((name, output.digest) for name, output in outputs.items()) for outputs in made}
     folds = Manifest.of(model).latest("train").values()
-    here = comparison.features.relative_to(comparison.runner.workspace).as_posix() + "/"
-    sources = {i.path or "" for fold in folds for name, i in fold.inputs.items() if name.startswith("features of ")}
     return (
         len(digests) == 1
-        and None not in digests
-        and all(path.startswith(here) for path in sources)
-        and bool(folds)
+        and frozenset() not in digests
+        and _features_of(folds) == {_name_of_features(comparison.features)}
         and all(fold.settings == settings.result_settings() for fold in folds)
     )
+
+
+def _features_of(folds: Iterable[Record]) -> set[str]:
+    """Names of the features that folds were trained on, as their records say."""
+    stores = (i.path for fold in folds for name, i in fold.inputs.items() if name.startswith("features of "))
+    return {_name_of_features(Path(store).parent) for store in stores if store}
+
+
+def _name_of_features(folder: Path) -> str:
+    """Such as ``0.5mpp-224px/uni2-h``."""
+    return f"{folder.parent.name}/{folder.name}"
 
 
 def metrics_of(folder: Path) -> Json:

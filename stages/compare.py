@@ -65,8 +65,9 @@ class CompareStage(Stage[CompareStageSettings]):
                 continue  # it has failed and says why
             outputs = {name: self.workspace / output.path for name, output in record.outputs.items()}
             inputs |= {f"{variant.name} {name}": OutputInput(output) for name, output in record.outputs.items()}
-            trained = Manifest.of(folder).latest("train").values()
-            done.append(_Evaluated(variant, outputs, sum(fold.seconds for fold in trained) or None))
+            trained = Manifest.of(folder).latest("train")  # an earlier split may have had more folds
+            seconds = sum(trained[fold].seconds for fold in record.inputs if fold in trained)
+            done.append(_Evaluated(variant, outputs, seconds or None))
         if not any(method.variant.name == REFERENCE for method in done):
             what = "MoMKD itself has not been evaluated: there is nothing to hold the others against"
             raise CohortError(what, path=self.folder, hint="see why above")
@@ -78,11 +79,7 @@ class CompareStage(Stage[CompareStageSettings]):
         methods = tuple(_compared(method, predictions) for method in done)
         comparison = Comparison(
             name=self.folder.name,
-            question=Question(
-                label_column=self.settings.label_column,
-                positive=", ".join(self.settings.positive),
-                negative=", ".join(self.settings.negative),
-            ),
+            question=Question.of(self.settings.label_column, self.settings.positive, self.settings.negative),
             methods=methods,
             reference=REFERENCE,
             facts=self.facts,

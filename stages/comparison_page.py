@@ -22,7 +22,7 @@ from ..models.paired_tests import PairedDifference, holm
 from .charts import Scale, roc_against
 from .page_numbers import TEMPLATES, figure, mean_and_deviation, p_value, signed
 from .report_page import FEW_PATIENTS, Facts, Question, cautions
-from .variants import CEILING, SOFT
+from .variants import CEILING, SOFT, label_of
 
 ALPHA: Final = 0.05
 """A difference with a smaller p-value, after correction, counts as one."""
@@ -70,7 +70,7 @@ class ComparedMethod:
     @property
     def label(self) -> str:
         """The title, and whether it learnt from soft targets."""
-        return f"{self.title} + soft targets" if self.soft_targets else self.title
+        return label_of(self.title, soft_targets=self.soft_targets)
 
     @property
     def stem(self) -> str:

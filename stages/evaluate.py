@@ -11,7 +11,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from scipy.special import expit
@@ -22,9 +22,9 @@ from ..data.features import read_bag
 from ..data.manifest import Manifest
 from ..models.bundle import read_bundle
 from ..models.devices import choose_devices
-from ..models.metrics import binary_metrics
+from ..models.metrics import Metrics, binary_metrics
 from .settings import Runtime, Settings
-from .split import split_output
+from .split import features_of, split_output
 from .stage import Input, Item, Outcome, OutputInput, Plan, Progress, Stage, upstream
 from .versions import VERSIONS
 
@@ -88,31 +88,27 @@ class EvaluateStage(Stage[EvaluateSettings]):
 
     def plan(self) -> Plan:
         split = split_output(Manifest.of(self.splits), self.workspace)
-        splits, slides_of = split.splits, split.slides_of
+        wanted = range(split.splits.folds)
         bundles = upstream(self.manifest, "train", self.workspace).records
-        missing = [f for f in range(splits.folds) if f"fold-{f}" not in bundles]
+        missing = [fold for fold in wanted if f"fold-{fold}" not in bundles]
         if missing:
             raise CohortError(
                 f"folds {', '.join(map(str, missing))} are not trained",
                 path=self.folder,
                 hint="see why above; wsipipe train goes on from there",
             )
-        features = upstream(Manifest.of(self.features), "extract", self.workspace).records
+        features = features_of(split.slides, self.features, self.workspace)
         inputs: dict[str, Input] = {"splits": OutputInput(split.record)}
         folds = []
-        for fold in range(splits.folds):
+        for fold in wanted:
             bundle = bundles[f"fold-{fold}"].outputs["bundle"]
             inputs[f"fold-{fold}"] = OutputInput(bundle)
             patients = {
-                p: (
-                    splits.labels[p],
-                    tuple(self.workspace / features[s].outputs["features"].path for s in slides_of[p]),
-                )
-                for p in splits.patients(fold, "test")
+                patient: (label, tuple(self.workspace / features[slide].path for slide in slides))
+                for patient, (label, slides) in split.part(fold, "test").items()
             }
             folds.append(_TestFold(self.workspace / bundle.path, patients))
-        tested = [slide for patient in splits.labels for slide in slides_of[patient]]
-        inputs |= {f"features of {slide}": OutputInput(features[slide].outputs["features"]) for slide in tested}
+        inputs |= {f"features of {slide}": OutputInput(store) for slide, store in features.items()}
         return Plan([Item("cross-validation", inputs, folds)])
 
     def process(self, item: Item, progress: Progress) -> Outcome:
@@ -121,8 +117,13 @@ class EvaluateStage(Stage[EvaluateSettings]):
         for test in item.payload:
             bundle = read_bundle(test.bundle, device)
             for patient, (label, stores) in test.patients.items():
-                logit = float(np.mean([bundle.read(read_bag(store), store).logit for store in stores]))
+                bags = [read_bag(store) for store in stores]
                 facts = bundle.facts
+                if any(facts.saw(patient, bag.facts.slide_digest) for bag in bags):
+                    what = f"was trained on patient {patient}, on whom it is to be tested, or on the same slide"
+                    hint = "the split was changed by hand: move the model away, and train again"
+                    raise CohortError(what, path=test.bundle, hint=hint)
+                logit = float(np.mean([bundle.read(*bag).logit for bag in zip(bags, stores, strict=True)]))
                 rows.append(OutOfFold.of(patient, facts.fold, label, logit, facts.threshold, len(stores)))
         return write_evaluation(self.folder, rows, self.settings)
 
@@ -130,31 +131,50 @@ class EvaluateStage(Stage[EvaluateSettings]):
 def write_evaluation(folder: Path, rows: Sequence[OutOfFold], settings: EvaluateSettings) -> Outcome:
     """Write both files of an evaluation by cross-validation."""
     rows = sorted(rows, key=lambda row: row.patient_id)
-    pooled = _metrics(rows, settings.bootstrap_rounds, settings.seed)
-    folds = [
-        {"fold": fold, **_metrics([row for row in rows if row.fold == fold], 0, settings.seed)}
+    pooled = metrics_of(rows, rounds=settings.bootstrap_rounds, seed=settings.seed)
+    by_fold = {
+        fold: metrics_of([row for row in rows if row.fold == fold], rounds=0, seed=settings.seed)
         for fold in sorted({row.fold for row in rows})
-    ]
-    aucs = [fold["auc"]["value"] for fold in folds if fold["auc"]["value"] is not None]
-    content = {
-        "pooled": pooled,
-        "folds": folds,
-        "auc_mean": float(np.mean(aucs)) if aucs else None,
-        "auc_sd": float(np.std(aucs, ddof=1)) if len(aucs) > 1 else None,
     }
     write_oof(folder / "oof_predictions.csv", rows)
-    with whole(folder / "metrics.json") as scratch:
-        scratch.write_text(json.dumps(content, indent=1, allow_nan=False) + "\n", encoding="utf-8")
+    write_metrics(folder / "metrics.json", pooled, by_fold)
     return Outcome(
         outputs={"predictions": folder / "oof_predictions.csv", "metrics": folder / "metrics.json"},
-        stats={"patients": len(rows), "auc": pooled["auc"]},
+        stats={"patients": len(rows), "auc": pooled.auc.model_dump(mode="json")},
     )
 
 
-def _metrics(rows: Sequence[OutOfFold], rounds: int, seed: int) -> dict[str, Any]:
-    labels, probabilities = [r.label for r in rows], [r.probability for r in rows]
-    metrics = binary_metrics(labels, probabilities, [r.call for r in rows], rounds=rounds, seed=seed)
-    return metrics.model_dump(mode="json")
+class Judged(Protocol):
+    """A patient's row, whoever judged."""
+
+    @property
+    def label(self) -> int: ...
+    @property
+    def probability(self) -> float: ...
+    @property
+    def call(self) -> int: ...
+
+
+def metrics_of(rows: Sequence[Judged], *, rounds: int, seed: int) -> Metrics:
+    """Figures of these patients.
+
+    :param rounds: of the bootstrap; 0 for no intervals.
+    """
+    labels, probabilities = [row.label for row in rows], [row.probability for row in rows]
+    return binary_metrics(labels, probabilities, [row.call for row in rows], rounds=rounds, seed=seed)
+
+
+def write_metrics(path: Path, pooled: Metrics, by_fold: Mapping[int, Metrics]) -> None:
+    """Write ``metrics.json``: pooled, each fold by itself, and the AUC's mean and deviation over the folds."""
+    aucs = [own.auc.value for own in by_fold.values() if own.auc.value is not None]
+    content = {
+        "pooled": pooled.model_dump(mode="json"),
+        "folds": [{"fold": fold, **own.model_dump(mode="json")} for fold, own in by_fold.items()],
+        "auc_mean": float(np.mean(aucs)) if aucs else None,
+        "auc_sd": float(np.std(aucs, ddof=1)) if len(aucs) > 1 else None,
+    }
+    with whole(path) as scratch:
+        scratch.write_text(json.dumps(content, indent=1, allow_nan=False) + "\n", encoding="utf-8")
 
 
 def write_oof(path: Path, rows: Sequence[OutOfFold]) -> None:

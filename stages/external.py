@@ -14,11 +14,9 @@ of the patient's slides, says nothing of that patient.
 from __future__ import annotations
 
 import csv
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict
@@ -29,7 +27,8 @@ from ..data.features import read_bag
 from ..data.patient_labels import PatientLabels
 from ..models.bundle import folds_of, read_bundle
 from ..models.devices import choose_devices
-from ..models.metrics import Estimate, Metrics, binary_metrics
+from ..models.metrics import Estimate, Metrics
+from .evaluate import metrics_of, write_metrics
 from .external_cohort import ExternalCohort, ExternalSettings, ExternalTask, cross_validated_auc, without
 from .external_page import ExternalReport, FoldAlone, JudgedPatient, external_page
 from .report_page import Accounting, Question
@@ -196,15 +195,13 @@ class ExternalStage(Stage[ExternalSettings]):
 
         rows = predictions(thresholds)
         alone = {fold: predictions({fold: threshold}) for fold, threshold in thresholds.items()}
-        pooled = _metrics(rows, self.settings.bootstrap_rounds, self.settings.seed)
-        by_fold = {fold: _metrics(own, 0, self.settings.seed) for fold, own in alone.items() if own}
+        pooled = metrics_of(rows, rounds=self.settings.bootstrap_rounds, seed=self.settings.seed)
+        by_fold = {fold: metrics_of(own, rounds=0, seed=self.settings.seed) for fold, own in alone.items() if own}
         names = ("patients.csv", "predictions.csv", "metrics.json", "report.html")
         patients, table, metrics, page = (self.folder / name for name in names)
         write_patients(patients, work.labels)
         _write_predictions(table, rows)
-        with whole(metrics) as scratch:
-            text = json.dumps(_metrics_content(pooled, by_fold), indent=1, allow_nan=False)
-            scratch.write_text(text + "\n", encoding="utf-8")
+        write_metrics(metrics, pooled, by_fold)
         with whole(page) as scratch:
             report = self._report(work, rows, pooled, by_fold, thresholds)
             scratch.write_text(external_page(report), encoding="utf-8")
@@ -223,11 +220,7 @@ class ExternalStage(Stage[ExternalSettings]):
         return ExternalReport(
             name=self.folder.name,
             model=self.task.model.name,
-            question=Question(
-                label_column=asked.label_column,
-                positive=", ".join(asked.positive),
-                negative=", ".join(asked.negative),
-            ),
+            question=Question.of(asked.label_column, asked.positive, asked.negative),
             accounting=Accounting(
                 in_table=len(labels.labels) + len(labels.dropped),
                 used=len(labels.labels),
@@ -259,22 +252,6 @@ class ExternalStage(Stage[ExternalSettings]):
                 ("wsipipe that trained it", first.versions.get("wsipipe", "unknown")),
             ),
         )
-
-
-def _metrics(rows: Sequence[ExternalPrediction], rounds: int, seed: int) -> Metrics:
-    labels, probabilities = [row.label for row in rows], [row.probability for row in rows]
-    return binary_metrics(labels, probabilities, [row.call for row in rows], rounds=rounds, seed=seed)
-
-
-def _metrics_content(pooled: Metrics, by_fold: Mapping[int, Metrics]) -> dict[str, Any]:
-    """``metrics.json``, in the form that evaluation by cross-validation gives it."""
-    aucs = [own.auc.value for own in by_fold.values() if own.auc.value is not None]
-    return {
-        "pooled": pooled.model_dump(mode="json"),
-        "folds": [{"fold": fold, **own.model_dump(mode="json")} for fold, own in by_fold.items()],
-        "auc_mean": float(np.mean(aucs)) if aucs else None,
-        "auc_sd": float(np.std(aucs, ddof=1)) if len(aucs) > 1 else None,
-    }
 
 
 def _write_predictions(path: Path, rows: Sequence[ExternalPrediction]) -> None:

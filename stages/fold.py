@@ -1,18 +1,21 @@
-"""What a fold may see: its training and validation patients, with their bags."""
+"""What a fold may see: its training and validation patients, with their bags; and the threshold set on the latter."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from scipy.special import expit
 from torch import Tensor
 
 from ..data.errors import StoreError, UsageError
 from ..data.features import FeatureFacts, read_bag
 from ..models.bag_tensors import BagTensors, PatientBags, bag_tensors
+from ..models.metrics import youden_threshold
 
 MEMORY_SHARE = 0.5
 """Features move to the GPU for the whole training when they take no more than this part of its free memory."""
@@ -78,6 +81,15 @@ class FoldBag:
         """From its store."""
         bag = read_bag(path)
         return cls(bag_tensors(bag, neighbours), bag.facts)
+
+
+def fold_threshold(labels: Sequence[int], logits: Sequence[float]) -> tuple[float, str]:
+    """Probability from which a patient is called positive, and where it is from.
+
+    :param labels, logits: of the fold's validation patients.
+    """
+    chosen = youden_threshold(labels, expit(np.array(logits)))
+    return (0.5, "default 0.5") if chosen is None else (chosen, "Youden on the validation patients")
 
 
 def patients_of(

@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 import torch
 from pydantic import ValidationError
-from scipy.special import expit
 from sklearn.metrics import roc_auc_score
 
 from ..data.errors import CohortError, UsageError
@@ -18,11 +17,10 @@ from ..data.splits import make_splits
 from ..models.bag_tensors import BagTensors, PatientBags
 from ..models.fit import Epoch, Fit, FitSettings, patient_logits
 from ..models.methods import find_method
-from ..models.metrics import youden_threshold
 from ..models.momkd import PATIENCE, PRESETS, MoMKD
 from ..models.network import NetworkConfig, SlideNetwork
 from ..models.rna_teacher import SoftTargets
-from .fold import FoldCohort, patients_of
+from .fold import FoldCohort, fold_threshold, patients_of
 from .settings import TrainSettings
 from .teaching import FoldRna, Teaching, fold_targets
 
@@ -70,8 +68,7 @@ class TrainedFold:
     def threshold(self) -> tuple[float, str]:
         """Probability from which a patient is called positive, and where it is from."""
         logits = patient_logits(self.network, self.validation)
-        chosen = youden_threshold([patient.label for patient in self.validation], expit(list(logits.values())))
-        return (0.5, "default 0.5") if chosen is None else (chosen, "Youden on the validation patients")
+        return fold_threshold([p.label for p in self.validation], [logits[p.patient_id] for p in self.validation])
 
 
 def train_fold(task: FoldTask, settings: TrainSettings) -> TrainedFold:

@@ -17,6 +17,7 @@ from ..data.features import write_features
 from ..data.foreign_features import ForeignFeatures, imported_facts, read_foreign_features
 from ..data.manifest import Manifest
 from ..data.tiles import TileSet, read_tiles
+from ..models.backbone import Pooling, find_backbone
 from ..models.weights import digest_of_weights
 from .settings import ExtractSettings
 from .stage import FileInput, Input, Item, Outcome, OutputInput, Plan, Progress, Stage, upstream
@@ -95,6 +96,9 @@ class ImportStage(Stage[ExtractSettings]):
                 path=task.features,
                 hint="tile the slide with the --coordinates that these features were made from",
             )
+        pooling: Pooling | None = settings.pooling
+        if settings.weights is not None:  # whose weights it was is known, and so is how its tokens became one vector
+            pooling = find_backbone(settings.backbone, settings.pooling).pooling
         facts = imported_facts(
             foreign,
             slide_id=task.slide_id,
@@ -104,7 +108,7 @@ class ImportStage(Stage[ExtractSettings]):
             tile_px=tiles.grid.tile_px,
             slide_digest=task.slide_digest,
             weights_digest=self._digest_of_weights(settings.weights) if settings.weights else None,
-            pooling=settings.pooling,
+            pooling=pooling,
         )
         bad = [[int(value) for value in at] for at in tiles.coords[without]]
         path = self.folder / f"{item.id}.zarr"

@@ -9,14 +9,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
-from scipy.special import expit
-
 from ..data.manifest import Manifest
 from ..data.splits import Splits
-from ..models.metrics import youden_threshold
 from ..models.rna_teacher import RnaTeacher, measured
 from .evaluate import EvaluateSettings, OutOfFold, write_evaluation
+from .fold import fold_threshold
 from .settings import TrainSettings
 from .split import split_output
 from .stage import Input, Item, Outcome, OutputInput, Plan, Progress, Stage
@@ -66,8 +63,7 @@ class OmicsCeilingStage(Stage[TrainSettings]):
         def logits(patients: Sequence[str]) -> list[float]:
             return teacher.predict(table.rows(patients), table.genes).tolist() if patients else []
 
-        chosen = youden_threshold([splits.labels[p] for p in validation], expit(np.array(logits(validation))))
-        threshold = 0.5 if chosen is None else chosen
+        threshold, _ = fold_threshold([splits.labels[p] for p in validation], logits(validation))
         return [
             OutOfFold.of(patient, fold, splits.labels[patient], logit, threshold, slides=0)
             for patient, logit in zip(test, logits(test), strict=True)

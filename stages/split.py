@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import csv
 from collections import Counter
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,7 +19,8 @@ from ..data.expression import read_expression
 from ..data.manifest import Manifest, OutputRecord, Record
 from ..data.patient_labels import PatientLabels, patient_labels, patient_sites
 from ..data.slide_match import match_slides
-from ..data.splits import Splits, make_splits, read_splits, write_splits
+from ..data.splits import Role, Splits, make_splits, read_splits, write_splits
+from ..data.wording import some
 from .settings import BiomarkerSettings, SplitSettings
 from .stage import FileInput, Input, Item, Outcome, Plan, Progress, Stage, ValueInput, upstream
 from .versions import VERSIONS
@@ -79,6 +80,7 @@ class SplitStage(Stage[SplitStageSettings]):
             keep_frozen=settings.tcga_slides == "all",
             drop_conflicts=settings.drop_conflicts,
         )
+        _refuse_twins(labels.slides, self.tiles)
         sites = patient_sites(table, labels.labels) if settings.split_by == "site" else {}
         splits = make_splits(
             labels.labels,
@@ -120,24 +122,65 @@ def slides_with_features(tiles: Path, features: Path, workspace: Path) -> tuple[
     :param tiles, features: folders of the stages that made them.
     :raises CohortError: no slide has features.
     """
-    unusable: dict[str, str] = {}
-    records: dict[str, Record] = {}
-    for folder, stage in ((tiles, "tile"), (features, "extract")):
-        records = Manifest.of(folder).latest(stage)
-        for slide, record in records.items():
-            unusable.pop(slide, None)
-            if record.status == "empty":
-                unusable[slide] = "no tissue on the slide"
-            elif record.status == "failed":
-                unusable[slide] = f"slide failed in {stage}"
-            elif not record.is_whole(workspace):
-                unusable[slide] = f"output of {stage} lost"
-            elif stage == "tile":
-                unusable[slide] = "no features extracted yet"
-    usable = [slide for slide in records if slide not in unusable]  # the last stage's: extract
+    tiled, extracted = Manifest.of(tiles).latest("tile"), Manifest.of(features).latest("extract")
+    why = {s: _why_unusable(tiled.get(s), extracted.get(s), workspace) for s in {**tiled, **extracted}}
+    unusable = {slide: reason for slide, reason in why.items() if reason}
+    usable = [slide for slide, reason in why.items() if not reason]
     if not usable:
-        raise CohortError("no slide here has features", path=features, hint="run wsipipe extract first")
+        reasons = ", ".join(f"{reason} ({count})" for reason, count in Counter(unusable.values()).most_common())
+        what = f"no slide here has features{f': {reasons}' if reasons else ''}"
+        raise CohortError(what, path=features, hint="run wsipipe tile and wsipipe extract first")
     return unusable, usable
+
+
+def _why_unusable(tiled: Record | None, extracted: Record | None, workspace: Path) -> str:
+    """Why a slide gives no bag; nothing if it gives one. Its tiles need not be there any more, its features must."""
+    if tiled is None:
+        return "not tiled here"
+    for stage, record in (("tile", tiled), ("extract", extracted)):
+        if record is not None and record.status == "empty":
+            return "no tissue on the slide"
+        if record is not None and record.status == "failed":
+            return f"slide failed in {stage}"
+    if extracted is None:
+        return "no features extracted yet" if tiled.is_whole(workspace) else "output of tile lost"
+    if not extracted.is_whole(workspace):
+        return "output of extract lost"
+    if "tiles" in extracted.inputs and extracted.inputs["tiles"].digest != tiled.outputs["tiles"].digest:
+        return "features of earlier tiles"
+    return ""
+
+
+def features_of(slides: Iterable[str], features: Path, workspace: Path) -> dict[str, OutputRecord]:
+    """Slide → its store of features, as recorded.
+
+    :raises CohortError: a slide of the split has none any more.
+    """
+    there = upstream(Manifest.of(features), "extract", workspace).records
+    wanted = list(slides)
+    lost = [slide for slide in wanted if slide not in there]
+    if lost:
+        what = f"{len(lost)} slides of the split have no features any more: {some(lost, 3)}"
+        raise CohortError(what, path=features, hint="run wsipipe extract, then make the split again (wsipipe train)")
+    return {slide: there[slide].outputs["features"] for slide in wanted}
+
+
+def _refuse_twins(slides_of: Mapping[str, Sequence[str]], tiles: Path) -> None:
+    """A slide that two patients share would train a fold that is tested on it.
+
+    :raises CohortError: naming both slides and both patients.
+    """
+    tiled = Manifest.of(tiles).latest("tile")
+    first: dict[str, tuple[str, str]] = {}
+    for patient, slides in slides_of.items():
+        for slide in slides:
+            other, of = first.setdefault(tiled[slide].inputs["slide"].digest, (slide, patient))
+            if of != patient:
+                raise CohortError(
+                    f"slides {other} of patient {of} and {slide} of patient {patient} have the same bytes",
+                    path=tiled[slide].inputs["slide"].path or tiles,
+                    hint="remove the row that is wrong; if both are one person, give both rows one patient_id",
+                )
 
 
 def write_patients(path: Path, labels: PatientLabels, with_rna: Collection[str] = ()) -> None:
@@ -196,6 +239,15 @@ class SplitOutput:
     """Of ``splits.csv``."""
     slides_of: Mapping[str, tuple[str, ...]]
     """Patient → slides to use."""
+
+    @property
+    def slides(self) -> list[str]:
+        """The slides of all patients, whatever part these play."""
+        return [slide for patient in self.splits.labels for slide in self.slides_of[patient]]
+
+    def part(self, fold: int, role: Role) -> dict[str, tuple[int, tuple[str, ...]]]:
+        """Patient → label and slides, of those who play a role in a fold."""
+        return {p: (self.splits.labels[p], self.slides_of[p]) for p in self.splits.patients(fold, role)}
 
 
 def split_output(manifest: Manifest, workspace: Path) -> SplitOutput:

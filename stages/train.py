@@ -26,12 +26,13 @@ from ..models.bag_tensors import BagTensors
 from ..models.bundle import BagRecipe, BundleFacts, Question, seen_hashes, write_bundle
 from ..models.devices import choose_device, choose_devices
 from ..models.fit import Epoch
+from ..models.methods import find_method
 from ..models.momkd import MoMKD
 from .fold import FoldBag, FoldCohort, read_bags
 from .fold_training import INNER_FOLDS, FoldTask, TrainedFold, train_fold
 from .settings import BiomarkerSettings, TrainSettings
-from .split import split_output
-from .stage import Input, Item, Outcome, OutputInput, Plan, Progress, Stage, ValueInput, upstream
+from .split import features_of, split_output
+from .stage import Input, Item, Outcome, OutputInput, Plan, Progress, Stage, ValueInput
 from .teaching import Teaching, molecular_inputs
 from .versions import VERSIONS
 
@@ -84,44 +85,50 @@ class TrainStage(Stage[TrainSettings]):
         return stage
 
     def plan(self) -> Plan:
-        asked = [name for name in ("soft_targets", "shuffle_rna") if getattr(self.settings, name)]
-        if asked and not self.stores:
-            flag = asked[0].replace("_", "-")
-            what = f"--{flag} needs RNA, and there is none to teach"
-            raise UsageError(what, path=self.workspace, hint="run wsipipe genomics first")
+        self._refuse_without_rna()
         split = split_output(Manifest.of(self.splits), self.workspace)
-        splits, slides_of = split.splits, split.slides_of
-        features = upstream(Manifest.of(self.features), "extract", self.workspace).records
-        tiled = Manifest.of(self.tiles).latest("tile")
-        tile, extract = _settings_of(tiled), _settings_of(features)
-        molecular = molecular_inputs(self.stores, self.settings.gene_list)
+        used = split.slides
+        features = features_of(used, self.features, self.workspace)
+        tiled, extracted = Manifest.of(self.tiles).latest("tile"), Manifest.of(self.features).latest("extract")
+        tile, extract = _settings_of(used, tiled, self.tiles), _settings_of(used, extracted, self.features)
+        molecular = molecular_inputs(self._teachers, self.settings.gene_list)
         items = []
-        for fold in range(splits.folds):
-            parts = {
-                role: {p: (splits.labels[p], slides_of[p]) for p in splits.patients(fold, role)}
-                for role in ("train", "validation")
-            }
-            slides = [s for part in parts.values() for _, ids in part.values() for s in ids]
-            stores = {s: features[s].outputs["features"] for s in slides}
+        for fold in range(split.splits.folds):
+            train, validation = split.part(fold, "train"), split.part(fold, "validation")
+            own = {**train, **validation}
+            slides = [slide for _, ids in own.values() for slide in ids]
             cohort = FoldCohort(
                 fold=fold,
-                folds=splits.folds,
+                folds=split.splits.folds,
                 splits_digest=split.record.digest,
-                train=parts["train"],
-                validation=parts["validation"],
-                test_patients=len(splits.patients(fold, "test")),
-                slides={s: (self.workspace / stores[s].path, tiled[s].inputs["slide"].digest) for s in slides},
+                train=train,
+                validation=validation,
+                test_patients=len(split.splits.patients(fold, "test")),
+                slides={s: (self.workspace / features[s].path, tiled[s].inputs["slide"].digest) for s in slides},
                 tile=tile,
                 extract=extract,
             )
             inputs: dict[str, Input] = {
                 "splits": OutputInput(split.record),
-                "slides": ValueInput({p: list(ids) for part in parts.values() for p, (_, ids) in part.items()}),
-                **{f"features of {s}": OutputInput(store) for s, store in stores.items()},
+                "slides": ValueInput({patient: list(ids) for patient, (_, ids) in own.items()}),
+                **{f"features of {slide}": OutputInput(features[slide]) for slide in slides},
                 **molecular,
             }
             items.append(Item(f"fold-{fold}", inputs, cohort, size=self._epochs()))
         return Plan(items)
+
+    def _refuse_without_rna(self) -> None:
+        asked = [name for name in ("soft_targets", "shuffle_rna") if getattr(self.settings, name)]
+        if asked and not self.stores:
+            what = f"--{asked[0].replace('_', '-')} needs RNA, and there is none to teach"
+            raise UsageError(what, path=self.workspace, hint="run wsipipe genomics first")
+
+    @property
+    def _teachers(self) -> Sequence[Path]:
+        """The stores, if this method learns from them: else another store would train again what is the same."""
+        settings = self.settings
+        taught = find_method(settings.method).taught_by_rna and settings.use_rna
+        return self.stores if taught or settings.soft_targets else ()
 
     def _epochs(self) -> int:
         """Of a fold, at most: nested settings are all tried on the inner folds first."""
@@ -138,16 +145,15 @@ class TrainStage(Stage[TrainSettings]):
             told: Counter[str] = Counter()
 
             def tell(what: str, epoch: Epoch) -> None:
-                gained = epoch.rank[0]
                 inner = "" if what == "state" else f" ({what})"
-                progress.say(f"fold {cohort.fold}{inner}, epoch {epoch.epoch + 1}, validation {gained:.3f}")
+                progress.say(f"fold {cohort.fold}{inner}, epoch {epoch.epoch + 1}, validation {_in_validation(epoch)}")
                 progress.advance(1)
                 told[what] += 1
                 if what == "state":
                     draw(epoch)
 
             partial = self.folder / "partial" / item.fingerprint.removeprefix("sha256:")[:16]
-            teaching = Teaching.read(self.stores, self.settings.gene_list)
+            teaching = Teaching.read(self._teachers, self.settings.gene_list)
             task = FoldTask(cohort, bags, facts.width, teaching, device, partial, tell)
             trained = train_fold(task, self.settings)
             path = self.folder / item.id
@@ -244,9 +250,21 @@ def _threads_for(bags: Mapping[str, BagTensors], of: int) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def _settings_of(records: Mapping[str, Record]) -> dict[str, Any]:
-    """The settings of a folder's results; the runner keeps those of other settings apart."""
-    settings = [record.settings for record in records.values() if record.status == "done"]
-    if not settings:
-        raise CohortError("no slide has features", hint="run wsipipe tile and wsipipe extract first")
-    return settings[-1]
+def _settings_of(slides: Sequence[str], records: Mapping[str, Record], folder: Path) -> dict[str, Any]:
+    """The settings that all these slides went through a stage with.
+
+    :raises CohortError: not all were the same: a run with others was stopped half-way.
+    """
+    first = records[slides[0]].settings
+    for slide in slides:
+        if records[slide].settings != first:
+            what = f"{slides[0]} and {slide} were made with different settings"
+            raise CohortError(what, path=folder, hint="run wsipipe tile and wsipipe extract to the end")
+    return first
+
+
+def _in_validation(epoch: Epoch) -> str:
+    """By what the epoch is judged, and how it did."""
+    if epoch.validation_rank is not None:
+        return f"rank correlation {epoch.validation_rank:.3f}"
+    return f"loss {epoch.validation_loss:.3f}" if epoch.validation_auc is None else f"AUC {epoch.validation_auc:.3f}"

@@ -42,16 +42,26 @@ class Variant:
     settings: TrainSettings | None
 
     @property
+    def label(self) -> str:
+        """The title, and whether it learns from soft targets."""
+        return label_of(self.title, soft_targets=self.settings is not None and self.settings.soft_targets)
+
+    @property
     def needs_rna(self) -> bool:
         """Whether it means something only where there is RNA."""
         s = self.settings
         return s is None or s.soft_targets or s.shuffle_rna or not s.use_rna
 
 
+def label_of(title: str, *, soft_targets: bool) -> str:
+    """What a method is called in full, in headings, tables and figures."""
+    return f"{title} + soft targets" if soft_targets else title
+
+
 def variants(asked: Sequence[str], base: TrainSettings, *, rna: bool) -> list[Variant]:
     """What is to be compared, MoMKD first.
 
-    :param asked: names; empty for everything that means something.
+    :param asked: names, or several in one, with commas between; empty for everything that means something.
     :param base: settings that all share; its method, soft targets and use of RNA are set aside.
     :param rna: whether there is any to teach.
     :raises UsageError: a name that is none, or that needs RNA where there is none.
@@ -65,11 +75,13 @@ def variants(asked: Sequence[str], base: TrainSettings, *, rna: bool) -> list[Va
         soft = settings.model_copy(update={"soft_targets": True})
         known[name + SOFT] = Variant(name + SOFT, title, note, soft)
     known[CEILING] = Variant(CEILING, "RNA alone", "ridge logistic regression: the ceiling; reads no slide", None)
+    asked = [name.strip() for names in asked for name in names.split(",")]
     unknown = [name for name in asked if name not in known]
     if unknown:
         raise UsageError(f"{unknown[0]!r} cannot be compared", hint=f"there are {', '.join(known)}")
     lost = [name for name in asked if known[name].needs_rna and not rna]
     if lost:
-        raise UsageError(f"{lost[0]} needs RNA, and there is none to teach", hint="run wsipipe genomics first")
+        what = f"{lost[0]} needs RNA to mean anything, and there is none"
+        raise UsageError(what, hint="run wsipipe genomics first, or leave it out")
     chosen = [REFERENCE, *(name for name in asked if name != REFERENCE)] if asked else list(known)
     return [known[name] for name in dict.fromkeys(chosen) if rna or not known[name].needs_rna]

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import csv
 import hashlib
+import shutil
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
@@ -20,20 +21,23 @@ from wsipipe import __version__
 from wsipipe.data.artifact import digest_of, size_of
 from wsipipe.data.features import FeatureFacts, write_features
 from wsipipe.data.grid import plan_grid
-from wsipipe.data.manifest import InputRecord, Manifest, OutputRecord, Record
+from wsipipe.data.manifest import InputRecord, Manifest, OutputRecord, Record, Status
 from wsipipe.data.tiles import write_tiles
 from wsipipe.data.units import Mpp, TilePx
 from wsipipe.pipeline.config import Config, load_config
 from wsipipe.pipeline.console import Console
 from wsipipe.pipeline.runner import Runner
+from wsipipe.stages.evaluate import EvaluateSettings, EvaluateStage, OutOfFold, read_oof
 from wsipipe.stages.genomics import GenomicsStage
 from wsipipe.stages.settings import ExtractSettings, Settings, TileSettings
+from wsipipe.stages.split import SplitStage, SplitStageSettings
 from wsipipe.stages.train import TrainStage
 from wsipipe.stages.versions import VERSIONS
 
 WIDTH, GENES, TELLING = 16, 24, 4
 TILE_PX, SIDE = 224, 5
 """A slide is a square of SIDE × SIDE tiles; which of them are tissue is its own affair."""
+WEIGHTS = "sha256:" + "0" * 64
 TILES, FEATURES = Path("tiles/0.5mpp-224px"), Path("features/0.5mpp-224px/efficientnet-lite0")
 
 Floats = NDArray[np.float32]
@@ -82,6 +86,24 @@ class Planted:
     def runner(self) -> Runner:
         return Runner(self.workspace, Console(json_only=True))
 
+    def copied(self, folder: Path) -> Planted:
+        """The same elsewhere, to play with."""
+        return replace(self, folder=Path(shutil.copytree(self.folder, folder)))
+
+    def splitter(self, **split: object) -> SplitStage:
+        """The stage that makes the split of the model ``er``, by other settings if given."""
+        config = load_config(self.settings, {"split": split})
+        expression = self.workspace / "genomics/expression.zarr"
+        return SplitStage(
+            SplitStageSettings(**config.split.model_dump(), **config.biomarkers["er"].model_dump()),
+            self.model,
+            self.workspace,
+            table=self.folder / "cohort.csv",
+            tiles=self.workspace / TILES,
+            features=self.workspace / FEATURES,
+            molecular=[expression] if expression.exists() else [],
+        )
+
     def trainer(
         self, folder: Path | None = None, *, kind: type[TrainStage] = TrainStage, **train: object
     ) -> TrainStage:
@@ -102,6 +124,17 @@ class Planted:
             splits=self.model,
             question="er",
         )
+
+    def evaluator(self, folder: Path | None = None, **settings: object) -> EvaluateStage:
+        """The stage that tests the bundles of a folder, on the split of the model ``er``."""
+        given = EvaluateSettings.model_validate({"device": "cpu", **settings})
+        features = self.workspace / FEATURES
+        return EvaluateStage(given, folder or self.model, self.workspace, features=features, splits=self.model)
+
+    def evaluation(self, folder: Path) -> list[OutOfFold]:
+        """What cross-validation says of the bundles in a folder."""
+        assert not self.runner().run(self.evaluator(folder, bootstrap_rounds=10)).failures
+        return read_oof(folder / "oof_predictions.csv")
 
 
 def make_patients(
@@ -182,8 +215,19 @@ def write_rna(planted: Planted, patients: Iterable[Patient]) -> None:
     assert not planted.runner().run(GenomicsStage(settings, planted.workspace / "genomics", planted.workspace)).failures
 
 
-def write_slide(planted: Planted, slide: str, bag: Floats) -> None:
-    """A slide's tiles and features with their records. Its own file need not be there: nobody here looks at pixels."""
+def digest_of_slide(name: str) -> str:
+    """What a slide's own file, which is not there, would be known by."""
+    return "sha256:" + hashlib.sha256(name.encode()).hexdigest()
+
+
+def write_slide(
+    planted: Planted, slide: str, bag: Floats, *, bytes_of: str = "", extracted: Status | None = "done"
+) -> None:
+    """A slide's tiles and features with their records. Its own file need not be there: nobody here looks at pixels.
+
+    :param bytes_of: another slide that it is a copy of.
+    :param extracted: what became of its features; None: it is tiled only.
+    """
     side = SIDE * TILE_PX
     grid = plan_grid(
         [(side, side)],
@@ -199,7 +243,7 @@ def write_slide(planted: Planted, slide: str, bag: Floats) -> None:
     coords = grid.coords()[: len(bag)]
     tiles = planted.workspace / TILES / f"{slide}.h5"
     write_tiles(tiles, replace(tile_set(grid, coords, 0.5, (side, side)), slide_id=slide))
-    digest = "sha256:" + hashlib.sha256(slide.encode()).hexdigest()
+    digest = digest_of_slide(bytes_of or slide)
     facts = FeatureFacts(
         slide_id=slide,
         slide_digest=digest,
@@ -211,19 +255,18 @@ def write_slide(planted: Planted, slide: str, bag: Floats) -> None:
         architecture="planted",
         pooling="pooled",
         width=WIDTH,
-        weights_digest="sha256:" + "0" * 64,
+        weights_digest=WEIGHTS,
         precision="fp32",
         transform={},
     )
     write_features(planted.store(slide), bag, coords, facts)
     file = InputRecord(digest=digest, path=str(planted.picture(slide)), bytes=1)
     stats = {"tiles": len(bag), "mpp_override": 0.5}
-    for name, settings, output in (
-        ("tile", TileSettings(), tiles),
-        ("extract", ExtractSettings(), planted.store(slide)),
-    ):
-        key = {"tile": "tiles", "extract": "features"}[name]
-        record(planted, name, slide, settings, {"slide": file}, {key: output}, stats)
+    record(planted, "tile", slide, TileSettings(), {"slide": file}, {"tiles": tiles}, stats)
+    if extracted is not None:
+        made_from = {"slide": file, "tiles": InputRecord(digest=facts.tiles_digest)}
+        features = {"features": planted.store(slide)}
+        record(planted, "extract", slide, ExtractSettings(), made_from, features, stats, status=extracted)
 
 
 def record(
@@ -234,8 +277,10 @@ def record(
     inputs: Mapping[str, InputRecord],
     outputs: Mapping[str, Path],
     stats: Mapping[str, object],
+    *,
+    status: Status = "done",
 ) -> None:
-    """A record as the runner writes it, in the folder of the first output."""
+    """A record as the runner writes it, in the folder of the first output. Only what is done is said to have any."""
     written = {
         name: OutputRecord(
             path=path.relative_to(planted.workspace).as_posix(), bytes=size_of(path), digest=digest_of(path)
@@ -247,11 +292,11 @@ def record(
             stage=stage,
             stage_version=VERSIONS[stage],
             item=item,
-            status="done",
+            status=status,
             fingerprint="planted",
             settings=settings.result_settings(),
             inputs=dict(inputs),
-            outputs=written,
+            outputs=written if status == "done" else {},
             stats=dict(stats),
             start=datetime.now(UTC),
             seconds=0.0,

@@ -204,6 +204,14 @@ def test_methods_by_name_and_names_that_are_none(mine: Planted) -> None:
     assert list(table(mine)) == ["momkd", "abmil+soft", "abmil"]
 
 
+def test_folds_of_an_earlier_split_cost_no_time(mine: Planted) -> None:
+    trained = Manifest.of(mine.model).latest("train")
+    Manifest.of(mine.model).append(trained["fold-1"].model_copy(update={"item": "fold-2", "seconds": 1e6}))
+    (mine.workspace / "comparisons/er/comparison.csv").unlink()
+    compare(mine, "--methods", "mean")
+    assert number(table(mine)["momkd"]["seconds"]) == sum(trained[fold].seconds for fold in ("fold-0", "fold-1"))
+
+
 @pytest.fixture(scope="module")
 def without_rna(tmp_path_factory: pytest.TempPathFactory) -> Planted:
     patients = [replace(patient, rna=None) for patient in make_patients(24)]

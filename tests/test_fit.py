@@ -1,12 +1,10 @@
-"""Fitting: it learns what is planted, goes on where it was killed, and what it gives survives the disk."""
+"""Fitting: it learns what is planted, refuses what cannot be fitted, and goes on where it was killed."""
 
 from __future__ import annotations
 
-import json
-import pickle
 import shutil
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -14,24 +12,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
-from torch import Tensor
-from wsipipe.data.artifact import digest_of
-from wsipipe.data.errors import BundleError, CohortError, UsageError
-from wsipipe.data.features import Bag, FeatureFacts
-from wsipipe.models.bag_tensors import BagBatch, BagTensors, PatientBags, bag_tensors
-from wsipipe.models.bundle import (
-    BagRecipe,
-    Bundle,
-    BundleFacts,
-    Question,
-    folds_of,
-    read_bundle,
-    read_facts,
-    seen_hashes,
-    write_bundle,
-)
+from wsipipe.data.errors import CohortError, UsageError
+from wsipipe.models.bag_tensors import BagBatch, BagTensors, PatientBags
 from wsipipe.models.fit import Epoch, Fit, FitSettings, fit, patient_logits, validate
+from wsipipe.models.mean_pooling import MeanPooling, MeanPoolingConfig
+from wsipipe.models.methods import METHODS
 from wsipipe.models.momkd import HistologyReadings, MoMKD, MoMKDConfig
 from wsipipe.models.tile_graph import knn_edges
 
@@ -85,7 +70,7 @@ def test_it_learns_what_is_planted(genes: int) -> None:
     train, validation, test = cohort(0, 16), cohort(100, 8), cohort(200, 12)
     if not genes:
         train = [PatientBags(p.patient_id, p.label, p.bags) for p in train]
-    fitted = fit(model, train, validation, FitSettings(epochs=12, learning_rate=2e-3))
+    fitted = fit(model, train, validation, FitSettings(epochs=12, learning_rate=6e-3, bags_per_step=4))
     best = fitted.history[fitted.best_epoch]
     assert best.validation_auc == 1.0
     assert best.validation_loss < 0.5 < fitted.history[0].validation_loss
@@ -121,10 +106,48 @@ def test_validation_patients_of_one_class_stop_it_by_their_loss() -> None:
     assert len(losses) == min(20, fitted.best_epoch + 1 + patience)
 
 
+def test_a_loss_that_stalls_lowers_the_steps_though_it_is_no_auc() -> None:
+    model = model_of()
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_(name.startswith("omics_decoder."))  # which no slide is read with
+    positive = [p for p in cohort(100, 4) if p.label]
+    train = [patient(number, number % 2) for number in range(6)]
+    fitted = fit(model, train, positive, FitSettings(epochs=8, patience=8, learning_rate=1e-3))
+    assert len({epoch.validation_loss for epoch in fitted.history}) == 1
+    rates = [epoch.learning_rate for epoch in fitted.history]
+    assert rates == pytest.approx([1e-3] * 7 + [2e-4])  # the first epoch and six that did not gain
+
+
 @pytest.mark.parametrize("label", [0, 1])
 def test_training_patients_of_one_class_are_refused(label: int) -> None:
     with pytest.raises(CohortError, match="one class only"):
         fit(model_of(), [p for p in cohort(0, 8) if p.label == label], cohort(100, 4), FitSettings())
+
+
+@pytest.mark.parametrize("validation", [[], [replace(patient(100, 1), bags=[])]], ids=["nobody", "without slides"])
+@pytest.mark.parametrize("method", ["momkd", "mean"])
+def test_without_anybody_to_validate_there_is_no_best_epoch(validation: list[PatientBags], method: str) -> None:
+    network = model_of() if method == "momkd" else MeanPooling(MeanPoolingConfig(in_features=WIDTH))
+    with pytest.raises(CohortError, match="no validation patient with slides"):
+        METHODS[method].fit(network, cohort(0, 4), validation, FitSettings(epochs=1))
+
+
+def test_patients_without_slides_count_nowhere() -> None:
+    train, validation = cohort(0, 6), cohort(100, 6)
+    fits = [
+        fit(model_of(), [*train, *bare], [*bare, *validation], FitSettings(epochs=1))
+        for bare in ([], [replace(p, bags=[]) for p in cohort(200, 3)])
+    ]
+    assert same(*fits)
+
+
+def test_numbers_that_run_away_are_refused_at_once() -> None:
+    everything = FitSettings(epochs=3, learning_rate=1e30, bags_per_step=100)  # an epoch is one step, from a sane loss
+    with pytest.raises(CohortError, match="says of validation patients is not a finite number") as caught:
+        fit(model_of(), cohort(0, 4), cohort(100, 4), everything)
+    assert "--learning-rate" in caught.value.hint
+    with pytest.raises(CohortError, match="training loss of epoch 1 is not a finite number"):
+        fit(model_of(), cohort(0, 4), cohort(100, 4), replace(everything, bags_per_step=1))
 
 
 class CountingMoMKD(MoMKD):
@@ -148,7 +171,7 @@ def test_patients_with_many_slides_do_not_weigh_more() -> None:
             bag.features[0, 0] = int(p.patient_id[1:]) + place / 16
     model = model_of(CountingMoMKD)
     assert isinstance(model, CountingMoMKD)
-    fit(model, train, cohort(100, 4), FitSettings(epochs=20, patience=20))
+    fit(model, train, cohort(100, 4), FitSettings(epochs=20, patience=20, bags_per_step=8))
     draws = sum(model.drawn.values())
     assert draws == 20 * sum(slides.values())
     by_patient: Counter[int] = Counter()
@@ -208,7 +231,7 @@ def test_with_soft_targets_the_epoch_is_chosen_by_rank_and_the_labels_of_validat
     train, validation = cohort(0, 12), cohort(100, 10)
     train = with_targets(train, [0.2 + 0.6 * p.label for p in train])
     validation = with_targets(validation, draw.random(10).tolist())
-    settings = FitSettings(epochs=8, learning_rate=1e-3)
+    settings = FitSettings(epochs=8, learning_rate=1e-3, bags_per_step=3)
     fitted = fit(model_of(), train, validation, settings)
     ranks = [epoch.validation_rank for epoch in fitted.history]
     assert None not in ranks
@@ -225,13 +248,15 @@ def test_ranks_by_hand_and_too_few_of_them() -> None:
     logits = patient_logits(model, validation)
     order = sorted(validation, key=lambda p: logits[p.patient_id])
     rising = with_targets(order, [0.1 * place for place in range(8)])
-    assert validate(model, rising).rank == pytest.approx(1)
-    assert validate(model, rising[::-1], together=3).rank == pytest.approx(1)
-    assert validate(model, with_targets(order, [1 - 0.1 * place for place in range(8)])).rank == pytest.approx(-1)
+    assert validate(model, rising).rank_correlation == pytest.approx(1)
+    assert validate(model, rising[::-1], together=3).rank_correlation == pytest.approx(1)
+    falling = with_targets(order, [1 - 0.1 * place for place in range(8)])
+    assert validate(model, falling).rank_correlation == pytest.approx(-1)
     some = with_targets(order, [0.1, 0.2, 0.3, 0.4, *[None] * 4])
-    assert validate(model, some).rank is None  # four say too little
-    assert validate(model, with_targets(order, [0.5] * 8)).rank is None
-    assert validate(model, some).gain == validate(model, validation).auc
+    assert validate(model, some).rank_correlation is None  # four say too little
+    assert validate(model, with_targets(order, [0.5] * 8)).rank_correlation is None
+    fitted = fit(model_of(), cohort(0, 4), some, FitSettings(epochs=1))
+    assert fitted.history[0].gain == fitted.history[0].validation_auc
 
 
 # ----- killed and gone on -----
@@ -268,17 +293,21 @@ def test_a_killed_fit_goes_on_to_the_same_numbers(
 ) -> None:
     train, validation = cohort(0, 5), cohort(100, 4)
     settings = replace(LONG, bags_per_step=together)
-    undisturbed = fit(model_of(memory=memory), train, validation, settings)
+
+    def keep(epoch: Epoch) -> None:
+        """What a kill after this epoch would leave."""
+        shutil.copy(tmp_path / "state.pt", tmp_path / f"{epoch.epoch}.pt")
+
+    undisturbed = fit(model_of(memory=memory), train, validation, settings, resume=tmp_path / "state.pt", tell=keep)
     rates = {epoch.learning_rate for epoch in undisturbed.history}
     assert len(rates) > 1 or together > 1
     for until in kills:
         file = tmp_path / f"{until}.pt"
-        with pytest.raises(KilledError):
-            fit(model_of(memory=memory), train, validation, settings, resume=file, tell=Power(until))
         torch.manual_seed(99)  # another process starts with other random numbers, and another start
         model = MoMKD(config(memory=memory))
         told: list[Epoch] = []
         resumed = fit(model, train, validation, settings, resume=file, tell=told.append)
+        assert not model.training
         assert same(resumed, undisturbed), f"killed after epoch {until}"
         assert told == undisturbed.history
         assert all(torch.equal(tensor, undisturbed.state[name]) for name, tensor in model.state_dict().items())
@@ -300,202 +329,3 @@ def test_another_seed_gives_other_numbers() -> None:
     fits = [fit(model_of(), train, validation, FitSettings(epochs=1, seed=seed)) for seed in (0, 0, 1)]
     assert same(fits[0], fits[1])
     assert not same(fits[0], fits[2])
-
-
-# ----- bundles -----
-
-
-def recipe(**changes: Any) -> BagRecipe:
-    fields: dict[str, Any] = {
-        "tile": {"mpp": 0.5},
-        "extract": {"backbone": "b"},
-        "tile_px": 224,
-        "backbone": "b",
-        "pooling": "cls",
-        "weights_digest": "sha256:w",
-        "width": WIDTH,
-        "neighbours": 8,
-    }
-    return BagRecipe(**fields | changes)
-
-
-def facts(model: MoMKD, **changes: Any) -> BundleFacts:
-    fields: dict[str, Any] = {
-        "question": Question(name="her2", label_column="HER2", positive=["1"], negative=["0"]),
-        "fold": 0,
-        "folds": 2,
-        "splits_digest": "sha256:s",
-        "recipe": recipe(),
-        "method": "momkd",
-        "network": model.config.model_dump(mode="json"),
-        "threshold": 0.37,
-        "seen": seen_hashes(["P1", "P2"], ["sha256:slide"]),
-        "patients": {"train": 1, "validation": 1, "test": 1},
-        "genes": ["ERBB2"],
-        "gene_panel": {"selection": "anova"},
-        "training": {"auc": None, "history": [{"epoch": 0, "validation_auc": 0.5}]},
-        "versions": {"wsipipe": "0.1.0"},
-    }
-    return BundleFacts(**fields | changes)
-
-
-def slide(tiles: int = 30, **changes: Any) -> Bag:
-    fields: dict[str, Any] = {
-        "slide_id": "new",
-        "slide_digest": "sha256:new",
-        "tiles_digest": "sha256:t",
-        "mpp": 0.5,
-        "tile_px": 224,
-        "tile_size_level0": 224.0,
-        "backbone": "b",
-        "architecture": "a",
-        "pooling": "cls",
-        "width": WIDTH,
-        "weights_digest": "sha256:w",
-        "precision": "fp32",
-        "transform": {},
-    }
-    features = np.random.default_rng(5).normal(size=(tiles, WIDTH)).astype(np.float16)
-    coords = np.stack([np.arange(tiles) % 6, np.arange(tiles) // 6], axis=1) * 224
-    return Bag("new", features, coords, FeatureFacts(**fields | changes))
-
-
-@pytest.fixture(scope="module")
-def trained() -> MoMKD:
-    model = model_of()
-    fit(model, cohort(0, 6), cohort(100, 4), FitSettings(epochs=2, learning_rate=2e-3))
-    return model
-
-
-@pytest.fixture
-def bundle(tmp_path: Path, trained: MoMKD) -> Path:
-    path = tmp_path / "her2" / "fold-0"
-    write_bundle(path, facts(trained), trained, {"mean": np.arange(3, dtype=np.float32)})
-    return path
-
-
-def test_a_bundle_reads_slides_as_the_trained_model_did(tmp_path: Path, bundle: Path, trained: MoMKD) -> None:
-    back = read_bundle(bundle, torch.device("cpu"))
-    assert back.facts == facts(trained) == read_facts(bundle)
-    bag = slide()
-    tensors = bag_tensors(bag, 8)
-    with torch.inference_mode():
-        wanted = trained.eval().read(BagBatch.of([tensors]))
-    given = back.read(bag, tmp_path)
-    assert given.logit == pytest.approx(float(wanted.logits[0, 1] - wanted.logits[0, 0]))
-    np.testing.assert_array_equal(given.attention, wanted.attention.numpy())
-    np.testing.assert_array_equal(given.scores, wanted.scores.numpy())
-    assert given.attention.sum() == pytest.approx(1)
-    assert not back.network.training
-    assert not [name for name in back.network.state_dict() if "omics" in name]  # histology alone
-
-
-def test_nothing_in_a_bundle_can_run_code_and_equal_content_gives_equal_bytes(
-    tmp_path: Path, bundle: Path, trained: MoMKD
-) -> None:
-    assert sorted(file.name for file in bundle.iterdir()) == ["bundle.json", "genes.safetensors", "model.safetensors"]
-    for file in bundle.iterdir():
-        with pytest.raises((pickle.UnpicklingError, ValueError, KeyError, EOFError, IndexError)):
-            pickle.loads(file.read_bytes())
-    write_bundle(tmp_path / "again", facts(trained), trained, {"mean": np.arange(3, dtype=np.float32)})
-    assert digest_of(tmp_path / "again") == digest_of(bundle)
-    assert b"P1" not in (bundle / "bundle.json").read_bytes()  # no list of patients
-    write_bundle(tmp_path / "no genes", facts(trained), trained, {})
-    assert sorted(file.name for file in (tmp_path / "no genes").iterdir()) == ["bundle.json", "model.safetensors"]
-
-
-def test_who_was_seen(trained: MoMKD) -> None:
-    known = facts(trained)
-    assert known.saw("P1", None)
-    assert known.saw("P2", "sha256:other")
-    assert known.saw("renamed", "sha256:slide")
-    assert known.saw(None, "sha256:slide")
-    assert not known.saw("P3", "sha256:other")
-    assert not known.saw("sha256", "P")
-    assert not known.saw(None, None)
-    assert not facts(trained, seen=[]).saw("P1", "sha256:slide")
-
-
-@pytest.mark.parametrize(
-    ("change", "said"),
-    [
-        ({"backbone": "c"}, "backbone is c, not b"),
-        ({"weights_digest": "sha256:x"}, "weights_digest is sha256:x, not sha256:w"),
-        ({"pooling": "mean"}, "pooling is mean, not cls"),
-        ({"tile_px": 256}, "tile_px is 256, not 224"),
-    ],
-)
-def test_features_of_another_kind_are_refused(bundle: Path, change: dict[str, Any], said: str) -> None:
-    back = read_bundle(bundle, torch.device("cpu"))
-    with pytest.raises(BundleError) as caught:
-        back.read(slide(**change), Path("work/new.zarr"))
-    assert said in caught.value.what
-    assert caught.value.path == "work/new.zarr"
-    assert "--weights FILE" in caught.value.hint
-
-
-def change_json(bundle: Path, change: Callable[[dict[str, Any]], object]) -> None:
-    content = json.loads((bundle / "bundle.json").read_text())
-    change(content)
-    (bundle / "bundle.json").write_text(json.dumps(content))
-
-
-def change_tensors(bundle: Path, change: Callable[[dict[str, Tensor]], object]) -> None:
-    state = load_file(bundle / "model.safetensors")
-    change(state)
-    save_file(state, bundle / "model.safetensors")
-
-
-Damage = Callable[[Path], object]
-DAMAGE: dict[str, tuple[Damage, str]] = {
-    "missing": (shutil.rmtree, "there is no bundle here"),
-    "a file": (lambda b: (shutil.rmtree(b), b.write_text("{}")), "there is no bundle here"),
-    "no JSON": (lambda b: (b / "bundle.json").unlink(), "there is no bundle here"),
-    "torn JSON": (lambda b: (b / "bundle.json").write_text('{"fold": '), "is damaged or no bundle"),
-    "a list": (lambda b: (b / "bundle.json").write_text("[]"), "is damaged or no bundle"),
-    "a number": (lambda b: (b / "bundle.json").write_text("3"), "is damaged or no bundle"),
-    "bytes": (lambda b: (b / "bundle.json").write_bytes(b"\xff\x00"), "is damaged or no bundle"),
-    "no facts": (lambda b: change_json(b, lambda c: c.pop("recipe")), "is damaged or no bundle"),
-    "a fact too many": (lambda b: change_json(b, lambda c: c.update(more=1)), "is damaged or no bundle"),
-    "newer": (lambda b: change_json(b, lambda c: c.update({"encoding-version": "2"})), "is wsipipe-bundle version 2"),
-    "something else": (lambda b: (b / "bundle.json").write_text("{}"), "is None version None"),
-    "no tensors": (lambda b: (b / "model.safetensors").unlink(), "cannot be read"),
-    "torn tensors": (lambda b: (b / "model.safetensors").write_bytes(b"torn"), "cannot be read"),
-    "a tensor lost": (lambda b: change_tensors(b, lambda s: s.pop("memory.slots")), "lacks memory.slots"),
-    "a tensor too many": (lambda b: change_tensors(b, lambda s: s.update(x=torch.ones(1))), "has the unknown x"),
-    "another network": (
-        lambda b: change_json(b, lambda c: c["network"].update(slots=5)),
-        "has another shape of memory.slots",
-    ),
-}
-
-
-@pytest.mark.parametrize("damage", DAMAGE)
-def test_a_damaged_bundle_is_refused_by_name(bundle: Path, damage: str) -> None:
-    harm, said = DAMAGE[damage]
-    harm(bundle)
-    with pytest.raises(BundleError) as caught:
-        read_bundle(bundle, torch.device("cpu"))
-    assert said in caught.value.what
-    assert str(caught.value.path).startswith(str(bundle))
-    assert caught.value.hint
-
-
-def test_the_folds_of_a_model_come_in_order_and_all(tmp_path: Path, bundle: Path, trained: MoMKD) -> None:
-    model = bundle.parent
-    with pytest.raises(BundleError, match="there is no bundle here") as caught:
-        folds_of(model)
-    assert caught.value.path == str(model / "fold-1")
-    write_bundle(model / "fold-1", facts(trained, fold=1), trained, {})
-    assert [(path.name, known.fold) for path, known in folds_of(model)] == [("fold-0", 0), ("fold-1", 1)]
-    for other in (
-        facts(trained, fold=1, splits_digest="sha256:x"),
-        facts(trained, fold=1, recipe=recipe(neighbours=4)),
-    ):
-        write_bundle(model / "fold-1", other, trained, {})
-        with pytest.raises(BundleError, match="is of another training than fold-0"):
-            folds_of(model)
-    for nothing in (tmp_path / "nowhere", model / "fold-0" / "bundle.json"):
-        with pytest.raises(BundleError, match="there is no model here"):
-            folds_of(nothing)
-    assert isinstance(read_bundle(model / "fold-0", torch.device("cpu")), Bundle)

@@ -1,4 +1,4 @@
-"""A fold's panel of genes: of RNA, of further blocks, of a list, as training asks for it."""
+"""What a fold is given: its panel of genes, as training asks for it, its soft targets, its bags, its threshold."""
 
 from __future__ import annotations
 
@@ -10,10 +10,13 @@ import anndata
 import numpy as np
 import pandas as pd
 import pytest
-from wsipipe.data.errors import CohortError, ExpressionError
+import torch
+from scipy.special import expit
+from wsipipe.data.errors import CohortError, ExpressionError, StoreError, UsageError
 from wsipipe.data.expression import write_expression
+from wsipipe.data.features import FeatureFacts, write_features
 from wsipipe.models.gene_panel import GenePanel
-from wsipipe.stages.fold import FoldCohort
+from wsipipe.stages.fold import FoldCohort, fold_threshold, read_bags
 from wsipipe.stages.settings import TrainSettings
 from wsipipe.stages.teaching import FoldRna, Teaching, fold_targets, read_gene_list
 
@@ -81,6 +84,14 @@ def test_nobody_has_rna(tmp_path: Path) -> None:
         fitted([store(tmp_path, "rna", PATIENTS[30:])], 768)
 
 
+def test_a_list_is_the_teachers_panel_too(tmp_path: Path) -> None:
+    teaching = Teaching.read([store(tmp_path, "rna", PATIENTS)], None)
+    assert teaching is not None
+    listed = replace(teaching, gene_list=("G20", "G07"))
+    assert fold_targets(cohort(), listed, TrainSettings(genes=5)).description["genes"] == 2
+    assert fold_targets(cohort(), teaching, TrainSettings(genes=5)).description["genes"] == 5
+
+
 def test_shuffled_rna_stays_within_its_class_and_leaves_others_alone(tmp_path: Path) -> None:
     teaching = Teaching.read([store(tmp_path, "rna", PATIENTS[5:])], None)
     assert teaching is not None
@@ -120,6 +131,68 @@ def test_soft_targets_are_the_folds_own(tmp_path: Path) -> None:
     flipped = {patient: (1 - label, slides) for patient, (label, slides) in validation.items()}
     changed = replace(teaching, table=replace(teaching.table, matrix=others))
     assert fold_targets(replace(cohort(), train=train, validation=flipped), changed, settings) == targets
+
+
+# Bags
+
+
+def bag_store(folder: Path, slide: str, **changes: object) -> Path:
+    said: dict[str, object] = {
+        "slide_id": slide,
+        "slide_digest": f"sha256:{slide}",
+        "tiles_digest": "sha256:t",
+        "mpp": 0.5,
+        "tile_px": 224,
+        "tile_size_level0": 224.0,
+        "backbone": "efficientnet-lite0",
+        "architecture": "planted",
+        "pooling": "pooled",
+        "width": 6,
+        "weights_digest": "sha256:w",
+        "precision": "fp32",
+        "transform": {},
+    }
+    facts = FeatureFacts.model_validate(said | changes)
+    coords = np.array([[0, 0], [224, 0], [0, 224]])
+    write_features(folder / f"{slide}.zarr", np.ones((3, facts.width), dtype=np.float32), coords, facts)
+    return folder / f"{slide}.zarr"
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("backbone", "uni2-h"), ("pooling", "cls"), ("weights_digest", "sha256:x"), ("tile_px", 256), ("width", 7)],
+)
+def test_slides_that_were_not_extracted_alike_cannot_train_together(tmp_path: Path, name: str, value: object) -> None:
+    stores = {"a": bag_store(tmp_path, "a"), "b": bag_store(tmp_path, "b", **{name: value})}
+    mixed = replace(cohort(), slides={slide: (path, "") for slide, path in stores.items()})
+    with pytest.raises(StoreError, match=f"{name} is {value}, but .* for a") as caught:
+        read_bags(mixed, 8, torch.device("cpu"), {})
+    assert caught.value.path == str(stores["b"])
+    assert "wsipipe extract" in caught.value.hint
+
+
+def test_a_bag_is_read_once(tmp_path: Path) -> None:
+    slides = {slide: (bag_store(tmp_path, slide), "") for slide in "ab"}
+    first = read_bags(replace(cohort(), slides={"a": slides["a"]}), 8, torch.device("cpu"), {})
+    (slides["a"][0] / "zarr.json").unlink()  # it could not be read again
+    both = read_bags(replace(cohort(), slides=slides), 8, torch.device("cpu"), first)
+    assert both["a"] is first["a"]
+    assert both.keys() == {"a", "b"}
+    with pytest.raises(UsageError, match="a fold without slides"):
+        read_bags(cohort(), 8, torch.device("cpu"), {})
+
+
+@pytest.mark.parametrize(
+    ("logits", "threshold"),
+    [
+        ([-2.0, -1.0, 1.0, 3.0], (0.5, "Youden on the validation patients")),
+        ([1.0, 2.0, 3.0, 4.0], (float(expit([2.0, 3.0]).mean()), "Youden on the validation patients")),
+        ([3.0, 4.0, 1.0, 2.0], (0.5, "default 0.5")),  # worse than chance
+    ],
+)
+def test_the_threshold_tells_validation_patients_apart(logits: list[float], threshold: tuple[float, str]) -> None:
+    assert fold_threshold([0, 0, 1, 1], logits) == (pytest.approx(threshold[0]), threshold[1])
+    assert fold_threshold([1, 1], [1.0, 2.0]) == fold_threshold([], []) == (0.5, "default 0.5")
 
 
 # Gene lists

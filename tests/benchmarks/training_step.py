@@ -36,7 +36,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch_geometric.nn import GATv2Conv
 from wsipipe.models.bag_tensors import BagBatch, BagTensors, PatientBags
-from wsipipe.models.fit import FitSettings, _one_epoch
+from wsipipe.models.fit import FitSettings, new_optimiser, train_epoch
 from wsipipe.models.momkd import HEADS, HistologyEncoder, MoMKD, preset
 from wsipipe.models.network import Lesson
 from wsipipe.models.tile_graph import knn_edges
@@ -127,13 +127,11 @@ def plain(network: MoMKD, cohort: Cohort, settings: FitSettings) -> Callable[[in
 
 def of_fit(network: MoMKD, cohort: Cohort, settings: FitSettings) -> Callable[[int], None]:
     """The loop of ``fit`` itself, with its optimiser."""
-    optimiser = torch.optim.AdamW(
-        network.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay, fused=True
-    )
+    optimiser = new_optimiser(network, settings)
     by_label = [[patient for patient in cohort.patients if patient.label == label] for label in (0, 1)]
 
     def train(bags: int) -> None:
-        _one_epoch(network, by_label, bags, optimiser, settings, 0)
+        train_epoch(network, by_label, bags, optimiser, settings, 0)
 
     return train
 
