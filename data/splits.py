@@ -78,15 +78,16 @@ def make_splits(
         raise CohortError(f"labels must be 0 or 1, not {some(others)}", hint="map the label's values first")
     counts = [sum(label == wanted for label in labels.values()) for wanted in _LABELS]
     if min(counts) < folds:
-        what = f"{counts[1]} positive and {counts[0]} negative patients cannot fill {folds} folds with both"
-        raise CohortError(what, hint=f"ask for at most {max(min(counts), 2)} folds, or find more labelled patients")
+        what = f"too few patients to fill {folds} folds with both: {counts[1]} positive, {counts[0]} negative"
+        fewer = f"ask for at most {min(counts)} folds, or " if min(counts) > 1 else ""
+        raise CohortError(what, hint=f"{fewer}find more labelled patients, two of each class at least")
     tested = _deal(labels, folds, seed) if groups is None else _deal_groups(labels, folds, seed, groups)
     roles = {patient: ["train"] * folds for patient in sorted(labels)}
     for fold in range(folds):
         for label in _LABELS:
             rest = [p for p in labels if labels[p] == label and tested[p] != fold]
             if len(rest) < 2:
-                what = f"fold {fold} leaves {len(rest)} {_name(label)} patients to train and to validate on"
+                what = f"fold {fold} leaves too few {_name(label)} patients to train and to validate on: {len(rest)}"
                 raise CohortError(what, hint="there must be two at least: find more patients of this class")
             size = min(max(1, int(validation_fraction * len(rest) + 0.5)), len(rest) - 1)
             for patient in _shuffled(rest, seed, f"validation of fold {fold}")[:size]:

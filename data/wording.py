@@ -14,6 +14,16 @@ def some(items: Sequence[str], most: int = 5) -> str:
     return ", ".join(items[:most]) + (f" and {len(items) - most} more" if len(items) > most else "")
 
 
+def in_words(items: Sequence[str], most: int = 5) -> str:
+    """A list as a sentence has it, with how many there are beside its first few.
+
+    >>> in_words(["a"]), in_words(["a", "b", "c"]), in_words(["a", "b", "c"], most=1)
+    ('a', 'a, b and c', 'a and 2 more')
+    """
+    *before, last = [*items[:most], f"{len(items) - most} more"] if len(items) > most else items
+    return f"{', '.join(before)} and {last}" if before else last
+
+
 def figure(value: float) -> str:
     """Three digits, or all whole ones of a large number.
 

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-from . import chain, training
+from . import chain, comparison, training
 from .config import Config
 from .console import Console
 from .runner import Runner
@@ -79,7 +79,7 @@ def compare(
     :raises WsipipeError: what keeps a whole stage from running.
     """
     runner = _runner(config, console, retry_failed=retry_failed, replace=replace)
-    return training.compare(config, runner, names)[0]
+    return comparison.compare(config, runner, names)[0]
 
 
 def evaluate(

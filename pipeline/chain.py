@@ -16,7 +16,7 @@ from ..data.errors import UsageError
 from ..data.manifest import Json
 from .config import Config
 from .console import Console
-from .folders import choose_folder, is_a_name
+from .folders import checked_name, choose_features, choose_tiles
 from .runner import Runner
 from .summary import Summary
 from .training import metrics_of, train
@@ -71,7 +71,7 @@ def extract(config: Config, runner: Runner, *, tiles: str | None = None, only: S
     """
     from ..stages.extract import ExtractStage
 
-    source = choose_folder(runner.workspace / "tiles", config.tile.folder_name(), tiles, "tiles", "wsipipe tile")
+    source = choose_tiles(runner, config.tile.folder_name(), tiles)
     folder = runner.workspace / "features" / source.name / config.extract.folder_name()
     return runner.run(ExtractStage(config.extract, folder, runner.workspace, tiles=source, only=only))
 
@@ -95,15 +95,13 @@ def export(
 
     root, settings = runner.workspace, ExportSettings(format=format)
     if features is not None:
-        stores = choose_folder(
-            root / "features", config.features_name(), features, "features", "wsipipe extract", depth=2
-        )
+        stores = choose_features(runner, config.features_name(), features)
         folder = root / "exports" / format / stores.parent.name / stores.name
         of_tiles = root / "tiles" / stores.parent.name
         return runner.run(ExportFeaturesStage(settings, folder, root, tiles=of_tiles, features=stores))
     if format == "anndata":
         raise UsageError("AnnData holds features, not tiles", hint="name them with --features")
-    source = choose_folder(root / "tiles", config.tile.folder_name(), tiles, "tiles", "wsipipe tile")
+    source = choose_tiles(runner, config.tile.folder_name(), tiles)
     return runner.run(ExportTilesStage(settings, root / "exports" / format / source.name, root, tiles=source))
 
 
@@ -111,12 +109,19 @@ def import_features(config: Config, runner: Runner, source: Path, *, tiles: str 
     """Take over features that TRIDENT or CLAM has extracted from tiles that were taken over too.
 
     :param source: the folder of their files.
-    :param tiles: name of the tiles' folder; needed only where there are several.
+    :param tiles: name of the tiles' folder; default: those that were taken over.
     """
     from ..stages.import_features import ImportStage
+    from ..stages.settings import TISSUE_FROM
 
     root = runner.workspace
-    of_tiles = choose_folder(root / "tiles", config.tile.folder_name(), tiles, "tiles", "wsipipe tile")
+    of_imported = f"*-{TISSUE_FROM['coordinates']}/manifest.jsonl"
+    imported = [manifest.parent.name for manifest in (root / "tiles").glob(of_imported)]
+    settings = config.tile
+    if imported and settings.coordinates is None:  # that flag is `tile`'s, and is not given again here
+        settings = settings.model_copy(update={"coordinates": Path()})
+    wanted = imported[0] if len(imported) == 1 else settings.folder_name()
+    of_tiles = choose_tiles(runner, wanted, tiles)
     folder = root / "features" / of_tiles.name / f"{config.extract.folder_name()}-imported"
     return runner.run(ImportStage(config.extract, folder, root, tiles=of_tiles, source=source.resolve()))
 
@@ -203,15 +208,11 @@ def evaluate(
     workspace, model, table = runner.workspace, model.resolve(), config.cohort.table
     if table is None:
         raise UsageError("no cohort table is given", hint="use --table: slide_id, patient_id, labels")
-    name = name or model.name
-    if not is_a_name(name):
-        raise UsageError(
-            f"{name!r} cannot be an evaluation's name", hint="use letters, digits, dots, dashes and underscores"
-        )
+    name = checked_name(name or model.name, "an evaluation")
     recipe = folds_of(model)[0][1].recipe
     wanted = f"{TileSettings(**recipe.tile).folder_name()}/{ExtractSettings(**recipe.extract).folder_name()}"
     how = f"wsipipe tile --mpp {recipe.tile['mpp']:g} --tile-px {recipe.tile_px}, wsipipe extract --backbone "
-    source = choose_folder(workspace / "features", wanted, features, "features", how + recipe.backbone, depth=2)
+    source = choose_features(runner, wanted, features, how + recipe.backbone)
     split = config.split.model_dump(include={"drop_conflicts", "tcga_slides"})
     task = ExternalTask(
         model=model,
@@ -236,9 +237,7 @@ def import_checkpoint(config: Config, runner: Runner, checkpoints: Sequence[Path
     """
     from ..stages.import_checkpoint import ImportCheckpointStage
 
-    if not is_a_name(name):
-        raise UsageError(f"{name!r} cannot be a model's name", hint="use letters, digits, dots, dashes and underscores")
-    folder = runner.workspace / "models" / name
+    folder = runner.workspace / "models" / checked_name(name, "a model")
     stage = ImportCheckpointStage(
         config.biomarkers[name],
         folder,

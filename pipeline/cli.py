@@ -23,7 +23,7 @@ from ..stages.settings import (
     TileSettings,
     TrainSettings,
 )
-from . import chain, training
+from . import chain, comparison, training
 from .command import Call, ConfigFile, Debug, Json, Workspace, console_of, settings_of, works
 from .config import FILE_NAME, template
 
@@ -36,10 +36,29 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
+Biomarkers = Annotated[
+    list[str] | None,
+    typer.Option(help="biomarkers of the settings file, default all; or what to call the one given here"),
+]
+Table = Annotated[Path | None, typer.Option(help="cohort table: slide_id, patient_id, labels")]
+Tiles = Annotated[
+    str | None,
+    typer.Option(help="which tiles, such as 0.5mpp-224px; default: those of these settings, or the only ones"),
+]
+Features = Annotated[
+    str | None,
+    typer.Option(
+        help="which features, such as 0.5mpp-224px/uni2-h; default: those of these settings, or the only ones"
+    ),
+]
 Slides = Annotated[list[Path] | None, typer.Argument(help="slide files, or folders of slides", show_default=False)]
 Gpu = Annotated[str | None, typer.Option("--gpu", help="number of the GPU to use; the same as --device cuda:N")]
 Gpus = Annotated[str | None, typer.Option("--gpu", help="GPUs to use: 0, or 0,1, or all; a process each, one queue")]
 Weights = Annotated[Path | None, typer.Option(help="the backbone's weights file, if it is not in the hub's cache")]
+Pooling = Annotated[
+    Literal["cls", "mean", "cls+mean"] | None,
+    typer.Option(help="how its tokens became one vector; default: as the backbone's card says"),
+]
 
 
 @works(app, tile=TileSettings)
@@ -58,9 +77,7 @@ def tile(
 def extract(
     call: Call,
     *,
-    tiles: Annotated[
-        str | None, typer.Option(help="which tiles, such as 0.5mpp-224px; needed only where there are several")
-    ] = None,
+    tiles: Tiles = None,
     gpu: Gpus = None,
 ) -> None:
     """Turn tiles into feature vectors with a backbone: one zarr store a slide."""
@@ -73,9 +90,7 @@ def export(
     call: Call,
     format: Annotated[Literal["clam", "trident", "anndata"], typer.Argument(help="whose format")],
     *,
-    tiles: Annotated[
-        str | None, typer.Option(help="which tiles, such as 0.5mpp-224px; needed only where there are several")
-    ] = None,
+    tiles: Tiles = None,
     features: Annotated[
         str | None, typer.Option(help="export these features, such as 0.5mpp-224px/uni2-h, and not the tiles")
     ] = None,
@@ -90,18 +105,26 @@ def import_(
     folder: Annotated[Path, typer.Argument(help="TRIDENT's or CLAM's features: a folder of <slide>.h5")],
     *,
     backbone: Annotated[str, typer.Option(help="the backbone that made them: a name from `wsipipe backbones`")],
-    weights: Annotated[Path | None, typer.Option(help="its weights file, so that new slides can be compared")] = None,
-    tiles: Annotated[str | None, typer.Option(help="which tiles they are of, such as 0.5mpp-256px-imported")] = None,
+    pooling: Pooling = None,
+    weights: Annotated[
+        Path | None, typer.Option(help="its weights file: without it no model of these features reads new slides")
+    ] = None,
+    tiles: Annotated[
+        str | None,
+        typer.Option(help="which tiles they are of, such as 0.5mpp-256px-imported; default: those taken over"),
+    ] = None,
 ) -> None:
     """Take over features that TRIDENT or CLAM has extracted, of tiles taken over with `tile --coordinates`."""
-    call.flags["extract"] = {"backbone": backbone, "weights": weights}
+    call.flags["extract"] = {"backbone": backbone, "pooling": pooling, "weights": weights}
     call.finish([chain.import_features(*call.open(), folder, tiles=tiles)])
 
 
 @works(app, genomics=GenomicsSettings)
 def genomics(
     call: Call,
-    matrix: Annotated[Path | None, typer.Argument(help="expression matrix", show_default=False)] = None,
+    matrix: Annotated[
+        Path | None, typer.Argument(help=GenomicsSettings.model_fields["matrix"].description, show_default=False)
+    ] = None,
 ) -> None:
     """Read an expression matrix: patients × genes on a log scale, nothing fitted, nothing selected."""
     call.flags["genomics"]["matrix"] = matrix
@@ -112,14 +135,9 @@ def genomics(
 def train(
     call: Call,
     *,
-    name: Annotated[
-        list[str] | None, typer.Option(help="biomarkers of the settings file to train; default: all")
-    ] = None,
-    table: Annotated[Path | None, typer.Option(help="cohort table: slide_id, patient_id, labels")] = None,
-    features: Annotated[
-        str | None,
-        typer.Option(help="which features, such as 0.5mpp-224px/uni2-h; needed only where there are several"),
-    ] = None,
+    name: Biomarkers = None,
+    table: Table = None,
+    features: Features = None,
     gpu: Gpus = None,
 ) -> None:
     """Train and evaluate a model of a biomarker, fold by fold, with RNA as the teacher.
@@ -132,27 +150,34 @@ def train(
     call.finish(summaries, {"models": metrics})
 
 
-@works(app, compare=CompareSettings, train=TrainSettings, biomarker=BiomarkerSettings, split=SplitSettings)
+_OF_EACH_METHOD = ("method", "soft_targets", "use_rna", "shuffle_rna")
+
+
+@works(
+    app,
+    hidden=_OF_EACH_METHOD,
+    compare=CompareSettings,
+    train=TrainSettings,
+    biomarker=BiomarkerSettings,
+    split=SplitSettings,
+)
 def compare(
     call: Call,
     *,
-    name: Annotated[list[str] | None, typer.Option(help="biomarkers of the settings file; default: all")] = None,
-    table: Annotated[Path | None, typer.Option(help="cohort table: slide_id, patient_id, labels")] = None,
-    features: Annotated[
-        str | None,
-        typer.Option(help="which features, such as 0.5mpp-224px/uni2-h; needed only where there are several"),
-    ] = None,
+    name: Biomarkers = None,
+    table: Table = None,
+    features: Features = None,
     gpu: Gpus = None,
 ) -> None:
     """Train several methods on the same splits and hold them against MoMKD: CSV, a page, a figure."""
     from .comparison_table import show_comparisons
 
-    for flag in ("method", "soft_targets", "use_rna", "shuffle_rna"):
+    for flag in _OF_EACH_METHOD:
         if call.flags["train"][flag] is not None:
             what = f"--{flag.replace('_', '-')} does not go with compare, which sets it for each method"
             raise UsageError(what, hint="say with --methods what to compare, such as --methods momkd,abmil+soft")
     name = call.on_biomarkers(name, table, gpu)
-    summaries, results = training.compare(*call.open(), name, features=features)
+    summaries, results = comparison.compare(*call.open(), name, features=features)
     show_comparisons(call.console, results)
     call.finish(summaries, {"comparisons": results})
 
@@ -166,12 +191,10 @@ def import_checkpoint(
     backbone: Annotated[str, typer.Option(help="the backbone of its features: a name from `wsipipe backbones`")],
     mpp: Annotated[float, typer.Option(help="µm per pixel of its tiles")],
     tile_px: Annotated[int, typer.Option(help="side of its tiles, in pixels")],
-    pooling: Annotated[
-        str | None, typer.Option(help="cls, mean or cls+mean; default: as the backbone's card says")
-    ] = None,
+    pooling: Pooling = None,
     weights: Weights = None,
 ) -> None:
-    """Make a model of the MoMKD authors' checkpoints, for predict. Their files do not say what must be said here."""
+    """Make a model, for predict, of checkpoints of the MoMKD authors' code, and of what they do not say."""
     biomarker = {key: value for key, value in call.flags.pop("biomarker").items() if value is not None}
     call.flags["biomarkers"] = {name: biomarker}
     call.flags["tile"] = {"mpp": mpp, "tile_px": tile_px}
@@ -222,7 +245,7 @@ def evaluate(
     device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1 or mps; auto takes the first GPU")] = None,
     gpu: Gpu = None,
 ) -> None:
-    """Judge a trained model on this workspace's patients, another cohort's: metrics, calibration, a page.
+    """Judge a trained model on the patients of this workspace, another cohort: metrics, calibration, a page.
 
     Tile and extract their slides first, as the model was trained. Label column and values are the model's own, unless
     they are given. Nothing is fitted.

@@ -101,7 +101,10 @@ class Call:
         self.flags["cohort"] = {"table": table}
         biomarker = {key: value for key, value in self.flags.pop("biomarker").items() if value is not None}
         if biomarker:
-            names = names or [str(biomarker.get("label_column", "model")).lower()]
+            if not names and "label_column" not in biomarker:
+                what = f"--{next(iter(biomarker))} does not say which label it is of"
+                raise UsageError(what, hint="use --label-column too, or --name a biomarker of the settings file")
+            names = names or [str(biomarker["label_column"]).lower()]
             self.flags["biomarkers"] = dict.fromkeys(names, biomarker)
         return names
 
@@ -125,13 +128,18 @@ def common_options(
     """The options of every command that works on a workspace."""
 
 
-def works(app: typer.Typer, **sections: type[Settings]) -> Callable[[Callable[..., None]], None]:
-    """Make a command of a function: with the common options, the flags of its sections, and a :class:`Call`."""
+def works(
+    app: typer.Typer, *, hidden: Sequence[str] = (), **sections: type[Settings]
+) -> Callable[[Callable[..., None]], None]:
+    """Make a command of a function: with the common options, the flags of its sections, and a :class:`Call`.
+
+    :param hidden: settings whose flags the command takes only to refuse them.
+    """
 
     def decorate(function: Callable[..., None]) -> None:
         _, *own = inspect.signature(function, eval_str=True).parameters.values()  # the first is the call
         common = list(inspect.signature(common_options, eval_str=True).parameters.values())
-        settings = SectionFlags(sections, frozenset(parameter.name for parameter in own))
+        settings = SectionFlags(sections, frozenset(parameter.name for parameter in own), frozenset(hidden))
 
         def command(**given: Any) -> None:
             options = {parameter.name: given.pop(parameter.name) for parameter in common}

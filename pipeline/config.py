@@ -8,7 +8,7 @@ from __future__ import annotations
 import difflib
 import json
 import tomllib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -67,23 +67,26 @@ def load_config(file: Path | None = None, flags: Mapping[str, Any] | None = None
     if file is None:
         file = Path(FILE_NAME) if Path(FILE_NAME).is_file() else None
     content = {} if file is None else _read(file)
-    return parse(_merge(content, flags or {}), source=file)
+    merged = _merge(content, flags or {})
+    mistakes, of_file = _mistakes(merged), _mistakes(content)
+    if set(mistakes) & set(of_file):
+        raise _refusal([what if what in of_file else f"{what} (by a flag)" for what in mistakes], file)
+    return parse(merged)
 
 
-def parse(content: Mapping[str, Any], *, source: Path | None = None) -> Config:
+def parse(content: Mapping[str, Any]) -> Config:
     """Make a configuration of plain values.
 
     :raises UsageError: everything that is wrong with them, in one list.
     """
-    try:
-        return Config.model_validate(content)
-    except ValidationError as error:
-        lines = [_sentence(detail) for detail in error.errors()]
-        raise UsageError(
-            "; ".join(lines),
-            path=source,
-            hint=f"`wsipipe init` writes a {FILE_NAME} that shows every setting with its meaning",
-        ) from error
+    if mistakes := _mistakes(content):
+        raise _refusal(mistakes, None)
+    return Config.model_validate(content)
+
+
+def _refusal(mistakes: Sequence[str], file: Path | None) -> UsageError:
+    hint = f"`wsipipe init` writes a {FILE_NAME} that shows every setting with its meaning"
+    return UsageError("; ".join(mistakes), path=file, hint=hint)
 
 
 def _read(file: Path) -> dict[str, Any]:
@@ -128,6 +131,14 @@ def _merge(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]
     return merged
 
 
+def _mistakes(content: Mapping[str, Any]) -> list[str]:
+    try:
+        Config.model_validate(content)
+    except ValidationError as error:
+        return [_sentence(detail) for detail in error.errors()]
+    return []
+
+
 def _sentence(detail: ErrorDetails) -> str:
     *section, name = [str(part) for part in detail["loc"]]
     where = ".".join([*section, name])
@@ -135,9 +146,10 @@ def _sentence(detail: ErrorDetails) -> str:
         near = difflib.get_close_matches(name, _known(section), 1, cutoff=0.5)
         return f"unknown setting {where}" + (f" (did you mean {near[0]}?)" if near else "")
     if detail["type"] == "missing":
-        return f"{where} is missing"
+        return f"{where} is missing (or --{name.replace('_', '-')})"
     message = detail["msg"].removeprefix("Value error, ")
-    return f"{where} = {json.dumps(detail['input'], default=str)}: {message[:1].lower()}{message[1:]}"
+    given = "" if isinstance(detail["input"], Mapping) else f" = {json.dumps(detail['input'], default=str)}"
+    return f"{where}{given}: {message[:1].lower()}{message[1:]}"
 
 
 def _known(section: list[str]) -> list[str]:

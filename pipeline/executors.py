@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from ..data.artifact import digest_of, size_of, surroundings
-from ..data.errors import InputError, SlideError, SurroundingsError, WsipipeError
+from ..data.errors import BundleError, InputError, SlideError, StoreError, SurroundingsError, WsipipeError
 from ..data.manifest import ErrorRecord, OutputRecord
 from ..stages.stage import Item, Outcome, Progress, Silence, Stage
 
@@ -198,7 +198,7 @@ def result_of(stage: Stage[Any], item: Item, outcome: Outcome | Exception, start
     seconds = round(time.monotonic() - clock, 3)
     if isinstance(outcome, Exception):
         trace = "".join(traceback.format_exception(outcome))
-        return Result(item, None, {}, explain(outcome), start, seconds, trace)
+        return Result(item, None, {}, explain(outcome, stage.workspace), start, seconds, trace)
     try:
         outputs = {
             name: OutputRecord(
@@ -211,14 +211,16 @@ def result_of(stage: Stage[Any], item: Item, outcome: Outcome | Exception, start
     return Result(item, outcome, outputs, None, start, seconds)
 
 
-def explain(error: BaseException) -> ErrorRecord:
-    """Say what went wrong and whether another try may help."""
+def explain(error: BaseException, workspace: Path | None = None) -> ErrorRecord:
+    """Say what went wrong and whether another try may help.
+
+    :param workspace: what damaged files of ours lie in.
+    """
     if isinstance(error, OSError):
         error = surroundings(error, Path(error.filename or ".")) or error
     if isinstance(error, WsipipeError):
-        return ErrorRecord(
-            type=type(error).__name__, message=str(error), hint=error.hint, retry=not isinstance(error, InputError)
-        )
+        retry = not isinstance(error, InputError) or _may_be_whole_again(error, workspace)
+        return ErrorRecord(type=type(error).__name__, message=str(error), hint=error.hint, retry=retry)
     if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
         short = SurroundingsError("not enough memory", hint="free some memory, or take a smaller --batch-size")
         return explain(short)
@@ -228,6 +230,15 @@ def explain(error: BaseException) -> ErrorRecord:
         hint="not foreseen: run again with --debug for the trace, and report it",
         retry=True,
     )
+
+
+def _may_be_whole_again(error: InputError, workspace: Path | None) -> bool:
+    """Whether it is about a file of ours that lies in the workspace. Made again with equal bytes, such a file is the
+    input that it was, so nobody could see by its digest that another try is worth it."""
+    if workspace is None or error.path is None or not isinstance(error, StoreError | BundleError):
+        return False
+    # What is not there could not be written, as features that are not numbers cannot: made again, they are as bad.
+    return Path(error.path).is_relative_to(workspace) and Path(error.path).exists()
 
 
 def failed(errors: Iterable[tuple[str, WsipipeError]]) -> Iterator[Result]:

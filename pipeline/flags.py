@@ -24,9 +24,12 @@ class SectionFlags:
 
     :param sections: section of the settings file → its record.
     :param taken: names that the command uses itself, which get no flag.
+    :param hidden: names whose flags no help shows: the command takes them to say what to use instead.
     """
 
-    def __init__(self, sections: Mapping[str, type[Settings]], taken: frozenset[str]) -> None:
+    def __init__(
+        self, sections: Mapping[str, type[Settings]], taken: frozenset[str], hidden: frozenset[str] = frozenset()
+    ) -> None:
         self.parameters: list[inspect.Parameter] = []
         self._sections = tuple(sections)
         self._places: dict[str, tuple[str, str]] = {}
@@ -35,7 +38,7 @@ class SectionFlags:
                 if name not in taken:
                     flag = f"{section}_{name}" if name in self._places else name
                     self._places[flag] = (section, name)
-                    self.parameters.append(_parameter(flag, field, section))
+                    self.parameters.append(_parameter(flag, field, section, hidden=name in hidden))
 
     def take_from(self, given: dict[str, Any]) -> Flags:
         """Move the flags' values out of a command's arguments."""
@@ -55,11 +58,14 @@ def give_signature(
     function.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
 
 
-def _parameter(flag: str, field: FieldInfo, section: str) -> inspect.Parameter:
+def _parameter(flag: str, field: FieldInfo, section: str, *, hidden: bool) -> inspect.Parameter:
     unset = field.is_required() or field.default is None or field.default == []
     default = "" if unset else f" (default: {_shown(field.default)})"
     option = typer.Option(
-        help=(field.description or "") + default, show_default=False, rich_help_panel=f"Settings: {section}"
+        help=(field.description or "") + default,
+        show_default=False,
+        rich_help_panel=f"Settings: {section}",
+        hidden=hidden,
     )
     return inspect.Parameter(
         flag,
@@ -81,4 +87,6 @@ def _optional(kind: Any) -> Any:
 
 
 def _shown(value: Any) -> str:
+    if isinstance(value, bool):
+        return "on" if value else "off"
     return ", ".join(map(str, value)) if isinstance(value, list) else str(value)

@@ -100,14 +100,20 @@ def _state(record: Record, folder: str, workspace: Path, made: Mapping[str, str]
     lost = [o.path for o in record.outputs.values() if not o.is_whole(workspace)]
     if lost:
         return state("lost", f"{lost[0]} is missing or damaged", "the next run makes it again")
-    reasons = [why for name, given in record.inputs.items() if (why := _changed(name, given, made))]
+    changed = {name: why for name, given in record.inputs.items() if (why := _changed(name, given, made))}
+    reasons = list(changed.values())
     if record.stage_version != VERSIONS.get(record.stage, record.stage_version):
         reasons.append(f"{record.stage} has changed since (version {record.stage_version})")
-    if config is not None:
-        reasons += _asked_otherwise(config, folder, record)
-    if reasons:
-        return state("stale", "; ".join(reasons[:3]), "the next run makes it again")
+    asked = [] if config is None else _asked_otherwise(config, folder, record)
+    if asked or reasons:
+        refused = asked or changed.keys() & _LIKE_SETTINGS
+        again = "--replace makes it again; without, the next run refuses" if refused else "the next run makes it again"
+        return state("stale", "; ".join([*reasons, *asked][:3]), again)
     return state(record.status if record.status == "empty" else "done")
+
+
+_LIKE_SETTINGS = {"weights", "tissue_weights", "gene_list"}
+"""Files whose change is another setting: what was made with the ones before is not replaced unasked."""
 
 
 def _changed(name: str, given: InputRecord, made: Mapping[str, str]) -> str:

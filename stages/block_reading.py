@@ -67,10 +67,10 @@ def _read(
     keep_samples, patients = standing_samples(raw, pattern, facts)
     values = raw.values[np.ix_(np.array(keep_samples), np.array(keep))]
 
-    measured = ~np.isnan(values).all(axis=1)
+    chosen, rows = one_row_a_gene(values, features, facts)
+    measured = ~np.isnan(values[:, chosen]).all(axis=1)
     without = [patients[index] for index in np.flatnonzero(~measured).tolist()]
     facts.count("without_values", len(without), f"patients without any value left out ({some(without)})")
-    chosen, rows = one_row_a_gene(values, features, facts)
     kept = [index for index in np.argsort(np.array(patients)).tolist() if measured[index]]
     matrix = np.ascontiguousarray(values[np.ix_(np.array(kept, dtype=np.intp), np.array(chosen))], dtype=np.float32)
     if unit == "auto":

@@ -89,6 +89,8 @@ def learning_chart(
     values = [y for points in drawn for _, y in points if y is not None and isfinite(y)] or [0.0]
     last = max(*epochs, min(epochs) + 1)
     x_ticks = nice_ticks(min(epochs), last, 5, whole=True, inside=True)
+    if len(x_ticks) > 1 and x_ticks[0] - min(epochs) > (x_ticks[1] - x_ticks[0]) / 2:
+        x_ticks = [min(epochs), *x_ticks]  # else a reader cannot tell where counting begins
     y_ticks = _SHARES if share else nice_ticks(min(0.0, *values), max(0.0, *values), 4)
     plot = Plot(title, 330, 190, (min(epochs), last), (y_ticks[0], y_ticks[-1]))
     plot.x_axis(x_ticks, "Epoch")

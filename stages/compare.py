@@ -18,8 +18,9 @@ from ..data.errors import CohortError
 from ..data.manifest import Manifest
 from ..models.metrics import Metrics, roc_points
 from ..models.paired_tests import delong
+from .comparison import ComparedMethod, Comparison
 from .comparison_figure import comparison_figure
-from .comparison_page import ComparedMethod, Comparison, comparison_page, comparison_table
+from .comparison_page import comparison_page, comparison_table
 from .evaluate import OutOfFold, read_oof
 from .report_page import Question
 from .settings import BiomarkerSettings

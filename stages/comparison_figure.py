@@ -13,7 +13,8 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from .comparison_page import ComparedMethod, Comparison, auc_scale, difference_scale
+from .comparison import ComparedMethod, Comparison
+from .comparison_page import auc_scale, difference_scale
 
 _INK, _FAINT, _LINE, _BAND = "#1d2126", "#626a73", "#e2e3df", "#f1f1ed"
 _FONT: Final = "DejaVu Sans"  # comes with matplotlib, and is therefore the same everywhere

@@ -115,12 +115,15 @@ def _read(
         genes, source_genes = [genes[i] for i in with_length], [source_genes[i] for i in with_length]
 
     chosen, rows = one_row_a_gene(values, genes, facts)
-    order = np.argsort(np.array(patients))
+    lost = np.flatnonzero(np.isnan(values[:, chosen]).all(axis=1)).tolist()
+    named = some([patients[index] for index in lost])
+    facts.count("without_values_kept", len(lost), f"patients with values only in rows left out ({named})")
+    order = [index for index in np.argsort(np.array(patients)).tolist() if index not in lost]
     matrix = np.ascontiguousarray(values[np.ix_(order, np.array(chosen))], dtype=np.float32)
     missing = np.isnan(matrix).sum(axis=1)
     facts.count("missing", int(missing.sum()), "missing values, kept (they are imputed in the fold)")
-    facts.counts.update(patients=len(patients), genes=len(chosen))
-    facts.sentences.append(f"{len(patients)} patients × {len(chosen)} genes kept, as {stored_as}")
+    facts.counts.update(patients=len(order), genes=len(chosen))
+    facts.sentences.append(f"{len(order)} patients × {len(chosen)} genes kept, as {stored_as}")
 
     obs = pd.DataFrame({"source_id": written[order], "missing_genes": missing}, index=[patients[i] for i in order])
     if library is not None:

@@ -17,7 +17,7 @@ from urllib.parse import quote
 from markupsafe import Markup
 
 from ..data.errors import UsageError
-from ..models.metrics import Metrics, calibration_bins, roc_points
+from ..models.metrics import Estimate, Metrics, calibration_bins, roc_points
 from .charts import Floats, calibration_chart, learning_chart, place_chart, probability_chart, roc_chart, slot_chart
 from .page_numbers import TEMPLATES, figure, mean_and_deviation
 
@@ -28,6 +28,11 @@ FEW_PATIENTS: Final = 30
 """Fewer than this in one class, and the page says that an interval can not be relied upon."""
 WIDE_INTERVAL: Final = 0.2
 """An AUC interval wider than this goes with a caution."""
+NO_WIDTH: Final = (
+    "drawing the same patients again, as the bootstrap does, cannot widen the interval. It has no width, "
+    "and does not say how sure the AUC is."
+)
+"""What is said of an AUC of 1, or of 0."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,6 +69,7 @@ class EpochRow:
     """One epoch: training losses by name (averaged over its bags), and how the validation patients were told apart."""
 
     epoch: int
+    """Counted from 1, as on the console."""
     losses: Mapping[str, float]
     validation_auc: float | None
     """None where they are of one class."""
@@ -85,6 +91,7 @@ class FoldSummary:
     test_auc: float | None
     threshold: float
     best_epoch: int
+    """The one that was kept, counted as its history is."""
     history: tuple[EpochRow, ...]
 
 
@@ -256,12 +263,19 @@ def cautions(metrics: Metrics) -> tuple[str, ...]:
         )
     elif auc.high < 0.5:
         said.append("The whole interval lies below 0.5: look for swapped labels or a leak before anything else.")
+    if has_no_width(auc):
+        said.append(f"No patient is on the wrong side of another: {NO_WIDTH}")
     if auc.low is not None and auc.high is not None and auc.high - auc.low > WIDE_INTERVAL:
         said.append(f"The interval is {figure(auc.high - auc.low)} wide: another cohort may well give another picture.")
     if fewest < FEW_PATIENTS:
         few = f"Only {fewest} patient{'s' if fewest != 1 else ''} in the smaller class"
         said.append(f"{few}: with fewer than {FEW_PATIENTS}, even the interval is a rough guide.")
     return tuple(said)
+
+
+def has_no_width(auc: Estimate) -> bool:
+    """Whether the bootstrap gave one value in every round, as it does where the classes do not overlap."""
+    return auc.low is not None and auc.low == auc.high
 
 
 def _learning_charts(fold: FoldSummary, losses: tuple[str, ...]) -> Markup:

@@ -13,14 +13,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..data.artifact import whole
-from ..data.cohort import read_cohort
+from ..data.cohort import CohortTable, read_cohort
 from ..data.errors import CohortError
 from ..data.expression import read_expression
 from ..data.manifest import Manifest, OutputRecord, Record
 from ..data.patient_labels import PatientLabels, patient_labels, patient_sites
-from ..data.slide_match import match_slides
+from ..data.slide_match import SlideMatch, match_slides
 from ..data.splits import Role, Splits, make_splits, read_splits, write_splits
 from ..data.wording import some
+from ..models.rna_teacher import measured
 from .settings import BiomarkerSettings, SplitSettings
 from .stage import FileInput, Input, Item, Outcome, Plan, Progress, Stage, ValueInput, upstream
 from .versions import VERSIONS
@@ -80,6 +81,8 @@ class SplitStage(Stage[SplitStageSettings]):
             keep_frozen=settings.tcga_slides == "all",
             drop_conflicts=settings.drop_conflicts,
         )
+        if not labels.labels:
+            self._refuse_nobody(labels, match)
         _refuse_twins(labels.slides, self.tiles)
         sites = patient_sites(table, labels.labels) if settings.split_by == "site" else {}
         splits = make_splits(
@@ -89,14 +92,29 @@ class SplitStage(Stage[SplitStageSettings]):
             settings.validation_fraction,
             sites or None,
         )
-        with_rna = frozenset(patient for store in self.molecular for patient in read_expression(store).patients)
+        stores = [read_expression(store) for store in self.molecular]
+        with_rna = frozenset(patient for store in stores for patient in measured(store, store.patients))
         inputs: dict[str, Input] = {
             "table": FileInput(self.table.resolve()),
             "slides": ValueInput({slide: unusable.get(slide, "usable") for slide in match.rows}),
             "rna": ValueInput(sorted(with_rna)),
         }
         item = Item("splits", inputs, _Cohort(splits, labels, with_rna))
-        return Plan([item], notes=[*table.notes, *match.notes(), *labels.notes()])
+        used, *dropped = labels.notes()
+        if stores:
+            used += f"; {len(with_rna & labels.labels.keys())} of them have RNA"
+        notes = [*table.notes, *match.notes(), used, *dropped, *_left_out(labels, match, table, unusable)]
+        return Plan([item], notes=notes)
+
+    def _refuse_nobody(self, labels: PatientLabels, match: SlideMatch) -> None:
+        """:raises CohortError: no patient is left, with the reasons and what did not go together."""
+        why = ", ".join(f"{reason} ({count})" for reason, count in labels.reasons.items())
+        what = f"none of its patients ({len(labels.dropped)}) can be used with the features in {self.features}: {why}"
+        hint = "wsipipe status tells what became of the slides; labels are the table's"
+        if not match.rows:
+            there, asked = some(match.only_on_disk, 2), some(match.only_in_table, 2) or "none"
+            hint = f"a row's slide_id must be its slide's file name: the table has {asked}; slides here are {there}"
+        raise CohortError(what, path=self.table, hint=hint)
 
     def process(self, item: Item, progress: Progress) -> Outcome:
         cohort: _Cohort = item.payload
@@ -114,6 +132,19 @@ class SplitStage(Stage[SplitStageSettings]):
         return Outcome(
             outputs={"splits": self.folder / "splits.csv", "patients": self.folder / "patients.csv"}, stats=stats
         )
+
+
+def _left_out(labels: PatientLabels, match: SlideMatch, table: CohortTable, unusable: Mapping[str, str]) -> list[str]:
+    """A note for each reason why slides of patients that are used are not: who is dropped has a reason already."""
+    patient_of = dict(zip(table.frame["slide_id"], table.frame["patient_id"], strict=True))
+    lost: dict[str, list[str]] = {}
+    for slide, row in match.rows.items():
+        if slide in unusable and slide not in labels.frozen_slides and patient_of[row] in labels.labels:
+            lost.setdefault(unusable[slide], []).append(slide)
+    return [
+        f"slides left out whose patients have others, {reason}: {len(slides)} ({some(slides, 3)})"
+        for reason, slides in lost.items()
+    ]
 
 
 def slides_with_features(tiles: Path, features: Path, workspace: Path) -> tuple[dict[str, str], list[str]]:
@@ -160,7 +191,7 @@ def features_of(slides: Iterable[str], features: Path, workspace: Path) -> dict[
     wanted = list(slides)
     lost = [slide for slide in wanted if slide not in there]
     if lost:
-        what = f"{len(lost)} slides of the split have no features any more: {some(lost, 3)}"
+        what = f"no features any more of {len(lost)} of the split's {len(wanted)} slides: {some(lost, 3)}"
         raise CohortError(what, path=features, hint="run wsipipe extract, then make the split again (wsipipe train)")
     return {slide: there[slide].outputs["features"] for slide in wanted}
 

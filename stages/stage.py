@@ -16,6 +16,7 @@ from typing import Any, ClassVar, Generic, Literal, Protocol, Self, TypeVar
 from ..data.artifact import digest_of
 from ..data.errors import WsipipeError
 from ..data.manifest import Json, Manifest, OutputRecord, Record
+from ..data.wording import some
 from .settings import Settings
 
 
@@ -198,9 +199,5 @@ def upstream(manifest: Manifest, stage: str, workspace: Path, *, only: Iterable[
         else:
             why = {"empty": "empty", "failed": "failed"}.get(record.status, "with lost outputs")
             missing.setdefault(why, []).append(item)
-    notes = [f"{len(ids)} {why} in {stage}, left out: {_some(ids)}" for why, ids in missing.items()]
+    notes = [f"{len(ids)} {why} in {stage}, left out: {some(ids, 3)}" for why, ids in missing.items()]
     return Upstream(done, notes)
-
-
-def _some(ids: Sequence[str], most: int = 3) -> str:
-    return ", ".join(ids[:most]) + (f" and {len(ids) - most} more" if len(ids) > most else "")

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from ..data.blocks import BLOCKS
+from ..data.blocks import BLOCKS, Block
 from ..data.errors import CohortError, ExpressionError
 from ..data.expression import ExpressionTable, join_blocks, read_expression, store_name
 from ..data.gene_aliases import shipped_aliases
@@ -45,18 +45,24 @@ def molecular_inputs(stores: Sequence[Path], gene_list: Path | None) -> dict[str
     inputs: dict[str, Input] = {}
     for store in stores:
         block = blocks[store.name]
-        inputs["expression" if block == "rna" else block] = OutputInput(_record_of(store))
+        inputs["expression" if block == "rna" else block] = OutputInput(_record_of(store, block))
     if stores and gene_list is not None:
         inputs["gene_list"] = FileInput(gene_list.resolve(), is_setting=True)
     return inputs
 
 
-def _record_of(store: Path) -> OutputRecord:
-    for record in Manifest.of(store.parent).latest("genomics").values():
-        output = record.outputs.get("expression")
-        if record.status == "done" and output is not None and Path(output.path).name == store.name:
-            return output
-    raise CohortError("the store is not recorded", path=store, hint="run wsipipe genomics")
+def _record_of(store: Path, block: Block) -> OutputRecord:
+    """What is recorded of a store.
+
+    :raises CohortError: nothing, or that it could not be made again.
+    """
+    record = Manifest.of(store.parent).latest("genomics").get("expression" if block == "rna" else block)
+    if record is not None and record.error is not None:
+        what = f"wsipipe genomics failed last time: {record.error.message}"
+        raise CohortError(what, path=store, hint="see wsipipe status, mend the matrix, and run wsipipe genomics again")
+    if record is None or not record.outputs:
+        raise CohortError("the store is not recorded", path=store, hint="run wsipipe genomics")
+    return record.outputs["expression"]
 
 
 @dataclass(frozen=True)

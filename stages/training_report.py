@@ -113,6 +113,7 @@ def _report(
 
 
 def _fold(bundle: BundleFacts, test_auc: float | None) -> FoldSummary:
+    """Bundles, as TensorBoard, number epochs from 0; people count them from 1."""
     history = bundle.training["history"]
     best = bundle.training["best_epoch"]
     return FoldSummary(
@@ -123,10 +124,10 @@ def _fold(bundle: BundleFacts, test_auc: float | None) -> FoldSummary:
         validation_auc=history[best]["validation_auc"],
         test_auc=test_auc,
         threshold=bundle.threshold,
-        best_epoch=best,
+        best_epoch=best + 1,
         history=tuple(
             EpochRow(
-                epoch=row["epoch"],
+                epoch=row["epoch"] + 1,
                 losses=row["losses"],
                 validation_auc=row["validation_auc"],
                 validation_rank=row["validation_rank"],

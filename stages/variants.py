@@ -16,8 +16,8 @@ CEILING: Final = "omics"
 """RNA by itself; it reads no slide."""
 _CONTROLS: Final[dict[str, tuple[str, str, dict[str, Any]]]] = {
     "momkd-no-rna": ("MoMKD without omics", "the histology side alone", {"use_rna": False}),
-    "momkd-shuffled-rna": ("MoMKD, RNA shuffled", "whose RNA it is cannot matter", {"shuffle_rna": True}),
-    "momkd-fixed-memory": ("MoMKD, memory fixed", "slots stay where k-means put them", {"memory": "fixed"}),
+    "momkd-shuffled-rna": ("MoMKD with shuffled RNA", "whose RNA it is cannot matter", {"shuffle_rna": True}),
+    "momkd-fixed-memory": ("MoMKD with fixed memory", "slots stay where k-means put them", {"memory": "fixed"}),
     "evidence-no-rna": (
         "Evidence memory without omics",
         "what pairing is worth",

@@ -84,6 +84,13 @@ def test_help_names_every_setting_as_a_flag(command: str, monkeypatch: pytest.Mo
             assert (field.description or "").split(";")[0].split(" (")[0] in re.sub(r"\s*│\s*│?\s*", " ", result.stdout)
 
 
+def test_help_of_compare_shows_no_flag_that_it_refuses(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TERM", "dumb")
+    flags = set(re.findall(r"--[a-z0-9-]+", wsipipe("compare", "--help").stdout))
+    assert {"--methods", "--slots", "--label-column"} <= flags
+    assert not {"--method", "--soft-targets", "--use-rna", "--no-use-rna", "--shuffle-rna"} & flags
+
+
 def test_version_and_no_command() -> None:
     assert wsipipe("--version").stdout == f"wsipipe {__version__}\n"
     assert "Usage:" in wsipipe().output
@@ -108,6 +115,10 @@ def test_version_and_no_command() -> None:
         (["genomics"], "no expression matrix"),
         (["train"], "no biomarker is given"),
         (["train", "--label-column", "HER2"], "no cohort table is given"),
+        (["train", "--positive", "x"], "use --label-column too"),
+        (["train", "--name", "her2", "--positive", "x"], "label_column is missing (or --label-column)"),
+        (["train", "--label-column", "HER2", "--nested", "x"], "error train: nested 'x' is not NAME=VALUE,VALUE"),
+        (["import", ".", "--backbone", "uni", "--pooling", "max"], "'max' is not one of"),
         (["predict", "."], "--model"),
         (["run"], "no slides are given"),
         (["nonsense"], "nonsense"),

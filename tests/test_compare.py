@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from command import wsipipe
 from PIL import Image
-from planted_workspace import FEATURES, Planted, make_patients, plant
+from planted_workspace import FEATURES, Planted, make_patients, plant, write_rna
 from scipy.special import expit
 from threadpoolctl import threadpool_limits
 from typer.testing import Result
@@ -129,6 +129,8 @@ def test_the_table_says_what_each_evaluation_says(compared: Planted) -> None:
             for column, part in ((figure, "value"), (f"{figure}_low", "low"), (f"{figure}_high", "high")):
                 told = metrics["pooled"][figure][part]
                 assert number(row[column]) == pytest.approx(told, rel=1e-6, abs=1e-9), (name, column)
+        for fold in metrics["folds"]:
+            assert number(row[f"auc_fold_{fold['fold']}"]) == pytest.approx(fold["auc"]["value"])
         assert number(row["auc_fold_mean"]) == pytest.approx(metrics["auc_mean"])
         assert number(row["auc_fold_sd"]) == pytest.approx(metrics["auc_sd"])
         rows = oof(compared, name)
@@ -192,6 +194,17 @@ def test_the_ceiling_is_the_teacher_fitted_by_hand(compared: Planted) -> None:
         assert {rows[p].threshold for p in test} == {threshold}
     assert {row.slides for row in rows.values()} == {0}
     assert json.loads((folder_of(compared, "omics") / "metrics.json").read_text())["pooled"]["auc"]["value"] > 0.75
+
+
+def test_the_ceiling_is_made_again_of_other_rna(mine: Planted) -> None:
+    """The split is the same: who has RNA has not changed, only its values."""
+    before, splits = oof(mine, "omics"), (mine.model / "splits.csv").read_bytes()
+    write_rna(mine, make_patients(without_rna=4, seed=5))
+    compare(mine, "--methods", "omics")
+    assert (mine.model / "splits.csv").read_bytes() == splits
+    now = oof(mine, "omics")
+    assert [row.patient_id for row in now] == [row.patient_id for row in before]
+    assert all(row.logit != old.logit for row, old in zip(now, before, strict=True))
 
 
 def test_methods_by_name_and_names_that_are_none(mine: Planted) -> None:
@@ -286,6 +299,7 @@ def test_a_model_of_another_method_is_taken_as_it_is(mine: Planted) -> None:
 def test_a_model_of_other_features_is_left_alone(without_rna: Planted, tmp_path: Path) -> None:
     """Comparing on another backbone's features must not make the trained model one of those."""
     mine = replace(without_rna, folder=Path(shutil.copytree(without_rna.folder, tmp_path / "planted")))
+    shutil.rmtree(mine.workspace / "comparisons", ignore_errors=True)  # another test's, of these features
     assert wsipipe("train", "-c", mine.settings, "--method", "mean").exit_code == 0
     before = state(mine.model)
     ours = mine.workspace / FEATURES

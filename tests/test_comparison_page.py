@@ -18,17 +18,9 @@ from wsipipe.data.errors import UsageError
 from wsipipe.models.methods import METHODS
 from wsipipe.models.metrics import Estimate, binary_metrics, roc_points
 from wsipipe.models.paired_tests import PairedDifference, delong
+from wsipipe.stages.comparison import GROUPS, ComparedMethod, Comparison
 from wsipipe.stages.comparison_figure import comparison_figure, forest_plot
-from wsipipe.stages.comparison_page import (
-    FIGURES,
-    GROUPS,
-    ComparedMethod,
-    Comparison,
-    comparison_cautions,
-    comparison_page,
-    comparison_table,
-    verdict,
-)
+from wsipipe.stages.comparison_page import FIGURES, comparison_cautions, comparison_page, comparison_table, verdict
 from wsipipe.stages.page_numbers import figure
 from wsipipe.stages.report_page import Question
 from wsipipe.stages.settings import TrainSettings
@@ -223,7 +215,11 @@ def test_the_first_sentence_says_who_leads_by_how_much_and_whether_it_is_chance(
         "Worse than MoMKD by more than chance: ABMIL.",
         "1 of the 2 others cannot be told from MoMKD.",
     )
-    assert said(reference, held(abmil, 0.7, (0.0, -0.1, 0.1, 1.0)))[0] == "MoMKD; ABMIL share the highest AUC, 0.70."
+    assert said(reference, held(abmil, 0.7, (0.0, -0.1, 0.1, 1.0)))[0] == "MoMKD and ABMIL share the highest AUC, 0.70."
+    three = held(transmil, 0.7, (0.0, -0.1, 0.1, 1.0))
+    assert said(reference, held(abmil, 0.7, (0.0, -0.1, 0.1, 1.0)), three)[0] == (
+        "MoMKD, ABMIL and TransMIL share the highest AUC, 0.70."
+    )
     assert said(reference, ceiling)[0] == "RNA alone, which reads no slide, reaches 0.95."
     nowhere = replace(held(abmil, 0.8, None), against_reference=None)
     assert said(reference, nowhere)[0] == "ABMIL has the highest AUC, 0.80. It cannot be held against MoMKD."
@@ -273,6 +269,38 @@ def test_cautions_follow_the_evidence() -> None:
     assert "Only 20 patients in the smaller class" in said
     assert "Holm" not in said
     assert "luck" not in said
+
+
+def test_an_interval_without_width_is_said_to_say_nothing() -> None:
+    comparison = compared(("momkd", "abmil"))
+    y, p = [0] * 40 + [1] * 40, [0.1] * 40 + [0.9] * 40
+    perfect = replace(comparison.methods[1], metrics=binary_metrics(y, p, y))
+    told = [
+        line
+        for line in comparison_cautions(replace(comparison, methods=(comparison.methods[0], perfect)))
+        if "no width" in line
+    ]
+    assert len(told) == 1
+    assert told[0].startswith("ABMIL put")
+    assert not [line for line in comparison_cautions(comparison) if "no width" in line]
+
+
+def test_no_title_has_a_comma_and_lists_read_as_sentences() -> None:
+    for variant in variants((), TrainSettings(), rna=True):
+        assert "," not in variant.title
+
+
+def test_on_a_narrow_screen_every_cell_says_what_it_is() -> None:
+    """There the heads of wide tables are not shown, and each row is a block of its own."""
+    page = comparison_page(compared())
+    for heading in ("All figures, out of fold", "Methods"):
+        table = page[page.index(f"<h2>{heading}</h2>") :]
+        table = table[table.index("<table") : table.index("</table>")]
+        assert "stacked" in table[: table.index(">")]
+        named = re.findall(r'<td[^>]* data-name="([^"]+)"', table)
+        unnamed = re.findall(r"<td(?![^>]*data-name)[^>]*>(.*?)</td>", table)
+        assert len(named) > len(GAINS)
+        assert set(unnamed) <= {""}
 
 
 def test_undefined_figures_are_dashes() -> None:

@@ -118,7 +118,7 @@ def test_all_mistakes_come_in_one_list(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("content", "said"),
     [
-        ({"biomarkers": {"her2": {}}}, "biomarkers.her2.label_column is missing"),
+        ({"biomarkers": {"her2": {}}}, "biomarkers.her2.label_column is missing (or --label-column)"),
         ({"biomarkers": {"her2": {"label_column": "x", "positive": []}}}, "biomarkers.her2.positive = []: "),
         ({"biomarkers": {"her2": {"label_column": "x", "positive": "yes"}}}, 'biomarkers.her2.positive = "yes": '),
         (
@@ -130,6 +130,8 @@ def test_all_mistakes_come_in_one_list(tmp_path: Path) -> None:
         ({"biomarkers": ["her2"]}, 'biomarkers = ["her2"]: '),
         ({"train": {"hidden": 33}}, "train.hidden = 33: "),
         ({"tile": {"mpp": float("nan")}}, "tile.mpp = NaN: "),
+        ({"train": {"seed": 7, "nested": ["lr=1"]}}, "train: nested 'lr=1' is not NAME=VALUE,VALUE of learning_rate"),
+        ({"train": {"seed": 7, "nested": ["slots=x"]}}, 'train.slots = "x": input should be a valid integer'),
     ],
 )
 def test_values_that_cannot_be_meant(content: dict[str, object], said: str) -> None:
@@ -229,6 +231,25 @@ def test_flags_override_the_file_and_their_paths_count_from_here(
     assert config.train.epochs == 3
     assert config.biomarkers == {"her2": BiomarkerSettings(label_column="HER2", positive=["3+"], negative=["0", "1+"])}
     assert load_config(file, {"workspace": None, "tile": {}}) == load_config(file)
+
+
+def test_a_file_is_not_blamed_for_what_a_flag_said(tmp_path: Path) -> None:
+    file = write(tmp_path, "[tile]\nmpp = 1.0\ntile_px = 512\noverlap = 32\n")
+    for flags, said in (
+        ({"mpp": 0.0}, "tile.mpp = 0.0: input should be greater than or equal to 0.05"),
+        ({"tile_px": 16}, "tile.overlap = 32: must be smaller than tile_px (16)"),
+    ):
+        with pytest.raises(UsageError) as caught:
+            load_config(file, {"tile": flags})
+        assert (caught.value.path, caught.value.what) == (None, said)
+    file.write_text("[tile]\nmpp = 99\n[split]\nfolds = 1\n")
+    with pytest.raises(UsageError) as caught:
+        load_config(file, {"tile": {"mpp": 2.0, "tile_px": 0}})
+    assert caught.value.path == str(file)
+    assert caught.value.what.split("; ") == [
+        "tile.tile_px = 0: input should be greater than or equal to 16 (by a flag)",
+        "split.folds = 1: input should be greater than or equal to 2",
+    ]
 
 
 def test_flags_do_not_hide_a_section_that_is_none(tmp_path: Path) -> None:

@@ -20,6 +20,7 @@ from wsipipe.data.artifact import digest_of
 from wsipipe.data.errors import ExpressionError, StoreError, UsageError
 from wsipipe.data.expression import ExpressionTable, read_expression, write_expression
 from wsipipe.data.gene_aliases import shipped_aliases
+from wsipipe.stages.block_reading import read_block
 from wsipipe.stages.expression_units import Unit, Values, check_unit, contradiction, unit_warnings
 from wsipipe.stages.genomics_reading import read_genomics
 from wsipipe.stages.reading_facts import ReadingFacts
@@ -566,6 +567,21 @@ def test_patients_without_values_are_counted(tmp_path: Path) -> None:
     result, facts = read(tmp_path, frame.astype(float).assign(P5=np.nan))
     assert result.index.tolist() == ["P0", "P1", "P2", "P4", "P6", "P7"]
     assert "patients without any value left out (P3, P5): 2" in facts.sentences
+
+
+def test_values_in_a_row_that_is_left_out_do_not_make_a_patient_measured(tmp_path: Path) -> None:
+    """P2 has a value in the weaker row of ESR1 alone."""
+    path = tmp_path / "m.csv"
+    path.write_text("protein,P1,P2,P3\nESR1,9,,8\nPGR,1.5,,2.5\nESR1,2,1.25,\n")
+    rna, facts = read_genomics(path, "log", "genes-in-rows")
+    block, block_facts = read_block(path, "protein", "auto", "genes-in-rows")
+    for result in (rna, block):
+        assert list(result.obs_names) == ["P1", "P3"]
+        np.testing.assert_array_equal(result.X, [[9, 1.5], [8, 2.5]])
+    assert "patients with values only in rows left out (P2): 1" in facts.sentences
+    assert "2 patients × 2 genes kept, as log values as given" in facts.sentences
+    assert facts.counts["patients"] == 2
+    assert "patients without any value left out (P2): 1" in block_facts.sentences
 
 
 def test_columns_that_describe_genes_are_left_out(tmp_path: Path) -> None:

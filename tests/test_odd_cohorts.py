@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -52,6 +53,28 @@ def test_an_odd_cohort_trains_and_everyone_is_tested(odd: Planted) -> None:
         assert f"GENE{TELLING:02d}" not in bundle_facts(odd.model, fold)["genes"]
 
 
+def test_the_report_counts_epochs_from_1_as_the_console_does(odd: Planted) -> None:
+    page = (odd.model / "report.html").read_text()
+    kept = [int(epoch) for epoch in re.findall(r'data-name="kept">(\d+)<', page)]
+    best = [bundle_facts(odd.model, fold)["training"]["best_epoch"] for fold in (0, 1)]
+    assert kept == [epoch + 1 for epoch in best]
+    axis = page[page.index('aria-label="Training loss, fold 0"') :]
+    axis = axis[: axis.index("</svg>")]
+    assert re.findall(r'class="tick middle"[^>]*>(\d+)<', axis) == ["1", "2"]
+
+
+def test_rna_that_could_not_be_read_again_is_said_to_have_failed(odd: Planted, tmp_path: Path) -> None:
+    mine = odd.copied(tmp_path / "mine")
+    (mine.folder / "rna.csv").write_text("gene,P00,P01\nGENE00,high,low\nGENE01,low,high\n")
+    assert wsipipe("genomics", "-c", mine.settings).exit_code == 1
+    refused = wsipipe("train", "-c", mine.settings)
+    assert refused.exit_code == 1
+    told = " ".join(refused.output.split())
+    assert "wsipipe genomics failed last time" in told
+    assert "hold words" in told
+    assert "wsipipe status" in told
+
+
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("bags", [1, 4])
 def test_every_method_bears_an_odd_cohort(odd: Planted, method: str, bags: int) -> None:
@@ -73,6 +96,6 @@ def test_a_class_too_small_for_the_folds_is_refused(tmp_path: Path) -> None:
     planted = plant(tmp_path, patients)
     refused = wsipipe("train", "-c", planted.settings, "--folds", "5")
     assert refused.exit_code == 1
-    assert "3 positive and 17 negative patients cannot fill 5 folds" in refused.output
+    assert "too few patients to fill 5 folds with both: 3 positive, 17 negative" in refused.output
     assert "at most 3 folds" in refused.output
     assert wsipipe("train", "-c", planted.settings, "--folds", "3", "--epochs", "1").exit_code == 0

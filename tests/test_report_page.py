@@ -58,7 +58,7 @@ def training_report(n: int = 81, folds: int = 5, seed: int = 1, signal: float = 
             }
             history.append(
                 EpochRow(
-                    epoch=epoch,
+                    epoch=epoch + 1,
                     losses=losses,
                     validation_auc=float(np.clip(0.76 - 0.2 * fall + rng.normal(0, 0.03), 0, 1)),
                 )
@@ -401,6 +401,13 @@ def test_diverged_training_is_shown_not_hidden() -> None:
     assert chart.count("<circle") == 1, "the lone point"
 
 
+@pytest.mark.parametrize(("last", "ticks"), [(6, "123456"), (27, "1 10 20"), (12, "1 5 10"), (9, "2468"), (1, "12")])
+def test_the_axis_shows_where_epochs_begin(last: int, ticks: str) -> None:
+    chart = learning_chart("loss", [[(epoch, 1.0) for epoch in range(1, last + 1)]], "loss", 1)
+    shown = re.findall(r'class="tick middle"[^>]*>(\d+)<', chart)
+    assert shown == (ticks.split() if " " in ticks else list(ticks))
+
+
 def test_auc_is_said_in_words() -> None:
     report = training_report()
     auc = report.metrics.auc.value
@@ -474,8 +481,9 @@ def test_cautions_follow_the_evidence() -> None:
     assert any("below 0.5" in line for line in metrics_of(100, -2))
     assert any("wide" in line for line in metrics_of(35, 0.7))
     few = metrics_of(8, 40)
-    assert len(few) == 1, "told apart without fault: the interval is [1, 1]"
-    assert "Only 8 patients" in few[0]
+    assert len(few) == 2, "told apart without fault: the interval is [1, 1]"
+    assert "no width" in few[0]
+    assert "Only 8 patients" in few[1]
     assert "same label" in cautions(binary_metrics([1, 1], [0.2, 0.3], [0, 0]))[0]
 
 

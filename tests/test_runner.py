@@ -21,9 +21,17 @@ if str(HERE) not in sys.path:
     sys.path.insert(0, str(HERE))  # worker processes take over the path, and must find the stages
 
 from copy_stage import CopyStage, CountStage, copy, copy_stage  # noqa: E402
-from wsipipe.data.errors import BusyError, SurroundingsError, UsageError  # noqa: E402
+from wsipipe.data.errors import (  # noqa: E402
+    BundleError,
+    BusyError,
+    SlideError,
+    StoreError,
+    SurroundingsError,
+    UsageError,
+)
 from wsipipe.data.manifest import Record  # noqa: E402
 from wsipipe.pipeline.console import Console  # noqa: E402
+from wsipipe.pipeline.executors import explain  # noqa: E402
 from wsipipe.pipeline.runner import Runner  # noqa: E402
 
 
@@ -296,6 +304,23 @@ def test_what_was_not_the_inputs_fault_is_tried_again(place: Path, text: str, ki
     took(place)
     assert len(copy(place).failures) == 1
     assert took(place) == ["b"]
+
+
+def test_only_a_damaged_file_of_the_workspace_is_tried_again_unasked(place: Path) -> None:
+    """It may be whole again with equal bytes; other input that failed waits until it changes."""
+    workspace, outside = place / "work", place / "texts/a.txt"
+    workspace.mkdir()
+    inside = workspace / "a.zarr"
+    inside.touch()
+    verdicts = {
+        StoreError("damaged", path=inside): True,
+        BundleError("damaged", path=inside): True,
+        StoreError("features are not finite", path=workspace / "never-written.zarr"): False,
+        StoreError("another program's, damaged", path=outside): False,
+        SlideError("broken, and kept in the workspace", path=inside): False,
+        SurroundingsError("no memory"): True,
+    }
+    assert [explain(error, workspace).retry for error in verdicts] == list(verdicts.values())
 
 
 def test_what_was_not_foreseen_says_how_to_see_more(place: Path) -> None:

