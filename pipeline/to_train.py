@@ -1,0 +1,144 @@
+"""What the models of a biomarker are trained from, and the stages that do it: for `train` and for `compare` alike."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self
+
+from ..data.errors import UsageError
+from ..data.manifest import Manifest, Record
+from .config import Config
+from .folders import checked_name, choose_features
+from .runner import Runner
+
+if TYPE_CHECKING:
+    from ..stages.settings import BiomarkerSettings, TrainSettings
+    from ..stages.stage import Stage
+
+
+def biomarkers_of(config: Config, names: Sequence[str] | None) -> Sequence[str]:
+    """The names asked for, or all.
+
+    :raises UsageError: none is configured, or not that one.
+    """
+    if not config.biomarkers:
+        raise UsageError(
+            "no biomarker is given",
+            hint="add [biomarkers.NAME] to the settings file, or use --label-column, --positive and --negative",
+        )
+    unknown = [name for name in names or () if name not in config.biomarkers]
+    if unknown:
+        raise UsageError(f"no biomarker is called {unknown[0]}", hint=f"there are {', '.join(config.biomarkers)}")
+    return names or list(config.biomarkers)
+
+
+@dataclass(frozen=True)
+class ToTrain:
+    """A biomarker of the workspace, and what its models are trained from.
+
+    :param folder: where the split lies.
+    :param stores: of RNA and further blocks.
+    """
+
+    config: Config
+    runner: Runner
+    name: str
+    folder: Path
+    table: Path
+    features: Path
+    stores: list[Path]
+
+    @classmethod
+    def of(cls, config: Config, runner: Runner, name: str, features: str | None, place: str) -> Self:
+        """What a workspace has to train from.
+
+        :param name: of the biomarker.
+        :param features: name of the features' folder; needed only where there are several.
+        :param place: folder of the workspace in which the biomarker's own will lie.
+        :raises UsageError: no cohort table, no features, or no name for a model.
+        :raises CohortError: what is to teach beside RNA is not there.
+        """
+        from ..stages.teaching import stores_that_teach
+
+        workspace, table = runner.workspace, config.cohort.table
+        if table is None:
+            raise UsageError(
+                "no cohort table is given", hint="use --table, or table in [cohort]: slide_id, patient_id, labels"
+            )
+        folder = workspace / place / checked_name(name, "a model")
+        source = choose_features(runner, config.features_name(), features)
+        stores = stores_that_teach(workspace / "genomics", config.train)
+        return cls(config, runner, name, folder, table, source, stores)
+
+    @property
+    def biomarker(self) -> BiomarkerSettings:
+        return self.config.biomarkers[self.name]
+
+    def split(self) -> Stage[Any]:
+        from ..stages.split import SplitStage, SplitStageSettings
+
+        settings = SplitStageSettings(**self.config.split.model_dump(), **self.biomarker.model_dump())
+        return SplitStage(
+            settings,
+            self.folder,
+            self.runner.workspace,
+            table=self.table,
+            tiles=self._tiles,
+            features=self.features,
+            molecular=self.stores,
+        )
+
+    def train(self, settings: TrainSettings, folder: Path) -> Stage[Any]:
+        from ..stages.train import TrainStage
+
+        return TrainStage(
+            settings,
+            folder,
+            self.runner.workspace,
+            biomarker=self.biomarker,
+            tiles=self._tiles,
+            features=self.features,
+            stores=self.stores if settings.use_rna or settings.soft_targets else [],
+            splits=self.folder,
+            question=self.name,
+        )
+
+    def evaluate(self, settings: TrainSettings, folder: Path) -> Stage[Any]:
+        from ..stages.evaluate import EvaluateSettings, EvaluateStage
+
+        evaluate = EvaluateSettings(device=settings.device)
+        return EvaluateStage(evaluate, folder, self.runner.workspace, features=self.features, splits=self.folder)
+
+    def refuse_other_features(self, models: Iterable[Path]) -> None:
+        """Models of other features are not replaced unless the user says so.
+
+        :raises UsageError: naming both, and the ways out.
+        """
+        asked = name_of_features(self.features)
+        for folder in models:
+            folds = sorted(Manifest.of(folder).latest("train").values(), key=lambda fold: fold.start)
+            other = features_of(folds[-1:]) - {asked}  # an earlier split may have left more folds
+            if other and not self.runner.replace:
+                raise UsageError(
+                    f"what is here was trained on the features {min(other)}, not on {asked}",
+                    path=folder,
+                    hint=f"--features {min(other)} goes on with those; --replace trains anew; to keep both, use "
+                    "another --name",
+                )
+
+    @property
+    def _tiles(self) -> Path:
+        return self.runner.workspace / "tiles" / self.features.parent.name
+
+
+def features_of(folds: Iterable[Record]) -> set[str]:
+    """Names of the features that folds were trained on, as their records say."""
+    stores = (i.path for fold in folds for name, i in fold.inputs.items() if name.startswith("features of "))
+    return {name_of_features(Path(store).parent) for store in stores if store}
+
+
+def name_of_features(folder: Path) -> str:
+    """Such as ``0.5mpp-224px/uni2-h``."""
+    return f"{folder.parent.name}/{folder.name}"
