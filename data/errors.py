@@ -12,8 +12,8 @@ an :class:`InputError` waits for another input, a :class:`SurroundingsError` is 
     │   ├── CohortError       a cohort table or its labels
     │   ├── ExpressionError   a genomics matrix
     │   ├── BackboneError     weights or architecture of a feature extractor
-    │   ├── BundleError       a trained model on disk
-    │   └── StoreError        a file of ours that is damaged or of another format
+    │   ├── BundleError       a trained model on disk        (both: tried again unasked where
+    │   └── StoreError        a damaged file of ours          the file lies in the workspace)
     └── SurroundingsError     disk full, device gone: retried on the next run
 """
 
@@ -81,7 +81,7 @@ class BundleError(InputError):
 
 
 class StoreError(InputError):
-    """A file of ours that is damaged, or of a format this version does not read."""
+    """A file of ours that is damaged, or of a format this version does not read; in the workspace it may be mended."""
 
 
 class SurroundingsError(WsipipeError):

@@ -256,7 +256,7 @@ class TrainSettings(Settings):
         "gradient", description="what moves MoMKD's slots: the losses, a running average, nothing"
     )
     use_rna: bool = Field(
-        True, description="let RNA teach the network itself; false leaves it to labels, or soft targets"
+        True, description="let RNA teach the network itself; off leaves it to labels, or soft targets"
     )
     shuffle_rna: bool = Field(False, description="a control: RNA is shuffled among the training patients of a class")
     genes: int = Field(768, ge=1, description="genes that each training fold selects")
