@@ -67,11 +67,13 @@ def load_config(file: Path | None = None, flags: Mapping[str, Any] | None = None
     if file is None:
         file = Path(FILE_NAME) if Path(FILE_NAME).is_file() else None
     content = {} if file is None else _read(file)
-    merged = _merge(content, flags or {})
-    mistakes, of_file = _mistakes(merged), _mistakes(content)
-    if set(mistakes) & set(of_file):
+    config, mistakes = _validated(_merge(content, flags or {}))
+    if config is None:
+        of_file = set(_validated(content)[1])
+        if of_file.isdisjoint(mistakes):
+            raise _refusal(mistakes, None)
         raise _refusal([what if what in of_file else f"{what} (by a flag)" for what in mistakes], file)
-    return parse(merged)
+    return config
 
 
 def parse(content: Mapping[str, Any]) -> Config:
@@ -79,9 +81,10 @@ def parse(content: Mapping[str, Any]) -> Config:
 
     :raises UsageError: everything that is wrong with them, in one list.
     """
-    if mistakes := _mistakes(content):
+    config, mistakes = _validated(content)
+    if config is None:
         raise _refusal(mistakes, None)
-    return Config.model_validate(content)
+    return config
 
 
 def _refusal(mistakes: Sequence[str], file: Path | None) -> UsageError:
@@ -131,12 +134,12 @@ def _merge(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]
     return merged
 
 
-def _mistakes(content: Mapping[str, Any]) -> list[str]:
+def _validated(content: Mapping[str, Any]) -> tuple[Config | None, list[str]]:
+    """The configuration, or none and what is wrong with it."""
     try:
-        Config.model_validate(content)
+        return Config.model_validate(content), []
     except ValidationError as error:
-        return [_sentence(detail) for detail in error.errors()]
-    return []
+        return None, [_sentence(detail) for detail in error.errors()]
 
 
 def _sentence(detail: ErrorDetails) -> str:
