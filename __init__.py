@@ -10,20 +10,20 @@ Every name below is loaded when it is first used: ``import wsipipe`` itself load
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-__version__ = "0.1.0"
+from .data.version import __version__ as __version__
 
 if TYPE_CHECKING:
     from .data.errors import WsipipeError as WsipipeError
-    from .data.expression import read_expression as read_expression
-    from .data.features import open_features as open_features
-    from .data.features import read_bag as read_bag
-    from .data.features import read_bags as read_bags
+    from .data.features.store import open_features as open_features
+    from .data.features.store import read_bag as read_bag
+    from .data.features.store import read_bags as read_bags
     from .data.manifest import Manifest as Manifest
-    from .data.readers import open_slide as open_slide
-    from .data.tiles import read_tile as read_tile
-    from .data.tiles import read_tiles as read_tiles
-    from .models.backbone import find_backbone as find_backbone
-    from .models.backbone import load_embedder as load_embedder
+    from .data.molecular.store import read_expression as read_expression
+    from .data.slides.readers import open_slide as open_slide
+    from .data.tiling.store import read_tile as read_tile
+    from .data.tiling.store import read_tiles as read_tiles
+    from .models.backbones.backbone import find_backbone as find_backbone
+    from .models.backbones.backbone import load_embedder as load_embedder
     from .models.bundle import read_bundle as read_bundle
     from .pipeline.api import compare as compare
     from .pipeline.api import evaluate as evaluate
@@ -34,16 +34,16 @@ if TYPE_CHECKING:
 
 _PLACES = {
     "WsipipeError": ".data.errors",
-    "read_expression": ".data.expression",
-    "open_features": ".data.features",
-    "read_bag": ".data.features",
-    "read_bags": ".data.features",
+    "read_expression": ".data.molecular.store",
+    "open_features": ".data.features.store",
+    "read_bag": ".data.features.store",
+    "read_bags": ".data.features.store",
     "Manifest": ".data.manifest",
-    "open_slide": ".data.readers",
-    "read_tile": ".data.tiles",
-    "read_tiles": ".data.tiles",
-    "find_backbone": ".models.backbone",
-    "load_embedder": ".models.backbone",
+    "open_slide": ".data.slides.readers",
+    "read_tile": ".data.tiling.store",
+    "read_tiles": ".data.tiling.store",
+    "find_backbone": ".models.backbones.backbone",
+    "load_embedder": ".models.backbones.backbone",
     "read_bundle": ".models.bundle",
     "compare": ".pipeline.api",
     "evaluate": ".pipeline.api",

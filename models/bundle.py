@@ -27,10 +27,10 @@ from safetensors.torch import load_file, save_file
 
 from ..data.artifact import whole
 from ..data.errors import BundleError
-from ..data.features import Bag, FeatureFacts
-from .bag_tensors import BagBatch, bag_tensors
-from .methods import network_for_reading
-from .network import SlideNetwork
+from ..data.features.store import Bag, FeatureFacts
+from .mil.bag_tensors import BagBatch, bag_tensors
+from .mil.network import SlideNetwork
+from .training.methods import network_for_reading
 
 ENCODING_TYPE = "wsipipe-bundle"
 ENCODING_VERSION = "1"
@@ -99,7 +99,7 @@ class BundleFacts(BaseModel):
     """All folds of one model share it."""
     recipe: BagRecipe
     method: str
-    """Which network it is (:data:`.methods.METHODS`)."""
+    """Which network it is (:data:`~wsipipe.models.training.methods.METHODS`)."""
     network: dict[str, Any]
     """Its configuration."""
     threshold: float

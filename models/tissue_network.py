@@ -24,11 +24,20 @@ from torch import Tensor, nn
 from torchvision.models.segmentation import deeplabv3_resnet50
 
 from ..data.errors import BackboneError, SlideError
-from ..data.overview import Overview
-from ..data.slide import Rgb, Slide
-from ..data.tissue import LONG_SIDE, MASK_MPP, MIN_PIECE, MIN_WIDTH, TissueMask, _pieces, _without_holes, find_tissue
+from ..data.slides.slide import Rgb, Slide
+from ..data.tiling.overview import Overview
+from ..data.tiling.tissue import (
+    LONG_SIDE,
+    MASK_MPP,
+    MIN_PIECE,
+    MIN_WIDTH,
+    TissueMask,
+    _pieces,
+    _without_holes,
+    find_tissue,
+)
 from ..data.units import Level0Px, LevelPx, Microns, Mpp
-from .weights import Weights, load_tensors
+from .backbones.weights import Weights, load_tensors
 
 NETWORK_MPP: Final = Mpp(1.0)
 COARSEST: Final = Mpp(2.0)

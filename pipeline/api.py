@@ -13,8 +13,8 @@ from typing import Any, Literal
 from . import chain, comparison, training
 from .config import Config
 from .console import Console
-from .runner import Runner
-from .summary import Summary
+from .results import Summary
+from .run.runner import Runner
 
 Step = Literal["tile", "extract", "genomics", "train"]
 

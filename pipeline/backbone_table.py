@@ -5,8 +5,8 @@ from __future__ import annotations
 from rich.table import Table
 
 from ..data.manifest import Json
-from ..models.backbone import Backbone, registry
-from ..models.weights import at_hand
+from ..models.backbones.backbone import Backbone, registry
+from ..models.backbones.weights import at_hand
 from .console import Console
 
 _SHOWN = {"name", "parameters", "width", "pooling", "mpp", "tile_px", "licence", "gated", "hub_id"}

@@ -17,13 +17,13 @@ from ..data.manifest import Json
 from .config import Config
 from .console import Console
 from .folders import checked_name, choose_features, choose_tiles
-from .runner import Runner
-from .summary import Summary
+from .results import Summary
+from .run.runner import Runner
 from .training import metrics_of, train
 
 if TYPE_CHECKING:
-    from ..data.cohort import CohortTable
-    from ..data.slides_on_disk import FoundSlide
+    from ..data.cohort.table import CohortTable
+    from ..data.slides.finding import FoundSlide
 
 
 def tile(config: Config, runner: Runner) -> list[Summary]:
@@ -31,7 +31,7 @@ def tile(config: Config, runner: Runner) -> list[Summary]:
 
     :raises UsageError: no slides are given or found.
     """
-    from ..data.cohort import read_cohort
+    from ..data.cohort.table import read_cohort
 
     table = read_cohort(config.cohort.table) if config.cohort.table else None
     found = _slides(config.cohort.slides, table)
@@ -39,9 +39,9 @@ def tile(config: Config, runner: Runner) -> list[Summary]:
 
 
 def _tile(config: Config, runner: Runner, found: Sequence[FoundSlide], table: CohortTable | None) -> list[Summary]:
-    from ..stages.index import IndexStage
     from ..stages.settings import Settings
-    from ..stages.tile import TileStage
+    from ..stages.tile.index_stage import IndexStage
+    from ..stages.tile.stage import TileStage
 
     folder = runner.workspace / "tiles" / config.tile.folder_name()
     stage = TileStage(config.tile, folder, runner.workspace, slides=found, table=table, replace=runner.replace)
@@ -50,7 +50,7 @@ def _tile(config: Config, runner: Runner, found: Sequence[FoundSlide], table: Co
 
 def _slides(given: Sequence[Path], table: CohortTable | None) -> list[FoundSlide]:
     """The slides in the given places, else those that the cohort table has paths of."""
-    from ..data.slides_on_disk import FoundSlide, checked_slide_id, find_slides
+    from ..data.slides.finding import FoundSlide, checked_slide_id, find_slides
 
     if given:
         return find_slides(given)
@@ -69,7 +69,7 @@ def extract(config: Config, runner: Runner, *, tiles: str | None = None, only: S
     :param tiles: name of the tiles' folder; needed only where there are several.
     :param only: keep to these slides.
     """
-    from ..stages.extract import ExtractStage
+    from ..stages.extract.stage import ExtractStage
 
     source = choose_tiles(runner, config.tile.folder_name(), tiles)
     folder = runner.workspace / "features" / source.name / config.extract.folder_name()
@@ -90,8 +90,8 @@ def export(
     :param tiles: name of the tiles' folder; needed only where there are several.
     :param features: name of the features' folder, such as ``0.5mpp-224px/uni2-h``.
     """
-    from ..stages.export import ExportFeaturesStage, ExportTilesStage
-    from ..stages.settings import ExportSettings
+    from ..stages.exchange.export import ExportFeaturesStage, ExportTilesStage
+    from ..stages.exchange.settings import ExportSettings
 
     root, settings = runner.workspace, ExportSettings(format=format)
     if features is not None:
@@ -111,8 +111,8 @@ def import_features(config: Config, runner: Runner, source: Path, *, tiles: str 
     :param source: the folder of their files.
     :param tiles: name of the tiles' folder; default: those that were taken over.
     """
-    from ..stages.import_features import ImportStage
-    from ..stages.settings import TISSUE_FROM
+    from ..stages.exchange.import_features import ImportStage
+    from ..stages.tile.settings import TISSUE_FROM
 
     root = runner.workspace
     of_imported = f"*-{TISSUE_FROM['coordinates']}/manifest.jsonl"
@@ -128,7 +128,7 @@ def import_features(config: Config, runner: Runner, source: Path, *, tiles: str 
 
 def genomics(config: Config, runner: Runner) -> Summary:
     """Read the expression matrix."""
-    from ..stages.genomics import GenomicsStage
+    from ..stages.genomics.stage import GenomicsStage
 
     return runner.run(GenomicsStage(config.genomics, runner.workspace / "genomics", runner.workspace))
 
@@ -141,13 +141,15 @@ def predict(
     :param model: the trained model's folder.
     :param name: of the predictions' folder; default: the model's.
     """
-    from ..data.cohort import read_cohort
-    from ..data.slide_match import match_slides
-    from ..data.tcga import tcga_barcode
+    from ..data.cohort.slide_match import match_slides
+    from ..data.cohort.table import read_cohort
+    from ..data.cohort.tcga import tcga_barcode
     from ..models.bundle import folds_of
-    from ..stages.predict import PredictionTask, PredictStage
-    from ..stages.prediction_report import PredictionReportStage, SummarySettings
-    from ..stages.settings import ExtractSettings, PredictSettings, TileSettings
+    from ..stages.extract.settings import ExtractSettings
+    from ..stages.predict.report_stage import PredictionReportStage, SummarySettings
+    from ..stages.predict.settings import PredictSettings
+    from ..stages.predict.stage import PredictionTask, PredictStage
+    from ..stages.tile.settings import TileSettings
 
     workspace = runner.workspace
     recipe = folds_of(model)[0][1].recipe
@@ -201,9 +203,10 @@ def evaluate(
     :raises UsageError: no table, no features, or no name for an evaluation.
     """
     from ..models.bundle import folds_of
-    from ..stages.external import ExternalStage, ReadSettings, ReadStage
-    from ..stages.external_cohort import ExternalSettings, ExternalTask
-    from ..stages.settings import ExtractSettings, TileSettings
+    from ..stages.evaluate.cohort import ExternalSettings, ExternalTask
+    from ..stages.evaluate.stage import ExternalStage, ReadSettings, ReadStage
+    from ..stages.extract.settings import ExtractSettings
+    from ..stages.tile.settings import TileSettings
 
     workspace, model, table = runner.workspace, model.resolve(), config.cohort.table
     if table is None:
@@ -235,7 +238,7 @@ def import_checkpoint(config: Config, runner: Runner, checkpoints: Sequence[Path
     :param name: of the model; its biomarker must be configured.
     :raises UsageError: no such biomarker, or no name for a model.
     """
-    from ..stages.import_checkpoint import ImportCheckpointStage
+    from ..stages.exchange.import_checkpoint import ImportCheckpointStage
 
     folder = runner.workspace / "models" / checked_name(name, "a model")
     stage = ImportCheckpointStage(

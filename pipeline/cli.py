@@ -11,18 +11,14 @@ from typing import Annotated, Literal
 
 import typer
 
-from .. import __version__
 from ..data.errors import UsageError
-from ..stages.settings import (
-    BiomarkerSettings,
-    CompareSettings,
-    ExtractSettings,
-    GenomicsSettings,
-    PredictSettings,
-    SplitSettings,
-    TileSettings,
-    TrainSettings,
-)
+from ..data.version import __version__
+from ..stages.compare.settings import CompareSettings
+from ..stages.extract.settings import ExtractSettings
+from ..stages.genomics.settings import GenomicsSettings
+from ..stages.predict.settings import PredictSettings
+from ..stages.tile.settings import TileSettings
+from ..stages.train.settings import BiomarkerSettings, SplitSettings, TrainSettings
 from . import chain, comparison, training
 from .command import Call, ConfigFile, Debug, Json, Workspace, console_of, settings_of, works
 from .config import FILE_NAME, template
@@ -310,7 +306,7 @@ def demo(
     debug: Debug = False,
 ) -> None:
     """Make a small cohort and run the whole chain on it, on the CPU, without a network."""
-    from .demo import run_demo
+    from .demo.chain import run_demo
 
     with console_of(json=json, debug=debug) as console:
         run_demo(folder.resolve(), console)

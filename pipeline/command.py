@@ -18,10 +18,10 @@ from ..data.errors import BusyError, SurroundingsError, UsageError, WsipipeError
 from ..stages.settings import Settings
 from .config import FILE_NAME, Config, load_config
 from .console import Console
-from .executors import explain
 from .flags import Flags, SectionFlags, give_signature
-from .runner import Runner
-from .summary import Summary
+from .results import Summary
+from .run.executors import explain
+from .run.runner import Runner
 
 ConfigFile = Annotated[
     Path | None, typer.Option("--config", "-c", help=f"settings file (default: {FILE_NAME} here, if there is one)")

@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING
 
 from ..data.manifest import Json, Manifest
 from .config import Config
-from .runner import Runner
-from .summary import Summary, summed
+from .results import Summary, summed
+from .run.runner import Runner
 from .to_train import ToTrain, biomarkers_of, features_of, name_of_features
 
 if TYPE_CHECKING:
-    from ..stages.settings import TrainSettings
+    from ..stages.train.settings import TrainSettings
 
 
 def compare(
@@ -37,9 +37,9 @@ def compare(
 
 
 def _compare_one(config: Config, runner: Runner, name: str, features: str | None) -> tuple[list[Summary], Json]:
-    from ..stages.compare import CompareStage, CompareStageSettings
-    from ..stages.omics_ceiling import OmicsCeilingStage
-    from ..stages.variants import REFERENCE, variants
+    from ..stages.compare.omics_ceiling import OmicsCeilingStage
+    from ..stages.compare.stage import CompareStage, CompareStageSettings
+    from ..stages.compare.variants import REFERENCE, variants
 
     rna = config.train.model_copy(update={"use_rna": True})
     to_train = ToTrain.of(config.model_copy(update={"train": rna}), runner, name, features, "comparisons")

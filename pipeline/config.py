@@ -1,6 +1,6 @@
 """``wsipipe.toml``: every setting of a project in one file. Flags override it; what is left out has a default.
 
-The file's sections are the records of :mod:`wsipipe.stages.settings`, so a setting is described in one place only.
+The file's sections are the settings of the stages, so a setting is described in one place only.
 """
 
 from __future__ import annotations
@@ -17,21 +17,26 @@ from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 
 from ..data.errors import UsageError
-from ..stages.settings import (
-    BiomarkerSettings,
-    CohortSettings,
-    CompareSettings,
-    ExtractSettings,
-    GenomicsSettings,
-    NewSlides,
-    PredictSettings,
-    Settings,
-    SplitSettings,
-    TileSettings,
-    TrainSettings,
-)
+from ..stages.compare.settings import CompareSettings
+from ..stages.extract.settings import ExtractSettings
+from ..stages.genomics.settings import GenomicsSettings
+from ..stages.predict.settings import NewSlides, PredictSettings
+from ..stages.settings import Settings
+from ..stages.tile.settings import TileSettings
+from ..stages.train.settings import BiomarkerSettings, SplitSettings, TrainSettings
 
 FILE_NAME = "wsipipe.toml"
+
+
+class CohortSettings(Settings):
+    """Which slides, and what is known of them."""
+
+    slides: list[Path] = Field([], description="slide files, or folders of slides (searched through)")
+    table: Path | None = Field(
+        None,
+        examples=["cohort.csv"],
+        description="CSV or TSV with slide_id, patient_id, labels, and if need be path, mpp, site",
+    )
 
 
 class PredictSection(PredictSettings, NewSlides):

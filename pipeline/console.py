@@ -22,8 +22,7 @@ from rich.text import Text
 from ..data.errors import WsipipeError
 from ..data.manifest import Json
 from ..stages.stage import Item, Stage
-from .executors import Result
-from .summary import Summary
+from .results import Result, Summary
 
 _PLAIN_SECONDS = 10.0
 """How often a stage says where it is when the output is not a terminal."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from ..data.errors import UsageError
-from .runner import Runner
+from .run.runner import Runner
 
 
 def choose_tiles(runner: Runner, wanted: str, given: str | None) -> Path:

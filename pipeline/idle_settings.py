@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from ..stages.settings import TrainSettings
+from ..stages.train.settings import TrainSettings
 
 _SIZES = ("hidden", "shared", "slots", "memory")
 _OF_RNA = ("shuffle_rna", "genes", "gene_selection", "gene_list", "blocks")
@@ -14,11 +14,11 @@ _OF_STEPS = ("patience", "epochs", "learning_rate", "weight_decay", "clip")
 
 def idle_settings(train: TrainSettings) -> list[str]:
     """Those that were given, by a flag or in the file, and that the method makes no use of."""
-    from ..models.abmil import ABMIL
-    from ..models.mean_pooling import MeanPooling
-    from ..models.methods import find_method
-    from ..models.momkd import PATIENCE, PRESETS, MoMKD
-    from ..models.transmil import TransMIL
+    from ..models.mil.abmil import ABMIL
+    from ..models.mil.mean_pooling import MeanPooling
+    from ..models.mil.momkd import PATIENCE, PRESETS, MoMKD
+    from ..models.mil.transmil import TransMIL
+    from ..models.training.methods import find_method
 
     method = find_method(train.method)
     stepless = method.network is MeanPooling

@@ -21,7 +21,7 @@ from ..stages.settings import Settings
 from ..stages.versions import VERSIONS
 from .config import Config
 from .console import Console
-from .decisions import changed_settings
+from .run.decisions import changed_settings
 
 State = Literal["done", "empty", "stale", "failed", "lost", "to do"]
 STATES: tuple[State, ...] = ("done", "empty", "stale", "failed", "lost", "to do")
@@ -134,11 +134,11 @@ def _changed(name: str, given: InputRecord, made: Mapping[str, str]) -> str:
 def _digest(name: str, path: Path) -> str:
     """The digest of an outside input, as the stage that reads it takes it."""
     if name == "slide":
-        from ..data.slides_on_disk import slide_identity
+        from ..data.slides.finding import slide_identity
 
         return slide_identity(path)[1]
     if name in ("weights", "tissue_weights"):
-        from ..models.weights import digest_of_weights
+        from ..models.backbones.weights import digest_of_weights
 
         return digest_of_weights(path)
     return digest_of(path)
@@ -165,7 +165,7 @@ def _asked_otherwise(config: Config, folder: str, record: Record) -> list[str]:
 
 def _asked_but_not_begun(config: Config, records: Mapping[Path, Sequence[Record]]) -> Iterator[ItemState]:
     """What the settings file asks for and no manifest knows: whole folders, and slides that are not tiled."""
-    from ..data.slides_on_disk import find_slides
+    from ..data.slides.finding import find_slides
 
     tiles, workspace = f"tiles/{config.tile.folder_name()}", config.workspace
     features = f"features/{config.features_name()}"

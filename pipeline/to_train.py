@@ -11,11 +11,11 @@ from ..data.errors import UsageError
 from ..data.manifest import Manifest, Record
 from .config import Config
 from .folders import checked_name, choose_features
-from .runner import Runner
+from .run.runner import Runner
 
 if TYPE_CHECKING:
-    from ..stages.settings import BiomarkerSettings, TrainSettings
     from ..stages.stage import Stage
+    from ..stages.train.settings import BiomarkerSettings, TrainSettings
 
 
 def biomarkers_of(config: Config, names: Sequence[str] | None) -> Sequence[str]:
@@ -60,7 +60,7 @@ class ToTrain:
         :raises UsageError: no cohort table, no features, or no name for a model.
         :raises CohortError: what is to teach beside RNA is not there.
         """
-        from ..stages.teaching import stores_that_teach
+        from ..stages.train.teaching import stores_that_teach
 
         workspace, table = runner.workspace, config.cohort.table
         if table is None:
@@ -77,7 +77,7 @@ class ToTrain:
         return self.config.biomarkers[self.name]
 
     def split(self) -> Stage[Any]:
-        from ..stages.split import SplitStage, SplitStageSettings
+        from ..stages.train.split import SplitStage, SplitStageSettings
 
         settings = SplitStageSettings(**self.config.split.model_dump(), **self.biomarker.model_dump())
         return SplitStage(
@@ -91,7 +91,7 @@ class ToTrain:
         )
 
     def train(self, settings: TrainSettings, folder: Path) -> Stage[Any]:
-        from ..stages.train import TrainStage
+        from ..stages.train.stage import TrainStage
 
         return TrainStage(
             settings,
@@ -106,7 +106,7 @@ class ToTrain:
         )
 
     def evaluate(self, settings: TrainSettings, folder: Path) -> Stage[Any]:
-        from ..stages.evaluate import EvaluateSettings, EvaluateStage
+        from ..stages.train.cross_validate import EvaluateSettings, EvaluateStage
 
         evaluate = EvaluateSettings(device=settings.device)
         return EvaluateStage(evaluate, folder, self.runner.workspace, features=self.features, splits=self.folder)

@@ -11,8 +11,8 @@ from ..data.manifest import Json
 from .config import Config
 from .console import Console
 from .idle_settings import idle_settings
-from .runner import Runner
-from .summary import Summary
+from .results import Summary
+from .run.runner import Runner
 from .to_train import ToTrain, biomarkers_of
 
 if TYPE_CHECKING:
@@ -41,7 +41,7 @@ def train(
 
 
 def _train_one(config: Config, runner: Runner, name: str, features: str | None) -> tuple[list[Summary], Json]:
-    from ..stages.training_report import ReportSettings, TrainingReportStage
+    from ..stages.train.report_stage import ReportSettings, TrainingReportStage
 
     to_train = ToTrain.of(config, runner, name, features, "models")
     folder = to_train.folder

@@ -18,8 +18,8 @@ from pathlib import Path
 from wsipipe.data.artifact import digest_of, whole
 from wsipipe.data.errors import SlideError, SurroundingsError
 from wsipipe.pipeline.console import Console
-from wsipipe.pipeline.runner import Runner
-from wsipipe.pipeline.summary import Summary
+from wsipipe.pipeline.results import Summary
+from wsipipe.pipeline.run.runner import Runner
 from wsipipe.stages.settings import Runtime, Settings
 from wsipipe.stages.stage import FileInput, Item, Outcome, OutputInput, Plan, Progress, Stage, upstream
 

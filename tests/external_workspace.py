@@ -11,17 +11,18 @@ from typing import Any
 import numpy as np
 import torch
 from planted_workspace import FEATURES, TILES, WEIGHTS, WIDTH, Planted, write_slide
-from wsipipe.data.features import read_bag
+from wsipipe.data.features.store import read_bag
 from wsipipe.data.manifest import Status
 from wsipipe.models.bundle import BagRecipe, BundleFacts, Question, read_bundle, seen_hashes, write_bundle
-from wsipipe.models.momkd import MoMKD, MoMKDConfig
+from wsipipe.models.mil.momkd import MoMKD, MoMKDConfig
 from wsipipe.pipeline.console import Console
-from wsipipe.pipeline.runner import Runner
-from wsipipe.pipeline.summary import Summary
-from wsipipe.stages.external import ExternalStage, ReadSettings, ReadStage
-from wsipipe.stages.external_cohort import ExternalSettings, ExternalTask
-from wsipipe.stages.settings import ExtractSettings, TileSettings
-from wsipipe.stages.split import read_patients
+from wsipipe.pipeline.results import Summary
+from wsipipe.pipeline.run.runner import Runner
+from wsipipe.stages.evaluate.cohort import ExternalSettings, ExternalTask
+from wsipipe.stages.evaluate.stage import ExternalStage, ReadSettings, ReadStage
+from wsipipe.stages.extract.settings import ExtractSettings
+from wsipipe.stages.tile.settings import TileSettings
+from wsipipe.stages.train.split import read_patients
 
 THRESHOLDS = (0.45, 0.53, 0.5)
 COHORT = {f"P{n}": [f"S{n}"] for n in range(12)} | {"P1": ["S1", "S1b"], "P2": ["S2", "S2b", "S2c"]}

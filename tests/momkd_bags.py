@@ -7,10 +7,10 @@ import math
 import numpy as np
 import torch
 from torch import Tensor
-from wsipipe.models.bag_tensors import BagBatch, BagTensors, PatientBags
-from wsipipe.models.momkd import MoMKD, MoMKDConfig
-from wsipipe.models.network import Lesson, Losses
-from wsipipe.models.tile_graph import knn_edges
+from wsipipe.models.mil.bag_tensors import BagBatch, BagTensors, PatientBags
+from wsipipe.models.mil.momkd import MoMKD, MoMKDConfig
+from wsipipe.models.mil.network import Lesson, Losses
+from wsipipe.models.mil.tile_graph import knn_edges
 
 SMALL = MoMKDConfig(
     in_features=12, n_genes=10, hidden=8, shared=6, slots=3, omics_hidden=16, omics_embedding=7, head_hidden=5

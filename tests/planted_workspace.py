@@ -19,19 +19,21 @@ from numpy.typing import NDArray
 from tile_sets import tile_set
 from wsipipe import __version__
 from wsipipe.data.artifact import digest_of, size_of
-from wsipipe.data.features import FeatureFacts, write_features
-from wsipipe.data.grid import plan_grid
+from wsipipe.data.features.store import FeatureFacts, write_features
 from wsipipe.data.manifest import InputRecord, Manifest, OutputRecord, Record, Status
-from wsipipe.data.tiles import write_tiles
+from wsipipe.data.tiling.grid import plan_grid
+from wsipipe.data.tiling.store import write_tiles
 from wsipipe.data.units import Mpp, TilePx
 from wsipipe.pipeline.config import Config, load_config
 from wsipipe.pipeline.console import Console
-from wsipipe.pipeline.runner import Runner
-from wsipipe.stages.evaluate import EvaluateSettings, EvaluateStage, OutOfFold, read_oof
-from wsipipe.stages.genomics import GenomicsStage
-from wsipipe.stages.settings import ExtractSettings, Settings, TileSettings
-from wsipipe.stages.split import SplitStage, SplitStageSettings
-from wsipipe.stages.train import TrainStage
+from wsipipe.pipeline.run.runner import Runner
+from wsipipe.stages.extract.settings import ExtractSettings
+from wsipipe.stages.genomics.stage import GenomicsStage
+from wsipipe.stages.settings import Settings
+from wsipipe.stages.tile.settings import TileSettings
+from wsipipe.stages.train.cross_validate import EvaluateSettings, EvaluateStage, OutOfFold, read_oof
+from wsipipe.stages.train.split import SplitStage, SplitStageSettings
+from wsipipe.stages.train.stage import TrainStage
 from wsipipe.stages.versions import VERSIONS
 
 WIDTH, GENES, TELLING = 16, 24, 4

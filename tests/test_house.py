@@ -11,23 +11,35 @@ import shutil
 import subprocess
 import sys
 import zipfile
+from collections.abc import Iterator
+from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
 import torch
 from wsipipe.data import errors
-from wsipipe.models.backbone import embed, registry
+from wsipipe.models.backbones.backbone import embed, registry
 
 ROOT = Path(__file__).resolve().parents[1]
-MAY_IMPORT = {
-    "data": {"data"},
-    "models": {"models", "data"},
-    "stages": {"stages", "models", "data"},
-    "pipeline": {"pipeline", "stages", "models", "data"},
-}
-"""Arrows run down only. Of the package itself all may take its version, which is recorded with results."""
+FOLDERS = ("data", "models", "stages", "pipeline")
+"""Arrows run down only: a folder imports from itself and from those before it."""
 
-SOURCES = sorted(file for folder in MAY_IMPORT for file in (ROOT / folder).glob("**/*.py"))
+ROOMS: dict[str, set[str]] = {
+    "data": set(),
+    "data.slides": {"data"},
+    "data.tiling": {"data", "data.slides"},
+    "data.cohort": {"data"},
+    "data.molecular": {"data", "data.cohort"},
+    "data.features": {"data"},
+    "data.interop": {"data", "data.features", "data.slides", "data.tiling"},
+    "models.backbones": {"data"},
+    "models.mil": {"data", "data.features", "models.backbones"},
+    "models.training": {"data", "data.molecular", "models.mil"},
+    "models.evaluation": {"data"},
+}
+"""What each room of ``data`` and ``models`` builds on; rooms of ``stages`` and ``pipeline`` may take all below them."""
+
+SOURCES = sorted(file for folder in FOLDERS for file in (ROOT / folder).glob("**/*.py"))
 
 
 @pytest.fixture(params=SOURCES, ids=lambda file: f"{file.parent.name}/{file.name}")
@@ -36,8 +48,8 @@ def module(request: pytest.FixtureRequest) -> tuple[Path, ast.Module]:
     return file, ast.parse(file.read_text(encoding="utf-8"))
 
 
-def test_imports_run_down_only(module: tuple[Path, ast.Module]) -> None:
-    file, tree = module
+def imported(file: Path, tree: ast.Module) -> Iterator[tuple[int, str]]:
+    """Line and dotted name, within the package, of every module of ours that a module imports."""
     here = file.relative_to(ROOT).parts
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
@@ -45,11 +57,46 @@ def test_imports_run_down_only(module: tuple[Path, ast.Module]) -> None:
         if isinstance(node, ast.ImportFrom) and node.level == 0:
             assert (node.module or "").split(".")[0] != "wsipipe", f"line {node.lineno}: import relatively"
         elif isinstance(node, ast.ImportFrom):
-            above = ("wsipipe", *here[:-1])[: len(here) + 1 - node.level]
-            target = ".".join([*above, *([node.module] if node.module else [])]).split(".")
-            assert target[0] == "wsipipe", f"line {node.lineno} leaves the package"
-            folders = {target[1]} if len(target) > 1 else {name.name for name in node.names} - {"__version__"}
-            assert folders <= MAY_IMPORT[here[0]], f"line {node.lineno}: {here[0]} must not import {folders}"
+            assert node.level <= len(here), f"line {node.lineno} takes from the package itself, or leaves it"
+            base = [*here[: len(here) - node.level], *([node.module] if node.module else [])]
+            for name in node.names:
+                module = ROOT.joinpath(*".".join(base).split("."), f"{name.name}.py")
+                yield node.lineno, ".".join([*base, name.name] if module.exists() else base)
+
+
+def room(module: str) -> str:
+    """The folder a module lies in."""
+    parts = module.split(".")
+    return module if (ROOT / Path(*parts)).is_dir() else ".".join(parts[:-1])
+
+
+def test_imports_run_down_only(module: tuple[Path, ast.Module]) -> None:
+    file, tree = module
+    own = ".".join(file.parent.relative_to(ROOT).parts)
+    below = FOLDERS[: FOLDERS.index(own.split(".")[0]) + 1]
+    for line, name in imported(file, tree):
+        assert name.split(".")[0] in below, f"line {line}: {own} must not import {name}"
+        if own in ROOMS:
+            assert room(name) in ROOMS[own] | {own}, f"line {line}: {own} must not import {name}"
+
+
+def test_no_room_needs_one_that_needs_it() -> None:
+    needs: dict[str, set[str]] = {}
+    for file in SOURCES:
+        own = ".".join(file.parent.relative_to(ROOT).parts)
+        # What lies in a folder beside its rooms is of no room: each such module stands for itself.
+        own = own if "." in own else ".".join(file.relative_to(ROOT).with_suffix("").parts)
+        modules = {name for _, name in imported(file, ast.parse(file.read_text(encoding="utf-8")))}
+        needs.setdefault(own, set()).update(
+            place for name in modules if (place := room(name) if "." in room(name) else name) != own
+        )
+    assert len([*TopologicalSorter(needs).static_order()]) >= len(needs)  # raises CycleError, which names the rooms
+
+
+def test_every_room_says_what_it_holds() -> None:
+    for folder in {file.parent for file in SOURCES}:
+        assert ast.get_docstring(ast.parse((folder / "__init__.py").read_text(encoding="utf-8"))), folder
+        assert len([*folder.glob("*.py")]) <= 22, f"{folder} holds more than one subject"
 
 
 def test_no_print_and_no_bare_except(module: tuple[Path, ast.Module]) -> None:
@@ -128,7 +175,7 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> zipfile.ZipFile:
     """Built from a copy, so that no ``build/`` of an earlier day gets into it and none is left in the clone."""
     copy, out = tmp_path_factory.mktemp("clone") / "any name", tmp_path_factory.mktemp("wheel")
     copy.mkdir()
-    for name in (*MAY_IMPORT, "tests", "docker", "docs"):
+    for name in (*FOLDERS, "tests", "docker", "docs"):
         if (ROOT / name).is_dir():
             shutil.copytree(ROOT / name, copy / name, ignore=shutil.ignore_patterns("__pycache__"))
     for file in ROOT.glob("*"):
@@ -145,12 +192,16 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> zipfile.ZipFile:
 def test_the_wheel_holds_the_package_and_nothing_else(wheel: zipfile.ZipFile) -> None:
     held = {name for name in wheel.namelist() if ".dist-info/" not in name}
     wanted = {"wsipipe/__init__.py", "wsipipe/py.typed"}
-    for folder in MAY_IMPORT:
+    for folder in FOLDERS:
         for file in (ROOT / folder).rglob("*"):
             if file.is_file() and "__pycache__" not in file.parts:
                 wanted.add(f"wsipipe/{file.relative_to(ROOT).as_posix()}")
     assert held == wanted
-    assert {"wsipipe/models/backbones.toml", "wsipipe/data/columns.toml", "wsipipe/stages/page.css"} <= held
+    assert {
+        "wsipipe/models/backbones/backbones.toml",
+        "wsipipe/data/columns.toml",
+        "wsipipe/stages/pages/page.css",
+    } <= held
 
 
 def test_the_wheel_brings_command_and_licence(wheel: zipfile.ZipFile) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from wsipipe.data.features import read_bag
+from wsipipe.data.features.store import read_bag
 
 TILED = {"CMU-1-Small-Region", "dicom-cmu-1-small-region", "giardia_40x_region", "ilc_breast_20x_region"}
 NO_MPP = {"celiac_10x_nompp", "tcga-cr-7395-01a-01-ts1"}

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import numpy as np
-from wsipipe.data.grid import Coords, TileGrid
-from wsipipe.data.tiles import TileSet
+from wsipipe.data.tiling.grid import Coords, TileGrid
+from wsipipe.data.tiling.store import TileSet
 from wsipipe.data.units import Level0Px, Mpp
 
 

@@ -15,14 +15,14 @@ import matplotlib as mpl
 import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
-from wsipipe.data.grid import plan_grid
-from wsipipe.data.readers import open_slide
-from wsipipe.data.slide import Rgb, Slide
-from wsipipe.data.tiles import read_tile
+from wsipipe.data.slides.readers import open_slide
+from wsipipe.data.slides.slide import Rgb, Slide
+from wsipipe.data.tiling.grid import plan_grid
+from wsipipe.data.tiling.store import read_tile
 from wsipipe.data.units import Level0Px, LevelPx, Microns, Mpp, TilePx
-from wsipipe.pipeline.demo_slides import write_aperio
-from wsipipe.pipeline.demo_tissue import Stain, draw_tissue
-from wsipipe.stages.tiling import TOO_LITTLE_TISSUE, TileResult, tile_slide
+from wsipipe.pipeline.demo.slides import write_aperio
+from wsipipe.pipeline.demo.tissue import Stain, draw_tissue
+from wsipipe.stages.tile.slide_tiling import TOO_LITTLE_TISSUE, TileResult, tile_slide
 
 BLUE, ORANGE, GREY = "#1446c8", "#d97706", "#64696f"
 PAPER = {"facecolor": "white", "dpi": 110}

@@ -31,14 +31,14 @@ import cv2
 import torch
 from tile_reading import peak_memory, tiles_of
 from torch import Tensor, nn
-from wsipipe.data.features import FeatureFacts, FeatureWriter
-from wsipipe.data.readers import open_slide
-from wsipipe.data.tiles import TileSet
-from wsipipe.models.backbone import Backbone, Embedder, Precision, find_backbone, load_embedder, ready
-from wsipipe.models.weights import Weights
-from wsipipe.stages.feed import TileFeed
-from wsipipe.stages.feed_batch import OpenBag
-from wsipipe.stages.feed_report import FeedReport
+from wsipipe.data.features.store import FeatureFacts, FeatureWriter
+from wsipipe.data.slides.readers import open_slide
+from wsipipe.data.tiling.store import TileSet
+from wsipipe.models.backbones.backbone import Backbone, Embedder, Precision, find_backbone, load_embedder, ready
+from wsipipe.models.backbones.weights import Weights
+from wsipipe.stages.extract.feed import TileFeed
+from wsipipe.stages.extract.feed_batch import OpenBag
+from wsipipe.stages.extract.feed_report import FeedReport
 from wsipipe.stages.stage import Item, Silence
 
 

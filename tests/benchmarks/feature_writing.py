@@ -24,7 +24,7 @@ from pathlib import Path
 import numpy as np
 from numcodecs import LZ4, Zstd
 from wsipipe.data.artifact import size_of
-from wsipipe.data.features import FeatureFacts, FeatureWriter, read_bag
+from wsipipe.data.features.store import FeatureFacts, FeatureWriter, read_bag
 
 BATCH = 256
 CHUNK_BYTES = 1 << 20

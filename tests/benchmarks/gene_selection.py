@@ -14,7 +14,7 @@ import time
 
 import numpy as np
 from wsipipe.data.errors import UsageError
-from wsipipe.models.gene_panel import GenePanel, Selection
+from wsipipe.models.training.gene_panel import GenePanel, Selection
 
 SELECTIONS: tuple[Selection, ...] = ("anova", "variance", "xgboost")
 

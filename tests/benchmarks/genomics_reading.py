@@ -25,9 +25,9 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.csv
-from wsipipe.data.expression import write_expression
-from wsipipe.stages.gdc_folder import ENDING
-from wsipipe.stages.genomics_reading import read_genomics
+from wsipipe.data.molecular.expression_reading import read_genomics
+from wsipipe.data.molecular.gdc_folder import ENDING
+from wsipipe.data.molecular.store import write_expression
 
 
 def peak_mib() -> float:

@@ -26,17 +26,17 @@ from planted_cohorts import DESIGN_NAMES, DesignName, PlantedPatient, planted_co
 from scipy.stats import t as student
 from sklearn.metrics import roc_auc_score
 from threadpoolctl import threadpool_limits
-from wsipipe.data.expression import ExpressionTable
-from wsipipe.data.splits import make_splits
-from wsipipe.models.bag_tensors import BagTensors
-from wsipipe.models.fit import patient_logits
-from wsipipe.models.rna_teacher import RnaTeacher
-from wsipipe.models.tile_graph import knn_edges
-from wsipipe.stages.fold import FoldCohort, patients_of
-from wsipipe.stages.fold_training import FoldTask, train_fold
-from wsipipe.stages.settings import TrainSettings
-from wsipipe.stages.teaching import Teaching
-from wsipipe.stages.variants import CEILING, REFERENCE, Variant, variants
+from wsipipe.data.cohort.splits import make_splits
+from wsipipe.data.molecular.store import ExpressionTable
+from wsipipe.models.mil.bag_tensors import BagTensors
+from wsipipe.models.mil.tile_graph import knn_edges
+from wsipipe.models.training.fit import patient_logits
+from wsipipe.models.training.rna_teacher import RnaTeacher
+from wsipipe.stages.compare.variants import CEILING, REFERENCE, Variant, variants
+from wsipipe.stages.train.fold import FoldCohort, patients_of
+from wsipipe.stages.train.fold_training import FoldTask, train_fold
+from wsipipe.stages.train.settings import TrainSettings
+from wsipipe.stages.train.teaching import Teaching
 
 COHORTS = 10
 SETTINGS = TrainSettings(hidden=64, shared=32, slots=8, genes=64, epochs=10, patience=10)

@@ -40,17 +40,18 @@ from scipy.special import expit
 from sklearn.metrics import roc_auc_score
 from sklearn.model_selection import StratifiedKFold, train_test_split
 from torch import nn
-from wsipipe.models.abmil import ABMIL, ABMILConfig
-from wsipipe.models.bag_tensors import BagBatch, BagTensors, PatientBags
-from wsipipe.models.clam import CLAM, CLAMConfig
-from wsipipe.models.evidence_memory import EvidenceMemory, EvidenceMemoryConfig
-from wsipipe.models.fit import FitSettings, fit, patient_logits
-from wsipipe.models.matching import Matching, MatchingConfig
-from wsipipe.models.mean_pooling import MeanPooling, MeanPoolingConfig, fit_mean
-from wsipipe.models.metrics import youden_threshold
-from wsipipe.models.momkd import MoMKD, preset
-from wsipipe.models.network import Lesson, Losses, NetworkConfig, Readings, SlideNetwork, task_loss
-from wsipipe.models.transmil import TransMIL, TransMILConfig
+from wsipipe.models.evaluation.metrics import youden_threshold
+from wsipipe.models.mil.abmil import ABMIL, ABMILConfig
+from wsipipe.models.mil.bag_tensors import BagBatch, BagTensors, PatientBags
+from wsipipe.models.mil.clam import CLAM, CLAMConfig
+from wsipipe.models.mil.evidence_memory import EvidenceMemory, EvidenceMemoryConfig
+from wsipipe.models.mil.feature_matching import Matching, MatchingConfig
+from wsipipe.models.mil.mean_pooling import MeanPooling, MeanPoolingConfig
+from wsipipe.models.mil.momkd import MoMKD, preset
+from wsipipe.models.mil.network import Lesson, Losses, NetworkConfig, Readings, SlideNetwork, task_loss
+from wsipipe.models.mil.transmil import TransMIL, TransMILConfig
+from wsipipe.models.training.fit import FitSettings, fit, patient_logits
+from wsipipe.models.training.logistic import fit_mean
 
 FOLDS = 10
 NEIGHBOURS = 8

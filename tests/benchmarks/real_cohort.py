@@ -19,11 +19,11 @@ from pathlib import Path
 import numpy as np
 from scipy.special import expit
 from sklearn.metrics import roc_auc_score
-from wsipipe.models.metrics import binary_metrics
-from wsipipe.models.paired_tests import delong
-from wsipipe.stages.evaluate import OutOfFold, read_oof
-from wsipipe.stages.settings import TrainSettings
-from wsipipe.stages.variants import REFERENCE, variants
+from wsipipe.models.evaluation.metrics import binary_metrics
+from wsipipe.models.evaluation.paired_tests import delong
+from wsipipe.stages.compare.variants import REFERENCE, variants
+from wsipipe.stages.train.cross_validate import OutOfFold, read_oof
+from wsipipe.stages.train.settings import TrainSettings
 
 SETTINGS = Path(__file__).resolve().parents[1] / "brca/wsipipe.toml"
 SEEDS = (0, 1, 2)

@@ -20,8 +20,8 @@ from pathlib import Path
 import cv2
 import numpy as np
 from PIL import Image
-from wsipipe.data.readers import open_slide
-from wsipipe.data.resize import resize_tile
+from wsipipe.data.slides.readers import open_slide
+from wsipipe.data.tiling.resize import resize_tile
 from wsipipe.data.units import Level0Px, LevelPx, TilePx
 
 Resize = Callable[[np.ndarray], np.ndarray]

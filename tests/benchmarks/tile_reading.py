@@ -30,15 +30,15 @@ import cv2
 import numpy as np
 import openslide
 from PIL import Image
-from wsipipe.data.grid import plan_grid
-from wsipipe.data.readers import open_slide
-from wsipipe.data.resize import resize_tile
-from wsipipe.data.slide import Slide
-from wsipipe.data.tiff_layout import TiledLevel, tiled_jpeg_levels
-from wsipipe.data.tile_codecs import decoder_of
-from wsipipe.data.tiles import TileSet, read_tile
+from wsipipe.data.slides.codecs import decoder_of
+from wsipipe.data.slides.readers import open_slide
+from wsipipe.data.slides.slide import Slide
+from wsipipe.data.slides.tiff_layout import TiledLevel, tiled_jpeg_levels
+from wsipipe.data.tiling.grid import plan_grid
+from wsipipe.data.tiling.resize import resize_tile
+from wsipipe.data.tiling.store import TileSet, read_tile
 from wsipipe.data.units import Level0Px, Mpp, TilePx
-from wsipipe.stages.tiling import tile_slide
+from wsipipe.stages.tile.slide_tiling import tile_slide
 
 
 def tiles_of(slide: Slide, mpp: float, tile_px: int, *, tissue: bool, native_tolerance: float) -> TileSet:

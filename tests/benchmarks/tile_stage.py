@@ -20,10 +20,10 @@ from multiprocessing import get_context
 from pathlib import Path
 
 from wsipipe.data.errors import SlideError
-from wsipipe.data.slides_on_disk import FoundSlide
-from wsipipe.stages.settings import TileSettings
+from wsipipe.data.slides.finding import FoundSlide
 from wsipipe.stages.stage import Outcome, Silence
-from wsipipe.stages.tile import TileStage
+from wsipipe.stages.tile.settings import TileSettings
+from wsipipe.stages.tile.stage import TileStage
 
 
 def once(slide: Path, settings: TileSettings, work: Path) -> Outcome:

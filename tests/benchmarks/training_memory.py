@@ -24,9 +24,9 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from wsipipe.data.features import FeatureFacts, FeatureWriter
-from wsipipe.models.bag_tensors import BagBatch
-from wsipipe.stages.fold import FoldBag
+from wsipipe.data.features.store import FeatureFacts, FeatureWriter
+from wsipipe.models.mil.bag_tensors import BagBatch
+from wsipipe.stages.train.fold import FoldBag
 
 DISTINCT = 20
 NEIGHBOURS = 8

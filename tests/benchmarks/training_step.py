@@ -35,11 +35,11 @@ from sklearn.neighbors import kneighbors_graph
 from torch import Tensor, nn
 from torch.nn import functional
 from torch_geometric.nn import GATv2Conv
-from wsipipe.models.bag_tensors import BagBatch, BagTensors, PatientBags
-from wsipipe.models.fit import FitSettings, new_optimiser, train_epoch
-from wsipipe.models.momkd import HEADS, HistologyEncoder, MoMKD, preset
-from wsipipe.models.network import Lesson
-from wsipipe.models.tile_graph import knn_edges
+from wsipipe.models.mil.bag_tensors import BagBatch, BagTensors, PatientBags
+from wsipipe.models.mil.momkd import HEADS, HistologyEncoder, MoMKD, preset
+from wsipipe.models.mil.network import Lesson
+from wsipipe.models.mil.tile_graph import knn_edges
+from wsipipe.models.training.fit import FitSettings, new_optimiser, train_epoch
 
 
 class PyGEncoder(nn.Module):

@@ -1,0 +1,1 @@
+"""Cohort tables: slides, patients, labels, and the splits of patients."""

@@ -1,0 +1,205 @@
+"""A yes-or-no label for each patient, and a reason for each patient that has none.
+
+Label values are compared without regard to case. What the caller lists as positive or negative counts as that; of the
+rest, ``columns.toml`` knows what means missing, not evaluated and equivocal, and any other value is listed by itself.
+No patient is dropped without a reason, and the reasons are in the order in which they are asked.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+from ..columns import names
+from ..errors import CohortError
+from ..wording import some
+from .slide_match import SlideMatch
+from .table import CohortTable
+from .tcga import is_frozen
+
+
+@dataclass(frozen=True)
+class PatientLabels:
+    """The patients that can be used for one label, and those that cannot.
+
+    Every patient of the table is in exactly one of ``labels`` and ``dropped``.
+
+    :param column: the label's column, as the table writes it.
+    :param labels: patient → 1 (positive) or 0 (negative), sorted by patient.
+    :param slides: patient → ids on disk of the slides to use, sorted; the same patients as ``labels``. Empty where
+        the labels were read without slides.
+    :param dropped: patient → why it is left out.
+    :param frozen_slides: TCGA's frozen slides on disk that were left out.
+    """
+
+    column: str
+    labels: Mapping[str, int]
+    slides: Mapping[str, tuple[str, ...]]
+    dropped: Mapping[str, str]
+    frozen_slides: tuple[str, ...]
+
+    @property
+    def reasons(self) -> dict[str, int]:
+        """Reason → patients dropped for it, the most frequent first."""
+        return dict(sorted(Counter(self.dropped.values()).items(), key=lambda item: (-item[1], item[0])))
+
+    def notes(self) -> list[str]:
+        """The account of all patients, a sentence each."""
+        positive = sum(self.labels.values())
+        slides = sum(map(len, self.slides.values()))
+        total = len(self.labels) + len(self.dropped)
+        notes = [
+            f"{self.column}: {len(self.labels)} of {total} patients used"
+            f" ({positive} positive, {len(self.labels) - positive} negative{f', {slides} slides' if slides else ''})"
+        ]
+        notes += [f"dropped, {reason}: {count}" for reason, count in self.reasons.items()]
+        if self.frozen_slides:
+            notes.append(f"frozen TCGA slides left out: {len(self.frozen_slides)} ({some(self.frozen_slides, 3)})")
+        return notes
+
+
+def patient_labels(
+    table: CohortTable,
+    column: str,
+    positive: Sequence[str],
+    negative: Sequence[str],
+    *,
+    match: SlideMatch | None = None,
+    unusable: Mapping[str, str] | None = None,
+    keep_frozen: bool = False,
+    drop_conflicts: bool = False,
+    one_class_is_enough: bool = False,
+) -> PatientLabels:
+    """Read one label column as the patients' labels.
+
+    Rows of one patient must agree; a row without a value (missing, not evaluated) leaves the word to the patient's
+    other rows. A patient whose rows hold a clear value beside an equivocal or unknown one is dropped.
+
+    :param positive: values that mean 1, in any case.
+    :param negative: values that mean 0, in any case.
+    :param match: the slides on disk; without it, no slide is asked for.
+    :param unusable: slide id on disk → why it cannot be used (``"slide failed"``, ``"no tissue"``): a patient's
+        reason when none is left.
+    :param keep_frozen: use TCGA's frozen slides too.
+    :param drop_conflicts: drop patients whose rows say both positive and negative, with that reason, instead of
+        refusing the table.
+    :param one_class_is_enough: accept a table without a row of one class, if all its values are understood.
+    :raises CohortError: no such column; a value both positive and negative; patients with both labels, all listed; a
+        class that no patient has.
+    """
+    column = table.column(column)
+    classes = _classes(table, column, positive, negative, one_is_enough=one_class_is_enough)
+    values: dict[str, list[str]] = {}
+    for patient, value in zip(table.frame["patient_id"], table.frame[column], strict=True):
+        values.setdefault(patient, []).append(value)
+    conflicts = {
+        patient: " and ".join(sorted(set(own)))
+        for patient, own in sorted(values.items())
+        if {0, 1} <= {classes.get(value.casefold()) for value in own}
+    }
+    if conflicts and not drop_conflicts:
+        listed = ", ".join(f"{patient} ({both})" for patient, both in conflicts.items())
+        what = f"column {column}: {len(conflicts)} patients are both positive and negative: {listed}"
+        raise CohortError(what, path=table.source, hint="correct these rows: a label is the patient's, not the slide's")
+
+    on_disk = _slides_of(table, match)
+    # A renamed file may have lost what its row still says.
+    rows = {} if match is None or keep_frozen else match.rows
+    frozen = {slide for slide, row in rows.items() if is_frozen(slide) or is_frozen(row)}
+    labels: dict[str, int] = {}
+    slides: dict[str, tuple[str, ...]] = {}
+    dropped: dict[str, str] = {}
+    for patient, own in sorted(values.items()):
+        label = "labels conflict" if patient in conflicts else _label(own, classes)
+        usable = _usable(on_disk.get(patient, ()), frozen, unusable or {})
+        if match is not None and patient not in on_disk:
+            dropped[patient] = "no slide on disk"
+        elif isinstance(label, str):
+            dropped[patient] = label
+        elif match is not None and isinstance(usable, str):
+            dropped[patient] = usable
+        else:
+            labels[patient] = label
+            slides[patient] = () if isinstance(usable, str) else usable
+    return PatientLabels(column, labels, slides, dropped, tuple(sorted(frozen)))
+
+
+_NO_LABEL = ("missing", "not_evaluated", "equivocal")
+"""Kinds of values of ``columns.toml`` that give no label."""
+
+
+def _classes(
+    table: CohortTable, column: str, positive: Sequence[str], negative: Sequence[str], *, one_is_enough: bool
+) -> dict[str, int]:
+    """Casefolded value → class."""
+    folded = [{value.strip().casefold() for value in side} for side in (negative, positive)]
+    both = folded[0] & folded[1]
+    if both:
+        what = f"{', '.join(sorted(both))} cannot mean both positive and negative"
+        raise CohortError(what, path=table.source, hint="give each value to one of --positive and --negative")
+    there = Counter(value.casefold() for value in table.frame[column])
+    clear = folded[0] | folded[1]
+    known = clear.union(*(names("label", kind) for kind in _NO_LABEL))
+    one_is_enough = one_is_enough and not clear.isdisjoint(there) and known.issuperset(there)
+    for name, side in zip(("negative", "positive"), folded, strict=True):
+        if not side & set(there) and not one_is_enough:
+            listed = [f"{value or '(empty)'} ({count})" for value, count in there.most_common()]
+            what = f"no row of column {column} is {name}: none says {' or '.join(sorted(side)) or 'anything'}"
+            raise CohortError(what, path=table.source, hint=f"choose --{name} among its values: {some(listed, 12)}")
+    return {value: label for label, side in enumerate(folded) for value in side}
+
+
+def _label(values: Sequence[str], classes: Mapping[str, int]) -> int | str:
+    """The patient's label, or why it has none. The rows do not conflict."""
+    folded = sorted({value.casefold() for value in values})
+    missing = [value for value in folded if value not in classes and value in names("label", "missing")]
+    unasked = [value for value in folded if value not in classes and value in names("label", "not_evaluated")]
+    clear = {classes[value] for value in folded if value in classes}
+    unclear = [value for value in folded if value not in classes and value not in missing and value not in unasked]
+    equivocal = [value for value in unclear if value in names("label", "equivocal")]
+    if clear and unclear:
+        return f"label clear in one row and {unclear[0]!r} in another"
+    if clear:
+        return clear.pop()
+    if equivocal:
+        return f"label equivocal ({equivocal[0]})"
+    if unclear:
+        return f"label is neither positive nor negative ({unclear[0]})"
+    return f"label not evaluated ({unasked[0]})" if unasked else "label missing"
+
+
+def _slides_of(table: CohortTable, match: SlideMatch | None) -> dict[str, tuple[str, ...]]:
+    """Patient → its slides on disk, sorted."""
+    if match is None:
+        return {}
+    patient_of = dict(zip(table.frame["slide_id"], table.frame["patient_id"], strict=True))
+    slides: dict[str, list[str]] = {}
+    for slide, row in sorted(match.rows.items()):
+        slides.setdefault(patient_of[row], []).append(slide)
+    return {patient: tuple(own) for patient, own in slides.items()}
+
+
+def _usable(slides: Sequence[str], frozen: Collection[str], unusable: Mapping[str, str]) -> tuple[str, ...] | str:
+    """The slides to use, or why there are none."""
+    wanted = [slide for slide in slides if slide not in frozen]
+    if not wanted:
+        return "frozen slides only"
+    usable = tuple(slide for slide in wanted if slide not in unusable)
+    return usable or " and ".join(sorted({unusable[slide] for slide in wanted}))
+
+
+def patient_sites(table: CohortTable, patients: Iterable[str]) -> dict[str, str]:
+    """Patient → site, for splits that keep sites apart.
+
+    :raises CohortError: a patient without a site, or with two.
+    """
+    sites: dict[str, set[str]] = {patient: set() for patient in sorted(set(patients))}
+    for patient, site in zip(table.frame["patient_id"], table.frame["site"], strict=True):
+        if patient in sites and site:
+            sites[patient].add(site)
+    doubtful = [f"{p} ({' and '.join(sorted(own)) or 'none'})" for p, own in sites.items() if len(own) != 1]
+    if doubtful:
+        what = f"{len(doubtful)} patients do not have one site: {some(doubtful)}"
+        raise CohortError(what, path=table.source, hint="fill the site column, or split by patient")
+    return {patient: own.pop() for patient, own in sites.items()}

@@ -1,0 +1,202 @@
+"""Cross-validation splits by patient: who trains, who validates, who is tested, in each fold.
+
+The split is stratified by label, is the same on every machine and whatever the order of the input, and is kept as a
+CSV that a person can read; every method that is compared uses the same file.
+
+Patients are ordered by a hash of seed and id instead of a random generator's stream: no library's next version can
+change a split.
+"""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from ..artifact import whole
+from ..errors import CohortError, StoreError
+from ..wording import some
+
+Role = Literal["train", "validation", "test"]
+_LABELS = (0, 1)
+
+
+@dataclass(frozen=True)
+class Splits:
+    """Every patient's part in every fold.
+
+    :param labels: patient → 0 or 1, sorted by patient.
+    :param roles: patient → its role in fold 0, 1, …; the same patients. Each is tested exactly once.
+    """
+
+    labels: Mapping[str, int]
+    roles: Mapping[str, tuple[Role, ...]]
+
+    @property
+    def folds(self) -> int:
+        """The number of folds."""
+        return len(next(iter(self.roles.values())))
+
+    def patients(self, fold: int, role: Role) -> tuple[str, ...]:
+        """The patients that play a role in a fold, sorted."""
+        return tuple(patient for patient, roles in self.roles.items() if roles[fold] == role)
+
+    def test_fold(self, patient: str) -> int:
+        """The one fold that tests a patient."""
+        return self.roles[patient].index("test")
+
+
+def make_splits(
+    labels: Mapping[str, int],
+    folds: int,
+    seed: int,
+    validation_fraction: float = 0.2,
+    groups: Mapping[str, str] | None = None,
+) -> Splits:
+    """Stratified folds, each with a stratified validation part inside its training part.
+
+    Without groups the patients of each class are dealt to the folds in turn, so that folds differ by one patient of a
+    class at most. With groups (sites), a group is tested whole, in one fold: groups are placed, the largest first,
+    where they keep the classes most even, and folds may differ in size. The validation part is drawn by patient from
+    the training part in either case: with few sites a whole one would be too much to give up.
+
+    :param labels: patient → 0 or 1, in any order.
+    :param folds: how many; at least 2.
+    :param validation_fraction: part of each class of the training part, rounded, at least one patient and never all.
+    :param groups: patient → group, for all patients.
+    :raises CohortError: a class or the groups do not go round.
+    """
+    if folds < 2:
+        raise CohortError(f"{folds} folds are no cross-validation", hint="ask for 2 folds or more")
+    if not 0 < validation_fraction < 1:
+        raise CohortError(f"a validation fraction of {validation_fraction} is not between 0 and 1", hint="0.2 is usual")
+    others = sorted({str(label) for label in labels.values() if label not in _LABELS})
+    if others:
+        raise CohortError(f"labels must be 0 or 1, not {some(others)}", hint="map the label's values first")
+    counts = [sum(label == wanted for label in labels.values()) for wanted in _LABELS]
+    if min(counts) < folds:
+        what = f"too few patients to fill {folds} folds with both: {counts[1]} positive, {counts[0]} negative"
+        fewer = f"ask for at most {min(counts)} folds, or " if min(counts) > 1 else ""
+        raise CohortError(what, hint=f"{fewer}find more labelled patients, two of each class at least")
+    tested = _deal(labels, folds, seed) if groups is None else _deal_groups(labels, folds, seed, groups)
+    roles = {patient: ["train"] * folds for patient in sorted(labels)}
+    for fold in range(folds):
+        for label in _LABELS:
+            rest = [p for p in labels if labels[p] == label and tested[p] != fold]
+            if len(rest) < 2:
+                what = f"fold {fold} leaves too few {_name(label)} patients to train and to validate on: {len(rest)}"
+                raise CohortError(what, hint="there must be two at least: find more patients of this class")
+            size = min(max(1, int(validation_fraction * len(rest) + 0.5)), len(rest) - 1)
+            for patient in _shuffled(rest, seed, f"validation of fold {fold}")[:size]:
+                roles[patient][fold] = "validation"
+    for patient, fold in tested.items():
+        roles[patient][fold] = "test"
+    in_order = dict(sorted(labels.items()))
+    return Splits(in_order, {patient: tuple(roles[patient]) for patient in in_order})  # type: ignore[arg-type]
+
+
+def _shuffled(items: Iterable[str], seed: int, purpose: str) -> list[str]:
+    return sorted(items, key=lambda item: hashlib.sha256(f"{seed}\0{purpose}\0{item}".encode()).digest())
+
+
+def _deal(labels: Mapping[str, int], folds: int, seed: int) -> dict[str, int]:
+    """Patient → fold. The second class is dealt on where the first stopped, which evens out the folds' sizes."""
+    cards = [p for label in _LABELS for p in _shuffled((p for p in labels if labels[p] == label), seed, "test")]
+    return {patient: place % folds for place, patient in enumerate(cards)}
+
+
+def _deal_groups(labels: Mapping[str, int], folds: int, seed: int, groups: Mapping[str, str]) -> dict[str, int]:
+    """Patient → fold, a group's patients together."""
+    without = sorted(patient for patient in labels if not groups.get(patient))
+    if without:
+        raise CohortError(f"{len(without)} patients have no site: {some(without)}", hint="fill in the site column")
+    sizes: dict[str, list[int]] = {}
+    for patient, label in labels.items():
+        sizes.setdefault(groups[patient], [0, 0])[label] += 1
+    if len(sizes) < folds:
+        what = f"{len(sizes)} sites cannot fill {folds} folds"
+        raise CohortError(what, hint=f"ask for {max(len(sizes), 2)} folds, or split by patient")
+    totals = [sum(size[label] for size in sizes.values()) for label in _LABELS]
+    filled = [[0, 0] for _ in range(folds)]
+    fold_of: dict[str, int] = {}
+    for group in sorted(_shuffled(sizes, seed, "test"), key=lambda group: -sum(sizes[group])):
+        # Least squares of the folds' shares of each class; adding to the emptiest is what lowers them.
+        cost = [
+            sum(
+                ((2 * have[label] + sizes[group][label]) * sizes[group][label]) / totals[label] ** 2
+                for label in _LABELS
+            )
+            for have in filled
+        ]
+        fold = cost.index(min(cost))
+        fold_of[group] = fold
+        for label in _LABELS:
+            filled[fold][label] += sizes[group][label]
+    for fold, have in enumerate(filled):
+        for label in _LABELS:
+            if not have[label]:
+                what = f"with sites kept apart, fold {fold} has no {_name(label)} patient"
+                raise CohortError(what, hint="ask for fewer folds, or split by patient")
+    return {patient: fold_of[groups[patient]] for patient in labels}
+
+
+def _name(label: int) -> str:
+    return "positive" if label else "negative"
+
+
+def write_splits(path: Path, splits: Splits) -> None:
+    """Save as CSV: ``patient_id``, ``label``, ``fold`` (where it is tested), then its role in each fold, ``fold_0`` ….
+
+    The same splits give the same bytes.
+    """
+    with whole(path) as scratch, scratch.open("w", encoding="utf-8", newline="") as stream:
+        writer = csv.writer(stream, lineterminator="\n")
+        writer.writerow(_header(splits.folds))
+        for patient, label in splits.labels.items():
+            writer.writerow([patient, label, splits.test_fold(patient), *splits.roles[patient]])
+
+
+def read_splits(path: Path) -> Splits:
+    """Read what :func:`write_splits` wrote.
+
+    :raises StoreError: the file is not one of ours, or was edited into something that is no cross-validation.
+    """
+    try:
+        with path.open(encoding="utf-8", newline="") as stream:
+            header, *rows = list(csv.reader(stream)) or [[]]
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise StoreError(f"could not be read ({error})", path=path, hint="make the splits again") from error
+    folds = len(header) - 3
+    if folds < 2 or header != _header(folds) or not rows:
+        raise StoreError("is no table of splits", path=path, hint=f"its columns are {', '.join(_header(2))}, …")
+    labels: dict[str, int] = {}
+    roles: dict[str, tuple[Role, ...]] = {}
+    for line, row in enumerate(rows, start=2):
+        fault = _fault(row, folds, labels)
+        if fault:
+            raise StoreError(f"line {line}: {fault}", path=path, hint="undo the edit, or make the splits again")
+        labels[row[0]] = int(row[1])
+        roles[row[0]] = tuple(row[3:])  # type: ignore[arg-type]  # checked just above
+    return Splits(dict(sorted(labels.items())), dict(sorted(roles.items())))
+
+
+def _header(folds: int) -> list[str]:
+    return ["patient_id", "label", "fold", *(f"fold_{fold}" for fold in range(folds))]
+
+
+def _fault(row: Sequence[str], folds: int, seen: Mapping[str, int]) -> str:
+    if len(row) != folds + 3:
+        return f"{len(row)} cells instead of {folds + 3}"
+    patient, label, fold, *roles = row
+    if patient in seen:
+        return f"patient {patient} is there twice"
+    if label not in ("0", "1"):
+        return f"label {label!r} is neither 0 nor 1"
+    if not set(roles) <= {"train", "validation", "test"}:
+        return f"roles are train, validation and test, not {', '.join(sorted(set(roles)))}"
+    if [index for index, role in enumerate(roles) if role == "test"] != ([int(fold)] if fold.isdecimal() else None):
+        return f"patient {patient} must be tested once, in fold {fold}"
+    return ""

@@ -1,0 +1,300 @@
+"""The cohort table: which slide is whose, and what is known of the patient.
+
+A CSV or TSV with a row a slide. Five columns mean something to wsipipe (``slide_id``, ``patient_id``, ``path``,
+``mpp``, ``site``) and are found under the names of ``columns.toml``; every other column is kept as the text it is, so
+that labels stay as written and ``NA`` stays to be seen. What was understood, and what was mended, is said in
+``notes``.
+"""
+
+from __future__ import annotations
+
+import csv
+import difflib
+import gzip
+import io
+import math
+import re
+import zlib
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+
+import pandas as pd
+
+from ..columns import names, plain_name, plain_names
+from ..errors import CohortError
+from ..units import Mpp
+from ..wording import some
+from .tcga import tcga_barcode
+
+FIELDS = ("slide_id", "patient_id", "path", "mpp", "site")
+"""The columns that every cohort table has after reading; empty text where nothing is known."""
+
+
+@dataclass(frozen=True)
+class CohortTable:
+    """A cohort table as read.
+
+    :param source: the file it was read from.
+    :param frame: a row a slide, all columns text: :data:`FIELDS` first, then the table's other columns under their own
+        names. Rows with an empty ``slide_id`` are patients without a slide.
+    :param notes: what was recognised, derived or dropped while reading, a sentence each.
+    """
+
+    source: Path
+    frame: pd.DataFrame
+    notes: tuple[str, ...]
+
+    @property
+    def patients(self) -> tuple[str, ...]:
+        """All patients, sorted."""
+        return tuple(sorted(set(self.frame["patient_id"])))
+
+    def column(self, name: str) -> str:
+        """The name of a column as the table writes it; case does not matter where it leaves no doubt.
+
+        :raises CohortError: no such column, with the nearest names.
+        """
+        columns = [str(column) for column in self.frame.columns]
+        folded = [column for column in columns if column.casefold() == name.strip().casefold()]
+        if name in columns or len(folded) == 1:
+            return name if name in columns else folded[0]
+        lower = {column.casefold(): column for column in columns}
+        near = [lower[close] for close in difflib.get_close_matches(name.casefold(), list(lower), n=3, cutoff=0.5)]
+        hint = f"did you mean {' or '.join(near)}? " if near else ""
+        raise CohortError(
+            f"there is no column {name!r}", path=self.source, hint=f"{hint}The table has: {', '.join(columns)}"
+        )
+
+    def paths(self) -> dict[str, Path]:
+        """Slide id → file, for rows that name one. A relative path starts at the table's own folder."""
+        return {
+            slide: self.source.parent / Path(path).expanduser()
+            for slide, path in zip(self.frame["slide_id"], self.frame["path"], strict=True)
+            if slide and path
+        }
+
+    def mpps(self) -> dict[str, Mpp]:
+        """Slide id → microns per pixel, for rows that give it."""
+        return {
+            slide: Mpp(float(mpp))
+            for slide, mpp in zip(self.frame["slide_id"], self.frame["mpp"], strict=True)
+            if slide and mpp
+        }
+
+
+def read_cohort(path: Path) -> CohortTable:
+    """Read a cohort table: CSV or TSV (also separated by semicolons), gzipped or not.
+
+    UTF-8 with or without a byte order mark, UTF-16 with one, or Windows-1252; cells are stripped of white space.
+
+    - A slide id that is a file name loses its folder and its extension; where there is none, the row's ``path`` gives
+      it.
+    - A missing patient id is taken from the TCGA barcode that the slide id begins with (its first 12 characters), and
+      patient ids that are longer TCGA barcodes are cut to these 12.
+    - Without a site column, the site of TCGA patients is the tissue source site of their barcode.
+    - Rows that are equal in every column count once.
+
+    :raises CohortError: not a table, no slide ids, a patient that cannot be known, one slide of two patients or
+        with two different rows, an mpp that is not one.
+    """
+    text, notes = _read_text(path)
+    header, rows, lines = _read_rows(text, path, notes)
+    columns, others = _find_columns(header, path, notes)
+    known = {field: [row[columns[field]] if field in columns else "" for row in rows] for field in FIELDS}
+    missing = names("label", "missing")
+    for field in FIELDS:
+        known[field] = ["" if cell.casefold() in missing else cell for cell in known[field]]
+    known["slide_id"] = _slide_ids(known["slide_id"], known["path"], columns, notes)
+    known["patient_id"] = _patient_ids(known["patient_id"], known["slide_id"], lines, columns, path, notes)
+    known["mpp"] = [_mpp(text, line, path) for text, line in zip(known["mpp"], lines, strict=True)]
+    if "site" not in columns:
+        known["site"] = [barcode.site if (barcode := tcga_barcode(p)) else "" for p in known["patient_id"]]
+        if any(known["site"]):
+            notes.append("no site column: the site of TCGA patients is the tissue source site in their barcode")
+    rest = {header[index]: [row[index] for row in rows] for index in others}
+    frame = pd.DataFrame({**known, **rest}, dtype=str)
+    return CohortTable(path, _one_row_a_slide(frame, path, notes), tuple(notes))
+
+
+def read_clinical(path: Path) -> pd.DataFrame:
+    """Any table about patients, as it is: a row a line, all columns as text. The same files are read as by
+    :func:`read_cohort`.
+
+    :raises CohortError: not a table.
+    """
+    text, notes = _read_text(path)
+    header, rows, _ = _read_rows(text, path, notes)
+    return pd.DataFrame(rows, columns=header, dtype=str)
+
+
+def _read_text(path: Path) -> tuple[str, list[str]]:
+    try:
+        raw = path.read_bytes()
+        if raw[:2] == b"\x1f\x8b":
+            raw = gzip.decompress(raw)
+    except FileNotFoundError as error:
+        raise CohortError("there is no such file", path=path, hint="check the path of the cohort table") from error
+    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+        raise CohortError("the gzip file is damaged or cut off", path=path, hint="copy it again") from error
+    except OSError as error:
+        raise CohortError(
+            f"could not be read ({error.strerror})", path=path, hint="it must be a readable file"
+        ) from error
+    if raw[:4] == b"PK\x03\x04":
+        raise CohortError("this is a spreadsheet or a zip file", path=path, hint="save the table as CSV and give that")
+    if raw[:2] in (b"\xff\xfe", b"\xfe\xff"):
+        return raw.decode("utf-16", errors="replace"), ["read as UTF-16"]
+    if b"\0" in raw:
+        raise CohortError("this is a binary file, not a table", path=path, hint="give a CSV or TSV file")
+    try:
+        return raw.decode("utf-8-sig"), []
+    except UnicodeDecodeError:
+        return raw.decode("cp1252", errors="replace"), ["not UTF-8: read as Windows-1252"]
+
+
+def _read_rows(text: str, path: Path, notes: list[str]) -> tuple[list[str], list[list[str]], list[int]]:
+    """Header, rows of the header's length, and the line in the file on which each row ends."""
+    first = next((line for line in text.splitlines() if line.strip()), "")
+    delimiter = max(("\t", ",", ";", "|"), key=first.count)
+    header: list[str] = []
+    rows: list[list[str]] = []
+    lines: list[int] = []
+    short = 0
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter)
+    try:
+        for cells in reader:
+            row = [cell.strip() for cell in cells]
+            if not any(row):
+                continue
+            if not header:
+                header = row
+                continue
+            if any(row[len(header) :]):
+                what = f"line {reader.line_num} has {len(row)} cells, the header has {len(header)}"
+                raise CohortError(what, path=path, hint="put cells that contain the separator in quotes")
+            short += len(row) < len(header)
+            rows.append((row + [""] * len(header))[: len(header)])
+            lines.append(reader.line_num)
+    except csv.Error as error:
+        raise CohortError(f"line {reader.line_num}: {error}", path=path, hint="save the table as CSV again") from error
+    if not rows:
+        what = "the table has a header but no rows" if header else "the file is empty"
+        raise CohortError(what, path=path, hint="a cohort table has a header and a row a slide")
+    if short:
+        notes.append(f"rows shorter than the header, their last cells taken as empty: {short}")
+    return header, rows, lines
+
+
+def _find_columns(header: list[str], path: Path, notes: list[str]) -> tuple[dict[str, int], list[int]]:
+    """Where each of our fields stands, and the indices of all other columns that have a name."""
+    twice = [name for name, count in Counter(header).items() if count > 1 and name]
+    if twice:
+        raise CohortError(f"two columns are called {', '.join(twice)}", path=path, hint="rename or remove one of them")
+    plain = [plain_name(name) for name in header]
+    columns: dict[str, int] = {}
+    for field in FIELDS:
+        for alias in plain_names("cohort", field):
+            found = [index for index, name in enumerate(plain) if name == alias]
+            if len(found) > 1:
+                what = f"{' and '.join(header[index] for index in found)} could both be the {field}"
+                raise CohortError(what, path=path, hint=f"call one of them {field} and rename the other")
+            if found:
+                columns[field] = found[0]
+                if header[found[0]] != field:
+                    notes.append(f"column {header[found[0]]!r} is the {field}")
+                break
+    if "slide_id" not in columns and "path" not in columns:
+        what = f"there is no column of slide ids among {', '.join(header)}"
+        hint = f"name one slide_id (or {', '.join(names('cohort', 'slide_id')[1:4])}, …): file names without extension"
+        raise CohortError(what, path=path, hint=hint)
+    others = [index for index, name in enumerate(header) if index not in columns.values() and name]
+    unnamed = header.count("")
+    if unnamed:
+        notes.append(f"columns without a name left out: {unnamed}")
+    return columns, others
+
+
+def _slide_ids(slides: list[str], paths: list[str], columns: dict[str, int], notes: list[str]) -> list[str]:
+    if "slide_id" not in columns:
+        notes.append("no column of slide ids: they are the file names in the path column, without extension")
+    return [slide_name(slide or path) for slide, path in zip(slides, paths, strict=True)]
+
+
+def slide_name(file_name: str) -> str:
+    """A slide's id from a file name: without folder (``/`` or ``\\``) and without the extension of a slide format.
+
+    >>> slide_name("batch 1/S1.ome.tif"), slide_name("TCGA-A7-A0DA-01Z-00-DX1.4E6EB156.svs"), slide_name("12.345")
+    ('S1', 'TCGA-A7-A0DA-01Z-00-DX1.4E6EB156', '12.345')
+    """
+    name = re.split(r"[/\\]", file_name)[-1]
+    fitting = [suffix for suffix in names("slide", "suffixes") if name.lower().endswith(suffix)]
+    return name[: -len(max(fitting, key=len))] if fitting else name
+
+
+def _patient_ids(
+    patients: list[str], slides: list[str], lines: list[int], columns: dict[str, int], path: Path, notes: list[str]
+) -> list[str]:
+    derived = cut = 0
+    unknown: list[str] = []
+    result: list[str] = []
+    for patient, slide, line in zip(patients, slides, lines, strict=True):
+        barcode = tcga_barcode(patient or slide)
+        if barcode is not None:
+            derived += not patient
+            cut += bool(patient) and patient != barcode.patient
+            result.append(barcode.patient)
+        else:
+            result.append(patient)
+            if not patient:
+                unknown.append(f"line {line} ({slide or 'no slide either'})")
+    if unknown:
+        what = f"{len(unknown)} rows name no patient: {some(unknown)}"
+        if "patient_id" not in columns:
+            what = (
+                f"there is no column of patient ids, and {len(unknown)} slide ids are no TCGA barcodes: {some(unknown)}"
+            )
+        hint = "add a patient_id column; where every slide is a patient of its own, copy the slide ids into it"
+        raise CohortError(what, path=path, hint=hint)
+    if derived:
+        notes.append(f"patient ids taken from the slide's TCGA barcode (its first 12 characters): {derived}")
+    if cut:
+        notes.append(f"TCGA barcodes cut to the patient (12 characters, upper case): {cut}")
+    return result
+
+
+def _mpp(text: str, line: int, path: Path) -> str:
+    """The text of an mpp, checked; a decimal comma becomes a point."""
+    if not text:
+        return ""
+    try:
+        mpp = float(text.replace(",", "."))
+    except ValueError:
+        mpp = math.nan
+    if not 0.01 <= mpp < 10:  # also refuses nan; 10 and more are objectives (20x, 40x), less is millimetres
+        what = f"line {line}: mpp {text!r} is no number of microns per pixel"
+        hint = "write 0.25 for what scanners call 40x and 0.5 for 20x, or leave the cell empty"
+        raise CohortError(what, path=path, hint=hint)
+    return repr(mpp)
+
+
+def _one_row_a_slide(frame: pd.DataFrame, path: Path, notes: list[str]) -> pd.DataFrame:
+    unique = frame.drop_duplicates(ignore_index=True)
+    if len(unique) < len(frame):
+        notes.append(f"rows that repeat another exactly, counted once: {len(frame) - len(unique)}")
+    repeated = unique[unique["slide_id"].ne("") & unique["slide_id"].duplicated(keep=False)]
+    two_patients: list[str] = []
+    differing: list[str] = []
+    for slide, rows in repeated.groupby("slide_id"):
+        patients = sorted(set(rows["patient_id"]))
+        if len(patients) > 1:
+            two_patients.append(f"{slide} ({', '.join(patients)})")
+        else:
+            differing.append(f"{slide} (in {', '.join(c for c in rows.columns if rows[c].nunique() > 1)})")
+    if two_patients:
+        what = f"{len(two_patients)} slides belong to two patients: {some(two_patients)}"
+        raise CohortError(what, path=path, hint="correct the patient ids: a slide is one patient's")
+    if differing:
+        what = f"{len(differing)} slides have two rows that differ: {some(differing)}"
+        raise CohortError(what, path=path, hint="keep one row a slide")
+    return unique

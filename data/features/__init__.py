@@ -1,0 +1,1 @@
+"""Features: the zarr store of each slide."""

@@ -1,0 +1,1 @@
+"""Molecular measurements: reading matrices, their units, genes and patients, and the store."""

@@ -1,0 +1,95 @@
+"""From a matrix of another block than RNA (copy number, mutation, protein, methylation) to patients × features.
+
+Samples, patients and duplicates go by the rules of RNA (:mod:`.expression_reading`). The values stay as they are; they
+must only be of the block's unit (:mod:`wsipipe.data.molecular.blocks`). Nothing here looks at labels.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import anndata
+import numpy as np
+import pandas as pd
+
+from ..errors import ExpressionError, UsageError
+from ..wording import some
+from .blocks import UNITS, Block, check_block_unit, recognise_block_unit
+from .gene_aliases import read_aliases, shipped_aliases
+from .genes import gene_names, one_row_a_gene
+from .matrix import Orientation, read_matrix
+from .patients import standing_samples
+from .reading_facts import ReadingFacts
+
+OF_GENES = ("cnv", "mutation")
+"""Blocks whose features are genes; proteins and methylation probes keep the names that they have."""
+
+
+def read_block(
+    path: Path,
+    block: Block,
+    unit: str = "auto",
+    orientation: Orientation = "auto",
+    *,
+    patient_pattern: str | None = None,
+    aliases: Path | None = None,
+) -> tuple[anndata.AnnData, ReadingFacts]:
+    """Read and clean one block.
+
+    :param unit: one of ``UNITS[block]``; ``auto`` recognises it and says by what.
+    :return: the patients × features AnnData (X float32, NaN where missing; both axes sorted; obs: source_id,
+        missing_genes; var: source_id, rows; uns: block, unit, source, steps), ready for
+        :func:`~.store.write_expression`, and the facts.
+    :raises ExpressionError: the file is no such matrix, or the values contradict the unit.
+    :raises UsageError: RNA, or a unit that the block does not have.
+    """
+    if block not in UNITS:
+        raise UsageError(f"{block} is not read as a block", hint=f"choose among {', '.join(UNITS)}")
+    try:
+        return _read(path, block, unit, orientation, patient_pattern, aliases)
+    except ExpressionError as error:
+        if error.path is not None:
+            raise
+        raise ExpressionError(error.what, path=path, hint=error.hint) from error
+
+
+def _read(
+    path: Path, block: Block, unit: str, orientation: Orientation, pattern: str | None, aliases: Path | None
+) -> tuple[anndata.AnnData, ReadingFacts]:
+    raw = read_matrix(path, orientation)
+    facts = raw.facts
+    facts.counts.update(samples=len(raw.samples), rows=len(raw.genes))
+    if block in OF_GENES:
+        symbols = {**shipped_aliases(), **(read_aliases(aliases) if aliases else {})}
+        keep, features = gene_names(raw.genes, symbols, facts)
+    else:
+        keep, features = list(range(len(raw.genes))), list(raw.genes)
+    keep_samples, patients = standing_samples(raw, pattern, facts)
+    values = raw.values[np.ix_(np.array(keep_samples), np.array(keep))]
+
+    chosen, rows = one_row_a_gene(values, features, facts)
+    measured = ~np.isnan(values[:, chosen]).all(axis=1)
+    without = [patients[index] for index in np.flatnonzero(~measured).tolist()]
+    facts.count("without_values", len(without), f"patients without any value left out ({some(without)})")
+    kept = [index for index in np.argsort(np.array(patients)).tolist() if measured[index]]
+    matrix = np.ascontiguousarray(values[np.ix_(np.array(kept, dtype=np.intp), np.array(chosen))], dtype=np.float32)
+    if unit == "auto":
+        unit, evidence = recognise_block_unit(block, matrix)
+        facts.sentences.append(f"the unit of {block} is {unit} ({UNITS[block][unit].meaning}): {evidence}")
+    else:
+        check_block_unit(block, unit, matrix)
+        facts.sentences.append(f"the unit of {block} is {unit}, as told")
+    if unit == "zscore":
+        facts.warnings.append("z-scores: somebody standardised them over the whole cohort, held-out patients included")
+    missing = np.isnan(matrix).sum(axis=1)
+    facts.count("missing", int(missing.sum()), "missing values, kept (they are imputed in the fold)")
+    facts.counts.update(patients=len(kept), genes=len(chosen))
+    facts.sentences.append(f"{len(kept)} patients × {len(chosen)} features of {block} kept")
+
+    source_ids = [raw.samples[keep_samples[index]] for index in kept]
+    obs = pd.DataFrame({"source_id": source_ids, "missing_genes": missing}, index=[patients[i] for i in kept])
+    sources = [(raw.gene_sources or raw.genes)[keep[index]] for index in chosen]
+    var = pd.DataFrame({"source_id": sources, "rows": rows}, index=[features[i] for i in chosen])
+    steps = np.array(facts.sentences + facts.warnings, dtype=object)
+    uns = {"block": block, "unit": unit, "source": path.name, "steps": steps}
+    return anndata.AnnData(X=matrix, obs=obs, var=var, uns=uns), facts

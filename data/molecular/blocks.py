@@ -1,0 +1,138 @@
+"""Kinds of molecular measurement beside RNA, the units each may have, and how values show their unit.
+
+A block is one kind of measurement of the patients. Each has a store of its own (:mod:`.store`), its own unit and
+its own missing values. Where blocks are joined, a feature of any block but RNA carries the block's name:
+``cnv:ERBB2``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+import numpy as np
+import numpy.typing as npt
+
+from ..errors import ExpressionError, UsageError
+
+Block = Literal["rna", "cnv", "mutation", "protein", "methylation"]
+BLOCKS: tuple[Block, ...] = get_args(Block)
+
+
+@dataclass(frozen=True)
+class BlockUnit:
+    """What values of a unit can be.
+
+    :param least, most: the range.
+    :param whole: whole numbers only.
+    :param meaning: in words, for messages.
+    """
+
+    least: float
+    most: float
+    whole: bool
+    meaning: str
+
+
+UNITS: Mapping[Block, Mapping[str, BlockUnit]] = {
+    "cnv": {
+        "gistic": BlockUnit(-2, 2, True, "GISTIC calls from -2 (deep deletion) to 2 (amplification)"),
+        "log2 ratio": BlockUnit(-15, 15, False, "log2 of the copies over two"),
+    },
+    "mutation": {"0/1": BlockUnit(0, 1, True, "1 where the gene is mutated, 0 where it is not")},
+    "protein": {
+        "zscore": BlockUnit(-50, 50, False, "standard deviations from the protein's mean"),
+        "log": BlockUnit(-50, 50, False, "log of the abundance"),
+    },
+    "methylation": {"beta": BlockUnit(0, 1, False, "the methylated fraction, 0 to 1")},
+}
+"""The units of each block but RNA, whose units :mod:`.expression_units` knows."""
+
+
+def feature_name(block: Block, name: str) -> str:
+    """A feature's name where blocks are joined."""
+    return name if block == "rna" else f"{block}:{name}"
+
+
+def block_of(feature: str) -> tuple[Block, str]:
+    """The block of a joined feature, and the feature's own name."""
+    for block in BLOCKS[1:]:
+        if feature.startswith(f"{block}:"):
+            return block, feature.removeprefix(f"{block}:")
+    return "rna", feature
+
+
+def recognise_block_unit(block: Block, matrix: npt.NDArray[np.float32]) -> tuple[str, str]:
+    """The unit that the values show, and by what.
+
+    :param matrix: (n, g), NaN where missing.
+    :raises ExpressionError: no unit of the block has such values.
+    """
+    spread = _spread(matrix)
+    for unit in UNITS[block]:
+        try:
+            check_block_unit(block, unit, matrix)
+        except ExpressionError:
+            continue
+        return unit, spread
+    units = "; ".join(f"{unit}: {facts.meaning}" for unit, facts in UNITS[block].items())
+    raise ExpressionError(f"no unit of {block} has such values ({spread})", hint=f"bring them to one of: {units}")
+
+
+def check_block_unit(block: Block, unit: str, matrix: npt.NDArray[np.float32]) -> None:
+    """Hold a told unit against the values.
+
+    :param matrix: (n, g), NaN where missing.
+    :raises UsageError: the block has no such unit.
+    :raises ExpressionError: the values contradict it.
+    """
+    if unit not in UNITS.get(block, {}):
+        raise UsageError(
+            f"{block} has no unit {unit!r}", hint=f"choose {' or '.join(UNITS.get(block, {})) or 'a block'}"
+        )
+    rule = UNITS[block][unit]
+    values = matrix[~np.isnan(matrix)]
+    if not len(values):
+        raise ExpressionError(f"no patient has a value of {block}", hint="check how the matrix was saved")
+    hint = _WAYS_OUT.get((block, unit), "")
+    if values.min() < rule.least or values.max() > rule.most:
+        what = f"{block} in {unit} lies between {rule.least:g} and {rule.most:g}, but {_spread(matrix)}"
+        raise ExpressionError(what, hint=hint)
+    whole = bool((values == np.round(values)).all())
+    if rule.whole and not whole:
+        raise ExpressionError(f"{block} in {unit} is whole numbers, but {_spread(matrix)}", hint=hint)
+    if unit == "log2 ratio" and whole:
+        raise ExpressionError(f"log2 ratios are not whole numbers, but {_spread(matrix)}", hint="tell the unit gistic")
+    if unit == "zscore" and not _standardised(matrix):
+        what = f"z-scores of a protein have a mean near 0 and a deviation near 1, but {_spread(matrix)}"
+        raise ExpressionError(what, hint="tell the unit log")
+
+
+_WAYS_OUT = {
+    ("cnv", "gistic"): "tell the unit 'log2 ratio', or take the thresholded calls",
+    ("cnv", "log2 ratio"): "take log2(copies / 2)",
+    ("mutation", "0/1"): "1 where the gene has a mutation, however many",
+    ("protein", "zscore"): "tell the unit log, and take logs of raw intensities",
+    ("protein", "log"): "take logs of raw intensities",
+    ("methylation", "beta"): "M values m are betas by 2^m / (2^m + 1), percentages by dividing by 100",
+}
+
+
+def _standardised(matrix: npt.NDArray[np.float32]) -> bool:
+    """Whether the typical feature has a mean near 0 and a standard deviation near 1."""
+    missing = np.isnan(matrix)
+    present = (~missing).sum(axis=0)
+    own = present > 1
+    values = np.where(missing, 0.0, matrix)[:, own]
+    mean = values.sum(axis=0) / present[own]
+    deviation = np.sqrt((np.where(missing[:, own], 0.0, values - mean) ** 2).sum(axis=0) / present[own])
+    return bool(own.any()) and bool(np.median(np.abs(mean)) < 0.5 and 0.4 < np.median(deviation) < 2.5)
+
+
+def _spread(matrix: npt.NDArray[np.float32]) -> str:
+    values = matrix[~np.isnan(matrix)]
+    if not len(values):
+        return "there are no values"
+    kind = "whole numbers" if (values == np.round(values)).all() else "values"
+    return f"these are {kind} from {values.min():g} to {values.max():g}"

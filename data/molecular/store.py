@@ -1,0 +1,182 @@
+"""The expression store: patients × genes in AnnData's zarr layout.
+
+RNA lies in ``expression.zarr``; each further block (:mod:`.blocks`) lies beside it in a store of the same layout,
+called after the block, on its own features and its own patients. NaN is a missing value; a patient whom a block did not
+measure is not in its store.
+
+Written by the genomics stage and read by training; any tool that reads AnnData reads it too. Zarr format 3, without
+consolidated metadata (which that format does not define yet). Equal content gives equal bytes, so that a digest tells
+whether anything changed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import anndata
+import numpy as np
+import numpy.typing as npt
+import zarr
+from anndata.io import read_elem, write_elem
+
+from ..artifact import whole
+from ..errors import ExpressionError, StoreError
+from ..wording import some
+from .blocks import BLOCKS, Block, check_block_unit, feature_name
+
+ENCODING_TYPE = "wsipipe-expression"
+ENCODING_VERSION = "0.1.0"
+
+
+@dataclass(frozen=True)
+class ExpressionTable:
+    """Expression, or another block, as training sees it.
+
+    :param patients: n patient ids.
+    :param genes: g gene ids; for another block its features, for joined blocks as :func:`join_blocks` names them.
+    :param matrix: (n, g) float32, RNA on a log scale; NaN where a value is missing.
+    :param unit: such as ``log2(CPM + 1)``.
+    :param source: name of the file that it was read from.
+    :param block: what was measured; of joined blocks the first.
+    """
+
+    patients: tuple[str, ...]
+    genes: tuple[str, ...]
+    matrix: npt.NDArray[np.float32]
+    unit: str
+    source: str
+    block: Block = "rna"
+
+    @cached_property
+    def _row_of(self) -> Mapping[str, int]:
+        return {patient: row for row, patient in enumerate(self.patients)}
+
+    def __contains__(self, patient: str) -> bool:
+        return patient in self._row_of
+
+    def rows(self, patients: Sequence[str]) -> npt.NDArray[np.float32]:
+        """The (len(patients), g) matrix of these patients, in their order.
+
+        :raises ExpressionError: one of them has no expression.
+        """
+        unknown = [patient for patient in patients if patient not in self._row_of]
+        if unknown:
+            what = f"{len(unknown)} patients have no expression: {some(unknown)}"
+            raise ExpressionError(what, path=self.source, hint="leave them out, or add them to the matrix")
+        return self.matrix[[self._row_of[patient] for patient in patients]]
+
+
+def store_name(block: Block) -> str:
+    """The folder name of a block's store."""
+    return "expression.zarr" if block == "rna" else f"{block}.zarr"
+
+
+def join_blocks(tables: Sequence[ExpressionTable]) -> ExpressionTable:
+    """Blocks side by side: all patients that any of them has, sorted; NaN where a block did not measure a patient.
+
+    RNA's features keep their names, the others get their block's (``cnv:ERBB2``).
+
+    :raises ExpressionError: a block twice, or none.
+    """
+    blocks = [table.block for table in tables]
+    if not blocks or len(set(blocks)) < len(blocks):
+        raise ExpressionError(f"blocks are joined each once, not {', '.join(blocks) or 'none'}")
+    if len(tables) == 1 and tables[0].block == "rna":
+        return tables[0]
+    patients = sorted({patient for table in tables for patient in table.patients})
+    row_of = {patient: row for row, patient in enumerate(patients)}
+    matrix = np.full((len(patients), sum(len(table.genes) for table in tables)), np.nan, dtype=np.float32)
+    start = 0
+    for table in tables:
+        matrix[[row_of[p] for p in table.patients], start : start + len(table.genes)] = table.matrix
+        start += len(table.genes)
+    return ExpressionTable(
+        patients=tuple(patients),
+        genes=tuple(feature_name(table.block, gene) for table in tables for gene in table.genes),
+        matrix=matrix,
+        unit="; ".join(f"{table.block}: {table.unit}" for table in tables),
+        source=", ".join(table.source for table in tables),
+        block=tables[0].block,
+    )
+
+
+def write_expression(path: Path, expression: anndata.AnnData) -> None:
+    """Write the store, whole or not at all; what lay at ``path`` is replaced.
+
+    :param expression: ``X`` (patients × genes) float32, finite or NaN; unique names; ``uns`` with ``unit`` and
+        ``source`` (text) and whatever else is to be kept; ``block`` where it is not RNA. The keys ``encoding_type``,
+        ``encoding_version`` and ``matrix_digest`` are ours.
+    :raises ExpressionError: it is not that, or the values of another block than RNA contradict its unit.
+    """
+    matrix = expression.X
+    if not isinstance(matrix, np.ndarray) or matrix.dtype != np.float32 or np.isinf(matrix).any():
+        raise ExpressionError("X must be a dense float32 matrix, finite or NaN", path=path)
+    for name, axis in (("patient", expression.obs_names), ("gene", expression.var_names)):
+        twice = list(axis[axis.duplicated()])
+        if twice:
+            raise ExpressionError(f"{name} names must be unique: {some(twice)}", path=path)
+    if not all(isinstance(expression.uns.get(key), str) for key in ("unit", "source")):
+        raise ExpressionError("uns must say unit and source", path=path)
+    block = expression.uns.get("block", "rna")
+    if block not in BLOCKS:
+        raise ExpressionError(f"there is no block {block!r}", path=path, hint=f"choose among {', '.join(BLOCKS)}")
+    if block != "rna":
+        check_block_unit(block, expression.uns["unit"], matrix)
+    ours = {
+        "encoding_type": ENCODING_TYPE,
+        "encoding_version": ENCODING_VERSION,
+        "matrix_digest": _digest(matrix),
+    }
+    uns = dict(sorted({**expression.uns, **ours}.items()))
+    stored = anndata.AnnData(X=matrix, obs=expression.obs, var=expression.var, uns=uns)
+    with whole(path) as scratch:
+        # shards=None spares anndata's question whether to shard; write_elem leaves the metadata unconsolidated.
+        write_elem(zarr.open_group(scratch, mode="w-", zarr_format=3), "/", stored, dataset_kwargs={"shards": None})
+
+
+def read_expression(path: Path) -> ExpressionTable:
+    """Read the store of RNA or of another block.
+
+    :raises StoreError: it is not there, not ours, of a later version, or its matrix is not the one that was written.
+    """
+    stored = _read(path)
+    uns = {key: str(value) for key, value in stored.uns.items() if isinstance(value, str | np.str_)}
+    if uns.get("encoding_type") != ENCODING_TYPE:
+        what = f"is AnnData, but no expression store of wsipipe (encoding_type {uns.get('encoding_type')!r})"
+        raise StoreError(what, path=path, hint="give the matrix to `wsipipe genomics`")
+    if uns.get("encoding_version") != ENCODING_VERSION:
+        what = f"is of version {uns.get('encoding_version')}, and this wsipipe reads {ENCODING_VERSION}"
+        raise StoreError(what, path=path, hint="run `wsipipe genomics` again, or use the wsipipe that wrote it")
+    matrix = stored.X
+    if not isinstance(matrix, np.ndarray) or matrix.dtype != np.float32 or _digest(matrix) != uns.get("matrix_digest"):
+        # A lost chunk reads as zeros: only the digest notices.
+        raise StoreError("the matrix is not the one that was written", path=path, hint=_AGAIN)
+    block = next((block for block in BLOCKS if block == uns.get("block", "rna")), None)
+    if block is None:
+        raise StoreError(f"holds a block {uns['block']!r} that this wsipipe does not know", path=path, hint=_AGAIN)
+    patients, genes = (tuple(map(str, names)) for names in (stored.obs_names, stored.var_names))
+    return ExpressionTable(patients, genes, matrix, uns["unit"], uns["source"], block)
+
+
+_AGAIN = "remove the store and run `wsipipe genomics` again"
+
+
+def _read(path: Path) -> anndata.AnnData:
+    if not path.is_dir():
+        raise StoreError("there is no expression store", path=path, hint="run `wsipipe genomics` first")
+    try:
+        stored = read_elem(zarr.open_group(path, mode="r"))
+    except (OSError, ValueError, KeyError, TypeError, RuntimeError) as error:
+        raise StoreError(f"the expression store is damaged ({error})", path=path, hint=_AGAIN) from error
+    if not isinstance(stored, anndata.AnnData):
+        raise StoreError(f"holds {type(stored).__name__}, not AnnData", path=path, hint=_AGAIN)
+    return stored
+
+
+def _digest(matrix: npt.NDArray[np.float32]) -> str:
+    little_endian = np.ascontiguousarray(matrix, dtype="<f4")
+    return "sha256:" + hashlib.sha256(little_endian.data).hexdigest()

@@ -1,0 +1,1 @@
+"""Slides: finding them, opening them, reading their pixels."""

@@ -1,0 +1,140 @@
+"""The compressed tiles of a slide, each decoded once where regions are read row by row, by one thread or by many."""
+
+from __future__ import annotations
+
+import os
+from collections import OrderedDict
+from collections.abc import Mapping
+from concurrent.futures import Future
+from pathlib import Path
+from threading import Lock
+from typing import Final
+
+import numpy as np
+
+from ..errors import SlideError
+from ..units import LevelPx
+from .codecs import decoder_of
+from .slide import Rgb
+from .tiff_layout import TiledLevel
+
+CACHE_BYTES: Final = 256 * 2**20
+"""Most that a slide's decoded tiles take, beside those of the regions being read. They take less where a level's rows
+are short: one row of tiles more than the tallest region so far has touched."""
+
+
+class DecodedTiles:
+    """Tiles by level, row and column, decoded when first asked for; those not used for longest are dropped first.
+
+    :param white_gaps: tiles that are missing are white; else they cannot be read.
+    :raises SlideError: the file cannot be opened.
+    """
+
+    def __init__(self, path: Path, levels: Mapping[int, TiledLevel], *, white_gaps: bool = False) -> None:
+        self.levels = levels
+        self._white_gaps = white_gaps
+        self._decoders = {level: decoder_of(layout) for level, layout in levels.items()}
+        try:
+            self._file = os.open(path, os.O_RDONLY)
+        except OSError as error:
+            hint = "check the path, and that you may read it"
+            raise SlideError(f"cannot be read: {error.strerror}", path=path, hint=hint) from error
+        self._lock = Lock()
+        self._tiles: OrderedDict[tuple[int, int], Future[Rgb | None]] = OrderedDict()  # by level and index
+        self._bytes = self._most_bytes = 0
+
+    def region(self, level: int, left: int, top: int, width: LevelPx, height: LevelPx) -> Rgb | None:
+        """Pixels of a region, (height, width, 3), white outside the level; None if a tile in it cannot be read.
+
+        :param left, top: its upper left corner in pixels of ``level``.
+        """
+        layout = self.levels[level]
+        x_from, x_to = max(left, 0), min(left + width, layout.width)
+        y_from, y_to = max(top, 0), min(top + height, layout.height)
+        if x_to - x_from == width and y_to - y_from == height:
+            region = np.empty((height, width, 3), np.uint8)
+        else:
+            region = np.full((height, width, 3), 255, np.uint8)
+            if x_from >= x_to or y_from >= y_to:
+                return region
+        tile_width, tile_height = layout.tile_width, layout.tile_height
+        columns = range(x_from // tile_width, (x_to - 1) // tile_width + 1)
+        rows = range(y_from // tile_height, (y_to - 1) // tile_height + 1)
+        self._keep_rows(level, len(rows) + 1)
+        for row in rows:
+            tile_y = row * tile_height
+            from_y, to_y = max(y_from, tile_y), min(y_to, tile_y + tile_height)
+            for column, tile in zip(columns, self._of_row(level, row, columns), strict=True):
+                if tile is None:
+                    return None
+                tile_x = column * tile_width
+                from_x, to_x = max(x_from, tile_x), min(x_to, tile_x + tile_width)
+                region[from_y - top : to_y - top, from_x - left : to_x - left] = tile[
+                    from_y - tile_y : to_y - tile_y, from_x - tile_x : to_x - tile_x
+                ]
+        return region
+
+    def decode(self, level: int, index: int) -> Rgb | None:
+        """One tile, (tile_height, tile_width, 3); None if it is missing or damaged."""
+        layout = self.levels[level]
+        rows = layout.rows_of(index)
+        if self._white_gaps and not all(count for _, count in layout.parts_of(index)):
+            return np.full((rows, layout.tile_width, 3), 255, np.uint8)
+        streams = self.streams(level, index)
+        return None if streams is None else self._decoders[level](streams, rows)
+
+    def streams(self, level: int, index: int) -> list[bytes] | None:
+        """A tile as it lies in the file, one stream or one a plane; None if there is none, or it cannot be read."""
+        streams: list[bytes] = []
+        for offset, count in self.levels[level].parts_of(index):
+            try:
+                streams.append(os.pread(self._file, count, offset))
+            except OSError:
+                return None
+            if not count or len(streams[-1]) != count:
+                return None
+        return streams
+
+    def close(self) -> None:
+        if self._file >= 0:
+            os.close(self._file)
+        self._file = -1
+        self._tiles.clear()
+        self._bytes = 0
+
+    def _keep_rows(self, level: int, rows: int) -> None:
+        """Keep as many rows of tiles of a level from now on, if they fit."""
+        wanted = min(rows * self.levels[level].columns * self.levels[level].tile_bytes, CACHE_BYTES)
+        if wanted > self._most_bytes:
+            with self._lock:
+                self._most_bytes = max(self._most_bytes, wanted)
+
+    def _of_row(self, level: int, row: int, columns: range) -> list[Rgb | None]:
+        """Some tiles of a row.
+
+        Who asks first decodes, others wait; nobody waits before the tiles that fell to him are decoded.
+        """
+        first = row * self.levels[level].columns
+        futures: list[Future[Rgb | None]] = []
+        mine: dict[int, Future[Rgb | None]] = {}
+        with self._lock:
+            for index in range(first + columns.start, first + columns.stop):
+                future = self._tiles.get((level, index))
+                if future is None:
+                    future = mine[index] = self._tiles[level, index] = Future()
+                    self._bytes += self.levels[level].tile_bytes
+                else:
+                    self._tiles.move_to_end((level, index))
+                futures.append(future)
+            while self._bytes > self._most_bytes:
+                (oldest, _), _ = self._tiles.popitem(last=False)
+                self._bytes -= self.levels[oldest].tile_bytes
+        for index, future in mine.items():
+            try:
+                future.set_result(self.decode(level, index))
+            finally:  # an interrupt, say, leaves nobody waiting
+                if not future.done():
+                    for left in mine.values():
+                        if not left.done():
+                            left.set_result(None)
+        return [future.result() for future in futures]

@@ -1,0 +1,119 @@
+"""Slides that OpenSlide reads: SVS, NDPI, MRXS, SCN, BIF, Philips, CZI, DICOM, tiled TIFF."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from threading import Lock
+
+import numpy as np
+import openslide
+from PIL.Image import Image
+
+from ..errors import SlideError
+from ..units import Level0Px, LevelPx, Mpp
+from .resolution import mpp_from_properties
+from .slide import Rgb, Slide, on_white
+from .tiff_layout import check_still_there, check_whole
+
+
+class OpenSlideReader(Slide):
+    """After a read error OpenSlide's handle is dead and answers every read with that error: the next read opens the
+    file again, so that one bad tile does not lose the slide.
+
+    :raises SlideError: unsupported, truncated or damaged; a folder without DICOM files or with those of two slides.
+    """
+
+    def __init__(self, path: Path, mpp: tuple[Mpp, Mpp] | None) -> None:
+        self.path = path
+        self.reader = f"openslide {openslide.__library_version__}"
+        self._file = _dicom_instance(path) if path.is_dir() else path
+        self._lock = Lock()
+        self._handle: openslide.OpenSlide | None = None
+        handle = self._opened()
+        self.format = handle.properties[openslide.PROPERTY_NAME_VENDOR]
+        self.level_dimensions = handle.level_dimensions
+        self.level_downsamples = handle.level_downsamples
+        self.mpp = mpp or mpp_from_properties(handle.properties)
+        try:
+            check_whole(self._file, path)
+        except SlideError:
+            self.close()
+            raise
+
+    def read(self, level: int, x: Level0Px, y: Level0Px, width: LevelPx, height: LevelPx) -> Rgb:
+        if not 0 <= level < len(self.level_dimensions):
+            raise IndexError(f"{self.path} has no level {level}")  # OpenSlide would answer with blank pixels
+        handle = self._opened()
+        try:
+            region = handle.read_region((x, y), level, (width, height))
+        except openslide.OpenSlideError:
+            with self._lock:
+                # Dropped, not closed: other threads may be reading with it, and the last one to let go closes it.
+                if self._handle is handle:
+                    self._handle = None
+            region = self._read_alone(level, x, y, width, height)
+        return on_white(np.asarray(region))
+
+    def _read_alone(self, level: int, x: Level0Px, y: Level0Px, width: LevelPx, height: LevelPx) -> Image:
+        """Read with a handle that no other thread has: the shared one may have died of another thread's tile."""
+        try:
+            with openslide.OpenSlide(self._file) as handle:
+                region: Image = handle.read_region((x, y), level, (width, height))
+                return region
+        except openslide.OpenSlideError as error:
+            check_still_there(self._file, self.path)
+            wrong = f"cannot decode {width} × {height} px of level {level} at ({x}, {y}): {error}"
+            raise SlideError(wrong, path=self.path, hint="the file is damaged: copy or scan it again") from error
+
+    def close(self) -> None:
+        with self._lock:
+            if self._handle is not None:
+                self._handle.close()
+                self._handle = None
+
+    def _opened(self) -> openslide.OpenSlide:
+        with self._lock:
+            if self._handle is None:
+                try:
+                    self._handle = openslide.OpenSlide(self._file)
+                except openslide.OpenSlideError as error:
+                    raise _why_not(self.path, self._file, error) from error
+            return self._handle
+
+
+def _why_not(path: Path, file: Path, error: openslide.OpenSlideError) -> SlideError:
+    try:
+        check_still_there(file, path)
+        check_whole(file, path)
+    except SlideError as reason:
+        return reason
+    if isinstance(error, openslide.OpenSlideUnsupportedFormatError):
+        hint = (
+            "copy it again from where it came; if it is a whole image of another format, convert it to a tiled TIFF "
+            "(`vips tiffsave in out.tif --tile --pyramid --compression jpeg`)"
+        )
+        return SlideError("damaged, or of a format that OpenSlide does not read", path=path, hint=hint)
+    hint = "copy it again from where it came, or convert it to a tiled pyramidal TIFF"
+    return SlideError(f"OpenSlide cannot open it: {error}", path=path, hint=hint)
+
+
+def _dicom_instance(folder: Path) -> Path:
+    """One file of the slide in a folder of DICOM files; OpenSlide finds the others of its series by itself."""
+    files = sorted(file for file in folder.glob("*.[dD][cC][mM]") if not file.name.startswith("."))
+    if not files:
+        raise SlideError("a folder without DICOM files (.dcm)", path=folder, hint="give a slide file or a DICOM folder")
+    series: dict[str, Path] = {}
+    reason: openslide.OpenSlideError | None = None
+    for file in files:
+        try:
+            with openslide.OpenSlide(file) as handle:
+                series.setdefault(handle.properties.get("dicom.SeriesInstanceUID", ""), file)
+        except openslide.OpenSlideError as error:  # reports and annotations lie beside images; one image is enough
+            reason = error
+    if not series:
+        raise _why_not(folder, files[0], reason or openslide.OpenSlideError("no image")) from reason
+    if len(series) > 1:
+        names = " and ".join(file.name for file in list(series.values())[:2])
+        wrong = f"a folder with the DICOM files of {len(series)} slides ({names} belong to different series)"
+        raise SlideError(wrong, path=folder, hint="put each series into a folder of its own")
+    return next(iter(series.values()))

@@ -1,0 +1,66 @@
+"""How large a pixel is: where a slide's microns per pixel come from, and which of them are believed.
+
+The rule, in this order:
+
+1. an override that the user gives (``--mpp-override`` or the ``mpp`` column of the cohort table);
+2. what OpenSlide makes of the vendor's own metadata (``openslide.mpp-x`` and ``-y``);
+3. the TIFF tags XResolution and YResolution, if their unit is the inch or the centimetre and what they say lies
+   within :data:`SANE`. Print resolutions that programs fill in by habit (72 or 300 dpi are 353 and 85 µm) do not,
+   and count as nothing said.
+
+A nominal magnification is never turned into microns: 20x is anything from 0.45 to 0.55.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from os import PathLike
+from typing import Final
+
+from ..errors import SlideError
+from ..units import Mpp
+
+SANE: Final = (0.05, 20.0)
+"""Microns per pixel of level 0 that a slide scanner or a downscaled export can have; anything else is a mistake."""
+
+SQUARE_WITHIN: Final = 0.01
+"""Largest relative difference of a pixel's sides that is taken for a rounding of the scanner's."""
+
+WAYS_OUT: Final = "say its µm per pixel with --mpp-override, or in an `mpp` column of the cohort table"
+
+_MICRONS: Final = {"inch": 25_400.0, "centimeter": 10_000.0}
+
+
+def mpp_from_properties(properties: Mapping[str, str]) -> tuple[Mpp, Mpp] | None:
+    """Microns per pixel along x and y from OpenSlide's properties, or None where the file does not say."""
+    if "openslide.mpp-x" in properties and "openslide.mpp-y" in properties:
+        return Mpp(float(properties["openslide.mpp-x"])), Mpp(float(properties["openslide.mpp-y"]))
+    unit = _MICRONS.get(properties.get("tiff.ResolutionUnit", ""))
+    resolution = [float(properties.get(f"tiff.{axis}Resolution", "0")) for axis in "XY"]
+    if unit is None or not all(per_unit > 0 for per_unit in resolution):
+        return None
+    x, y = (Mpp(unit / per_unit) for per_unit in resolution)
+    return (x, y) if _is_sane(x) and _is_sane(y) else None
+
+
+def believed_mpp(mpp: tuple[Mpp, Mpp] | None, path: str | PathLike[str]) -> Mpp:
+    """The one mpp of square pixels: the mean of both sides.
+
+    :raises SlideError: no mpp, one outside :data:`SANE`, or sides that differ by more than :data:`SQUARE_WITHIN`.
+    """
+    if mpp is None:
+        raise SlideError("the file does not say how large a pixel is (no mpp)", path=path, hint=WAYS_OUT)
+    x, y = mpp
+    if not (_is_sane(x) and _is_sane(y)):
+        wrong = f"a pixel of {x:.6g} × {y:.6g} µm cannot be (a slide has between {SANE[0]} and {SANE[1]} µm)"
+        raise SlideError(wrong, path=path, hint=WAYS_OUT)
+    mean = (x + y) / 2
+    if abs(x - y) > SQUARE_WITHIN * mean:
+        wrong = f"pixels of {x:.6g} × {y:.6g} µm are not square"
+        raise SlideError(wrong, path=path, hint=f"resample the slide to square pixels; if they are square, {WAYS_OUT}")
+    return Mpp(mean)
+
+
+def _is_sane(mpp: float) -> bool:
+    return math.isfinite(mpp) and SANE[0] <= mpp <= SANE[1]

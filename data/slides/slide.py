@@ -1,0 +1,89 @@
+"""A slide as the rest of the package sees it: levels of pixels, and how large a pixel is.
+
+One interface over several readers. A position is always in pixels of level 0, a size in pixels of the level that is
+read; what lies outside the slide, and what is transparent in it, is white.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from pathlib import Path
+from types import TracebackType
+from typing import Final, Self
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+from ..units import Level0Px, LevelPx, Mpp
+from .resolution import believed_mpp
+
+Rgb = npt.NDArray[np.uint8]
+"""(height, width, 3), red first."""
+
+IMAGE_EXTENSIONS: Final = frozenset({".png", ".jpg", ".jpeg"})
+"""Plain images: one level, no mpp of their own."""
+
+
+class Slide(ABC):
+    """An open slide. Close it, or use it as a context manager.
+
+    Reading is safe from several threads; closing is not, while others read.
+    """
+
+    path: Path
+    """The file, or the folder of a DICOM slide, as it was given."""
+    format: str
+    """What wrote it, in OpenSlide's words (``aperio``, ``dicom``, ``generic-tiff``), or ``png``, ``jpeg``."""
+    reader: str
+    """What decodes it, with its version."""
+    level_dimensions: tuple[tuple[int, int], ...]
+    """Width and height of each level in its own pixels, finest first."""
+    level_downsamples: tuple[float, ...]
+    """Pixels of level 0 along one pixel of each level. Hardly ever whole numbers: never truncate them."""
+    mpp: tuple[Mpp, Mpp] | None
+    """Microns per pixel of level 0 along x and y as stated, believable or not; see :mod:`.resolution`."""
+
+    @property
+    def dimensions(self) -> tuple[Level0Px, Level0Px]:
+        """Width and height of level 0."""
+        width, height = self.level_dimensions[0]
+        return Level0Px(width), Level0Px(height)
+
+    def believed_mpp(self) -> Mpp:
+        """Microns per pixel of level 0.
+
+        :raises SlideError: it is missing, absurd, or the pixels are not square; the hint names the ways out.
+        """
+        return believed_mpp(self.mpp, self.path)
+
+    @abstractmethod
+    def read(self, level: int, x: Level0Px, y: Level0Px, width: LevelPx, height: LevelPx) -> Rgb:
+        """Pixels of a region, (height, width, 3) uint8 RGB.
+
+        :param x, y: its upper left corner; may lie outside.
+        :param width, height: its size at ``level``.
+        :raises SlideError: it cannot be decoded. The slide stays usable: other regions may be whole.
+        """
+
+    @abstractmethod
+    def close(self) -> None:
+        """Give the file back. A second time does nothing."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def on_white(rgba: npt.NDArray[np.uint8]) -> Rgb:
+    """Lay (h, w, 4) pixels, alpha not premultiplied, on white: (h, w, 3)."""
+    alpha = rgba[..., 3]
+    rgb = np.asarray(cv2.cvtColor(rgba, cv2.COLOR_RGBA2RGB), np.uint8)
+    if alpha.min(initial=255) == 255:
+        return rgb
+    weight = alpha[..., None].astype(np.uint16)
+    return ((rgb * weight + 255 * (255 - weight) + 127) // 255).astype(np.uint8)

@@ -1,0 +1,283 @@
+"""What a TIFF file says of itself: how long it must be, which tells a truncated slide from a strange one, and where
+the compressed tiles of its levels lie. Pixels are not read.
+
+For the length only the directories are walked (TIFF 6.0, section 2; BigTIFF; SubIFDs of TIFF Supplement 1), so that
+it can be told of files that nothing reads.
+"""
+
+from __future__ import annotations
+
+import logging
+import struct
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import BinaryIO, Final
+
+import numpy as np
+import numpy.typing as npt
+import tifffile
+
+from ..errors import SlideError
+
+logging.getLogger("tifffile").addHandler(logging.NullHandler())  # what it says is in our errors, not on the screen
+
+_PAIRS: Final = ((273, 279), (324, 325))  # offsets and byte counts of strips, and of tiles
+_DESCRIPTION: Final = 270  # OME-XML lies at the very end of many files
+_SUB_IFDS: Final = 330
+_WANTED: Final = frozenset({_DESCRIPTION, _SUB_IFDS}.union(*_PAIRS))
+_DTYPES: Final = {2: "u1", 3: "u2", 4: "u4", 13: "u4", 16: "u8", 18: "u8"}  # ASCII, SHORT, LONG, IFD, LONG8, IFD8
+_MOST_DIRECTORIES: Final = 10_000  # a slide has a few dozen
+
+
+def missing_bytes(path: Path) -> int:
+    """Bytes that the file's directories speak of and that lie beyond its end; 0 for a whole TIFF and for no TIFF.
+
+    An NDPI file beyond 4 GiB abbreviates its offsets in a way of its own, and gives 0 too.
+    """
+    size = path.stat().st_size
+    with path.open("rb") as stream:
+        try:
+            end = _end(stream, size)
+        except (struct.error, ValueError):  # a directory or a table that the end of the file cuts
+            return 1
+    return max(end - size, 0)
+
+
+def check_whole(file: Path, slide: Path) -> None:
+    """Refuse a file that ends too early.
+
+    :param slide: what was opened, for the message: the file itself, or its folder.
+    :raises SlideError: truncated, or it cannot be read.
+    """
+    try:
+        missing = missing_bytes(file)
+    except OSError as error:
+        hint = "check the disk or the network it lies on"
+        raise SlideError(f"cannot be read: {error.strerror}", path=slide, hint=hint) from error
+    if missing:
+        wrong = f"truncated: at least {missing:,} bytes are missing at its end"
+        raise SlideError(wrong, path=slide, hint="copy it again from where it came")
+
+
+def check_still_there(file: Path, slide: Path) -> None:
+    """Refuse a file that is gone, which else looks like a damaged one.
+
+    :raises SlideError: it is.
+    """
+    if not file.exists():
+        hint = "it was moved or removed, or its disk is gone: bring it back, or leave it out"
+        raise SlideError("vanished while it was being read", path=slide, hint=hint)
+
+
+def _end(stream: BinaryIO, size: int) -> int:
+    """One past the last byte that the directories name."""
+    header = stream.read(16)
+    order = {b"II": "<", b"MM": ">"}.get(header[:2])
+    version = None if order is None else struct.unpack_from(order + "H", header, 2)[0]
+    directory: int
+    if version == 42 and size < 2**32:
+        number, entry = struct.Struct(f"{order}I"), struct.Struct(f"{order}HHI4s")
+        count_of_entries, directory = struct.Struct(f"{order}H"), number.unpack_from(header, 4)[0]
+    elif version == 43:
+        number, entry = struct.Struct(f"{order}Q"), struct.Struct(f"{order}HHQ8s")
+        count_of_entries, directory = number, number.unpack_from(header, 8)[0]
+    else:
+        return 0
+    end, waiting = 0, [directory]
+    seen = {0}  # the end of a chain; a broken one can run in circles
+    while waiting and len(seen) < _MOST_DIRECTORIES:
+        directory = waiting.pop()
+        if directory in seen:
+            continue
+        seen.add(directory)
+        if directory >= size:
+            end = max(end, directory + 1)
+            continue
+        stream.seek(directory)
+        (entries,) = count_of_entries.unpack(stream.read(count_of_entries.size))
+        if entries * entry.size > size:
+            return size + 1
+        block = stream.read(entries * entry.size)
+        waiting.append(*number.unpack(stream.read(number.size)))
+        arrays: dict[int, npt.NDArray[np.uint64]] = {}
+        for tag, kind, count, value in entry.iter_unpack(block):
+            if tag in _WANTED and kind in _DTYPES:
+                dtype = np.dtype(f"{order}{_DTYPES[kind]}")
+                length = count * dtype.itemsize
+                if length > len(value):
+                    (offset,) = number.unpack(value)
+                    end = max(end, offset + length)
+                    if end > size:  # not to be read, least of all by a length that is damaged
+                        continue
+                    stream.seek(offset)
+                    value = stream.read(length)
+                arrays[tag] = np.frombuffer(value[:length], dtype).astype(np.uint64)
+        for offsets, counts in _PAIRS:
+            if offsets in arrays and counts in arrays and 0 < arrays[offsets].size == arrays[counts].size:
+                end = max(end, int((arrays[offsets] + arrays[counts]).max()))
+        waiting += arrays.get(_SUB_IFDS, np.empty(0, np.uint64)).tolist()
+    return end
+
+
+JPEG: Final = "JPEG"
+JPEG_2000: Final = "JPEG 2000"
+
+_COMPRESSIONS: Final = {
+    1: "none", 5: "LZW", 7: JPEG, 8: "deflate", 32946: "deflate", 32773: "PackBits", 33003: JPEG_2000,
+    33004: JPEG_2000, 33005: JPEG_2000, 34712: JPEG_2000, 34926: "zstd", 50000: "zstd",
+}  # fmt: skip
+_JPEG_2000_OF_TWO_KINDS: Final = 33003  # Bio-Formats: colours as the tags say; Aperio: YCbCr, thinned out
+_CONTIGUOUS: Final = 1
+_COLOUR_SPACES: Final = {2: "RGB", 6: "YCBCR"}  # of the TIFF's PhotometricInterpretation
+_DIFFERENCES: Final = 2  # a Predictor
+_STRIP_BYTES: Final = 2**20
+_MOST_TILE_BYTES: Final = 2**28
+
+TIFFFILE_ERRORS: Final = (
+    tifffile.TiffFileError, struct.error, ValueError, LookupError, TypeError, AttributeError, ArithmeticError,
+    NotImplementedError, MemoryError, OSError,
+)  # fmt: skip
+"""What tifffile raises over a file that is damaged."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class TiledLevel:
+    """An image of 8-bit colours in compressed tiles, row by row; strips are tiles as wide as the image."""
+
+    width: int
+    height: int
+    tile_width: int
+    tile_height: int
+    offsets: Sequence[int]
+    """Where each tile's stream begins in the file; of several planes, all tiles of one before those of the next."""
+    byte_counts: Sequence[int]
+    """0 where a tile is missing."""
+    compression: str
+    """One of :data:`JPEG`, :data:`JPEG_2000`, ``LZW``, ``deflate``, ``zstd``, ``PackBits``, ``none``."""
+    planes: int = 1
+    """1, or 3 where red, green and blue lie apart."""
+    differences: bool = False
+    """Whether each value is stored as its difference from the one on its left."""
+    strips: bool = False
+    """Then the last one is only as high as the image is."""
+
+    @property
+    def columns(self) -> int:
+        return -(-self.width // self.tile_width)
+
+    @property
+    def tiles(self) -> int:
+        return self.columns * -(-self.height // self.tile_height)
+
+    @property
+    def tile_bytes(self) -> int:
+        """Bytes of a decoded tile."""
+        return self.tile_width * self.tile_height * 3
+
+    def rows_of(self, tile: int) -> int:
+        """Rows of pixels that a tile's stream holds."""
+        if not self.strips:
+            return self.tile_height
+        return min(self.tile_height, self.height - tile // self.columns * self.tile_height)
+
+    def parts_of(self, tile: int) -> list[tuple[int, int]]:
+        """Offset and length of a tile's stream, or of those of its planes."""
+        indices = range(tile, tile + self.planes * self.tiles, self.tiles)
+        return [(int(self.offsets[index]), int(self.byte_counts[index])) for index in indices]
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class TiledJpeg(TiledLevel):
+    """A level whose tiles are JPEG streams."""
+
+    tables: bytes | None
+    """Quantisation and Huffman tables that all tiles share, if they do not have their own."""
+    colour_space: str
+    """``RGB`` or ``YCBCR``: how the colours are coded. The streams themselves often do not say it."""
+
+
+def tiled_jpeg_levels(path: Path, level_dimensions: Sequence[tuple[int, int]]) -> list[TiledLevel | str]:
+    """Each level's tiles, of JPEG or JPEG 2000, or why they are none.
+
+    :param level_dimensions: width and height of each level; the one tiled image of that size is the level.
+    """
+    try:
+        with tifffile.TiffFile(path) as tiff:
+            return [_tiled_jpeg(tiff, *size) for size in level_dimensions]
+    except TIFFFILE_ERRORS as error:
+        return [f"tifffile cannot read it: {error}"] * len(level_dimensions)
+
+
+def _tiled_jpeg(tiff: tifffile.TiffFile, width: int, height: int) -> TiledLevel | str:
+    pages = [page for page in tiff.pages if page.is_tiled and (page.imagewidth, page.imagelength) == (width, height)]
+    if len(pages) != 1:
+        return f"{len(pages)} tiled images of {width} × {height} px"
+    if int(pages[0].compression) == _JPEG_2000_OF_TWO_KINDS:
+        return "JPEG 2000 of YCbCr (compression 33003)"
+    layout = tiled_level(pages[0])
+    if isinstance(layout, str):
+        return layout
+    if layout.compression not in (JPEG, JPEG_2000):
+        return f"compression {layout.compression}"
+    return "the colours lie apart" if layout.planes > 1 else layout
+
+
+def tiled_level(page: tifffile.TiffPage) -> TiledLevel | str:
+    """How an image of 8-bit colours lies in its file, or why it is not one that is decoded here."""
+    compression = _COMPRESSIONS.get(int(page.compression))
+    colour_space = _COLOUR_SPACES.get(int(page.photometric), "")
+    if compression is None:
+        return f"compression {getattr(page.compression, 'name', page.compression)}"
+    if (page.samplesperpixel, page.bitspersample, page.dtype) != (3, 8, np.uint8) or not colour_space:
+        return "not 8-bit RGB or YCbCr"
+    planes = 1 if page.planarconfig == _CONTIGUOUS else 3
+    if colour_space != "RGB" and (compression != JPEG or planes > 1):
+        return f"YCbCr in {'planes' if compression == JPEG else compression}"
+    images = compression in (JPEG, JPEG_2000)
+    if not images and (page.predictor not in (1, _DIFFERENCES) or page.fillorder != 1):
+        return f"predictor {int(page.predictor)}, bit order {int(page.fillorder)}"
+    strips = not page.is_tiled
+    layout = TiledLevel(
+        width=page.imagewidth,
+        height=page.imagelength,
+        tile_width=page.imagewidth if strips else page.tilewidth,
+        tile_height=min(page.rowsperstrip, page.imagelength) if strips else page.tilelength,
+        # A damaged tag may hold letters where numbers belong: told now, and not at the first read.
+        offsets=np.asarray(page.dataoffsets, np.int64).tolist(),
+        byte_counts=np.asarray(page.databytecounts, np.int64).tolist(),
+        compression=compression,
+        planes=planes,
+        differences=page.predictor == _DIFFERENCES and not images,
+        strips=strips,
+    )
+    if min(layout.width, layout.height, layout.tile_width, layout.tile_height) < 1 or page.imagedepth != 1:
+        return "an image without pixels, or of more than two dimensions"
+    if not len(layout.offsets) == len(layout.byte_counts) == layout.tiles * planes:
+        return f"{len(layout.offsets)} tiles, not {layout.tiles * planes}"
+    if strips and compression == "none":
+        layout = _short_strips(layout)
+    if layout.tile_bytes > _MOST_TILE_BYTES:
+        return f"parts of {layout.tile_width} × {layout.tile_height} px, each to be decoded whole"
+    if compression == JPEG:
+        return TiledJpeg(**vars(layout), tables=page.jpegtables, colour_space=colour_space)
+    return layout
+
+
+def _short_strips(layout: TiledLevel) -> TiledLevel:
+    """Uncompressed strips that follow one another are as good as many short ones; some are as large as the image."""
+    row_bytes = layout.width * 3 // layout.planes
+    plane_bytes = row_bytes * layout.height
+    starts, counts = (
+        np.asarray(of, np.int64).reshape(layout.planes, -1) for of in (layout.offsets, layout.byte_counts)
+    )
+    if (np.diff(starts) != counts[:, :-1]).any() or (counts.sum(axis=1) != plane_bytes).any():
+        return layout
+    rows = max(_STRIP_BYTES // (layout.width * 3), 1)
+    begin = np.arange(0, plane_bytes, rows * row_bytes)
+    return replace(
+        layout,
+        tile_height=min(rows, layout.height),
+        offsets=(starts[:, :1] + begin).ravel().tolist(),
+        byte_counts=np.tile(np.diff(begin, append=plane_bytes), layout.planes).tolist(),
+    )

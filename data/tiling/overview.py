@@ -1,0 +1,154 @@
+"""A small picture of the whole slide, for the tissue mask and the eye."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Final
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+from ..errors import SlideError
+from ..slides.slide import Rgb, Slide
+from ..units import Level0Px, LevelPx, Microns, Mpp
+
+WANTED_MPP: Final = Mpp(8.0)
+"""Resolution of an overview, about, unless the slide is small."""
+
+LONG_SIDE: Final = 1024
+"""Pixels that the overview of a smaller slide has along its longer side, about, where the slide has them."""
+
+WITHIN: Final = 1.25
+"""What is read may be this much coarser than wanted: pyramids have levels at 4.04 and 8.09 µm, not at 4 and 8."""
+
+MAX_UNREAD: Final = 0.01
+"""Share of an overview that may be missing."""
+
+UNREAD_GREY: Final = 128
+"""Of pixels that could not be decoded: plain to see in a picture, and like no glass and no stain."""
+
+_BLOCK: Final = LevelPx(2048)
+"""Pixels of a level that are read at a time along each side: 16 MiB, whatever the slide's size."""
+_SMALLEST: Final = LevelPx(128)
+"""A block that cannot be decoded is quartered down to this: half the side of most compressed tiles, whose grid need not
+be that of the blocks."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Overview:
+    """The whole slide at one resolution."""
+
+    pixels: Rgb
+    """(height, width, 3). The last row and column may stand for a little less of the slide than the others."""
+    downsample: float
+    """Pixels of level 0 along one pixel, on both axes."""
+    mpp: Mpp
+    unread: npt.NDArray[np.bool_]
+    """(height, width): what could not be decoded. The pixels there are :data:`UNREAD_GREY` and mean nothing."""
+
+
+def read_overview(slide: Slide, max_unread: float = MAX_UNREAD) -> Overview:
+    """The slide at about 8 µm per pixel, or finer where that leaves it less than 1024 px long.
+
+    It is read from the coarsest level that suffices, block by block, and every pixel is the mean of a square of whole
+    pixels of that level, so that nothing aliases and memory stays bounded. Level 0 is decoded only where there is no
+    coarser level that will do. Where a block cannot be decoded, as much of it as can is read in smaller ones; where
+    more than ``max_unread`` of a level is lost, the next finer level takes its place.
+
+    :param max_unread: share of the overview, from 0 to 1, that may be missing.
+    :raises SlideError: no believable mpp, or more than that cannot be decoded at any level that suffices.
+    """
+    slide_mpp = slide.believed_mpp()
+    long_side = Microns(max(slide.dimensions) * slide_mpp)
+    wanted = Mpp(min(WANTED_MPP, long_side / LONG_SIDE) * WITHIN)
+    lost: list[tuple[int, float, SlideError]] = []
+    for level in sufficient_levels(slide, wanted):
+        level_mpp = slide_mpp * slide.level_downsamples[level]
+        factor = max(int(wanted / level_mpp), 1)
+        read = _read_reduced(slide, level, factor, max_unread)
+        if isinstance(read, Overview):
+            return read
+        lost.append((level, *read))
+    shares = ", ".join(f"at least {100 * share:.3g} % of level {level}" for level, share, _ in lost)
+    error = lost[0][2]
+    wrong = f"more than {100 * max_unread:g} % of it cannot be decoded ({shares}); the first: {error.what}"
+    raise SlideError(wrong, path=slide.path, hint=error.hint or "copy it again from where it came") from error
+
+
+def sufficient_levels(slide: Slide, mpp: Mpp) -> list[int]:
+    """Levels of at most so many µm per pixel, coarsest first; level 0 where none is."""
+    level_mpps = [slide.believed_mpp() * downsample for downsample in slide.level_downsamples]
+    fine_enough = [level for level, its in enumerate(level_mpps) if its <= mpp]
+    return sorted(fine_enough, key=lambda level: -level_mpps[level]) or [0]
+
+
+def _read_reduced(slide: Slide, level: int, factor: int, max_unread: float) -> Overview | tuple[float, SlideError]:
+    """A level, shrunk; or the share that is lost, as far as it was read, and the first error."""
+    width, height = slide.level_dimensions[level]
+    downsample = slide.level_downsamples[level] * factor
+    pixels = np.full((-(-height // factor), -(-width // factor), 3), UNREAD_GREY, np.uint8)
+    unread = np.ones(pixels.shape[:2], bool)
+    lost, error = 0, None
+    for top, bottom in _spans(pixels.shape[0], max(_BLOCK // factor, 1)):
+        for left, right in _spans(pixels.shape[1], max(_BLOCK // factor, 1)):
+            for at, part in _blocks(slide, level, factor, (slice(top, bottom), slice(left, right))):
+                if isinstance(part, SlideError):
+                    error = error or part
+                    lost += unread[at].size
+                    if lost > max_unread * unread.size:
+                        return lost / unread.size, error
+                else:
+                    pixels[at], unread[at] = part, False
+    mpp = Mpp(slide.believed_mpp() * downsample)
+    return Overview(pixels=pixels, downsample=downsample, mpp=mpp, unread=unread)
+
+
+_Area = tuple[slice, slice]
+"""Rows and columns of an overview."""
+
+
+def _blocks(slide: Slide, level: int, factor: int, area: _Area) -> Iterator[tuple[_Area, Rgb | SlideError]]:
+    """The pixels of an area, in one piece, or in those pieces that can be decoded and the errors of the others."""
+    width, height = slide.level_dimensions[level]
+    downsample = slide.level_downsamples[level]
+    rows, columns = area
+    top, left = rows.start * factor, columns.start * factor
+    size = LevelPx(min(columns.stop * factor, width) - left), LevelPx(min(rows.stop * factor, height) - top)
+    try:
+        part = slide.read(level, Level0Px(round(left * downsample)), Level0Px(round(top * downsample)), *size)
+    except SlideError as error:
+        halves = [
+            _halves(side) if pixels > _SMALLEST else [side] for side, pixels in zip(area, size[::-1], strict=True)
+        ]
+        if len(halves[0]) == len(halves[1]) == 1:
+            yield area, error
+            return
+        for upper_or_lower in halves[0]:
+            for left_or_right in halves[1]:
+                yield from _blocks(slide, level, factor, (upper_or_lower, left_or_right))
+    else:
+        yield area, shrink(part, factor)
+
+
+def _spans(length: int, step: int) -> Iterator[tuple[int, int]]:
+    for start in range(0, length, step):
+        yield start, min(start + step, length)
+
+
+def _halves(side: slice) -> list[slice]:
+    middle = (side.start + side.stop + 1) // 2
+    return [half for half in (slice(side.start, middle), slice(middle, side.stop)) if half.start < half.stop]
+
+
+def shrink(pixels: Rgb, factor: int) -> Rgb:
+    """Means of ``factor`` × ``factor`` squares, those at the right and lower edge over what there is of them."""
+    if factor == 1:
+        return pixels
+    height, width = pixels.shape[:2]
+    below, right = -height % factor, -width % factor
+    if below or right:
+        pixels = np.asarray(cv2.copyMakeBorder(pixels, 0, below, 0, right, cv2.BORDER_REPLICATE), np.uint8)
+    size = (pixels.shape[1] // factor, pixels.shape[0] // factor)
+    return np.asarray(cv2.resize(pixels, size, interpolation=cv2.INTER_AREA), np.uint8)

@@ -1,0 +1,200 @@
+"""The tiles of one slide: a record, the HDF5 file that keeps it, and their pixels.
+
+The file holds ``coords`` (N, 2) int64, ``tissue_fraction`` (N,) and ``sharpness`` (N,) float32, and is read by TRIDENT
+as it is: its attributes stand on ``coords`` beside ours. TRIDENT speaks of magnifications and means 10 / mpp; given
+ours it arrives at the same field of view, to a pixel of the level that it reads. It looks for
+``patches/<id>_patches.h5``, where ``wsipipe export trident`` puts these very bytes.
+
+====================  ==========================================================================
+patch_size            side of a tile as the backbone sees it, px
+patch_size_level0     the same in px of level 0
+level0_magnification  10 / mpp of level 0
+target_magnification  10 / true mpp of the tiles (which is not quite the mpp asked, see TileGrid)
+overlap               px of the tile
+name, savetodir       the slide's id; and ``.``, for a workspace may move
+level0_width, _height px
+====================  ==========================================================================
+"""
+
+from __future__ import annotations
+
+import io
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import h5py
+import numpy as np
+import numpy.typing as npt
+
+from ..artifact import whole
+from ..errors import StoreError
+from ..slides.slide import Rgb, Slide
+from ..units import Level0Px, LevelPx, Mpp, TilePx
+from ..version import __version__
+from .grid import Coords, TileGrid
+from .resize import resize_tile
+
+ENCODING_TYPE: Final = "wsipipe-tiles"
+ENCODING_VERSION: Final = "1"
+
+Scores = npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class TileSet:
+    """Which tiles of a slide are kept, and all it takes to read their pixels."""
+
+    slide_id: str
+    slide_format: str
+    """See :attr:`.slide.Slide.format`."""
+    slide_size: tuple[Level0Px, Level0Px]
+    """Width and height of level 0."""
+    slide_mpp: Mpp
+    """Microns per pixel of level 0 that was believed: the file's, or an override."""
+    grid: TileGrid
+    min_tissue: float
+    """Tiles with a smaller fraction of tissue are not in the set."""
+    coords: Coords
+    """(N, 2) x and y of the upper left corners in pixels of level 0, row by row."""
+    tissue_fraction: Scores
+    """(N,) from 0 to 1."""
+    sharpness: Scores
+    """(N,), see :mod:`.sharpness`; NaN where it cannot be decoded."""
+    sharpness_mpp: Mpp
+    """Resolution at which sharpness was measured."""
+    wsipipe: str = __version__
+    """Version that made the set."""
+
+    def __len__(self) -> int:
+        return len(self.coords)
+
+
+def read_tile(slide: Slide, tiles: TileSet, index: int) -> Rgb:
+    """Pixels of one tile, (tile_px, tile_px, 3) uint8 RGB, as the backbone is to see them.
+
+    A native tile is the slide's own pixels. Others are resized once: antialiased where they shrink, by a cubic where
+    ``allow_upsample`` lets them grow; see :func:`~.resize.resize_tile`.
+
+    :raises SlideError: it cannot be decoded. There is no stand-in: leave the tile out, and count it.
+    """
+    grid = tiles.grid
+    x, y = (Level0Px(int(at)) for at in tiles.coords[index])
+    return resize_tile(slide.read(grid.level, x, y, grid.read_px, grid.read_px), grid.tile_px)
+
+
+def write_tiles(path: Path, tiles: TileSet) -> None:
+    """Write a tile set, whole. The same set gives the same bytes: no times, no compression, a fixed order.
+
+    :raises SurroundingsError: the disk is full or read-only.
+    """
+    buffer = io.BytesIO()
+    with h5py.File(buffer, "w") as file:
+        file.attrs["encoding-type"] = ENCODING_TYPE
+        file.attrs["encoding-version"] = ENCODING_VERSION
+        arrays: dict[str, npt.NDArray[Any]] = {
+            "coords": tiles.coords.astype(np.int64),
+            "tissue_fraction": tiles.tissue_fraction.astype(np.float32),
+            "sharpness": tiles.sharpness.astype(np.float32),
+        }
+        for name, array in arrays.items():
+            # One chunk, so that each array has a checksum.
+            chunks = (max(len(array), 1), *array.shape[1:])
+            file.create_dataset(
+                name, data=array, chunks=chunks, maxshape=(None, *array.shape[1:]), fletcher32=True, track_times=False
+            )
+        for key, value in (_trident_attributes(tiles) | _own_attributes(tiles)).items():
+            file["coords"].attrs[key] = value
+    with whole(path) as scratch:
+        scratch.write_bytes(buffer.getvalue())
+
+
+def read_tiles(path: Path) -> TileSet:
+    """Read a tile set.
+
+    :raises StoreError: no such file, damaged, no tile set of ours, or of an encoding that is unknown here.
+    """
+    again = "make the tiles again: remove it and run `wsipipe tile`"
+    try:
+        with h5py.File(path, "r") as file:
+            encoding = file.attrs.get("encoding-type"), file.attrs.get("encoding-version")
+            if encoding[0] != ENCODING_TYPE:
+                raise StoreError("not a tile set of wsipipe", path=path, hint=again)
+            if encoding[1] != ENCODING_VERSION:
+                wrong = f"encoding version {encoding[1]} (this wsipipe reads {ENCODING_VERSION})"
+                raise StoreError(wrong, path=path, hint="use the wsipipe that wrote it, or " + again)
+            tiles = _tile_set(dict(file["coords"].attrs), {name: file[name][:] for name in _SHAPES})
+    except FileNotFoundError as error:
+        raise StoreError("there is no such tile set", path=path, hint="run `wsipipe tile` first") from error
+    except (OSError, KeyError, ValueError, TypeError) as error:
+        raise StoreError(f"damaged: {error}", path=path, hint=again) from error
+    return tiles
+
+
+_SHAPES: Final = {"coords": (2,), "tissue_fraction": (), "sharpness": ()}
+
+
+def _tile_set(its: dict[str, Any], arrays: dict[str, npt.NDArray[Any]]) -> TileSet:
+    count = int(its["tile_count"])
+    for name, shape in _SHAPES.items():
+        if arrays[name].shape != (count, *shape):
+            raise ValueError(f"{name} has the shape {arrays[name].shape}, not {(count, *shape)}")
+    return TileSet(
+        slide_id=str(its["name"]),
+        slide_format=str(its["slide_format"]),
+        slide_size=(Level0Px(int(its["level0_width"])), Level0Px(int(its["level0_height"]))),
+        slide_mpp=Mpp(float(its["slide_mpp"])),
+        grid=TileGrid(
+            mpp=Mpp(float(its["mpp"])),
+            tile_px=TilePx(int(its["patch_size"])),
+            overlap=TilePx(int(its["overlap"])),
+            level=int(its["level"]),
+            downsample=float(its["level_downsample"]),
+            level_mpp=Mpp(float(its["level_mpp"])),
+            read_px=LevelPx(int(its["read_px"])),
+            columns=int(its["grid_columns"]),
+            rows=int(its["grid_rows"]),
+        ),
+        min_tissue=float(its["min_tissue"]),
+        coords=arrays["coords"],
+        tissue_fraction=arrays["tissue_fraction"],
+        sharpness=arrays["sharpness"],
+        sharpness_mpp=Mpp(float(its["sharpness_mpp"])),
+        wsipipe=str(its["wsipipe_version"]),
+    )
+
+
+def _trident_attributes(tiles: TileSet) -> dict[str, int | float | str]:
+    return {
+        "patch_size": int(tiles.grid.tile_px),
+        "patch_size_level0": int(tiles.grid.size_level0),
+        "level0_magnification": 10 / tiles.slide_mpp,
+        "target_magnification": 10 / tiles.grid.tile_mpp,
+        "overlap": int(tiles.grid.overlap),
+        "name": tiles.slide_id,
+        "savetodir": ".",
+        "level0_width": int(tiles.slide_size[0]),
+        "level0_height": int(tiles.slide_size[1]),
+    }
+
+
+def _own_attributes(tiles: TileSet) -> dict[str, int | float | str | bool]:
+    """What TRIDENT has no name for; microns per pixel wherever it says mpp."""
+    grid = tiles.grid
+    return {
+        "tile_count": len(tiles),
+        "slide_format": tiles.slide_format,
+        "slide_mpp": float(tiles.slide_mpp),
+        "mpp": float(grid.mpp),
+        "tile_mpp": float(grid.tile_mpp),
+        "level": grid.level,
+        "level_downsample": grid.downsample,
+        "level_mpp": float(grid.level_mpp),
+        "read_px": int(grid.read_px),
+        "resampled": not grid.native,
+        "grid_columns": grid.columns,
+        "grid_rows": grid.rows,
+        "min_tissue": tiles.min_tissue,
+        "sharpness_mpp": float(tiles.sharpness_mpp),
+        "wsipipe_version": tiles.wsipipe,
+    }

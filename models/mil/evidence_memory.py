@@ -1,0 +1,155 @@
+"""Evidence memory: tiles, slide and RNA are read by the same slots, and attention goes where the evidence is.
+
+Not of the MoMKD paper. Slots ĉ_k (unit vectors of S) each carry a weight m_k, above zero where they speak for positive.
+Whatever is to be judged is projected into the slots' space, and its evidence for slot k is its product with ĉ_k:
+
+- tile: h_i = dropout(ReLU(W x_i)), s_ik = (W_p h_i)·ĉ_k, seen against its slide: s̄_k the mean over the slide's tiles,
+  t_i = Σ_k m_k (s_ik − s̄_k); t̃_i = (1 − λ) t_i + λ mean of t over the tile's neighbours, λ learned;
+- attention: a = softmax(gate(h_i) + β |t̃_i|) over the slide's tiles, gate that of ABMIL (Ilse et al. 2018), β learned:
+  tiles that speak clearly are heard, on whichever side, and attention sharpens as the evidence grows;
+- slide: s_k = Σ_i a_i s_ik − γ s̄_k, log-odds Σ_k m_k s_k + b, γ fixed;
+- RNA, in training: z_k = (W_g dropout(g))·ĉ_k, log-odds Σ_k m_k z_k + b'.
+
+Loss: CE(slide, target) + ρ CE(RNA, target) + δ KL(softmax(z) ‖ softmax(s)), z's gradient stopped in the last: a slide
+must find the slots that its own patient's RNA finds, and RNA is not bent towards what slides show. A patient without
+RNA lacks the last two terms.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+from torch.nn import functional
+
+from .abmil import GatedAttention
+from .bag_tensors import BagBatch
+from .mixed_precision import in_float32
+from .network import Lesson, Losses, NetworkConfig, Readings, SlideNetwork, task_loss
+
+
+class EvidenceMemoryConfig(NetworkConfig):
+    """Sizes, weights and what is fixed. For the planted cohorts: hidden 64, attention 32, shared 32, slots 8."""
+
+    hidden: int = Field(default=512, gt=0)
+    """H."""
+    attention: int = Field(default=128, gt=0)
+    """Width of the gate's hidden layer."""
+    shared: int = Field(default=64, gt=0)
+    """S."""
+    slots: int = Field(default=8, gt=1)
+    """K, of both classes: they start for positive and for negative in turn. Of an odd K one more is for positive, which
+    does no harm: weights are learnt, and directions drawn at random."""
+    dropout: float = Field(default=0.25, ge=0, lt=1)
+    omics_dropout: float = Field(default=0.5, ge=0, lt=1)
+    """Of the expression itself."""
+    background: float = Field(default=0.5, ge=0, lt=1)
+    """γ, how much of the slide's mean evidence is taken off; at 1 a network with flat attention has nothing to learn
+    from and does not start."""
+    sharpness_start: float = Field(default=1.0, gt=0)
+    """β before the first step."""
+    omics_weight: float = Field(default=0.5, ge=0)
+    """ρ."""
+    distillation_weight: float = Field(default=0.5, ge=0)
+    """δ."""
+
+
+@dataclass(frozen=True)
+class EvidenceReadings(Readings):
+    """What the network sees on B slides of N tiles; ``scores`` are t̃."""
+
+    slots: Tensor
+    """s (B, K), the slides' evidence."""
+
+
+class EvidenceMemory(SlideNetwork):
+    """Slots with weights, in which a slide and its own RNA must agree."""
+
+    Config = EvidenceMemoryConfig
+    omics: ClassVar[tuple[str, ...]] = ("omics_projection.", "omics_bias")
+    config: EvidenceMemoryConfig
+
+    def __init__(self, config: EvidenceMemoryConfig) -> None:
+        super().__init__(config)
+        c = config
+        self.embedding = nn.Sequential(nn.Linear(c.in_features, c.hidden), nn.ReLU(), nn.Dropout(c.dropout))
+        self.gate = GatedAttention(c.hidden, c.attention, c.dropout)
+        self.tile_projection = nn.Linear(c.hidden, c.shared)
+        self.slots = nn.Parameter(functional.normalize(torch.randn(c.slots, c.shared), dim=-1))
+        self.slot_weights = nn.Parameter((1 - 2 * (torch.arange(c.slots) % 2)) / c.slots**0.5)
+        self.bias = nn.Parameter(torch.zeros(()))
+        self.log_sharpness = nn.Parameter(torch.tensor(c.sharpness_start).log())
+        self.blend = nn.Parameter(torch.zeros(()))
+        if c.n_genes:
+            self.omics_projection = nn.Sequential(nn.Dropout(c.omics_dropout), nn.Linear(c.n_genes, c.shared))
+            self.omics_bias = nn.Parameter(torch.zeros(()))
+
+    def evidence(self, projected: Tensor) -> Tensor:
+        """(…, S) → (…, K) float32, for each slot."""
+        return projected.float() @ functional.normalize(self.slots, dim=-1).T
+
+    def read(self, bags: BagBatch) -> EvidenceReadings:
+        """Read slides, histology alone."""
+        h = self.embedding(bags.x)
+        gate, projected = self.gate(h), self.tile_projection(h)
+        with in_float32(bags.x):  # evidence counts by its differences
+            s = self.evidence(projected)
+            mean = bags.mean(s)
+            # A product, as the gradient of mean[slide_of_tile] is summed in no fixed order by several CPU threads.
+            t = (s - bags.member.to(s.dtype).T @ mean) @ self.slot_weights
+            share = self.blend.sigmoid()
+            t = (1 - share) * t + share * neighbours_mean(t, bags.edges)
+            a = bags.softmax(gate + self.log_sharpness.exp() * t.abs())
+            slide = a @ s - self.config.background * mean
+            return EvidenceReadings(_two(slide @ self.slot_weights + self.bias), a.sum(dim=0), t, slide)
+
+    def loss(self, readings: EvidenceReadings, lesson: Lesson) -> Losses:
+        """All terms; those of RNA are sums over the measured bags divided by B, so that a bag weighs the same.
+
+        :raises UsageError: there is expression, and the network was built without genes.
+        """
+        task = task_loss(readings.logits, lesson.targets)
+        rna = self.rna_of(lesson)
+        if rna is None:
+            return Losses({"task": task}, task)
+        expression, measured = rna
+        c = self.config
+        share = len(measured) / len(lesson.labels)
+        projected = self.omics_projection(expression)
+        with in_float32(projected):
+            z = self.evidence(projected)
+            omics = _two(z @ self.slot_weights + self.omics_bias)
+        apart = functional.kl_div(
+            readings.slots[measured].log_softmax(dim=1),
+            z.detach().log_softmax(dim=1),
+            reduction="batchmean",
+            log_target=True,
+        )
+        told = task_loss(omics, lesson.targets[measured])
+        terms = {"task": task, "omics": share * told, "distillation": share * apart}
+        total = task + c.omics_weight * terms["omics"] + c.distillation_weight * terms["distillation"]
+        return Losses(terms, total)
+
+    def epoch_figures(self) -> dict[str, float]:
+        """β and λ."""
+        return {"sharpness": float(self.log_sharpness.detach().exp()), "blend": float(self.blend.detach().sigmoid())}
+
+
+def neighbours_mean(t: Tensor, edges: Tensor) -> Tensor:
+    """Mean of t over the targets of each tile's edges.
+
+    Sums have a fixed order, forward and backward, on CPU and CUDA.
+
+    :param t: (N).
+    :param edges: (2, E) int64, sorted by source as :func:`~.tile_graph.knn_edges` gives them; none misses a tile.
+    """
+    starts = torch.searchsorted(edges[0], torch.arange(len(t), device=t.device))
+    return functional.embedding_bag(edges[1], t[:, None], starts, mode="mean")[:, 0]
+
+
+def _two(log_odds: Tensor) -> Tensor:
+    """Logits (B, 2) of which the log-odds are these (B)."""
+    return torch.stack([-log_odds / 2, log_odds / 2], dim=1)

@@ -1,0 +1,319 @@
+"""MoMKD: a slide is read through a memory that omics help to shape (DESIGN section 5; its symbols are used here).
+
+Histology and omics share no parameter but the memory's slots. Several bags of a step are one block-diagonal graph, and
+every term is the mean over the bags; with one bag it is the public code's arithmetic.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal
+
+import torch
+from pydantic import Field, model_validator
+from torch import Tensor, nn
+from torch.nn import functional
+
+from ...data.errors import CohortError, UsageError
+from .bag_tensors import BagBatch, PatientBags
+from .cpu_layers import Dropout, Linear
+from .gatv2 import GATv2, Graph
+from .losses import LossSettings, alignment, memory_regularisation
+from .memory import ClassMemory, MemoryMode, slot_usage
+from .mixed_precision import in_float32
+from .network import Lesson, Losses, NetworkConfig, Readings, SlideNetwork, task_loss
+
+HEADS = 2
+"""Attention heads of each GATv2 layer."""
+START_TILES = 50_000
+"""Tiles of a class that the memory starts from."""
+
+
+class EncodersConfig(NetworkConfig):
+    """Sizes and dropout of both encoders and the head; the values are those of the authors' public code."""
+
+    hidden: int = Field(default=512, gt=0, multiple_of=HEADS)
+    """H."""
+    shared: int = Field(default=64, gt=0)
+    """S, where histology and omics are compared."""
+    omics_hidden: int = Field(default=512, gt=0)
+    omics_embedding: int = Field(default=512, gt=0)
+    head_hidden: int = Field(default=128, gt=0)
+    histology_dropout: float = Field(default=0.5, ge=0, lt=1)
+    omics_dropout: float = Field(default=0.25, ge=0, lt=1)
+    head_dropout: float = Field(default=0.5, ge=0, lt=1)
+
+
+class MoMKDConfig(EncodersConfig):
+    """Sizes and settings of the network; with a state dict it is the whole model."""
+
+    slots: int = Field(default=16, gt=0)
+    """K, slots a class."""
+    memory: MemoryMode = "gradient"
+    memory_momentum: float = Field(default=0.99, ge=0, lt=1)
+    """Share of a slot that one step leaves in place; only used in memory mode ``momentum``."""
+    tau_start: float = Field(default=0.2, gt=0)
+    tau_min: float = Field(default=0.01, gt=0)
+    tau_max: float = Field(default=2.0, gt=0)
+    loss: LossSettings = LossSettings()
+
+    @model_validator(mode="after")
+    def _tau_in_order(self) -> MoMKDConfig:
+        if not self.tau_min <= self.tau_start <= self.tau_max:
+            raise ValueError("tau_start must lie between tau_min and tau_max")
+        return self
+
+
+PresetName = Literal["standard", "official", "paper"]
+_PUBLIC_CODE = {"hidden": 512, "shared": 64, "slots": 16, "loss": {"reconstruction_weight": 0.05}}
+PRESETS: dict[PresetName, dict[str, Any]] = {
+    "standard": _PUBLIC_CODE,
+    "official": _PUBLIC_CODE,
+    "paper": {"hidden": 256, "shared": 128, "slots": 16, "loss": {"reconstruction_weight": 0.01}},
+}
+"""Where the authors' public code and their paper differ; elsewhere both are :class:`MoMKDConfig`'s defaults.
+``standard`` is the public code's network with a patience of ours (:data:`PATIENCE`)."""
+
+PATIENCE: dict[PresetName, int] = {"standard": 15, "official": 1, "paper": 15}
+"""Epochs without gain after which training stops. The public script's 1 keeps its own schedule from ever acting."""
+
+
+def preset(name: PresetName, in_features: int, n_genes: int) -> MoMKDConfig:
+    """The configuration of the public code (there D = 1536, 768 genes) or of the paper, for other inputs."""
+    if name not in PRESETS:
+        raise UsageError(f"no MoMKD preset is called {name!r}", hint=f"there are {', '.join(PRESETS)}")
+    return MoMKDConfig.model_validate({"in_features": in_features, "n_genes": n_genes, **PRESETS[name]})
+
+
+@dataclass(frozen=True)
+class HistologyReadings(Readings):
+    """What the network sees on B slides of N tiles."""
+
+    bags: BagBatch
+    contextual: Tensor
+    """h (N, H), each tile in its neighbourhood."""
+    projected: Tensor
+    """p (N, S), unit vectors."""
+    pooled: Tensor
+    """V (B, H)."""
+    slide_vector: Tensor
+    """v (B, S), unit vectors."""
+
+
+@dataclass(frozen=True)
+class OmicsReadings:
+    """What the network sees in R patients' expression."""
+
+    embedding: Tensor
+    """(R, omics_embedding)."""
+    vector: Tensor
+    """u (R, S), unit vectors."""
+    reconstruction: Tensor
+    """(R, n_genes), g as the decoder sees it."""
+
+
+class HistologyEncoder(nn.Module):
+    """Two GATv2 layers with residuals, h = max(h1, h2); x (P, D), edge_index (2, E) → (P, H).
+
+    h1 = dropout(ELU(LayerNorm(GATv2(x)))) + W x; h2 the same from h1, its residual h1 itself. Where D = H the first
+    residual is x itself, as in the public code.
+    """
+
+    def __init__(self, in_features: int, hidden: int, dropout: float) -> None:
+        super().__init__()
+        self.graph1 = GATv2(in_features, hidden // HEADS, HEADS, dropout)
+        self.norm1 = nn.LayerNorm(hidden)
+        self.residual1 = nn.Identity() if in_features == hidden else Linear(in_features, hidden)
+        self.graph2 = GATv2(hidden, hidden // HEADS, HEADS, dropout)
+        self.norm2 = nn.LayerNorm(hidden)
+        self.dropout = Dropout(dropout)
+
+    def forward(self, x: Tensor, edge_index: Tensor) -> Tensor:
+        graph = Graph.of(edge_index, len(x))
+        h1 = self.dropout(functional.elu(self.norm1(self.graph1(x, graph)))) + self.residual1(x)
+        # max(h1, h1 + d) = h1 + max(0, d), and above zero an ELU changes nothing: max(h1, h2) in fewer passes.
+        h: Tensor = h1 + self.dropout(functional.relu(self.norm2(self.graph2(h1, graph))))
+        return h
+
+
+def slide_head(inputs: int, hidden: int, dropout: float) -> nn.Sequential:
+    """Logits of a pooled slide: (B, inputs) → (B, 2)."""
+    return nn.Sequential(
+        nn.LayerNorm(inputs), nn.Linear(inputs, hidden), nn.ReLU(), nn.Dropout(dropout), nn.Linear(hidden, 2)
+    )
+
+
+def _omics_layers(inputs: int, hidden: int, outputs: int, dropout: float) -> nn.Sequential:
+    return nn.Sequential(
+        nn.Linear(inputs, hidden), nn.LayerNorm(hidden), nn.ReLU(), nn.Dropout(dropout), nn.Linear(hidden, outputs)
+    )
+
+
+class MoMKD(SlideNetwork):
+    """The network of the paper."""
+
+    Config = MoMKDConfig
+    omics: ClassVar[tuple[str, ...]] = ("omics_encoder.", "omics_decoder.", "omics_projection.")
+    config: MoMKDConfig
+
+    def __init__(self, config: MoMKDConfig) -> None:
+        super().__init__(config)
+        c = config
+        self.histology_encoder = HistologyEncoder(c.in_features, c.hidden, c.histology_dropout)
+        self.patch_projection = nn.Linear(c.hidden, c.shared)
+        self.pool_projection = nn.Linear(c.hidden, c.shared)
+        self.memory = ClassMemory(c.slots, c.shared, c.memory, c.memory_momentum)
+        self.log_tau = nn.Parameter(torch.tensor(c.tau_start).log())
+        self.head = slide_head(c.hidden, c.head_hidden, c.head_dropout)
+        if c.n_genes:
+            self.omics_encoder = _omics_layers(c.n_genes, c.omics_hidden, c.omics_embedding, c.omics_dropout)
+            self.omics_decoder = _omics_layers(c.omics_embedding, c.omics_hidden, c.n_genes, c.omics_dropout)
+            self.omics_projection = nn.Linear(c.omics_embedding, c.shared)
+        self._assigned = torch.zeros(2, c.slots, dtype=torch.int64)
+
+    @property
+    def tau(self) -> Tensor:
+        """τ, the attention's temperature: exp(log τ) clamped."""
+        return self.log_tau.exp().clamp(self.config.tau_min, self.config.tau_max)
+
+    def encode(self, bags: BagBatch) -> Tensor:
+        """h (N, H), each tile in its neighbourhood."""
+        h: Tensor = self.histology_encoder(bags.x, bags.edges)
+        return h
+
+    def project(self, h: Tensor) -> Tensor:
+        """p = ‖W_patch h‖; (N, H) → (N, S)."""
+        return self._unit(self.patch_projection(h))
+
+    def _unit(self, projected: Tensor) -> Tensor:
+        """‖·‖ of rows, of full precision in mixed precision too."""
+        return functional.normalize(projected.to(self.log_tau.dtype), dim=-1)
+
+    def read(self, bags: BagBatch) -> HistologyReadings:
+        """Read slides, histology alone.
+
+        score_i = max_k p_i·c⁺_k − max_k p_i·c⁻_k (the memory's gradient stopped); a = softmax(score / τ) within each
+        slide; V = Σ a_i h_i; v = ‖W_pool V‖; logits = head(V).
+        """
+        h = self.encode(bags)
+        p = self.project(h)
+        with in_float32(h):
+            scores = self.memory.scores(p)
+            a = bags.softmax(scores / self.tau)
+            V = a @ h
+        v = self._unit(self.pool_projection(V))
+        return HistologyReadings(self.head(V).to(p.dtype), a.sum(dim=0), scores, bags, h, p, V, v)
+
+    def teach(self, g: Tensor) -> OmicsReadings:
+        """Read patients' expression g (R, n_genes): u = ‖W_omics omics‖ and the decoder's reconstruction.
+
+        :raises UsageError: the model was built without genes.
+        """
+        if not self.config.n_genes:
+            raise UsageError("this MoMKD reads histology alone", hint="build it with n_genes above 0 to train with RNA")
+        embedding = self.omics_encoder(g)
+        u = self._unit(self.omics_projection(embedding))
+        return OmicsReadings(embedding, u, self.omics_decoder(embedding))
+
+    def loss(self, readings: HistologyReadings, lesson: Lesson) -> Losses:
+        """All terms; those of omics are sums over the measured bags divided by B, so that a bag weighs the same.
+
+        With soft targets t the slide's alignment is t · L(y = 1) + (1 − t) · L(y = 0); with labels that is the
+        paper's. The memory's gradient flows from both alignments and the orthogonality, in memory mode ``gradient``.
+        """
+        c, p = self.config.loss, readings.projected
+        terms = {"task": task_loss(readings.logits, lesson.targets)}
+        with in_float32(p):
+            C = self.memory.directions()
+            terms["histology"] = alignment(readings.slide_vector, C, lesson.targets, c).mean()
+            terms["memory"] = memory_regularisation(p, readings.bags, self.memory.slots, lesson.labels, c).mean()
+        total = c.task_weight * terms["task"] + c.histology_weight * terms["histology"]
+        total = total + c.memory_weight * terms["memory"]
+        rna = self.rna_of(lesson)
+        if rna is not None:
+            expression, measured = rna
+            omics, size = self.teach(expression), len(lesson.labels)
+            with in_float32(p):
+                labels = lesson.labels[measured].to(p.dtype)
+                terms["omics"] = alignment(omics.vector, C, labels, c).sum() / size
+                errors = (omics.reconstruction - expression).square().mean(dim=1)
+                terms["reconstruction"] = errors.sum() / size
+            total = total + c.omics_weight * terms["omics"] + c.reconstruction_weight * terms["reconstruction"]
+        return Losses(terms, total)
+
+    @torch.no_grad()
+    def follow(self, readings: HistologyReadings, lesson: Lesson) -> None:
+        """Count how the tiles share their class's slots; in memory mode ``momentum`` the slots follow this step.
+
+        They follow the omics vectors as these are without dropout.
+        """
+        labels, p = lesson.labels[readings.bags.slide_of_tile], readings.projected.detach()
+        counts = [
+            (functional.one_hot(self.memory.assigned(p, label), self.config.slots) * (labels == label)[:, None]).sum(0)
+            for label in (0, 1)
+        ]
+        self._assigned = self._assigned.to(p.device) + torch.stack(counts)
+        if self.memory.mode != "momentum":
+            return
+        u, of_whom = p[:0], labels[:0]
+        rna = self.rna_of(lesson)
+        if rna is not None:
+            was_training = self.training
+            u, of_whom = self.eval().teach(rna[0]).vector, lesson.labels[rna[1]]
+            self.train(was_training)
+        for label in (0, 1):
+            self.memory.follow(label, p[labels == label], u[of_whom == label])
+
+    def epoch_figures(self) -> dict[str, float]:
+        """τ, and how the epoch's training tiles shared the slots of their class: active ones and entropy, in nats."""
+        figures = {"tau": float(self.tau.detach())}
+        for label, name in enumerate(("negative", "positive")):
+            usage = slot_usage(self._assigned[label])
+            figures |= {f"active_slots_{name}": float(usage.active), f"slot_entropy_{name}": usage.entropy}
+        self._assigned = torch.zeros_like(self._assigned)
+        return figures
+
+    @torch.no_grad()
+    def start(self, patients: Sequence[PatientBags], generator: torch.Generator) -> None:
+        """Start both classes' slots by cosine k-means over the training slides' p, in evaluation mode.
+
+        Each slide of a class gives the same number of tiles at most, chosen at random, so that about
+        :data:`START_TILES` come together and no large slide drowns the others.
+
+        :raises CohortError: a class without slides.
+        """
+        slides = [(bag, patient.label) for patient in patients for bag in patient.bags]
+        quota = [math.ceil(START_TILES / max(1, sum(y == label for _, y in slides))) for label in (0, 1)]
+        points: tuple[list[Tensor], list[Tensor]] = ([], [])
+        was_training = self.training
+        self.eval()
+        for bag, y in slides:
+            p = self.project(self.encode(BagBatch.of([bag], self.device)))
+            chosen = torch.randperm(len(p), generator=generator)[: quota[y]]
+            points[y].append(p[chosen.to(p.device)])
+        self.train(was_training)
+        for which, of_class in enumerate(points):
+            if not of_class:
+                raise CohortError(
+                    f"no training slide of class {which} to start the memory from",
+                    hint="both classes need slides in every training fold: check the labels and the folds",
+                )
+            self.memory.start(which, torch.cat(of_class), generator)
+
+    @torch.no_grad()
+    def slot_shares(self, patients: Sequence[PatientBags]) -> dict[str, dict[str, Any]]:
+        """How the tiles of each class's patients share its slots: active slots, entropy (nats) and the shares."""
+        self.eval()
+        told = {}
+        for label, name in ((0, "negative"), (1, "positive")):
+            bags = [bag for patient in patients if patient.label == label for bag in patient.bags]
+            tiles = (self.project(self.encode(BagBatch.of([bag], self.device))) for bag in bags)
+            counts = torch.zeros(self.config.slots, dtype=torch.int64)
+            for p in tiles:
+                counts += torch.bincount(self.memory.assigned(p, label), minlength=self.config.slots).cpu()
+            usage = slot_usage(counts)
+            shares = counts / counts.sum().clamp(min=1)
+            told[name] = {"active": usage.active, "entropy": usage.entropy, "shares": shares.tolist()}
+        return told

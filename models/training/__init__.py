@@ -1,0 +1,1 @@
+"""Training: the fitting of a network to a fold, its gene panel and its RNA teacher."""

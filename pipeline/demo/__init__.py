@@ -1,0 +1,1 @@
+"""The demo: a small cohort made on the spot, and the whole chain on it."""

@@ -1,0 +1,259 @@
+"""Makes a small cohort with a planted biomarker, so that the whole chain runs without anybody's data.
+
+A continuous molecular state with two humps, as HER2's, decides three things, each with noise of its own: the label,
+some genes of the RNA, and how much of the tissue shows the planted texture. The cohort is as untidy as a real one: an
+equivocal and a missing label, patients without RNA, one with two slides, one slide at another resolution, some in
+another format, one that is broken.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from ...data.artifact import whole
+from ...data.errors import UsageError
+from ...data.units import Microns, Mpp
+from .expression import make_expression
+from .slides import write_aperio, write_broken, write_generic
+from .tissue import Stain, draw_tissue
+
+LABEL = "HER2"
+POSITIVE = "positive"
+NEGATIVE = "negative"
+FEWEST = 6
+
+SITES = {
+    "Northfield": Stain(),
+    "Harbour": Stain(haematoxylin=(0.72, 0.74, 0.33), eosin=(0.09, 0.66, 0.32), glass=(240.0, 240.0, 245.0)),
+    "St Anne": Stain(haematoxylin=(0.62, 0.78, 0.44), eosin=(0.12, 0.80, 0.50), glass=(246.0, 244.0, 243.0)),
+}
+"""The laboratories that sent the slides, each with its own way of staining. None has more positives than another."""
+
+NEW_STATES = (1.2, -0.9, 0.9, -1.2)
+"""Molecular states of the held-out slides: two of each class, none of them near the threshold."""
+
+DRAWING = 1
+"""Goes up when the same seed no longer gives the same bytes, so that an older folder is not taken for today's."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class DemoCohort:
+    """Where the demo's cohort lies, and what is to be learnt from it."""
+
+    slides: Path
+    table: Path
+    expression: Path
+    label_column: str
+    positive: str
+    negative: str
+    broken_slide: str
+    """Id of the slide that cannot be opened. It stands in the table, and its patient has no other."""
+    new_slides: Path
+    """Slides of patients who are not in the table."""
+    new_slides_truth: Path
+
+
+@dataclass(frozen=True, kw_only=True)
+class Patient:
+    """One patient, and what is odd about them."""
+
+    id: str
+    site: str
+    state: float
+    """The molecular state: humps at −1 and 1."""
+    label: str
+    """What the table says, which may be neither positive nor negative."""
+    has_rna: bool = True
+    slides: int = 1
+    broken: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Slide:
+    id: str
+    patient: Patient
+    file: Path
+    mpp: Mpp
+    seed: tuple[int, ...]
+    """Its own random numbers, whatever else the cohort holds and in whatever order slides are drawn."""
+
+
+def make_cohort(folder: Path, *, patients: int = 40, seed: int = 0) -> DemoCohort:
+    """Write the cohort: the same numbers give the same bytes. A folder that already holds it whole is left alone.
+
+    :param patients: patients in the table, the few that cannot be used among them.
+    :raises UsageError: fewer than six patients, or a folder with slides that are not this cohort's.
+    """
+    if patients < FEWEST:
+        raise UsageError(f"a demo cohort of {patients} patients is too small", hint=f"take at least {FEWEST}")
+    people = recruit(np.random.default_rng([seed, 0]), patients)
+    strangers = [
+        Patient(id=f"NEW-{n}", site=list(SITES)[n % len(SITES)], state=state, label=_label(state))
+        for n, state in enumerate(NEW_STATES, start=1)
+    ]
+    slides = _slides(people, folder / "slides", seed=(seed, 2))
+    new_slides = _slides(strangers, folder / "new_slides", seed=(seed, 3))
+    cohort = DemoCohort(
+        slides=folder / "slides",
+        table=folder / "cohort.csv",
+        expression=folder / "expression.csv",
+        label_column=LABEL,
+        positive=POSITIVE,
+        negative=NEGATIVE,
+        broken_slide=next(slide.id for slide in slides if slide.patient.broken),
+        new_slides=folder / "new_slides",
+        new_slides_truth=folder / "new_slides_truth.csv",
+    )
+    recipe = {"drawing": DRAWING, "patients": patients, "seed": seed}
+    files = [cohort.table, cohort.expression, cohort.new_slides_truth, *(s.file for s in slides + new_slides)]
+    if _is_whole(folder, recipe, files):
+        return cohort
+    _refuse_other_slides((cohort.slides, cohort.new_slides), files)
+
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        for _ in pool.map(_make_slide, slides + new_slides):
+            pass
+    _write_table(cohort.table, slides, with_site=True)
+    _write_table(cohort.new_slides_truth, new_slides, with_site=False)
+    states = {person.id: person.state for person in people if person.has_rna}
+    with whole(cohort.expression) as scratch:
+        make_expression(np.random.default_rng([seed, 1]), states).to_csv(scratch, lineterminator="\n")
+    with whole(folder / "demo.json") as scratch:
+        scratch.write_text(json.dumps({**recipe, "bytes": _sizes(folder, files)}, indent=1))
+    return cohort
+
+
+def _label(state: float) -> str:
+    return POSITIVE if state > 0 else NEGATIVE
+
+
+def recruit(rng: np.random.Generator, patients: int) -> list[Patient]:
+    """The patients, as many of one hump as of the other, every site with its share of both."""
+    state = np.where(np.arange(patients) % 2, -1.0, 1.0) + rng.normal(0, 0.45, patients)
+    order = np.argsort(state)
+    site = np.empty(patients, int)
+    for start in range(0, patients, len(SITES)):  # neighbours in state go to different sites
+        block = order[start : start + len(SITES)]
+        site[block] = rng.permutation(len(SITES))[: len(block)]
+    observed = state + rng.normal(0, 0.25, patients)
+    numbers = rng.permutation(patients) + 1
+    people = [
+        Patient(
+            id=f"DEMO-{numbers[i]:03d}", site=list(SITES)[site[i]], state=float(state[i]), label=_label(observed[i])
+        )
+        for i in range(patients)
+    ]
+
+    # The untidy ones, taken from both classes in turn: nearest to the threshold first, then whoever comes.
+    people.sort(key=lambda person: abs(person.state))
+    equivocal = people.pop(0)
+    people.sort(key=lambda person: person.id)
+    unlabelled = _take(people, other_than=equivocal.label)
+    broken = _take(people, other_than=unlabelled.label)
+    twice = _take(people, other_than=broken.label)
+    without_rna = [_take(people, other_than=(NEGATIVE, POSITIVE)[i % 2]) for i in range(max(1, patients // 8))]
+    people += [
+        replace(equivocal, label="equivocal"),
+        replace(unlabelled, label=""),
+        replace(broken, broken=True),
+        replace(twice, slides=2),
+        *(replace(person, has_rna=False) for person in without_rna),
+    ]
+    return sorted(people, key=lambda person: person.id)
+
+
+def _take(people: list[Patient], *, other_than: str) -> Patient:
+    """Remove and return the first patient of the other class (or of any, should there be none)."""
+    chosen = next((person for person in people if person.label != other_than), people[0])
+    people.remove(chosen)
+    return chosen
+
+
+def _slides(people: list[Patient], folder: Path, *, seed: tuple[int, int]) -> list[_Slide]:
+    """Every sixth slide is a generic TIFF, and the third is scanned at 0.25 microns per pixel."""
+    slides: list[_Slide] = []
+    for person in people:
+        for number in range(1, person.slides + 1):
+            count = len(slides)
+            generic = count % 6 == 1 and not person.broken
+            slides.append(
+                _Slide(
+                    id=f"{person.id}-{number}",
+                    patient=person,
+                    file=folder / f"{person.id}-{number}{'.tif' if generic else '.svs'}",
+                    mpp=Mpp(0.25 if count == 2 else 0.5),
+                    seed=(*seed, count),
+                )
+            )
+    return slides
+
+
+def _make_slide(slide: _Slide) -> None:
+    rng = np.random.default_rng(slide.seed)
+    side = Microns(rng.uniform(1000, 1120) if slide.mpp == 0.5 else 900)
+    shown = slide.patient.state + rng.normal(0, 0.25)
+    pixels = draw_tissue(
+        rng,
+        side=side,
+        mpp=slide.mpp,
+        planted_fraction=0.02 + 0.48 / (1 + np.exp(-4 * shown)),
+        stain=_restained(rng, SITES[slide.patient.site]),
+    )
+    if slide.patient.broken:
+        write = write_broken
+    elif slide.file.suffix == ".tif":
+        write = write_generic
+    else:
+        write = write_aperio
+    write(slide.file, pixels, mpp=slide.mpp)
+
+
+def _restained(rng: np.random.Generator, stain: Stain) -> Stain:
+    """The site's stain as it came out on one day: either dye stronger or weaker, its hue a little off."""
+
+    def varied(density: tuple[float, float, float]) -> tuple[float, float, float]:
+        red, green, blue = np.array(density) * rng.lognormal(0, 0.10) * rng.lognormal(0, 0.03, 3)
+        return float(red), float(green), float(blue)
+
+    return replace(stain, haematoxylin=varied(stain.haematoxylin), eosin=varied(stain.eosin))
+
+
+def _write_table(path: Path, slides: list[_Slide], *, with_site: bool) -> None:
+    with whole(path) as scratch, scratch.open("w", newline="", encoding="utf-8") as stream:
+        writer = csv.writer(stream, lineterminator="\n")
+        writer.writerow(["slide_id", "patient_id", *(["site"] if with_site else []), LABEL])
+        for slide in slides:
+            patient = slide.patient
+            writer.writerow([slide.id, patient.id, *([patient.site] if with_site else []), patient.label])
+
+
+def _sizes(folder: Path, files: Iterable[Path]) -> dict[str, int]:
+    return {str(file.relative_to(folder)): file.stat().st_size for file in files}
+
+
+def _is_whole(folder: Path, recipe: dict[str, int], files: list[Path]) -> bool:
+    """Whether a run that went through has left exactly these files here. Its record is written last."""
+    try:
+        record = json.loads((folder / "demo.json").read_text())
+        return bool(record == {**recipe, "bytes": _sizes(folder, files)})
+    except (FileNotFoundError, json.JSONDecodeError):
+        return False
+
+
+def _refuse_other_slides(folders: Iterable[Path], files: list[Path]) -> None:
+    """Never mix two cohorts in one folder: the chain would take all slides for its own."""
+    known = {file.name for file in files}
+    for folder in folders:
+        for file in sorted(folder.glob("[!.]*")):
+            if file.name not in known:
+                raise UsageError(
+                    "not a slide of this demo cohort", path=file, hint="choose an empty folder for the demo"
+                )

@@ -1,0 +1,151 @@
+"""The one runner: has done what is to be done, and records it."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from contextlib import closing
+from dataclasses import replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from ...data.artifact import digest_of_value, recover
+from ...data.errors import WsipipeError
+from ...data.manifest import ErrorRecord, Json, Record
+from ...data.version import __version__
+from ...stages.stage import Stage
+from ..console import Console
+from ..results import Failure, Result, Summary
+from .decisions import Decision, History, decide, refuse_other_settings
+from .device_processes import run_on_devices
+from .executors import failed, run_here, run_in_processes
+
+
+class Runner:
+    """Runs stages over a workspace.
+
+    :param retry_failed: try items again that failed for their input's sake, though it has not changed.
+    :param replace: allow results to be replaced by those of other settings.
+    """
+
+    def __init__(self, workspace: Path, console: Console, *, retry_failed: bool = False, replace: bool = False) -> None:
+        self.workspace = workspace
+        self.console = console
+        self.retry_failed = retry_failed
+        self.replace = replace
+
+    def run(self, stage: Stage[Any]) -> Summary:
+        """Bring a stage up to date.
+
+        :raises UsageError: other settings would replace results that are there (see ``replace``).
+        :raises BusyError: another run writes to the same folder.
+        """
+        begin = datetime.now(UTC)
+        with stage.manifest.lock():
+            recovered = recover(stage.folder)
+            plan = stage.plan()
+            history = History(stage.manifest, stage.name)
+            decisions = [decide(stage, item, history, retry_failed=self.retry_failed) for item in plan.items]
+            if not self.replace:
+                refuse_other_settings(stage, decisions, history)
+            for decision in decisions:
+                self._keep_current(stage, decision, history)
+            for note in (*recovered, *plan.notes):
+                self.console.note(f"{stage.name}: {note}")
+            closing_notes: list[str] = []
+            results = [*self._reject(stage, plan.rejected, history), *self._do(stage, decisions, closing_notes)]
+        outcomes = [result.outcome for result in results if result.outcome]
+        waiting = [d.record for d in decisions if d.verdict == "waiting" and d.record is not None]
+        return Summary(
+            stage=stage.name,
+            folder=stage.folder,
+            items=stage.items,
+            done=sum(outcome.status == "done" for outcome in outcomes),
+            empty=sum(outcome.status == "empty" for outcome in outcomes),
+            before=sum(d.verdict == "current" for d in decisions),
+            failures=(
+                *(_failure(result.item.id, result.error) for result in results if result.error),
+                *(_failure(record.item, record.error, waiting=True) for record in waiting if record.error),
+            ),
+            notes=(*recovered, *plan.notes, *(note for outcome in outcomes for note in outcome.notes), *closing_notes),
+            units=sum(int(outcome.stats.get(stage.unit, 0)) for outcome in outcomes) if stage.unit else 0,
+            unit=stage.unit,
+            seconds=(datetime.now(UTC) - begin).total_seconds(),
+            stats=dict(sum((Counter(_numbers(o.stats)) for o in outcomes), Counter())),
+        )
+
+    def _keep_current(self, stage: Stage[Any], decision: Decision, history: History) -> None:
+        """Write a record again that counts but is not the last one, or whose inputs were moved or touched."""
+        record = decision.record
+        if decision.verdict != "current" or record is None:
+            return
+        if record.inputs != decision.inputs or history.last(decision.item.id) != record:
+            stage.manifest.append(record.model_copy(update={"inputs": dict(decision.inputs)}))
+
+    def _reject(self, stage: Stage[Any], rejected: Mapping[str, WsipipeError], history: History) -> list[Result]:
+        results = list(failed(rejected.items()))
+        for result in results:
+            mark = digest_of_value([stage.name, "rejected", result.error.message if result.error else ""])
+            last = history.last(result.item.id)
+            if last is None or last.fingerprint != mark:
+                self._record(stage, result, Decision(result.item, "run", "", mark, {}))
+        return results
+
+    def _do(self, stage: Stage[Any], decisions: list[Decision], closing_notes: list[str]) -> list[Result]:
+        todo = {d.item.id: d for d in decisions if d.verdict == "run"}
+        items = [replace(d.item, fingerprint=d.fingerprint) for d in todo.values()]
+        results: list[Result] = []
+        before = sum(d.verdict == "current" for d in decisions)
+        with self.console.stage(stage, items, before=before) as progress:
+            if not items:
+                return results
+            workers = min(stage.workers, len(items))
+            if len(stage.devices) > 1:
+                running = run_on_devices(stage, items, stage.devices, progress, closing_notes)
+            elif stage.processes and (workers > 1 or stage.seconds_an_item is not None):
+                running = run_in_processes(stage, items, workers)
+            else:
+                running = run_here(stage, items, progress)
+            with closing(running):  # whatever ends the loop ends the work too, before the lock is given back
+                for result in running:
+                    self._record(stage, result, todo[result.item.id])
+                    results.append(result)
+                    progress.finished(result)
+                    for note in result.outcome.notes if result.outcome else ():
+                        self.console.note(f"{stage.name}: {note}")
+            closing_notes += stage.closing_notes()
+        for note in closing_notes:
+            self.console.note(f"{stage.name}: {note}")
+        return results
+
+    def _record(self, stage: Stage[Any], result: Result, decision: Decision) -> None:
+        outcome = result.outcome
+        stage.manifest.append(
+            Record(
+                stage=stage.name,
+                stage_version=stage.version,
+                item=result.item.id,
+                status=outcome.status if outcome else "failed",
+                fingerprint=decision.fingerprint,
+                settings=stage.settings.result_settings(),
+                inputs=dict(decision.inputs),
+                outputs=result.outputs,
+                stats=dict(outcome.stats) if outcome else {},
+                error=result.error,
+                start=result.start,
+                seconds=result.seconds,
+                wsipipe=__version__,
+            )
+        )
+
+
+def _failure(item: str, error: ErrorRecord, *, waiting: bool = False) -> Failure:
+    hint = error.hint
+    if waiting:
+        hint = " ".join(filter(None, [hint, "(tried before; --retry-failed tries again)"]))
+    return Failure(item, error.message, hint)
+
+
+def _numbers(stats: Mapping[str, Json]) -> dict[str, int]:
+    return {name: value for name, value in stats.items() if isinstance(value, int) and not isinstance(value, bool)}

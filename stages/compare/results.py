@@ -1,0 +1,132 @@
+"""Methods compared on the same patients and folds: what each reached, and how it stands against one of them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+from ...data.errors import UsageError
+from ...models.evaluation.metrics import Metrics
+from ...models.evaluation.paired_tests import PairedDifference, holm
+from ...models.training.methods import METHODS
+from ..pages.numbers import mean_and_deviation
+from ..pages.report_page import Facts, Question
+from .variants import CEILING, SOFT, label_of
+
+ALPHA: Final = 0.05
+"""A difference with a smaller p-value, after correction, counts as one."""
+GROUPS: Final = ("Methods", "Controls: a method with one part taken away", "Ceiling: reads no slide")
+"""What the methods are grouped under, in this order."""
+
+_SHORT: Final = 24  # letters
+
+
+@dataclass(frozen=True, kw_only=True)
+class ComparedMethod:
+    """What one method reached, out of fold."""
+
+    name: str
+    """As it is asked for."""
+    title: str
+    """As people call it, without a word of soft targets."""
+    soft_targets: bool
+    metrics: Metrics
+    """Pooled over the patients of all folds."""
+    fold_aucs: tuple[float | None, ...]
+    roc: tuple[tuple[float, float], ...]
+    """Corners of the pooled ROC curve: 1 − specificity, sensitivity. Empty where there is none."""
+    against_reference: PairedDifference | None
+    """AUC minus that of the reference, on the patients of both. None for the reference, and where it is undefined."""
+    note: str = ""
+    """What there is to know about it, in a line."""
+    seconds: float | None = None
+    """To train and judge all folds."""
+
+    @property
+    def label(self) -> str:
+        """The title, and whether it learnt from soft targets."""
+        return label_of(self.title, soft_targets=self.soft_targets)
+
+    @property
+    def stem(self) -> str:
+        """The name that it shares with itself with or without soft targets."""
+        return self.name.removesuffix(SOFT)
+
+    @property
+    def reads_slides(self) -> bool:
+        """All do but the ceiling."""
+        return self.name != CEILING
+
+    @property
+    def of_folds(self) -> tuple[float | None, float | None]:
+        """Mean and standard deviation of the AUC over the folds that have one."""
+        return mean_and_deviation(self.fold_aucs)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Comparison:
+    """All that the page shows."""
+
+    name: str
+    question: Question
+    methods: tuple[ComparedMethod, ...]
+    reference: str
+    """Name of the method that the others are compared with."""
+    facts: Facts
+    versions: Facts = ()
+
+    def __post_init__(self) -> None:
+        names = [method.name for method in self.methods]
+        if twice := sorted({name for name in names if names.count(name) > 1}):
+            raise UsageError(f"compared twice: {', '.join(twice)}", hint="give each method its own name")
+        if self.reference not in names:
+            raise UsageError(f"the reference {self.reference} is not among {', '.join(names) or 'no methods'}")
+        if self.of_reference.against_reference is not None:
+            raise UsageError(f"{self.reference} is compared with itself")
+
+    @property
+    def of_reference(self) -> ComparedMethod:
+        """The method that the others are compared with."""
+        return next(method for method in self.methods if method.name == self.reference)
+
+    @property
+    def reference_in_short(self) -> str:
+        """What it is called where there is little room."""
+        label = self.of_reference.label
+        return label if len(label) <= _SHORT else "the reference"
+
+    @property
+    def others(self) -> tuple[ComparedMethod, ...]:
+        """All but the reference."""
+        return tuple(method for method in self.methods if method.name != self.reference)
+
+    @property
+    def groups(self) -> tuple[tuple[str, tuple[ComparedMethod, ...]], ...]:
+        """Those of :data:`GROUPS` that there are, with their methods; soft targets stand below hard labels."""
+        stems = list(dict.fromkeys(method.stem for method in self.methods))
+        ordered = sorted(self.methods, key=lambda method: (stems.index(method.stem), method.soft_targets))
+
+        def heading(method: ComparedMethod) -> str:
+            if not method.reads_slides:
+                return GROUPS[2]
+            return GROUPS[method.stem not in METHODS and method.name != self.reference]
+
+        groups = ((name, tuple(method for method in ordered if heading(method) == name)) for name in GROUPS)
+        return tuple((name, methods) for name, methods in groups if methods)
+
+    def corrected(self) -> dict[str, float | None]:
+        """Name of each other method → its p-value after Holm's correction for all of them; None where undefined."""
+        p_values = [m.against_reference.p_value if m.against_reference else None for m in self.others]
+        return dict(zip((method.name for method in self.others), holm(p_values), strict=True))
+
+    def told_apart(self, direction: int) -> tuple[ComparedMethod, ...]:
+        """Methods that are better (1) or worse (−1) than the reference after correction."""
+        corrected = self.corrected()
+        return tuple(
+            method
+            for method in self.others
+            if method.against_reference is not None
+            and (p := corrected[method.name]) is not None
+            and p < ALPHA
+            and method.against_reference.difference * direction > 0
+        )

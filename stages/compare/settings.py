@@ -1,0 +1,13 @@
+"""Settings of a comparison of methods."""
+
+from __future__ import annotations
+
+from pydantic import Field
+
+from ..settings import Settings
+
+
+class CompareSettings(Settings):
+    """A comparison of methods on the same splits."""
+
+    methods: list[str] = Field([], description="what to compare, such as momkd, abmil+soft; default: everything")

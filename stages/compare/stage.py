@@ -1,0 +1,127 @@
+"""compare: several methods on the same splits, held against MoMKD patient by patient.
+
+comparison.csv      a row a method: figures with their intervals, mean and deviation over folds, DeLong's test
+comparison.html     the same as a page, with the curves
+comparison.png      AUCs with their intervals
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from ...data.artifact import whole
+from ...data.errors import CohortError
+from ...data.manifest import Manifest
+from ...models.evaluation.metrics import Metrics, roc_points
+from ...models.evaluation.paired_tests import delong
+from ..pages.report_page import Question
+from ..stage import Input, Item, Outcome, OutputInput, Plan, Progress, Stage, upstream
+from ..train.cross_validate import OutOfFold, read_oof
+from ..train.settings import BiomarkerSettings
+from ..versions import VERSIONS
+from .figure import comparison_figure
+from .page import comparison_page, comparison_table
+from .results import ComparedMethod, Comparison
+from .variants import REFERENCE, Variant
+
+
+class CompareStageSettings(BiomarkerSettings):
+    """The question that was asked of all."""
+
+
+class CompareStage(Stage[CompareStageSettings]):
+    """One item, ``comparison``.
+
+    :param compared: each method with the folder that its evaluation lies in.
+    :param facts: what all share, for the page: names and values.
+    """
+
+    name = "compare"
+    version = VERSIONS["compare"]
+    items = "comparisons"
+
+    def __init__(
+        self,
+        settings: CompareStageSettings,
+        folder: Path,
+        workspace: Path,
+        *,
+        compared: Sequence[tuple[Variant, Path]],
+        facts: Sequence[tuple[str, str]],
+    ) -> None:
+        super().__init__(settings, folder, workspace)
+        self.compared, self.facts = compared, tuple(facts)
+
+    def plan(self) -> Plan:
+        inputs: dict[str, Input] = {}
+        done: list[_Evaluated] = []
+        for variant, folder in self.compared:
+            stage = "omics" if variant.settings is None else "evaluate"
+            record = upstream(Manifest.of(folder), stage, self.workspace).records.get("cross-validation")
+            if record is None:
+                continue  # it has failed and says why
+            outputs = {name: self.workspace / output.path for name, output in record.outputs.items()}
+            inputs |= {f"{variant.name} {name}": OutputInput(output) for name, output in record.outputs.items()}
+            trained = Manifest.of(folder).latest("train")  # an earlier split may have had more folds
+            seconds = sum(trained[fold].seconds for fold in record.inputs if fold in trained)
+            done.append(_Evaluated(variant, outputs, seconds or None))
+        if not any(method.variant.name == REFERENCE for method in done):
+            what = "MoMKD itself has not been evaluated: there is nothing to hold the others against"
+            raise CohortError(what, path=self.folder, hint="see why above")
+        return Plan([Item("comparison", inputs, done)])
+
+    def process(self, item: Item, progress: Progress) -> Outcome:
+        done: list[_Evaluated] = item.payload
+        predictions = {method.variant.name: read_oof(method.outputs["predictions"]) for method in done}
+        methods = tuple(_compared(method, predictions) for method in done)
+        comparison = Comparison(
+            name=self.folder.name,
+            question=Question.of(self.settings.label_column, self.settings.positive, self.settings.negative),
+            methods=methods,
+            reference=REFERENCE,
+            facts=self.facts,
+        )
+        rows = comparison_table(comparison)
+        outputs = {kind: self.folder / f"comparison.{kind}" for kind in ("csv", "html", "png")}
+        with whole(outputs["csv"]) as scratch, scratch.open("w", encoding="utf-8", newline="") as stream:
+            writer = csv.DictWriter(stream, list(rows[0]), lineterminator="\n")
+            writer.writeheader()
+            writer.writerows(rows)
+        with whole(outputs["html"]) as scratch:
+            scratch.write_text(comparison_page(comparison), encoding="utf-8")
+        with whole(outputs["png"]) as scratch:
+            comparison_figure(comparison, scratch)
+        return Outcome(outputs, {"methods": len(methods)})
+
+
+@dataclass(frozen=True)
+class _Evaluated:
+    variant: Variant
+    outputs: Mapping[str, Path]
+    seconds: float | None
+
+
+def _compared(method: _Evaluated, predictions: Mapping[str, Sequence[OutOfFold]]) -> ComparedMethod:
+    metrics = json.loads(method.outputs["metrics"].read_text(encoding="utf-8"))
+    variant, rows = method.variant, predictions[method.variant.name]
+    reference = {row.patient_id: row for row in predictions[REFERENCE]}
+    both = [(row, reference[row.patient_id]) for row in rows if row.patient_id in reference]
+    difference = None
+    if variant.name != REFERENCE:
+        labels = [row.label for row, _ in both]
+        difference = delong(labels, [row.probability for row, _ in both], [other.probability for _, other in both])
+    return ComparedMethod(
+        name=variant.name,
+        title=variant.title,
+        soft_targets=variant.settings is not None and variant.settings.soft_targets,
+        metrics=Metrics.model_validate(metrics["pooled"]),
+        fold_aucs=tuple(fold["auc"]["value"] for fold in metrics["folds"]),
+        roc=tuple(map(tuple, roc_points([row.label for row in rows], [row.probability for row in rows]).tolist())),
+        against_reference=difference,
+        note=variant.note,
+        seconds=method.seconds,
+    )

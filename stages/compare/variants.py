@@ -1,0 +1,87 @@
+"""What can be compared: each method with and without soft targets, MoMKD with a part taken away, RNA by itself."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+from ...data.errors import UsageError
+from ...models.training.methods import METHODS
+from ..train.settings import TrainSettings
+
+REFERENCE: Final = "momkd"
+"""What the others are held against."""
+CEILING: Final = "omics"
+"""RNA by itself; it reads no slide."""
+_CONTROLS: Final[dict[str, tuple[str, str, dict[str, Any]]]] = {
+    "momkd-no-rna": ("MoMKD without omics", "the histology side alone", {"use_rna": False}),
+    "momkd-shuffled-rna": ("MoMKD with shuffled RNA", "whose RNA it is cannot matter", {"shuffle_rna": True}),
+    "momkd-fixed-memory": ("MoMKD with fixed memory", "slots stay where k-means put them", {"memory": "fixed"}),
+    "evidence-no-rna": (
+        "Evidence memory without omics",
+        "what pairing is worth",
+        {"method": "evidence", "use_rna": False},
+    ),
+}
+"""A method with one part taken away: title, what it is, and the settings that make it so."""
+SOFT: Final = "+soft"
+"""What the name of a method with soft targets ends with."""
+
+
+@dataclass(frozen=True)
+class Variant:
+    """A method as it is compared.
+
+    :param settings: None for the omics-only ceiling, which is no network.
+    """
+
+    name: str
+    title: str
+    note: str
+    settings: TrainSettings | None
+
+    @property
+    def label(self) -> str:
+        """The title, and whether it learns from soft targets."""
+        return label_of(self.title, soft_targets=self.settings is not None and self.settings.soft_targets)
+
+    @property
+    def needs_rna(self) -> bool:
+        """Whether it means something only where there is RNA."""
+        s = self.settings
+        return s is None or s.soft_targets or s.shuffle_rna or not s.use_rna
+
+
+def label_of(title: str, *, soft_targets: bool) -> str:
+    """What a method is called in full, in headings, tables and figures."""
+    return f"{title} + soft targets" if soft_targets else title
+
+
+def variants(asked: Sequence[str], base: TrainSettings, *, rna: bool) -> list[Variant]:
+    """What is to be compared, MoMKD first.
+
+    :param asked: names, or several in one, with commas between; empty for everything that means something.
+    :param base: settings that all share; its method, soft targets and use of RNA are set aside.
+    :param rna: whether there is any to teach.
+    :raises UsageError: a name that is none, or that needs RNA where there is none.
+    """
+    common = base.model_copy(update={"use_rna": True, "soft_targets": False, "shuffle_rna": False})
+    known: dict[str, Variant] = {}
+    plain = {name: (method.title, method.source, {"method": name}) for name, method in METHODS.items()}
+    for name, (title, note, changes) in (plain | _CONTROLS).items():
+        settings = common.model_copy(update={"method": REFERENCE, **changes})
+        known[name] = Variant(name, title, note, settings)
+        soft = settings.model_copy(update={"soft_targets": True})
+        known[name + SOFT] = Variant(name + SOFT, title, note, soft)
+    known[CEILING] = Variant(CEILING, "RNA alone", "ridge logistic regression: the ceiling; reads no slide", None)
+    asked = [name.strip() for names in asked for name in names.split(",")]
+    unknown = [name for name in asked if name not in known]
+    if unknown:
+        raise UsageError(f"{unknown[0]!r} cannot be compared", hint=f"there are {', '.join(known)}")
+    lost = [name for name in asked if known[name].needs_rna and not rna]
+    if lost:
+        what = f"{lost[0]} needs RNA to mean anything, and there is none"
+        raise UsageError(what, hint="run wsipipe genomics first, or leave it out")
+    chosen = [REFERENCE, *(name for name in asked if name != REFERENCE)] if asked else list(known)
+    return [known[name] for name in dict.fromkeys(chosen) if rna or not known[name].needs_rna]

@@ -1,0 +1,1 @@
+"""evaluate: applies a trained model to the patients of another cohort."""

@@ -1,0 +1,1 @@
+"""exchange: takes over and hands on other programs' tiles, features and models."""

@@ -1,0 +1,106 @@
+"""import-checkpoint: models that the authors' MoMKD code has trained become bundles, a fold each, ready for predict.
+
+Their files hold tensors and nothing else: which backbone and tiles the features came from, and what the classes mean,
+must be said. Who trained them nobody knows, so every fold speaks of every patient.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import torch
+
+from ...data.artifact import digest_of
+from ...data.errors import BundleError
+from ...data.version import __version__
+from ...models.backbones.backbone import find_backbone
+from ...models.backbones.weights import digest_of_weights, find_weights
+from ...models.bundle import BagRecipe, BundleFacts, Question, write_bundle
+from ...models.mil.momkd import MoMKD
+from ...models.mil.momkd_checkpoint import read_momkd_checkpoint
+from ..extract.settings import ExtractSettings
+from ..stage import FileInput, Item, Outcome, Plan, Progress, Stage, ValueInput
+from ..tile.settings import TileSettings
+from ..train.settings import BiomarkerSettings
+from ..versions import VERSIONS
+
+NEIGHBOURS = 8
+"""Of a tile in its graph; the public code's."""
+
+
+class ImportCheckpointStage(Stage[BiomarkerSettings]):
+    """Items are folds, in the order of their files.
+
+    :param checkpoints: the authors' files (``s_<fold>_mkd_checkpoint.pt``).
+    :param tile, extract: how the slides were tiled and their features extracted.
+    """
+
+    name = "import-checkpoint"
+    version = VERSIONS["import-checkpoint"]
+    items = "checkpoints"
+
+    def __init__(
+        self,
+        settings: BiomarkerSettings,
+        folder: Path,
+        workspace: Path,
+        *,
+        checkpoints: Sequence[Path],
+        tile: TileSettings,
+        extract: ExtractSettings,
+    ) -> None:
+        super().__init__(settings, folder, workspace)
+        self.checkpoints, self.tile, self.extract = checkpoints, tile, extract
+
+    def plan(self) -> Plan:
+        backbone = find_backbone(self.extract.backbone, self.extract.pooling)
+        weights = find_weights(backbone.name, backbone.hub_id, gated=backbone.gated, file=self.extract.weights)
+        recipe = BagRecipe(
+            tile=self.tile.result_settings(),
+            extract=self.extract.result_settings(),
+            tile_px=self.tile.tile_px,
+            backbone=backbone.name,
+            pooling=backbone.pooling,
+            weights_digest=digest_of_weights(weights.path),
+            width=backbone.width or 0,
+            neighbours=NEIGHBOURS,
+        )
+        said = ValueInput({"recipe": recipe.model_dump(mode="json"), "folds": len(self.checkpoints)})
+        return Plan(
+            [
+                Item(f"fold-{fold}", {"checkpoint": FileInput(path.resolve()), "recipe": said}, (fold, path, recipe))
+                for fold, path in enumerate(self.checkpoints)
+            ]
+        )
+
+    def process(self, item: Item, progress: Progress) -> Outcome:
+        fold, path, recipe = item.payload
+        config, state = read_momkd_checkpoint(path)
+        if recipe.width and recipe.width != config.in_features:
+            wrong = f"it takes features of {config.in_features} numbers, and {recipe.backbone} gives {recipe.width}"
+            raise BundleError(wrong, path=path, hint="give the --backbone (and --pooling) that it was trained on")
+        model = MoMKD(config)
+        model.load_state_dict(state)
+        bundle = self.folder / item.id
+        write_bundle(bundle, self._facts(fold, path, recipe, model), model, {})
+        return Outcome({"bundle": bundle}, {"features": config.in_features, "slots": config.slots})
+
+    def _facts(self, fold: int, path: Path, recipe: BagRecipe, model: MoMKD) -> BundleFacts:
+        training: Mapping[str, object] = {"imported": path.name, "digest": digest_of(path), "history": []}
+        return BundleFacts(
+            question=Question(name=self.folder.name, **self.settings.model_dump()),
+            fold=fold,
+            folds=len(self.checkpoints),
+            splits_digest="unknown: imported from a checkpoint",
+            recipe=recipe.model_copy(update={"width": model.config.in_features}),
+            method="momkd",
+            network=model.config.model_dump(mode="json"),
+            threshold=0.5,
+            seen=[],
+            patients={},
+            genes=[],
+            gene_panel={},
+            training=dict(training),
+            versions={"wsipipe": __version__, "torch": torch.__version__},
+        )

@@ -1,0 +1,1 @@
+"""extract: turns tiles into feature vectors."""

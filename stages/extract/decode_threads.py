@@ -1,0 +1,143 @@
+"""Threads that decode tiles into batches. One whose decoder hangs is left behind, and another takes its place.
+
+They are daemons: a thread that never comes back must not keep the process from ending, as those of
+``concurrent.futures`` would.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from queue import Empty, SimpleQueue
+from threading import Event, Lock, Thread
+
+import torch
+
+from ...data.errors import SlideError
+from ...data.tiling.store import read_tile
+from .feed_batch import Batch, Piece
+
+
+@dataclass(frozen=True, eq=False)
+class _Task:
+    """A tile that is being read, and since when."""
+
+    piece: Piece
+    index: int
+    since: float
+
+
+class _Decoder(Thread):
+    def __init__(self, pieces: SimpleQueue[Piece | None], done: Callable[[Batch], None]) -> None:
+        super().__init__(name="decode", daemon=True)
+        self._pieces, self._done = pieces, done
+        self._lock = Lock()
+        self._task: _Task | None = None
+        self._left_behind = Event()
+        self.busy = 0.0
+        """Seconds spent on tiles."""
+
+    def run(self) -> None:
+        torch.set_num_threads(1)  # which resizes tiles, one a thread
+        while (piece := self._pieces.get()) is not None:
+            started = time.monotonic()
+            if not self._decode(piece):
+                return
+            self.busy += time.monotonic() - started
+            if piece.batch.settle():
+                self._done(piece.batch)
+
+    def _decode(self, piece: Piece) -> bool:
+        """Whether this thread is still one of us at the end."""
+        bag = piece.bag
+        for offset in range(piece.count):
+            if bag.error is not None:  # nothing more of this slide is worth decoding
+                break
+            index = piece.first + offset
+            with self._lock:
+                if self._left_behind.is_set():
+                    return False
+                self._task = _Task(piece, index, time.monotonic())
+            try:
+                pixels = read_tile(bag.slide, bag.tiles, index)
+                with self._lock:
+                    if self._left_behind.is_set():  # the buffer is another batch's by now
+                        return False
+                    piece.place(offset, pixels)
+            except SlideError:
+                bag.leave_out(index)
+            except Exception as error:  # noqa: BLE001  the boundary: a failed slide never stops the others
+                bag.fail(error)
+        with self._lock:
+            self._task = None
+            return not self._left_behind.is_set()
+
+    def leave_behind(self, seconds: float) -> _Task | None:
+        """If its tile has taken longer, that tile: the thread is none of us any more and will touch no batch."""
+        with self._lock:
+            if self._task is None or time.monotonic() - self._task.since <= seconds:
+                return None
+            self._left_behind.set()
+            return self._task
+
+
+class DecodeThreads:
+    """So many threads at work at any time.
+
+    :param done: called, in one of the threads, with each batch whose pieces are all decoded or given up.
+    """
+
+    def __init__(self, count: int, done: Callable[[Batch], None]) -> None:
+        self._done = done
+        self._pieces: SimpleQueue[Piece | None] = SimpleQueue()
+        self._decoders = [self._start() for _ in range(count)]
+        self._busy_before = 0.0
+
+    def _start(self) -> _Decoder:
+        decoder = _Decoder(self._pieces, self._done)
+        decoder.start()
+        return decoder
+
+    @property
+    def busy(self) -> float:
+        """Seconds that the threads have spent on tiles, all together."""
+        return self._busy_before + sum(decoder.busy for decoder in self._decoders)
+
+    def submit(self, piece: Piece) -> None:
+        self._pieces.put(piece)
+
+    def leave_behind(self, seconds: float) -> None:
+        """Fail the slides of tiles that have taken longer, and replace the threads that hang on them."""
+        for place, decoder in enumerate(self._decoders):
+            task = decoder.leave_behind(seconds)
+            if task is None:
+                continue
+            self._busy_before += decoder.busy
+            self._decoders[place] = self._start()
+            bag = task.piece.bag
+            bag.read_by_a_stuck_thread = True
+            x, y = bag.tiles.coords[task.index]
+            bag.fail(
+                SlideError(
+                    f"the tile at x={x} y={y} was given up after {seconds:g} s: a decoder hangs, or the storage does",
+                    path=bag.slide.path,
+                    hint="check the file and the disk it lies on; if both are sound, raise --tile-timeout "
+                    "and use --retry-failed",
+                )
+            )
+            if task.piece.batch.settle():
+                self._done(task.piece.batch)
+
+    def close(self, patience: float) -> bool:
+        """End the threads, each after its tile; whether all did within ``patience`` seconds."""
+        with suppress(Empty):
+            while True:
+                self._pieces.get_nowait()
+        for _ in self._decoders:
+            self._pieces.put(None)
+        until = time.monotonic() + patience
+        for decoder in self._decoders:
+            decoder.join(max(0.0, until - time.monotonic()))
+        return not any(decoder.is_alive() for decoder in self._decoders)

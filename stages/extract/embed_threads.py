@@ -1,0 +1,265 @@
+"""Batches through the backbone: a thread a core on a CPU, streams with two batches in flight on a CUDA GPU.
+
+What a batch holds never decides how it is computed, only its constant shape does: a tile's features are the same, bit
+for bit, whoever its company is.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from queue import Empty, SimpleQueue
+from threading import Lock, Thread
+from time import perf_counter
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch.profiler import ProfilerActivity
+
+from ...models.backbones.backbone import Embedder
+from .feed_batch import Batch
+
+IN_FLIGHT = 2
+"""Batches that a GPU is given at a time: it begins the next while the last one's features are fetched."""
+_PROFILED = 20
+_WARM_UP = 3
+"""Batches before those that are profiled: the first ones choose kernels and fill caches."""
+
+
+class Pieces:
+    """An embedder for batches that may be too large for the GPU's memory: then in halves, as long as need be."""
+
+    def __init__(self, embedder: Embedder) -> None:
+        self._embedder = embedder
+        self.size: int | None = None
+        """Tiles computed at a time, where that is not the whole batch."""
+
+    def __call__(self, tiles: Tensor) -> Tensor:
+        while True:
+            try:
+                return self._embed(tiles, self.size or len(tiles))
+            except torch.OutOfMemoryError:
+                size = self.size or len(tiles)
+                if size == 1:
+                    raise
+                self.size = (size + 1) // 2
+            torch.cuda.empty_cache()  # after the error is let go, which holds what was in the memory
+
+    def _embed(self, tiles: Tensor, size: int) -> Tensor:
+        if size >= len(tiles):
+            return self._embedder(tiles)
+        parts = [self._embedder(tiles[at : at + size]) for at in range(0, len(tiles) - size + 1, size)]
+        rest = len(tiles) % size
+        if rest:  # the last piece has the shape of the others: it begins with tiles that are done already
+            parts.append(self._embedder(tiles[-size:])[size - rest :])
+        return torch.cat(parts)
+
+
+class EmbedThreads(ABC):
+    """Takes batches, and hands each on with its features or its error, in any order."""
+
+    streams = 1
+    """Batches computed at a time."""
+    waiting = 1
+    """Batches that should be here so that it never waits for one."""
+
+    def __init__(self, embedder: Embedder, done: Callable[[Batch], None], profile: Path | None) -> None:
+        self.pieces = Pieces(embedder)
+        self._done = done
+        self._profile = profile
+        self._batches: SimpleQueue[Batch | None] = SimpleQueue()
+        self._lock = Lock()
+        self.busy = 0.0
+        """Seconds that a batch was being computed, summed over streams."""
+        self._threads: list[Thread] = []
+
+    def submit(self, batch: Batch) -> None:
+        """Compute a batch; one without any decoded tile is handed on as it is."""
+        if batch.decoded.any():
+            self._batches.put(batch)
+        else:
+            self._done(batch)
+
+    def close(self) -> None:
+        """End after the batches in work; those that wait are dropped."""
+        with suppress(Empty):
+            while True:
+                self._batches.get_nowait()
+        for _ in range(self.streams):
+            self._batches.put(None)
+        for thread in self._threads:
+            thread.join()
+
+    def _start(self, *works: Callable[[], None]) -> None:
+        self._threads = [Thread(target=work, name="embed", daemon=True) for work in works]
+        for thread in self._threads:
+            thread.start()
+
+    @abstractmethod
+    def _work(self) -> None: ...
+
+
+class PlainThreads(EmbedThreads):
+    """For CPU and MPS: each thread computes one batch at a time.
+
+    On a CPU a batch a core, each computed by one thread, keeps all cores busy without one waiting for another.
+    """
+
+    def __init__(
+        self, embedder: Embedder, done: Callable[[Batch], None], profile: Path | None, *, streams: int
+    ) -> None:
+        super().__init__(embedder, done, profile)
+        self.streams = self.waiting = streams
+        self._start(self._profiled, *[self._work] * (streams - 1))
+
+    def _profiled(self) -> None:
+        self._work(self._profile)
+
+    def _work(self, profile: Path | None = None) -> None:
+        torch.set_num_threads(1)
+        with Trace(profile) as trace:
+            while (batch := self._batches.get()) is not None:
+                started = perf_counter()
+                try:
+                    batch.features = self.pieces(batch.tiles).cpu().numpy()
+                except Exception as error:  # noqa: BLE001  the boundary: fails the slides of this batch, not the others
+                    batch.error = error
+                with self._lock:
+                    self.busy += perf_counter() - started
+                trace.step()
+                self._done(batch)
+
+
+class _Slot(NamedTuple):
+    """What one batch in flight has on the device and for the way back."""
+
+    tiles: Tensor
+    features: Tensor
+    copied: torch.cuda.Event
+    begun: torch.cuda.Event
+    ended: torch.cuda.Event
+
+
+class CudaStreams(EmbedThreads):
+    """Copies, computes and fetches in CUDA's own order; one thread submits, another waits.
+
+    Tiles go over on a copy stream while the batch before is computed, features come back into pinned memory on the
+    compute stream. The submitting thread waits only for a slot, that is for the batch before the last.
+    """
+
+    waiting = IN_FLIGHT
+
+    def __init__(self, embedder: Embedder, done: Callable[[Batch], None], profile: Path | None) -> None:
+        super().__init__(embedder, done, profile)
+        self._device, self._width = embedder.device, embedder.width
+        torch.cuda.set_device(self._device)  # else pinned memory takes up room on the first GPU
+        self._copying, self._computing = (_stream(self._device) for _ in range(2))
+        self._slots: SimpleQueue[_Slot | None] = SimpleQueue()
+        for _ in range(IN_FLIGHT):
+            self._slots.put(None)
+        self._landing: SimpleQueue[tuple[Batch, _Slot] | None] = SimpleQueue()
+        torch.cuda.synchronize(self._device)  # the weights were brought over on another stream
+        self._start(self._work, self._land)
+
+    def _work(self) -> None:
+        with Trace(self._profile) as trace:
+            while (batch := self._batches.get()) is not None:
+                slot = self._slots.get()
+                try:
+                    if slot is None or slot.tiles.shape != batch.tiles.shape:
+                        slot = self._slot_like(batch.tiles)
+                    self._submit(batch, slot)
+                except Exception as error:  # noqa: BLE001  the boundary: fails the slides of this batch, not the others
+                    batch.error = error
+                    self._slots.put(None)
+                    self._done(batch)
+                else:
+                    self._landing.put((batch, slot))
+                trace.step()
+        self._landing.put(None)
+
+    def _submit(self, batch: Batch, slot: _Slot) -> None:
+        with torch.cuda.stream(self._copying):
+            slot.tiles.copy_(batch.tiles, non_blocking=True)
+            slot.copied.record()
+        with torch.cuda.stream(self._computing):
+            slot.copied.wait()
+            slot.begun.record()
+            slot.features.copy_(self.pieces(slot.tiles), non_blocking=True)
+            slot.ended.record()
+
+    def _land(self) -> None:
+        while (flown := self._landing.get()) is not None:
+            batch, slot = flown
+            try:
+                slot.ended.synchronize()
+                batch.features = slot.features.numpy().copy()  # the slot is the next batch's
+                self.busy += slot.begun.elapsed_time(slot.ended) / 1000
+            except Exception as error:  # noqa: BLE001  as above: what goes wrong on the device is told here
+                batch.error = error
+            self._slots.put(slot)
+            self._done(batch)
+
+    def _slot_like(self, tiles: Tensor) -> _Slot:
+        with torch.cuda.device(self._device):
+            return _Slot(
+                torch.empty(tiles.shape, dtype=torch.uint8, device=self._device),
+                torch.empty((len(tiles), self._width), dtype=torch.float32, pin_memory=True),
+                *(_event(timed=timed) for timed in (False, True, True)),
+            )
+
+
+def _stream(device: torch.device) -> torch.cuda.Stream:
+    return torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
+
+
+def _event(*, timed: bool) -> torch.cuda.Event:
+    return torch.cuda.Event(enable_timing=timed, blocking=True)  # type: ignore[no-untyped-call]  # waits asleep
+
+
+def embed_threads(
+    embedder: Embedder, done: Callable[[Batch], None], *, cores: int, profile: Path | None
+) -> EmbedThreads:
+    """Threads for the embedder's device; on a CPU they use so many cores.
+
+    :param done: called, in one of the threads, with each batch.
+    :param profile: file for a trace (chrome's JSON) of some batches of the first thread.
+    """
+    if embedder.device.type == "cuda":
+        return CudaStreams(embedder, done, profile)
+    return PlainThreads(embedder, done, profile, streams=cores if embedder.device.type == "cpu" else 1)
+
+
+class Trace:
+    """What torch's profiler sees of the calling thread, and of the GPU, in the first batches after a few."""
+
+    def __init__(self, file: Path | None) -> None:
+        self._file = file
+
+    def __enter__(self) -> Trace:
+        self._profiler = None
+        if self._file is not None:
+            self._profiler = torch.profiler.profile(
+                activities=[ProfilerActivity.CPU] + ([ProfilerActivity.CUDA] if torch.cuda.is_available() else []),
+                schedule=torch.profiler.schedule(wait=0, warmup=_WARM_UP, active=_PROFILED, repeat=1),
+                on_trace_ready=self._write,
+            )
+            self._profiler.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._profiler is not None:
+            self._profiler.stop()
+
+    def step(self) -> None:
+        """A batch is done."""
+        if self._profiler is not None:
+            self._profiler.step()
+
+    def _write(self, profiler: torch.profiler.profile) -> None:
+        assert self._file is not None
+        self._file.parent.mkdir(parents=True, exist_ok=True)
+        profiler.export_chrome_trace(str(self._file))

@@ -1,0 +1,58 @@
+"""Settings of feature extraction."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field
+
+from ..settings import Runtime, Settings
+
+
+class ExtractSettings(Settings):
+    """Feature extraction with a timm backbone."""
+
+    backbone: str = Field("efficientnet-lite0", description="a name from `wsipipe backbones`, or any timm model name")
+    weights: Path | None = Runtime(
+        None,
+        examples=["weights/model.safetensors"],
+        description="weights file (safetensors or a PyTorch checkpoint); default: the package's or the hub cache's",
+    )
+    pooling: Literal["cls", "mean", "cls+mean"] | None = Field(
+        None,
+        examples=["cls"],
+        description="how a transformer's tokens become one vector; default: as the backbone's card says",
+    )
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = Field(
+        "auto", description="arithmetic; auto is fp32 on a CPU and what the backbone's card says on a GPU"
+    )
+    store_dtype: Literal["float16", "float32"] = Field("float16", description="number format of the stored features")
+    max_bad_tiles: float = Field(
+        0.01, ge=0, le=1, description="a slide with a larger fraction of undecodable tiles fails; fewer are left out"
+    )
+    device: str = Runtime(
+        "auto", description="cpu, cuda, cuda:1 or mps; several as cuda:0,cuda:1; auto takes the first GPU there is"
+    )
+    batch_size: int | None = Runtime(
+        None, ge=1, examples=[64], description="tiles a batch; default: 4 on a CPU, 64 on a GPU"
+    )
+    threads: int | None = Runtime(
+        None,
+        ge=1,
+        examples=[8],
+        description="threads that decode tiles, and on a CPU compute them; default: one a core",
+    )
+    tile_timeout: float = Runtime(
+        300.0, gt=0, description="seconds after which a tile that cannot be read fails its slide"
+    )
+    compile: bool = Runtime(False, description="let torch.compile make the network's kernels (minutes, once)")
+    profile: Path | None = Runtime(
+        None, examples=["trace.json"], description="write a trace of some batches, for chrome://tracing or Perfetto"
+    )
+
+    def folder_name(self) -> str:
+        """Such as ``uni2-h`` or, with a pooling that is not the default, ``uni2-h-cls+mean``."""
+        name = re.sub(r"[^A-Za-z0-9._-]+", "_", self.backbone)
+        return name + (f"-{self.pooling}" if self.pooling else "")

@@ -1,0 +1,48 @@
+"""Slides opened beside the work, each in a thread of its own that nobody has to wait for."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from concurrent.futures import Future
+from threading import Thread
+
+from ...data.errors import SlideError
+from ..stage import Item
+from .feed_batch import OpenBag
+
+
+def opening_in_a_thread(item: Item, open_bag: Callable[[Item], OpenBag]) -> Future[OpenBag]:
+    """Begin to open an item. The thread is a daemon: if it hangs, the process can end all the same."""
+    opening: Future[OpenBag] = Future()
+    Thread(target=_open, args=(item, open_bag, opening), name="open", daemon=True).start()
+    return opening
+
+
+def bag_or_error(item: Item, opening: Future[OpenBag], seconds: float) -> OpenBag | Exception:
+    """What came of it; one that is not done was waited for so many seconds, and is given up."""
+    if not opening.done():
+        opening.add_done_callback(let_go)
+        return SlideError(
+            f"was given up after {seconds:g} s: it is being opened still; a reader hangs, or the storage does",
+            path=item.id,
+            hint="check the file and its disk; if both are sound, raise --tile-timeout and use --retry-failed",
+        )
+    try:
+        return opening.result()
+    except Exception as error:  # noqa: BLE001  as it was raised in the thread
+        return error
+
+
+def let_go(opening: Future[OpenBag]) -> None:
+    """Of a slide that nobody waits for any more, when it is open at last."""
+    if opening.exception() is None:
+        bag = opening.result()
+        bag.sink.discard()
+        bag.close()
+
+
+def _open(item: Item, open_bag: Callable[[Item], OpenBag], opening: Future[OpenBag]) -> None:
+    try:
+        opening.set_result(open_bag(item))
+    except Exception as error:  # noqa: BLE001  the boundary: a failed slide never stops the others
+        opening.set_exception(error)

@@ -1,0 +1,210 @@
+"""extract: tiles become feature vectors, one zarr store a slide, written when its last tile is done."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from copy import copy
+from dataclasses import dataclass
+from functools import cache
+from importlib.metadata import version
+from pathlib import Path
+from typing import Self
+
+import torch
+
+from ...data.artifact import stamp
+from ...data.errors import SlideError, UsageError
+from ...data.features.store import FeatureFacts, FeatureWriter
+from ...data.manifest import InputRecord, Manifest, OutputRecord
+from ...data.slides.finding import slide_identity
+from ...data.slides.readers import open_slide
+from ...data.tiling.store import read_tiles
+from ...data.version import __version__
+from ...models.backbones.backbone import Embedder, find_backbone, load_embedder
+from ...models.backbones.devices import choose_device, choose_devices
+from ...models.backbones.weights import digest_of_weights, find_weights
+from ..stage import FileInput, Input, Item, Outcome, OutputInput, Plan, Progress, Stage, upstream
+from ..versions import VERSIONS
+from .feed import TileFeed
+from .feed_batch import OpenBag
+from .feed_report import FeedReport
+from .settings import ExtractSettings
+
+
+@dataclass(frozen=True)
+class TiledSlide:
+    """What extraction needs of a slide."""
+
+    slide_id: str
+    path: Path
+    mpp_override: float | None
+    tiles: Path
+    tiles_digest: str
+    slide_digest: str
+
+
+class ExtractStage(Stage[ExtractSettings]):
+    """Items are slides with tiles.
+
+    :param tiles: the tile stage's folder.
+    :param only: keep to these slides.
+    """
+
+    name = "extract"
+    version = VERSIONS["extract"]
+    unit = "tiles"
+
+    def __init__(
+        self,
+        settings: ExtractSettings,
+        folder: Path,
+        workspace: Path,
+        *,
+        tiles: Path,
+        only: Iterable[str] | None = None,
+    ) -> None:
+        super().__init__(settings, folder, workspace)
+        self.tiles = tiles
+        self.only = None if only is None else frozenset(only)
+        self._digest_of_weights: Callable[[Path], str] = cache(digest_of_weights)  # of gigabytes: once a run
+        self._report: FeedReport | None = None
+
+    def plan(self) -> Plan:
+        tiled = upstream(Manifest.of(self.tiles), "tile", self.workspace, only=self.only)
+        if not tiled.records and not tiled.notes:
+            raise UsageError("no slide is tiled", path=self.tiles, hint="run wsipipe tile first")
+        backbone = find_backbone(self.settings.backbone, self.settings.pooling)
+        weights = find_weights(backbone.name, backbone.hub_id, gated=backbone.gated, file=self.settings.weights)
+        weights_input = FileInput(weights.path.resolve(), self._digest_of_weights, is_setting=True)
+        items = []
+        rejected = {}
+        for slide_id, record in tiled.records.items():
+            slide, tiles = record.inputs["slide"], record.outputs["tiles"]
+            path = Path(slide.path or "")
+            try:
+                _refuse_changed(path, slide)
+            except SlideError as error:
+                rejected[slide_id] = error
+                continue
+            payload = TiledSlide(
+                slide_id=slide_id,
+                path=path,
+                mpp_override=record.stats.get("mpp_override"),
+                tiles=self.workspace / tiles.path,
+                tiles_digest=tiles.digest,
+                slide_digest=slide.digest,
+            )
+            inputs: dict[str, Input] = {
+                "slide": OutputInput(OutputRecord(path=str(path), bytes=slide.bytes or 0, digest=slide.digest)),
+                "tiles": OutputInput(tiles),
+                "weights": weights_input,
+            }
+            items.append(Item(slide_id, inputs, payload, size=int(record.stats["tiles"])))
+        return Plan(items, rejected, tiled.notes)
+
+    @property
+    def devices(self) -> list[str]:
+        return [str(device) for device in choose_devices(self.settings.device)]
+
+    def on(self, device: str, of: int) -> Self:
+        """One device's part: its share of the cores, too."""
+        stage = copy(self)
+        threads = self.settings.threads or max((os.cpu_count() or 1) // of, 1)
+        stage.settings = self.settings.model_copy(update={"device": device, "threads": threads})
+        stage._digest_of_weights = digest_of_weights  # the cached one does not cross to another process
+        return stage
+
+    def setup(self) -> None:
+        settings = self.settings
+        device = choose_device(settings.device)
+        backbone = find_backbone(settings.backbone, settings.pooling)
+        self.embedder: Embedder = load_embedder(
+            backbone,
+            device=device,
+            precision=settings.precision,
+            file=settings.weights,
+            compile=settings.compile,
+        )
+        self.weights_digest = self._digest_of_weights(self.embedder.weights.path.resolve())
+
+    def stream(self, items: Iterable[Item], progress: Progress) -> Iterator[tuple[Item, Outcome | Exception]]:
+        settings = self.settings
+        feed = TileFeed(
+            self.embedder,
+            progress,
+            batch_size=settings.batch_size,
+            threads=settings.threads,
+            timeout=settings.tile_timeout,
+            profile=settings.profile,
+        )
+        for item, bag in feed.run(items, self._open):
+            yield item, bag if isinstance(bag, Exception) else self._finish(bag)
+        self._report = feed.report
+
+    def closing_notes(self) -> Sequence[str]:
+        """What bound the extraction, for the end of its summary."""
+        return self._report.sentences() if self._report else ()
+
+    def _open(self, item: Item) -> OpenBag:
+        payload: TiledSlide = item.payload
+        settings = self.settings
+        tiles = read_tiles(payload.tiles)
+        slide = open_slide(payload.path, mpp_override=payload.mpp_override)
+        try:
+            sink = FeatureWriter(
+                self._path_of(item), width=self.embedder.width, dtype=settings.store_dtype, most=len(tiles)
+            )
+        except BaseException:
+            slide.close()
+            raise
+        return OpenBag(item, slide, tiles, sink, settings.max_bad_tiles)
+
+    def _finish(self, bag: OpenBag) -> Outcome | Exception:
+        """Finish the store of a slide whose tiles are all done."""
+        bag.close()
+        if bag.error is not None:
+            bag.sink.discard()
+            return bag.error
+        bag.bad.sort()
+        try:
+            bag.sink.finish(self._facts(bag))
+        except Exception as error:  # noqa: BLE001  fails this slide alone; the runner records it
+            return error
+        stats = {"tiles": len(bag.tiles) - len(bag.bad), "bad_tiles": len(bag.bad), "width": self.embedder.width}
+        return Outcome({"features": self._path_of(bag.item)}, stats)
+
+    def _path_of(self, item: Item) -> Path:
+        return self.folder / f"{item.id}.zarr"
+
+    def _facts(self, bag: OpenBag) -> FeatureFacts:
+        embedder, payload, tiles = self.embedder, bag.item.payload, bag.tiles
+        backbone = embedder.backbone
+        return FeatureFacts(
+            slide_id=payload.slide_id,
+            slide_digest=payload.slide_digest,
+            tiles_digest=payload.tiles_digest,
+            mpp=float(tiles.grid.tile_mpp),
+            tile_px=int(tiles.grid.tile_px),
+            tile_size_level0=float(tiles.grid.size_level0),
+            backbone=backbone.name,
+            architecture=backbone.architecture,
+            pooling=backbone.pooling,
+            width=embedder.width,
+            weights_digest=self.weights_digest,
+            precision=embedder.precision,
+            transform=backbone.model_dump(mode="json", include={"resize", "crop", "interpolation", "mean", "std"}),
+            bad_tiles=[[int(v) for v in tiles.coords[index]] for index in bag.bad],
+            versions={"wsipipe": __version__, "torch": torch.__version__, "timm": version("timm")},
+        )
+
+
+def _refuse_changed(path: Path, as_tiled: InputRecord) -> None:
+    """Keep tiles of one slide from being read off another. A slide that is gone is no matter if its features are there.
+
+    :raises SlideError: its bytes are others than when it was tiled; or it cannot be read to tell.
+    """
+    if not path.exists() or stamp(path) == (as_tiled.bytes, as_tiled.mtime_ns):
+        return
+    if slide_identity(path)[1] != as_tiled.digest:
+        raise SlideError("has changed since it was tiled", path=path, hint="run wsipipe tile again")

@@ -1,0 +1,1 @@
+"""genomics: reads expression matrices."""

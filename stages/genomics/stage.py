@@ -1,0 +1,119 @@
+"""genomics: an expression matrix becomes patients × genes on a log scale. Nothing is fitted, no label looked at.
+
+expression.zarr   patients × genes (AnnData); cnv.zarr, mutation.zarr … where further blocks are given
+signatures.csv    patients × scores: the 21-gene recurrence score, for research, and the gene sets that are given
+qc.html           what the matrix shows of itself, to look at
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from anndata import AnnData
+
+from ...data.artifact import whole
+from ...data.cohort.table import read_clinical
+from ...data.errors import UsageError
+from ...data.molecular.block_reading import read_block
+from ...data.molecular.blocks import Block
+from ...data.molecular.expression_reading import read_genomics
+from ...data.molecular.gene_sets import read_gmt
+from ...data.molecular.signatures import signature_table, write_signatures
+from ...data.molecular.store import store_name, write_expression
+from ..stage import FileInput, Input, Item, Outcome, Plan, Progress, Stage
+from ..versions import VERSIONS
+from .page import render_genomics_qc
+from .settings import GenomicsSettings
+
+ITEM = "expression"
+
+
+class GenomicsStage(Stage[GenomicsSettings]):
+    """An item for RNA, ``expression``, and one for each further block that the settings name."""
+
+    name = "genomics"
+    version = VERSIONS["genomics"]
+    items = "matrices"
+
+    def plan(self) -> Plan:
+        settings = self.settings
+        sources = settings.sources()
+        if not sources:
+            raise UsageError("no expression matrix is given", hint="wsipipe genomics MATRIX, or matrix in [genomics]")
+        common = _inputs(settings, "aliases")
+        items = []
+        if settings.matrix is not None:
+            inputs = _inputs(settings, "matrix", "gene_lengths", "gene_sets", "clinical")
+            items.append(Item(ITEM, {**inputs, **common}, "rna"))
+        items += [Item(block, {**_inputs(settings, block), **common}, block) for block in sources if block != "rna"]
+        return Plan(items)
+
+    def process(self, item: Item, progress: Progress) -> Outcome:
+        block: Block = item.payload
+        return self._expression(progress) if block == "rna" else self._block(block, progress)
+
+    def _expression(self, progress: Progress) -> Outcome:
+        settings = self.settings
+        matrix = settings.sources()["rna"].resolve()
+        progress.say(f"reading {matrix.name}")
+        expression, facts = read_genomics(
+            matrix,
+            settings.unit,
+            patient_pattern=settings.patient_pattern,
+            aliases=settings.aliases,
+            gene_lengths=settings.gene_lengths,
+        )
+        progress.say("scoring signatures")
+        signatures = signature_table(expression, read_gmt(settings.gene_sets) if settings.gene_sets else {})
+        sentences, warnings = [*facts.sentences, *signatures.sentences], [*facts.warnings, *signatures.warnings]
+        outputs = {name: self.folder / file for name, file in _FILES.items()}
+        write_expression(outputs["expression"], expression)
+        write_signatures(outputs["signatures"], signatures)
+        clinical = read_clinical(settings.clinical) if settings.clinical else None
+        with whole(outputs["qc"]) as scratch:
+            scratch.write_text(render_genomics_qc(expression, sentences, warnings, clinical), encoding="utf-8")
+        return _outcome(outputs, expression, facts.counts, sentences, warnings)
+
+    def _block(self, block: Block, progress: Progress) -> Outcome:
+        settings = self.settings
+        matrix = settings.sources()[block].resolve()
+        progress.say(f"reading {matrix.name}")
+        units = {"cnv": settings.cnv_unit, "protein": settings.protein_unit}
+        measured, facts = read_block(
+            matrix,
+            block,
+            units.get(block, "auto"),
+            patient_pattern=settings.patient_pattern,
+            aliases=settings.aliases,
+        )
+        path = self.folder / store_name(block)
+        write_expression(path, measured)
+        sentences = [f"{block}: {sentence}" for sentence in facts.sentences]
+        return _outcome({"expression": path}, measured, facts.counts, sentences, facts.warnings)
+
+
+_FILES = {"expression": store_name("rna"), "signatures": "signatures.csv", "qc": "qc.html"}
+
+
+def _inputs(settings: GenomicsSettings, *names: str) -> dict[str, Input]:
+    given = {name: getattr(settings, name) for name in names}
+    return {name: FileInput(path.resolve()) for name, path in given.items() if path is not None}
+
+
+def _outcome(
+    outputs: Mapping[str, Path],
+    measured: AnnData,
+    counts: Mapping[str, int],
+    sentences: Sequence[str],
+    warnings: Sequence[str],
+) -> Outcome:
+    stats = {
+        "patients": measured.n_obs,
+        "genes": measured.n_vars,
+        "unit": str(measured.uns["unit"]),
+        **counts,
+        "facts": list(sentences),
+        "warnings": list(warnings),
+    }
+    return Outcome(outputs, stats, notes=(*sentences, *(f"warning: {warning}" for warning in warnings)))

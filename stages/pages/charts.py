@@ -1,0 +1,260 @@
+"""Charts as inline SVG, drawn by hand so that they take their colours from the page and follow light, dark and print.
+
+Every shape carries a class of ``page.css`` and no colour of its own; text is text, to be searched and read aloud. The
+same numbers give the same bytes. All functions return markup that is safe to put into a page as it is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from math import ceil, floor, isfinite, log10
+from typing import Final, Self
+
+import numpy as np
+import numpy.typing as npt
+from markupsafe import Markup, escape
+
+from ...models.evaluation.metrics import CalibrationBin
+
+Floats = npt.NDArray[np.float64]
+Points = Iterable[tuple[float, float | None]]
+
+_LEFT, _RIGHT, _TOP, _BOTTOM = 52, 14, 12, 44  # px around the plotting area
+_SHARES: Final = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)
+_BINS: Final = 20
+
+
+def roc_chart(pooled: Floats, folds: Sequence[Floats]) -> Markup:
+    """ROC curves, (points, 2) each: all patients as a strong line, folds as thin ones. A curve may be empty."""
+    plot = Plot("ROC curve", 360, 340, (0, 1), (0, 1))
+    plot.x_axis(_SHARES, "1 − specificity")
+    plot.y_axis(_SHARES, "Sensitivity")
+    plot.line([(0, 0), (1, 1)], "chance")
+    for fold in folds:
+        plot.line(fold.tolist(), "fold")
+    plot.line(pooled.tolist(), "pooled")
+    return plot.markup()
+
+
+def probability_chart(labels: Sequence[bool], probabilities: Sequence[float]) -> Markup:
+    """How many patients have which probability: positive ones upwards, negative ones downwards."""
+    p, y = np.asarray(probabilities, dtype=np.float64), np.asarray(labels, dtype=bool)
+    counts = [np.histogram(p[y == side], bins=_BINS, range=(0, 1))[0] for side in (True, False)]
+    ticks = nice_ticks(0, max(1, *(int(column.max()) for column in counts)), 3, whole=True)
+    plot = Plot("Predicted probability by label", 360, 340, (0, 1), (-ticks[-1], ticks[-1]))
+    plot.x_axis(_SHARES, "Predicted probability")
+    plot.y_axis([*(-tick for tick in ticks[:0:-1]), *ticks], "Patients", show=lambda tick: f"{abs(tick):g}")
+    for column, name, sign in zip(counts, ("positive", "negative"), (1, -1), strict=True):
+        for i, n in enumerate(column.tolist()):
+            if n:
+                plot.bar(
+                    i / _BINS, (i + 1) / _BINS, 0, sign * n, name, f"{n} {name}, {i / _BINS:g} to {(i + 1) / _BINS:g}"
+                )
+    plot.line([(0, 0), (1, 0)], "axis")
+    return plot.markup()
+
+
+def calibration_chart(bins: Sequence[CalibrationBin]) -> Markup:
+    """The share of positives against the predicted probability, with the share's 95 % interval."""
+    plot = Plot("Calibration", 360, 340, (0, 1), (0, 1))
+    plot.x_axis(_SHARES, "Mean predicted probability")
+    plot.y_axis(_SHARES, "Share of positive patients")
+    plot.line([(0, 0), (1, 1)], "chance")
+    for one in bins:
+        plot.line([(one.mean_probability, one.low), (one.mean_probability, one.high)], "whisker")
+    plot.line([(one.mean_probability, one.share_positive) for one in bins], "fold")
+    for one in bins:
+        plot.dot(one.mean_probability, one.share_positive, "pooled", f"{one.n} patients")
+    return plot.markup()
+
+
+def learning_chart(
+    title: str,
+    series: Sequence[Points],
+    y_label: str,
+    best_epoch: int,
+    *,
+    share: bool = False,
+    styles: Sequence[str] = (),
+) -> Markup:
+    """Values by epoch, a line a series, with a mark at the epoch that was kept. None and NaN interrupt a line.
+
+    :param series: (epoch, value) points; at most eight series, coloured in their order.
+    :param share: the values are shares, shown from 0 to 1.
+    :param styles: a class of each series, where its colour has a meaning.
+    """
+    drawn = [[(x, y) for x, y in points] for points in series]
+    epochs = [x for points in drawn for x, _ in points] or [best_epoch]
+    values = [y for points in drawn for _, y in points if y is not None and isfinite(y)] or [0.0]
+    last = max(*epochs, min(epochs) + 1)
+    x_ticks = nice_ticks(min(epochs), last, 5, whole=True, inside=True)
+    if len(x_ticks) > 1 and x_ticks[0] - min(epochs) > (x_ticks[1] - x_ticks[0]) / 2:
+        x_ticks = [min(epochs), *x_ticks]  # else a reader cannot tell where counting begins
+    y_ticks = _SHARES if share else nice_ticks(min(0.0, *values), max(0.0, *values), 4)
+    plot = Plot(title, 330, 190, (min(epochs), last), (y_ticks[0], y_ticks[-1]))
+    plot.x_axis(x_ticks, "Epoch")
+    plot.y_axis(y_ticks, y_label)
+    plot.line([(best_epoch, y_ticks[0]), (best_epoch, y_ticks[-1])], "best")
+    for i, points in enumerate(drawn):
+        plot.line(points, f"series {styles[i] if styles else f's{i % 8}'}")
+    return plot.markup()
+
+
+def slot_chart(shares: Sequence[float], name: str) -> Markup:
+    """What share of tiles is nearest to each memory slot, in falling order; the broken line is an even share."""
+    falling = sorted(shares, reverse=True)
+    ticks = nice_ticks(0, max(falling), 4)
+    plot = Plot(f"Memory slots, {name}", 360, 200, (0, len(falling)), (0, ticks[-1]))
+    plot.x_axis([], f"{len(falling)} slots, most used first")
+    plot.y_axis(ticks, "Share of tiles")
+    for i, value in enumerate(falling):
+        plot.bar(i + 0.1, i + 0.9, 0, value, name, f"{value:.3f}")
+    plot.line([(0, 1 / len(falling)), (len(falling), 1 / len(falling))], "chance")
+    return plot.markup()
+
+
+def roc_against(title: str, curve: Points, other: Points) -> Markup:
+    """A small ROC curve before another one, which may be empty."""
+    plot = Plot(title, 230, 224, (0, 1), (0, 1))
+    plot.x_axis((0, 0.5, 1), "1 − specificity")
+    plot.y_axis((0, 0.5, 1), "Sensitivity")
+    plot.line([(0, 0), (1, 1)], "chance")
+    plot.line(other, "fold")
+    plot.line(curve, "pooled")
+    return plot.markup()
+
+
+def place_chart(probability: float, spread: float | None, threshold: float, positive: bool) -> Markup:
+    """One probability on a line from 0 to 1, small enough for a table cell: spread as a bar, threshold as a tick."""
+    x = [6 + 108 * min(max(value, 0), 1) for value in (probability, threshold)]
+    parts = ['<line class="grid" x1="6" x2="114" y1="9" y2="9"/>']
+    if spread is not None:
+        low, high = (6 + 108 * min(max(probability + side * spread, 0), 1) for side in (-1, 1))
+        parts.append(f'<line class="spread" x1="{low:.1f}" x2="{high:.1f}" y1="9" y2="9"/>')
+    parts.append(f'<line class="axis" x1="{x[1]:.1f}" x2="{x[1]:.1f}" y1="3" y2="15"/>')
+    parts.append(f'<circle class="{"positive" if positive else "negative"}" cx="{x[0]:.1f}" cy="9" r="4.5"/>')
+    return Markup('<svg class="place" width="120" height="18" viewBox="0 0 120 18" aria-hidden="true">{}</svg>').format(
+        Markup("".join(parts))
+    )
+
+
+@dataclass(frozen=True)
+class Scale:
+    """An axis across the rows of a table, or of a figure."""
+
+    ticks: tuple[float, ...]
+
+    @classmethod
+    def around(cls, values: Iterable[float | None], middle: float) -> Self:
+        """Holds all values that there are, and the middle."""
+        known = [value for value in values if value is not None and isfinite(value)]
+        return cls(tuple(nice_ticks(min(middle, *known, middle), max(middle, *known, middle + 0.1), 5)))
+
+    def at(self, value: float) -> str:
+        """Place of a value on it, in per cent of the width of a cell; beyond its ends, its end."""
+        low, high = self.ticks[0], self.ticks[-1]
+        share = min(max((value - low) / (high - low), 0), 1)
+        return f"{5 + 90 * share:.2f}%"
+
+
+def nice_ticks(low: float, high: float, about: int, *, whole: bool = False, inside: bool = False) -> list[float]:
+    """About so many round numbers (1, 2, 5 × a power of ten apart) around [low, high], or only those inside it.
+
+    At least two unless ``inside``; ``whole`` keeps to integers.
+    """
+    if not high > low:
+        high = low + 1
+    raw = (high - low) / about
+    decade = 10.0 ** floor(log10(raw))
+    step = decade * next(s for s in (1, 2, 5, 10) if s * decade >= raw * (1 - 1e-9))
+    if whole:
+        step = max(1.0, step)
+    first, last = low / step, high / step
+    # The margin keeps 0.6000000000000001 from asking for a further tick.
+    start, stop = (ceil(first - 1e-9), floor(last + 1e-9)) if inside else (floor(first + 1e-9), ceil(last - 1e-9))
+    return [round(i * step, 12) for i in range(start, stop + 1)]
+
+
+def _number(tick: float) -> str:
+    return f"{tick:g}".replace("-", "−")
+
+
+@dataclass
+class Plot:
+    """A plotting area with its axes; values in the units of the data."""
+
+    title: str
+    width: int
+    height: int
+    x_range: tuple[float, float]
+    y_range: tuple[float, float]
+    _parts: list[str] = field(default_factory=list)
+
+    def _x(self, value: float) -> float:
+        low, high = self.x_range
+        return _LEFT + (value - low) / (high - low) * (self.width - _LEFT - _RIGHT)
+
+    def _y(self, value: float) -> float:
+        low, high = self.y_range
+        return self.height - _BOTTOM - (value - low) / (high - low) * (self.height - _TOP - _BOTTOM)
+
+    def x_axis(self, ticks: Iterable[float], label: str) -> None:
+        """Grid lines, numbers below them, and what they count."""
+        bottom = self.height - _BOTTOM
+        for tick in ticks:
+            x = self._x(tick)
+            self._parts.append(f'<line class="grid" x1="{x:.1f}" x2="{x:.1f}" y1="{_TOP}" y2="{bottom}"/>')
+            self._text(x, bottom + 16, _number(tick), "tick middle")
+        self._text((_LEFT + self.width - _RIGHT) / 2, self.height - 8, label, "middle")
+
+    def y_axis(self, ticks: Iterable[float], label: str, show: Callable[[float], str] | None = None) -> None:
+        """As :meth:`x_axis`, at the left; ``show`` makes a number's text."""
+        for tick in ticks:
+            y = self._y(tick)
+            self._parts.append(
+                f'<line class="grid" x1="{_LEFT}" x2="{self.width - _RIGHT}" y1="{y:.1f}" y2="{y:.1f}"/>'
+            )
+            self._text(_LEFT - 7, y + 4, (show or _number)(tick), "tick end")
+        middle = (_TOP + self.height - _BOTTOM) / 2
+        self._parts.append(
+            f'<text class="middle" transform="translate(13 {middle:.1f}) rotate(-90)">{escape(label)}</text>'
+        )
+
+    def line(self, points: Points, style: str) -> None:
+        """A line through the points, interrupted where there is no number; a point between two gaps is a dot."""
+        runs: list[list[str]] = [[]]
+        for x, y in points:
+            if y is None or not isfinite(y):
+                runs.append([])
+            else:
+                runs[-1].append(f"{self._x(x):.1f},{self._y(y):.1f}")
+        for run in runs:
+            if len(run) > 1:
+                self._parts.append(f'<polyline class="{style}" points="{" ".join(run)}"/>')
+            elif run:
+                x_text, y_text = run[0].split(",")
+                self._parts.append(f'<circle class="{style} lone" cx="{x_text}" cy="{y_text}" r="2.5"/>')
+
+    def dot(self, x: float, y: float, style: str, said: str) -> None:
+        """A dot that says something when pointed at."""
+        place = f'cx="{self._x(x):.1f}" cy="{self._y(y):.1f}"'
+        self._parts.append(f'<circle class="{style}" {place} r="4.5"><title>{escape(said)}</title></circle>')
+
+    def bar(self, x0: float, x1: float, y0: float, y1: float, style: str, said: str) -> None:
+        """A filled rectangle that says something when pointed at."""
+        left, right = self._x(x0) + 0.5, self._x(x1) - 0.5
+        top, bottom = sorted((self._y(y0), self._y(y1)))
+        place = f'x="{left:.1f}" y="{top:.1f}" width="{right - left:.1f}" height="{bottom - top:.1f}"'
+        self._parts.append(f'<rect class="{style}" {place}><title>{escape(said)}</title></rect>')
+
+    def markup(self) -> Markup:
+        """The chart, at its own size or as wide as there is room for."""
+        title = escape(self.title)
+        return Markup(
+            f'<svg class="chart" role="img" aria-label="{title}" width="{self.width}" height="{self.height}" '
+            f'viewBox="0 0 {self.width} {self.height}">{"".join(self._parts)}</svg>'
+        )
+
+    def _text(self, x: float, y: float, text: str, style: str) -> None:
+        self._parts.append(f'<text class="{style}" x="{x:.1f}" y="{y:.1f}">{escape(text)}</text>')

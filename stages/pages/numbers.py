@@ -1,0 +1,78 @@
+"""How numbers are written on our pages, and the templates that write them so."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from math import isfinite
+from statistics import fmean, stdev
+from typing import Final
+
+from ...models.evaluation.metrics import Estimate
+from .templates import page_templates
+
+
+def figure(value: float | None, digits: int = 2) -> str:
+    """A number with a true minus sign; a dash where there is none. What is nearly 1 does not read as 1."""
+    if value is None:
+        return "–"
+    if not isfinite(value):
+        return "not a number"
+    if 1 - 0.5 * 10**-digits <= value < 1:
+        return figure(value, digits + 1) if digits < 4 else "> 0.9999"
+    text = f"{abs(value):.{digits}f}"
+    return f"−{text}" if value < 0 and float(text) else text
+
+
+def signed(value: float | None) -> str:
+    """A difference, with its sign."""
+    if value is None:
+        return "–"
+    text = f"{abs(value):.2f}"
+    return text if float(text) == 0 else ("−" if value < 0 else "+") + text
+
+
+def interval(estimate: Estimate) -> str:
+    """From where to where, of an estimate; a dash where it has no interval."""
+    if estimate.low is None:
+        return "–"
+    return f"{figure(estimate.low)} {'to' if estimate.low < 0 else '–'} {figure(estimate.high)}"
+
+
+def p_value(value: float | None) -> str:
+    """Two digits, three where it is small, and none that nobody can vouch for."""
+    if value is None:
+        return "–"
+    return "< 0.001" if value < 0.001 else f"{value:.3f}" if value < 0.1 else f"{value:.2f}"
+
+
+def in_hundred(share: float) -> str:
+    """A share as so many of 100; what is nearly all or none does not read as such.
+
+    >>> in_hundred(0.874), in_hundred(0.999), in_hundred(1)
+    ('87', 'more than 99', '100')
+    """
+    n = round(100 * share)
+    if n == 100 and share < 1:
+        return "more than 99"
+    return "fewer than 1" if n == 0 and share > 0 else str(n)
+
+
+def duration(seconds: float | None) -> str:
+    """Seconds, minutes, or hours and minutes."""
+    if seconds is None:
+        return "–"
+    if seconds < 60:
+        return f"{seconds:.3g} s"
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"
+
+
+def mean_and_deviation(values: Sequence[float | None]) -> tuple[float | None, float | None]:
+    """Mean and standard deviation of those that there are; None of none, and the deviation None of fewer than two."""
+    known = [value for value in values if value is not None]
+    return (fmean(known) if known else None), (stdev(known) if len(known) > 1 else None)
+
+
+TEMPLATES: Final = page_templates(
+    figure=figure, signed=signed, interval=interval, p_value=p_value, in_hundred=in_hundred, duration=duration
+)

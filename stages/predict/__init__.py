@@ -1,0 +1,1 @@
+"""predict: applies a trained model to new slides."""

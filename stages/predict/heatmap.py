@@ -1,0 +1,264 @@
+"""Tile scores as things to look at: a heatmap on the slide's overview, a strip of tiles, and GeoJSON for QuPath.
+
+All three are byte for byte the same for the same input: no dates, no random ids, a font that comes with matplotlib.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Final, Literal
+from uuid import NAMESPACE_OID, uuid5
+
+import cv2
+import matplotlib
+import numpy as np
+import numpy.typing as npt
+
+from ...data.errors import UsageError
+from ...data.units import Mpp
+from ..pages.sheet import FAINT, LINE, MARGIN, Rgb, Sheet
+
+Floats = npt.NDArray[np.float64]
+Scale = Literal["rank", "clipped"]
+
+COLOURS: Final = (matplotlib.colormaps["viridis"](np.arange(256))[:, :3] * 255).round().astype(np.uint8)
+"""(256, 3) RGB, low to high: perceptually uniform, and read alike by colour-blind eyes."""
+OPACITY: Final = 0.5
+"""Share of the colour in a scored pixel; the rest is the tissue, in grey, so that its own colours do not mix in."""
+
+_PANEL_LONGEST: Final = (640, 1400)  # px: smaller overviews are enlarged to the first, larger ones reduced to the other
+_COLUMN_NARROWEST: Final = 480  # px: what the legend needs
+_BAR_HEIGHT: Final = 14
+_CLIPPED_AT: Final = (0.01, 0.99)
+_STRIP_TILE: Final = 200
+_STRIP_GAP: Final = 10
+_STRIP_COLUMNS: Final = 6
+
+
+def draw_heatmap(
+    overview: Rgb,
+    downsample: float,
+    coords: npt.ArrayLike,
+    tile_size: float,
+    scores: npt.ArrayLike,
+    path: Path,
+    *,
+    caption: str,
+    scale: Scale = "rank",
+    mpp: Mpp | None = None,
+    score_name: str = "attention",
+) -> None:
+    """Write a PNG: the overview as it is, and beside it the same in grey under the tiles' colours, with a legend.
+
+    Where tiles overlap, their places on the colour scale are averaged. ``rank`` spreads the colours evenly over the
+    slide's tiles, which shows the order but makes faint differences look large; ``clipped`` is linear in the score
+    between the slide's 1st and 99th percentile. The legend says which, and gives the scores themselves.
+
+    :param overview: (H, W, 3) the slide, small.
+    :param downsample: level-0 pixels per overview pixel.
+    :param coords: (N, 2) x and y of the tiles' upper left corners, level-0 pixels.
+    :param tile_size: side of a tile, level-0 pixels.
+    :param scores: (N,) one finite number a tile.
+    :param caption: what the picture shows, above it.
+    :param mpp: microns per level-0 pixel; with it a scale bar is drawn.
+    :raises UsageError: no tiles, scores that are not finite, or a tile that lies outside the overview.
+    """
+    corners, values = _tiles(coords, scores)
+    panel = _panel(overview)
+    zoom = panel.shape[1] / (overview.shape[1] * downsample)  # panel pixels per level-0 pixel
+    heat = rasterise(corners * zoom, tile_size * zoom, scale_scores(values, scale), panel.shape[:2])
+
+    column = max(panel.shape[1], _COLUMN_NARROWEST)
+    right = 2 * MARGIN + column
+    sheet = Sheet(width=2 * column + 3 * MARGIN)
+    sheet.title(caption)
+    sheet.gap(4)
+    sheet.text(MARGIN, "Slide", ink=FAINT)
+    sheet.text(right, f"Slide in grey, {score_name} in colour", ink=FAINT)
+    sheet.gap(LINE)
+    sheet.picture(MARGIN, panel)
+    sheet.picture(right, overlay(panel, heat))
+    sheet.gap(panel.shape[0] + 14)
+    if mpp is not None:
+        _put_scale_bar(sheet, MARGIN, panel.shape[1], mpp / zoom)
+    _put_legend(sheet, right, column, values, scale, score_name)
+    path.write_bytes(sheet.png())
+
+
+def scale_scores(scores: Floats, scale: Scale) -> Floats:
+    """Scores (N,) to places on the colour scale (N,), 0 to 1; equal scores share a place, all equal ones the middle."""
+    distinct, inverse, counts = np.unique(scores, return_inverse=True, return_counts=True)
+    if len(distinct) == 1:
+        return np.full(len(scores), 0.5)
+    if scale == "rank":
+        below = counts.cumsum() - counts
+        return np.asarray(((below + (counts - 1) / 2) / (len(scores) - 1))[inverse])
+    low, high = np.quantile(scores, _CLIPPED_AT)
+    if low == high:  # fewer than one tile in a hundred differs from the rest
+        return np.asarray(0.5 + np.sign(scores - low) / 2)
+    return np.asarray(np.clip((scores - low) / (high - low), 0, 1))
+
+
+def rasterise(corners: Floats, side: float, places: Floats, shape: tuple[int, ...]) -> Floats:
+    """Squares of one size as an image: the mean place of the tiles on each pixel, NaN where there is none.
+
+    Each tile is four numbers in a table of differences, whose running sums are the image; the time grows with
+    tiles plus pixels and not with their product. A tile covers at least one pixel.
+
+    :param corners: (N, 2) x and y of the upper left corners, in pixels of the image, fractions allowed.
+    :param side: of the squares, in pixels of the image.
+    :param places: (N,) 0 to 1.
+    :param shape: height and width of the image.
+    :raises UsageError: a tile lies wholly outside the image.
+    """
+    limit = np.array([shape[1], shape[0]])
+    start = np.rint(corners).astype(np.int64)
+    stop = np.maximum(np.rint(corners + side).astype(np.int64), start + 1)
+    # An overview's size is rounded: a tile on the far edge may begin at the pixel beyond it.
+    outside = (stop < 0).any(axis=1) | (start > limit).any(axis=1)
+    if outside.any():
+        raise UsageError(
+            f"{outside.sum()} of {len(corners)} tiles lie outside the overview",
+            hint="downsample, coordinates and tile size must be those of this slide, in level-0 pixels",
+        )
+    start, stop = np.clip(start, 0, limit - 1), np.clip(stop, 1, limit)
+    whole = np.rint(places * 65535).astype(np.int64)  # running sums of integers are exact
+    total = _sum_of_squares(start, stop, whole, shape)
+    count = _sum_of_squares(start, stop, np.ones_like(whole), shape)
+    mean = np.full(count.shape, np.nan)
+    np.divide(total, count * 65535.0, out=mean, where=count > 0)
+    return mean
+
+
+def overlay(panel: Rgb, heat: Floats) -> Rgb:
+    """The panel (H, W, 3) in grey, with the colours of ``heat`` (H, W; NaN: none) over it."""
+    grey = cv2.cvtColor(cv2.cvtColor(panel, cv2.COLOR_RGB2GRAY), cv2.COLOR_GRAY2RGB).astype(np.float32)
+    scored = np.isfinite(heat)
+    colour = COLOURS[np.rint(heat[scored] * 255).astype(np.intp)]
+    grey[scored] = (1 - OPACITY) * grey[scored] + OPACITY * colour
+    return np.rint(grey).astype(np.uint8)
+
+
+def top_tiles_strip(images: Sequence[Rgb], scores: Sequence[float], path: Path, *, caption: str) -> None:
+    """Write a PNG of tiles in falling order of score, six in a row, each with its rank and score.
+
+    :param images: (h, w, 3) each.
+    :raises UsageError: no images, or not one score an image.
+    """
+    if not images or len(images) != len(scores):
+        raise UsageError(f"{len(images)} tile images and {len(scores)} scores make no strip")
+    order = sorted(range(len(images)), key=lambda i: -scores[i])
+    step = _STRIP_TILE + _STRIP_GAP
+    sheet = Sheet(width=max(_COLUMN_NARROWEST, min(len(images), _STRIP_COLUMNS) * step - _STRIP_GAP) + 2 * MARGIN)
+    sheet.title(caption)
+    for first in range(0, len(order), _STRIP_COLUMNS):
+        sheet.gap(8)
+        for column, i in enumerate(order[first : first + _STRIP_COLUMNS]):
+            x = MARGIN + column * step
+            sheet.picture(x, _zoomed(images[i], _STRIP_TILE / max(images[i].shape[:2])))
+            sheet.text(x, f"{first + column + 1}.  {scores[i]:.3g}", below=_STRIP_TILE + 4)
+        sheet.gap(_STRIP_TILE + 4 + LINE)
+    path.write_bytes(sheet.png())
+
+
+def tile_scores_geojson(
+    coords: npt.ArrayLike, tile_size: float, measurements: Mapping[str, npt.ArrayLike], *, top: int | None = None
+) -> str:
+    """Tiles as a GeoJSON FeatureCollection that QuPath (0.4 and later) takes when it is dropped on the open slide.
+
+    Every tile is a QuPath tile object whose measurements carry the scores (*Measure > Show measurement maps*), in
+    falling order of the first of them. Ids are made from the tile's place: the same tile keeps its id.
+
+    :param coords: (N, 2) x and y of upper left corners, level-0 pixels.
+    :param tile_size: side of a tile, level-0 pixels.
+    :param measurements: name → (N,) finite numbers; the first orders the tiles.
+    :param top: only so many of the highest; None for all.
+    :raises UsageError: as :func:`draw_heatmap`, or no measurement.
+    """
+    if not measurements:
+        raise UsageError("tiles without a measurement say nothing in QuPath")
+    columns = {name: _tiles(coords, values)[1] for name, values in measurements.items()}
+    corners = np.asarray(coords).tolist()
+    features = []
+    for i in np.argsort(-next(iter(columns.values())), kind="stable")[:top].tolist():
+        x0, y0 = corners[i]
+        x1, y1 = x0 + tile_size, y0 + tile_size
+        features.append(
+            {
+                "type": "Feature",
+                "id": str(uuid5(NAMESPACE_OID, f"wsipipe tile {x0} {y0} {tile_size}")),
+                "geometry": {"type": "Polygon", "coordinates": [[[x0, y0], [x1, y0], [x1, y1], [x0, y1], [x0, y0]]]},
+                "properties": {
+                    "objectType": "tile",
+                    "measurements": {name: float(column[i]) for name, column in columns.items()},
+                },
+            }
+        )
+    return json.dumps({"type": "FeatureCollection", "features": features}, separators=(",", ":"), allow_nan=False)
+
+
+def _tiles(coords: npt.ArrayLike, scores: npt.ArrayLike) -> tuple[Floats, Floats]:
+    corners, values = np.asarray(coords, dtype=np.float64), np.asarray(scores, dtype=np.float64)
+    if not len(corners) or corners.shape != (len(values), 2) or values.ndim != 1:
+        raise UsageError(f"coordinates {corners.shape} and scores {values.shape} are not N tiles' (N, 2) and (N,)")
+    if not np.isfinite(values).all():
+        raise UsageError(f"{(~np.isfinite(values)).sum()} of {len(values)} tile scores are not finite")
+    return corners, values
+
+
+def _sum_of_squares(
+    start: npt.NDArray[np.int64], stop: npt.NDArray[np.int64], values: npt.NDArray[np.int64], shape: tuple[int, ...]
+) -> npt.NDArray[np.int64]:
+    """(H, W): at each pixel the sum of the values of the squares that cover it."""
+    table = np.zeros((shape[0] + 1, shape[1] + 1), np.int64)
+    (x0, y0), (x1, y1) = start.T, stop.T
+    np.add.at(table, (y0, x0), values)
+    np.add.at(table, (y0, x1), -values)
+    np.add.at(table, (y1, x0), -values)
+    np.add.at(table, (y1, x1), values)
+    return table.cumsum(axis=0).cumsum(axis=1)[:-1, :-1]
+
+
+def _panel(overview: Rgb) -> Rgb:
+    longest = max(overview.shape[:2])
+    return _zoomed(overview, float(np.clip(longest, *_PANEL_LONGEST)) / longest)
+
+
+def _zoomed(image: Rgb, zoom: float) -> Rgb:
+    if zoom == 1:
+        return image
+    size = (max(1, round(image.shape[1] * zoom)), max(1, round(image.shape[0] * zoom)))
+    kernel = cv2.INTER_AREA if zoom < 1 else cv2.INTER_CUBIC
+    return np.asarray(cv2.resize(image, size, interpolation=kernel), dtype=np.uint8)
+
+
+def _put_scale_bar(sheet: Sheet, x: int, widest: int, microns_per_px: float) -> None:
+    """The longest of 1, 2, 5, 10 … µm that takes at most a third of the panel."""
+    room = widest / 3 * microns_per_px
+    decade = 10.0 ** np.floor(np.log10(room))
+    length = decade * max(step for step in (1, 2, 5) if step * decade <= room)
+    bar = np.zeros((4, max(1, round(length / microns_per_px)), 3), np.uint8)
+    sheet.picture(x, bar, below=5)
+    sheet.text(x, f"{length / 1000:g} mm" if length >= 1000 else f"{length:g} µm", below=_BAR_HEIGHT + 4)
+
+
+def _put_legend(sheet: Sheet, x: int, width: int, scores: Floats, scale: Scale, name: str) -> None:
+    grey = np.full((_BAR_HEIGHT, width, 3), 215, np.uint8)  # about as light as tissue, so that the colours compare
+    sheet.picture(x, overlay(grey, np.tile(np.linspace(0, 1, width), (_BAR_HEIGHT, 1))))
+    if scale == "rank":
+        texts = [f"lowest ({scores.min():.3g})", f"median ({np.median(scores):.3g})", f"highest ({scores.max():.3g})"]
+        said = f"Colour: rank of a tile's {name} among the {len(scores):,} tiles of this slide; scores in brackets."
+    else:
+        low, high = np.quantile(scores, _CLIPPED_AT)
+        texts = [f"{value:.3g}" for value in (low, (low + high) / 2, high)]
+        said = f"Colour: {name}, clipped at the 1st and 99th percentile of the {len(scores):,} tiles of this slide."
+    if np.ptp(scores) == 0:
+        said = f"All tiles ({len(scores):,}) have the same {name}, {scores[0]:.3g}: there is nothing to rank."
+        texts = ["", f"{scores[0]:.3g}", ""]
+    sheet.text(x, texts[0], below=_BAR_HEIGHT + 4)
+    sheet.text(x + width // 2, texts[1], below=_BAR_HEIGHT + 4, align="centre")
+    sheet.text(x + width, texts[2], below=_BAR_HEIGHT + 4, align="right")
+    sheet.gap(_BAR_HEIGHT + 4 + LINE)
+    sheet.paragraph(x, said, width)

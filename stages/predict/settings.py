@@ -1,0 +1,27 @@
+"""Settings of prediction on new slides."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from pydantic import Field
+
+from ..settings import Runtime, Settings
+
+
+class PredictSettings(Settings):
+    """Predictions on slides, histology alone."""
+
+    top_tiles: int = Field(8, ge=0, le=64, description="most attended tiles shown of each slide")
+    device: str = Runtime("auto", description="cpu, cuda, cuda:1 or mps; auto takes the first GPU there is")
+
+
+class NewSlides(Settings):
+    """Slides to predict on at the end of `wsipipe run`."""
+
+    slides: list[Path] = Field([], description="slide files, or folders of slides, to predict on after training")
+    table: Path | None = Field(
+        None,
+        examples=["new_slides.csv"],
+        description="CSV or TSV with their slide_id, patient_id and, if need be, path and mpp",
+    )

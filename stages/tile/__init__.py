@@ -1,0 +1,1 @@
+"""tile: finds the tissue on slides and cuts it into tiles."""

@@ -1,0 +1,110 @@
+"""How tiles of each kind, ink and unread areas are drawn on the picture of a slide."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+from ...data.slides.slide import Rgb
+from ...data.tiling.tissue import Mask
+from .slide_tiling import NOT_SHARP, OVER_THE_EDGE, TOO_LITTLE_TISSUE
+
+Colour = tuple[int, int, int]
+Boxes = npt.NDArray[np.int64]
+"""(N, 4): left, top, right and lower edge of tiles, in pixels of the drawing."""
+
+FRAMED: Final = 12
+"""Pixels from tile to tile; with less, frames would cover the tissue."""
+
+_LARGE: Final = 40  # px: a tile whose frame bears a rim
+_KEPT: Final = (0, 90, 225)
+_LITTLE: Final = (95, 95, 95)
+_BLURRED: Final = (230, 125, 0)
+_PAPER: Final = (255, 255, 255)
+
+
+@dataclass(frozen=True)
+class Look:
+    """How tiles of one kind are drawn. Opacities run from 0 to 1."""
+
+    colour: Colour
+    line: float
+    """Of the frame, and of the sign where there is one."""
+    small_line: float
+    """The same on the smallest tiles that have frames."""
+    fill: float
+    tint: float
+    """Takes the place of the fill where tiles are too small for frames; then the line rings their whole area."""
+    sign: tuple[tuple[float, float, float, float], ...] = ()
+    """Strokes within a tile of side 1, x y to x y."""
+    frame: bool = True
+
+
+_CROSS: Final = ((0.36, 0.36, 0.64, 0.64), (0.36, 0.64, 0.64, 0.36))
+_SLASH: Final = ((0.0, 1.0, 1.0, 0.0),)
+LOOK_KEPT: Final = Look(_KEPT, line=0.8, small_line=0.3, fill=0.06, tint=0.12)
+_NOT_KEPT: Final = Look(_LITTLE, line=0.7, small_line=0.7, fill=0, tint=0.25, sign=_CROSS, frame=False)
+LOOKS: Final = {
+    TOO_LITTLE_TISSUE: _NOT_KEPT,
+    OVER_THE_EDGE: _NOT_KEPT,
+    NOT_SHARP: Look(_BLURRED, line=0.9, small_line=0.9, fill=0.25, tint=0.45, sign=_SLASH),
+}
+
+
+def mark(picture: Rgb, boxes: Boxes, look: Look, *, framed: bool) -> None:
+    """Draw tiles of one kind. Each is judged once, however many overlap, so that none grows darker than the others."""
+    if not len(boxes):
+        return
+    height, width = picture.shape[:2]
+    side = int(boxes[0, 2] - boxes[0, 0])
+    area, lines = np.zeros((2, height, width), np.uint8)
+    for left, top, right, below in boxes.tolist():
+        cv2.rectangle(area, (left, top), (max(right - 1, left), max(below - 1, top)), 255, cv2.FILLED)
+        if framed and look.frame:
+            cv2.rectangle(lines, (left, top), (min(right, width - 1), min(below, height - 1)), 255, 1)
+        for x, y, to_x, to_y in look.sign if framed else ():
+            start = round(left + x * (right - left)), round(top + y * (below - top))
+            end = round(left + to_x * (right - left)), round(top + to_y * (below - top))
+            cv2.line(lines, start, end, 255, 1 if side < 60 else 2)
+    _paint(picture, area, look.colour, look.fill if framed else look.tint)
+    strength = look.line
+    if framed:
+        strength = float(np.interp(side, (FRAMED, _LARGE), (look.small_line, look.line)))
+        if side >= _LARGE:  # a pale rim, to be seen on dark tissue
+            _paint(picture, np.asarray(cv2.dilate(lines, np.ones((3, 3), np.uint8)), np.uint8), _PAPER, 0.4)
+    elif look.frame:
+        edges, _ = cv2.findContours(area, cv2.RETR_CCOMP, cv2.CHAIN_APPROX_SIMPLE)
+        cv2.drawContours(lines, edges, -1, 255, 1)
+    _paint(picture, lines, look.colour, strength)
+
+
+def _paint(picture: Rgb, where: npt.NDArray[np.uint8], colour: Colour, opacity: float) -> None:
+    """Mix a colour into the pixels that are not 0 in ``where``."""
+    if opacity:
+        was = np.arange(256)[:, None] * (1 - opacity)
+        table = np.rint(was + np.array(colour) * opacity).astype(np.uint8)
+        cv2.copyTo(cv2.LUT(picture, table[None]), where, picture)
+
+
+def ring(picture: Rgb, ink: Mask) -> None:
+    """Black and white dashes, to be seen on ink of any colour."""
+    lines = np.zeros(ink.shape, np.uint8)
+    edges, _ = cv2.findContours(ink.astype(np.uint8), cv2.RETR_CCOMP, cv2.CHAIN_APPROX_SIMPLE)
+    cv2.drawContours(lines, edges, -1, 255, 3)
+    picture[lines > 0] = 255
+    picture[(lines > 0) & _stripes(ink, 14, 7)] = 0
+
+
+def hatch(picture: Rgb, unread: Mask) -> None:
+    picture[unread] = 215
+    picture[unread & _stripes(unread, 14, 3)] = 90
+
+
+def _stripes(like: Mask, every: int, wide: int) -> Mask:
+    """Diagonals, so many pixels apart and wide, of the shape of a mask."""
+    y, x = np.ogrid[: like.shape[0], : like.shape[1]]
+    return np.asarray((x + y) % every < wide)

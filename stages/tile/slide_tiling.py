@@ -1,0 +1,157 @@
+"""One slide from its overview to its tiles: what the tile stage does, without files and manifests."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+
+from ...data.errors import SlideError
+from ...data.interop.foreign_tiles import ForeignTiles, placed_on
+from ...data.slides.slide import Slide
+from ...data.tiling.contours import Outline, outlines
+from ...data.tiling.grid import Coords, LevelPolicy, plan_grid
+from ...data.tiling.overview import Overview, read_overview
+from ...data.tiling.sharpness import tile_sharpness
+from ...data.tiling.store import Scores, TileSet
+from ...data.tiling.tissue import TissueMask, find_tissue, tissue_fractions
+from ...data.units import Mpp, TilePx
+
+FindTissue = Callable[[Slide, Overview], TissueMask]
+
+TOO_LITTLE_TISSUE: Final = "too little tissue"
+NOT_SHARP: Final = "not sharp"
+OVER_THE_EDGE: Final = "over the edge"
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class TileResult:
+    """What tiling a slide gives."""
+
+    tiles: TileSet
+    """Those that are kept; none, rightly, where there is no tissue."""
+    dropped: Mapping[str, Coords]
+    """Why → positions of tiles that are not kept: those of the grid that touch tissue, or those that were placed."""
+    tissue: TissueMask
+    outlines: list[Outline]
+    overview: Overview
+
+    @property
+    def stats(self) -> dict[str, int | float | str | None]:
+        """What the manifest keeps and the table shows."""
+        grid, tissue = self.tiles.grid, self.tissue
+        return {
+            "tiles": len(self.tiles),
+            "grid_tiles": grid.columns * grid.rows,
+            "tissue_mm2": round(tissue.area / 1e6, 4),
+            "tissue_fraction": round(float(tissue.mask.mean()), 4),
+            "tissue_verdict": tissue.verdict,
+            "ink_fraction": round(float(tissue.pen.mean()), 4),
+            "slide_mpp": round(float(self.tiles.slide_mpp), 6),
+            "tile_mpp": round(float(grid.tile_mpp), 6),
+            "level": grid.level,
+            "read_px": int(grid.read_px),
+            "sharpness_median": _median(self.tiles.sharpness),
+            **{f"dropped_{why.replace(' ', '_')}": len(coords) for why, coords in self.dropped.items()},
+            "unread_fraction": round(float(self.overview.unread.mean()), 6),
+        }
+
+
+def _median(sharpness: Scores) -> float | None:
+    known = sharpness[~np.isnan(sharpness)]
+    return round(float(np.median(known)), 4) if known.size else None
+
+
+def by_the_mask(slide: Slide, overview: Overview) -> TissueMask:
+    """The tissue as :func:`~wsipipe.data.tiling.tissue.find_tissue` sees it in the overview."""
+    return find_tissue(overview)
+
+
+def tile_slide(
+    slide: Slide,
+    slide_id: str,
+    *,
+    mpp: float,
+    tile_px: int,
+    overlap: int = 0,
+    min_tissue: float = 0.5,
+    min_sharpness: float = 0.0,
+    native_tolerance: float = 0.02,
+    level_policy: LevelPolicy = "coarsest",
+    allow_upsample: bool = False,
+    find: FindTissue = by_the_mask,
+    placed: ForeignTiles | None = None,
+) -> TileResult:
+    """Find the tissue of a slide and the tiles on it. Only coarse levels are decoded, where there are any.
+
+    :param mpp: microns per pixel of the tiles.
+    :param tile_px: side of a tile at that resolution.
+    :param overlap: what neighbours share, in the same pixels.
+    :param min_tissue: least fraction of tissue in a tile that is kept.
+    :param min_sharpness: least sharpness of a tile that is kept, see :mod:`~wsipipe.data.tiling.sharpness`;
+        one whose sharpness is unknown, because it cannot be decoded, is left to extraction to judge.
+    :param native_tolerance: a level this close to ``mpp`` is read without resampling (0.02 is 2 %).
+    :param level_policy: see :func:`~wsipipe.data.tiling.grid.plan_grid`.
+    :param allow_upsample: accept a slide that is coarser than ``mpp``.
+    :param find: says where the tissue is.
+    :param placed: tiles that another tool has placed: kept in their order, whatever tissue is in them, but for those
+        that reach over the edge.
+    :raises SlideError: no believable mpp, coarser than asked, smaller than one tile, its overview cannot be decoded, or
+        tiles are placed outside it or are of another size.
+    :raises UsageError: an overlap that leaves no step between tiles.
+    """
+    slide_mpp = slide.believed_mpp()
+    grid = plan_grid(
+        slide.level_dimensions,
+        slide.level_downsamples,
+        slide_mpp,
+        mpp=Mpp(mpp),
+        tile_px=TilePx(tile_px),
+        overlap=TilePx(overlap),
+        native_tolerance=native_tolerance,
+        level_policy=level_policy,
+        allow_upsample=allow_upsample,
+        path=slide.path,
+    )
+    overview = read_overview(slide)
+    if not grid.columns * grid.rows:
+        width, height = slide.dimensions
+        side = grid.size_level0
+        wrong = f"{width} × {height} px is too small for one tile, which takes {side} × {side} px of it"
+        raise SlideError(wrong, path=slide.path, hint="ask for a smaller --tile-px or a finer --mpp, or leave it out")
+    tissue = find(slide, overview)
+    dropped: dict[str, Coords] = {}
+    if placed is None:
+        coords = grid.coords()
+        fractions = tissue_fractions(tissue, coords, grid.size_level0)
+        # A tile without any tissue is never kept, not even with --min-tissue 0.
+        kept = (fractions >= min_tissue) & (fractions > 0)
+        dropped[TOO_LITTLE_TISSUE] = coords[(fractions > 0) & ~kept]
+        coords, fractions = coords[kept], fractions[kept]
+    else:
+        on_slide = placed_on(placed, grid, slide.level_dimensions, native_tolerance=native_tolerance, path=slide.path)
+        grid, coords, dropped[OVER_THE_EDGE] = on_slide.grid, on_slide.coords, on_slide.over_edge
+        fractions = tissue_fractions(tissue, coords, grid.size_level0)
+    sharpness, sharpness_mpp = tile_sharpness(slide, coords, grid.size_level0)
+    sharp = ~(sharpness < min_sharpness)
+    dropped[NOT_SHARP] = coords[~sharp]
+    return TileResult(
+        tiles=TileSet(
+            slide_id=slide_id,
+            slide_format=slide.format,
+            slide_size=slide.dimensions,
+            slide_mpp=slide_mpp,
+            grid=grid,
+            min_tissue=min_tissue if placed is None else 0.0,
+            coords=coords[sharp],
+            tissue_fraction=fractions[sharp],
+            sharpness=sharpness[sharp],
+            sharpness_mpp=sharpness_mpp,
+        ),
+        dropped=dropped,
+        tissue=tissue,
+        outlines=outlines(tissue),
+        overview=overview,
+    )

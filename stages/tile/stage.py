@@ -1,0 +1,194 @@
+"""tile: finds the tissue on slides and cuts it into tiles.
+
+<slide>.h5                    positions, tissue fraction and sharpness of the tiles
+contours/<slide>.geojson      the tissue, for QuPath
+qc/<slide>.jpg                what was found, to look at
+
+Where tissue is, the mask finds; or annotations say it, a network finds it, or other tools have placed the tiles.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import cv2
+
+from ...data.artifact import whole
+from ...data.cohort.slide_match import match_slides
+from ...data.cohort.table import CohortTable
+from ...data.errors import SlideError, UsageError
+from ...data.interop.foreign_tiles import find_foreign_tiles, read_foreign_tiles
+from ...data.manifest import Record
+from ...data.slides.finding import FoundSlide, slide_identity
+from ...data.slides.readers import open_slide
+from ...data.tiling.annotations import annotated_tissue, find_annotations, read_annotations
+from ...data.tiling.contours import geojson
+from ...data.tiling.store import write_tiles
+from ..stage import FileInput, Input, Item, Outcome, Plan, Progress, Stage, ValueInput
+from ..versions import VERSIONS
+from .qc_picture import draw_qc
+from .settings import TileSettings
+from .slide_tiling import FindTissue, by_the_mask, tile_slide
+
+if TYPE_CHECKING:
+    from ...models.tissue_network import TissueNetwork
+
+
+@dataclass(frozen=True, kw_only=True)
+class SlideToTile:
+    """What tiling needs of a slide."""
+
+    path: Path
+    mpp_override: float | None
+    annotations: Path | None
+    coordinates: Path | None
+
+
+def slide_digest(path: Path) -> str:
+    """The digest by which a slide is known."""
+    return slide_identity(path)[1]
+
+
+class TileStage(Stage[TileSettings]):
+    """Items are slides.
+
+    :param slides: the slides to tile.
+    :param table: cohort table whose ``mpp`` column speaks for slides that do not say it themselves.
+    :param replace: let a slide take the place of another one of its name.
+    """
+
+    name = "tile"
+    version = VERSIONS["tile"]
+    processes = True
+
+    def __init__(
+        self,
+        settings: TileSettings,
+        folder: Path,
+        workspace: Path,
+        *,
+        slides: Sequence[FoundSlide],
+        table: CohortTable | None = None,
+        replace: bool = False,
+    ) -> None:
+        super().__init__(settings, folder, workspace)
+        self.slides, self.table, self.replace = slides, table, replace
+        self.network: TissueNetwork | None = None
+
+    @property
+    def workers(self) -> int:
+        on_gpu = self.settings.tissue_weights is not None and self._device() != "cpu"
+        return self.settings.workers or (1 if on_gpu else os.cpu_count() or 1)
+
+    @property
+    def seconds_an_item(self) -> float:
+        return self.settings.timeout * 60
+
+    def _device(self) -> str:
+        from ...models.backbones.devices import choose_device  # loads torch, which tiling needs for nothing else
+
+        return str(choose_device(self.settings.device))
+
+    def setup(self) -> None:
+        cv2.setNumThreads(1)  # a process a core is enough
+        if self.settings.tissue_weights is not None:
+            from ...models.tissue_network import TissueNetwork
+
+            self.network = TissueNetwork.load(self.settings.tissue_weights, self._device())
+
+    def plan(self) -> Plan:
+        if len(sources := self.settings.tissue_from()) > 1:
+            raise UsageError(f"{' and '.join(sources)} both say where the tissue is", hint="give one of them")
+        if self.settings.annotation_classes and self.settings.annotations is None:
+            raise UsageError("classes of annotations are given, but no annotations", hint="add --annotations")
+        overrides: Mapping[str, float] = {}
+        if self.table is not None:
+            match = match_slides([slide.slide_id for slide in self.slides], self.table)
+            overrides = match.mpps(self.table)
+        standing = {r.item: r for r in self.manifest.records() if r.stage == self.name and r.status != "failed"}
+        items, rejected = [], {}
+        for slide in self.slides:
+            try:
+                if not self.replace:
+                    _refuse_another(slide, standing.get(slide.slide_id))
+                items.append(self._item(slide, overrides.get(slide.slide_id, self.settings.mpp_override)))
+            except SlideError as error:
+                rejected[slide.slide_id] = error
+        return Plan(items, rejected)
+
+    def _item(self, slide: FoundSlide, mpp_override: float | None) -> Item:
+        settings, drawn = self.settings, self.settings.annotations
+        task = SlideToTile(
+            path=slide.path,
+            mpp_override=mpp_override,
+            annotations=drawn and (find_annotations(drawn, slide.slide_id) if drawn.is_dir() else drawn),
+            coordinates=settings.coordinates and find_foreign_tiles(settings.coordinates, slide.slide_id),
+        )
+        inputs: dict[str, Input] = {"slide": FileInput(slide.path, slide_digest)}
+        if mpp_override is not None:
+            inputs["mpp_override"] = ValueInput(float(mpp_override))
+        if task.annotations is not None:
+            inputs["annotations"] = FileInput(task.annotations)
+        if task.coordinates is not None:
+            inputs["coordinates"] = FileInput(task.coordinates)
+        if settings.tissue_weights is not None:
+            inputs["tissue_weights"] = FileInput(settings.tissue_weights, is_setting=True)
+        return Item(slide.slide_id, inputs, task)
+
+    def process(self, item: Item, progress: Progress) -> Outcome:
+        task: SlideToTile = item.payload
+        settings = self.settings
+        with open_slide(task.path, mpp_override=task.mpp_override) as slide:
+            result = tile_slide(
+                slide,
+                item.id,
+                mpp=settings.mpp,
+                tile_px=settings.tile_px,
+                overlap=settings.overlap,
+                min_tissue=settings.min_tissue,
+                min_sharpness=settings.min_sharpness,
+                native_tolerance=settings.native_tolerance,
+                level_policy=settings.level_policy,
+                allow_upsample=settings.allow_upsample,
+                find=self._finder(task),
+                placed=None if task.coordinates is None else read_foreign_tiles(task.coordinates),
+            )
+        outputs = {
+            "tiles": self.folder / f"{item.id}.h5",
+            "contours": self.folder / "contours" / f"{item.id}.geojson",
+            "qc": self.folder / "qc" / f"{item.id}.jpg",
+        }
+        write_tiles(outputs["tiles"], result.tiles)
+        with whole(outputs["contours"]) as scratch:
+            scratch.write_text(geojson(result.outlines), encoding="utf-8")
+        with whole(outputs["qc"]) as scratch:
+            draw_qc(result, scratch)
+        overridden = {} if task.mpp_override is None else {"mpp_override": float(task.mpp_override)}
+        stats = result.stats | {"reader": slide.reader} | overridden
+        return Outcome(outputs, stats, status="done" if len(result.tiles) else "empty")
+
+    def _finder(self, task: SlideToTile) -> FindTissue:
+        if task.annotations is not None:
+            annotations = read_annotations(task.annotations, self.settings.annotation_classes or None)
+            return lambda _, overview: annotated_tissue(annotations, overview)
+        return by_the_mask if self.network is None else self.network.find
+
+
+def _refuse_another(slide: FoundSlide, standing: Record | None) -> None:
+    """Keep a slide from taking the place of the one that its name stands for here, if that one is still about.
+
+    :raises SlideError: it would; or it cannot be read to tell.
+    """
+    before = standing.inputs.get("slide") if standing else None
+    if before is None or before.path is None or before.path == str(slide.path) or not Path(before.path).exists():
+        return
+    if slide_digest(slide.path) != before.digest:
+        raise SlideError(
+            f"the name {slide.slide_id!r} already stands for another slide in this workspace: {before.path}",
+            path=slide.path,
+            hint="rename one of them, use another --workspace, or let this one take its place with --replace",
+        )

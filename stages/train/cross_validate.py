@@ -1,0 +1,195 @@
+"""evaluate: every patient as seen by the one fold that was neither trained nor validated on them.
+
+oof_predictions.csv    a row a patient
+metrics.json           pooled over the patients with 95 % intervals, and by fold
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+from scipy.special import expit
+
+from ...data.artifact import whole
+from ...data.errors import CohortError
+from ...data.features.store import read_bag
+from ...data.manifest import Manifest
+from ...models.backbones.devices import choose_devices
+from ...models.bundle import read_bundle
+from ...models.evaluation.metrics import Metrics, binary_metrics
+from ..settings import Runtime, Settings
+from ..stage import Input, Item, Outcome, OutputInput, Plan, Progress, Stage, upstream
+from ..versions import VERSIONS
+from .split import features_of, split_output
+
+
+class EvaluateSettings(Settings):
+    """Evaluation by cross-validation."""
+
+    bootstrap_rounds: int = 2000
+    seed: int = 0
+    device: str = Runtime("auto")
+
+
+@dataclass(frozen=True)
+class OutOfFold:
+    """A patient's row in ``oof_predictions.csv``."""
+
+    patient_id: str
+    fold: int
+    label: int
+    probability: float
+    logit: float
+    threshold: float
+    call: int
+    slides: int
+
+    @classmethod
+    def of(cls, patient: str, fold: int, label: int, logit: float, threshold: float, slides: int) -> OutOfFold:
+        """The row of a patient whose slides' mean logit is known."""
+        probability = float(expit(logit))
+        return cls(patient, fold, label, probability, logit, threshold, int(probability >= threshold), slides)
+
+
+@dataclass(frozen=True)
+class _TestFold:
+    bundle: Path
+    patients: Mapping[str, tuple[int, tuple[Path, ...]]]
+
+
+class EvaluateStage(Stage[EvaluateSettings]):
+    """One item, ``cross-validation``.
+
+    :param features: folder of the stage whose slides are used.
+    :param splits: folder of the split that was trained on; default: the model's own.
+    """
+
+    name = "evaluate"
+    version = VERSIONS["evaluate"]
+    items = "models"
+
+    def __init__(
+        self,
+        settings: EvaluateSettings,
+        folder: Path,
+        workspace: Path,
+        *,
+        features: Path,
+        splits: Path | None = None,
+    ) -> None:
+        super().__init__(settings, folder, workspace)
+        self.features, self.splits = features, splits or folder
+
+    def plan(self) -> Plan:
+        split = split_output(Manifest.of(self.splits), self.workspace)
+        wanted = range(split.splits.folds)
+        bundles = upstream(self.manifest, "train", self.workspace).records
+        missing = [fold for fold in wanted if f"fold-{fold}" not in bundles]
+        if missing:
+            raise CohortError(
+                f"folds {', '.join(map(str, missing))} are not trained",
+                path=self.folder,
+                hint="see why above; wsipipe train goes on from there",
+            )
+        features = features_of(split.slides, self.features, self.workspace)
+        inputs: dict[str, Input] = {"splits": OutputInput(split.record)}
+        folds = []
+        for fold in wanted:
+            bundle = bundles[f"fold-{fold}"].outputs["bundle"]
+            inputs[f"fold-{fold}"] = OutputInput(bundle)
+            patients = {
+                patient: (label, tuple(self.workspace / features[slide].path for slide in slides))
+                for patient, (label, slides) in split.part(fold, "test").items()
+            }
+            folds.append(_TestFold(self.workspace / bundle.path, patients))
+        inputs |= {f"features of {slide}": OutputInput(store) for slide, store in features.items()}
+        return Plan([Item("cross-validation", inputs, folds)])
+
+    def process(self, item: Item, progress: Progress) -> Outcome:
+        device = choose_devices(self.settings.device)[0]
+        rows: list[OutOfFold] = []
+        for test in item.payload:
+            bundle = read_bundle(test.bundle, device)
+            for patient, (label, stores) in test.patients.items():
+                bags = [read_bag(store) for store in stores]
+                facts = bundle.facts
+                if any(facts.saw(patient, bag.facts.slide_digest) for bag in bags):
+                    what = f"was trained on patient {patient}, on whom it is to be tested, or on the same slide"
+                    hint = "the split was changed by hand: move the model away, and train again"
+                    raise CohortError(what, path=test.bundle, hint=hint)
+                logit = float(np.mean([bundle.read(*bag).logit for bag in zip(bags, stores, strict=True)]))
+                rows.append(OutOfFold.of(patient, facts.fold, label, logit, facts.threshold, len(stores)))
+        return write_evaluation(self.folder, rows, self.settings)
+
+
+def write_evaluation(folder: Path, rows: Sequence[OutOfFold], settings: EvaluateSettings) -> Outcome:
+    """Write both files of an evaluation by cross-validation."""
+    rows = sorted(rows, key=lambda row: row.patient_id)
+    pooled = metrics_of(rows, rounds=settings.bootstrap_rounds, seed=settings.seed)
+    by_fold = {
+        fold: metrics_of([row for row in rows if row.fold == fold], rounds=0, seed=settings.seed)
+        for fold in sorted({row.fold for row in rows})
+    }
+    write_oof(folder / "oof_predictions.csv", rows)
+    write_metrics(folder / "metrics.json", pooled, by_fold)
+    return Outcome(
+        outputs={"predictions": folder / "oof_predictions.csv", "metrics": folder / "metrics.json"},
+        stats={"patients": len(rows), "auc": pooled.auc.model_dump(mode="json")},
+    )
+
+
+class Judged(Protocol):
+    """A patient's row, whoever judged."""
+
+    @property
+    def label(self) -> int: ...
+    @property
+    def probability(self) -> float: ...
+    @property
+    def call(self) -> int: ...
+
+
+def metrics_of(rows: Sequence[Judged], *, rounds: int, seed: int) -> Metrics:
+    """Figures of these patients.
+
+    :param rounds: of the bootstrap; 0 for no intervals.
+    """
+    labels, probabilities = [row.label for row in rows], [row.probability for row in rows]
+    return binary_metrics(labels, probabilities, [row.call for row in rows], rounds=rounds, seed=seed)
+
+
+def write_metrics(path: Path, pooled: Metrics, by_fold: Mapping[int, Metrics]) -> None:
+    """Write ``metrics.json``: pooled, each fold by itself, and the AUC's mean and deviation over the folds."""
+    aucs = [own.auc.value for own in by_fold.values() if own.auc.value is not None]
+    content = {
+        "pooled": pooled.model_dump(mode="json"),
+        "folds": [{"fold": fold, **own.model_dump(mode="json")} for fold, own in by_fold.items()],
+        "auc_mean": float(np.mean(aucs)) if aucs else None,
+        "auc_sd": float(np.std(aucs, ddof=1)) if len(aucs) > 1 else None,
+    }
+    with whole(path) as scratch:
+        scratch.write_text(json.dumps(content, indent=1, allow_nan=False) + "\n", encoding="utf-8")
+
+
+def write_oof(path: Path, rows: Sequence[OutOfFold]) -> None:
+    """Write ``oof_predictions.csv``."""
+    with whole(path) as scratch, scratch.open("w", encoding="utf-8", newline="") as stream:
+        writer = csv.writer(stream, lineterminator="\n")
+        writer.writerow([field.name for field in fields(OutOfFold)])
+        writer.writerows([[getattr(row, field.name) for field in fields(OutOfFold)] for row in rows])
+
+
+def read_oof(path: Path) -> list[OutOfFold]:
+    """Read what :func:`write_oof` wrote."""
+    kinds: dict[str, Any] = {"patient_id": str, "probability": float, "logit": float, "threshold": float}
+    with path.open(encoding="utf-8", newline="") as stream:
+        return [
+            OutOfFold(**{name: kinds.get(name, int)(value) for name, value in row.items()})
+            for row in csv.DictReader(stream)
+        ]

@@ -1,0 +1,107 @@
+"""What a fold may see: its training and validation patients, with their bags; and the threshold set on the latter."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from scipy.special import expit
+from torch import Tensor
+
+from ...data.errors import StoreError, UsageError
+from ...data.features.store import FeatureFacts, read_bag
+from ...models.evaluation.metrics import youden_threshold
+from ...models.mil.bag_tensors import BagTensors, PatientBags, bag_tensors
+
+MEMORY_SHARE = 0.5
+"""Features move to the GPU for the whole training when they take no more than this part of its free memory."""
+
+
+@dataclass(frozen=True)
+class FoldCohort:
+    """What a fold may see.
+
+    :param train, validation: patient → (label, its slides).
+    :param test_patients: how many are kept for the test; nothing else is known of them here.
+    :param slides: slide → its feature store and the digest of its pixels' file.
+    """
+
+    fold: int
+    folds: int
+    splits_digest: str
+    train: Mapping[str, tuple[int, tuple[str, ...]]]
+    validation: Mapping[str, tuple[int, tuple[str, ...]]]
+    test_patients: int
+    slides: Mapping[str, tuple[Path, str]]
+    tile: dict[str, Any]
+    extract: dict[str, Any]
+
+
+def read_bags(
+    cohort: FoldCohort, neighbours: int, device: torch.device, known: Mapping[str, FoldBag]
+) -> dict[str, FoldBag]:
+    """All bags of the fold, each read once; on the GPU when they fit.
+
+    :param known: bags that an earlier fold has read.
+    :raises StoreError: the slides were not all extracted alike.
+    """
+    bags: dict[str, FoldBag] = {}
+    first: FeatureFacts | None = None
+    for slide, (path, _) in cohort.slides.items():
+        bags[slide] = bag = known[slide] if slide in known else FoldBag.read(path, neighbours)
+        first = first or bag.facts
+        for name in ("backbone", "pooling", "weights_digest", "tile_px", "width"):
+            if getattr(bag.facts, name) != getattr(first, name):
+                raise StoreError(
+                    f"{name} is {getattr(bag.facts, name)}, but {getattr(first, name)} for {first.slide_id}",
+                    path=path,
+                    hint="run wsipipe extract to the end, so that all slides are extracted alike",
+                )
+    if first is None:
+        raise UsageError("a fold without slides", hint="use fewer folds")
+    new = sum(bag.tensors.bytes for bag in bags.values() if bag.tensors.features.device != device)
+    if device.type == "cuda" and new <= MEMORY_SHARE * torch.cuda.mem_get_info(device)[0]:
+        bags = {slide: replace(bag, tensors=bag.tensors.to(device)) for slide, bag in bags.items()}
+    return bags
+
+
+@dataclass(frozen=True)
+class FoldBag:
+    """A slide's bag and what its numbers are."""
+
+    tensors: BagTensors
+    facts: FeatureFacts
+
+    @classmethod
+    def read(cls, path: Path, neighbours: int) -> FoldBag:
+        """From its store."""
+        bag = read_bag(path)
+        return cls(bag_tensors(bag, neighbours), bag.facts)
+
+
+def fold_threshold(labels: Sequence[int], logits: Sequence[float]) -> tuple[float, str]:
+    """Probability from which a patient is called positive, and where it is from.
+
+    :param labels, logits: of the fold's validation patients.
+    """
+    chosen = youden_threshold(labels, expit(np.array(logits)))
+    return (0.5, "default 0.5") if chosen is None else (chosen, "Youden on the validation patients")
+
+
+def patients_of(
+    part: Mapping[str, tuple[int, tuple[str, ...]]],
+    bags: Mapping[str, BagTensors],
+    *,
+    expression: Mapping[str, Tensor] | None = None,
+    targets: Mapping[str, float | None] | None = None,
+) -> list[PatientBags]:
+    """A part's patients with their bags, and where there is any their expression and soft target."""
+    expression, targets = expression or {}, targets or {}
+    return [
+        PatientBags(patient, label, [bags[slide] for slide in slides], expression.get(patient), targets.get(patient))
+        for patient, (label, slides) in part.items()
+    ]

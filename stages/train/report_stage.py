@@ -1,0 +1,179 @@
+"""report: gathers what a training run left in its folder, for the page that people read."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from ...data.artifact import whole
+from ...data.manifest import Record
+from ...models.bundle import BundleFacts, read_facts
+from ...models.evaluation.metrics import Metrics
+from ...models.training.methods import find_method
+from ..pages.report_page import (
+    Accounting,
+    EpochRow,
+    Facts,
+    FoldSummary,
+    OofPatient,
+    Question,
+    SlotUsage,
+    TrainingReport,
+    training_page,
+)
+from ..settings import Settings
+from ..stage import Input, Item, Outcome, OutputInput, Plan, Progress, Stage, upstream
+from ..versions import VERSIONS
+from .cross_validate import OutOfFold, read_oof
+from .split import PatientRow, read_patients, reasons
+
+
+class ReportSettings(Settings):
+    """Nothing to set."""
+
+
+class TrainingReportStage(Stage[ReportSettings]):
+    """One item, ``report.html``, from the records of split, train and evaluate."""
+
+    name = "report"
+    version = VERSIONS["report"]
+    items = "pages"
+
+    def plan(self) -> Plan:
+        records: dict[str, Record] = {}
+        for stage in ("split", "train", "evaluate"):
+            records |= upstream(self.manifest, stage, self.workspace).records
+        inputs: dict[str, Input] = {
+            f"{item} {name}": OutputInput(output)
+            for item, record in records.items()
+            for name, output in record.outputs.items()
+        }
+        if "cross-validation" not in records:
+            return Plan([])  # evaluate has failed and says why
+        return Plan([Item("report.html", inputs, records)])
+
+    def process(self, item: Item, progress: Progress) -> Outcome:
+        records: Mapping[str, Record] = item.payload
+
+        def output(record: str, name: str) -> Path:
+            return self.workspace / records[record].outputs[name].path
+
+        patients = read_patients(output("splits", "patients"))
+        oof = read_oof(output("cross-validation", "predictions"))
+        metrics = json.loads(output("cross-validation", "metrics").read_text(encoding="utf-8"))
+        bundles = [read_facts(output(name, "bundle")) for name in records if name.startswith("fold-")]
+        report = _report(self.folder, patients, oof, metrics, sorted(bundles, key=lambda b: b.fold))
+        path = self.folder / "report.html"
+        with whole(path) as scratch:
+            scratch.write_text(training_page(report), encoding="utf-8")
+        return Outcome(outputs={"page": path})
+
+
+def _report(
+    folder: Path,
+    patients: list[PatientRow],
+    oof: list[OutOfFold],
+    metrics: Mapping[str, Any],
+    bundles: list[BundleFacts],
+) -> TrainingReport:
+    question = bundles[0].question
+    test_auc = {fold["fold"]: fold["auc"]["value"] for fold in metrics["folds"]}
+    return TrainingReport(
+        run=folder.name,
+        question=Question.of(question.label_column, question.positive, question.negative),
+        accounting=Accounting(
+            in_table=len(patients),
+            used=sum(patient.used for patient in patients),
+            dropped=tuple(reasons(patients).items()),
+        ),
+        metrics=Metrics.model_validate(metrics["pooled"]),
+        folds=tuple(_fold(bundle, test_auc.get(bundle.fold)) for bundle in bundles),
+        oof=tuple(
+            OofPatient(
+                patient=row.patient_id,
+                fold=row.fold,
+                positive=bool(row.label),
+                probability=row.probability,
+                called_positive=bool(row.call),
+            )
+            for row in oof
+        ),
+        slots=tuple(
+            SlotUsage(fold=bundle.fold, positive=label == "positive", shares=tuple(use["shares"]))
+            for bundle in bundles
+            for label, use in bundle.training["memory"].items()
+        ),
+        facts=_facts(patients, bundles),
+        settings=tuple((name, _shown(value)) for name, value in bundles[0].training["settings"].items()),
+        versions=tuple(bundles[0].versions.items()),
+        predict_command=f"wsipipe predict new_slides/ --model {folder.parent.parent.name}/models/{folder.name}",
+    )
+
+
+def _fold(bundle: BundleFacts, test_auc: float | None) -> FoldSummary:
+    """Bundles, as TensorBoard, number epochs from 0; people count them from 1."""
+    history = bundle.training["history"]
+    best = bundle.training["best_epoch"]
+    return FoldSummary(
+        fold=bundle.fold,
+        n_train=bundle.patients["train"],
+        n_validation=bundle.patients["validation"],
+        n_test=bundle.patients["test"],
+        validation_auc=history[best]["validation_auc"],
+        test_auc=test_auc,
+        threshold=bundle.threshold,
+        best_epoch=best + 1,
+        history=tuple(
+            EpochRow(
+                epoch=row["epoch"] + 1,
+                losses=row["losses"],
+                validation_auc=row["validation_auc"],
+                validation_rank=row["validation_rank"],
+                slot_entropy=tuple(value for name, value in row["figures"].items() if name.startswith("slot_entropy")),
+            )
+            for row in history
+        ),
+    )
+
+
+def _facts(patients: list[PatientRow], bundles: list[BundleFacts]) -> Facts:
+    used = [patient for patient in patients if patient.used]
+    recipe, network = bundles[0].recipe, bundles[0].network
+    genes = [len(bundle.genes) for bundle in bundles]
+    return (
+        ("patients with slides", str(len(used))),
+        ("of them with RNA", str(sum(patient.rna for patient in used))),
+        ("slides", str(sum(len(patient.slides) for patient in used))),
+        ("tiles", f"{recipe.tile_px} px at {recipe.tile['mpp']:g} µm per pixel"),
+        ("backbone", f"{recipe.backbone}, {recipe.pooling_text}, {recipe.width} features"),
+        ("backbone weights", recipe.weights_digest),
+        ("genes a fold", f"{min(genes)} to {max(genes)}" if min(genes) != max(genes) else str(genes[0])),
+        ("method", find_method(bundles[0].method).title),
+        ("network", ", ".join(f"{name.replace('_', ' ')} {network[name]}" for name in _SIZES if name in network)),
+        *_taught(bundles),
+    )
+
+
+_SIZES = ("hidden", "shared", "slots", "memory")
+"""Of a network's configuration, what a reader asks for first."""
+
+
+def _taught(bundles: list[BundleFacts]) -> Facts:
+    """What the soft targets were worth, and which settings the folds chose, where there are any."""
+    told: list[tuple[str, str]] = []
+    aucs = [bundle.training["soft_targets"]["out_of_fold_auc"] for bundle in bundles if bundle.training["soft_targets"]]
+    if aucs:
+        shown = ", ".join(f"{auc:.3f}" for auc in aucs)
+        told.append(("soft targets' AUC among training patients, out of fold, by fold", shown))
+    for bundle in bundles:
+        if bundle.training["choice"]:
+            best = max(bundle.training["choice"], key=lambda candidate: candidate["auc"])
+            words = ", ".join(f"{name} {value}" for name, value in best.items() if name != "auc")
+            told.append((f"chosen inside fold {bundle.fold}", f"{words} (inner AUC {best['auc']:.3f})"))
+    return tuple(told)
+
+
+def _shown(value: Any) -> str:
+    return "preset's" if value is None else str(value)

@@ -1,0 +1,302 @@
+"""split: joins the cohort table to the slides that have features, and decides who trains, validates and is tested.
+
+splits.csv     every patient's part in every fold
+patients.csv   every patient of the table: used, or dropped and why; slides; whether there is RNA
+"""
+
+from __future__ import annotations
+
+import csv
+from collections import Counter
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from ...data.artifact import whole
+from ...data.cohort.labels import PatientLabels, patient_labels, patient_sites
+from ...data.cohort.slide_match import SlideMatch, match_slides
+from ...data.cohort.splits import Role, Splits, make_splits, read_splits, write_splits
+from ...data.cohort.table import CohortTable, read_cohort
+from ...data.errors import CohortError
+from ...data.manifest import Manifest, OutputRecord, Record
+from ...data.molecular.store import read_expression
+from ...data.wording import some
+from ...models.training.rna_teacher import measured
+from ..stage import FileInput, Input, Item, Outcome, Plan, Progress, Stage, ValueInput, upstream
+from ..versions import VERSIONS
+from .settings import BiomarkerSettings, SplitSettings
+
+PATIENT_COLUMNS = ("patient_id", "status", "reason", "label", "slides", "rna")
+
+
+class SplitStageSettings(SplitSettings, BiomarkerSettings):
+    """The split's settings and the question that it is for."""
+
+
+@dataclass(frozen=True)
+class _Cohort:
+    splits: Splits
+    labels: PatientLabels
+    with_rna: frozenset[str]
+
+
+class SplitStage(Stage[SplitStageSettings]):
+    """One item, ``splits``.
+
+    :param table: the cohort table.
+    :param tiles, features: folders of the stages whose slides are used.
+    :param molecular: the stores that may teach, those that are there; only to say who has been measured.
+    """
+
+    name = "split"
+    version = VERSIONS["split"]
+    items = "cohorts"
+
+    def __init__(
+        self,
+        settings: SplitStageSettings,
+        folder: Path,
+        workspace: Path,
+        *,
+        table: Path,
+        tiles: Path,
+        features: Path,
+        molecular: Sequence[Path],
+    ) -> None:
+        super().__init__(settings, folder, workspace)
+        self.table, self.tiles, self.features, self.molecular = table, tiles, features, molecular
+
+    def plan(self) -> Plan:
+        settings = self.settings
+        table = read_cohort(self.table)
+        unusable, usable = slides_with_features(self.tiles, self.features, self.workspace)
+        match = match_slides([*usable, *unusable], table)
+        labels = patient_labels(
+            table,
+            settings.label_column,
+            settings.positive,
+            settings.negative,
+            match=match,
+            unusable=unusable,
+            keep_frozen=settings.tcga_slides == "all",
+            drop_conflicts=settings.drop_conflicts,
+        )
+        if not labels.labels:
+            self._refuse_nobody(labels, match)
+        _refuse_twins(labels.slides, self.tiles)
+        sites = patient_sites(table, labels.labels) if settings.split_by == "site" else {}
+        splits = make_splits(
+            labels.labels,
+            settings.folds,
+            settings.seed,
+            settings.validation_fraction,
+            sites or None,
+        )
+        stores = [read_expression(store) for store in self.molecular]
+        with_rna = frozenset(patient for store in stores for patient in measured(store, store.patients))
+        inputs: dict[str, Input] = {
+            "table": FileInput(self.table.resolve()),
+            "slides": ValueInput({slide: unusable.get(slide, "usable") for slide in match.rows}),
+            "rna": ValueInput(sorted(with_rna)),
+        }
+        item = Item("splits", inputs, _Cohort(splits, labels, with_rna))
+        used, *dropped = labels.notes()
+        if stores:
+            used += f"; {len(with_rna & labels.labels.keys())} of them have RNA"
+        notes = [*table.notes, *match.notes(), used, *dropped, *_left_out(labels, match, table, unusable)]
+        return Plan([item], notes=notes)
+
+    def _refuse_nobody(self, labels: PatientLabels, match: SlideMatch) -> None:
+        """:raises CohortError: no patient is left, with the reasons and what did not go together."""
+        why = ", ".join(f"{reason} ({count})" for reason, count in labels.reasons.items())
+        what = f"none of its patients ({len(labels.dropped)}) can be used with the features in {self.features}: {why}"
+        hint = "wsipipe status tells what became of the slides; labels are the table's"
+        if not match.rows:
+            there, asked = some(match.only_on_disk, 2), some(match.only_in_table, 2) or "none"
+            hint = f"a row's slide_id must be its slide's file name: the table has {asked}; slides here are {there}"
+        raise CohortError(what, path=self.table, hint=hint)
+
+    def process(self, item: Item, progress: Progress) -> Outcome:
+        cohort: _Cohort = item.payload
+        write_splits(self.folder / "splits.csv", cohort.splits)
+        write_patients(self.folder / "patients.csv", cohort.labels, cohort.with_rna)
+        labels = cohort.labels
+        stats = {
+            "patients": len(labels.labels) + len(labels.dropped),
+            "used": len(labels.labels),
+            "positive": sum(labels.labels.values()),
+            "with_rna": len(cohort.with_rna & labels.labels.keys()),
+            "slides": sum(map(len, labels.slides.values())),
+            "dropped": dict(labels.reasons),
+        }
+        return Outcome(
+            outputs={"splits": self.folder / "splits.csv", "patients": self.folder / "patients.csv"}, stats=stats
+        )
+
+
+def _left_out(labels: PatientLabels, match: SlideMatch, table: CohortTable, unusable: Mapping[str, str]) -> list[str]:
+    """A note for each reason why slides of patients that are used are not: who is dropped has a reason already."""
+    patient_of = dict(zip(table.frame["slide_id"], table.frame["patient_id"], strict=True))
+    lost: dict[str, list[str]] = {}
+    for slide, row in match.rows.items():
+        if slide in unusable and slide not in labels.frozen_slides and patient_of[row] in labels.labels:
+            lost.setdefault(unusable[slide], []).append(slide)
+    return [
+        f"slides left out whose patients have others, {reason}: {len(slides)} ({some(slides, 3)})"
+        for reason, slides in lost.items()
+    ]
+
+
+def slides_with_features(tiles: Path, features: Path, workspace: Path) -> tuple[dict[str, str], list[str]]:
+    """Slides that cannot be used, with the reason, and those with features.
+
+    :param tiles, features: folders of the stages that made them.
+    :raises CohortError: no slide has features.
+    """
+    tiled, extracted = Manifest.of(tiles).latest("tile"), Manifest.of(features).latest("extract")
+    why = {s: _why_unusable(tiled.get(s), extracted.get(s), workspace) for s in {**tiled, **extracted}}
+    unusable = {slide: reason for slide, reason in why.items() if reason}
+    usable = [slide for slide, reason in why.items() if not reason]
+    if not usable:
+        reasons = ", ".join(f"{reason} ({count})" for reason, count in Counter(unusable.values()).most_common())
+        what = f"no slide here has features{f': {reasons}' if reasons else ''}"
+        raise CohortError(what, path=features, hint="run wsipipe tile and wsipipe extract first")
+    return unusable, usable
+
+
+def _why_unusable(tiled: Record | None, extracted: Record | None, workspace: Path) -> str:
+    """Why a slide gives no bag; nothing if it gives one. Its tiles need not be there any more, its features must."""
+    if tiled is None:
+        return "not tiled here"
+    for stage, record in (("tile", tiled), ("extract", extracted)):
+        if record is not None and record.status == "empty":
+            return "no tissue on the slide"
+        if record is not None and record.status == "failed":
+            return f"slide failed in {stage}"
+    if extracted is None:
+        return "no features extracted yet" if tiled.is_whole(workspace) else "output of tile lost"
+    if not extracted.is_whole(workspace):
+        return "output of extract lost"
+    if "tiles" in extracted.inputs and extracted.inputs["tiles"].digest != tiled.outputs["tiles"].digest:
+        return "features of earlier tiles"
+    return ""
+
+
+def features_of(slides: Iterable[str], features: Path, workspace: Path) -> dict[str, OutputRecord]:
+    """Slide → its store of features, as recorded.
+
+    :raises CohortError: a slide of the split has none any more.
+    """
+    there = upstream(Manifest.of(features), "extract", workspace).records
+    wanted = list(slides)
+    lost = [slide for slide in wanted if slide not in there]
+    if lost:
+        what = f"no features any more of {len(lost)} of the split's {len(wanted)} slides: {some(lost, 3)}"
+        raise CohortError(what, path=features, hint="run wsipipe extract, then make the split again (wsipipe train)")
+    return {slide: there[slide].outputs["features"] for slide in wanted}
+
+
+def _refuse_twins(slides_of: Mapping[str, Sequence[str]], tiles: Path) -> None:
+    """A slide that two patients share would train a fold that is tested on it.
+
+    :raises CohortError: naming both slides and both patients.
+    """
+    tiled = Manifest.of(tiles).latest("tile")
+    first: dict[str, tuple[str, str]] = {}
+    for patient, slides in slides_of.items():
+        for slide in slides:
+            other, of = first.setdefault(tiled[slide].inputs["slide"].digest, (slide, patient))
+            if of != patient:
+                raise CohortError(
+                    f"slides {other} of patient {of} and {slide} of patient {patient} have the same bytes",
+                    path=tiled[slide].inputs["slide"].path or tiles,
+                    hint="remove the row that is wrong; if both are one person, give both rows one patient_id",
+                )
+
+
+def write_patients(path: Path, labels: PatientLabels, with_rna: Collection[str] = ()) -> None:
+    """Every patient of the table, used or dropped, a row each."""
+    with whole(path) as scratch, scratch.open("w", encoding="utf-8", newline="") as stream:
+        writer = csv.writer(stream, lineterminator="\n")
+        writer.writerow(PATIENT_COLUMNS)
+        for patient in sorted({*labels.labels, *labels.dropped}):
+            used = patient in labels.labels
+            writer.writerow(
+                [
+                    patient,
+                    "used" if used else "dropped",
+                    labels.dropped.get(patient, ""),
+                    labels.labels.get(patient, ""),
+                    ";".join(labels.slides.get(patient, ())),
+                    "yes" if patient in with_rna else "no",
+                ]
+            )
+
+
+@dataclass(frozen=True)
+class PatientRow:
+    """A line of ``patients.csv``."""
+
+    patient_id: str
+    used: bool
+    reason: str
+    label: int | None
+    slides: tuple[str, ...]
+    rna: bool
+
+
+def read_patients(path: Path) -> list[PatientRow]:
+    """Read what :func:`write_patients` wrote."""
+    with path.open(encoding="utf-8", newline="") as stream:
+        return [
+            PatientRow(
+                patient_id=row["patient_id"],
+                used=row["status"] == "used",
+                reason=row["reason"],
+                label=int(row["label"]) if row["label"] else None,
+                slides=tuple(row["slides"].split(";")) if row["slides"] else (),
+                rna=row["rna"] == "yes",
+            )
+            for row in csv.DictReader(stream)
+        ]
+
+
+@dataclass(frozen=True)
+class SplitOutput:
+    """What the split stage left for the stages after it."""
+
+    splits: Splits
+    record: OutputRecord
+    """Of ``splits.csv``."""
+    slides_of: Mapping[str, tuple[str, ...]]
+    """Patient → slides to use."""
+
+    @property
+    def slides(self) -> list[str]:
+        """The slides of all patients, whatever part these play."""
+        return [slide for patient in self.splits.labels for slide in self.slides_of[patient]]
+
+    def part(self, fold: int, role: Role) -> dict[str, tuple[int, tuple[str, ...]]]:
+        """Patient → label and slides, of those who play a role in a fold."""
+        return {p: (self.splits.labels[p], self.slides_of[p]) for p in self.splits.patients(fold, role)}
+
+
+def split_output(manifest: Manifest, workspace: Path) -> SplitOutput:
+    """Read it.
+
+    :raises CohortError: the split is not there or not whole.
+    """
+    split = upstream(manifest, "split", workspace).records.get("splits")
+    if split is None:
+        raise CohortError("has no splits", path=manifest.path.parent, hint="run wsipipe train from its start")
+    patients = read_patients(workspace / split.outputs["patients"].path)
+    return SplitOutput(
+        splits=read_splits(workspace / split.outputs["splits"].path),
+        record=split.outputs["splits"],
+        slides_of={patient.patient_id: patient.slides for patient in patients},
+    )
+
+
+def reasons(patients: list[PatientRow]) -> dict[str, int]:
+    """Reason → patients dropped for it, the most frequent first."""
+    return dict(Counter(row.reason for row in patients if not row.used).most_common())

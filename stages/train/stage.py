@@ -1,0 +1,270 @@
+"""train: one model a fold, from the training and validation patients of that fold alone.
+
+Nothing here opens a slide, an expression row or a label of the fold's test patients: the epoch is chosen and the
+threshold is set on what the fold may see (:mod:`.fold`). :mod:`.evaluate` meets the test patients first.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from copy import copy
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, Self
+
+import torch
+from threadpoolctl import threadpool_limits
+
+from ...data.artifact import remove
+from ...data.errors import CohortError, UsageError
+from ...data.features.store import FeatureFacts
+from ...data.manifest import Manifest, Record
+from ...data.version import __version__
+from ...models.backbones.devices import choose_device, choose_devices
+from ...models.bundle import BagRecipe, BundleFacts, Question, seen_hashes, write_bundle
+from ...models.mil.bag_tensors import BagTensors
+from ...models.mil.momkd import MoMKD
+from ...models.training.fit import Epoch
+from ...models.training.methods import find_method
+from ..stage import Input, Item, Outcome, OutputInput, Plan, Progress, Stage, ValueInput
+from ..versions import VERSIONS
+from .fold import FoldBag, FoldCohort, read_bags
+from .fold_training import INNER_FOLDS, FoldTask, TrainedFold, train_fold
+from .settings import BiomarkerSettings, TrainSettings
+from .split import features_of, split_output
+from .teaching import Teaching, molecular_inputs
+
+SMALL_BAG = 100
+"""Tiles in a mean bag below which one thread computes."""
+
+
+class TrainStage(Stage[TrainSettings]):
+    """Items are folds.
+
+    :param biomarker: the question; the folder's name is the model's.
+    :param tiles, features: folders of the stages whose slides are used.
+    :param stores: of RNA and of further blocks, those that are to teach.
+    :param splits: folder of the split to train on; default: the model's own.
+    :param question: name of what is asked; default: the folder's.
+    """
+
+    name = "train"
+    version = VERSIONS["train"]
+    items = "folds"
+    unit = "epochs"
+
+    def __init__(
+        self,
+        settings: TrainSettings,
+        folder: Path,
+        workspace: Path,
+        *,
+        biomarker: BiomarkerSettings,
+        tiles: Path,
+        features: Path,
+        stores: Sequence[Path],
+        splits: Path | None = None,
+        question: str = "",
+    ) -> None:
+        super().__init__(settings, folder, workspace)
+        self.biomarker, self.tiles, self.features, self.stores = biomarker, tiles, features, stores
+        self.splits, self.question = splits or folder, question
+        self._bags: dict[str, FoldBag] = {}
+        self._of = 1
+
+    @property
+    def devices(self) -> Sequence[str]:
+        return [str(device) for device in choose_devices(self.settings.device)]
+
+    def on(self, device: str, of: int) -> Self:
+        stage = copy(self)
+        stage.settings = self.settings.model_copy(update={"device": device})
+        stage._of = of
+        return stage
+
+    def plan(self) -> Plan:
+        self._refuse_without_rna()
+        split = split_output(Manifest.of(self.splits), self.workspace)
+        used = split.slides
+        features = features_of(used, self.features, self.workspace)
+        tiled, extracted = Manifest.of(self.tiles).latest("tile"), Manifest.of(self.features).latest("extract")
+        tile, extract = _settings_of(used, tiled, self.tiles), _settings_of(used, extracted, self.features)
+        molecular = molecular_inputs(self._teachers, self.settings.gene_list)
+        items = []
+        for fold in range(split.splits.folds):
+            train, validation = split.part(fold, "train"), split.part(fold, "validation")
+            own = {**train, **validation}
+            slides = [slide for _, ids in own.values() for slide in ids]
+            cohort = FoldCohort(
+                fold=fold,
+                folds=split.splits.folds,
+                splits_digest=split.record.digest,
+                train=train,
+                validation=validation,
+                test_patients=len(split.splits.patients(fold, "test")),
+                slides={s: (self.workspace / features[s].path, tiled[s].inputs["slide"].digest) for s in slides},
+                tile=tile,
+                extract=extract,
+            )
+            inputs: dict[str, Input] = {
+                "splits": OutputInput(split.record),
+                "slides": ValueInput({patient: list(ids) for patient, (_, ids) in own.items()}),
+                **{f"features of {slide}": OutputInput(features[slide]) for slide in slides},
+                **molecular,
+            }
+            items.append(Item(f"fold-{fold}", inputs, cohort, size=self._epochs()))
+        return Plan(items)
+
+    def _refuse_without_rna(self) -> None:
+        asked = [name for name in ("soft_targets", "shuffle_rna") if getattr(self.settings, name)]
+        if asked and not self.stores:
+            what = f"--{asked[0].replace('_', '-')} needs RNA, and there is none to teach"
+            raise UsageError(what, path=self.workspace, hint="run wsipipe genomics first")
+
+    @property
+    def _teachers(self) -> Sequence[Path]:
+        """The stores, if this method learns from them: else another store would train again what is the same."""
+        settings = self.settings
+        taught = find_method(settings.method).taught_by_rna and settings.use_rna
+        return self.stores if taught or settings.soft_targets else ()
+
+    def _epochs(self) -> int:
+        """Of a fold, at most: nested settings are all tried on the inner folds first."""
+        fits = 1 + (INNER_FOLDS * len(self.settings.candidates()) if self.settings.nested else 0)
+        return self.settings.epochs * fits
+
+    def process(self, item: Item, progress: Progress) -> Outcome:
+        cohort: FoldCohort = item.payload
+        device = choose_device(self.settings.device)
+        self._bags |= read_bags(cohort, self.settings.neighbours, device, self._bags)
+        bags = {slide: self._bags[slide].tensors for slide in cohort.slides}
+        facts = self._bags[next(iter(cohort.slides))].facts
+        with _threads_for(bags, self._of), self._curves(item.id) as draw:
+            told: Counter[str] = Counter()
+
+            def tell(what: str, epoch: Epoch) -> None:
+                inner = "" if what == "state" else f" ({what})"
+                progress.say(f"fold {cohort.fold}{inner}, epoch {epoch.epoch + 1}, validation {_in_validation(epoch)}")
+                progress.advance(1)
+                told[what] += 1
+                if what == "state":
+                    draw(epoch)
+
+            partial = self.folder / "partial" / item.fingerprint.removeprefix("sha256:")[:16]
+            teaching = Teaching.read(self._teachers, self.settings.gene_list)
+            task = FoldTask(cohort, bags, facts.width, teaching, device, partial, tell)
+            trained = train_fold(task, self.settings)
+            path = self.folder / item.id
+            write_bundle(
+                path, self._facts(task, trained, facts), trained.network, trained.rna.arrays if trained.rna else {}
+            )
+        progress.advance(max(0, item.size - told.total()))  # what early stopping saved
+        remove(partial)
+        with suppress(OSError):  # other folds may still keep theirs
+            partial.parent.rmdir()
+        best = trained.fitted.history[trained.fitted.best_epoch]
+        return Outcome(
+            outputs={"bundle": path},
+            stats={
+                "epochs": len(trained.fitted.history),
+                "best_epoch": trained.fitted.best_epoch,
+                "validation_auc": best.validation_auc,
+                "train_patients": len(trained.train),
+                "train_patients_with_rna": sum(p.expression is not None for p in trained.train),
+                "validation_patients": len(trained.validation),
+            },
+        )
+
+    @contextmanager
+    def _curves(self, fold: str) -> Iterator[Callable[[Epoch], None]]:
+        """Takes epochs and, if asked, writes them where TensorBoard looks."""
+        if not self.settings.tensorboard:
+            yield lambda _: None
+            return
+        from .tensorboard import tensorboard_curves
+
+        with tensorboard_curves(self.folder / "tensorboard" / fold) as write:
+            yield write
+
+    def _facts(self, task: FoldTask, trained: TrainedFold, facts: FeatureFacts) -> BundleFacts:
+        cohort, fitted, rna = task.cohort, trained.fitted, trained.rna
+        threshold, threshold_from = trained.threshold()
+        seen = seen_hashes([*cohort.train, *cohort.validation], [digest for _, digest in cohort.slides.values()])
+        network = trained.network
+        return BundleFacts(
+            question=Question(name=self.question or self.folder.name, **self.biomarker.model_dump()),
+            fold=cohort.fold,
+            folds=cohort.folds,
+            splits_digest=cohort.splits_digest,
+            recipe=BagRecipe(
+                tile=cohort.tile,
+                extract=cohort.extract,
+                tile_px=facts.tile_px,
+                backbone=facts.backbone,
+                pooling=facts.pooling,
+                weights_digest=facts.weights_digest,
+                width=facts.width,
+                neighbours=self.settings.neighbours,
+            ),
+            method=trained.settings.method,
+            network=network.config.model_dump(mode="json"),
+            threshold=threshold,
+            seen=seen,
+            patients={
+                "train": len(trained.train),
+                "validation": len(trained.validation),
+                "test": cohort.test_patients,
+            },
+            genes=list(rna.genes) if rna else [],
+            gene_panel=rna.description if rna else {},
+            training={
+                "settings": trained.settings.result_settings(),
+                "best_epoch": fitted.best_epoch,
+                "history": [asdict(epoch) for epoch in fitted.history],
+                "memory": network.slot_shares(trained.train) if isinstance(network, MoMKD) else {},
+                "soft_targets": trained.targets.description if trained.targets else {},
+                "choice": trained.choice,
+                "patients_with_rna": sum(p.expression is not None for p in trained.train),
+                "threshold_from": threshold_from,
+            },
+            versions={"wsipipe": __version__, "torch": torch.__version__},
+        )
+
+
+@contextmanager
+def _threads_for(bags: Mapping[str, BagTensors], of: int) -> Iterator[None]:
+    """One thread where bags are small: there threads gain nothing, and on a busy machine each step waits for them.
+
+    :param of: processes that train beside each other and share the cores.
+    """
+    before = torch.get_num_threads()
+    small = sum(len(bag.features) for bag in bags.values()) < SMALL_BAG * len(bags)
+    threads = 1 if small else max(1, before // of)
+    torch.set_num_threads(threads)
+    try:
+        with threadpool_limits(threads):  # scikit-learn's, which mind no threads of torch's
+            yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def _settings_of(slides: Sequence[str], records: Mapping[str, Record], folder: Path) -> dict[str, Any]:
+    """The settings that all these slides went through a stage with.
+
+    :raises CohortError: not all were the same: a run with others was stopped half-way.
+    """
+    first = records[slides[0]].settings
+    for slide in slides:
+        if records[slide].settings != first:
+            what = f"{slides[0]} and {slide} were made with different settings"
+            raise CohortError(what, path=folder, hint="run wsipipe tile and wsipipe extract to the end")
+    return first
+
+
+def _in_validation(epoch: Epoch) -> str:
+    """By what the epoch is judged, and how it did."""
+    if epoch.validation_rank is not None:
+        return f"rank correlation {epoch.validation_rank:.3f}"
+    return f"loss {epoch.validation_loss:.3f}" if epoch.validation_auc is None else f"AUC {epoch.validation_auc:.3f}"

@@ -1,0 +1,173 @@
+"""What teaches a fold beside labels: RNA and further blocks, selected and scaled on its training patients alone."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from ...data.errors import CohortError, ExpressionError
+from ...data.manifest import Manifest, OutputRecord
+from ...data.molecular.blocks import BLOCKS, Block
+from ...data.molecular.gene_aliases import shipped_aliases
+from ...data.molecular.gene_sets import read_gmt
+from ...data.molecular.store import ExpressionTable, join_blocks, read_expression, store_name
+from ...models.training.gene_panel import GenePanel, Selection
+from ...models.training.rna_teacher import SoftTargets, measured
+from ..stage import FileInput, Input, OutputInput
+from .fold import FoldCohort
+from .settings import TrainSettings
+
+
+def stores_that_teach(genomics: Path, settings: TrainSettings) -> list[Path]:
+    """The stores of the blocks asked for; RNA's may be missing, what is asked for beside it may not.
+
+    :param genomics: folder of the stores.
+    :raises CohortError: a block has no store.
+    """
+    if not settings.use_rna and not settings.soft_targets:
+        return []
+    stores = {block: genomics / store_name(block) for block in BLOCKS if block in settings.blocks}
+    missing = [block for block, store in stores.items() if block != "rna" and not store.exists()]
+    if missing:
+        hint = f"run wsipipe genomics --{missing[0]} FILE"
+        raise CohortError(f"there is no store of {missing[0]} in this workspace", path=genomics, hint=hint)
+    return [store for store in stores.values() if store.exists()]
+
+
+def molecular_inputs(stores: Sequence[Path], gene_list: Path | None) -> dict[str, Input]:
+    """The stores, and the list of genes that is taken from them, as a stage's inputs."""
+    blocks = {store_name(block): block for block in BLOCKS}
+    inputs: dict[str, Input] = {}
+    for store in stores:
+        block = blocks[store.name]
+        inputs["expression" if block == "rna" else block] = OutputInput(_record_of(store, block))
+    if stores and gene_list is not None:
+        inputs["gene_list"] = FileInput(gene_list.resolve(), is_setting=True)
+    return inputs
+
+
+def _record_of(store: Path, block: Block) -> OutputRecord:
+    """What is recorded of a store.
+
+    :raises CohortError: nothing, or that it could not be made again.
+    """
+    record = Manifest.of(store.parent).latest("genomics").get("expression" if block == "rna" else block)
+    if record is not None and record.error is not None:
+        what = f"wsipipe genomics failed last time: {record.error.message}"
+        raise CohortError(what, path=store, hint="see wsipipe status, mend the matrix, and run wsipipe genomics again")
+    if record is None or not record.outputs:
+        raise CohortError("the store is not recorded", path=store, hint="run wsipipe genomics")
+    return record.outputs["expression"]
+
+
+@dataclass(frozen=True)
+class Teaching:
+    """What the workspace has to teach with: molecular features of patients, of whom a fold may use its own alone.
+
+    :param table: RNA, or joined blocks.
+    :param gene_list: what the panel holds, instead of what it would choose.
+    """
+
+    table: ExpressionTable
+    gene_list: tuple[str, ...] = ()
+
+    @classmethod
+    def read(cls, stores: Sequence[Path], gene_list: Path | None) -> Teaching | None:
+        """From the stores, RNA's first; None without any. Listed genes may carry former names."""
+        if not stores:
+            return None
+        table = join_blocks([read_expression(store) for store in stores])
+        listed = read_gene_list(gene_list) if gene_list else ()
+        known, former = set(table.genes), shipped_aliases()
+        return cls(table, tuple(gene if gene in known else former.get(gene, gene) for gene in listed))
+
+    def selection(self, settings: TrainSettings) -> Selection:
+        """How genes are selected."""
+        return "list" if self.gene_list else settings.gene_selection
+
+    def shuffled(self, labels: Mapping[str, int], seed: int) -> Teaching:
+        """A control: the rows are dealt anew among the patients of a class, so that none need have their own.
+
+        :param labels: of the training patients; other patients keep their rows.
+        """
+        row_of = {patient: row for row, patient in enumerate(self.table.patients)}
+        order = np.arange(len(row_of))
+        draw = np.random.default_rng(seed)
+        for label in (0, 1):
+            rows = [row_of[p] for p in sorted(labels) if labels[p] == label and p in row_of]
+            order[rows] = draw.permutation(rows)
+        return replace(self, table=replace(self.table, matrix=self.table.matrix[order]))
+
+
+@dataclass(frozen=True)
+class FoldRna:
+    """The training patients' expression, and further blocks, as the fold's own panel of genes sees it."""
+
+    rows: Mapping[str, torch.Tensor]
+    genes: Sequence[str]
+    arrays: Mapping[str, np.ndarray[Any, Any]]
+    description: dict[str, Any]
+
+    @classmethod
+    def fitted(cls, cohort: FoldCohort, teaching: Teaching, settings: TrainSettings) -> FoldRna:
+        """Fit the panel on the fold's training patients that any of the stores has.
+
+        A block that did not measure a patient is the training mean for this patient, and counted in the description.
+        """
+        table = teaching.table
+        patients = measured(table, cohort.train)
+        if not patients:
+            raise CohortError(
+                f"no training patient of fold {cohort.fold} has RNA",
+                path=table.source,
+                hint="check that the matrix and the cohort table name patients alike, or train with --no-use-rna",
+            )
+        labels = np.array([cohort.train[p][0] for p in patients])
+        matrix = table.rows(patients)
+        seed = settings.seed + cohort.fold
+        panel = GenePanel(settings.genes, teaching.selection(settings), teaching.gene_list, seed=seed)
+        values = panel.fit(matrix, table.genes, labels).transform(matrix, table.genes)
+        arrays, description = panel.state()
+        rows = {patient: torch.from_numpy(row.copy()) for patient, row in zip(patients, values, strict=True)}
+        return cls(rows, panel.genes, arrays, {**description, "unit": table.unit})
+
+
+def fold_targets(cohort: FoldCohort, teaching: Teaching, settings: TrainSettings) -> SoftTargets:
+    """The soft targets of the fold's training patients, and what the teacher says of those who validate."""
+    return SoftTargets.fitted(
+        teaching.table,
+        {patient: label for patient, (label, _) in cohort.train.items()},
+        cohort.validation,
+        n_genes=settings.genes,
+        selection=teaching.selection(settings),
+        gene_list=teaching.gene_list,
+        seed=settings.seed + cohort.fold,
+    )
+
+
+def read_gene_list(path: Path) -> tuple[str, ...]:
+    """The genes of a file, each once: one a line (``#`` starts a comment), or all sets of a .gmt.
+
+    :raises ExpressionError: it cannot be read, or holds no genes.
+    """
+    if path.name.casefold().endswith((".gmt", ".gmt.gz")):
+        genes = [gene for genes in read_gmt(path).values() for gene in genes]
+    else:
+        try:
+            lines = path.read_text(encoding="utf-8-sig").splitlines()
+        except (OSError, UnicodeDecodeError) as error:
+            what = f"the gene list cannot be read ({error})"
+            raise ExpressionError(what, path=path, hint="give a text file with one gene a line, or a .gmt") from error
+        genes = [gene for line in lines if (gene := line.partition("#")[0].strip())]
+        wide = [gene for gene in genes if any(sign in gene for sign in "\t,; ")]
+        if wide:
+            what = f"{len(wide)} lines hold more than a gene, the first: {wide[0][:60]!r}"
+            raise ExpressionError(what, path=path, hint="give one gene a line, or call a table of gene sets .gmt")
+    if not genes:
+        raise ExpressionError("holds no genes", path=path, hint="give one gene a line, or a .gmt")
+    return tuple(dict.fromkeys(genes))

@@ -1,0 +1,38 @@
+"""Learning curves where TensorBoard looks for them (the extra ``tensorboard``)."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from ...data.errors import UsageError
+from ...models.training.fit import Epoch
+
+
+@contextmanager
+def tensorboard_curves(folder: Path) -> Iterator[Callable[[Epoch], None]]:
+    """Takes epochs, from the first on, and writes each at once; curves of an earlier try are replaced.
+
+    :raises UsageError: the package tensorboard is not there.
+    """
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError as error:
+        hint = "pip install 'wsipipe-momkd[tensorboard]', or leave --tensorboard out"
+        raise UsageError("--tensorboard needs the package tensorboard", hint=hint) from error
+    shutil.rmtree(folder, ignore_errors=True)
+    with SummaryWriter(str(folder)) as writer:
+
+        def write(epoch: Epoch) -> None:
+            curves = {f"loss/{name}": value for name, value in epoch.losses.items()}
+            curves |= {**epoch.figures, "validation/loss": epoch.validation_loss, "learning_rate": epoch.learning_rate}
+            for name, known in (("auc", epoch.validation_auc), ("rank correlation", epoch.validation_rank)):
+                if known is not None:
+                    curves[f"validation/{name}"] = known
+            for name, value in curves.items():
+                writer.add_scalar(name, value, epoch.epoch)
+            writer.flush()
+
+        yield write

@@ -1,0 +1,232 @@
+"""Bundles: they read slides as the trained model did, hold nothing that runs, and refuse what is not theirs."""
+
+from __future__ import annotations
+
+import json
+import pickle
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from momkd_bags import SMALL, TAUGHT, model_of
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+from wsipipe.data.artifact import digest_of
+from wsipipe.data.errors import BundleError
+from wsipipe.data.features.store import Bag, FeatureFacts
+from wsipipe.models.bundle import (
+    BagRecipe,
+    Bundle,
+    BundleFacts,
+    Question,
+    folds_of,
+    read_bundle,
+    read_facts,
+    seen_hashes,
+    write_bundle,
+)
+from wsipipe.models.mil.bag_tensors import BagBatch, bag_tensors
+from wsipipe.models.mil.momkd import MoMKD
+from wsipipe.models.training.fit import FitSettings, fit
+
+WIDTH = SMALL.in_features
+
+
+def recipe(**changes: Any) -> BagRecipe:
+    fields: dict[str, Any] = {
+        "tile": {"mpp": 0.5},
+        "extract": {"backbone": "b"},
+        "tile_px": 224,
+        "backbone": "b",
+        "pooling": "cls",
+        "weights_digest": "sha256:w",
+        "width": WIDTH,
+        "neighbours": 8,
+    }
+    return BagRecipe(**fields | changes)
+
+
+def facts(model: MoMKD, **changes: Any) -> BundleFacts:
+    fields: dict[str, Any] = {
+        "question": Question(name="her2", label_column="HER2", positive=["1"], negative=["0"]),
+        "fold": 0,
+        "folds": 2,
+        "splits_digest": "sha256:s",
+        "recipe": recipe(),
+        "method": "momkd",
+        "network": model.config.model_dump(mode="json"),
+        "threshold": 0.37,
+        "seen": seen_hashes(["P1", "P2"], ["sha256:slide"]),
+        "patients": {"train": 1, "validation": 1, "test": 1},
+        "genes": ["ERBB2"],
+        "gene_panel": {"selection": "anova"},
+        "training": {"auc": None, "history": [{"epoch": 0, "validation_auc": 0.5}]},
+        "versions": {"wsipipe": "0.1.0"},
+    }
+    return BundleFacts(**fields | changes)
+
+
+def slide(tiles: int = 30, **changes: Any) -> Bag:
+    fields: dict[str, Any] = {
+        "slide_id": "new",
+        "slide_digest": "sha256:new",
+        "tiles_digest": "sha256:t",
+        "mpp": 0.5,
+        "tile_px": 224,
+        "tile_size_level0": 224.0,
+        "backbone": "b",
+        "architecture": "a",
+        "pooling": "cls",
+        "width": WIDTH,
+        "weights_digest": "sha256:w",
+        "precision": "fp32",
+        "transform": {},
+    }
+    features = np.random.default_rng(5).normal(size=(tiles, WIDTH)).astype(np.float16)
+    coords = np.stack([np.arange(tiles) % 6, np.arange(tiles) // 6], axis=1) * 224
+    return Bag("new", features, coords, FeatureFacts(**fields | changes))
+
+
+@pytest.fixture(scope="module")
+def trained() -> MoMKD:
+    model = model_of()
+    fit(model, TAUGHT, TAUGHT[2:4], FitSettings(epochs=2, learning_rate=2e-3))
+    return model
+
+
+@pytest.fixture
+def bundle(tmp_path: Path, trained: MoMKD) -> Path:
+    path = tmp_path / "her2" / "fold-0"
+    write_bundle(path, facts(trained), trained, {"mean": np.arange(3, dtype=np.float32)})
+    return path
+
+
+def test_a_bundle_reads_slides_as_the_trained_model_did(tmp_path: Path, bundle: Path, trained: MoMKD) -> None:
+    back = read_bundle(bundle, torch.device("cpu"))
+    assert back.facts == facts(trained) == read_facts(bundle)
+    bag = slide()
+    tensors = bag_tensors(bag, 8)
+    with torch.inference_mode():
+        wanted = trained.eval().read(BagBatch.of([tensors]))
+    given = back.read(bag, tmp_path)
+    assert given.logit == pytest.approx(float(wanted.logits[0, 1] - wanted.logits[0, 0]))
+    np.testing.assert_array_equal(given.attention, wanted.attention.numpy())
+    np.testing.assert_array_equal(given.scores, wanted.scores.numpy())
+    assert given.attention.sum() == pytest.approx(1)
+    assert not back.network.training
+    assert not [name for name in back.network.state_dict() if "omics" in name]  # histology alone
+
+
+def test_nothing_in_a_bundle_can_run_code_and_equal_content_gives_equal_bytes(
+    tmp_path: Path, bundle: Path, trained: MoMKD
+) -> None:
+    assert sorted(file.name for file in bundle.iterdir()) == ["bundle.json", "genes.safetensors", "model.safetensors"]
+    for file in bundle.iterdir():
+        with pytest.raises((pickle.UnpicklingError, ValueError, KeyError, EOFError, IndexError)):
+            pickle.loads(file.read_bytes())
+    write_bundle(tmp_path / "again", facts(trained), trained, {"mean": np.arange(3, dtype=np.float32)})
+    assert digest_of(tmp_path / "again") == digest_of(bundle)
+    assert b"P1" not in (bundle / "bundle.json").read_bytes()  # no list of patients
+    write_bundle(tmp_path / "no genes", facts(trained), trained, {})
+    assert sorted(file.name for file in (tmp_path / "no genes").iterdir()) == ["bundle.json", "model.safetensors"]
+
+
+def test_who_was_seen(trained: MoMKD) -> None:
+    known = facts(trained)
+    assert known.saw("P1", None)
+    assert known.saw("P2", "sha256:other")
+    assert known.saw("renamed", "sha256:slide")
+    assert known.saw(None, "sha256:slide")
+    assert not known.saw("P3", "sha256:other")
+    assert not known.saw("sha256", "P")
+    assert not known.saw(None, None)
+    assert not facts(trained, seen=[]).saw("P1", "sha256:slide")
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"backbone": "c"}, "backbone is c, not b"),
+        ({"weights_digest": "sha256:x"}, "weights_digest is sha256:x, not sha256:w"),
+        ({"pooling": "mean"}, "pooling is mean, not cls"),
+        ({"tile_px": 256}, "tile_px is 256, not 224"),
+    ],
+)
+def test_features_of_another_kind_are_refused(bundle: Path, change: dict[str, Any], said: str) -> None:
+    back = read_bundle(bundle, torch.device("cpu"))
+    with pytest.raises(BundleError) as caught:
+        back.read(slide(**change), Path("work/new.zarr"))
+    assert said in caught.value.what
+    assert caught.value.path == "work/new.zarr"
+    assert "--weights FILE" in caught.value.hint
+
+
+def change_json(bundle: Path, change: Callable[[dict[str, Any]], object]) -> None:
+    content = json.loads((bundle / "bundle.json").read_text())
+    change(content)
+    (bundle / "bundle.json").write_text(json.dumps(content))
+
+
+def change_tensors(bundle: Path, change: Callable[[dict[str, Tensor]], object]) -> None:
+    state = load_file(bundle / "model.safetensors")
+    change(state)
+    save_file(state, bundle / "model.safetensors")
+
+
+Damage = Callable[[Path], object]
+DAMAGE: dict[str, tuple[Damage, str]] = {
+    "missing": (shutil.rmtree, "there is no bundle here"),
+    "a file": (lambda b: (shutil.rmtree(b), b.write_text("{}")), "there is no bundle here"),
+    "no JSON": (lambda b: (b / "bundle.json").unlink(), "there is no bundle here"),
+    "torn JSON": (lambda b: (b / "bundle.json").write_text('{"fold": '), "is damaged or no bundle"),
+    "a list": (lambda b: (b / "bundle.json").write_text("[]"), "is damaged or no bundle"),
+    "a number": (lambda b: (b / "bundle.json").write_text("3"), "is damaged or no bundle"),
+    "bytes": (lambda b: (b / "bundle.json").write_bytes(b"\xff\x00"), "is damaged or no bundle"),
+    "no facts": (lambda b: change_json(b, lambda c: c.pop("recipe")), "is damaged or no bundle"),
+    "a fact too many": (lambda b: change_json(b, lambda c: c.update(more=1)), "is damaged or no bundle"),
+    "newer": (lambda b: change_json(b, lambda c: c.update({"encoding-version": "2"})), "is wsipipe-bundle version 2"),
+    "something else": (lambda b: (b / "bundle.json").write_text("{}"), "is None version None"),
+    "no tensors": (lambda b: (b / "model.safetensors").unlink(), "cannot be read"),
+    "torn tensors": (lambda b: (b / "model.safetensors").write_bytes(b"torn"), "cannot be read"),
+    "a tensor lost": (lambda b: change_tensors(b, lambda s: s.pop("memory.slots")), "lacks memory.slots"),
+    "a tensor too many": (lambda b: change_tensors(b, lambda s: s.update(x=torch.ones(1))), "has the unknown x"),
+    "another network": (
+        lambda b: change_json(b, lambda c: c["network"].update(slots=5)),
+        "has another shape of memory.slots",
+    ),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGE)
+def test_a_damaged_bundle_is_refused_by_name(bundle: Path, damage: str) -> None:
+    harm, said = DAMAGE[damage]
+    harm(bundle)
+    with pytest.raises(BundleError) as caught:
+        read_bundle(bundle, torch.device("cpu"))
+    assert said in caught.value.what
+    assert str(caught.value.path).startswith(str(bundle))
+    assert caught.value.hint
+
+
+def test_the_folds_of_a_model_come_in_order_and_all(tmp_path: Path, bundle: Path, trained: MoMKD) -> None:
+    model = bundle.parent
+    with pytest.raises(BundleError, match="there is no bundle here") as caught:
+        folds_of(model)
+    assert caught.value.path == str(model / "fold-1")
+    write_bundle(model / "fold-1", facts(trained, fold=1), trained, {})
+    assert [(path.name, known.fold) for path, known in folds_of(model)] == [("fold-0", 0), ("fold-1", 1)]
+    for other in (
+        facts(trained, fold=1, splits_digest="sha256:x"),
+        facts(trained, fold=1, recipe=recipe(neighbours=4)),
+    ):
+        write_bundle(model / "fold-1", other, trained, {})
+        with pytest.raises(BundleError, match="is of another training than fold-0"):
+            folds_of(model)
+    for nothing in (tmp_path / "nowhere", model / "fold-0" / "bundle.json"):
+        with pytest.raises(BundleError, match="there is no model here"):
+            folds_of(nothing)
+    assert isinstance(read_bundle(model / "fold-0", torch.device("cpu")), Bundle)

@@ -1,0 +1,266 @@
+"""The chain, run as a user runs it: twice, with a store deleted, killed and started again, with things changed."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from wsipipe.data.manifest import Manifest
+from wsipipe.pipeline.demo.cohort import DemoCohort, make_cohort
+
+TILES, FEATURES = "tiles/0.5mpp-224px", "features/0.5mpp-224px/efficientnet-lite0"
+ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "COLUMNS": "200"}
+
+
+@pytest.fixture(scope="module")
+def cohort(tmp_path_factory: pytest.TempPathFactory) -> DemoCohort:
+    return make_cohort(tmp_path_factory.mktemp("cohort"), patients=12)
+
+
+@pytest.fixture(scope="module")
+def settings(cohort: DemoCohort, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    file = tmp_path_factory.mktemp("settings") / "wsipipe.toml"
+    file.write_text(
+        f"""
+        [cohort]
+        slides = ["{cohort.slides}"]
+        table = "{cohort.table}"
+        [extract]
+        batch_size = 16
+        device = "cpu"
+        [genomics]
+        matrix = "{cohort.expression}"
+        [split]
+        folds = 2
+        [train]
+        hidden = 16
+        shared = 8
+        slots = 2
+        genes = 16
+        epochs = 6
+        [predict]
+        slides = ["{cohort.new_slides}"]
+        [biomarkers.her2]
+        label_column = "{cohort.label_column}"
+        positive = ["{cohort.positive}"]
+        negative = ["{cohort.negative}"]
+        """
+    )
+    return file
+
+
+@pytest.fixture(scope="module")
+def undisturbed(settings: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A workspace in which the chain ran through once."""
+    workspace = tmp_path_factory.mktemp("undisturbed") / "work"
+    result = wsipipe("run", "-c", settings, "-w", workspace, "--json")
+    assert result.returncode == 1, result.stderr  # the planted failure
+    return workspace
+
+
+@pytest.fixture
+def workspace(undisturbed: Path, tmp_path: Path) -> Path:
+    """A copy of it to play with."""
+    return Path(shutil.copytree(undisturbed, tmp_path / "work"))
+
+
+def wsipipe(*arguments: object) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-c", "from wsipipe.pipeline.cli import main; main()", *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, env=ENVIRONMENT, check=False)
+
+
+def run(settings: Path, workspace: Path) -> dict[str, tuple[int, int]]:
+    """Run the chain; of each stage (the first of its name counts) what was done now and what before."""
+    result = wsipipe("run", "-c", settings, "-w", workspace, "--json")
+    assert result.returncode == 1, result.stderr
+    stages = json.loads(result.stdout.splitlines()[-1])["stages"]
+    return {stage["stage"]: (stage["done"], stage["before"]) for stage in reversed(stages)}
+
+
+def results(workspace: Path) -> dict[str, bytes]:
+    names = ["models/her2/oof_predictions.csv", "models/her2/metrics.json", "predictions/her2/predictions.csv"]
+    folds = [f"models/her2/fold-{fold}/model.safetensors" for fold in (0, 1)]
+    return {name: (workspace / name).read_bytes() for name in [*names, *folds]}
+
+
+def test_everything_is_there(undisturbed: Path, cohort: DemoCohort) -> None:
+    for name in ("models/her2/report.html", "predictions/her2/report.html", "genomics/expression.zarr"):
+        assert (undisturbed / name).exists(), name
+    slides = sorted(path.stem for path in cohort.new_slides.iterdir())
+    for folder, suffix in (("heatmaps", "png"), ("geojson", "geojson"), ("tiles", "png")):
+        assert sorted(p.name for p in (undisturbed / "predictions/her2" / folder).iterdir()) == [
+            f"{slide}.{suffix}" for slide in slides
+        ]
+    assert not (undisturbed / "models/her2/partial").exists()
+
+
+def test_every_patient_and_slide_is_accounted_for(undisturbed: Path, cohort: DemoCohort) -> None:
+    patients = read_csv(undisturbed / "models/her2/patients.csv")
+    in_table = {row["patient_id"] for row in read_csv(cohort.table)}
+    assert {row["patient_id"] for row in patients} == in_table
+    assert all(row["reason"] for row in patients if row["status"] == "dropped")
+    tested = [row["patient_id"] for row in read_csv(undisturbed / "models/her2/oof_predictions.csv")]
+    assert sorted(tested) == sorted(row["patient_id"] for row in patients if row["status"] == "used")
+    rows = read_csv(undisturbed / "predictions/her2/predictions.csv")
+    assert sorted(r["slide_id"] for r in rows if r["level"] == "slide") == sorted(
+        p.stem for p in cohort.new_slides.iterdir()
+    )
+
+
+def test_a_second_run_computes_nothing(settings: Path, workspace: Path) -> None:
+    before = {path: path.stat().st_mtime_ns for path in workspace.rglob("*.jsonl")}
+    assert all(done == 0 for done, _ in run(settings, workspace).values())
+    assert before == {path: path.stat().st_mtime_ns for path in workspace.rglob("*.jsonl")}
+
+
+def test_a_deleted_store_is_made_again_and_nothing_else(settings: Path, workspace: Path) -> None:
+    slide = next(item for item in Manifest(workspace / FEATURES / "manifest.jsonl").latest("extract"))
+    before = results(workspace)
+    shutil.rmtree(workspace / FEATURES / f"{slide}.zarr")
+    status = json.loads(wsipipe("status", "-w", workspace, "--json").stdout)
+    lost = [(item["stage"], item["item"]) for item in status["items"] if item["state"] == "lost"]
+    assert lost == [("extract", slide)]
+    done = {stage: now for stage, (now, _) in run(settings, workspace).items() if now}
+    assert done == {"extract": 1}
+    assert results(workspace) == before
+
+
+def test_a_moved_workspace_stays_valid(settings: Path, workspace: Path) -> None:
+    moved = workspace.rename(workspace.with_name("elsewhere"))
+    assert all(done == 0 for done, _ in run(settings, moved).values())
+
+
+def killed_when(condition: Callable[[], bool], settings: Path, workspace: Path) -> None:
+    """Start the chain and kill it without warning as soon as the condition holds."""
+    command = [sys.executable, "-c", "from wsipipe.pipeline.cli import main; main()"]
+    with subprocess.Popen(
+        [*command, "run", "-c", str(settings), "-w", str(workspace)],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        env=ENVIRONMENT,
+        start_new_session=True,
+    ) as process:
+        deadline = time.monotonic() + 240
+        while not condition():
+            assert process.poll() is None, "it ended before it could be killed"
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        os.killpg(process.pid, signal.SIGKILL)
+
+
+def test_killed_in_extraction_and_in_training_it_comes_to_the_same(
+    settings: Path, undisturbed: Path, tmp_path: Path
+) -> None:
+    workspace = tmp_path / "work"
+    features = workspace / FEATURES / "manifest.jsonl"
+    killed_when(lambda: features.exists() and len(features.read_bytes().splitlines()) >= 3, settings, workspace)
+    done = len(Manifest(features).latest("extract"))
+    assert done < len(Manifest(undisturbed / FEATURES / "manifest.jsonl").latest("extract"))
+    killed_when(lambda: bool(list(workspace.glob("models/her2/partial/*/state.pt"))), settings, workspace)
+    assert len(Manifest(features).latest("extract")) > done
+    assert not (workspace / "models/her2/fold-1").exists()
+    run(settings, workspace)
+    assert results(workspace) == results(undisturbed)
+
+
+def test_other_settings_do_not_overwrite(workspace: Path, cohort: DemoCohort) -> None:
+    asked = ["tile", cohort.slides, "-w", workspace, "--min-tissue", "0.9", "--json"]
+    refused = wsipipe(*asked)
+    assert refused.returncode == 2
+    assert "min_tissue 0.5 → 0.9" in refused.stderr
+    assert "--replace" in refused.stderr
+    replaced = wsipipe(*asked, "--replace")
+    assert json.loads(replaced.stdout)["stages"][0]["done"] > 0
+    status = json.loads(wsipipe("status", "-w", workspace, "--json").stdout)
+    stale = {item["stage"] for item in status["items"] if item["state"] == "stale"}
+    assert "extract" in stale
+
+
+def test_more_than_rna_teaches_and_a_list_of_genes_is_taken(
+    workspace: Path, settings: Path, cohort: DemoCohort, tmp_path: Path
+) -> None:
+    rna = pd.read_csv(cohort.expression, index_col=0)
+    calls = np.random.default_rng(0).integers(-2, 3, size=(30, rna.shape[1]))
+    cnv, genes = tmp_path / "cnv.csv", tmp_path / "genes.txt"
+    pd.DataFrame(calls, [f"GENE{n}" for n in range(30)], rna.columns).to_csv(cnv, index_label="gene")
+    chosen = sorted(map(str, rna.index))[:8]
+    genes.write_text("\n".join(chosen) + "\nNOT_THERE\n")
+    train = ["train", "-c", settings, "-w", workspace, "--blocks", "rna", "--blocks", "cnv", "--json"]
+    result = wsipipe(*train, "--replace")
+    assert result.returncode == 1
+    assert "--cnv FILE" in result.stderr
+    made = wsipipe("genomics", "-c", settings, "-w", workspace, "--cnv", cnv, "--json")
+    assert json.loads(made.stdout)["stages"][0]["done"] == 1, made.stderr  # RNA is as it was
+    assert "gistic" in made.stderr
+    refused = wsipipe(*train)
+    assert (refused.returncode, "blocks" in refused.stderr) == (2, True)
+    assert wsipipe(*train, "--replace").returncode == 0
+    taught = json.loads((workspace / "models/her2/fold-0/bundle.json").read_text())["genes"]
+    assert sum(gene.startswith("cnv:") for gene in taught) == 16
+    assert len(taught) == 32
+    assert wsipipe(*train, "--gene-list", genes, "--replace").returncode == 0
+    listed = json.loads((workspace / "models/her2/fold-0/bundle.json").read_text())["genes"]
+    assert sorted(listed) == chosen
+
+
+def test_another_slide_does_not_take_a_name(workspace: Path, cohort: DemoCohort, tmp_path: Path) -> None:
+    ours, other = sorted(cohort.slides.glob("*.svs"))[:2]
+    impostor = tmp_path / ours.name
+    shutil.copyfile(other, impostor)
+    for _ in range(2):  # it is not let in for having been refused before
+        result = wsipipe("tile", impostor, "-w", workspace)
+        assert result.returncode == 1
+        assert "already stands for another slide" in result.stdout
+        assert str(ours) in result.stdout
+
+
+def test_a_patient_who_trained_the_model_hears_only_the_folds_that_did_not_see_them(
+    workspace: Path, cohort: DemoCohort
+) -> None:
+    trained = next(r for r in read_csv(workspace / "models/her2/oof_predictions.csv") if r["slides"] == "1")
+    patients = {row["patient_id"]: row for row in read_csv(workspace / "models/her2/patients.csv")}
+    slide = next(p for p in cohort.slides.iterdir() if p.stem == patients[trained["patient_id"]]["slides"])
+    result = wsipipe("predict", slide, "--model", workspace / "models/her2", "-w", workspace, "--name", "again")
+    assert result.returncode == 0, result.stderr
+    row = next(r for r in read_csv(workspace / "predictions/again/predictions.csv") if r["level"] == "slide")
+    assert row["folds"] == trained["fold"]
+    assert "do not speak" in row["note"]
+    assert float(row["probability"]) == pytest.approx(float(trained["probability"]), abs=1e-6)
+
+
+def test_a_model_refuses_features_of_other_weights(workspace: Path, cohort: DemoCohort) -> None:
+    for bundle in (workspace / "models/her2").glob("fold-*/bundle.json"):
+        facts = json.loads(bundle.read_text())
+        facts["recipe"]["weights_digest"] = "sha256:" + "0" * 64
+        bundle.write_text(json.dumps(facts))
+    result = wsipipe("predict", cohort.new_slides, "--model", workspace / "models/her2", "-w", workspace, "--name", "x")
+    assert result.returncode == 1
+    assert "weights_digest" in result.stdout
+
+
+def test_a_slide_without_prediction_is_in_the_table_too(workspace: Path, cohort: DemoCohort, tmp_path: Path) -> None:
+    new = tmp_path / "new"
+    shutil.copytree(cohort.new_slides, new)
+    (new / "empty.svs").touch()
+    result = wsipipe("predict", new, "--model", workspace / "models/her2", "-w", workspace)
+    assert result.returncode == 1
+    rows = {row["slide_id"]: row for row in read_csv(workspace / "predictions/her2/predictions.csv")}
+    assert rows["empty"]["status"] == "failed"
+    assert "empty" in rows["empty"]["note"]
+
+
+def read_csv(path: Path) -> list[dict[str, Any]]:
+    with path.open(encoding="utf-8", newline="") as stream:
+        return list(csv.DictReader(stream))
