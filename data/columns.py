@@ -29,5 +29,12 @@ def plain_names(section: str, key: str) -> tuple[str, ...]:
 
 
 @cache
+def label_words(kind: str) -> frozenset[str]:
+    """Words of one kind (``missing``, ``not_evaluated``, ``equivocal``) in lower case, plain and in square brackets."""
+    plain = {word.casefold() for word in names("label", kind)}
+    return frozenset(plain | {f"[{word}]" for word in plain})
+
+
+@cache
 def _tables() -> dict[str, dict[str, list[str]]]:
     return tomllib.loads(files(__package__).joinpath("columns.toml").read_text(encoding="utf-8"))

@@ -26,6 +26,7 @@ from safetensors.numpy import save_file as save_arrays
 from safetensors.torch import load_file, save_file
 
 from ..data.artifact import whole
+from ..data.cohort.ids import id_key
 from ..data.errors import BundleError
 from ..data.features.store import Bag, FeatureFacts
 from .mil.bag_tensors import BagBatch, bag_tensors
@@ -116,7 +117,8 @@ class BundleFacts(BaseModel):
 
     def saw(self, patient_id: str | None, slide_digest: str | None) -> bool:
         """Whether this fold was trained or validated on the patient, or on a slide with these bytes."""
-        return bool({anonymous(name) for name in (patient_id, slide_digest) if name} & set(self.seen))
+        names = [*(_writings(patient_id) if patient_id else ()), *([slide_digest] if slide_digest else ())]
+        return bool({anonymous(name) for name in names} & set(self.seen))
 
 
 def anonymous(name: str) -> str:
@@ -238,4 +240,10 @@ def folds_of(model: Path) -> list[tuple[Path, BundleFacts]]:
 
 def seen_hashes(patients: Iterable[str], slide_digests: Sequence[str]) -> list[str]:
     """The hashes that :class:`BundleFacts` keeps, sorted."""
-    return sorted({anonymous(name) for name in (*patients, *slide_digests)})
+    writings = [written for patient in patients for written in _writings(patient)]
+    return sorted({anonymous(name) for name in (*writings, *slide_digests)})
+
+
+def _writings(patient: str) -> tuple[str, str]:
+    """An id as it is written, under which bundles of earlier versions keep it, and what all its writings share."""
+    return patient, id_key(patient)

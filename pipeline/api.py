@@ -6,10 +6,12 @@
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
+from ..data.errors import UsageError
 from . import chain, comparison, training
 from .config import Config
 from .console import Console
@@ -27,8 +29,15 @@ def run(
     :param retry_failed: try failed items again though their input is unchanged.
     :param replace: let these settings replace results of other settings.
     :returns: what each stage did, with the failures. A failed item raises nothing.
+    :raises UsageError: a step that there is not.
     :raises WsipipeError: what keeps a whole stage from running.
     """
+    if unknown := [step for step in steps if step not in get_args(Step)]:
+        near = difflib.get_close_matches(str(unknown[0]), get_args(Step), 1)
+        raise UsageError(
+            f"there is no step {unknown[0]!r}" + (f" (did you mean {near[0]!r}?)" if near else ""),
+            hint=f"the steps are {', '.join(get_args(Step))}; compare, predict and evaluate are calls of their own",
+        )
     runner = _runner(config, console, retry_failed=retry_failed, replace=replace)
     if not steps:
         return chain.everything(config, runner)[0]

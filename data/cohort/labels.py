@@ -1,8 +1,9 @@
 """A yes-or-no label for each patient, and a reason for each patient that has none.
 
-Label values are compared without regard to case. What the caller lists as positive or negative counts as that; of the
-rest, ``columns.toml`` knows what means missing, not evaluated and equivocal, and any other value is listed by itself.
-No patient is dropped without a reason, and the reasons are in the order in which they are asked.
+Label values are compared as ids are: without regard to case, and ``1.0`` is ``1``. What the caller lists as positive or
+negative counts as that; of the rest, ``columns.toml`` knows what means missing, not evaluated and equivocal, and any
+other value is listed by itself. No patient is dropped without a reason, and the reasons are in the order in which they
+are asked.
 """
 
 from __future__ import annotations
@@ -11,9 +12,10 @@ from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from ..columns import names
+from ..columns import label_words
 from ..errors import CohortError
 from ..wording import some
+from .ids import id_key
 from .slide_match import SlideMatch
 from .table import CohortTable
 from .tcga import is_frozen
@@ -96,7 +98,7 @@ def patient_labels(
     conflicts = {
         patient: " and ".join(sorted(set(own)))
         for patient, own in sorted(values.items())
-        if {0, 1} <= {classes.get(value.casefold()) for value in own}
+        if {0, 1} <= {classes.get(id_key(value)) for value in own}
     }
     if conflicts and not drop_conflicts:
         listed = ", ".join(f"{patient} ({both})" for patient, both in conflicts.items())
@@ -133,14 +135,14 @@ def _classes(
     table: CohortTable, column: str, positive: Sequence[str], negative: Sequence[str], *, one_is_enough: bool
 ) -> dict[str, int]:
     """Casefolded value → class."""
-    folded = [{value.strip().casefold() for value in side} for side in (negative, positive)]
+    folded = [{id_key(value) for value in side} for side in (negative, positive)]
     both = folded[0] & folded[1]
     if both:
         what = f"{', '.join(sorted(both))} cannot mean both positive and negative"
         raise CohortError(what, path=table.source, hint="give each value to one of --positive and --negative")
-    there = Counter(value.casefold() for value in table.frame[column])
+    there = Counter(id_key(value) for value in table.frame[column])
     clear = folded[0] | folded[1]
-    known = clear.union(*(names("label", kind) for kind in _NO_LABEL))
+    known = clear.union(*(label_words(kind) for kind in _NO_LABEL))
     one_is_enough = one_is_enough and not clear.isdisjoint(there) and known.issuperset(there)
     for name, side in zip(("negative", "positive"), folded, strict=True):
         if not side & set(there) and not one_is_enough:
@@ -152,12 +154,12 @@ def _classes(
 
 def _label(values: Sequence[str], classes: Mapping[str, int]) -> int | str:
     """The patient's label, or why it has none. The rows do not conflict."""
-    folded = sorted({value.casefold() for value in values})
-    missing = [value for value in folded if value not in classes and value in names("label", "missing")]
-    unasked = [value for value in folded if value not in classes and value in names("label", "not_evaluated")]
+    folded = sorted({id_key(value) for value in values})
+    missing = [value for value in folded if value not in classes and value in label_words("missing")]
+    unasked = [value for value in folded if value not in classes and value in label_words("not_evaluated")]
     clear = {classes[value] for value in folded if value in classes}
     unclear = [value for value in folded if value not in classes and value not in missing and value not in unasked]
-    equivocal = [value for value in unclear if value in names("label", "equivocal")]
+    equivocal = [value for value in unclear if value in label_words("equivocal")]
     if clear and unclear:
         return f"label clear in one row and {unclear[0]!r} in another"
     if clear:

@@ -2,11 +2,15 @@
 
 Slide ids in label tables may carry what file names lack, such as TCGA's UUID after the first dot, and the other way
 round. The rules are tried in order, then once more without regard to case. A row that an earlier rule has taken
-is out of a later one's reach.
+is out of a later one's reach. Accented letters count as one whichever way a file system writes them (Unicode's NFC).
+
+A UUID is cut only where there is one: behind the first dot of a TCGA barcode, or in the form of a UUID behind any other
+id. ``17.2_rescan`` is not the slide ``17``.
 """
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
@@ -14,7 +18,9 @@ from dataclasses import dataclass
 from ..errors import CohortError
 from ..units import Mpp
 from ..wording import some
+from .ids import normal_id
 from .table import CohortTable, slide_name
+from .tcga import tcga_barcode
 
 
 @dataclass(frozen=True)
@@ -59,15 +65,20 @@ def _itself(slide_id: str) -> str:
     return slide_id
 
 
-def _cut(slide_id: str) -> str:
-    return slide_id.split(".", 1)[0]
+_UUID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}", re.IGNORECASE)
+
+
+def _without_uuid(slide_id: str) -> str:
+    """A slide's id without the UUID that the GDC appends after a dot."""
+    name, _, rest = slide_id.partition(".")
+    return name if tcga_barcode(slide_id) is not None or _UUID.fullmatch(rest) else slide_id
 
 
 _RULES = (
     _Rule("the exact id", _itself, lambda slide, _path: slide),
     _Rule("the file name in the path column", _itself, lambda _slide, path: slide_name(path)),
-    _Rule("the table's id cut at its first dot (TCGA's UUID)", _itself, lambda slide, _path: _cut(slide)),
-    _Rule("the file's id cut at its first dot (TCGA's UUID)", _cut, lambda slide, _path: slide),
+    _Rule("the table's id cut at its first dot (TCGA's UUID)", _itself, lambda slide, _path: _without_uuid(slide)),
+    _Rule("the file's id cut at its first dot (TCGA's UUID)", _without_uuid, lambda slide, _path: slide),
 )
 
 
@@ -99,7 +110,7 @@ def _pairs(
     rule: _Rule, open_disk: Iterable[str], open_rows: Mapping[str, str], *, folded: bool
 ) -> list[tuple[str, str]]:
     def key(text: str) -> str:
-        return text.casefold() if folded else text
+        return normal_id(text).casefold() if folded else normal_id(text)
 
     by_key: dict[str, list[str]] = {}
     for row, path in open_rows.items():

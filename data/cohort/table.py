@@ -21,10 +21,11 @@ from pathlib import Path
 
 import pandas as pd
 
-from ..columns import names, plain_name, plain_names
+from ..columns import label_words, names, plain_name, plain_names
 from ..errors import CohortError
 from ..units import Mpp
 from ..wording import some
+from .ids import normal_id, one_spelling, same_ids
 from .tcga import tcga_barcode
 
 FIELDS = ("slide_id", "patient_id", "path", "mpp", "site")
@@ -87,6 +88,8 @@ def read_cohort(path: Path) -> CohortTable:
     """Read a cohort table: CSV or TSV (also separated by semicolons), gzipped or not.
 
     UTF-8 with or without a byte order mark, UTF-16 with one, or Windows-1252; cells are stripped of white space.
+    Ids follow the one rule of :mod:`~wsipipe.data.cohort.ids`: ``P05`` and ``p05``, ``101`` and ``101.0`` are one
+    patient, written as where it stands first.
 
     - A slide id that is a file name loses its folder and its extension; where there is none, the row's ``path`` gives
       it.
@@ -102,7 +105,7 @@ def read_cohort(path: Path) -> CohortTable:
     header, rows, lines = _read_rows(text, path, notes)
     columns, others = _find_columns(header, path, notes)
     known = {field: [row[columns[field]] if field in columns else "" for row in rows] for field in FIELDS}
-    missing = names("label", "missing")
+    missing = label_words("missing")
     for field in FIELDS:
         known[field] = ["" if cell.casefold() in missing else cell for cell in known[field]]
     known["slide_id"] = _slide_ids(known["slide_id"], known["path"], columns, notes)
@@ -218,7 +221,7 @@ def _find_columns(header: list[str], path: Path, notes: list[str]) -> tuple[dict
 def _slide_ids(slides: list[str], paths: list[str], columns: dict[str, int], notes: list[str]) -> list[str]:
     if "slide_id" not in columns:
         notes.append("no column of slide ids: they are the file names in the path column, without extension")
-    return [slide_name(slide or path) for slide, path in zip(slides, paths, strict=True)]
+    return [normal_id(slide_name(slide or path)) for slide, path in zip(slides, paths, strict=True)]
 
 
 def slide_name(file_name: str) -> str:
@@ -238,7 +241,7 @@ def _patient_ids(
     derived = cut = 0
     unknown: list[str] = []
     result: list[str] = []
-    for patient, slide, line in zip(patients, slides, lines, strict=True):
+    for patient, slide, line in zip(map(normal_id, patients), slides, lines, strict=True):
         barcode = tcga_barcode(patient or slide)
         if barcode is not None:
             derived += not patient
@@ -260,7 +263,10 @@ def _patient_ids(
         notes.append(f"patient ids taken from the slide's TCGA barcode (its first 12 characters): {derived}")
     if cut:
         notes.append(f"TCGA barcodes cut to the patient (12 characters, upper case): {cut}")
-    return result
+    if ways := same_ids(result):
+        notes.append(f"patient ids written in several ways, each taken as one patient: {some(ways)}")
+    spelling = one_spelling(result)
+    return [spelling[patient] for patient in result]
 
 
 def _mpp(text: str, line: int, path: Path) -> str:

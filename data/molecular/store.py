@@ -24,6 +24,7 @@ import zarr
 from anndata.io import read_elem, write_elem
 
 from ..artifact import whole
+from ..cohort.ids import id_key, one_spelling, same_ids
 from ..errors import ExpressionError, StoreError
 from ..wording import some
 from .blocks import BLOCKS, Block, check_block_unit, feature_name
@@ -34,7 +35,7 @@ ENCODING_VERSION = "0.1.0"
 
 @dataclass(frozen=True)
 class ExpressionTable:
-    """Expression, or another block, as training sees it.
+    """Expression, or another block, as training sees it. Patients are asked for in any writing of their ids.
 
     :param patients: n patient ids.
     :param genes: g gene ids; for another block its features, for joined blocks as :func:`join_blocks` names them.
@@ -53,21 +54,28 @@ class ExpressionTable:
 
     @cached_property
     def _row_of(self) -> Mapping[str, int]:
-        return {patient: row for row, patient in enumerate(self.patients)}
+        return {id_key(patient): row for row, patient in enumerate(self.patients)}
 
     def __contains__(self, patient: str) -> bool:
-        return patient in self._row_of
+        return id_key(patient) in self._row_of
+
+    def row(self, patient: str) -> int:
+        """The row of a patient.
+
+        :raises KeyError: the patient has no expression.
+        """
+        return self._row_of[id_key(patient)]
 
     def rows(self, patients: Sequence[str]) -> npt.NDArray[np.float32]:
         """The (len(patients), g) matrix of these patients, in their order.
 
         :raises ExpressionError: one of them has no expression.
         """
-        unknown = [patient for patient in patients if patient not in self._row_of]
+        unknown = [patient for patient in patients if patient not in self]
         if unknown:
             what = f"{len(unknown)} patients have no expression: {some(unknown)}"
             raise ExpressionError(what, path=self.source, hint="leave them out, or add them to the matrix")
-        return self.matrix[[self._row_of[patient] for patient in patients]]
+        return self.matrix[[self.row(patient) for patient in patients]]
 
 
 def store_name(block: Block) -> str:
@@ -87,12 +95,13 @@ def join_blocks(tables: Sequence[ExpressionTable]) -> ExpressionTable:
         raise ExpressionError(f"blocks are joined each once, not {', '.join(blocks) or 'none'}")
     if len(tables) == 1 and tables[0].block == "rna":
         return tables[0]
-    patients = sorted({patient for table in tables for patient in table.patients})
+    spelling = one_spelling(patient for table in tables for patient in table.patients)
+    patients = sorted(set(spelling.values()))
     row_of = {patient: row for row, patient in enumerate(patients)}
     matrix = np.full((len(patients), sum(len(table.genes) for table in tables)), np.nan, dtype=np.float32)
     start = 0
     for table in tables:
-        matrix[[row_of[p] for p in table.patients], start : start + len(table.genes)] = table.matrix
+        matrix[[row_of[spelling[p]] for p in table.patients], start : start + len(table.genes)] = table.matrix
         start += len(table.genes)
     return ExpressionTable(
         patients=tuple(patients),
@@ -119,6 +128,9 @@ def write_expression(path: Path, expression: anndata.AnnData) -> None:
         twice = list(axis[axis.duplicated()])
         if twice:
             raise ExpressionError(f"{name} names must be unique: {some(twice)}", path=path)
+    if ways := same_ids(map(str, expression.obs_names)):
+        what = f"patients whose ids differ only in case, blanks or a .0 are one patient with several rows: {some(ways)}"
+        raise ExpressionError(what, path=path, hint="keep one of the rows, or rename those that are other people")
     if not all(isinstance(expression.uns.get(key), str) for key in ("unit", "source")):
         raise ExpressionError("uns must say unit and source", path=path)
     block = expression.uns.get("block", "rna")

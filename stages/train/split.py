@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ...data.artifact import whole
+from ...data.cohort.ids import id_key, look_alikes
 from ...data.cohort.labels import PatientLabels, patient_labels, patient_sites
 from ...data.cohort.slide_match import SlideMatch, match_slides
 from ...data.cohort.splits import Role, Splits, make_splits, read_splits, write_splits
@@ -93,7 +94,9 @@ class SplitStage(Stage[SplitStageSettings]):
             sites or None,
         )
         stores = [read_expression(store) for store in self.molecular]
-        with_rna = frozenset(patient for store in stores for patient in measured(store, store.patients))
+        spelling = {id_key(patient): patient for patient in table.patients}
+        ids = {patient for store in stores for patient in measured(store, store.patients)}
+        with_rna = frozenset(spelling.get(id_key(patient), patient) for patient in ids)
         inputs: dict[str, Input] = {
             "table": FileInput(self.table.resolve()),
             "slides": ValueInput({slide: unusable.get(slide, "usable") for slide in match.rows}),
@@ -103,6 +106,7 @@ class SplitStage(Stage[SplitStageSettings]):
         used, *dropped = labels.notes()
         if stores:
             used += f"; {len(with_rna & labels.labels.keys())} of them have RNA"
+            dropped += _not_joined(ids, table)
         notes = [*table.notes, *match.notes(), used, *dropped, *_left_out(labels, match, table, unusable)]
         return Plan([item], notes=notes)
 
@@ -132,6 +136,15 @@ class SplitStage(Stage[SplitStageSettings]):
         return Outcome(
             outputs={"splits": self.folder / "splits.csv", "patients": self.folder / "patients.csv"}, stats=stats
         )
+
+
+def _not_joined(ids: Collection[str], table: CohortTable) -> list[str]:
+    """A note on ids of the matrix that are nobody's in the table, but look like somebody's there."""
+    alike = look_alikes(sorted(ids), table.patients)
+    pairs = [f"{written} and {patient}" for written, patient in alike.items()]
+    return (
+        [f"patients of the matrix not joined, though much like a patient of the table: {some(pairs)}"] if pairs else []
+    )
 
 
 def _left_out(labels: PatientLabels, match: SlideMatch, table: CohortTable, unusable: Mapping[str, str]) -> list[str]:

@@ -95,11 +95,10 @@ class Teaching:
 
         :param labels: of the training patients; other patients keep their rows.
         """
-        row_of = {patient: row for row, patient in enumerate(self.table.patients)}
-        order = np.arange(len(row_of))
+        order = np.arange(len(self.table.patients))
         draw = np.random.default_rng(seed)
         for label in (0, 1):
-            rows = [row_of[p] for p in sorted(labels) if labels[p] == label and p in row_of]
+            rows = [self.table.row(p) for p in sorted(labels) if labels[p] == label and p in self.table]
             order[rows] = draw.permutation(rows)
         return replace(self, table=replace(self.table, matrix=self.table.matrix[order]))
 

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import wsipipe
+from wsipipe.data.errors import UsageError
 from wsipipe.data.units import Mpp
 from wsipipe.pipeline.demo.slides import write_aperio
 
@@ -44,3 +45,10 @@ def test_every_public_name_is_there() -> None:
         assert getattr(wsipipe, name) is not None or name.startswith("__")
     with pytest.raises(AttributeError):
         wsipipe.nothing_of_the_kind  # noqa: B018
+
+
+def test_a_step_that_there_is_not_is_an_error(tmp_path: Path) -> None:
+    config = wsipipe.load_config(flags={"workspace": str(tmp_path / "work")})
+    with pytest.raises(UsageError, match=r"no step 'extrct' \(did you mean 'extract'"):
+        wsipipe.run(config, "tile", "extrct")  # type: ignore[arg-type]
+    assert not (tmp_path / "work").exists()

@@ -176,17 +176,20 @@ def two_columns(folder: Path, *slides: str) -> CohortTable:
     return table(folder, "slide_id,patient_id\n" + "".join(f"{slide},P{i}\n" for i, slide in enumerate(slides)))
 
 
+UUID = "4e6eb156-bb19-410f-878f-fc0ea7bd0b53"
+DX = "TCGA-A7-A0DA-01Z-00-DX1"
+
+
 def test_the_rules_in_their_order(tmp_path: Path) -> None:
-    content = (
-        "slide_id,patient_id,path\nexact,P1,\nlisted,P2,scan_07.svs\nlong.uuid,P3,\nshort,P4,\nCASE.x,P5,\ngone,P6,\n"
-    )
-    match = match_slides(["exact", "scan_07", "long", "short.uuid", "case", "alien"], table(tmp_path, content))
+    rows = ["exact,P1,", "listed,P2,scan_07.svs", f"long.{UUID},P3,", "short,P4,", f"CASE.{UUID},P5,", "gone,P6,"]
+    content = "\n".join(["slide_id,patient_id,path", *rows, ""])
+    match = match_slides(["exact", "scan_07", "long", f"short.{UUID}", "case", "alien"], table(tmp_path, content))
     assert match.rows == {
-        "case": "CASE.x",
+        "case": f"CASE.{UUID}",
         "exact": "exact",
-        "long": "long.uuid",
+        "long": f"long.{UUID}",
         "scan_07": "listed",
-        "short.uuid": "short",
+        f"short.{UUID}": "short",
     }
     assert list(match.by_rule.values()) == [1, 1, 1, 1, 1]
     assert next(iter(match.by_rule)) == "the exact id"
@@ -202,7 +205,12 @@ def test_an_exact_match_is_out_of_reach_of_later_rules(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("slides", "rows"),
-    [(["S"], ["S.1", "S.2"]), (["S.1", "S.2"], ["S"]), (["s"], ["S.1", "S.2"]), (["sA"], ["Sa", "SA"])],
+    [
+        ([DX], [f"{DX}.1", f"{DX}.2"]),
+        ([f"{DX}.1", f"{DX}.2"], [DX]),
+        ([DX.lower()], [f"{DX}.1", f"{DX}.2"]),
+        (["sA"], ["Sa", "SA"]),
+    ],
     ids=["two rows", "two files", "two rows, case", "two rows by case alone"],
 )
 def test_ambiguity_is_an_error(tmp_path: Path, slides: list[str], rows: list[str]) -> None:
