@@ -12,7 +12,7 @@ from pydantic import BaseModel
 from wsipipe.data.errors import UsageError
 from wsipipe.data.molecular import blocks
 from wsipipe.pipeline.config import Config, load_config, parse, template
-from wsipipe.stages import settings as settings_module
+from wsipipe.stages.genomics import settings as genomics_settings
 from wsipipe.stages.settings import Settings
 from wsipipe.stages.train.settings import BiomarkerSettings
 
@@ -297,4 +297,4 @@ def test_folder_names_carry_what_gives_the_numbers_their_meaning() -> None:
 
 def test_blocks_are_those_that_the_stores_know() -> None:
     """The settings say them again, for --help must not wait for what reads stores."""
-    assert settings_module.BLOCKS == blocks.BLOCKS
+    assert genomics_settings.BLOCKS == blocks.BLOCKS
