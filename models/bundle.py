@@ -30,7 +30,7 @@ from ..data.errors import BundleError
 from ..data.features.store import Bag, FeatureFacts
 from .mil.bag_tensors import BagBatch, bag_tensors
 from .mil.network import SlideNetwork
-from .training.methods import network_for_reading
+from .training.methods import network_for_inference
 
 ENCODING_TYPE = "wsipipe-bundle"
 ENCODING_VERSION = "1"
@@ -51,7 +51,7 @@ _EXTRACT_AGAIN = "extract with the model's own backbone and weights (pass them w
 _IMPORT_AGAIN = "its features were imported: import them again with --weights FILE, train again, and predict"
 
 
-class BagRecipe(BaseModel):
+class FeatureRecipe(BaseModel):
     """How a slide becomes a bag: the settings of both stages, and what must agree to the bit."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -97,7 +97,7 @@ class BundleFacts(BaseModel):
     folds: int
     splits_digest: str
     """All folds of one model share it."""
-    recipe: BagRecipe
+    recipe: FeatureRecipe
     method: str
     """Which network it is (:data:`~wsipipe.models.training.methods.METHODS`)."""
     network: dict[str, Any]
@@ -152,9 +152,9 @@ class Bundle:
         self.facts.recipe.refuse_other(bag.facts, path)
         tensors = bag_tensors(bag, self.facts.recipe.neighbours)
         with torch.inference_mode():
-            readings = self.network.read(BagBatch.of([tensors], self.network.device))
-        attention, scores = (t.float().cpu().numpy() for t in (readings.attention, readings.scores))
-        negative, positive = readings.logits[0].tolist()
+            output = self.network(BagBatch.of([tensors], self.network.device))
+        attention, scores = (t.float().cpu().numpy() for t in (output.attention, output.scores))
+        negative, positive = output.logits[0].tolist()
         return SlideReading(positive - negative, attention, scores)
 
 
@@ -169,7 +169,7 @@ def write_bundle(
     }
     with whole(path) as scratch:
         scratch.mkdir()
-        state = {name: tensor.detach().cpu().contiguous() for name, tensor in sorted(network.reading_state().items())}
+        state = {name: tensor.detach().cpu().contiguous() for name, tensor in sorted(network.inference_state().items())}
         save_file(state, scratch / "model.safetensors")
         if gene_arrays:
             save_arrays(dict(sorted(gene_arrays.items())), scratch / "genes.safetensors")
@@ -213,7 +213,7 @@ def read_bundle(path: Path, device: torch.device) -> Bundle:
         state = load_file(file)
     except (OSError, SafetensorError) as error:
         raise BundleError(f"cannot be read: {error}", path=file, hint="copy it again, or train again") from error
-    return Bundle(facts, network_for_reading(facts.method, facts.network, state, path=file).to(device))
+    return Bundle(facts, network_for_inference(facts.method, facts.network, state, path=file).to(device))
 
 
 def folds_of(model: Path) -> list[tuple[Path, BundleFacts]]:

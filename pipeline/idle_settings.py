@@ -23,9 +23,9 @@ def idle_settings(train: TrainSettings) -> list[str]:
     method = find_method(train.method)
     stepless = method.network is MeanPooling
     idle = {name for name in _SIZES if name not in method.network.Config.model_fields}
-    if not method.taught_by_rna:
+    if not method.uses_rna:
         idle.add("use_rna")
-    if not ((method.taught_by_rna and train.use_rna) or train.soft_targets):
+    if not ((method.uses_rna and train.use_rna) or train.soft_targets):
         idle.update(_OF_RNA)
     if stepless:
         idle.update(_OF_STEPS)

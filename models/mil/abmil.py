@@ -12,7 +12,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from .bag_tensors import BagBatch
-from .network import NetworkConfig, Readings, SlideNetwork, log_odds
+from .network import NetworkConfig, NetworkOutput, SlideNetwork, log_odds
 
 
 class ABMILConfig(NetworkConfig):
@@ -27,7 +27,7 @@ class ABMILConfig(NetworkConfig):
 
 
 @dataclass(frozen=True)
-class EmbeddedReadings(Readings):
+class ABMILOutput(NetworkOutput):
     """What the network sees on B slides of N tiles."""
 
     bags: BagBatch
@@ -64,7 +64,7 @@ class ABMIL(SlideNetwork):
         self.attention = GatedAttention(c.hidden, c.attention, c.dropout)
         self.head = nn.Linear(c.hidden, 2)
 
-    def read(self, bags: BagBatch) -> EmbeddedReadings:
+    def forward(self, bags: BagBatch) -> ABMILOutput:
         """Read slides.
 
         A tile's score is the head's log-odds on that tile alone. The head is linear and a sums to 1, so Σ a_i score_i
@@ -73,4 +73,4 @@ class ABMIL(SlideNetwork):
         h = self.embedding(bags.x)
         a = bags.softmax(self.attention(h))
         logits = self.head(a @ h).float()
-        return EmbeddedReadings(logits, a.sum(dim=0), log_odds(self.head(h).float()), bags, h)
+        return ABMILOutput(logits, a.sum(dim=0), log_odds(self.head(h).float()), bags, h)

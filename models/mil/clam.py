@@ -2,7 +2,7 @@
 Nature Biomedical Engineering 5:555, 2021).
 
 It is ABMIL with a second task (Methods, "Instance-level clustering"): of each slide, the tiles that attention holds
-highest must be told from those it holds lowest, by a classifier of the slide's own class. Teaching uses it, reading
+highest must be told from those it holds lowest, by a classifier of the slide's own class. Training uses it, reading
 does not.
 """
 
@@ -13,10 +13,10 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional
 
-from .abmil import ABMIL, ABMILConfig, EmbeddedReadings
-from .network import Lesson, Losses, task_loss
+from .abmil import ABMIL, ABMILConfig, ABMILOutput
+from .network import Losses, Targets, task_loss
 
-MARGIN = 1.0
+SVM_MARGIN = 1.0
 """α of the smooth SVM loss; its temperature τ is 1 too (Methods: both are 1 in all experiments)."""
 
 
@@ -42,17 +42,17 @@ class CLAM(ABMIL):
         self.instance_classifiers = nn.Linear(config.hidden, 2 * 2)
         """For negative and for positive slides: whether a tile is of the low or of the high end."""
 
-    def loss(self, readings: EmbeddedReadings, lesson: Lesson) -> Losses:
+    def loss(self, output: ABMILOutput, targets: Targets) -> Losses:
         """0.7 cross entropy + 0.3 clustering.
 
         With a soft target t the clustering is t times that of a positive slide and 1 − t times that of a negative one;
         with labels that is the paper's.
         """
         slides = zip(
-            readings.bags.split(readings.embedded), readings.bags.split(readings.attention), lesson.targets, strict=True
+            output.bags.split(output.embedded), output.bags.split(output.attention), targets.values, strict=True
         )
         clustering = torch.stack([self._clustering(h, attention, t) for h, attention, t in slides])
-        terms = {"task": task_loss(readings.logits, lesson.targets), "clustering": clustering.mean()}
+        terms = {"task": task_loss(output.logits, targets.values), "clustering": clustering.mean()}
         weight = self.config.bag_weight
         return Losses(terms, weight * terms["task"] + (1 - weight) * terms["clustering"])
 
@@ -80,5 +80,5 @@ def smooth_svm(logits: Tensor, truth: Tensor) -> Tensor:
     :param logits: s (M, classes).
     :param truth: y (M) int64.
     """
-    margins = MARGIN * (1 - functional.one_hot(truth, logits.shape[1]))
+    margins = SVM_MARGIN * (1 - functional.one_hot(truth, logits.shape[1]))
     return functional.cross_entropy(logits + margins, truth)

@@ -28,7 +28,7 @@ from torch.nn import functional
 from .abmil import GatedAttention
 from .bag_tensors import BagBatch
 from .mixed_precision import in_float32
-from .network import Lesson, Losses, NetworkConfig, Readings, SlideNetwork, task_loss
+from .network import Losses, NetworkConfig, NetworkOutput, SlideNetwork, Targets, task_loss
 
 
 class EvidenceMemoryConfig(NetworkConfig):
@@ -58,7 +58,7 @@ class EvidenceMemoryConfig(NetworkConfig):
 
 
 @dataclass(frozen=True)
-class EvidenceReadings(Readings):
+class EvidenceMemoryOutput(NetworkOutput):
     """What the network sees on B slides of N tiles; ``scores`` are t̃."""
 
     slots: Tensor
@@ -91,7 +91,7 @@ class EvidenceMemory(SlideNetwork):
         """(…, S) → (…, K) float32, for each slot."""
         return projected.float() @ functional.normalize(self.slots, dim=-1).T
 
-    def read(self, bags: BagBatch) -> EvidenceReadings:
+    def forward(self, bags: BagBatch) -> EvidenceMemoryOutput:
         """Read slides, histology alone."""
         h = self.embedding(bags.x)
         gate, projected = self.gate(h), self.tile_projection(h)
@@ -104,31 +104,31 @@ class EvidenceMemory(SlideNetwork):
             t = (1 - share) * t + share * neighbours_mean(t, bags.edges)
             a = bags.softmax(gate + self.log_sharpness.exp() * t.abs())
             slide = a @ s - self.config.background * mean
-            return EvidenceReadings(_two(slide @ self.slot_weights + self.bias), a.sum(dim=0), t, slide)
+            return EvidenceMemoryOutput(_two(slide @ self.slot_weights + self.bias), a.sum(dim=0), t, slide)
 
-    def loss(self, readings: EvidenceReadings, lesson: Lesson) -> Losses:
+    def loss(self, output: EvidenceMemoryOutput, targets: Targets) -> Losses:
         """All terms; those of RNA are sums over the measured bags divided by B, so that a bag weighs the same.
 
         :raises UsageError: there is expression, and the network was built without genes.
         """
-        task = task_loss(readings.logits, lesson.targets)
-        rna = self.rna_of(lesson)
+        task = task_loss(output.logits, targets.values)
+        rna = self.measured_expression(targets)
         if rna is None:
             return Losses({"task": task}, task)
         expression, measured = rna
         c = self.config
-        share = len(measured) / len(lesson.labels)
+        share = len(measured) / len(targets.labels)
         projected = self.omics_projection(expression)
         with in_float32(projected):
             z = self.evidence(projected)
             omics = _two(z @ self.slot_weights + self.omics_bias)
         apart = functional.kl_div(
-            readings.slots[measured].log_softmax(dim=1),
+            output.slots[measured].log_softmax(dim=1),
             z.detach().log_softmax(dim=1),
             reduction="batchmean",
             log_target=True,
         )
-        told = task_loss(omics, lesson.targets[measured])
+        told = task_loss(omics, targets.values[measured])
         terms = {"task": task, "omics": share * told, "distillation": share * apart}
         total = task + c.omics_weight * terms["omics"] + c.distillation_weight * terms["distillation"]
         return Losses(terms, total)

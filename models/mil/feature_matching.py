@@ -20,10 +20,10 @@ from torch.nn import functional
 from .abmil import GatedAttention
 from .bag_tensors import BagBatch
 from .momkd import EncodersConfig, HistologyEncoder, slide_head
-from .network import Lesson, Losses, Readings, SlideNetwork, log_odds, task_loss
+from .network import Losses, NetworkOutput, SlideNetwork, Targets, log_odds, task_loss
 
 
-class MatchingConfig(EncodersConfig):
+class FeatureMatchingConfig(EncodersConfig):
     """Sizes and weights."""
 
     attention: int = Field(default=128, gt=0)
@@ -38,21 +38,21 @@ class MatchingConfig(EncodersConfig):
 
 
 @dataclass(frozen=True)
-class PooledReadings(Readings):
+class FeatureMatchingOutput(NetworkOutput):
     """What the network sees on B slides of N tiles."""
 
     pooled: Tensor
     """V (B, H)."""
 
 
-class Matching(SlideNetwork):
+class FeatureMatching(SlideNetwork):
     """Slides taught by the RNA of the same step."""
 
-    Config = MatchingConfig
+    Config = FeatureMatchingConfig
     omics: ClassVar[tuple[str, ...]] = ("omics_encoder.", "omics_head.", "slide_regressor.")
-    config: MatchingConfig
+    config: FeatureMatchingConfig
 
-    def __init__(self, config: MatchingConfig) -> None:
+    def __init__(self, config: FeatureMatchingConfig) -> None:
         super().__init__(config)
         c = config
         self.histology_encoder = HistologyEncoder(c.in_features, c.hidden, c.histology_dropout)
@@ -71,35 +71,35 @@ class Matching(SlideNetwork):
             self.omics_head = nn.Linear(c.shared, 2)
             self.slide_regressor = nn.Linear(c.hidden, c.shared)
 
-    def read(self, bags: BagBatch) -> PooledReadings:
+    def forward(self, bags: BagBatch) -> FeatureMatchingOutput:
         """Read slides, histology alone. A tile's score is the head's log-odds on that tile alone."""
         h = self.histology_encoder(bags.x, bags.edges)
         a = bags.softmax(self.attention(h))
         V = a @ h
         with torch.no_grad():
             scores = log_odds(self.head(h).float())
-        return PooledReadings(self.head(V).float(), a.sum(dim=0), scores, V)
+        return FeatureMatchingOutput(self.head(V).float(), a.sum(dim=0), scores, V)
 
-    def loss(self, readings: PooledReadings, lesson: Lesson) -> Losses:
+    def loss(self, output: FeatureMatchingOutput, targets: Targets) -> Losses:
         """Cross entropy of the slides; of the measured bags also that of the omics side, the matching, the contrast.
 
         These are sums over the measured bags divided by B, so that a bag weighs the same.
 
         :raises UsageError: there is expression, and the network was built without genes.
         """
-        task = task_loss(readings.logits, lesson.targets)
-        rna = self.rna_of(lesson)
+        task = task_loss(output.logits, targets.values)
+        rna = self.measured_expression(targets)
         if rna is None:
             return Losses({"task": task}, task)
         expression, measured = rna
         c = self.config
         embedding = self.omics_encoder(expression)
         u = functional.normalize(embedding.detach().float(), dim=-1)
-        v = functional.normalize(self.slide_regressor(readings.pooled[measured]).float(), dim=-1)
-        share = len(u) / len(lesson.labels)
+        v = functional.normalize(self.slide_regressor(output.pooled[measured]).float(), dim=-1)
+        share = len(u) / len(targets.labels)
         terms = {
             "task": task,
-            "omics": share * task_loss(self.omics_head(embedding).float(), lesson.targets[measured]),
+            "omics": share * task_loss(self.omics_head(embedding).float(), targets.values[measured]),
             "matching": share * (1 - (v * u).sum(dim=1)).mean(),
             "contrast": share * contrast(v, u, expression, c.contrast_tau),
         }

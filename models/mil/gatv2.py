@@ -22,9 +22,9 @@ from torch.nn import functional
 
 from .cpu_layers import Dropout, Linear
 
-SLOPE = 0.2
+NEGATIVE_SLOPE = 0.2
 """Of the leaky ReLU below zero."""
-_PIECE = 512
+EDGES_PER_CHUNK = 512
 """Edges that a CPU handles at a time: 1 MiB for each array at H = 512."""
 
 
@@ -76,7 +76,7 @@ class Graph:
 
     def pieces(self) -> Iterator[slice]:
         """The edges, in turn; a GPU takes them all at once."""
-        size = _PIECE if self.source.device.type == "cpu" else len(self.source)
+        size = EDGES_PER_CHUNK if self.source.device.type == "cpu" else len(self.source)
         return (slice(start, start + size) for start in range(0, len(self.source), size))
 
 
@@ -114,7 +114,7 @@ class _Scores(torch.autograd.Function):
         scores = left.new_empty(att.shape[1], len(graph.source))
         for edges in graph.pieces():
             met = left.index_select(0, graph.source[edges]).add_(right.index_select(0, graph.target[edges]))
-            bent = functional.leaky_relu_(met, SLOPE).view(-1, *att.shape[1:])
+            bent = functional.leaky_relu_(met, NEGATIVE_SLOPE).view(-1, *att.shape[1:])
             for head, along in enumerate(att[0]):
                 scores[head, edges] = bent[:, head] @ along
         return scores
@@ -127,7 +127,7 @@ class _Scores(torch.autograd.Function):
         slopes = left.new_empty(len(graph.source), left.shape[1])
         for edges in graph.pieces():
             met = torch.index_select(left, 0, graph.source[edges], out=slopes[edges])
-            met.add_(right.index_select(0, graph.target[edges])).gt_(0).clamp_(min=SLOPE)
+            met.add_(right.index_select(0, graph.target[edges])).gt_(0).clamp_(min=NEGATIVE_SLOPE)
         in_order = torch.arange(len(slopes), device=slopes.device)
         of_target = _sums(slopes, in_order, graph.target_starts, gradient)
         of_source = _sums(slopes, graph.by_source, graph.source_starts, gradient[:, graph.by_source])

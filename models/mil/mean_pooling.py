@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from .bag_tensors import BagBatch
-from .network import NetworkConfig, Readings, SlideNetwork, log_odds
+from .network import NetworkConfig, NetworkOutput, SlideNetwork, log_odds
 
 
 class MeanPoolingConfig(NetworkConfig):
@@ -30,9 +30,9 @@ class MeanPooling(SlideNetwork):
         self.register_buffer("scale", torch.ones(config.in_features))
         self.head = nn.Linear(config.in_features, 2)
 
-    def read(self, bags: BagBatch) -> Readings:
+    def forward(self, bags: BagBatch) -> NetworkOutput:
         """Read slides. All tiles weigh the same; a tile's score is the log-odds of that tile alone, and the mean of a
         slide's scores is its own log-odds."""
         x = (bags.x - self.centre) / self.scale
         sizes = torch.tensor(bags.sizes, device=x.device)[bags.slide_of_tile]
-        return Readings(self.head(bags.mean(x)).float(), 1 / sizes, log_odds(self.head(x).float()))
+        return NetworkOutput(self.head(bags.mean(x)).float(), 1 / sizes, log_odds(self.head(x).float()))

@@ -13,10 +13,10 @@ MemoryMode = Literal["gradient", "momentum", "fixed"]
 """What moves the slots: the losses (the public code), an exponential average of what is assigned to them, nothing."""
 
 NEGATIVE, POSITIVE = 0, 1
-KMEANS_ROUNDS = 20
-_CANDIDATES = 5
+KMEANS_ITERATIONS = 20
+KMEANS_CANDIDATES = 5
 """Draws for each next centre of the start."""
-_SAME_DIRECTION = 1e-6
+COSINE_TOLERANCE = 1e-6
 """Two unit vectors whose cosine is this close to 1 are one direction in float32."""
 
 
@@ -25,7 +25,7 @@ class ClassMemory(nn.Module):
 
     They are used as unit vectors (:meth:`directions`); only the memory regularisation takes them as stored. In mode
     ``gradient`` they are a parameter, in ``momentum`` and ``fixed`` a buffer that no gradient reaches; the state-dict
-    key is the same. Until :meth:`start` they point in random directions.
+    key is the same. Until :meth:`init` they point in random directions.
     """
 
     slots: Tensor
@@ -61,12 +61,12 @@ class ClassMemory(nn.Module):
         return (points @ self.directions()[label].T).argmax(dim=1)
 
     @torch.no_grad()
-    def start(self, label: int, points: Tensor, generator: torch.Generator) -> None:
+    def init(self, label: int, points: Tensor, generator: torch.Generator) -> None:
         """Set the slots of class ``label`` to the cosine k-means centres of ``points`` (N, S)."""
         self.slots[label] = cosine_kmeans(points, self.slots.shape[1], generator)
 
     @torch.no_grad()
-    def follow(self, label: int, p: Tensor, u: Tensor) -> None:
+    def update(self, label: int, p: Tensor, u: Tensor) -> None:
         """What moves the slots of class ``label`` in mode ``momentum``: towards what a step assigns to them.
 
         c ← ‖m c + (1 − m) p̄_c‖, p̄_c the mean of the tiles p (P, S) nearest to c, then the same with the omics
@@ -95,7 +95,7 @@ def cosine_kmeans(points: Tensor, k: int, generator: torch.Generator) -> Tensor:
     """
     points = functional.normalize(points, dim=-1)
     centres = _spread_centres(points, k, generator)
-    for _ in range(KMEANS_ROUNDS):
+    for _ in range(KMEANS_ITERATIONS):
         centres = moved_centres(points, centres)
     return centres
 
@@ -106,11 +106,11 @@ def moved_centres(points: Tensor, centres: Tensor) -> Tensor:
     # A matrix product instead of index_add: on a GPU the latter adds in no fixed order.
     sums = functional.one_hot(nearest, len(centres)).to(points.dtype).T @ points
     length = sums.norm(dim=1, keepdim=True)
-    occupied = length > _SAME_DIRECTION
-    moved = torch.where(occupied, sums / length.clamp(min=_SAME_DIRECTION), centres)
+    occupied = length > COSINE_TOLERANCE
+    moved = torch.where(occupied, sums / length.clamp(min=COSINE_TOLERANCE), centres)
     empty = (~occupied[:, 0]).nonzero()[:, 0].tolist()
     for centre, point in zip(empty, cosine.argsort()[: len(empty)].tolist(), strict=False):
-        if 1 - cosine[point] > _SAME_DIRECTION:
+        if 1 - cosine[point] > COSINE_TOLERANCE:
             moved[centre] = points[point]
     return moved
 
@@ -121,8 +121,8 @@ def _spread_centres(points: Tensor, k: int, generator: torch.Generator) -> Tenso
     centres = [points[first]]
     far = 1 - points @ centres[0]
     while len(centres) < k:
-        if far.max() > _SAME_DIRECTION:
-            draws = torch.multinomial(far.clamp(min=0).cpu(), _CANDIDATES, replacement=True, generator=generator)
+        if far.max() > COSINE_TOLERANCE:
+            draws = torch.multinomial(far.clamp(min=0).cpu(), KMEANS_CANDIDATES, replacement=True, generator=generator)
             candidates = points[draws.to(points.device)]
             left = torch.minimum(far, 1 - candidates @ points.T)  # (candidates, N)
             best = int(left.sum(dim=1).argmin())

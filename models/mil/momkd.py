@@ -17,17 +17,17 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from ...data.errors import CohortError, UsageError
-from .bag_tensors import BagBatch, PatientBags
+from .bag_tensors import BagBatch, Patient
 from .cpu_layers import Dropout, Linear
 from .gatv2 import GATv2, Graph
 from .losses import LossSettings, alignment, memory_regularisation
 from .memory import ClassMemory, MemoryMode, slot_usage
 from .mixed_precision import in_float32
-from .network import Lesson, Losses, NetworkConfig, Readings, SlideNetwork, task_loss
+from .network import Losses, NetworkConfig, NetworkOutput, SlideNetwork, Targets, task_loss
 
 HEADS = 2
 """Attention heads of each GATv2 layer."""
-START_TILES = 50_000
+KMEANS_TILES = 50_000
 """Tiles of a class that the memory starts from."""
 
 
@@ -88,7 +88,7 @@ def preset(name: PresetName, in_features: int, n_genes: int) -> MoMKDConfig:
 
 
 @dataclass(frozen=True)
-class HistologyReadings(Readings):
+class MoMKDOutput(NetworkOutput):
     """What the network sees on B slides of N tiles."""
 
     bags: BagBatch
@@ -103,7 +103,7 @@ class HistologyReadings(Readings):
 
 
 @dataclass(frozen=True)
-class OmicsReadings:
+class OmicsOutput:
     """What the network sees in R patients' expression."""
 
     embedding: Tensor
@@ -191,7 +191,7 @@ class MoMKD(SlideNetwork):
         """‖·‖ of rows, of full precision in mixed precision too."""
         return functional.normalize(projected.to(self.log_tau.dtype), dim=-1)
 
-    def read(self, bags: BagBatch) -> HistologyReadings:
+    def forward(self, bags: BagBatch) -> MoMKDOutput:
         """Read slides, histology alone.
 
         score_i = max_k p_i·c⁺_k − max_k p_i·c⁻_k (the memory's gradient stopped); a = softmax(score / τ) within each
@@ -204,9 +204,9 @@ class MoMKD(SlideNetwork):
             a = bags.softmax(scores / self.tau)
             V = a @ h
         v = self._unit(self.pool_projection(V))
-        return HistologyReadings(self.head(V).to(p.dtype), a.sum(dim=0), scores, bags, h, p, V, v)
+        return MoMKDOutput(self.head(V).to(p.dtype), a.sum(dim=0), scores, bags, h, p, V, v)
 
-    def teach(self, g: Tensor) -> OmicsReadings:
+    def encode_omics(self, g: Tensor) -> OmicsOutput:
         """Read patients' expression g (R, n_genes): u = ‖W_omics omics‖ and the decoder's reconstruction.
 
         :raises UsageError: the model was built without genes.
@@ -215,28 +215,28 @@ class MoMKD(SlideNetwork):
             raise UsageError("this MoMKD reads histology alone", hint="build it with n_genes above 0 to train with RNA")
         embedding = self.omics_encoder(g)
         u = self._unit(self.omics_projection(embedding))
-        return OmicsReadings(embedding, u, self.omics_decoder(embedding))
+        return OmicsOutput(embedding, u, self.omics_decoder(embedding))
 
-    def loss(self, readings: HistologyReadings, lesson: Lesson) -> Losses:
+    def loss(self, output: MoMKDOutput, targets: Targets) -> Losses:
         """All terms; those of omics are sums over the measured bags divided by B, so that a bag weighs the same.
 
         With soft targets t the slide's alignment is t · L(y = 1) + (1 − t) · L(y = 0); with labels that is the
         paper's. The memory's gradient flows from both alignments and the orthogonality, in memory mode ``gradient``.
         """
-        c, p = self.config.loss, readings.projected
-        terms = {"task": task_loss(readings.logits, lesson.targets)}
+        c, p = self.config.loss, output.projected
+        terms = {"task": task_loss(output.logits, targets.values)}
         with in_float32(p):
             C = self.memory.directions()
-            terms["histology"] = alignment(readings.slide_vector, C, lesson.targets, c).mean()
-            terms["memory"] = memory_regularisation(p, readings.bags, self.memory.slots, lesson.labels, c).mean()
+            terms["histology"] = alignment(output.slide_vector, C, targets.values, c).mean()
+            terms["memory"] = memory_regularisation(p, output.bags, self.memory.slots, targets.labels, c).mean()
         total = c.task_weight * terms["task"] + c.histology_weight * terms["histology"]
         total = total + c.memory_weight * terms["memory"]
-        rna = self.rna_of(lesson)
+        rna = self.measured_expression(targets)
         if rna is not None:
             expression, measured = rna
-            omics, size = self.teach(expression), len(lesson.labels)
+            omics, size = self.encode_omics(expression), len(targets.labels)
             with in_float32(p):
-                labels = lesson.labels[measured].to(p.dtype)
+                labels = targets.labels[measured].to(p.dtype)
                 terms["omics"] = alignment(omics.vector, C, labels, c).sum() / size
                 errors = (omics.reconstruction - expression).square().mean(dim=1)
                 terms["reconstruction"] = errors.sum() / size
@@ -244,12 +244,12 @@ class MoMKD(SlideNetwork):
         return Losses(terms, total)
 
     @torch.no_grad()
-    def follow(self, readings: HistologyReadings, lesson: Lesson) -> None:
+    def update_memory(self, output: MoMKDOutput, targets: Targets) -> None:
         """Count how the tiles share their class's slots; in memory mode ``momentum`` the slots follow this step.
 
         They follow the omics vectors as these are without dropout.
         """
-        labels, p = lesson.labels[readings.bags.slide_of_tile], readings.projected.detach()
+        labels, p = targets.labels[output.bags.slide_of_tile], output.projected.detach()
         counts = [
             (functional.one_hot(self.memory.assigned(p, label), self.config.slots) * (labels == label)[:, None]).sum(0)
             for label in (0, 1)
@@ -258,13 +258,13 @@ class MoMKD(SlideNetwork):
         if self.memory.mode != "momentum":
             return
         u, of_whom = p[:0], labels[:0]
-        rna = self.rna_of(lesson)
+        rna = self.measured_expression(targets)
         if rna is not None:
             was_training = self.training
-            u, of_whom = self.eval().teach(rna[0]).vector, lesson.labels[rna[1]]
+            u, of_whom = self.eval().encode_omics(rna[0]).vector, targets.labels[rna[1]]
             self.train(was_training)
         for label in (0, 1):
-            self.memory.follow(label, p[labels == label], u[of_whom == label])
+            self.memory.update(label, p[labels == label], u[of_whom == label])
 
     def epoch_figures(self) -> dict[str, float]:
         """τ, and how the epoch's training tiles shared the slots of their class: active ones and entropy, in nats."""
@@ -276,16 +276,16 @@ class MoMKD(SlideNetwork):
         return figures
 
     @torch.no_grad()
-    def start(self, patients: Sequence[PatientBags], generator: torch.Generator) -> None:
+    def init_memory(self, patients: Sequence[Patient], generator: torch.Generator) -> None:
         """Start both classes' slots by cosine k-means over the training slides' p, in evaluation mode.
 
         Each slide of a class gives the same number of tiles at most, chosen at random, so that about
-        :data:`START_TILES` come together and no large slide drowns the others.
+        :data:`KMEANS_TILES` come together and no large slide drowns the others.
 
         :raises CohortError: a class without slides.
         """
         slides = [(bag, patient.label) for patient in patients for bag in patient.bags]
-        quota = [math.ceil(START_TILES / max(1, sum(y == label for _, y in slides))) for label in (0, 1)]
+        quota = [math.ceil(KMEANS_TILES / max(1, sum(y == label for _, y in slides))) for label in (0, 1)]
         points: tuple[list[Tensor], list[Tensor]] = ([], [])
         was_training = self.training
         self.eval()
@@ -300,10 +300,10 @@ class MoMKD(SlideNetwork):
                     f"no training slide of class {which} to start the memory from",
                     hint="both classes need slides in every training fold: check the labels and the folds",
                 )
-            self.memory.start(which, torch.cat(of_class), generator)
+            self.memory.init(which, torch.cat(of_class), generator)
 
     @torch.no_grad()
-    def slot_shares(self, patients: Sequence[PatientBags]) -> dict[str, dict[str, Any]]:
+    def slot_shares(self, patients: Sequence[Patient]) -> dict[str, dict[str, Any]]:
         """How the tiles of each class's patients share its slots: active slots, entropy (nats) and the shares."""
         self.eval()
         told = {}

@@ -1,7 +1,7 @@
 """What every network here is to training, to bundles and to prediction: a reader of slides that can be taught.
 
-A step of training is ``readings = network.read(bags)``, ``network.loss(readings, lesson).total.backward()``, the
-optimiser's step, then ``network.follow(readings, lesson)``. Inference is ``read`` alone, and never needs omics.
+A step of training is ``output = network(bags)``, ``network.loss(output, targets).total.backward()``, the
+optimiser's step, then ``network.update_memory(output, targets)``. Inference is ``read`` alone, and never needs omics.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from ...data.errors import BundleError, UsageError
-from .bag_tensors import BagBatch, PatientBags
+from .bag_tensors import BagBatch, Patient
 
 
 class NetworkConfig(BaseModel):
@@ -33,7 +33,7 @@ class NetworkConfig(BaseModel):
 
 
 @dataclass(frozen=True)
-class Readings:
+class NetworkOutput:
     """What a network sees on B slides of N tiles together."""
 
     logits: Tensor
@@ -45,20 +45,20 @@ class Readings:
 
 
 @dataclass(frozen=True)
-class Lesson:
+class Targets:
     """What the B bags of a step are to teach. Several bags may be of one patient."""
 
     labels: Tensor
     """y (B) int64, 0 or 1."""
-    targets: Tensor
-    """(B) float32, the probability of positive that the logits are taught: y itself, or a soft target."""
+    values: Tensor
+    """(B) float32, the probability of positive that the logits are compared with: y itself, or a soft target."""
     expression: Tensor | None = None
     """g (R, n_genes): a row for each bag whose patient was measured; None where there is none."""
     measured: Tensor | None = None
     """(R) int64, which bags the rows of ``expression`` belong to."""
 
     @classmethod
-    def of(cls, patients: Sequence[PatientBags], device: torch.device | str = "cpu") -> Lesson:
+    def of(cls, patients: Sequence[Patient], device: torch.device | str = "cpu") -> Targets:
         """What patients teach, one for each bag of the step."""
         labels = torch.tensor([patient.label for patient in patients])
         targets = torch.tensor([float(p.label if p.target is None else p.target) for p in patients])
@@ -98,47 +98,47 @@ class SlideNetwork(nn.Module, ABC):
         return next(self.parameters()).device
 
     @abstractmethod
-    def read(self, bags: BagBatch) -> Readings:
+    def forward(self, bags: BagBatch) -> NetworkOutput:
         """Read slides, histology alone."""
 
-    def loss(self, readings: Any, lesson: Lesson) -> Losses:
-        """All terms for the bags that were read; ``readings`` are this network's own. Here :func:`task_loss` alone."""
-        task = task_loss(readings.logits, lesson.targets)
+    def loss(self, output: Any, targets: Targets) -> Losses:
+        """All terms for the bags that were read; ``output`` are this network's own. Here :func:`task_loss` alone."""
+        task = task_loss(output.logits, targets.values)
         return Losses({"task": task}, task)
 
-    def rna_of(self, lesson: Lesson) -> tuple[Tensor, Tensor] | None:
-        """What a lesson has of RNA, for a network with an omics side: ``expression`` and ``measured``; None without.
+    def measured_expression(self, targets: Targets) -> tuple[Tensor, Tensor] | None:
+        """What a targets has of RNA, for a network with an omics side: ``expression`` and ``measured``; None without.
 
         :raises UsageError: there is RNA, and this network was built without genes.
         """
-        if lesson.expression is None or lesson.measured is None:
+        if targets.expression is None or targets.measured is None:
             return None
         if not self.config.n_genes:
             raise UsageError("this network reads histology alone", hint="build it with n_genes above 0 to use RNA")
-        return lesson.expression, lesson.measured
+        return targets.expression, targets.measured
 
-    def start(self, patients: Sequence[PatientBags], generator: torch.Generator) -> None:
+    def init_memory(self, patients: Sequence[Patient], generator: torch.Generator) -> None:
         """Before the first epoch: look at the training patients, where a network's start depends on them.
 
         :param generator: a CPU generator.
         """
 
-    def follow(self, readings: Any, lesson: Lesson) -> None:
+    def update_memory(self, output: Any, targets: Targets) -> None:
         """After the optimiser's step: what moves without gradients."""
 
     def epoch_figures(self) -> dict[str, float]:
         """What is worth a line of the learning curve, since the last call."""
         return {}
 
-    def reading_state(self) -> dict[str, Tensor]:
+    def inference_state(self) -> dict[str, Tensor]:
         """The part of the state dict that inference needs."""
         return {key: value for key, value in self.state_dict().items() if not key.startswith(self.omics)}
 
     @classmethod
-    def for_reading(
+    def for_inference(
         cls, config: NetworkConfig, state: Mapping[str, Tensor], *, path: str | PathLike[str] | None = None
     ) -> SlideNetwork:
-        """The network for inference, in evaluation mode on the CPU, from what :meth:`reading_state` gave.
+        """The network for inference, in evaluation mode on the CPU, from what :meth:`inference_state` gave.
 
         It has no omics side (its ``config.n_genes`` is 0), however it was trained.
 

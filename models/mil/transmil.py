@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from .bag_tensors import BagBatch
-from .network import NetworkConfig, Readings, SlideNetwork, log_odds
+from .network import NetworkConfig, NetworkOutput, SlideNetwork, log_odds
 
 
 class TransMILConfig(NetworkConfig):
@@ -54,7 +54,7 @@ class TransMIL(SlideNetwork):
         self.norm = nn.LayerNorm(c.hidden)
         self.head = nn.Linear(c.hidden, 2)
 
-    def read(self, bags: BagBatch) -> Readings:
+    def forward(self, bags: BagBatch) -> NetworkOutput:
         """Read slides.
 
         Attention is the class token's in the last layer, averaged over the heads and normalised over the tiles. A
@@ -62,7 +62,7 @@ class TransMIL(SlideNetwork):
         """
         slides = [self._read_one(h) for h in bags.split(self.embedding(bags.x))]
         logits, attention, scores = zip(*slides, strict=True)
-        return Readings(torch.stack(logits), torch.cat(attention), torch.cat(scores))
+        return NetworkOutput(torch.stack(logits), torch.cat(attention), torch.cat(scores))
 
     def _read_one(self, h: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Logits (2), attention (P) and scores (P) of one slide's embedded tiles (P, H)."""

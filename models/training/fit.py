@@ -20,16 +20,16 @@ from torch import Tensor
 
 from ...data.artifact import whole
 from ...data.errors import CohortError
-from ..mil.bag_tensors import BagBatch, BagTensors, PatientBags
+from ..mil.bag_tensors import BagBatch, BagTensors, Patient
 from ..mil.mixed_precision import Precision, arithmetic
-from ..mil.network import Lesson, SlideNetwork, log_odds
+from ..mil.network import SlideNetwork, Targets, log_odds
 
 PLATEAU_FACTOR, PLATEAU_PATIENCE = 0.2, 5
 """The learning rate is multiplied by this after more than so many epochs without gain on the validation patients."""
-FEWEST_RANKED = 5
+MIN_RANKED_PATIENTS = 5
 """With fewer validation patients that have a soft target their ranks say too little, and the AUC decides."""
 
-_SLOWER = "take a lower --learning-rate, or --precision fp32"
+_DIVERGED_HINT = "take a lower --learning-rate, or --precision fp32"
 
 Plateau = torch.optim.lr_scheduler.ReduceLROnPlateau
 Parts = Mapping[str, SlideNetwork | torch.optim.Optimizer | Plateau]
@@ -109,8 +109,8 @@ class Fit:
 
 def fit(
     network: SlideNetwork,
-    train: Sequence[PatientBags],
-    validation: Sequence[PatientBags],
+    train: Sequence[Patient],
+    validation: Sequence[Patient],
     settings: FitSettings,
     *,
     resume: Path | None = None,
@@ -139,7 +139,7 @@ def fit(
         for epoch in done.history:
             tell(epoch)
     else:
-        network.start(train, torch.Generator().manual_seed(settings.seed))
+        network.init_memory(train, torch.Generator().manual_seed(settings.seed))
     bags = sum(len(patient.bags) for patient in train)
     while not _is_over(done, settings):
         number = len(done.history)
@@ -157,7 +157,7 @@ def fit(
     return done
 
 
-def of_both_classes(train: Sequence[PatientBags]) -> tuple[list[PatientBags], list[PatientBags]]:
+def of_both_classes(train: Sequence[Patient]) -> tuple[list[Patient], list[Patient]]:
     """The training patients with slides, negative and positive.
 
     :raises CohortError: there are none of one class.
@@ -190,7 +190,7 @@ def new_optimiser(network: SlideNetwork, settings: FitSettings) -> torch.optim.A
 
 def train_epoch(
     network: SlideNetwork,
-    by_label: Sequence[Sequence[PatientBags]],
+    by_label: Sequence[Sequence[Patient]],
     bags: int,
     optimiser: torch.optim.Optimizer,
     settings: FitSettings,
@@ -214,21 +214,21 @@ def train_epoch(
         while drawn < bags:
             step = [_draw(by_label, draw) for _ in range(min(settings.bags_per_step, bags - drawn))]
             batch = BagBatch.of([bag for _, bag in step], device)
-            lesson = Lesson.of([patient for patient, _ in step], device)
+            targets = Targets.of([patient for patient, _ in step], device)
             with arithmetic(device, settings.precision):
-                readings = network.read(batch)
-                losses = network.loss(readings, lesson)
+                output = network(batch)
+                losses = network.loss(output, targets)
             optimiser.zero_grad(set_to_none=True)
             losses.total.backward()  # type: ignore[no-untyped-call]
             clip_gradients(network, settings.clip)
             optimiser.step()
-            network.follow(readings, lesson)
+            network.update_memory(output, targets)
             for name, value in {**losses.terms, "total": losses.total}.items():
                 sums[name] = sums.get(name, torch.zeros((), device=device)) + len(step) * value.detach()
             drawn += len(step)
     means = {name: float(total) / bags for name, total in sums.items()}
     if not math.isfinite(means["total"]):
-        raise CohortError(f"the training loss of epoch {number + 1} is not a finite number", hint=_SLOWER)
+        raise CohortError(f"the training loss of epoch {number + 1} is not a finite number", hint=_DIVERGED_HINT)
     return means
 
 
@@ -241,7 +241,7 @@ def clip_gradients(network: SlideNetwork, most: float) -> None:
     torch.nn.utils.clip_grad_norm_(network.parameters(), most)
 
 
-def _draw(by_label: Sequence[Sequence[PatientBags]], draw: torch.Generator) -> tuple[PatientBags, BagTensors]:
+def _draw(by_label: Sequence[Sequence[Patient]], draw: torch.Generator) -> tuple[Patient, BagTensors]:
     """A class, a patient of it, one of the patient's slides: many slides do not make a patient weigh more."""
     patient = _one_of(by_label[int(torch.randint(2, (1,), generator=draw))], draw)
     return patient, _one_of(patient.bags, draw)
@@ -256,7 +256,7 @@ def _seed(seed: int, epoch: int, purpose: int) -> int:
 
 
 def patient_logits(
-    network: SlideNetwork, patients: Sequence[PatientBags], *, together: int = 1, precision: Precision = "fp32"
+    network: SlideNetwork, patients: Sequence[Patient], *, together: int = 1, precision: Precision = "fp32"
 ) -> dict[str, float]:
     """Log-odds of positive by patient: the mean over a patient's slides. One without slides is left out.
 
@@ -269,14 +269,14 @@ def patient_logits(
         part = slides[begin : begin + together]
         batch = BagBatch.of([bag for _, bag in part], network.device)
         with torch.inference_mode(), arithmetic(network.device, precision):
-            read = log_odds(network.read(batch).logits.double())
+            read = log_odds(network(batch).logits.double())
         for (patient, _), logit in zip(part, read.tolist(), strict=True):
             logits.setdefault(patient, []).append(logit)
     return {patient: math.fsum(values) / len(values) for patient, values in logits.items()}
 
 
 def validate(
-    network: SlideNetwork, patients: Sequence[PatientBags], *, together: int = 1, precision: Precision = "fp32"
+    network: SlideNetwork, patients: Sequence[Patient], *, together: int = 1, precision: Precision = "fp32"
 ) -> Validation:
     """How a network does on validation patients; their soft targets, where they have some, are a teacher's words.
 
@@ -290,7 +290,7 @@ def validate(
         raise CohortError("the fold has no validation patient with slides", hint="use fewer folds, or more patients")
     logits = torch.tensor([by_patient[patient.patient_id] for patient in read], dtype=torch.float64)
     if not logits.isfinite().all():
-        raise CohortError("what the network says of validation patients is not a finite number", hint=_SLOWER)
+        raise CohortError("what the network says of validation patients is not a finite number", hint=_DIVERGED_HINT)
     labels = torch.tensor([patient.label for patient in read], dtype=torch.float64)
     loss = float(torch.nn.functional.binary_cross_entropy_with_logits(logits, labels))
     auc = float(roc_auc_score(labels.numpy(), logits.numpy())) if 0 < labels.sum() < len(labels) else None
@@ -301,7 +301,7 @@ def validate(
 def _rank_correlation(pairs: Sequence[tuple[float, float]]) -> float | None:
     """Of logits with soft targets; 0 where all logits are equal."""
     logits, targets = [logit for logit, _ in pairs], [target for _, target in pairs]
-    if len(pairs) < FEWEST_RANKED or len(set(targets)) < 2:
+    if len(pairs) < MIN_RANKED_PATIENTS or len(set(targets)) < 2:
         return None
     return float(spearmanr(logits, targets).statistic) if len(set(logits)) > 1 else 0.0
 

@@ -13,13 +13,13 @@ import torch
 from numpy.typing import NDArray
 from sklearn.linear_model import LogisticRegression
 
-from ..mil.bag_tensors import PatientBags
+from ..mil.bag_tensors import Patient
 from ..mil.mean_pooling import MeanPooling
 from .fit import Epoch, Fit, FitSettings, of_both_classes, validate
 
 PENALTIES: tuple[float, ...] = (1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0)
 """C of scikit-learn, the inverse of the penalty, strongest penalty first."""
-MOST_ROUNDS = 10_000
+MAX_ITERATIONS = 10_000
 """Of the solver. Hundreds are usual."""
 TOLERANCE = 1e-6
 """Of the solver, for its gradient: weights then agree to some four digits whatever the order of patients."""
@@ -31,8 +31,8 @@ Floats = NDArray[np.float64]
 
 def fit_mean(
     network: MeanPooling,
-    train: Sequence[PatientBags],
-    validation: Sequence[PatientBags],
+    train: Sequence[Patient],
+    validation: Sequence[Patient],
     settings: FitSettings,
     *,
     resume: Path | None = None,
@@ -59,7 +59,7 @@ def fit_mean(
     counts = taught > 0
     done = Fit()
     for C in PENALTIES:
-        model = LogisticRegression(C=C, max_iter=MOST_ROUNDS, tol=TOLERANCE)
+        model = LogisticRegression(C=C, max_iter=MAX_ITERATIONS, tol=TOLERANCE)
         is_positive = np.repeat([1, 0], len(x))
         model.fit(np.concatenate([x, x])[counts], is_positive[counts], sample_weight=taught[counts])
         half = torch.tensor(np.append(model.coef_[0], model.intercept_) / 2)
@@ -76,7 +76,7 @@ def fit_mean(
     return done
 
 
-def _slides(by_label: Sequence[Sequence[PatientBags]]) -> tuple[Floats, Floats, Floats]:
+def _slides(by_label: Sequence[Sequence[Patient]]) -> tuple[Floats, Floats, Floats]:
     """The means (slides, D), targets and weights of training slides; the weights sum to the number of patients."""
     patients = sum(len(of_class) for of_class in by_label)
     means, targets, weights = [], [], []

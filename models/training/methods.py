@@ -14,7 +14,7 @@ from ...data.errors import BundleError, UsageError
 from ..mil.abmil import ABMIL
 from ..mil.clam import CLAM
 from ..mil.evidence_memory import EvidenceMemory
-from ..mil.feature_matching import Matching
+from ..mil.feature_matching import FeatureMatching
 from ..mil.mean_pooling import MeanPooling
 from ..mil.momkd import MoMKD
 from ..mil.network import NetworkConfig, SlideNetwork
@@ -34,16 +34,16 @@ class Method:
     network: type[SlideNetwork]
     fit: Callable[..., Fit] = fit
     """With the signature of :func:`.fit.fit`."""
-    taught_by_rna: bool = False
+    uses_rna: bool = False
     """Whether patients' expression enters its training, beside soft targets."""
 
 
 METHODS: Final[dict[str, Method]] = {
-    "momkd": Method("MoMKD", "momentum memory knowledge distillation, CVPR 2026", MoMKD, taught_by_rna=True),
+    "momkd": Method("MoMKD", "momentum memory knowledge distillation, CVPR 2026", MoMKD, uses_rna=True),
     "evidence": Method(
-        "Evidence memory", "slots in which a slide meets its own RNA; ours", EvidenceMemory, taught_by_rna=True
+        "Evidence memory", "slots in which a slide meets its own RNA; ours", EvidenceMemory, uses_rna=True
     ),
-    "matching": Method("Feature matching", "distillation within the batch", Matching, taught_by_rna=True),
+    "matching": Method("Feature matching", "distillation within the batch", FeatureMatching, uses_rna=True),
     "abmil": Method("ABMIL", "gated attention, Ilse et al. 2018", ABMIL),
     "clam-sb": Method("CLAM-SB", "attention with instance clustering, Lu et al. 2021", CLAM),
     "transmil": Method("TransMIL", "transformer over tiles, Shao et al. 2021", TransMIL),
@@ -61,7 +61,7 @@ def find_method(name: str) -> Method:
     return METHODS[name]
 
 
-def network_for_reading(
+def network_for_inference(
     method: str, config: Mapping[str, Any], state: Mapping[str, Tensor], *, path: str | PathLike[str]
 ) -> SlideNetwork:
     """A network for inference, on the CPU, from a bundle's words and tensors.
@@ -78,4 +78,4 @@ def network_for_reading(
     except ValidationError as error:
         what = f"its configuration is not that of {method}: {str(error).splitlines()[0]}"
         raise BundleError(what, path=path, hint=hint) from error
-    return network.for_reading(checked, state, path=path)
+    return network.for_inference(checked, state, path=path)

@@ -15,9 +15,9 @@ from ...models.training.rna_teacher import RnaTeacher, measured
 from ..stage import Input, Item, Outcome, OutputInput, Plan, Progress, Stage
 from ..train.cross_validate import EvaluateSettings, OutOfFold, write_evaluation
 from ..train.fold import fold_threshold
+from ..train.molecular_data import MolecularData, molecular_inputs
 from ..train.settings import TrainSettings
 from ..train.split import split_output
-from ..train.teaching import Teaching, molecular_inputs
 from ..versions import VERSIONS
 
 
@@ -48,12 +48,12 @@ class OmicsCeilingStage(Stage[TrainSettings]):
 
     def process(self, item: Item, progress: Progress) -> Outcome:
         splits: Splits = item.payload
-        teaching = Teaching.read(self.stores, self.settings.gene_list)
+        teaching = MolecularData.read(self.stores, self.settings.gene_list)
         assert teaching is not None  # the stage is made with stores
         rows = [row for fold in range(splits.folds) for row in self._fold(splits, fold, teaching)]
         return write_evaluation(self.folder, rows, EvaluateSettings())
 
-    def _fold(self, splits: Splits, fold: int, teaching: Teaching) -> list[OutOfFold]:
+    def _fold(self, splits: Splits, fold: int, teaching: MolecularData) -> list[OutOfFold]:
         table, settings = teaching.table, self.settings
         train, validation, test = (measured(table, splits.patients(fold, r)) for r in ("train", "validation", "test"))
         selection = teaching.selection(settings)

@@ -14,15 +14,15 @@ from sklearn.metrics import roc_auc_score
 
 from ...data.cohort.splits import make_splits
 from ...data.errors import CohortError, UsageError
-from ...models.mil.bag_tensors import BagTensors, PatientBags
+from ...models.mil.bag_tensors import BagTensors, Patient
 from ...models.mil.momkd import PATIENCE, PRESETS, MoMKD
 from ...models.mil.network import NetworkConfig, SlideNetwork
 from ...models.training.fit import Epoch, Fit, FitSettings, patient_logits
 from ...models.training.methods import find_method
 from ...models.training.rna_teacher import SoftTargets
 from .fold import FoldCohort, fold_threshold, patients_of
+from .molecular_data import FoldRna, MolecularData, fold_targets
 from .settings import TrainSettings
-from .teaching import FoldRna, Teaching, fold_targets
 
 INNER_FOLDS = 3
 """Parts of a fold's own patients that settings are chosen on."""
@@ -44,7 +44,7 @@ class FoldTask:
     cohort: FoldCohort
     bags: Mapping[str, BagTensors]
     width: int
-    teaching: Teaching | None
+    teaching: MolecularData | None
     device: torch.device
     partial: Path
     tell: Tell
@@ -58,8 +58,8 @@ class TrainedFold:
     """The ones trained with: of nested ones, the chosen."""
     network: SlideNetwork
     fitted: Fit
-    train: list[PatientBags]
-    validation: list[PatientBags]
+    train: list[Patient]
+    validation: list[Patient]
     rna: FoldRna | None
     targets: SoftTargets | None
     choice: list[dict[str, Any]]
@@ -89,7 +89,7 @@ def _train(task: FoldTask, settings: TrainSettings, name: str) -> TrainedFold:
     if teaching is not None and settings.shuffle_rna:
         teaching = teaching.shuffled({patient: label for patient, (label, _) in cohort.train.items()}, seed)
     method = find_method(settings.method)
-    taught = method.taught_by_rna and settings.use_rna
+    taught = method.uses_rna and settings.use_rna
     rna = FoldRna.fitted(cohort, teaching, settings) if teaching is not None and taught else None
     targets = fold_targets(cohort, teaching, settings) if teaching is not None and settings.soft_targets else None
     train = patients_of(

@@ -23,18 +23,18 @@ from ...data.features.store import FeatureFacts
 from ...data.manifest import Manifest, Record
 from ...data.version import __version__
 from ...models.backbones.devices import choose_device, choose_devices
-from ...models.bundle import BagRecipe, BundleFacts, Question, seen_hashes, write_bundle
+from ...models.bundle import BundleFacts, FeatureRecipe, Question, seen_hashes, write_bundle
 from ...models.mil.bag_tensors import BagTensors
 from ...models.mil.momkd import MoMKD
 from ...models.training.fit import Epoch
 from ...models.training.methods import find_method
 from ..stage import Input, Item, Outcome, OutputInput, Plan, Progress, Stage, ValueInput
 from ..versions import VERSIONS
-from .fold import FoldBag, FoldCohort, read_bags
+from .fold import FoldCohort, read_bags
 from .fold_training import INNER_FOLDS, FoldTask, TrainedFold, train_fold
+from .molecular_data import MolecularData, molecular_inputs
 from .settings import BiomarkerSettings, TrainSettings
 from .split import features_of, split_output
-from .teaching import Teaching, molecular_inputs
 
 SMALL_BAG = 100
 """Tiles in a mean bag below which one thread computes."""
@@ -71,7 +71,7 @@ class TrainStage(Stage[TrainSettings]):
         super().__init__(settings, folder, workspace)
         self.biomarker, self.tiles, self.features, self.stores = biomarker, tiles, features, stores
         self.splits, self.question = splits or folder, question
-        self._bags: dict[str, FoldBag] = {}
+        self._bags: dict[str, BagTensors] = {}
         self._of = 1
 
     @property
@@ -127,7 +127,7 @@ class TrainStage(Stage[TrainSettings]):
     def _teachers(self) -> Sequence[Path]:
         """The stores, if this method learns from them: else another store would train again what is the same."""
         settings = self.settings
-        taught = find_method(settings.method).taught_by_rna and settings.use_rna
+        taught = find_method(settings.method).uses_rna and settings.use_rna
         return self.stores if taught or settings.soft_targets else ()
 
     def _epochs(self) -> int:
@@ -139,8 +139,9 @@ class TrainStage(Stage[TrainSettings]):
         cohort: FoldCohort = item.payload
         device = choose_device(self.settings.device)
         self._bags |= read_bags(cohort, self.settings.neighbours, device, self._bags)
-        bags = {slide: self._bags[slide].tensors for slide in cohort.slides}
-        facts = self._bags[next(iter(cohort.slides))].facts
+        bags = {slide: self._bags[slide] for slide in cohort.slides}
+        facts = next(iter(bags.values())).facts
+        assert facts is not None  # every bag is from a store
         with _threads_for(bags, self._of), self._curves(item.id) as draw:
             told: Counter[str] = Counter()
 
@@ -153,7 +154,7 @@ class TrainStage(Stage[TrainSettings]):
                     draw(epoch)
 
             partial = self.folder / "partial" / item.fingerprint.removeprefix("sha256:")[:16]
-            teaching = Teaching.read(self._teachers, self.settings.gene_list)
+            teaching = MolecularData.read(self._teachers, self.settings.gene_list)
             task = FoldTask(cohort, bags, facts.width, teaching, device, partial, tell)
             trained = train_fold(task, self.settings)
             path = self.folder / item.id
@@ -198,7 +199,7 @@ class TrainStage(Stage[TrainSettings]):
             fold=cohort.fold,
             folds=cohort.folds,
             splits_digest=cohort.splits_digest,
-            recipe=BagRecipe(
+            recipe=FeatureRecipe(
                 tile=cohort.tile,
                 extract=cohort.extract,
                 tile_px=facts.tile_px,

@@ -35,9 +35,10 @@ from wsipipe.models.training.rna_teacher import RnaTeacher
 from wsipipe.stages.compare.variants import CEILING, REFERENCE, Variant, variants
 from wsipipe.stages.train.fold import FoldCohort, patients_of
 from wsipipe.stages.train.fold_training import FoldTask, train_fold
+from wsipipe.stages.train.molecular_data import MolecularData
 from wsipipe.stages.train.settings import TrainSettings
-from wsipipe.stages.train.teaching import Teaching
 
+CPU = torch.device("cpu")
 COHORTS = 10
 SETTINGS = TrainSettings(hidden=64, shared=32, slots=8, genes=64, epochs=10, patience=10)
 """Small sizes and few epochs, as the cohorts are small; everything else is the product's default."""
@@ -71,7 +72,9 @@ def measure(design: DesignName, seed: int, variant: Variant) -> dict[str, object
         fold = FoldCohort(0, 1, "", parts["train"], parts["validation"], len(test), {}, {}, {})
         with tempfile.TemporaryDirectory() as partial:
             width = cohort.train[0].features.shape[1]
-            task = FoldTask(fold, bags, width, Teaching(table), torch.device("cpu"), Path(partial), lambda _, __: None)
+            task = FoldTask(
+                fold, bags, width, MolecularData(table), torch.device("cpu"), Path(partial), lambda _, __: None
+            )
             trained = train_fold(task, variant.settings.model_copy(update={"seed": seed}))
         asked = patients_of({p.id: (p.label, (p.id,)) for p in cohort.test}, bags)
         logits = patient_logits(trained.network, asked, together=50)

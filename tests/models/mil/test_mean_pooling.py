@@ -9,7 +9,7 @@ import pytest
 import torch
 from sklearn.linear_model import LogisticRegression
 from wsipipe.data.errors import CohortError
-from wsipipe.models.mil.bag_tensors import BagBatch, BagTensors, PatientBags
+from wsipipe.models.mil.bag_tensors import BagBatch, BagTensors, Patient
 from wsipipe.models.mil.mean_pooling import MeanPooling, MeanPoolingConfig
 from wsipipe.models.training.fit import Epoch, Fit, FitSettings, patient_logits, validate
 from wsipipe.models.training.logistic import PENALTIES, fit_mean
@@ -17,7 +17,7 @@ from wsipipe.models.training.logistic import PENALTIES, fit_mean
 WIDTH = 6
 
 
-def patients(count: int, seed: int, *, slides: int = 1, positive: float = 0.5, shift: float = 1.0) -> list[PatientBags]:
+def patients(count: int, seed: int, *, slides: int = 1, positive: float = 0.5, shift: float = 1.0) -> list[Patient]:
     """The label moves the mean of the first feature; other features have other scales."""
     draw = np.random.default_rng(seed)
     scales = 10.0 ** np.arange(-2, WIDTH - 2)
@@ -30,16 +30,16 @@ def patients(count: int, seed: int, *, slides: int = 1, positive: float = 0.5, s
             x[:, 0] += shift * (2 * label - 1)
             edges = torch.zeros(2, 1, dtype=torch.int32)
             bags.append(BagTensors(f"p{i}-{s}", torch.from_numpy((x * scales).astype(np.float32)), edges))
-        made.append(PatientBags(f"p{i}", label, bags))
+        made.append(Patient(f"p{i}", label, bags))
     return made
 
 
-def fitted(train: list[PatientBags], validation: list[PatientBags]) -> tuple[MeanPooling, Fit]:
+def fitted(train: list[Patient], validation: list[Patient]) -> tuple[MeanPooling, Fit]:
     network = MeanPooling(MeanPoolingConfig(in_features=WIDTH))
     return network, fit_mean(network, train, validation, FitSettings())
 
 
-def means(of: list[PatientBags]) -> np.ndarray:
+def means(of: list[Patient]) -> np.ndarray:
     return np.array([bag.features.double().mean(dim=0).numpy() for patient in of for bag in patient.bags])
 
 
@@ -62,11 +62,11 @@ def test_it_is_scikit_learn_s_balanced_logistic_regression() -> None:
 def test_the_mean_of_the_scores_is_the_slide_s_log_odds() -> None:
     network, _ = fitted(TRAIN, VALIDATION)
     batch = BagBatch.of([p.bags[0] for p in TEST[:5]])
-    readings = network.read(batch)
+    output = network(batch)
     torch.testing.assert_close(
-        batch.mean(readings.scores), readings.logits[:, 1] - readings.logits[:, 0], atol=1e-4, rtol=1e-4
+        batch.mean(output.scores), output.logits[:, 1] - output.logits[:, 0], atol=1e-4, rtol=1e-4
     )
-    assert readings.attention.tolist() == pytest.approx([1 / n for n in batch.sizes for _ in range(n)])
+    assert output.attention.tolist() == pytest.approx([1 / n for n in batch.sizes for _ in range(n)])
 
 
 def test_a_certain_soft_target_is_a_label() -> None:
@@ -127,7 +127,7 @@ def test_soft_targets_choose_by_the_rank_correlation() -> None:
 
 
 def test_a_constant_feature_weighs_nothing() -> None:
-    def constant(of: list[PatientBags]) -> list[PatientBags]:
+    def constant(of: list[Patient]) -> list[Patient]:
         changed = []
         for patient in of:
             features = patient.bags[0].features.clone()

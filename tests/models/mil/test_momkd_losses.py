@@ -8,7 +8,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from momkd_bags import STEADY, bag, genes, lesson, model_of, seeded
+from momkd_bags import STEADY, bag, genes, model_of, seeded, targets_of
 from torch.nn import functional
 from wsipipe.models.mil.losses import LossSettings, alignment, orthogonality, slot_distance, soft_angle
 from wsipipe.models.mil.network import task_loss
@@ -29,9 +29,9 @@ def test_a_target_of_nought_or_one_is_the_label_to_the_bit(label: int):
         assert torch.equal(task_loss(logits, torch.tensor([float(label)])), hard)
 
     model = model_of(STEADY)
-    readings = model.read(bag())
-    hard_losses = model.loss(readings, lesson(label, genes()))
-    soft_losses = model.loss(readings, lesson(label, genes(), target=float(label)))
+    output = model(bag())
+    hard_losses = model.loss(output, targets_of(label, genes()))
+    soft_losses = model.loss(output, targets_of(label, genes(), target=float(label)))
     assert soft_losses.values() == hard_losses.values()
 
 

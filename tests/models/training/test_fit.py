@@ -13,9 +13,9 @@ import numpy as np
 import pytest
 import torch
 from wsipipe.data.errors import CohortError, UsageError
-from wsipipe.models.mil.bag_tensors import BagBatch, BagTensors, PatientBags
+from wsipipe.models.mil.bag_tensors import BagBatch, BagTensors, Patient
 from wsipipe.models.mil.mean_pooling import MeanPooling, MeanPoolingConfig
-from wsipipe.models.mil.momkd import HistologyReadings, MoMKD, MoMKDConfig
+from wsipipe.models.mil.momkd import MoMKD, MoMKDConfig, MoMKDOutput
 from wsipipe.models.mil.tile_graph import knn_edges
 from wsipipe.models.training.fit import Epoch, Fit, FitSettings, clip_gradients, fit, patient_logits, validate
 from wsipipe.models.training.methods import METHODS
@@ -33,7 +33,7 @@ def model_of(kind: type[MoMKD] = MoMKD, **changes: Any) -> MoMKD:
     return kind(config(**changes))
 
 
-def patient(number: int, label: int, *, slides: int = 1, rna: bool = True) -> PatientBags:
+def patient(number: int, label: int, *, slides: int = 1, rna: bool = True) -> Patient:
     """A patient whose positive slides have, in every second tile, a feature that the negative ones lack."""
     draw = torch.Generator().manual_seed(number)
     bags = []
@@ -44,10 +44,10 @@ def patient(number: int, label: int, *, slides: int = 1, rna: bool = True) -> Pa
         coords = np.stack([np.arange(tiles) % 3, np.arange(tiles) // 3], axis=1)
         bags.append(BagTensors(f"P{number}-{slide}", features.half(), knn_edges(coords)))
     expression = torch.randn(GENES, generator=draw) + label
-    return PatientBags(f"P{number}", label, bags, expression if rna else None)
+    return Patient(f"P{number}", label, bags, expression if rna else None)
 
 
-def cohort(first: int, size: int) -> list[PatientBags]:
+def cohort(first: int, size: int) -> list[Patient]:
     """Half of them positive; every third without RNA."""
     return [patient(n, n % 2, slides=1 + n % 2, rna=n % 3 > 0) for n in range(first, first + size)]
 
@@ -69,7 +69,7 @@ def test_it_learns_what_is_planted(genes: int) -> None:
     model = model_of(n_genes=genes)
     train, validation, test = cohort(0, 16), cohort(100, 8), cohort(200, 12)
     if not genes:
-        train = [PatientBags(p.patient_id, p.label, p.bags) for p in train]
+        train = [Patient(p.patient_id, p.label, p.bags) for p in train]
     fitted = fit(model, train, validation, FitSettings(epochs=12, learning_rate=6e-3, bags_per_step=4))
     best = fitted.history[fitted.best_epoch]
     assert best.validation_auc == 1.0
@@ -126,7 +126,7 @@ def test_training_patients_of_one_class_are_refused(label: int) -> None:
 
 @pytest.mark.parametrize("validation", [[], [replace(patient(100, 1), bags=[])]], ids=["nobody", "without slides"])
 @pytest.mark.parametrize("method", ["momkd", "mean"])
-def test_without_anybody_to_validate_there_is_no_best_epoch(validation: list[PatientBags], method: str) -> None:
+def test_without_anybody_to_validate_there_is_no_best_epoch(validation: list[Patient], method: str) -> None:
     network = model_of() if method == "momkd" else MeanPooling(MeanPoolingConfig(in_features=WIDTH))
     with pytest.raises(CohortError, match="no validation patient with slides"):
         METHODS[method].fit(network, cohort(0, 4), validation, FitSettings(epochs=1))
@@ -157,10 +157,10 @@ class CountingMoMKD(MoMKD):
         super().__init__(config)
         self.drawn: Counter[float] = Counter()
 
-    def read(self, bags: BagBatch) -> HistologyReadings:
+    def forward(self, bags: BagBatch) -> MoMKDOutput:
         if self.training:
             self.drawn.update(float(x[0, 0]) for x in bags.split(bags.x))
-        return super().read(bags)
+        return super().forward(bags)
 
 
 def test_patients_with_many_slides_do_not_weigh_more() -> None:
@@ -222,7 +222,7 @@ def test_an_epoch_draws_as_many_bags_however_many_a_step_takes() -> None:
 # ----- soft targets -----
 
 
-def with_targets(patients: list[PatientBags], targets: Iterable[float | None]) -> list[PatientBags]:
+def with_targets(patients: list[Patient], targets: Iterable[float | None]) -> list[Patient]:
     return [replace(p, target=target) for p, target in zip(patients, targets, strict=True)]
 
 

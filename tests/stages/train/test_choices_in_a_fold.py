@@ -27,9 +27,9 @@ from wsipipe.models.training.rna_teacher import RnaTeacher, SoftTargets, measure
 from wsipipe.stages.stage import Silence
 from wsipipe.stages.train.fold import FoldCohort, patients_of
 from wsipipe.stages.train.fold_training import FoldTask, Tell, train_fold
+from wsipipe.stages.train.molecular_data import MolecularData
 from wsipipe.stages.train.settings import TrainSettings
 from wsipipe.stages.train.stage import TrainStage
-from wsipipe.stages.train.teaching import Teaching
 
 CPU = torch.device("cpu")
 
@@ -168,7 +168,7 @@ def first_fold(trained: Planted, partial: Path, tell: Tell = lambda what, epoch:
     )
     bags = Watched({s: bag_tensors(read_bag(trained.store(s)), 8) for ids in slides.values() for s in ids})
     cohort = FoldCohort(0, 2, "", train, validation, 0, {}, {}, {})
-    teaching = Teaching(read_expression(trained.workspace / "genomics/expression.zarr"))
+    teaching = MolecularData(read_expression(trained.workspace / "genomics/expression.zarr"))
     return FoldTask(cohort, bags, WIDTH, teaching, CPU, partial, tell), bags
 
 

@@ -23,7 +23,7 @@ from .fold import FoldCohort
 from .settings import TrainSettings
 
 
-def stores_that_teach(genomics: Path, settings: TrainSettings) -> list[Path]:
+def molecular_stores(genomics: Path, settings: TrainSettings) -> list[Path]:
     """The stores of the blocks asked for; RNA's may be missing, what is asked for beside it may not.
 
     :param genomics: folder of the stores.
@@ -66,7 +66,7 @@ def _record_of(store: Path, block: Block) -> OutputRecord:
 
 
 @dataclass(frozen=True)
-class Teaching:
+class MolecularData:
     """What the workspace has to teach with: molecular features of patients, of whom a fold may use its own alone.
 
     :param table: RNA, or joined blocks.
@@ -77,7 +77,7 @@ class Teaching:
     gene_list: tuple[str, ...] = ()
 
     @classmethod
-    def read(cls, stores: Sequence[Path], gene_list: Path | None) -> Teaching | None:
+    def read(cls, stores: Sequence[Path], gene_list: Path | None) -> MolecularData | None:
         """From the stores, RNA's first; None without any. Listed genes may carry former names."""
         if not stores:
             return None
@@ -90,7 +90,7 @@ class Teaching:
         """How genes are selected."""
         return "list" if self.gene_list else settings.gene_selection
 
-    def shuffled(self, labels: Mapping[str, int], seed: int) -> Teaching:
+    def shuffled(self, labels: Mapping[str, int], seed: int) -> MolecularData:
         """A control: the rows are dealt anew among the patients of a class, so that none need have their own.
 
         :param labels: of the training patients; other patients keep their rows.
@@ -114,7 +114,7 @@ class FoldRna:
     description: dict[str, Any]
 
     @classmethod
-    def fitted(cls, cohort: FoldCohort, teaching: Teaching, settings: TrainSettings) -> FoldRna:
+    def fitted(cls, cohort: FoldCohort, teaching: MolecularData, settings: TrainSettings) -> FoldRna:
         """Fit the panel on the fold's training patients that any of the stores has.
 
         A block that did not measure a patient is the training mean for this patient, and counted in the description.
@@ -137,7 +137,7 @@ class FoldRna:
         return cls(rows, panel.genes, arrays, {**description, "unit": table.unit})
 
 
-def fold_targets(cohort: FoldCohort, teaching: Teaching, settings: TrainSettings) -> SoftTargets:
+def fold_targets(cohort: FoldCohort, teaching: MolecularData, settings: TrainSettings) -> SoftTargets:
     """The soft targets of the fold's training patients, and what the teacher says of those who validate."""
     return SoftTargets.fitted(
         teaching.table,
