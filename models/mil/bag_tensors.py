@@ -48,10 +48,10 @@ class BagTensors:
 class Patient:
     """A patient: slides, label, and what else training may use.
 
-    :param label: y, 0 or 1.
+    :param label: y; of a binary task 0 or 1.
     :param bags: the patient's slides.
     :param expression: (n_genes) where RNA was measured and the training uses it.
-    :param target: a soft target, probability of positive; None: the label is the target.
+    :param target: a soft target, of a binary task the probability of positive; None: the label is the target.
     """
 
     patient_id: str
@@ -61,10 +61,6 @@ class Patient:
     target: float | None = None
 
     def __post_init__(self) -> None:
-        if self.label not in (0, 1):
-            raise UsageError(f"a label is 0 or 1, not {self.label!r}", path=self.patient_id)
-        if self.target is not None and not 0 <= self.target <= 1:  # NaN fails too
-            raise UsageError(f"a soft target is a probability, not {self.target!r}", path=self.patient_id)
         if self.expression is not None and not bool(self.expression.isfinite().all()):
             what = "expression used in training must be finite: the fold's panel of genes imputes it"
             raise UsageError(what, path=self.patient_id)
@@ -76,7 +72,7 @@ class BagBatch:
 
     :param x: (N, D) float32.
     :param edges: (2, E) int64, source and target, sorted by source.
-    :param sizes: tiles of each slide; they lie one slide after the other.
+    :param sizes: tiles of each slide; the slides lie one after the other.
     """
 
     x: Tensor
@@ -95,7 +91,7 @@ class BagBatch:
 
     @cached_property
     def member(self) -> Tensor:
-        """(B, N) bool, which tile is of which slide."""
+        """(B, N) bool, true where a tile is of a slide."""
         slides = torch.arange(len(self.sizes), device=self.x.device)
         return slides[:, None] == self.slide_of_tile[None, :]
 

@@ -1,20 +1,17 @@
-"""What a fold may see: its training and validation patients, with their bags; and the threshold set on the latter."""
+"""The data of a fold's training: its training and validation patients with their bags, and no test patient."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from scipy.special import expit
 from torch import Tensor
 
 from ...data.errors import StoreError, UsageError
 from ...data.features.store import read_bag
-from ...models.evaluation.metrics import youden_threshold
 from ...models.mil.bag_tensors import BagTensors, Patient, bag_tensors
 
 MEMORY_SHARE = 0.5
@@ -23,11 +20,11 @@ MEMORY_SHARE = 0.5
 
 @dataclass(frozen=True)
 class FoldCohort:
-    """What a fold may see.
+    """The patients that a fold is trained on.
 
     :param train, validation: patient → (label, its slides).
-    :param test_patients: how many are kept for the test; nothing else is known of them here.
-    :param slides: slide → its feature store and the digest of its pixels' file.
+    :param test_patients: number of test patients; nothing else about them is here.
+    :param slides: slide → its feature store and the digest of the slide's file.
     """
 
     fold: int
@@ -66,15 +63,6 @@ def read_bags(
     if device.type == "cuda" and new <= MEMORY_SHARE * torch.cuda.mem_get_info(device)[0]:
         bags = {slide: bag.to(device) for slide, bag in bags.items()}
     return bags
-
-
-def fold_threshold(labels: Sequence[int], logits: Sequence[float]) -> tuple[float, str]:
-    """Probability from which a patient is called positive, and where it is from.
-
-    :param labels, logits: of the fold's validation patients.
-    """
-    chosen = youden_threshold(labels, expit(np.array(logits)))
-    return (0.5, "default 0.5") if chosen is None else (chosen, "Youden on the validation patients")
 
 
 def patients_of(

@@ -48,9 +48,9 @@ from wsipipe.models.mil.evidence_memory import EvidenceMemory, EvidenceMemoryCon
 from wsipipe.models.mil.feature_matching import FeatureMatching, FeatureMatchingConfig
 from wsipipe.models.mil.mean_pooling import MeanPooling, MeanPoolingConfig
 from wsipipe.models.mil.momkd import MoMKD, preset
-from wsipipe.models.mil.network import Losses, NetworkConfig, NetworkOutput, SlideNetwork, Targets, task_loss
+from wsipipe.models.mil.network import Losses, NetworkConfig, NetworkOutput, SlideNetwork, Targets
 from wsipipe.models.mil.transmil import TransMIL, TransMILConfig
-from wsipipe.models.training.fit import FitSettings, fit, patient_logits
+from wsipipe.models.training.fit import FitSettings, fit, patient_scores
 from wsipipe.models.training.logistic import fit_mean
 
 FOLDS = 10
@@ -96,7 +96,7 @@ class Published(SlideNetwork):
         return NetworkOutput(torch.cat([-log_odds / 2, log_odds / 2], dim=1), a[:, 0], self.head(h)[:, 0])
 
     def loss(self, output: Any, targets: Targets) -> Losses:
-        task = task_loss(output.logits, targets.values)
+        task = self.task.loss(output.logits, targets.values)
         return Losses({"task": task}, task)
 
 
@@ -193,9 +193,9 @@ def one_repeat(task: tuple[str, Path, int, argparse.Namespace]) -> tuple[float, 
             fit_plain(network, parts[0] + parts[1], how)
         else:
             (fit_mean if isinstance(network, MeanPooling) else fit)(network, parts[0], parts[1], how)
-            probabilities = expit(list(patient_logits(network, parts[1]).values()))
+            probabilities = expit(list(patient_scores(network, parts[1]).values()))
             thresholds[test] = youden_threshold(raw.labels[validation], probabilities) or 0.5
-        logits[test] = list(patient_logits(network, parts[2]).values())
+        logits[test] = list(patient_scores(network, parts[2]).values())
     positive = raw.labels == 1
     accuracy = float(np.mean((logits >= 0) == positive))
     chosen = float("nan") if asked.plain else float(np.mean((expit(logits) >= thresholds) == positive))

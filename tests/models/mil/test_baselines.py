@@ -18,7 +18,7 @@ from wsipipe.models.mil.mean_pooling import MeanPooling
 from wsipipe.models.mil.network import SlideNetwork, Targets
 from wsipipe.models.mil.tile_graph import knn_edges
 from wsipipe.models.mil.transmil import TransMIL
-from wsipipe.models.training.fit import FitSettings, fit, patient_logits, validate
+from wsipipe.models.training.fit import FitSettings, fit, patient_scores, validate
 
 WIDTH, GENES = 12, 10
 SMALL: dict[type[SlideNetwork], dict[str, object]] = {
@@ -218,4 +218,4 @@ def test_a_planted_signal_is_learnt_and_the_same_seed_learns_the_same(kind: type
     assert validate(network, test).auc > 0.9
     again = network_of(kind)
     assert fit(again, train, validation, settings).history == done.history
-    assert patient_logits(again, test) == patient_logits(network, test)
+    assert patient_scores(again, test) == patient_scores(network, test)

@@ -22,7 +22,7 @@ from wsipipe.models.mil.evidence_memory import (
 )
 from wsipipe.models.mil.network import Targets
 from wsipipe.models.mil.tile_graph import knn_edges
-from wsipipe.models.training.fit import FitSettings, fit, patient_logits, validate
+from wsipipe.models.training.fit import FitSettings, fit, patient_scores, validate
 
 WIDTH, GENES = 12, 10
 SLIDE_SIDE = {"embedding", "gate", "tile_projection", "log_sharpness", "blend"}
@@ -460,7 +460,7 @@ def test_a_planted_signal_is_learnt_and_the_same_seed_learns_the_same(genes: int
     assert abs(figures["blend"] - 0.5) > 0.001
     again = network_of(n_genes=genes)
     assert fit(again, train, validation, settings).history == done.history
-    assert patient_logits(again, test) == patient_logits(network, test)
+    assert patient_scores(again, test) == patient_scores(network, test)
 
 
 def test_gradients_of_a_large_slide_are_the_same_twice_on_several_threads() -> None:

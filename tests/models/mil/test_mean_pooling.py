@@ -11,7 +11,7 @@ from sklearn.linear_model import LogisticRegression
 from wsipipe.data.errors import CohortError
 from wsipipe.models.mil.bag_tensors import BagBatch, BagTensors, Patient
 from wsipipe.models.mil.mean_pooling import MeanPooling, MeanPoolingConfig
-from wsipipe.models.training.fit import Epoch, Fit, FitSettings, patient_logits, validate
+from wsipipe.models.training.fit import Epoch, Fit, FitSettings, patient_scores, validate
 from wsipipe.models.training.logistic import PENALTIES, fit_mean
 
 WIDTH = 6
@@ -54,7 +54,7 @@ def test_it_is_scikit_learn_s_balanced_logistic_regression() -> None:
     scale = np.sqrt(sum(((x[y == label] - centre) ** 2).mean(axis=0) for label in (0, 1)) / 2)
     C = done.history[done.best_epoch].figures["C"]
     model = LogisticRegression(C=C, class_weight="balanced", max_iter=1000, tol=1e-8).fit((x - centre) / scale, y)
-    found = list(patient_logits(network, TEST).values())
+    found = list(patient_scores(network, TEST).values())
     np.testing.assert_allclose(found, model.decision_function((means(TEST) - centre) / scale), atol=2e-4)
     assert validate(network, TEST).auc > 0.8
 
@@ -72,7 +72,7 @@ def test_the_mean_of_the_scores_is_the_slide_s_log_odds() -> None:
 def test_a_certain_soft_target_is_a_label() -> None:
     plain, _ = fitted(TRAIN, VALIDATION)
     certain, _ = fitted([replace(p, target=float(p.label)) for p in TRAIN], VALIDATION)
-    assert patient_logits(plain, TEST) == patient_logits(certain, TEST)
+    assert patient_scores(plain, TEST) == patient_scores(certain, TEST)
 
 
 def test_a_soft_target_is_both_labels_in_their_shares() -> None:
@@ -84,14 +84,14 @@ def test_a_soft_target_is_both_labels_in_their_shares() -> None:
     labels = np.stack([y, y, y, 1 - y], axis=1).ravel()
     C = done.history[done.best_epoch].figures["C"] / 4
     model = LogisticRegression(C=C, max_iter=1000, tol=1e-8).fit(copies, labels)
-    found = list(patient_logits(soft, TEST).values())
+    found = list(patient_scores(soft, TEST).values())
     np.testing.assert_allclose(found, model.decision_function((means(TEST) - centre) / scale), atol=2e-4)
 
 
 def test_many_slides_do_not_make_a_patient_weigh_more() -> None:
     once, _ = fitted(TRAIN, VALIDATION)
     thrice, _ = fitted([replace(p, bags=list(p.bags) * 3) if i % 2 else p for i, p in enumerate(TRAIN)], VALIDATION)
-    assert patient_logits(thrice, TEST) == pytest.approx(patient_logits(once, TEST), abs=2e-4)
+    assert patient_scores(thrice, TEST) == pytest.approx(patient_scores(once, TEST), abs=2e-4)
 
 
 def test_the_validation_patients_choose_the_penalty() -> None:
@@ -138,7 +138,7 @@ def test_a_constant_feature_weighs_nothing() -> None:
     network, _ = fitted(constant(TRAIN), constant(VALIDATION))
     assert float(network.scale[3]) == 1
     assert network.head.weight[:, 3].abs().max() < 1e-5
-    assert all(np.isfinite(logit) for logit in patient_logits(network, TEST).values())
+    assert all(np.isfinite(logit) for logit in patient_scores(network, TEST).values())
 
 
 def test_one_class_alone_is_refused() -> None:

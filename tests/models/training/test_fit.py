@@ -17,7 +17,7 @@ from wsipipe.models.mil.bag_tensors import BagBatch, BagTensors, Patient
 from wsipipe.models.mil.mean_pooling import MeanPooling, MeanPoolingConfig
 from wsipipe.models.mil.momkd import MoMKD, MoMKDConfig, MoMKDOutput
 from wsipipe.models.mil.tile_graph import knn_edges
-from wsipipe.models.training.fit import Epoch, Fit, FitSettings, clip_gradients, fit, patient_logits, validate
+from wsipipe.models.training.fit import Epoch, Fit, FitSettings, clip_gradients, fit, patient_scores, validate
 from wsipipe.models.training.methods import METHODS
 
 WIDTH, GENES = 8, 6
@@ -74,7 +74,7 @@ def test_it_learns_what_is_planted(genes: int) -> None:
     best = fitted.history[fitted.best_epoch]
     assert best.validation_auc == 1.0
     assert best.validation_loss < 0.5 < fitted.history[0].validation_loss
-    logits = patient_logits(model, test)  # never seen in any way
+    logits = patient_scores(model, test)  # never seen in any way
     assert min(logits[p.patient_id] for p in test if p.label) > max(logits[p.patient_id] for p in test if not p.label)
     assert all(torch.equal(tensor, fitted.state[name]) for name, tensor in model.state_dict().items())
     assert ("omics" in best.losses and best.losses["omics"] > 0) == bool(genes)
@@ -245,7 +245,7 @@ def test_with_soft_targets_the_epoch_is_chosen_by_rank_and_the_labels_of_validat
 def test_ranks_by_hand_and_too_few_of_them() -> None:
     model = model_of()
     validation = cohort(100, 8)
-    logits = patient_logits(model, validation)
+    logits = patient_scores(model, validation)
     order = sorted(validation, key=lambda p: logits[p.patient_id])
     rising = with_targets(order, [0.1 * place for place in range(8)])
     assert validate(model, rising).rank_correlation == pytest.approx(1)

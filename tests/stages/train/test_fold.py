@@ -15,8 +15,9 @@ from scipy.special import expit
 from wsipipe.data.errors import CohortError, ExpressionError, StoreError, UsageError
 from wsipipe.data.features.store import FeatureFacts, write_features
 from wsipipe.data.molecular.store import write_expression
+from wsipipe.models.tasks.binary import BINARY
 from wsipipe.models.training.gene_panel import GenePanel
-from wsipipe.stages.train.fold import FoldCohort, fold_threshold, read_bags
+from wsipipe.stages.train.fold import FoldCohort, read_bags
 from wsipipe.stages.train.molecular_data import FoldRna, MolecularData, fold_targets, read_gene_list
 from wsipipe.stages.train.settings import TrainSettings
 
@@ -191,8 +192,8 @@ def test_a_bag_is_read_once(tmp_path: Path) -> None:
     ],
 )
 def test_the_threshold_tells_validation_patients_apart(logits: list[float], threshold: tuple[float, str]) -> None:
-    assert fold_threshold([0, 0, 1, 1], logits) == (pytest.approx(threshold[0]), threshold[1])
-    assert fold_threshold([1, 1], [1.0, 2.0]) == fold_threshold([], []) == (0.5, "default 0.5")
+    assert BINARY.threshold([0, 0, 1, 1], logits) == (pytest.approx(threshold[0]), threshold[1])
+    assert BINARY.threshold([1, 1], [1.0, 2.0]) == BINARY.threshold([], []) == (0.5, "default 0.5")
 
 
 # Gene lists
