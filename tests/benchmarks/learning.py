@@ -30,6 +30,7 @@ from wsipipe.data.cohort.splits import make_splits
 from wsipipe.data.molecular.store import ExpressionTable
 from wsipipe.models.mil.bag_tensors import BagTensors
 from wsipipe.models.mil.tile_graph import knn_edges
+from wsipipe.models.tasks.binary import BINARY
 from wsipipe.models.training.fit import patient_scores
 from wsipipe.models.training.rna_teacher import RnaTeacher
 from wsipipe.stages.compare.variants import CEILING, REFERENCE, Variant, variants
