@@ -3,9 +3,9 @@
     fold-0/
       bundle.json            what it is: the question, how slides become bags, the network, threshold, training
       model.safetensors      the network's histology side, such as encoder, projections, memory, head
-      genes.safetensors      what training fitted to the genes (only where RNA taught)
+      genes.safetensors      what training fitted to the genes (only where RNA was used)
 
-Who trained it is kept as hashes: enough to keep a model from speaking of its own training patients, no list of names.
+Its training patients are kept as hashes: enough to keep a model from predicting them, and no list of names.
 """
 
 from __future__ import annotations
@@ -31,14 +31,15 @@ from ..data.errors import BundleError
 from ..data.features.store import Bag, FeatureFacts
 from .mil.bag_tensors import BagBatch, bag_tensors
 from .mil.network import SlideNetwork
-from .training.methods import network_for_reading
+from .tasks.task import Task, find_task
+from .training.methods import network_for_inference
 
 ENCODING_TYPE = "wsipipe-bundle"
 ENCODING_VERSION = "1"
 
 
 class Question(BaseModel):
-    """What the model answers."""
+    """What the model answers, about which label."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -47,13 +48,18 @@ class Question(BaseModel):
     positive: list[str]
     negative: list[str]
 
+    @property
+    def task(self) -> Task:
+        """The task of the question; bundles of this version are binary, and do not say so."""
+        return find_task("binary")
+
 
 _EXTRACT_AGAIN = "extract with the model's own backbone and weights (pass them with --weights FILE)"
 _IMPORT_AGAIN = "its features were imported: import them again with --weights FILE, train again, and predict"
 
 
-class BagRecipe(BaseModel):
-    """How a slide becomes a bag: the settings of both stages, and what must agree to the bit."""
+class FeatureRecipe(BaseModel):
+    """How a slide's features were made: the settings of both stages, and what must be exactly the same."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -98,7 +104,7 @@ class BundleFacts(BaseModel):
     folds: int
     splits_digest: str
     """All folds of one model share it."""
-    recipe: BagRecipe
+    recipe: FeatureRecipe
     method: str
     """Which network it is (:data:`~wsipipe.models.training.methods.METHODS`)."""
     network: dict[str, Any]
@@ -106,9 +112,10 @@ class BundleFacts(BaseModel):
     threshold: float
     """Probability from which a patient is called positive; chosen on the fold's validation patients."""
     seen: list[str]
-    """Hashes of the training and validation patients and of their slides' bytes, sorted."""
+    """Hashes of the training and validation patients and of their slides' bytes, sorted; the fold must not predict
+    them."""
     patients: dict[str, int]
-    """How many trained, validated, and are kept for the test."""
+    """Number of training, validation and test patients."""
     genes: list[str]
     gene_panel: dict[str, Any]
     training: dict[str, Any]
@@ -128,25 +135,25 @@ def anonymous(name: str) -> str:
 
 @dataclass(frozen=True)
 class SlideReading:
-    """What a model says of a slide."""
+    """A model's output for one slide."""
 
     logit: float
-    """Log-odds of positive."""
+    """The slide's score; of a binary task the log-odds of positive."""
     attention: NDArray[np.float32]
     """(P), sums to 1."""
     scores: NDArray[np.float32]
-    """(P), above zero where a tile by itself speaks for positive."""
+    """(P), the evidence of single tiles; of a binary task above zero where it is for positive."""
 
 
 @dataclass(frozen=True)
 class Bundle:
-    """A model of one fold, ready to read slides."""
+    """A model of one fold, ready to predict."""
 
     facts: BundleFacts
     network: SlideNetwork
 
     def read(self, bag: Bag, path: Path) -> SlideReading:
-        """Read a slide.
+        """Score, attention and tile scores of a slide.
 
         :param path: the bag's store, for messages.
         :raises BundleError: the features are not what the model was trained on.
@@ -154,10 +161,9 @@ class Bundle:
         self.facts.recipe.refuse_other(bag.facts, path)
         tensors = bag_tensors(bag, self.facts.recipe.neighbours)
         with torch.inference_mode():
-            readings = self.network.read(BagBatch.of([tensors], self.network.device))
-        attention, scores = (t.float().cpu().numpy() for t in (readings.attention, readings.scores))
-        negative, positive = readings.logits[0].tolist()
-        return SlideReading(positive - negative, attention, scores)
+            output = self.network(BagBatch.of([tensors], self.network.device))
+        attention, scores = (t.float().cpu().numpy() for t in (output.attention, output.scores))
+        return SlideReading(float(self.network.task.score(output.logits[0].double())), attention, scores)
 
 
 def write_bundle(
@@ -171,7 +177,7 @@ def write_bundle(
     }
     with whole(path) as scratch:
         scratch.mkdir()
-        state = {name: tensor.detach().cpu().contiguous() for name, tensor in sorted(network.reading_state().items())}
+        state = {name: tensor.detach().cpu().contiguous() for name, tensor in sorted(network.inference_state().items())}
         save_file(state, scratch / "model.safetensors")
         if gene_arrays:
             save_arrays(dict(sorted(gene_arrays.items())), scratch / "genes.safetensors")
@@ -215,7 +221,9 @@ def read_bundle(path: Path, device: torch.device) -> Bundle:
         state = load_file(file)
     except (OSError, SafetensorError) as error:
         raise BundleError(f"cannot be read: {error}", path=file, hint="copy it again, or train again") from error
-    return Bundle(facts, network_for_reading(facts.method, facts.network, state, path=file).to(device))
+    task = facts.question.task
+    network = network_for_inference(facts.method, facts.network, state, task=task, path=file)
+    return Bundle(facts, network.to(device))
 
 
 def folds_of(model: Path) -> list[tuple[Path, BundleFacts]]:

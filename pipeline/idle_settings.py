@@ -14,22 +14,19 @@ _OF_STEPS = ("patience", "epochs", "learning_rate", "weight_decay", "clip")
 
 def idle_settings(train: TrainSettings) -> list[str]:
     """Those that were given, by a flag or in the file, and that the method makes no use of."""
-    from ..models.mil.abmil import ABMIL
-    from ..models.mil.mean_pooling import MeanPooling
     from ..models.mil.momkd import PATIENCE, PRESETS, MoMKD
-    from ..models.mil.transmil import TransMIL
-    from ..models.training.methods import find_method
+    from ..models.training.methods import BY_STEPS, find_method
 
     method = find_method(train.method)
-    stepless = method.network is MeanPooling
+    stepless = method.fit_at != BY_STEPS
     idle = {name for name in _SIZES if name not in method.network.Config.model_fields}
-    if not method.taught_by_rna:
+    if not method.uses_rna:
         idle.add("use_rna")
-    if not ((method.taught_by_rna and train.use_rna) or train.soft_targets):
+    if not ((method.uses_rna and train.use_rna) or train.soft_targets):
         idle.update(_OF_RNA)
     if stepless:
         idle.update(_OF_STEPS)
-    if issubclass(method.network, ABMIL | TransMIL | MeanPooling):  # they read tiles, not the graph
+    if not method.uses_graph:
         idle.add("neighbours")
     presets: list[Mapping[Any, Any]] = [PRESETS] if method.network is MoMKD else []
     if train.patience is None and not stepless:

@@ -60,7 +60,7 @@ class ToTrain:
         :raises UsageError: no cohort table, no features, or no name for a model.
         :raises CohortError: what is to teach beside RNA is not there.
         """
-        from ..stages.train.teaching import stores_that_teach
+        from ..stages.train.molecular_data import molecular_stores
 
         workspace, table = runner.workspace, config.cohort.table
         if table is None:
@@ -69,7 +69,7 @@ class ToTrain:
             )
         folder = workspace / place / checked_name(name, "a model")
         source = choose_features(runner, config.features_name(), features)
-        stores = stores_that_teach(workspace / "genomics", config.train)
+        stores = molecular_stores(workspace / "genomics", config.train)
         return cls(config, runner, name, folder, table, source, stores)
 
     @property

@@ -13,7 +13,7 @@ import torch
 from planted_workspace import FEATURES, TILES, WEIGHTS, WIDTH, Planted, write_slide
 from wsipipe.data.features.store import read_bag
 from wsipipe.data.manifest import Status
-from wsipipe.models.bundle import BagRecipe, BundleFacts, Question, read_bundle, seen_hashes, write_bundle
+from wsipipe.models.bundle import BundleFacts, FeatureRecipe, Question, read_bundle, seen_hashes, write_bundle
 from wsipipe.models.mil.momkd import MoMKD, MoMKDConfig
 from wsipipe.pipeline.console import Console
 from wsipipe.pipeline.results import Summary
@@ -67,7 +67,7 @@ def model_at(folder: Path, *, seen: Sequence[Sequence[str]] = ((), (), ()), seed
     return folder
 
 
-def recipe_of(**changes: Any) -> BagRecipe:
+def recipe_of(**changes: Any) -> FeatureRecipe:
     fields: dict[str, Any] = {
         "tile": TileSettings().result_settings(),
         "extract": ExtractSettings().result_settings(),
@@ -78,7 +78,7 @@ def recipe_of(**changes: Any) -> BagRecipe:
         "width": WIDTH,
         "neighbours": 8,
     }
-    return BagRecipe(**fields | changes)
+    return FeatureRecipe(**fields | changes)
 
 
 def add_slide(place: Path, slide: str, *, extracted: Status | None = "done", seed: int = 0) -> None:

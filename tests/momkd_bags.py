@@ -1,4 +1,4 @@
-"""A small MoMKD, and the bags and lessons that the tests of its parts give it."""
+"""A small MoMKD, and the bags and targets that the tests of its parts give it."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ import math
 import numpy as np
 import torch
 from torch import Tensor
-from wsipipe.models.mil.bag_tensors import BagBatch, BagTensors, PatientBags
+from wsipipe.models.mil.bag_tensors import BagBatch, BagTensors, Patient
 from wsipipe.models.mil.momkd import MoMKD, MoMKDConfig
-from wsipipe.models.mil.network import Lesson, Losses
+from wsipipe.models.mil.network import Losses, Targets
 from wsipipe.models.mil.tile_graph import knn_edges
 
 SMALL = MoMKDConfig(
@@ -43,14 +43,12 @@ def genes(seed: int = 1) -> Tensor:
     return torch.randn(10, generator=seeded(seed))
 
 
-def patient(
-    label: int, *bags: BagTensors, expression: Tensor | None = None, target: float | None = None
-) -> PatientBags:
-    return PatientBags(f"P-{label}", label, bags, expression, target)
+def patient(label: int, *bags: BagTensors, expression: Tensor | None = None, target: float | None = None) -> Patient:
+    return Patient(f"P-{label}", label, bags, expression, target)
 
 
-def lesson(label: int, expression: Tensor | None = None, target: float | None = None) -> Lesson:
-    return Lesson.of([patient(label, expression=expression, target=target)])
+def targets_of(label: int, expression: Tensor | None = None, target: float | None = None) -> Targets:
+    return Targets.of([patient(label, expression=expression, target=target)])
 
 
 SIZES = (1, 5, 60, 60, 1, 5)
@@ -60,9 +58,9 @@ TAUGHT = [
 """A slide of one tile, a small one and a larger one of each class; a positive and a negative patient are measured."""
 
 
-def together(patients: list[PatientBags]) -> tuple[BagBatch, Lesson]:
+def together(patients: list[Patient]) -> tuple[BagBatch, Targets]:
     """The patients' slides as one step."""
-    return BagBatch.of([b for p in patients for b in p.bags]), Lesson.of([p for p in patients for _ in p.bags])
+    return BagBatch.of([b for p in patients for b in p.bags]), Targets.of([p for p in patients for _ in p.bags])
 
 
 def gradients(losses: Losses, model: MoMKD) -> dict[str, Tensor]:

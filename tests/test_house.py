@@ -33,8 +33,9 @@ ROOMS: dict[str, set[str]] = {
     "data.features": {"data"},
     "data.interop": {"data", "data.features", "data.slides", "data.tiling"},
     "models.backbones": {"data"},
-    "models.mil": {"data", "data.features", "models.backbones"},
-    "models.training": {"data", "data.molecular", "models.mil"},
+    "models.tasks": {"data", "models.evaluation"},
+    "models.mil": {"data", "data.features", "models.backbones", "models.tasks"},
+    "models.training": {"data", "data.molecular", "models.mil", "models.tasks"},
     "models.evaluation": {"data"},
 }
 """What each room of ``data`` and ``models`` builds on; rooms of ``stages`` and ``pipeline`` may take all below them."""

@@ -1,7 +1,7 @@
 """ABMIL: attention-based multiple-instance learning (Ilse, Tomczak, Welling, ICML 2018).
 
 Tiles are embedded one by one, h_i = dropout(ReLU(W x_i + b)); gated attention (their equations 7 and 9) pools them,
-z = Σ a_i h_i; a linear head reads the slide. Nothing depends on where a tile lies or on the order of tiles.
+z = Σ a_i h_i; a linear head gives the slide's logits. Nothing depends on where a tile lies or on the order of tiles.
 """
 
 from __future__ import annotations
@@ -11,13 +11,18 @@ from dataclasses import dataclass
 from pydantic import Field
 from torch import Tensor, nn
 
+from ..tasks.binary import BINARY
+from ..tasks.task import Task
 from .bag_tensors import BagBatch
-from .network import NetworkConfig, Readings, SlideNetwork, log_odds
+from .network import NetworkConfig, NetworkOutput, SlideNetwork
 
 
 class ABMILConfig(NetworkConfig):
-    """Sizes of the network. The attention's width is the paper's for histology; embedding and dropout are those with
-    which CLAM's authors read slides (Lu et al. 2021), as is usual since."""
+    """Sizes of the network.
+
+    The attention's width is the paper's for histology; embedding and dropout are those of CLAM's authors (Lu et al.
+    2021), as is usual since.
+    """
 
     hidden: int = Field(default=512, gt=0)
     """H, the width of an embedded tile."""
@@ -27,8 +32,8 @@ class ABMILConfig(NetworkConfig):
 
 
 @dataclass(frozen=True)
-class EmbeddedReadings(Readings):
-    """What the network sees on B slides of N tiles."""
+class ABMILOutput(NetworkOutput):
+    """The network's output with what CLAM's clustering needs."""
 
     bags: BagBatch
     embedded: Tensor
@@ -48,7 +53,7 @@ class GatedAttention(nn.Module):
     def forward(self, h: Tensor) -> Tensor:
         content, gate = self.dropout(self.V(h).tanh()), self.dropout(self.U(h).sigmoid())
         e: Tensor = self.w(content * gate).squeeze(-1)
-        return e.float()  # under mixed precision the softmax would otherwise be one of three digits
+        return e.float()  # in bfloat16 the softmax would have three digits
 
 
 class ABMIL(SlideNetwork):
@@ -57,20 +62,20 @@ class ABMIL(SlideNetwork):
     Config = ABMILConfig
     config: ABMILConfig
 
-    def __init__(self, config: ABMILConfig) -> None:
-        super().__init__(config)
+    def __init__(self, config: ABMILConfig, task: Task = BINARY) -> None:
+        super().__init__(config, task)
         c = config
         self.embedding = nn.Sequential(nn.Linear(c.in_features, c.hidden), nn.ReLU(), nn.Dropout(c.dropout))
         self.attention = GatedAttention(c.hidden, c.attention, c.dropout)
-        self.head = nn.Linear(c.hidden, 2)
+        self.head = nn.Linear(c.hidden, task.outputs)
 
-    def read(self, bags: BagBatch) -> EmbeddedReadings:
-        """Read slides.
+    def forward(self, bags: BagBatch) -> ABMILOutput:
+        """Logits, attention and tile scores of slides.
 
-        A tile's score is the head's log-odds on that tile alone. The head is linear and a sums to 1, so Σ a_i score_i
-        is the slide's log-odds: the scores are its exact parts.
+        A tile's score is the score of the head's logits for that tile alone. The head is linear and a sums to 1, so
+        that Σ a_i score_i is the slide's score: the tiles' scores are its exact parts.
         """
         h = self.embedding(bags.x)
         a = bags.softmax(self.attention(h))
         logits = self.head(a @ h).float()
-        return EmbeddedReadings(logits, a.sum(dim=0), log_odds(self.head(h).float()), bags, h)
+        return ABMILOutput(logits, a.sum(dim=0), self.task.score(self.head(h).float()), bags, h)

@@ -1,4 +1,9 @@
-"""Bags as the networks take them: tensors, with the graph of each slide's tiles; several bags are one batch."""
+"""Bags as the networks take them: tensors with the graph of a slide's tiles, one slide or several in a batch.
+
+Four types, each for one thing: :class:`~wsipipe.data.features.store.Bag` is what a feature store holds,
+:class:`BagTensors` is that slide with its graph, :class:`BagBatch` is what a network is called with, and
+:class:`Patient` joins the slides of a patient to the label that they share.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +15,7 @@ import torch
 from torch import Tensor
 
 from ...data.errors import UsageError
-from ...data.features.store import Bag
+from ...data.features.store import Bag, FeatureFacts
 from .mixed_precision import in_float32
 from .tile_graph import knn_edges
 
@@ -19,14 +24,15 @@ from .tile_graph import knn_edges
 class BagTensors:
     """One slide.
 
-    :param slide_id: whose bag it is.
     :param features: (P, D) as stored, float16 or float32.
-    :param edges: (2, E) int32, from each tile to its neighbours: sorted by source, no tile without.
+    :param edges: (2, E) int32, from each tile to its neighbours: sorted by source, every tile has at least one.
+    :param facts: backbone, weights and tiles that the features are of; None where they are not from a store.
     """
 
     slide_id: str
     features: Tensor
     edges: Tensor
+    facts: FeatureFacts | None = None
 
     @property
     def bytes(self) -> int:
@@ -39,13 +45,13 @@ class BagTensors:
 
 
 @dataclass(frozen=True)
-class PatientBags:
-    """A patient as training sees it.
+class Patient:
+    """A patient: slides, label, and what else training may use.
 
-    :param label: y, 0 or 1.
+    :param label: y; of a binary task 0 or 1.
     :param bags: the patient's slides.
-    :param expression: (n_genes), where there is any and it may teach.
-    :param target: a soft target, probability of positive; None: the label is the target.
+    :param expression: (n_genes) where RNA was measured and the training uses it.
+    :param target: a soft target, of a binary task the probability of positive; None: the label is the target.
     """
 
     patient_id: str
@@ -55,12 +61,8 @@ class PatientBags:
     target: float | None = None
 
     def __post_init__(self) -> None:
-        if self.label not in (0, 1):
-            raise UsageError(f"a label is 0 or 1, not {self.label!r}", path=self.patient_id)
-        if self.target is not None and not 0 <= self.target <= 1:  # NaN fails too
-            raise UsageError(f"a soft target is a probability, not {self.target!r}", path=self.patient_id)
         if self.expression is not None and not bool(self.expression.isfinite().all()):
-            what = "expression that teaches must be finite: it is imputed by the fold's panel of genes"
+            what = "expression used in training must be finite: the fold's panel of genes imputes it"
             raise UsageError(what, path=self.patient_id)
 
 
@@ -70,7 +72,7 @@ class BagBatch:
 
     :param x: (N, D) float32.
     :param edges: (2, E) int64, source and target, sorted by source.
-    :param sizes: tiles of each slide; they lie one slide after the other.
+    :param sizes: tiles of each slide; the slides lie one after the other.
     """
 
     x: Tensor
@@ -89,7 +91,7 @@ class BagBatch:
 
     @cached_property
     def member(self) -> Tensor:
-        """(B, N) bool, which tile is of which slide."""
+        """(B, N) bool, true where a tile is of a slide."""
         slides = torch.arange(len(self.sizes), device=self.x.device)
         return slides[:, None] == self.slide_of_tile[None, :]
 
@@ -122,4 +124,4 @@ class BagBatch:
 def bag_tensors(bag: Bag, neighbours: int) -> BagTensors:
     """A slide's tensors, its graph built of each tile's nearest ``neighbours`` on the slide."""
     edges = knn_edges(bag.coords, neighbours).to(torch.int32)
-    return BagTensors(bag.slide_id, torch.from_numpy(bag.features), edges)
+    return BagTensors(bag.slide_id, torch.from_numpy(bag.features), edges, bag.facts)

@@ -1,9 +1,8 @@
 """CLAM-SB: clustering-constrained attention MIL, one attention branch (Lu, Williamson, Chen, Chen, Barbieri, Mahmood,
 Nature Biomedical Engineering 5:555, 2021).
 
-It is ABMIL with a second task (Methods, "Instance-level clustering"): of each slide, the tiles that attention holds
-highest must be told from those it holds lowest, by a classifier of the slide's own class. Teaching uses it, reading
-does not.
+It is ABMIL with a second loss (Methods, "Instance-level clustering"): a classifier of the slide's own class must
+separate the k tiles of the highest attention from the k of the lowest. Inference does not use it.
 """
 
 from __future__ import annotations
@@ -13,10 +12,12 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional
 
-from .abmil import ABMIL, ABMILConfig, EmbeddedReadings
-from .network import Lesson, Losses, task_loss
+from ..tasks.binary import BINARY
+from ..tasks.task import Task
+from .abmil import ABMIL, ABMILConfig, ABMILOutput
+from .network import Losses, Targets
 
-MARGIN = 1.0
+SVM_MARGIN = 1.0
 """α of the smooth SVM loss; its temperature τ is 1 too (Methods: both are 1 in all experiments)."""
 
 
@@ -25,42 +26,45 @@ class CLAMConfig(ABMILConfig):
 
     attention: int = Field(default=256, gt=0)
     attended: int = Field(default=8, gt=0)
-    """k (the paper's B), how many tiles of each end a slide gives to the clustering."""
+    """k (the paper's B), tiles of the highest and of the lowest attention that a slide gives to the clustering."""
     bag_weight: float = Field(default=0.7, ge=0, le=1)
     """c1, the weight of the slide's own loss; the clustering has the rest."""
 
 
 class CLAM(ABMIL):
-    """Single-branch CLAM. It reads as :class:`ABMIL` does; what tiles score is the head's log-odds, not the
-    clustering's, whose two classifiers only know tiles of the ends."""
+    """Single-branch CLAM: ABMIL with the clustering loss in training.
+
+    Tile scores are the head's log-odds, as in ABMIL. Those of the clustering would not do: its classifiers are trained
+    on the tiles of highest and lowest attention only.
+    """
 
     Config = CLAMConfig
     config: CLAMConfig
 
-    def __init__(self, config: CLAMConfig) -> None:
-        super().__init__(config)
+    def __init__(self, config: CLAMConfig, task: Task = BINARY) -> None:
+        super().__init__(config, task)
         self.instance_classifiers = nn.Linear(config.hidden, 2 * 2)
-        """For negative and for positive slides: whether a tile is of the low or of the high end."""
+        """One for negative and one for positive slides: is a tile of the lowest or of the highest attention?"""
 
-    def loss(self, readings: EmbeddedReadings, lesson: Lesson) -> Losses:
+    def loss(self, output: ABMILOutput, targets: Targets) -> Losses:
         """0.7 cross entropy + 0.3 clustering.
 
         With a soft target t the clustering is t times that of a positive slide and 1 − t times that of a negative one;
         with labels that is the paper's.
         """
         slides = zip(
-            readings.bags.split(readings.embedded), readings.bags.split(readings.attention), lesson.targets, strict=True
+            output.bags.split(output.embedded), output.bags.split(output.attention), targets.values, strict=True
         )
         clustering = torch.stack([self._clustering(h, attention, t) for h, attention, t in slides])
-        terms = {"task": task_loss(readings.logits, lesson.targets), "clustering": clustering.mean()}
+        terms = {"task": self.task.loss(output.logits, targets.values), "clustering": clustering.mean()}
         weight = self.config.bag_weight
         return Losses(terms, weight * terms["task"] + (1 - weight) * terms["clustering"])
 
     def _clustering(self, h: Tensor, attention: Tensor, target: Tensor) -> Tensor:
         """The clustering loss of one slide, a scalar; h (P, H), attention (P).
 
-        A slide of fewer than 2k tiles gives half of them to each end, so that no tile is of both; a slide of one tile
-        has nothing to tell apart, and no loss.
+        A slide of fewer than 2k tiles gives half of them to each end, so that no tile is in both; for a slide of one
+        tile the loss is 0.
         """
         k = min(self.config.attended, len(h) // 2)
         if k == 0:
@@ -80,5 +84,5 @@ def smooth_svm(logits: Tensor, truth: Tensor) -> Tensor:
     :param logits: s (M, classes).
     :param truth: y (M) int64.
     """
-    margins = MARGIN * (1 - functional.one_hot(truth, logits.shape[1]))
+    margins = SVM_MARGIN * (1 - functional.one_hot(truth, logits.shape[1]))
     return functional.cross_entropy(logits + margins, truth)

@@ -1,18 +1,18 @@
-"""Evidence memory: tiles, slide and RNA are read by the same slots, and attention goes where the evidence is.
+"""Evidence memory: tiles, slides and RNA are compared with the same slots, and attention grows with |evidence|.
 
-Not of the MoMKD paper. Slots ĉ_k (unit vectors of S) each carry a weight m_k, above zero where they speak for positive.
-Whatever is to be judged is projected into the slots' space, and its evidence for slot k is its product with ĉ_k:
+Not of the MoMKD paper. Slots ĉ_k (unit vectors of S) each carry a weight m_k, above zero for evidence of positive.
+Tiles, slides and RNA are projected into the slots' space; the evidence for slot k is the product with ĉ_k:
 
-- tile: h_i = dropout(ReLU(W x_i)), s_ik = (W_p h_i)·ĉ_k, seen against its slide: s̄_k the mean over the slide's tiles,
+- tile: h_i = dropout(ReLU(W x_i)), s_ik = (W_p h_i)·ĉ_k, relative to its slide: s̄_k the mean over the slide's tiles,
   t_i = Σ_k m_k (s_ik − s̄_k); t̃_i = (1 − λ) t_i + λ mean of t over the tile's neighbours, λ learned;
 - attention: a = softmax(gate(h_i) + β |t̃_i|) over the slide's tiles, gate that of ABMIL (Ilse et al. 2018), β learned:
-  tiles that speak clearly are heard, on whichever side, and attention sharpens as the evidence grows;
+  attention grows with |evidence|, for and against positive alike;
 - slide: s_k = Σ_i a_i s_ik − γ s̄_k, log-odds Σ_k m_k s_k + b, γ fixed;
 - RNA, in training: z_k = (W_g dropout(g))·ĉ_k, log-odds Σ_k m_k z_k + b'.
 
 Loss: CE(slide, target) + ρ CE(RNA, target) + δ KL(softmax(z) ‖ softmax(s)), z's gradient stopped in the last: a slide
-must find the slots that its own patient's RNA finds, and RNA is not bent towards what slides show. A patient without
-RNA lacks the last two terms.
+must match the slots that its own patient's RNA matches, and RNA is not fitted to slides. For a patient without RNA the
+last two terms are left out.
 """
 
 from __future__ import annotations
@@ -25,14 +25,16 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional
 
+from ..tasks.binary import BINARY
+from ..tasks.task import Task
 from .abmil import GatedAttention
 from .bag_tensors import BagBatch
 from .mixed_precision import in_float32
-from .network import Lesson, Losses, NetworkConfig, Readings, SlideNetwork, task_loss
+from .network import Losses, NetworkConfig, NetworkOutput, SlideNetwork, Targets
 
 
 class EvidenceMemoryConfig(NetworkConfig):
-    """Sizes, weights and what is fixed. For the planted cohorts: hidden 64, attention 32, shared 32, slots 8."""
+    """Sizes, weights and fixed constants. For the planted cohorts: hidden 64, attention 32, shared 32, slots 8."""
 
     hidden: int = Field(default=512, gt=0)
     """H."""
@@ -41,14 +43,14 @@ class EvidenceMemoryConfig(NetworkConfig):
     shared: int = Field(default=64, gt=0)
     """S."""
     slots: int = Field(default=8, gt=1)
-    """K, of both classes: they start for positive and for negative in turn. Of an odd K one more is for positive, which
-    does no harm: weights are learnt, and directions drawn at random."""
+    """K, for both classes together: slots start as evidence for positive and for negative in turn. An odd K gives
+    positive one more, which does no harm: weights are learnt, and directions drawn at random."""
     dropout: float = Field(default=0.25, ge=0, lt=1)
     omics_dropout: float = Field(default=0.5, ge=0, lt=1)
     """Of the expression itself."""
     background: float = Field(default=0.5, ge=0, lt=1)
-    """γ, how much of the slide's mean evidence is taken off; at 1 a network with flat attention has nothing to learn
-    from and does not start."""
+    """γ, share of the slide's mean evidence that is subtracted; at 1 a network whose attention is still uniform gets no
+    gradient."""
     sharpness_start: float = Field(default=1.0, gt=0)
     """β before the first step."""
     omics_weight: float = Field(default=0.5, ge=0)
@@ -58,22 +60,22 @@ class EvidenceMemoryConfig(NetworkConfig):
 
 
 @dataclass(frozen=True)
-class EvidenceReadings(Readings):
-    """What the network sees on B slides of N tiles; ``scores`` are t̃."""
+class EvidenceMemoryOutput(NetworkOutput):
+    """The network's output with the slides' evidence; ``scores`` are t̃."""
 
     slots: Tensor
     """s (B, K), the slides' evidence."""
 
 
 class EvidenceMemory(SlideNetwork):
-    """Slots with weights, in which a slide and its own RNA must agree."""
+    """Weighted slots on which a slide and its own RNA must agree."""
 
     Config = EvidenceMemoryConfig
     omics: ClassVar[tuple[str, ...]] = ("omics_projection.", "omics_bias")
     config: EvidenceMemoryConfig
 
-    def __init__(self, config: EvidenceMemoryConfig) -> None:
-        super().__init__(config)
+    def __init__(self, config: EvidenceMemoryConfig, task: Task = BINARY) -> None:
+        super().__init__(config, task)
         c = config
         self.embedding = nn.Sequential(nn.Linear(c.in_features, c.hidden), nn.ReLU(), nn.Dropout(c.dropout))
         self.gate = GatedAttention(c.hidden, c.attention, c.dropout)
@@ -91,11 +93,11 @@ class EvidenceMemory(SlideNetwork):
         """(…, S) → (…, K) float32, for each slot."""
         return projected.float() @ functional.normalize(self.slots, dim=-1).T
 
-    def read(self, bags: BagBatch) -> EvidenceReadings:
-        """Read slides, histology alone."""
+    def forward(self, bags: BagBatch) -> EvidenceMemoryOutput:
+        """Logits, attention, tile scores t̃ and evidence s of slides, from histology alone."""
         h = self.embedding(bags.x)
         gate, projected = self.gate(h), self.tile_projection(h)
-        with in_float32(bags.x):  # evidence counts by its differences
+        with in_float32(bags.x):  # small differences of evidence count
             s = self.evidence(projected)
             mean = bags.mean(s)
             # A product, as the gradient of mean[slide_of_tile] is summed in no fixed order by several CPU threads.
@@ -104,32 +106,32 @@ class EvidenceMemory(SlideNetwork):
             t = (1 - share) * t + share * neighbours_mean(t, bags.edges)
             a = bags.softmax(gate + self.log_sharpness.exp() * t.abs())
             slide = a @ s - self.config.background * mean
-            return EvidenceReadings(_two(slide @ self.slot_weights + self.bias), a.sum(dim=0), t, slide)
+            return EvidenceMemoryOutput(_two_logits(slide @ self.slot_weights + self.bias), a.sum(dim=0), t, slide)
 
-    def loss(self, readings: EvidenceReadings, lesson: Lesson) -> Losses:
-        """All terms; those of RNA are sums over the measured bags divided by B, so that a bag weighs the same.
+    def loss(self, output: EvidenceMemoryOutput, targets: Targets) -> Losses:
+        """All terms; those of RNA are sums over the measured bags divided by B, so that every bag weighs the same.
 
         :raises UsageError: there is expression, and the network was built without genes.
         """
-        task = task_loss(readings.logits, lesson.targets)
-        rna = self.rna_of(lesson)
+        task = self.task.loss(output.logits, targets.values)
+        rna = self.measured_expression(targets)
         if rna is None:
             return Losses({"task": task}, task)
         expression, measured = rna
         c = self.config
-        share = len(measured) / len(lesson.labels)
+        share = len(measured) / len(targets.labels)
         projected = self.omics_projection(expression)
         with in_float32(projected):
             z = self.evidence(projected)
-            omics = _two(z @ self.slot_weights + self.omics_bias)
-        apart = functional.kl_div(
-            readings.slots[measured].log_softmax(dim=1),
+            omics = _two_logits(z @ self.slot_weights + self.omics_bias)
+        divergence = functional.kl_div(
+            output.slots[measured].log_softmax(dim=1),
             z.detach().log_softmax(dim=1),
             reduction="batchmean",
             log_target=True,
         )
-        told = task_loss(omics, lesson.targets[measured])
-        terms = {"task": task, "omics": share * told, "distillation": share * apart}
+        omics_loss = self.task.loss(omics, targets.values[measured])
+        terms = {"task": task, "omics": share * omics_loss, "distillation": share * divergence}
         total = task + c.omics_weight * terms["omics"] + c.distillation_weight * terms["distillation"]
         return Losses(terms, total)
 
@@ -150,6 +152,6 @@ def neighbours_mean(t: Tensor, edges: Tensor) -> Tensor:
     return functional.embedding_bag(edges[1], t[:, None], starts, mode="mean")[:, 0]
 
 
-def _two(log_odds: Tensor) -> Tensor:
+def _two_logits(log_odds: Tensor) -> Tensor:
     """Logits (B, 2) of which the log-odds are these (B)."""
     return torch.stack([-log_odds / 2, log_odds / 2], dim=1)

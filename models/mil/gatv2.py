@@ -1,10 +1,10 @@
 """GATv2 attention over a fixed graph (Brody, Alon, Yahav 2022, "How attentive are graph attention networks?").
 
 The arithmetic and the state dict are those of ``torch_geometric.nn.GATv2Conv``. That one makes about ten arrays of
-E × H numbers a layer and direction, and on a GPU adds them up in no fixed order. Here edges are sorted by target once,
-sums over a tile's edges are ``embedding_bag`` calls, and what an edge needs is made in pieces that stay in the
-processor's cache, and made again on the way back. No sum depends on which thread is first: the same numbers on every
-run of one device.
+E × H numbers a layer and direction, and on a GPU sums them in no fixed order. Here edges are sorted by target once,
+sums over a tile's edges are ``embedding_bag`` calls, and the values of edges are computed in chunks that stay in the
+processor's cache, and computed again in the backward pass. Every sum has a fixed order: the same numbers on every run
+of one device.
 
 N is the number of tiles, of one bag or of several that lie one after the other with no edge between them; C is the
 width of a head, H = heads · C.
@@ -22,9 +22,9 @@ from torch.nn import functional
 
 from .cpu_layers import Dropout, Linear
 
-SLOPE = 0.2
-"""Of the leaky ReLU below zero."""
-_PIECE = 512
+NEGATIVE_SLOPE = 0.2
+"""Slope of the leaky ReLU below zero."""
+EDGES_PER_CHUNK = 512
 """Edges that a CPU handles at a time: 1 MiB for each array at H = 512."""
 
 
@@ -74,14 +74,14 @@ class Graph:
             width=width,
         )
 
-    def pieces(self) -> Iterator[slice]:
-        """The edges, in turn; a GPU takes them all at once."""
-        size = _PIECE if self.source.device.type == "cpu" else len(self.source)
+    def chunks(self) -> Iterator[slice]:
+        """Slices of the edges, one after the other; on a GPU a single one."""
+        size = EDGES_PER_CHUNK if self.source.device.type == "cpu" else len(self.source)
         return (slice(start, start + size) for start in range(0, len(self.source), size))
 
 
 def _sums(rows: Tensor, index: Tensor, starts: Tensor, weights: Tensor) -> Tensor:
-    """For every tile and head, the weighted sum of some rows.
+    """The weighted sum of some rows for every tile and head.
 
     :param rows: (R, H).
     :param index: (E), the rows to add, tile after tile.
@@ -112,11 +112,11 @@ class _Scores(torch.autograd.Function):
         ctx.save_for_backward(left, right, att)
         ctx.graph = graph
         scores = left.new_empty(att.shape[1], len(graph.source))
-        for edges in graph.pieces():
-            met = left.index_select(0, graph.source[edges]).add_(right.index_select(0, graph.target[edges]))
-            bent = functional.leaky_relu_(met, SLOPE).view(-1, *att.shape[1:])
-            for head, along in enumerate(att[0]):
-                scores[head, edges] = bent[:, head] @ along
+        for edges in graph.chunks():
+            sums = left.index_select(0, graph.source[edges]).add_(right.index_select(0, graph.target[edges]))
+            activated = functional.leaky_relu_(sums, NEGATIVE_SLOPE).view(-1, *att.shape[1:])
+            for head, direction in enumerate(att[0]):
+                scores[head, edges] = activated[:, head] @ direction
         return scores
 
     @staticmethod
@@ -125,15 +125,15 @@ class _Scores(torch.autograd.Function):
         graph: Graph = ctx.graph
         [gradient] = gradients
         slopes = left.new_empty(len(graph.source), left.shape[1])
-        for edges in graph.pieces():
-            met = torch.index_select(left, 0, graph.source[edges], out=slopes[edges])
-            met.add_(right.index_select(0, graph.target[edges])).gt_(0).clamp_(min=SLOPE)
+        for edges in graph.chunks():
+            sums = torch.index_select(left, 0, graph.source[edges], out=slopes[edges])
+            sums.add_(right.index_select(0, graph.target[edges])).gt_(0).clamp_(min=NEGATIVE_SLOPE)
         in_order = torch.arange(len(slopes), device=slopes.device)
         of_target = _sums(slopes, in_order, graph.target_starts, gradient)
         of_source = _sums(slopes, graph.by_source, graph.source_starts, gradient[:, graph.by_source])
         of_att = (of_source * left).sum(dim=0) + (of_target * right).sum(dim=0)
-        along = att.flatten()
-        return of_source * along, of_target * along, of_att.view_as(att), None
+        direction = att.flatten()
+        return of_source * direction, of_target * direction, of_att.view_as(att), None
 
 
 class _Received(torch.autograd.Function):
@@ -151,7 +151,7 @@ class _Received(torch.autograd.Function):
         graph: Graph = ctx.graph
         gradient = gradients[0].contiguous()
         of_weights = torch.empty_like(weights)
-        for edges in graph.pieces():
+        for edges in graph.chunks():
             products = gradient.index_select(0, graph.target[edges]).mul_(left.index_select(0, graph.source[edges]))
             of_weights[:, edges] = products.view(len(products), len(weights), -1).sum(dim=2).T
         order = graph.by_source
@@ -181,7 +181,7 @@ class GATv2(nn.Module):
                 nn.init.xavier_uniform_(weight)
 
     def forward(self, x: Tensor, graph: Graph) -> Tensor:
-        """x (N, in_features) → (N, H); in mixed precision the two products alone are of few bits."""
+        """x (N, in_features) → (N, H); in mixed precision only the two products are in bfloat16."""
         left, right = self.lin_l(x), self.lin_r(x)
         with torch.autocast(x.device.type, enabled=False):
             return self.bias + self._received(left.to(self.att.dtype), right.to(self.att.dtype), graph)

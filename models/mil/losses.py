@@ -1,4 +1,13 @@
-"""The loss terms of MoMKD (DESIGN section 5). f, p, u, v are unit vectors; C holds both classes' slots (2 × K × S)."""
+"""The loss terms of MoMKD (CVPR 2026).
+
+f, p, u and v are unit vectors of S numbers: p of a tile, v of a slide, u of a patient's omics, f any of them. C⁺ and C⁻
+are the K slots of a class, together C (2 × K × S); y is the label, and C^y the slots of the slide's own class.
+
+- alignment, of u (omics) and of v (histology): φ(f, C) = (1/τa) ln Σ_k exp(τa f·c_k),
+  Δ = φ(f, C^y) − φ(f, C^other), L = softplus(β (margin − Δ));
+- memory: mean over tiles and over S of (p − nearest slot of C^y)², plus 10 (Σ_jk (ĉ_j·ĉ_k)² / K² − 1/K) of C^y;
+- total: 0.5 CE + 0.2 L_histology + 0.05 L_omics + λr MSE(reconstruction, g) + 0.1 memory.
+"""
 
 from __future__ import annotations
 

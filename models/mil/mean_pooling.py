@@ -1,7 +1,7 @@
-"""Mean pooling: the baseline that learns neither an embedding nor where to look.
+"""Mean pooling: the baseline without embedding and without attention.
 
-A slide is the mean of its tiles, standardised by the training slides; a logistic regression with an L2 penalty reads
-it, fitted by :func:`~wsipipe.models.training.logistic.fit_mean`.
+A slide is the mean of its tiles, standardised by the training slides; a logistic regression with an L2 penalty
+classifies it, fitted by :func:`~wsipipe.models.training.logistic.fit_mean`.
 """
 
 from __future__ import annotations
@@ -9,30 +9,34 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from ..tasks.binary import BINARY
+from ..tasks.task import Task
 from .bag_tensors import BagBatch
-from .network import NetworkConfig, Readings, SlideNetwork, log_odds
+from .network import NetworkConfig, NetworkOutput, SlideNetwork
 
 
 class MeanPoolingConfig(NetworkConfig):
-    """There is nothing to set."""
+    """No settings."""
 
 
 class MeanPooling(SlideNetwork):
-    """Logits of the standardised mean of the tiles. Taught by :func:`fit_mean`, not by steps along a gradient."""
+    """Logits of the standardised mean of the tiles; fitted by :func:`fit_mean`, not by gradient steps."""
 
     Config = MeanPoolingConfig
     centre: Tensor
     scale: Tensor
 
-    def __init__(self, config: MeanPoolingConfig) -> None:
-        super().__init__(config)
+    def __init__(self, config: MeanPoolingConfig, task: Task = BINARY) -> None:
+        super().__init__(config, task)
         self.register_buffer("centre", torch.zeros(config.in_features))
         self.register_buffer("scale", torch.ones(config.in_features))
-        self.head = nn.Linear(config.in_features, 2)
+        self.head = nn.Linear(config.in_features, task.outputs)
 
-    def read(self, bags: BagBatch) -> Readings:
-        """Read slides. All tiles weigh the same; a tile's score is the log-odds of that tile alone, and the mean of a
-        slide's scores is its own log-odds."""
+    def forward(self, bags: BagBatch) -> NetworkOutput:
+        """Logits and tile scores of slides; attention is 1 / P for each of P tiles.
+
+        A tile's score is the score of that tile alone, and the mean over a slide's tiles is the slide's own score.
+        """
         x = (bags.x - self.centre) / self.scale
         sizes = torch.tensor(bags.sizes, device=x.device)[bags.slide_of_tile]
-        return Readings(self.head(bags.mean(x)).float(), 1 / sizes, log_odds(self.head(x).float()))
+        return NetworkOutput(self.head(bags.mean(x)).float(), 1 / sizes, self.task.score(self.head(x).float()))

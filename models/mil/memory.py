@@ -1,4 +1,4 @@
-"""The class memory: K slots a class, the only place where slides and omics meet (DESIGN section 5)."""
+"""The class memory of MoMKD (CVPR 2026): K slots a class, the only parameters that slides and omics share."""
 
 from __future__ import annotations
 
@@ -10,22 +10,22 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 MemoryMode = Literal["gradient", "momentum", "fixed"]
-"""What moves the slots: the losses (the public code), an exponential average of what is assigned to them, nothing."""
+"""What moves the slots: the losses (the public code), a running average of the vectors nearest to them, nothing."""
 
 NEGATIVE, POSITIVE = 0, 1
-KMEANS_ROUNDS = 20
-_CANDIDATES = 5
-"""Draws for each next centre of the start."""
-_SAME_DIRECTION = 1e-6
+KMEANS_ITERATIONS = 20
+KMEANS_CANDIDATES = 5
+"""Candidates drawn for each further initial centre of the k-means."""
+COSINE_TOLERANCE = 1e-6
 """Two unit vectors whose cosine is this close to 1 are one direction in float32."""
 
 
 class ClassMemory(nn.Module):
     """Slots C⁻ (index 0) and C⁺ (index 1), stored as one tensor ``slots`` (2, K, S).
 
-    They are used as unit vectors (:meth:`directions`); only the memory regularisation takes them as stored. In mode
-    ``gradient`` they are a parameter, in ``momentum`` and ``fixed`` a buffer that no gradient reaches; the state-dict
-    key is the same. Until :meth:`start` they point in random directions.
+    They are used as unit vectors (:meth:`directions`), except by the memory regularisation. In mode ``gradient`` they
+    are a parameter, in ``momentum`` and ``fixed`` a buffer that gets no gradient; the state-dict key is the same. Until
+    :meth:`init` is called they point in random directions.
     """
 
     slots: Tensor
@@ -61,17 +61,17 @@ class ClassMemory(nn.Module):
         return (points @ self.directions()[label].T).argmax(dim=1)
 
     @torch.no_grad()
-    def start(self, label: int, points: Tensor, generator: torch.Generator) -> None:
+    def init(self, label: int, points: Tensor, generator: torch.Generator) -> None:
         """Set the slots of class ``label`` to the cosine k-means centres of ``points`` (N, S)."""
         self.slots[label] = cosine_kmeans(points, self.slots.shape[1], generator)
 
     @torch.no_grad()
-    def follow(self, label: int, p: Tensor, u: Tensor) -> None:
-        """What moves the slots of class ``label`` in mode ``momentum``: towards what a step assigns to them.
+    def update(self, label: int, p: Tensor, u: Tensor) -> None:
+        """Move the slots of class ``label`` towards the vectors nearest to them (mode ``momentum``).
 
         c ← ‖m c + (1 − m) p̄_c‖, p̄_c the mean of the tiles p (P, S) nearest to c, then the same with the omics
-        vectors u (R, S); P and R may be 0. Tiles and omics take turns because pooled together an omics vector would be
-        lost among thousands of tiles. Slots that nothing is assigned to stay.
+        vectors u (R, S); P and R may be 0. Tiles and omics take turns because in one mean an omics vector would count
+        for nothing among thousands of tiles. A slot that is nearest to none stays.
         """
         for points in (p, u):
             belongs = functional.one_hot(self.assigned(points, label), self.slots.shape[1]).to(points.dtype)  # (N, K)
@@ -85,17 +85,17 @@ class ClassMemory(nn.Module):
 def cosine_kmeans(points: Tensor, k: int, generator: torch.Generator) -> Tensor:
     """k-means on the unit sphere: ``k`` unit centres (k, S) of ``points`` (N, S), on the points' device.
 
-    The start spreads the centres (each next one drawn with probability 1 − cosine to the nearest so far; the public
-    code draws all at random and so may start two in one cluster). A cluster that loses all its points takes the point
-    worst represented so far. Where there are fewer distinct points than centres, the rest point in random directions,
-    since equal slots would receive equal gradients for ever.
+    The initial centres are spread: each further one is drawn with probability 1 − cosine to the nearest so far. (The
+    public code draws all at random and so may put two in one cluster.) A cluster that loses all its points takes the
+    point farthest from its centre. Where there are fewer distinct points than centres, the rest point in random
+    directions, since equal slots would receive equal gradients for ever.
 
     :param points: at least one.
-    :param generator: a CPU generator; all chance is drawn from it, so that the device does not matter.
+    :param generator: a CPU generator, the only source of randomness, so that the device does not matter.
     """
     points = functional.normalize(points, dim=-1)
     centres = _spread_centres(points, k, generator)
-    for _ in range(KMEANS_ROUNDS):
+    for _ in range(KMEANS_ITERATIONS):
         centres = moved_centres(points, centres)
     return centres
 
@@ -106,23 +106,23 @@ def moved_centres(points: Tensor, centres: Tensor) -> Tensor:
     # A matrix product instead of index_add: on a GPU the latter adds in no fixed order.
     sums = functional.one_hot(nearest, len(centres)).to(points.dtype).T @ points
     length = sums.norm(dim=1, keepdim=True)
-    occupied = length > _SAME_DIRECTION
-    moved = torch.where(occupied, sums / length.clamp(min=_SAME_DIRECTION), centres)
+    occupied = length > COSINE_TOLERANCE
+    moved = torch.where(occupied, sums / length.clamp(min=COSINE_TOLERANCE), centres)
     empty = (~occupied[:, 0]).nonzero()[:, 0].tolist()
     for centre, point in zip(empty, cosine.argsort()[: len(empty)].tolist(), strict=False):
-        if 1 - cosine[point] > _SAME_DIRECTION:
+        if 1 - cosine[point] > COSINE_TOLERANCE:
             moved[centre] = points[point]
     return moved
 
 
 def _spread_centres(points: Tensor, k: int, generator: torch.Generator) -> Tensor:
-    """Greedy k-means++ (Arthur and Vassilvitskii 2007): of a few drawn candidates, the one that helps most."""
+    """Greedy k-means++ (Arthur and Vassilvitskii 2007): of a few candidates, the one that lowers the cost most."""
     first = int(torch.randint(len(points), (1,), generator=generator))
     centres = [points[first]]
     far = 1 - points @ centres[0]
     while len(centres) < k:
-        if far.max() > _SAME_DIRECTION:
-            draws = torch.multinomial(far.clamp(min=0).cpu(), _CANDIDATES, replacement=True, generator=generator)
+        if far.max() > COSINE_TOLERANCE:
+            draws = torch.multinomial(far.clamp(min=0).cpu(), KMEANS_CANDIDATES, replacement=True, generator=generator)
             candidates = points[draws.to(points.device)]
             left = torch.minimum(far, 1 - candidates @ points.T)  # (candidates, N)
             best = int(left.sum(dim=1).argmin())
@@ -136,7 +136,7 @@ def _spread_centres(points: Tensor, k: int, generator: torch.Generator) -> Tenso
 
 @dataclass(frozen=True)
 class SlotUsage:
-    """How a class's slots share the points assigned to them."""
+    """How evenly points are spread over the slots of a class."""
 
     active: int
     """Slots with at least one point."""

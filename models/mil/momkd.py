@@ -1,4 +1,14 @@
-"""MoMKD: a slide is read through a memory that omics help to shape (DESIGN section 5; its symbols are used here).
+"""MoMKD, momentum memory knowledge distillation (CVPR 2026): a slide network with a memory shaped by omics.
+
+P tiles with features x (P × D) and graph edges, a patient's expression g, label y ∈ {0, 1}; ‖·‖ normalises to unit
+vectors of S numbers; C⁺ and C⁻ are the memory's K slots a class. All linear layers have biases.
+
+- Histology encoder: two GATv2 layers with residuals; h = max(h1, h2) element-wise (P × H).
+- Tile projection p_i = ‖W_patch h_i‖; score_i = max_k p_i·c⁺_k − max_k p_i·c⁻_k, the memory's gradient stopped.
+- Attention a = softmax(score / τ), τ learned and clamped to [0.01, 2]; V = Σ a_i h_i; v = ‖W_pool V‖;
+  logits = head(V).
+- Omics encoder and, for training, decoder: u = ‖W_omics encoder(g)‖, g reconstructed by the decoder.
+- Losses: :mod:`.losses`. Initial slots: cosine k-means over the p of training tiles (:mod:`.memory`).
 
 Histology and omics share no parameter but the memory's slots. Several bags of a step are one block-diagonal graph, and
 every term is the mean over the bags; with one bag it is the public code's arithmetic.
@@ -17,18 +27,20 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from ...data.errors import CohortError, UsageError
-from .bag_tensors import BagBatch, PatientBags
+from ..tasks.binary import BINARY
+from ..tasks.task import Task
+from .bag_tensors import BagBatch, Patient
 from .cpu_layers import Dropout, Linear
 from .gatv2 import GATv2, Graph
 from .losses import LossSettings, alignment, memory_regularisation
 from .memory import ClassMemory, MemoryMode, slot_usage
 from .mixed_precision import in_float32
-from .network import Lesson, Losses, NetworkConfig, Readings, SlideNetwork, task_loss
+from .network import Losses, NetworkConfig, NetworkOutput, SlideNetwork, Targets
 
 HEADS = 2
 """Attention heads of each GATv2 layer."""
-START_TILES = 50_000
-"""Tiles of a class that the memory starts from."""
+KMEANS_TILES = 50_000
+"""Tiles of a class whose projections the k-means takes, at most about."""
 
 
 class EncodersConfig(NetworkConfig):
@@ -73,7 +85,7 @@ PRESETS: dict[PresetName, dict[str, Any]] = {
     "official": _PUBLIC_CODE,
     "paper": {"hidden": 256, "shared": 128, "slots": 16, "loss": {"reconstruction_weight": 0.01}},
 }
-"""Where the authors' public code and their paper differ; elsewhere both are :class:`MoMKDConfig`'s defaults.
+"""Values in which the authors' public code and their paper differ; the rest are :class:`MoMKDConfig`'s defaults.
 ``standard`` is the public code's network with a patience of ours (:data:`PATIENCE`)."""
 
 PATIENCE: dict[PresetName, int] = {"standard": 15, "official": 1, "paper": 15}
@@ -88,8 +100,8 @@ def preset(name: PresetName, in_features: int, n_genes: int) -> MoMKDConfig:
 
 
 @dataclass(frozen=True)
-class HistologyReadings(Readings):
-    """What the network sees on B slides of N tiles."""
+class MoMKDOutput(NetworkOutput):
+    """The network's output with what the losses need."""
 
     bags: BagBatch
     contextual: Tensor
@@ -103,15 +115,15 @@ class HistologyReadings(Readings):
 
 
 @dataclass(frozen=True)
-class OmicsReadings:
-    """What the network sees in R patients' expression."""
+class OmicsOutput:
+    """The omics side's output for R patients."""
 
     embedding: Tensor
     """(R, omics_embedding)."""
     vector: Tensor
     """u (R, S), unit vectors."""
     reconstruction: Tensor
-    """(R, n_genes), g as the decoder sees it."""
+    """(R, n_genes), g as the decoder reconstructs it."""
 
 
 class HistologyEncoder(nn.Module):
@@ -138,10 +150,10 @@ class HistologyEncoder(nn.Module):
         return h
 
 
-def slide_head(inputs: int, hidden: int, dropout: float) -> nn.Sequential:
-    """Logits of a pooled slide: (B, inputs) → (B, 2)."""
+def slide_head(inputs: int, hidden: int, outputs: int, dropout: float) -> nn.Sequential:
+    """Logits of a pooled slide: (B, inputs) → (B, outputs)."""
     return nn.Sequential(
-        nn.LayerNorm(inputs), nn.Linear(inputs, hidden), nn.ReLU(), nn.Dropout(dropout), nn.Linear(hidden, 2)
+        nn.LayerNorm(inputs), nn.Linear(inputs, hidden), nn.ReLU(), nn.Dropout(dropout), nn.Linear(hidden, outputs)
     )
 
 
@@ -152,21 +164,21 @@ def _omics_layers(inputs: int, hidden: int, outputs: int, dropout: float) -> nn.
 
 
 class MoMKD(SlideNetwork):
-    """The network of the paper."""
+    """The network of the paper; its memory has two classes, so its task is binary."""
 
     Config = MoMKDConfig
     omics: ClassVar[tuple[str, ...]] = ("omics_encoder.", "omics_decoder.", "omics_projection.")
     config: MoMKDConfig
 
-    def __init__(self, config: MoMKDConfig) -> None:
-        super().__init__(config)
+    def __init__(self, config: MoMKDConfig, task: Task = BINARY) -> None:
+        super().__init__(config, task)
         c = config
         self.histology_encoder = HistologyEncoder(c.in_features, c.hidden, c.histology_dropout)
         self.patch_projection = nn.Linear(c.hidden, c.shared)
         self.pool_projection = nn.Linear(c.hidden, c.shared)
         self.memory = ClassMemory(c.slots, c.shared, c.memory, c.memory_momentum)
         self.log_tau = nn.Parameter(torch.tensor(c.tau_start).log())
-        self.head = slide_head(c.hidden, c.head_hidden, c.head_dropout)
+        self.head = slide_head(c.hidden, c.head_hidden, task.outputs, c.head_dropout)
         if c.n_genes:
             self.omics_encoder = _omics_layers(c.n_genes, c.omics_hidden, c.omics_embedding, c.omics_dropout)
             self.omics_decoder = _omics_layers(c.omics_embedding, c.omics_hidden, c.n_genes, c.omics_dropout)
@@ -178,7 +190,7 @@ class MoMKD(SlideNetwork):
         """τ, the attention's temperature: exp(log τ) clamped."""
         return self.log_tau.exp().clamp(self.config.tau_min, self.config.tau_max)
 
-    def encode(self, bags: BagBatch) -> Tensor:
+    def encode_histology(self, bags: BagBatch) -> Tensor:
         """h (N, H), each tile in its neighbourhood."""
         h: Tensor = self.histology_encoder(bags.x, bags.edges)
         return h
@@ -188,55 +200,55 @@ class MoMKD(SlideNetwork):
         return self._unit(self.patch_projection(h))
 
     def _unit(self, projected: Tensor) -> Tensor:
-        """‖·‖ of rows, of full precision in mixed precision too."""
+        """‖·‖ of rows, in the parameters' precision also under autocast."""
         return functional.normalize(projected.to(self.log_tau.dtype), dim=-1)
 
-    def read(self, bags: BagBatch) -> HistologyReadings:
-        """Read slides, histology alone.
+    def forward(self, bags: BagBatch) -> MoMKDOutput:
+        """Logits, attention and tile scores of slides, from histology alone.
 
         score_i = max_k p_i·c⁺_k − max_k p_i·c⁻_k (the memory's gradient stopped); a = softmax(score / τ) within each
         slide; V = Σ a_i h_i; v = ‖W_pool V‖; logits = head(V).
         """
-        h = self.encode(bags)
+        h = self.encode_histology(bags)
         p = self.project(h)
         with in_float32(h):
             scores = self.memory.scores(p)
             a = bags.softmax(scores / self.tau)
             V = a @ h
         v = self._unit(self.pool_projection(V))
-        return HistologyReadings(self.head(V).to(p.dtype), a.sum(dim=0), scores, bags, h, p, V, v)
+        return MoMKDOutput(self.head(V).to(p.dtype), a.sum(dim=0), scores, bags, h, p, V, v)
 
-    def teach(self, g: Tensor) -> OmicsReadings:
-        """Read patients' expression g (R, n_genes): u = ‖W_omics omics‖ and the decoder's reconstruction.
+    def encode_omics(self, g: Tensor) -> OmicsOutput:
+        """Encode patients' expression g (R, n_genes): u = ‖W_omics omics‖, and the decoder's reconstruction of g.
 
         :raises UsageError: the model was built without genes.
         """
         if not self.config.n_genes:
-            raise UsageError("this MoMKD reads histology alone", hint="build it with n_genes above 0 to train with RNA")
+            raise UsageError("this MoMKD uses histology alone", hint="build it with n_genes above 0 to train with RNA")
         embedding = self.omics_encoder(g)
         u = self._unit(self.omics_projection(embedding))
-        return OmicsReadings(embedding, u, self.omics_decoder(embedding))
+        return OmicsOutput(embedding, u, self.omics_decoder(embedding))
 
-    def loss(self, readings: HistologyReadings, lesson: Lesson) -> Losses:
-        """All terms; those of omics are sums over the measured bags divided by B, so that a bag weighs the same.
+    def loss(self, output: MoMKDOutput, targets: Targets) -> Losses:
+        """All terms; those of omics are sums over the measured bags divided by B, so that every bag weighs the same.
 
         With soft targets t the slide's alignment is t · L(y = 1) + (1 − t) · L(y = 0); with labels that is the
         paper's. The memory's gradient flows from both alignments and the orthogonality, in memory mode ``gradient``.
         """
-        c, p = self.config.loss, readings.projected
-        terms = {"task": task_loss(readings.logits, lesson.targets)}
+        c, p = self.config.loss, output.projected
+        terms = {"task": self.task.loss(output.logits, targets.values)}
         with in_float32(p):
             C = self.memory.directions()
-            terms["histology"] = alignment(readings.slide_vector, C, lesson.targets, c).mean()
-            terms["memory"] = memory_regularisation(p, readings.bags, self.memory.slots, lesson.labels, c).mean()
+            terms["histology"] = alignment(output.slide_vector, C, targets.values, c).mean()
+            terms["memory"] = memory_regularisation(p, output.bags, self.memory.slots, targets.labels, c).mean()
         total = c.task_weight * terms["task"] + c.histology_weight * terms["histology"]
         total = total + c.memory_weight * terms["memory"]
-        rna = self.rna_of(lesson)
+        rna = self.measured_expression(targets)
         if rna is not None:
             expression, measured = rna
-            omics, size = self.teach(expression), len(lesson.labels)
+            omics, size = self.encode_omics(expression), len(targets.labels)
             with in_float32(p):
-                labels = lesson.labels[measured].to(p.dtype)
+                labels = targets.labels[measured].to(p.dtype)
                 terms["omics"] = alignment(omics.vector, C, labels, c).sum() / size
                 errors = (omics.reconstruction - expression).square().mean(dim=1)
                 terms["reconstruction"] = errors.sum() / size
@@ -244,12 +256,12 @@ class MoMKD(SlideNetwork):
         return Losses(terms, total)
 
     @torch.no_grad()
-    def follow(self, readings: HistologyReadings, lesson: Lesson) -> None:
-        """Count how the tiles share their class's slots; in memory mode ``momentum`` the slots follow this step.
+    def update_memory(self, output: MoMKDOutput, targets: Targets) -> None:
+        """Count the tiles nearest to each slot of their class; in memory mode ``momentum`` also move the slots.
 
-        They follow the omics vectors as these are without dropout.
+        The omics vectors that move them are computed without dropout.
         """
-        labels, p = lesson.labels[readings.bags.slide_of_tile], readings.projected.detach()
+        labels, p = targets.labels[output.bags.slide_of_tile], output.projected.detach()
         counts = [
             (functional.one_hot(self.memory.assigned(p, label), self.config.slots) * (labels == label)[:, None]).sum(0)
             for label in (0, 1)
@@ -257,17 +269,17 @@ class MoMKD(SlideNetwork):
         self._assigned = self._assigned.to(p.device) + torch.stack(counts)
         if self.memory.mode != "momentum":
             return
-        u, of_whom = p[:0], labels[:0]
-        rna = self.rna_of(lesson)
+        u, u_labels = p[:0], labels[:0]
+        rna = self.measured_expression(targets)
         if rna is not None:
             was_training = self.training
-            u, of_whom = self.eval().teach(rna[0]).vector, lesson.labels[rna[1]]
+            u, u_labels = self.eval().encode_omics(rna[0]).vector, targets.labels[rna[1]]
             self.train(was_training)
         for label in (0, 1):
-            self.memory.follow(label, p[labels == label], u[of_whom == label])
+            self.memory.update(label, p[labels == label], u[u_labels == label])
 
     def epoch_figures(self) -> dict[str, float]:
-        """τ, and how the epoch's training tiles shared the slots of their class: active ones and entropy, in nats."""
+        """τ, and the use of each class's slots by the epoch's training tiles: active slots and entropy, in nats."""
         figures = {"tau": float(self.tau.detach())}
         for label, name in enumerate(("negative", "positive")):
             usage = slot_usage(self._assigned[label])
@@ -276,44 +288,44 @@ class MoMKD(SlideNetwork):
         return figures
 
     @torch.no_grad()
-    def start(self, patients: Sequence[PatientBags], generator: torch.Generator) -> None:
-        """Start both classes' slots by cosine k-means over the training slides' p, in evaluation mode.
+    def init_memory(self, patients: Sequence[Patient], generator: torch.Generator) -> None:
+        """Set both classes' slots by cosine k-means over the training slides' p, in evaluation mode.
 
-        Each slide of a class gives the same number of tiles at most, chosen at random, so that about
-        :data:`START_TILES` come together and no large slide drowns the others.
+        Each slide of a class gives the same number of tiles at most, chosen at random: about :data:`KMEANS_TILES` in
+        all, and a large slide counts no more than others.
 
         :raises CohortError: a class without slides.
         """
         slides = [(bag, patient.label) for patient in patients for bag in patient.bags]
-        quota = [math.ceil(START_TILES / max(1, sum(y == label for _, y in slides))) for label in (0, 1)]
+        quota = [math.ceil(KMEANS_TILES / max(1, sum(y == label for _, y in slides))) for label in (0, 1)]
         points: tuple[list[Tensor], list[Tensor]] = ([], [])
         was_training = self.training
         self.eval()
         for bag, y in slides:
-            p = self.project(self.encode(BagBatch.of([bag], self.device)))
+            p = self.project(self.encode_histology(BagBatch.of([bag], self.device)))
             chosen = torch.randperm(len(p), generator=generator)[: quota[y]]
             points[y].append(p[chosen.to(p.device)])
         self.train(was_training)
-        for which, of_class in enumerate(points):
-            if not of_class:
+        for label, projections in enumerate(points):
+            if not projections:
                 raise CohortError(
-                    f"no training slide of class {which} to start the memory from",
+                    f"no training slide of class {label} to start the memory from",
                     hint="both classes need slides in every training fold: check the labels and the folds",
                 )
-            self.memory.start(which, torch.cat(of_class), generator)
+            self.memory.init(label, torch.cat(projections), generator)
 
     @torch.no_grad()
-    def slot_shares(self, patients: Sequence[PatientBags]) -> dict[str, dict[str, Any]]:
-        """How the tiles of each class's patients share its slots: active slots, entropy (nats) and the shares."""
+    def slot_shares(self, patients: Sequence[Patient]) -> dict[str, dict[str, Any]]:
+        """The use of each class's slots by the tiles of its patients: active slots, entropy (nats) and the shares."""
         self.eval()
-        told = {}
+        classes = {}
         for label, name in ((0, "negative"), (1, "positive")):
             bags = [bag for patient in patients if patient.label == label for bag in patient.bags]
-            tiles = (self.project(self.encode(BagBatch.of([bag], self.device))) for bag in bags)
+            tiles = (self.project(self.encode_histology(BagBatch.of([bag], self.device))) for bag in bags)
             counts = torch.zeros(self.config.slots, dtype=torch.int64)
             for p in tiles:
                 counts += torch.bincount(self.memory.assigned(p, label), minlength=self.config.slots).cpu()
             usage = slot_usage(counts)
             shares = counts / counts.sum().clamp(min=1)
-            told[name] = {"active": usage.active, "entropy": usage.entropy, "shares": shares.tolist()}
-        return told
+            classes[name] = {"active": usage.active, "entropy": usage.entropy, "shares": shares.tolist()}
+        return classes

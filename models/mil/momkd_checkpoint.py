@@ -1,4 +1,4 @@
-"""Reads the checkpoints that the authors' public MoMKD code writes (a state dict saved with ``torch.save``)."""
+"""Reader of the checkpoints that the authors' public MoMKD code writes (a state dict saved with ``torch.save``)."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _NAMES = {
     "rna_decoder.decoder": "omics_decoder",
     "rna_projector": "omics_projection",
 }
-"""Their module, ours; what follows in a tensor's name is equal."""
+"""Their module → ours; the rest of a tensor's name is the same."""
 _SLOTS = {NEGATIVE: "mem_neg._codebook.embed", POSITIVE: "mem_pos._codebook.embed"}
 _VQ_STATE = {
     f"mem_{side}._codebook.{name}" for side in ("pos", "neg") for name in ("initted", "cluster_size", "embed_avg")
@@ -38,7 +38,7 @@ _HINT = "only the state dict that the public MoMKD code saves (s_<fold>_mkd_chec
 def read_momkd_checkpoint(path: str | PathLike[str]) -> tuple[MoMKDConfig, dict[str, Tensor]]:
     """Configuration and state dict (float32, CPU) of one of the authors' checkpoints.
 
-    Sizes are read off the tensors; what no tensor tells (dropouts, loss weights) is the public code's.
+    Sizes come from the tensors' shapes; dropouts and loss weights, which no shape gives, are the public code's.
     Nothing in the file is run: it is read with ``weights_only=True``.
 
     :raises BundleError: no file, not a checkpoint, or not of this network.

@@ -1,7 +1,7 @@
-"""What every network here is to training, to bundles and to prediction: a reader of slides that can be taught.
+"""The interface of all networks here: how training, bundles and prediction use them.
 
-A step of training is ``readings = network.read(bags)``, ``network.loss(readings, lesson).total.backward()``, the
-optimiser's step, then ``network.follow(readings, lesson)``. Inference is ``read`` alone, and never needs omics.
+A step of training is ``output = network(bags)``, ``network.loss(output, targets).total.backward()``, the optimiser's
+step, then ``network.update_memory(output, targets)``. Inference is ``network(bags)`` alone, and never needs omics.
 """
 
 from __future__ import annotations
@@ -15,10 +15,11 @@ from typing import Any, ClassVar
 import torch
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
-from torch.nn import functional
 
 from ...data.errors import BundleError, UsageError
-from .bag_tensors import BagBatch, PatientBags
+from ..tasks.binary import BINARY
+from ..tasks.task import Task
+from .bag_tensors import BagBatch, Patient
 
 
 class NetworkConfig(BaseModel):
@@ -33,40 +34,44 @@ class NetworkConfig(BaseModel):
 
 
 @dataclass(frozen=True)
-class Readings:
-    """What a network sees on B slides of N tiles together."""
+class NetworkOutput:
+    """What a network computes from B slides of N tiles together."""
 
     logits: Tensor
-    """(B, 2), negative and positive."""
+    """(B, outputs of the task); of a binary task negative and positive."""
     attention: Tensor
     """(N), sums to 1 over each slide's tiles."""
     scores: Tensor
-    """(N), a tile's own evidence: above zero where it speaks for positive."""
+    """(N), the evidence of a single tile; of a binary task above zero where it is for positive."""
 
 
 @dataclass(frozen=True)
-class Lesson:
-    """What the B bags of a step are to teach. Several bags may be of one patient."""
+class Targets:
+    """What the loss compares the output for B bags with. Several bags may be of one patient."""
 
     labels: Tensor
-    """y (B) int64, 0 or 1."""
-    targets: Tensor
-    """(B) float32, the probability of positive that the logits are taught: y itself, or a soft target."""
+    """y (B) int64."""
+    values: Tensor
+    """(B) float32, what the logits are compared with; of a binary task the probability of positive: y itself, or a
+    soft target."""
     expression: Tensor | None = None
-    """g (R, n_genes): a row for each bag whose patient was measured; None where there is none."""
+    """g (R, n_genes): a row for each bag whose patient has expression; None where no patient has."""
     measured: Tensor | None = None
     """(R) int64, which bags the rows of ``expression`` belong to."""
 
     @classmethod
-    def of(cls, patients: Sequence[PatientBags], device: torch.device | str = "cpu") -> Lesson:
-        """What patients teach, one for each bag of the step."""
+    def of(cls, patients: Sequence[Patient], device: torch.device | str = "cpu", task: Task = BINARY) -> Targets:
+        """Labels, soft targets and expression of patients, one for each bag of the step.
+
+        :raises UsageError: a label or a soft target that the task cannot have.
+        """
+        values = torch.tensor([task.value(p.patient_id, p.label, p.target) for p in patients])
         labels = torch.tensor([patient.label for patient in patients])
-        targets = torch.tensor([float(p.label if p.target is None else p.target) for p in patients])
         measured = [place for place, patient in enumerate(patients) if patient.expression is not None]
         if not measured:
-            return cls(labels.to(device), targets.to(device))
+            return cls(labels.to(device), values.to(device))
         rows = torch.stack([p.expression for p in patients if p.expression is not None])
-        return cls(labels.to(device), targets.to(device), rows.to(device), torch.tensor(measured, device=device))
+        return cls(labels.to(device), values.to(device), rows.to(device), torch.tensor(measured, device=device))
 
 
 @dataclass(frozen=True)
@@ -82,15 +87,16 @@ class Losses:
 
 
 class SlideNetwork(nn.Module, ABC):
-    """A network that reads slides; float32 parameters, on the device where they are."""
+    """A network from slides to logits; float32 parameters, on the device where they are."""
 
     Config: ClassVar[type[NetworkConfig]]
     omics: ClassVar[tuple[str, ...]] = ()
-    """What the state-dict keys of the omics side begin with, which reading does without."""
+    """What the state-dict keys of the omics side begin with, which inference does without."""
 
-    def __init__(self, config: Any) -> None:
+    def __init__(self, config: Any, task: Task = BINARY) -> None:
         super().__init__()
         self.config = config
+        self.task = task
 
     @property
     def device(self) -> torch.device:
@@ -98,67 +104,62 @@ class SlideNetwork(nn.Module, ABC):
         return next(self.parameters()).device
 
     @abstractmethod
-    def read(self, bags: BagBatch) -> Readings:
-        """Read slides, histology alone."""
+    def forward(self, bags: BagBatch) -> NetworkOutput:
+        """Logits, attention and tile scores of slides, from histology alone."""
 
-    def loss(self, readings: Any, lesson: Lesson) -> Losses:
-        """All terms for the bags that were read; ``readings`` are this network's own. Here :func:`task_loss` alone."""
-        task = task_loss(readings.logits, lesson.targets)
+    def loss(self, output: Any, targets: Targets) -> Losses:
+        """All terms of the loss; ``output`` is this network's own. Here the task's loss alone."""
+        task = self.task.loss(output.logits, targets.values)
         return Losses({"task": task}, task)
 
-    def rna_of(self, lesson: Lesson) -> tuple[Tensor, Tensor] | None:
-        """What a lesson has of RNA, for a network with an omics side: ``expression`` and ``measured``; None without.
+    def measured_expression(self, targets: Targets) -> tuple[Tensor, Tensor] | None:
+        """``expression`` and ``measured`` of the targets, for a network with an omics side; None where there are none.
 
-        :raises UsageError: there is RNA, and this network was built without genes.
+        :raises UsageError: there is expression, and this network was built without genes.
         """
-        if lesson.expression is None or lesson.measured is None:
+        if targets.expression is None or targets.measured is None:
             return None
         if not self.config.n_genes:
-            raise UsageError("this network reads histology alone", hint="build it with n_genes above 0 to use RNA")
-        return lesson.expression, lesson.measured
+            raise UsageError("this network uses histology alone", hint="build it with n_genes above 0 to use RNA")
+        return targets.expression, targets.measured
 
-    def start(self, patients: Sequence[PatientBags], generator: torch.Generator) -> None:
-        """Before the first epoch: look at the training patients, where a network's start depends on them.
+    def init_memory(self, patients: Sequence[Patient], generator: torch.Generator) -> None:
+        """Set what depends on the training patients, before the first epoch; networks without a memory do nothing.
 
         :param generator: a CPU generator.
         """
 
-    def follow(self, readings: Any, lesson: Lesson) -> None:
-        """After the optimiser's step: what moves without gradients."""
+    def update_memory(self, output: Any, targets: Targets) -> None:
+        """Move what moves without gradients, after the optimiser's step; here nothing."""
 
     def epoch_figures(self) -> dict[str, float]:
-        """What is worth a line of the learning curve, since the last call."""
+        """Figures of the network for the learning curve, since the last call."""
         return {}
 
-    def reading_state(self) -> dict[str, Tensor]:
+    def inference_state(self) -> dict[str, Tensor]:
         """The part of the state dict that inference needs."""
         return {key: value for key, value in self.state_dict().items() if not key.startswith(self.omics)}
 
     @classmethod
-    def for_reading(
-        cls, config: NetworkConfig, state: Mapping[str, Tensor], *, path: str | PathLike[str] | None = None
+    def for_inference(
+        cls,
+        config: NetworkConfig,
+        state: Mapping[str, Tensor],
+        *,
+        task: Task = BINARY,
+        path: str | PathLike[str] | None = None,
     ) -> SlideNetwork:
-        """The network for inference, in evaluation mode on the CPU, from what :meth:`reading_state` gave.
+        """The network for inference, in evaluation mode on the CPU, from what :meth:`inference_state` gave.
 
         It has no omics side (its ``config.n_genes`` is 0), however it was trained.
 
         :param path: the file the state is from, for the message.
         :raises BundleError: a tensor is missing, too many, or of another shape.
         """
-        network = cls(config.model_copy(update={"n_genes": 0}))
+        network = cls(config.model_copy(update={"n_genes": 0}), task)
         require_same_tensors(network.state_dict(), state, path)
         network.load_state_dict(dict(state), strict=True)
         return network.eval()
-
-
-def task_loss(logits: Tensor, targets: Tensor) -> Tensor:
-    """Cross entropy of logits (B, 2) against the probability of positive (B), a scalar: the mean over the bags."""
-    return functional.cross_entropy(logits, torch.stack([1 - targets, targets], dim=1))
-
-
-def log_odds(logits: Tensor) -> Tensor:
-    """Positive minus negative; (…, 2) → (…)."""
-    return logits[..., 1] - logits[..., 0]
 
 
 def require_same_tensors(
@@ -170,10 +171,10 @@ def require_same_tensors(
         "has the unknown": sorted(found.keys() - wanted.keys()),
         "has another shape of": sorted(k for k in wanted.keys() & found.keys() if wanted[k].shape != found[k].shape),
     }
-    told = [f"{what} {names[0]} ({len(names)} such)" for what, names in faults.items() if names]
-    if told:
+    differences = [f"{what} {names[0]} ({len(names)} such)" for what, names in faults.items() if names]
+    if differences:
         raise BundleError(
-            f"the weights do not fit the network's configuration: the file {', '.join(told)}",
+            f"the weights do not fit the network's configuration: the file {', '.join(differences)}",
             path=path,
             hint="weights and configuration are of different models: use both from the same bundle",
         )

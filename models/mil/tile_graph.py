@@ -1,4 +1,4 @@
-"""The graph of a bag: each tile and its nearest tiles on the slide (DESIGN section 4, train)."""
+"""The graph of a bag: edges from each tile to its k nearest tiles on the slide."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def knn_edges(coords: NDArray[np.integer], k: int = 8) -> torch.Tensor:
 def _nearest(
     tree: cKDTree, places: NDArray[np.int64], tiles: NDArray[np.int64], k: int, asked: int
 ) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
-    """The ``k`` neighbours by rule among the ``asked`` that the tree returns, and whether no other tile could tie.
+    """The ``k`` neighbours by rule among the ``asked`` that the tree returns, and whether the tie rule is certain.
 
     Rows whose k-th neighbour is as far as the farthest candidate may have lost a tie to a tile that the tree left out.
     """

@@ -1,11 +1,12 @@
 """TransMIL: tiles attend to each other (Shao, Bian, Chen, Wang, Zhang, Ji, Zhang, NeurIPS 2021, section 3.3).
 
-A slide's tiles, embedded, are squared (the first tiles are repeated until there are S² of them) and led by a class
-token; then a transformer layer, PPEG, which gives tokens a position by convolving the square, a second layer, and a
-linear head on the class token. The square takes the tiles in their stored order, row by row of the slide.
+The embedded tiles of a slide fill a square of S² tokens (the first tiles are repeated where tiles are missing), and a
+class token goes before them. Then come a transformer layer, PPEG (convolutions of the square, which give tokens a
+position), a second transformer layer, and a linear head on the class token. The square takes the tiles in their stored
+order, row by row of the slide.
 
-One thing differs from the paper: attention is exact. The paper approximates it by Nyström's method to save memory,
-which torch's fused kernels now do without approximating; with the approximation goes its convolution of the values.
+One thing differs from the paper: attention is exact. The paper approximates it by Nyström's method to save memory, and
+adds a convolution of the values to the approximation; torch's fused kernels save that memory without approximating.
 """
 
 from __future__ import annotations
@@ -17,8 +18,10 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 from torch.nn import functional
 
+from ..tasks.binary import BINARY
+from ..tasks.task import Task
 from .bag_tensors import BagBatch
-from .network import NetworkConfig, Readings, SlideNetwork, log_odds
+from .network import NetworkConfig, NetworkOutput, SlideNetwork
 
 
 class TransMILConfig(NetworkConfig):
@@ -28,7 +31,7 @@ class TransMILConfig(NetworkConfig):
     """H, the width of a token."""
     heads: int = Field(default=8, gt=0)
     dropout: float = Field(default=0.1, ge=0, lt=1)
-    """Of what a layer's attention adds to its tokens."""
+    """Dropout of what attention adds to the tokens."""
 
     @model_validator(mode="after")
     def _heads_share_the_width(self) -> TransMILConfig:
@@ -38,13 +41,13 @@ class TransMILConfig(NetworkConfig):
 
 
 class TransMIL(SlideNetwork):
-    """Two layers of self-attention with positions between them. Slides of a batch are read one after the other."""
+    """Two layers of self-attention with positions between them; the slides of a batch are computed one by one."""
 
     Config = TransMILConfig
     config: TransMILConfig
 
-    def __init__(self, config: TransMILConfig) -> None:
-        super().__init__(config)
+    def __init__(self, config: TransMILConfig, task: Task = BINARY) -> None:
+        super().__init__(config, task)
         c = config
         self.embedding = nn.Sequential(nn.Linear(c.in_features, c.hidden), nn.ReLU())
         self.class_token = nn.Parameter(torch.randn(1, c.hidden))
@@ -52,19 +55,20 @@ class TransMIL(SlideNetwork):
         self.positions = PPEG(c.hidden)
         self.layer2 = AttentionLayer(c.hidden, c.heads, c.dropout)
         self.norm = nn.LayerNorm(c.hidden)
-        self.head = nn.Linear(c.hidden, 2)
+        self.head = nn.Linear(c.hidden, task.outputs)
 
-    def read(self, bags: BagBatch) -> Readings:
-        """Read slides.
+    def forward(self, bags: BagBatch) -> NetworkOutput:
+        """Logits, attention and tile scores of slides.
 
         Attention is the class token's in the last layer, averaged over the heads and normalised over the tiles. A
-        tile's score is the log-odds that the slide would have, had the class token there looked at that tile alone.
+        tile's score is the score that the slide would have if the class token attended in that layer to this tile
+        alone.
         """
-        slides = [self._read_one(h) for h in bags.split(self.embedding(bags.x))]
+        slides = [self._forward_one(h) for h in bags.split(self.embedding(bags.x))]
         logits, attention, scores = zip(*slides, strict=True)
-        return Readings(torch.stack(logits), torch.cat(attention), torch.cat(scores))
+        return NetworkOutput(torch.stack(logits), torch.cat(attention), torch.cat(scores))
 
-    def _read_one(self, h: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def _forward_one(self, h: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Logits (2), attention (P) and scores (P) of one slide's embedded tiles (P, H)."""
         tiles = len(h)
         side = math.ceil(math.sqrt(tiles))
@@ -77,7 +81,7 @@ class TransMIL(SlideNetwork):
         weights = log_weights.logsumexp(dim=0)[1:].softmax(dim=0)  # in logarithms: no tile's sum can be 0 / 0
         repeated = functional.pad(weights[tiles:], (0, 2 * tiles - side**2))
         with torch.no_grad():
-            scores = log_odds(self._head(tokens[0] + values[1 : tiles + 1]))
+            scores = self.task.score(self._head(tokens[0] + values[1 : tiles + 1]))
         return logits, weights[:tiles] + repeated, scores
 
     def _head(self, tokens: Tensor) -> Tensor:
@@ -98,11 +102,11 @@ class AttentionLayer(nn.Module):
         self.out = nn.Sequential(nn.Linear(hidden, hidden), nn.Dropout(dropout))
 
     def forward(self, tokens: Tensor) -> Tensor:
-        """Memory grows with L, not with L²."""
+        """The layer's tokens (L, H); its memory grows with L, not with L²."""
         x = self.norm(tokens)
         q, k, v = (self._by_head(project(x))[None] for project in (self.query, self.key, self.value))
-        seen = functional.scaled_dot_product_attention(q, k, v)[0]
-        added: Tensor = self.out(seen.transpose(0, 1).flatten(1))
+        attended = functional.scaled_dot_product_attention(q, k, v)[0]
+        added: Tensor = self.out(attended.transpose(0, 1).flatten(1))
         return tokens + added
 
     def first(self, tokens: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -114,10 +118,10 @@ class AttentionLayer(nn.Module):
         q, k, v = (self._by_head(y) for y in (self.query(x[:1]), self.key(x), self.value(x)))
         scores = (q @ k.transpose(1, 2)).squeeze(1).float() / math.sqrt(q.shape[-1])
         log_weights = scores.log_softmax(dim=1)
-        seen = log_weights.exp()[:, None] @ v.float()  # (heads, 1, width of a head)
+        attended = log_weights.exp()[:, None] @ v.float()  # (heads, 1, width of a head)
         with torch.no_grad():
             alone = self.out(v.transpose(0, 1).flatten(1))
-        return self.out(seen.flatten()), log_weights, alone
+        return self.out(attended.flatten()), log_weights, alone
 
     def _by_head(self, x: Tensor) -> Tensor:
         """(L, H) → (heads, L, H / heads)."""

@@ -1,8 +1,9 @@
-"""Fitting a network to one fold: the loop, its schedule, and going on where a killed run stopped.
+"""Fitting a network to one fold: the loop, its schedule, and resuming where a killed run stopped.
 
-Recipe of DESIGN section 5: AdamW, classes drawn evenly with replacement, the gradient's norm clipped, the learning rate
-lowered when the validation stalls. One bag a step as in the paper, or several. All that is random in an epoch is seeded
-by the fit's seed and the epoch's number, so that a resumed fit gives the same numbers as an undisturbed one.
+MoMKD's recipe (CVPR 2026) for all networks: AdamW, the groups of patients drawn equally often with replacement, the
+gradient's norm clipped, the learning rate lowered when the validation score stalls; one bag a step as in the paper, or
+several. Everything random in an epoch is seeded by the fit's seed and the epoch's number, so that a resumed fit gives
+the same numbers as an undisturbed one.
 """
 
 from __future__ import annotations
@@ -14,56 +15,41 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
-from scipy.stats import spearmanr
-from sklearn.metrics import roc_auc_score
 from torch import Tensor
 
 from ...data.artifact import whole
 from ...data.errors import CohortError
-from ..mil.bag_tensors import BagBatch, BagTensors, PatientBags
+from ..mil.bag_tensors import BagBatch, BagTensors, Patient
 from ..mil.mixed_precision import Precision, arithmetic
-from ..mil.network import Lesson, SlideNetwork, log_odds
+from ..mil.network import SlideNetwork, Targets
+from ..tasks.task import Task, Validation
 
 PLATEAU_FACTOR, PLATEAU_PATIENCE = 0.2, 5
 """The learning rate is multiplied by this after more than so many epochs without gain on the validation patients."""
-FEWEST_RANKED = 5
-"""With fewer validation patients that have a soft target their ranks say too little, and the AUC decides."""
 
-_SLOWER = "take a lower --learning-rate, or --precision fp32"
+_DIVERGED_HINT = "take a lower --learning-rate, or --precision fp32"
 
 Plateau = torch.optim.lr_scheduler.ReduceLROnPlateau
 Parts = Mapping[str, SlideNetwork | torch.optim.Optimizer | Plateau]
-"""What a fit goes on with, beside its history."""
+"""What a resumed fit needs, beside its history."""
 T = TypeVar("T")
 
 
 @dataclass(frozen=True)
 class FitSettings:
-    """How long, how fast, and in what arithmetic."""
+    """Length, learning rate, arithmetic and seed of a fit."""
 
     epochs: int = 100
-    """At most."""
+    """Epochs at most."""
     patience: int = 15
     """Epochs without gain on the validation patients after which it stops."""
     learning_rate: float = 2e-4
     weight_decay: float = 1e-4
     clip: float = 16.0
-    """The gradient's norm at most."""
+    """Greatest norm of the gradient."""
     bags_per_step: int = 1
     precision: Precision = "fp32"
     seed: int = 0
-
-
-@dataclass(frozen=True)
-class Validation:
-    """How a network does on the validation patients."""
-
-    auc: float | None
-    """None where they are of one class."""
-    loss: float
-    """Mean cross entropy against their labels."""
-    rank_correlation: float | None
-    """Spearman's, with their soft targets; None without these, or with too few."""
 
 
 @dataclass(frozen=True)
@@ -77,30 +63,37 @@ class Epoch:
     validation_rank: float | None
     learning_rate: float
     figures: Mapping[str, float]
-    """Of the network itself, such as τ and how its slots are used."""
+    """Of the network itself, such as τ and the use of its slots."""
+
+    @classmethod
+    def of(
+        cls, number: int, losses: Mapping[str, float], validation: Validation, rate: float, figures: Mapping[str, float]
+    ) -> Epoch:
+        """An epoch and its validation."""
+        v = validation
+        return cls(number, losses, v.auc, v.loss, v.rank_correlation, rate, figures)
 
     @property
     def gain(self) -> float:
-        """What should grow: the rank correlation, else the AUC, else the loss's negative; of one kind in all epochs."""
-        values = (self.validation_rank, self.validation_auc, -self.validation_loss)
-        return next(value for value in values if value is not None)
+        """The validation score, to be maximised; it is of one kind in all epochs of a fit."""
+        return Validation(self.validation_auc, self.validation_loss, self.validation_rank).score
 
     @property
     def rank(self) -> tuple[float, float]:
-        """The best epoch has the highest: of equal gains the lowest loss."""
+        """The best epoch has the greatest: of equal scores the one with the lowest loss."""
         return self.gain, -self.validation_loss
 
 
 @dataclass
 class Fit:
-    """What fitting gave. ``state`` is the best epoch's (:attr:`Epoch.rank`)."""
+    """A fit's history and result; ``state`` is the best epoch's (:attr:`Epoch.rank`)."""
 
     history: list[Epoch] = field(default_factory=list)
     best_epoch: int = -1
     state: dict[str, Tensor] = field(default_factory=dict)
 
     def add(self, epoch: Epoch, network: SlideNetwork) -> None:
-        """Take an epoch in, and the network's state if none was better."""
+        """Append an epoch, and keep the network's state if none was better."""
         self.history.append(epoch)
         if self.best_epoch < 0 or epoch.rank > self.history[self.best_epoch].rank:
             self.best_epoch = len(self.history) - 1
@@ -109,21 +102,20 @@ class Fit:
 
 def fit(
     network: SlideNetwork,
-    train: Sequence[PatientBags],
-    validation: Sequence[PatientBags],
+    train: Sequence[Patient],
+    validation: Sequence[Patient],
     settings: FitSettings,
     *,
     resume: Path | None = None,
     tell: Callable[[Epoch], None] = lambda _: None,
 ) -> Fit:
-    """Fit ``network`` in place, from its start or from what ``resume`` holds; it ends in evaluation mode, at the best
-    epoch's state.
+    """Fit ``network`` in place; it ends in evaluation mode with the best epoch's state.
 
-    :param resume: file that keeps the fit's state after every epoch.
+    :param resume: file that keeps the fit's state after every epoch; where it exists the fit goes on from there.
     :param tell: called after every epoch, also for those that a resumed fit finds done.
-    :raises CohortError: no training patient of one class, no validation patient, or numbers that run away.
+    :raises CohortError: no training patient of one class, no validation patient, or a loss that is not finite.
     """
-    by_label = of_both_classes(train)
+    groups = sampling_groups(network.task, train)
     optimiser = new_optimiser(network, settings)
     schedule = Plateau(
         optimiser,
@@ -139,14 +131,14 @@ def fit(
         for epoch in done.history:
             tell(epoch)
     else:
-        network.start(train, torch.Generator().manual_seed(settings.seed))
+        network.init_memory(train, torch.Generator().manual_seed(settings.seed))
     bags = sum(len(patient.bags) for patient in train)
     while not _is_over(done, settings):
         number = len(done.history)
-        losses = train_epoch(network, by_label, bags, optimiser, settings, number)
-        seen = validate(network, validation, together=settings.bags_per_step, precision=settings.precision)
+        losses = train_epoch(network, groups, bags, optimiser, settings, number)
+        judged = validate(network, validation, together=settings.bags_per_step, precision=settings.precision)
         rate = optimiser.param_groups[0]["lr"]
-        epoch = Epoch(number, losses, seen.auc, seen.loss, seen.rank_correlation, rate, network.epoch_figures())
+        epoch = Epoch.of(number, losses, judged, rate, network.epoch_figures())
         schedule.step(epoch.gain)
         done.add(epoch, network)
         if resume is not None:
@@ -157,17 +149,14 @@ def fit(
     return done
 
 
-def of_both_classes(train: Sequence[PatientBags]) -> tuple[list[PatientBags], list[PatientBags]]:
-    """The training patients with slides, negative and positive.
+def sampling_groups(task: Task, train: Sequence[Patient]) -> list[list[Patient]]:
+    """The training patients with slides, in the groups that are drawn equally often; of a binary task the classes.
 
-    :raises CohortError: there are none of one class.
+    :raises CohortError: a group is empty.
     """
-    negative, positive = ([p for p in train if p.label == label and p.bags] for label in (0, 1))
-    if not negative or not positive:
-        raise CohortError(
-            "the training part of this fold has patients of one class only", hint="use fewer folds, or more patients"
-        )
-    return negative, positive
+    with_slides = [patient for patient in train if patient.bags]
+    groups = task.sampling_groups([patient.label for patient in with_slides])
+    return [[with_slides[place] for place in group] for group in groups]
 
 
 def _is_over(done: Fit, settings: FitSettings) -> bool:
@@ -190,7 +179,7 @@ def new_optimiser(network: SlideNetwork, settings: FitSettings) -> torch.optim.A
 
 def train_epoch(
     network: SlideNetwork,
-    by_label: Sequence[Sequence[PatientBags]],
+    groups: Sequence[Sequence[Patient]],
     bags: int,
     optimiser: torch.optim.Optimizer,
     settings: FitSettings,
@@ -198,9 +187,9 @@ def train_epoch(
 ) -> dict[str, float]:
     """One epoch of :func:`fit`: bags drawn with replacement, a step for every few.
 
-    :param by_label: patients with slides, negative and positive (:func:`of_both_classes`).
-    :param bags: how many are drawn; in :func:`fit` as many as there are.
-    :param number: the epoch's, from 0; with the settings' seed it decides all chance.
+    :param groups: patients with slides (:func:`sampling_groups`).
+    :param bags: number of bags to draw; in :func:`fit` as many as there are.
+    :param number: the epoch's, from 0; with the settings' seed it seeds everything random.
     :returns: the unweighted terms of the loss and its ``total``, means over the bags.
     :raises CohortError: a loss is not a finite number.
     """
@@ -212,23 +201,23 @@ def train_epoch(
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         torch.manual_seed(_seed(settings.seed, number, 1))
         while drawn < bags:
-            step = [_draw(by_label, draw) for _ in range(min(settings.bags_per_step, bags - drawn))]
+            step = [_draw(groups, draw) for _ in range(min(settings.bags_per_step, bags - drawn))]
             batch = BagBatch.of([bag for _, bag in step], device)
-            lesson = Lesson.of([patient for patient, _ in step], device)
+            targets = Targets.of([patient for patient, _ in step], device, network.task)
             with arithmetic(device, settings.precision):
-                readings = network.read(batch)
-                losses = network.loss(readings, lesson)
+                output = network(batch)
+                losses = network.loss(output, targets)
             optimiser.zero_grad(set_to_none=True)
             losses.total.backward()  # type: ignore[no-untyped-call]
             clip_gradients(network, settings.clip)
             optimiser.step()
-            network.follow(readings, lesson)
+            network.update_memory(output, targets)
             for name, value in {**losses.terms, "total": losses.total}.items():
                 sums[name] = sums.get(name, torch.zeros((), device=device)) + len(step) * value.detach()
             drawn += len(step)
     means = {name: float(total) / bags for name, total in sums.items()}
     if not math.isfinite(means["total"]):
-        raise CohortError(f"the training loss of epoch {number + 1} is not a finite number", hint=_SLOWER)
+        raise CohortError(f"the training loss of epoch {number + 1} is not a finite number", hint=_DIVERGED_HINT)
     return means
 
 
@@ -241,9 +230,9 @@ def clip_gradients(network: SlideNetwork, most: float) -> None:
     torch.nn.utils.clip_grad_norm_(network.parameters(), most)
 
 
-def _draw(by_label: Sequence[Sequence[PatientBags]], draw: torch.Generator) -> tuple[PatientBags, BagTensors]:
-    """A class, a patient of it, one of the patient's slides: many slides do not make a patient weigh more."""
-    patient = _one_of(by_label[int(torch.randint(2, (1,), generator=draw))], draw)
+def _draw(groups: Sequence[Sequence[Patient]], draw: torch.Generator) -> tuple[Patient, BagTensors]:
+    """A group, a patient of it, one of the patient's slides: many slides do not make a patient weigh more."""
+    patient = _one_of(_one_of(groups, draw), draw)
     return patient, _one_of(patient.bags, draw)
 
 
@@ -255,55 +244,46 @@ def _seed(seed: int, epoch: int, purpose: int) -> int:
     return (seed * 1_000_003 + epoch) * 2 + purpose
 
 
-def patient_logits(
-    network: SlideNetwork, patients: Sequence[PatientBags], *, together: int = 1, precision: Precision = "fp32"
+def patient_scores(
+    network: SlideNetwork, patients: Sequence[Patient], *, together: int = 1, precision: Precision = "fp32"
 ) -> dict[str, float]:
-    """Log-odds of positive by patient: the mean over a patient's slides. One without slides is left out.
+    """Patient → score, joined from the patient's slides by the task; a patient without slides is left out.
 
-    :param together: slides read at a time.
+    :param together: slides in a batch.
     """
     network.eval()
     slides = [(patient.patient_id, bag) for patient in patients for bag in patient.bags]
-    logits: dict[str, list[float]] = {}
+    scores: dict[str, list[float]] = {}
     for begin in range(0, len(slides), together):
         part = slides[begin : begin + together]
         batch = BagBatch.of([bag for _, bag in part], network.device)
         with torch.inference_mode(), arithmetic(network.device, precision):
-            read = log_odds(network.read(batch).logits.double())
-        for (patient, _), logit in zip(part, read.tolist(), strict=True):
-            logits.setdefault(patient, []).append(logit)
-    return {patient: math.fsum(values) / len(values) for patient, values in logits.items()}
+            computed = network.task.score(network(batch).logits.double())
+        for (patient, _), score in zip(part, computed.tolist(), strict=True):
+            scores.setdefault(patient, []).append(score)
+    return {patient: network.task.join(own) for patient, own in scores.items()}
 
 
 def validate(
-    network: SlideNetwork, patients: Sequence[PatientBags], *, together: int = 1, precision: Precision = "fp32"
+    network: SlideNetwork, patients: Sequence[Patient], *, together: int = 1, precision: Precision = "fp32"
 ) -> Validation:
-    """How a network does on validation patients; their soft targets, where they have some, are a teacher's words.
+    """How a network does on validation patients, and on their soft targets where they have some.
 
     Patients without slides do not count, as in training.
 
-    :raises CohortError: there are no patients with slides, or what the network says is not a finite number.
+    :raises CohortError: there are no patients with slides, or a score is not finite.
     """
-    by_patient = patient_logits(network, patients, together=together, precision=precision)
-    read = [patient for patient in patients if patient.patient_id in by_patient]
-    if not read:
+    scores = patient_scores(network, patients, together=together, precision=precision)
+    judged = [patient for patient in patients if patient.patient_id in scores]
+    if not judged:
         raise CohortError("the fold has no validation patient with slides", hint="use fewer folds, or more patients")
-    logits = torch.tensor([by_patient[patient.patient_id] for patient in read], dtype=torch.float64)
-    if not logits.isfinite().all():
-        raise CohortError("what the network says of validation patients is not a finite number", hint=_SLOWER)
-    labels = torch.tensor([patient.label for patient in read], dtype=torch.float64)
-    loss = float(torch.nn.functional.binary_cross_entropy_with_logits(logits, labels))
-    auc = float(roc_auc_score(labels.numpy(), logits.numpy())) if 0 < labels.sum() < len(labels) else None
-    taught = [(by_patient[p.patient_id], p.target) for p in read if p.target is not None]
-    return Validation(auc, loss, _rank_correlation(taught))
-
-
-def _rank_correlation(pairs: Sequence[tuple[float, float]]) -> float | None:
-    """Of logits with soft targets; 0 where all logits are equal."""
-    logits, targets = [logit for logit, _ in pairs], [target for _, target in pairs]
-    if len(pairs) < FEWEST_RANKED or len(set(targets)) < 2:
-        return None
-    return float(spearmanr(logits, targets).statistic) if len(set(logits)) > 1 else 0.0
+    if not all(map(math.isfinite, scores.values())):
+        raise CohortError("the network's output for validation patients is not finite", hint=_DIVERGED_HINT)
+    return network.task.validate(
+        [patient.label for patient in judged],
+        [scores[patient.patient_id] for patient in judged],
+        [patient.target for patient in judged],
+    )
 
 
 def _keep(file: Path, done: Fit, parts: Parts) -> None:

@@ -1,6 +1,6 @@
-"""Logistic regression on the means of slides: how mean pooling is fitted.
+"""Logistic regression on the means of slides, which fits mean pooling.
 
-scikit-learn fits it; how strong the penalty is, the validation patients choose.
+scikit-learn fits it; the strength of the penalty is chosen on the validation patients.
 """
 
 from __future__ import annotations
@@ -13,16 +13,17 @@ import torch
 from numpy.typing import NDArray
 from sklearn.linear_model import LogisticRegression
 
-from ..mil.bag_tensors import PatientBags
+from ..mil.bag_tensors import Patient
 from ..mil.mean_pooling import MeanPooling
-from .fit import Epoch, Fit, FitSettings, of_both_classes, validate
+from ..tasks.task import Task
+from .fit import Epoch, Fit, FitSettings, sampling_groups, validate
 
 PENALTIES: tuple[float, ...] = (1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0)
 """C of scikit-learn, the inverse of the penalty, strongest penalty first."""
-MOST_ROUNDS = 10_000
-"""Of the solver. Hundreds are usual."""
+MAX_ITERATIONS = 10_000
+"""Iterations of the solver at most; hundreds are usual."""
 TOLERANCE = 1e-6
-"""Of the solver, for its gradient: weights then agree to some four digits whatever the order of patients."""
+"""The solver's tolerance on its gradient: weights then agree to four digits or so in any order of the patients."""
 ROUNDING = 1e-6
 """A feature whose standard deviation is less than this of its mean varies by float32's rounding alone."""
 
@@ -31,61 +32,59 @@ Floats = NDArray[np.float64]
 
 def fit_mean(
     network: MeanPooling,
-    train: Sequence[PatientBags],
-    validation: Sequence[PatientBags],
+    train: Sequence[Patient],
+    validation: Sequence[Patient],
     settings: FitSettings,
     *,
     resume: Path | None = None,
     tell: Callable[[Epoch], None] = lambda _: None,
 ) -> Fit:
-    """Fit ``network`` in place, to be called as :func:`~.fit.fit` is. Nothing is drawn: the seed makes no difference.
+    """Fit ``network`` in place; the signature is that of :func:`~.fit.fit`. Nothing is random: the seed has no effect.
 
     Both classes weigh the same in all, the patients of a class the same, and a patient's slides share its weight. A
     patient with the soft target t counts twice, as positive with t and as negative with 1 − t times its weight.
 
-    :param settings: how many slides are read at a time to validate, and in what arithmetic; the rest is of steps.
-    :param resume: left alone; it takes seconds.
+    :param settings: batch size and arithmetic of the validation; the rest is about gradient steps.
+    :param resume: not used; the fit takes seconds.
     :param tell: called after every penalty.
     :returns: a history with an "epoch" for each of :data:`PENALTIES` (figure ``C``, no learning rate), the best chosen
         as :func:`~.fit.fit` chooses an epoch, of equals the strongest penalty.
     :raises CohortError: no training patient of one class, or no validation patient.
     """
-    by_label = of_both_classes(train)
-    means, targets, weights = _slides(by_label)
+    means, targets, weights = _slides(network.task, sampling_groups(network.task, train))
     centre, scale = _standard(means, weights)
     x = (means - centre) / scale
     network.load_state_dict({**network.state_dict(), "centre": torch.tensor(centre), "scale": torch.tensor(scale)})
-    taught = np.concatenate([weights * targets, weights * (1 - targets)])
-    counts = taught > 0
+    sample_weights = np.concatenate([weights * targets, weights * (1 - targets)])
+    counts = sample_weights > 0
     done = Fit()
     for C in PENALTIES:
-        model = LogisticRegression(C=C, max_iter=MOST_ROUNDS, tol=TOLERANCE)
+        model = LogisticRegression(C=C, max_iter=MAX_ITERATIONS, tol=TOLERANCE)
         is_positive = np.repeat([1, 0], len(x))
-        model.fit(np.concatenate([x, x])[counts], is_positive[counts], sample_weight=taught[counts])
+        model.fit(np.concatenate([x, x])[counts], is_positive[counts], sample_weight=sample_weights[counts])
         half = torch.tensor(np.append(model.coef_[0], model.intercept_) / 2)
         with torch.no_grad():
             network.head.weight.copy_(torch.stack([-half[:-1], half[:-1]]))
             network.head.bias.copy_(torch.stack([-half[-1], half[-1]]))
         task = _cross_entropy(model.decision_function(x), targets, weights)
-        seen = validate(network, validation, together=settings.bags_per_step, precision=settings.precision)
-        losses = {"task": task, "total": task}
-        epoch = Epoch(len(done.history), losses, seen.auc, seen.loss, seen.rank_correlation, 0.0, figures={"C": C})
+        judged = validate(network, validation, together=settings.bags_per_step, precision=settings.precision)
+        epoch = Epoch.of(len(done.history), {"task": task, "total": task}, judged, 0.0, {"C": C})
         done.add(epoch, network)
         tell(epoch)
     network.load_state_dict(done.state)
     return done
 
 
-def _slides(by_label: Sequence[Sequence[PatientBags]]) -> tuple[Floats, Floats, Floats]:
+def _slides(task: Task, groups: Sequence[Sequence[Patient]]) -> tuple[Floats, Floats, Floats]:
     """The means (slides, D), targets and weights of training slides; the weights sum to the number of patients."""
-    patients = sum(len(of_class) for of_class in by_label)
+    patients = sum(len(group) for group in groups)
     means, targets, weights = [], [], []
-    for of_class in by_label:
-        for patient in of_class:
+    for group in groups:
+        for patient in group:
             for bag in patient.bags:
                 means.append(bag.features.float().mean(dim=0).double().cpu().numpy())
-                targets.append(patient.label if patient.target is None else patient.target)
-                weights.append(patients / 2 / len(of_class) / len(patient.bags))
+                targets.append(task.value(patient.patient_id, patient.label, patient.target))
+                weights.append(patients / len(groups) / len(group) / len(patient.bags))
     return np.stack(means), np.array(targets, dtype=np.float64), np.array(weights)
 
 

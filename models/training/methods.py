@@ -1,53 +1,97 @@
-"""The methods that can be trained: which network, fitted how. All read the same bags, on the same splits."""
+"""The methods that can be trained, a row each: which network, fitted how. All use the same bags, on the same splits.
+
+A row names the place of its network, so that the table loads without PyTorch: settings and ``--help`` list it.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from importlib import import_module
 from os import PathLike
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from pydantic import ValidationError
-from torch import Tensor
 
 from ...data.errors import BundleError, UsageError
-from ..mil.abmil import ABMIL
-from ..mil.clam import CLAM
-from ..mil.evidence_memory import EvidenceMemory
-from ..mil.feature_matching import Matching
-from ..mil.mean_pooling import MeanPooling
-from ..mil.momkd import MoMKD
-from ..mil.network import NetworkConfig, SlideNetwork
-from ..mil.transmil import TransMIL
-from .fit import Fit, fit
-from .logistic import fit_mean
+
+if TYPE_CHECKING:  # all that is heavy to import
+    from torch import Tensor
+
+    from ..mil.network import NetworkConfig, SlideNetwork
+    from ..tasks.task import Task
+    from .fit import Fit
+
+BY_STEPS: Final = "training.fit:fit"
+"""Where gradient descent is."""
 
 
 @dataclass(frozen=True)
 class Method:
-    """A way to learn to read slides."""
+    """A way to train a model of slides."""
 
     title: str
     """For tables and reports."""
     source: str
     """What it is, or whose."""
-    network: type[SlideNetwork]
-    fit: Callable[..., Fit] = fit
-    """With the signature of :func:`.fit.fit`."""
-    taught_by_rna: bool = False
+    network_at: str
+    """Module below ``models`` and class of its network."""
+    fit_at: str = BY_STEPS
+    """Module below ``models`` and function that fits it, with the signature of :func:`.fit.fit`."""
+    uses_rna: bool = False
     """Whether patients' expression enters its training, beside soft targets."""
+    uses_graph: bool = False
+    """Whether it uses the graph of a slide's tiles."""
+
+    @property
+    def network(self) -> type[SlideNetwork]:
+        """The class of its network."""
+        network: type[SlideNetwork] = _load(self.network_at)
+        return network
+
+    @property
+    def fit(self) -> Callable[..., Fit]:
+        """The function that fits it."""
+        fit: Callable[..., Fit] = _load(self.fit_at)
+        return fit
+
+
+def _load(place: str) -> Any:
+    module, _, name = place.partition(":")
+    return getattr(import_module(f"{__package__.rpartition('.')[0]}.{module}"), name)
 
 
 METHODS: Final[dict[str, Method]] = {
-    "momkd": Method("MoMKD", "momentum memory knowledge distillation, CVPR 2026", MoMKD, taught_by_rna=True),
-    "evidence": Method(
-        "Evidence memory", "slots in which a slide meets its own RNA; ours", EvidenceMemory, taught_by_rna=True
+    "momkd": Method(
+        "MoMKD",
+        "momentum memory knowledge distillation, CVPR 2026",
+        "mil.momkd:MoMKD",
+        uses_rna=True,
+        uses_graph=True,
     ),
-    "matching": Method("Feature matching", "distillation within the batch", Matching, taught_by_rna=True),
-    "abmil": Method("ABMIL", "gated attention, Ilse et al. 2018", ABMIL),
-    "clam-sb": Method("CLAM-SB", "attention with instance clustering, Lu et al. 2021", CLAM),
-    "transmil": Method("TransMIL", "transformer over tiles, Shao et al. 2021", TransMIL),
-    "mean": Method("Mean pooling", "logistic regression on the mean tile", MeanPooling, fit_mean),
+    "evidence": Method(
+        "Evidence memory",
+        "slots in which a slide meets its own RNA; ours",
+        "mil.evidence_memory:EvidenceMemory",
+        uses_rna=True,
+        uses_graph=True,
+    ),
+    "matching": Method(
+        "Feature matching",
+        "distillation within the batch",
+        "mil.feature_matching:FeatureMatching",
+        uses_rna=True,
+        uses_graph=True,
+    ),
+    "abmil": Method("ABMIL", "gated attention, Ilse et al. 2018", "mil.abmil:ABMIL"),
+    "clam-sb": Method("CLAM-SB", "attention with instance clustering, Lu et al. 2021", "mil.clam:CLAM"),
+    "transmil": Method("TransMIL", "transformer over tiles, Shao et al. 2021", "mil.transmil:TransMIL"),
+    "mean": Method(
+        "Mean pooling",
+        "logistic regression on the mean tile",
+        "mil.mean_pooling:MeanPooling",
+        "training.logistic:fit_mean",
+    ),
 }
 
 
@@ -61,10 +105,10 @@ def find_method(name: str) -> Method:
     return METHODS[name]
 
 
-def network_for_reading(
-    method: str, config: Mapping[str, Any], state: Mapping[str, Tensor], *, path: str | PathLike[str]
+def network_for_inference(
+    method: str, config: Mapping[str, Any], state: Mapping[str, Tensor], *, task: Task, path: str | PathLike[str]
 ) -> SlideNetwork:
-    """A network for inference, on the CPU, from a bundle's words and tensors.
+    """A network for inference, on the CPU, from a bundle's configuration and tensors.
 
     :param path: the file the state is from, for messages.
     :raises BundleError: no such method, a configuration that is not its own, or tensors that do not fit it.
@@ -78,4 +122,4 @@ def network_for_reading(
     except ValidationError as error:
         what = f"its configuration is not that of {method}: {str(error).splitlines()[0]}"
         raise BundleError(what, path=path, hint=hint) from error
-    return network.for_reading(checked, state, path=path)
+    return network.for_inference(checked, state, task=task, path=path)

@@ -15,7 +15,7 @@ wants calibration to a cohort adds the log-odds of its prevalence again.
 genes with weights from N(0, v / p). Scikit-learn's C is v / p, so that one grid serves panels of any size. v is chosen
 by cross-validation, with the genes chosen anew in each fold, by the log-loss at even prevalence.
 
-*Far values* are drawn in to :data:`REACH` standard deviations: expression has heavy tails, and one patient's value of
+*Far values* are drawn in to :data:`CLIP_SD` standard deviations: expression has heavy tails, and one patient's value of
 20 would decide its own soft label alone.
 """
 
@@ -43,9 +43,9 @@ FOLDS = 5
 """Parts of the training patients; fewer where a class is smaller."""
 VARIANCES = tuple(float(variance) for variance in np.logspace(-1, 1, 5))
 """Prior variances of a logit that are tried, the strongest ridge first."""
-UNTRIED = VARIANCES.index(1.0)
+DEFAULT_VARIANCE = VARIANCES.index(1.0)
 """What is taken where there are too few patients to try."""
-REACH = 3.0
+CLIP_SD = 3.0
 """Standardised values beyond this count as this."""
 
 
@@ -66,7 +66,7 @@ class RnaTeacher:
         self.weights: Floats = np.zeros(0)
         """Of each of the panel's genes."""
         self.intercept = 0.0
-        self.variance = VARIANCES[UNTRIED]
+        self.variance = VARIANCES[DEFAULT_VARIANCE]
         """The prior variance of a logit that was chosen."""
 
     def fit(self, matrix: npt.NDArray[np.float32], genes: Sequence[str], labels: npt.ArrayLike) -> Self:
@@ -80,7 +80,7 @@ class RnaTeacher:
         """
         known = _Known.of(matrix, genes, labels)
         folds = deal_folds(known.labels, self.seed)
-        best = _best(self._left_out_once(known, folds), known.labels) if folds.any() else UNTRIED
+        best = _best(self._left_out_once(known, folds), known.labels) if folds.any() else DEFAULT_VARIANCE
         self._settle(known, best)
         return self
 
@@ -121,7 +121,7 @@ class RnaTeacher:
         logits = np.zeros(len(y))
         for fold in range(number):
             own = folds == fold
-            best = _best(twice[fold, ~own], y[~own]) if number > 2 else UNTRIED
+            best = _best(twice[fold, ~own], y[~own]) if number > 2 else DEFAULT_VARIANCE
             logits[own] = once[own, best]
         self._settle(known, _best(once, y))
         return logits
@@ -204,7 +204,7 @@ class _Path:
 
 
 def _values(panel: GenePanel, matrix: npt.NDArray[np.float32], genes: Sequence[str]) -> Floats:
-    return np.clip(panel.transform(matrix, genes).astype(np.float64), -REACH, REACH)
+    return np.clip(panel.transform(matrix, genes).astype(np.float64), -CLIP_SD, CLIP_SD)
 
 
 @dataclass(frozen=True)

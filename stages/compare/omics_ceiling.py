@@ -1,7 +1,7 @@
-"""omics: what RNA itself says of the patients, by the same folds: the ceiling of what it can teach.
+"""omics: the label predicted from RNA alone, on the same folds: the ceiling of what RNA can contribute.
 
 The same teacher that makes soft targets (:mod:`wsipipe.models.training.rna_teacher`), fitted on each fold's training
-patients and asked about its test patients that have RNA. It reads no slide, and gives no model to predict with.
+patients, predicts its test patients that have RNA. It uses no slide, and gives no model for ``predict``.
 """
 
 from __future__ import annotations
@@ -11,13 +11,13 @@ from pathlib import Path
 
 from ...data.cohort.splits import Splits
 from ...data.manifest import Manifest
+from ...models.tasks.binary import BINARY
 from ...models.training.rna_teacher import RnaTeacher, measured
 from ..stage import Input, Item, Outcome, OutputInput, Plan, Progress, Stage
 from ..train.cross_validate import EvaluateSettings, OutOfFold, write_evaluation
-from ..train.fold import fold_threshold
+from ..train.molecular_data import MolecularData, molecular_inputs
 from ..train.settings import TrainSettings
 from ..train.split import split_output
-from ..train.teaching import Teaching, molecular_inputs
 from ..versions import VERSIONS
 
 
@@ -48,23 +48,23 @@ class OmicsCeilingStage(Stage[TrainSettings]):
 
     def process(self, item: Item, progress: Progress) -> Outcome:
         splits: Splits = item.payload
-        teaching = Teaching.read(self.stores, self.settings.gene_list)
-        assert teaching is not None  # the stage is made with stores
-        rows = [row for fold in range(splits.folds) for row in self._fold(splits, fold, teaching)]
-        return write_evaluation(self.folder, rows, EvaluateSettings())
+        molecular = MolecularData.read(self.stores, self.settings.gene_list)
+        assert molecular is not None  # the stage is made with stores
+        rows = [row for fold in range(splits.folds) for row in self._fold(splits, fold, molecular)]
+        return write_evaluation(self.folder, rows, EvaluateSettings(), BINARY)
 
-    def _fold(self, splits: Splits, fold: int, teaching: Teaching) -> list[OutOfFold]:
-        table, settings = teaching.table, self.settings
+    def _fold(self, splits: Splits, fold: int, molecular: MolecularData) -> list[OutOfFold]:
+        table, settings = molecular.table, self.settings
         train, validation, test = (measured(table, splits.patients(fold, r)) for r in ("train", "validation", "test"))
-        selection = teaching.selection(settings)
-        teacher = RnaTeacher(settings.genes, selection, teaching.gene_list, seed=settings.seed + fold)
+        selection = molecular.selection(settings)
+        teacher = RnaTeacher(settings.genes, selection, molecular.gene_list, seed=settings.seed + fold)
         teacher.fit(table.rows(train), table.genes, [splits.labels[p] for p in train])
 
         def logits(patients: Sequence[str]) -> list[float]:
             return teacher.predict(table.rows(patients), table.genes).tolist() if patients else []
 
-        threshold, _ = fold_threshold([splits.labels[p] for p in validation], logits(validation))
+        threshold, _ = BINARY.threshold([splits.labels[p] for p in validation], logits(validation))
         return [
-            OutOfFold.of(patient, fold, splits.labels[patient], logit, threshold, slides=0)
+            OutOfFold.of(patient, fold, splits.labels[patient], logit, threshold, slides=0, task=BINARY)
             for patient, logit in zip(test, logits(test), strict=True)
         ]

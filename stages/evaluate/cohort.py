@@ -21,7 +21,7 @@ from ...data.errors import BundleError, CohortError, StoreError, UsageError
 from ...data.features.store import read_facts
 from ...data.manifest import Manifest, OutputRecord, Record
 from ...data.wording import some
-from ...models.bundle import BagRecipe, BundleFacts, folds_of
+from ...models.bundle import BundleFacts, FeatureRecipe, folds_of
 from ...models.evaluation.metrics import Estimate
 from ..train.settings import BiomarkerSettings
 from ..train.split import slides_with_features
@@ -141,7 +141,7 @@ class ExternalCohort:
         """Patients of whom not all folds may speak."""
         return [patient for patient, folds in self.folds.items() if len(folds) < len(self.bundles)]
 
-    def refuse_other_tiles(self, recipe: BagRecipe, task: ExternalTask, workspace: Path) -> None:
+    def refuse_other_tiles(self, recipe: FeatureRecipe, task: ExternalTask, workspace: Path) -> None:
         """Refuse slides that were tiled or extracted to other bags than the model's.
 
         :raises BundleError: naming what differs.
@@ -164,7 +164,7 @@ class ExternalCohort:
                 continue  # said of that slide when it is read
             return recipe.refuse_other(facts, task.features)
 
-    def differences(self, recipe: BagRecipe) -> list[str]:
+    def differences(self, recipe: FeatureRecipe) -> list[str]:
         """Settings of tiling and extraction that are not the model's, though its features can be read."""
         here = [
             (recipe.tile, [record.settings for record in self.tiled.values()]),

@@ -193,10 +193,11 @@ class ExternalStage(Stage[ExternalSettings]):
             heard = {p: [{f: one[f] for f in one if f in folds} for one in own] for p, own in logits.items()}
             return [ExternalPrediction.of(p, work.labels.labels[p], own, folds) for p, own in heard.items() if own[0]]
 
+        task = work.cohort.bundles[0].question.task
         rows = predictions(thresholds)
         alone = {fold: predictions({fold: threshold}) for fold, threshold in thresholds.items()}
-        pooled = metrics_of(rows, rounds=self.settings.bootstrap_rounds, seed=self.settings.seed)
-        by_fold = {fold: metrics_of(own, rounds=0, seed=self.settings.seed) for fold, own in alone.items() if own}
+        pooled = metrics_of(rows, task, rounds=self.settings.bootstrap_rounds, seed=self.settings.seed)
+        by_fold = {fold: metrics_of(own, task, rounds=0, seed=self.settings.seed) for fold, own in alone.items() if own}
         names = ("patients.csv", "predictions.csv", "metrics.json", "report.html")
         patients, table, metrics, page = (self.folder / name for name in names)
         write_patients(patients, work.labels)

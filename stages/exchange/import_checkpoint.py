@@ -16,7 +16,7 @@ from ...data.errors import BundleError
 from ...data.version import __version__
 from ...models.backbones.backbone import find_backbone
 from ...models.backbones.weights import digest_of_weights, find_weights
-from ...models.bundle import BagRecipe, BundleFacts, Question, write_bundle
+from ...models.bundle import BundleFacts, FeatureRecipe, Question, write_bundle
 from ...models.mil.momkd import MoMKD
 from ...models.mil.momkd_checkpoint import read_momkd_checkpoint
 from ..extract.settings import ExtractSettings
@@ -56,7 +56,7 @@ class ImportCheckpointStage(Stage[BiomarkerSettings]):
     def plan(self) -> Plan:
         backbone = find_backbone(self.extract.backbone, self.extract.pooling)
         weights = find_weights(backbone.name, backbone.hub_id, gated=backbone.gated, file=self.extract.weights)
-        recipe = BagRecipe(
+        recipe = FeatureRecipe(
             tile=self.tile.result_settings(),
             extract=self.extract.result_settings(),
             tile_px=self.tile.tile_px,
@@ -86,7 +86,7 @@ class ImportCheckpointStage(Stage[BiomarkerSettings]):
         write_bundle(bundle, self._facts(fold, path, recipe, model), model, {})
         return Outcome({"bundle": bundle}, {"features": config.in_features, "slots": config.slots})
 
-    def _facts(self, fold: int, path: Path, recipe: BagRecipe, model: MoMKD) -> BundleFacts:
+    def _facts(self, fold: int, path: Path, recipe: FeatureRecipe, model: MoMKD) -> BundleFacts:
         training: Mapping[str, object] = {"imported": path.name, "digest": digest_of(path), "history": []}
         return BundleFacts(
             question=Question(name=self.folder.name, **self.settings.model_dump()),

@@ -1,4 +1,4 @@
-"""evaluate: every patient as seen by the one fold that was neither trained nor validated on them.
+"""evaluate: every patient predicted by the one fold that was neither trained nor validated on them.
 
 oof_predictions.csv    a row a patient
 metrics.json           pooled over the patients with 95 % intervals, and by fold
@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
-from scipy.special import expit
 
 from ...data.artifact import whole
 from ...data.errors import CohortError
@@ -22,7 +21,8 @@ from ...data.features.store import read_bag
 from ...data.manifest import Manifest
 from ...models.backbones.devices import choose_devices
 from ...models.bundle import read_bundle
-from ...models.evaluation.metrics import Metrics, binary_metrics
+from ...models.evaluation.metrics import Metrics
+from ...models.tasks.task import Task
 from ..settings import Runtime, Settings
 from ..stage import Input, Item, Outcome, OutputInput, Plan, Progress, Stage, upstream
 from ..versions import VERSIONS
@@ -51,10 +51,12 @@ class OutOfFold:
     slides: int
 
     @classmethod
-    def of(cls, patient: str, fold: int, label: int, logit: float, threshold: float, slides: int) -> OutOfFold:
-        """The row of a patient whose slides' mean logit is known."""
-        probability = float(expit(logit))
-        return cls(patient, fold, label, probability, logit, threshold, int(probability >= threshold), slides)
+    def of(
+        cls, patient: str, fold: int, label: int, logit: float, threshold: float, slides: int, task: Task
+    ) -> OutOfFold:
+        """The row of a patient with a known score, which a binary task calls the logit."""
+        probability = task.probability(logit)
+        return cls(patient, fold, label, probability, logit, threshold, task.call(probability, threshold), slides)
 
 
 @dataclass(frozen=True)
@@ -116,6 +118,7 @@ class EvaluateStage(Stage[EvaluateSettings]):
         rows: list[OutOfFold] = []
         for test in item.payload:
             bundle = read_bundle(test.bundle, device)
+            task = bundle.facts.question.task
             for patient, (label, stores) in test.patients.items():
                 bags = [read_bag(store) for store in stores]
                 facts = bundle.facts
@@ -123,17 +126,17 @@ class EvaluateStage(Stage[EvaluateSettings]):
                     what = f"was trained on patient {patient}, on whom it is to be tested, or on the same slide"
                     hint = "the split was changed by hand: move the model away, and train again"
                     raise CohortError(what, path=test.bundle, hint=hint)
-                logit = float(np.mean([bundle.read(*bag).logit for bag in zip(bags, stores, strict=True)]))
-                rows.append(OutOfFold.of(patient, facts.fold, label, logit, facts.threshold, len(stores)))
-        return write_evaluation(self.folder, rows, self.settings)
+                logit = task.join([bundle.read(*bag).logit for bag in zip(bags, stores, strict=True)])
+                rows.append(OutOfFold.of(patient, facts.fold, label, logit, facts.threshold, len(stores), task))
+        return write_evaluation(self.folder, rows, self.settings, task)
 
 
-def write_evaluation(folder: Path, rows: Sequence[OutOfFold], settings: EvaluateSettings) -> Outcome:
+def write_evaluation(folder: Path, rows: Sequence[OutOfFold], settings: EvaluateSettings, task: Task) -> Outcome:
     """Write both files of an evaluation by cross-validation."""
     rows = sorted(rows, key=lambda row: row.patient_id)
-    pooled = metrics_of(rows, rounds=settings.bootstrap_rounds, seed=settings.seed)
+    pooled = metrics_of(rows, task, rounds=settings.bootstrap_rounds, seed=settings.seed)
     by_fold = {
-        fold: metrics_of([row for row in rows if row.fold == fold], rounds=0, seed=settings.seed)
+        fold: metrics_of([row for row in rows if row.fold == fold], task, rounds=0, seed=settings.seed)
         for fold in sorted({row.fold for row in rows})
     }
     write_oof(folder / "oof_predictions.csv", rows)
@@ -145,7 +148,7 @@ def write_evaluation(folder: Path, rows: Sequence[OutOfFold], settings: Evaluate
 
 
 class Judged(Protocol):
-    """A patient's row, whoever judged."""
+    """A patient's row: label, probability and call."""
 
     @property
     def label(self) -> int: ...
@@ -155,13 +158,13 @@ class Judged(Protocol):
     def call(self) -> int: ...
 
 
-def metrics_of(rows: Sequence[Judged], *, rounds: int, seed: int) -> Metrics:
+def metrics_of(rows: Sequence[Judged], task: Task, *, rounds: int, seed: int) -> Metrics:
     """Figures of these patients.
 
     :param rounds: of the bootstrap; 0 for no intervals.
     """
     labels, probabilities = [row.label for row in rows], [row.probability for row in rows]
-    return binary_metrics(labels, probabilities, [row.call for row in rows], rounds=rounds, seed=seed)
+    return task.metrics(labels, probabilities, [row.call for row in rows], rounds=rounds, seed=seed)
 
 
 def write_metrics(path: Path, pooled: Metrics, by_fold: Mapping[int, Metrics]) -> None:

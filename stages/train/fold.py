@@ -1,21 +1,18 @@
-"""What a fold may see: its training and validation patients, with their bags; and the threshold set on the latter."""
+"""The data of a fold's training: its training and validation patients with their bags, and no test patient."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from scipy.special import expit
 from torch import Tensor
 
 from ...data.errors import StoreError, UsageError
-from ...data.features.store import FeatureFacts, read_bag
-from ...models.evaluation.metrics import youden_threshold
-from ...models.mil.bag_tensors import BagTensors, PatientBags, bag_tensors
+from ...data.features.store import read_bag
+from ...models.mil.bag_tensors import BagTensors, Patient, bag_tensors
 
 MEMORY_SHARE = 0.5
 """Features move to the GPU for the whole training when they take no more than this part of its free memory."""
@@ -23,11 +20,11 @@ MEMORY_SHARE = 0.5
 
 @dataclass(frozen=True)
 class FoldCohort:
-    """What a fold may see.
+    """The patients that a fold is trained on.
 
     :param train, validation: patient → (label, its slides).
-    :param test_patients: how many are kept for the test; nothing else is known of them here.
-    :param slides: slide → its feature store and the digest of its pixels' file.
+    :param test_patients: number of test patients; nothing else about them is here.
+    :param slides: slide → its feature store and the digest of the slide's file.
     """
 
     fold: int
@@ -42,54 +39,30 @@ class FoldCohort:
 
 
 def read_bags(
-    cohort: FoldCohort, neighbours: int, device: torch.device, known: Mapping[str, FoldBag]
-) -> dict[str, FoldBag]:
+    cohort: FoldCohort, neighbours: int, device: torch.device, known: Mapping[str, BagTensors]
+) -> dict[str, BagTensors]:
     """All bags of the fold, each read once; on the GPU when they fit.
 
     :param known: bags that an earlier fold has read.
     :raises StoreError: the slides were not all extracted alike.
     """
-    bags: dict[str, FoldBag] = {}
-    first: FeatureFacts | None = None
+    bags: dict[str, BagTensors] = {}
     for slide, (path, _) in cohort.slides.items():
-        bags[slide] = bag = known[slide] if slide in known else FoldBag.read(path, neighbours)
-        first = first or bag.facts
+        bags[slide] = bag = known[slide] if slide in known else bag_tensors(read_bag(path), neighbours)
+        first = next(iter(bags.values()))
         for name in ("backbone", "pooling", "weights_digest", "tile_px", "width"):
-            if getattr(bag.facts, name) != getattr(first, name):
+            if getattr(bag.facts, name) != getattr(first.facts, name):
                 raise StoreError(
-                    f"{name} is {getattr(bag.facts, name)}, but {getattr(first, name)} for {first.slide_id}",
+                    f"{name} is {getattr(bag.facts, name)}, but {getattr(first.facts, name)} for {first.slide_id}",
                     path=path,
                     hint="run wsipipe extract to the end, so that all slides are extracted alike",
                 )
-    if first is None:
+    if not bags:
         raise UsageError("a fold without slides", hint="use fewer folds")
-    new = sum(bag.tensors.bytes for bag in bags.values() if bag.tensors.features.device != device)
+    new = sum(bag.bytes for bag in bags.values() if bag.features.device != device)
     if device.type == "cuda" and new <= MEMORY_SHARE * torch.cuda.mem_get_info(device)[0]:
-        bags = {slide: replace(bag, tensors=bag.tensors.to(device)) for slide, bag in bags.items()}
+        bags = {slide: bag.to(device) for slide, bag in bags.items()}
     return bags
-
-
-@dataclass(frozen=True)
-class FoldBag:
-    """A slide's bag and what its numbers are."""
-
-    tensors: BagTensors
-    facts: FeatureFacts
-
-    @classmethod
-    def read(cls, path: Path, neighbours: int) -> FoldBag:
-        """From its store."""
-        bag = read_bag(path)
-        return cls(bag_tensors(bag, neighbours), bag.facts)
-
-
-def fold_threshold(labels: Sequence[int], logits: Sequence[float]) -> tuple[float, str]:
-    """Probability from which a patient is called positive, and where it is from.
-
-    :param labels, logits: of the fold's validation patients.
-    """
-    chosen = youden_threshold(labels, expit(np.array(logits)))
-    return (0.5, "default 0.5") if chosen is None else (chosen, "Youden on the validation patients")
 
 
 def patients_of(
@@ -98,10 +71,10 @@ def patients_of(
     *,
     expression: Mapping[str, Tensor] | None = None,
     targets: Mapping[str, float | None] | None = None,
-) -> list[PatientBags]:
+) -> list[Patient]:
     """A part's patients with their bags, and where there is any their expression and soft target."""
     expression, targets = expression or {}, targets or {}
     return [
-        PatientBags(patient, label, [bags[slide] for slide in slides], expression.get(patient), targets.get(patient))
+        Patient(patient, label, [bags[slide] for slide in slides], expression.get(patient), targets.get(patient))
         for patient, (label, slides) in part.items()
     ]

@@ -4,20 +4,31 @@ from __future__ import annotations
 
 from itertools import product
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import TYPE_CHECKING, Any, Final, Literal
 
 from pydantic import Field, field_validator, model_validator
 
+from ...models.training.methods import METHODS
 from ..genomics.settings import BLOCKS
 from ..settings import Runtime, Settings
 
+if TYPE_CHECKING:
+    from ...models.tasks.task import Task
+
 
 class BiomarkerSettings(Settings):
-    """A question to the slides: which label, and which of its values mean yes and no."""
+    """A question to the slides: which label, and which of its values are positive and negative."""
 
     label_column: str = Field(examples=["HER2"], description="column of the cohort table that holds the label")
     positive: list[str] = Field(["positive"], min_length=1, description="values that mean positive")
     negative: list[str] = Field(["negative"], min_length=1, description="values that mean negative")
+
+    @property
+    def task(self) -> Task:
+        """The task that the question sets: with values for positive and negative it is binary."""
+        from ...models.tasks.task import find_task  # loads torch, which reading settings does without
+
+        return find_task("binary")
 
     @field_validator("negative")
     @classmethod
@@ -29,7 +40,7 @@ class BiomarkerSettings(Settings):
 
 
 class SplitSettings(Settings):
-    """Who is trained on, who validates, who is tested: always by patient."""
+    """Training, validation and test patients of each fold."""
 
     folds: int = Field(5, ge=2, description="number of folds; every patient is tested once")
     validation_fraction: float = Field(
@@ -45,16 +56,12 @@ class SplitSettings(Settings):
     )
 
 
-METHODS: Final = ("momkd", "evidence", "matching", "abmil", "clam-sb", "transmil", "mean")
-"""Ways to learn to read slides (:mod:`wsipipe.models.training.methods` says what they are)."""
-
-
 class TrainSettings(Settings):
     """Training of one model a fold."""
 
-    method: str = Field("momkd", description=f"how slides are learnt to be read: {', '.join(METHODS)}")
+    method: str = Field("momkd", description=f"training method: {', '.join(METHODS)}")
     soft_targets: bool = Field(
-        False, description="teach what an RNA model says of each patient, out of fold, in place of the label"
+        False, description="train on out-of-fold probabilities predicted from RNA instead of 0/1 labels"
     )
     preset: Literal["standard", "official", "paper"] = Field(
         "standard",
@@ -71,9 +78,7 @@ class TrainSettings(Settings):
     memory: Literal["gradient", "momentum", "fixed"] = Field(
         "gradient", description="what moves MoMKD's slots: the losses, a running average, nothing"
     )
-    use_rna: bool = Field(
-        True, description="let RNA teach the network itself; off leaves it to labels, or soft targets"
-    )
+    use_rna: bool = Field(True, description="use RNA as a teacher during training")
     shuffle_rna: bool = Field(False, description="a control: RNA is shuffled among the training patients of a class")
     genes: int = Field(768, ge=1, description="genes that each training fold selects")
     gene_selection: Literal["anova", "variance", "xgboost"] = Field(
@@ -85,7 +90,7 @@ class TrainSettings(Settings):
     blocks: list[str] = Field(
         ["rna"],
         min_length=1,
-        description="what teaches: rna, cnv, mutation, protein, methylation",
+        description="molecular data used in training: rna, cnv, mutation, protein, methylation",
     )
     neighbours: int = Field(8, ge=1, le=64, description="neighbours of a tile in its graph")
     epochs: int = Field(100, ge=1, description="epochs at most; an epoch draws as many bags as the fold trains on")
@@ -136,7 +141,7 @@ class TrainSettings(Settings):
         return self
 
     def candidates(self) -> list[TrainSettings]:
-        """What ``nested`` lets each training fold choose from: these settings, one for each combination of values.
+        """The settings that ``nested`` lets each training fold choose from, one for each combination of values.
 
         :raises ValueError: it names no setting that can be chosen, or a value that the setting cannot have.
         """

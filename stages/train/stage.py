@@ -1,7 +1,7 @@
 """train: one model a fold, from the training and validation patients of that fold alone.
 
 Nothing here opens a slide, an expression row or a label of the fold's test patients: the epoch is chosen and the
-threshold is set on what the fold may see (:mod:`.fold`). :mod:`.evaluate` meets the test patients first.
+threshold is set on the fold's validation patients (:mod:`.fold`). Test patients come in :mod:`.cross_validate`.
 """
 
 from __future__ import annotations
@@ -23,18 +23,18 @@ from ...data.features.store import FeatureFacts
 from ...data.manifest import Manifest, Record
 from ...data.version import __version__
 from ...models.backbones.devices import choose_device, choose_devices
-from ...models.bundle import BagRecipe, BundleFacts, Question, seen_hashes, write_bundle
+from ...models.bundle import BundleFacts, FeatureRecipe, Question, seen_hashes, write_bundle
 from ...models.mil.bag_tensors import BagTensors
 from ...models.mil.momkd import MoMKD
 from ...models.training.fit import Epoch
 from ...models.training.methods import find_method
 from ..stage import Input, Item, Outcome, OutputInput, Plan, Progress, Stage, ValueInput
 from ..versions import VERSIONS
-from .fold import FoldBag, FoldCohort, read_bags
-from .fold_training import INNER_FOLDS, FoldTask, TrainedFold, train_fold
+from .fold import FoldCohort, read_bags
+from .fold_training import INNER_FOLDS, FoldData, TrainedFold, train_fold
+from .molecular_data import MolecularData, molecular_inputs
 from .settings import BiomarkerSettings, TrainSettings
 from .split import features_of, split_output
-from .teaching import Teaching, molecular_inputs
 
 SMALL_BAG = 100
 """Tiles in a mean bag below which one thread computes."""
@@ -45,9 +45,9 @@ class TrainStage(Stage[TrainSettings]):
 
     :param biomarker: the question; the folder's name is the model's.
     :param tiles, features: folders of the stages whose slides are used.
-    :param stores: of RNA and of further blocks, those that are to teach.
+    :param stores: of RNA and of further blocks, those that training uses.
     :param splits: folder of the split to train on; default: the model's own.
-    :param question: name of what is asked; default: the folder's.
+    :param question: the question's name; default: the folder's.
     """
 
     name = "train"
@@ -71,7 +71,7 @@ class TrainStage(Stage[TrainSettings]):
         super().__init__(settings, folder, workspace)
         self.biomarker, self.tiles, self.features, self.stores = biomarker, tiles, features, stores
         self.splits, self.question = splits or folder, question
-        self._bags: dict[str, FoldBag] = {}
+        self._bags: dict[str, BagTensors] = {}
         self._of = 1
 
     @property
@@ -91,7 +91,7 @@ class TrainStage(Stage[TrainSettings]):
         features = features_of(used, self.features, self.workspace)
         tiled, extracted = Manifest.of(self.tiles).latest("tile"), Manifest.of(self.features).latest("extract")
         tile, extract = _settings_of(used, tiled, self.tiles), _settings_of(used, extracted, self.features)
-        molecular = molecular_inputs(self._teachers, self.settings.gene_list)
+        molecular = molecular_inputs(self._molecular, self.settings.gene_list)
         items = []
         for fold in range(split.splits.folds):
             train, validation = split.part(fold, "train"), split.part(fold, "validation")
@@ -120,18 +120,18 @@ class TrainStage(Stage[TrainSettings]):
     def _refuse_without_rna(self) -> None:
         asked = [name for name in ("soft_targets", "shuffle_rna") if getattr(self.settings, name)]
         if asked and not self.stores:
-            what = f"--{asked[0].replace('_', '-')} needs RNA, and there is none to teach"
+            what = f"--{asked[0].replace('_', '-')} needs RNA, and there is none"
             raise UsageError(what, path=self.workspace, hint="run wsipipe genomics first")
 
     @property
-    def _teachers(self) -> Sequence[Path]:
-        """The stores, if this method learns from them: else another store would train again what is the same."""
+    def _molecular(self) -> Sequence[Path]:
+        """The stores, if this training uses them: else a changed store would train again what stays the same."""
         settings = self.settings
-        taught = find_method(settings.method).taught_by_rna and settings.use_rna
-        return self.stores if taught or settings.soft_targets else ()
+        with_rna = find_method(settings.method).uses_rna and settings.use_rna
+        return self.stores if with_rna or settings.soft_targets else ()
 
     def _epochs(self) -> int:
-        """Of a fold, at most: nested settings are all tried on the inner folds first."""
+        """Epochs of a fold at most: nested settings are all tried on the inner folds first."""
         fits = 1 + (INNER_FOLDS * len(self.settings.candidates()) if self.settings.nested else 0)
         return self.settings.epochs * fits
 
@@ -139,28 +139,29 @@ class TrainStage(Stage[TrainSettings]):
         cohort: FoldCohort = item.payload
         device = choose_device(self.settings.device)
         self._bags |= read_bags(cohort, self.settings.neighbours, device, self._bags)
-        bags = {slide: self._bags[slide].tensors for slide in cohort.slides}
-        facts = self._bags[next(iter(cohort.slides))].facts
+        bags = {slide: self._bags[slide] for slide in cohort.slides}
+        facts = next(iter(bags.values())).facts
+        assert facts is not None  # every bag is from a store
         with _threads_for(bags, self._of), self._curves(item.id) as draw:
-            told: Counter[str] = Counter()
+            epochs: Counter[str] = Counter()
 
             def tell(what: str, epoch: Epoch) -> None:
                 inner = "" if what == "state" else f" ({what})"
                 progress.say(f"fold {cohort.fold}{inner}, epoch {epoch.epoch + 1}, validation {_in_validation(epoch)}")
                 progress.advance(1)
-                told[what] += 1
+                epochs[what] += 1
                 if what == "state":
                     draw(epoch)
 
             partial = self.folder / "partial" / item.fingerprint.removeprefix("sha256:")[:16]
-            teaching = Teaching.read(self._teachers, self.settings.gene_list)
-            task = FoldTask(cohort, bags, facts.width, teaching, device, partial, tell)
-            trained = train_fold(task, self.settings)
+            molecular = MolecularData.read(self._molecular, self.settings.gene_list)
+            data = FoldData(cohort, bags, facts.width, molecular, device, partial, tell, self.biomarker.task)
+            trained = train_fold(data, self.settings)
             path = self.folder / item.id
             write_bundle(
-                path, self._facts(task, trained, facts), trained.network, trained.rna.arrays if trained.rna else {}
+                path, self._facts(cohort, trained, facts), trained.network, trained.rna.arrays if trained.rna else {}
             )
-        progress.advance(max(0, item.size - told.total()))  # what early stopping saved
+        progress.advance(max(0, item.size - epochs.total()))  # what early stopping saved
         remove(partial)
         with suppress(OSError):  # other folds may still keep theirs
             partial.parent.rmdir()
@@ -179,7 +180,7 @@ class TrainStage(Stage[TrainSettings]):
 
     @contextmanager
     def _curves(self, fold: str) -> Iterator[Callable[[Epoch], None]]:
-        """Takes epochs and, if asked, writes them where TensorBoard looks."""
+        """A function that takes epochs and, if asked, writes them for TensorBoard."""
         if not self.settings.tensorboard:
             yield lambda _: None
             return
@@ -188,17 +189,17 @@ class TrainStage(Stage[TrainSettings]):
         with tensorboard_curves(self.folder / "tensorboard" / fold) as write:
             yield write
 
-    def _facts(self, task: FoldTask, trained: TrainedFold, facts: FeatureFacts) -> BundleFacts:
-        cohort, fitted, rna = task.cohort, trained.fitted, trained.rna
+    def _facts(self, cohort: FoldCohort, trained: TrainedFold, facts: FeatureFacts) -> BundleFacts:
+        fitted, rna = trained.fitted, trained.rna
         threshold, threshold_from = trained.threshold()
-        seen = seen_hashes([*cohort.train, *cohort.validation], [digest for _, digest in cohort.slides.values()])
+        hashes = seen_hashes([*cohort.train, *cohort.validation], [digest for _, digest in cohort.slides.values()])
         network = trained.network
         return BundleFacts(
             question=Question(name=self.question or self.folder.name, **self.biomarker.model_dump()),
             fold=cohort.fold,
             folds=cohort.folds,
             splits_digest=cohort.splits_digest,
-            recipe=BagRecipe(
+            recipe=FeatureRecipe(
                 tile=cohort.tile,
                 extract=cohort.extract,
                 tile_px=facts.tile_px,
@@ -211,7 +212,7 @@ class TrainStage(Stage[TrainSettings]):
             method=trained.settings.method,
             network=network.config.model_dump(mode="json"),
             threshold=threshold,
-            seen=seen,
+            seen=hashes,
             patients={
                 "train": len(trained.train),
                 "validation": len(trained.validation),
@@ -235,7 +236,7 @@ class TrainStage(Stage[TrainSettings]):
 
 @contextmanager
 def _threads_for(bags: Mapping[str, BagTensors], of: int) -> Iterator[None]:
-    """One thread where bags are small: there threads gain nothing, and on a busy machine each step waits for them.
+    """One thread where bags are small: more gain nothing there, and on a busy machine each step waits for all.
 
     :param of: processes that train beside each other and share the cores.
     """
@@ -244,7 +245,7 @@ def _threads_for(bags: Mapping[str, BagTensors], of: int) -> Iterator[None]:
     threads = 1 if small else max(1, before // of)
     torch.set_num_threads(threads)
     try:
-        with threadpool_limits(threads):  # scikit-learn's, which mind no threads of torch's
+        with threadpool_limits(threads):  # scikit-learn's, which torch's setting does not reach
             yield
     finally:
         torch.set_num_threads(before)
@@ -264,7 +265,7 @@ def _settings_of(slides: Sequence[str], records: Mapping[str, Record], folder: P
 
 
 def _in_validation(epoch: Epoch) -> str:
-    """By what the epoch is judged, and how it did."""
+    """The figure by which the epoch is judged."""
     if epoch.validation_rank is not None:
         return f"rank correlation {epoch.validation_rank:.3f}"
     return f"loss {epoch.validation_loss:.3f}" if epoch.validation_auc is None else f"AUC {epoch.validation_auc:.3f}"

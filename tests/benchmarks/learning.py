@@ -30,13 +30,14 @@ from wsipipe.data.cohort.splits import make_splits
 from wsipipe.data.molecular.store import ExpressionTable
 from wsipipe.models.mil.bag_tensors import BagTensors
 from wsipipe.models.mil.tile_graph import knn_edges
-from wsipipe.models.training.fit import patient_logits
+from wsipipe.models.tasks.binary import BINARY
+from wsipipe.models.training.fit import patient_scores
 from wsipipe.models.training.rna_teacher import RnaTeacher
 from wsipipe.stages.compare.variants import CEILING, REFERENCE, Variant, variants
 from wsipipe.stages.train.fold import FoldCohort, patients_of
-from wsipipe.stages.train.fold_training import FoldTask, train_fold
+from wsipipe.stages.train.fold_training import FoldData, train_fold
+from wsipipe.stages.train.molecular_data import MolecularData
 from wsipipe.stages.train.settings import TrainSettings
-from wsipipe.stages.train.teaching import Teaching
 
 COHORTS = 10
 SETTINGS = TrainSettings(hidden=64, shared=32, slots=8, genes=64, epochs=10, patience=10)
@@ -71,10 +72,12 @@ def measure(design: DesignName, seed: int, variant: Variant) -> dict[str, object
         fold = FoldCohort(0, 1, "", parts["train"], parts["validation"], len(test), {}, {}, {})
         with tempfile.TemporaryDirectory() as partial:
             width = cohort.train[0].features.shape[1]
-            task = FoldTask(fold, bags, width, Teaching(table), torch.device("cpu"), Path(partial), lambda _, __: None)
+            task = FoldData(
+                fold, bags, width, MolecularData(table), torch.device("cpu"), Path(partial), lambda _, __: None, BINARY
+            )
             trained = train_fold(task, variant.settings.model_copy(update={"seed": seed}))
         asked = patients_of({p.id: (p.label, (p.id,)) for p in cohort.test}, bags)
-        logits = patient_logits(trained.network, asked, together=50)
+        logits = patient_scores(trained.network, asked, together=50)
         scores = [logits[p] for p in test]
     seconds = round(time.perf_counter() - begin, 1)
     auc = float(roc_auc_score(truth, scores))

@@ -42,15 +42,15 @@ from sklearn.model_selection import StratifiedKFold, train_test_split
 from torch import nn
 from wsipipe.models.evaluation.metrics import youden_threshold
 from wsipipe.models.mil.abmil import ABMIL, ABMILConfig
-from wsipipe.models.mil.bag_tensors import BagBatch, BagTensors, PatientBags
+from wsipipe.models.mil.bag_tensors import BagBatch, BagTensors, Patient
 from wsipipe.models.mil.clam import CLAM, CLAMConfig
 from wsipipe.models.mil.evidence_memory import EvidenceMemory, EvidenceMemoryConfig
-from wsipipe.models.mil.feature_matching import Matching, MatchingConfig
+from wsipipe.models.mil.feature_matching import FeatureMatching, FeatureMatchingConfig
 from wsipipe.models.mil.mean_pooling import MeanPooling, MeanPoolingConfig
 from wsipipe.models.mil.momkd import MoMKD, preset
-from wsipipe.models.mil.network import Lesson, Losses, NetworkConfig, Readings, SlideNetwork, task_loss
+from wsipipe.models.mil.network import Losses, NetworkConfig, NetworkOutput, SlideNetwork, Targets
 from wsipipe.models.mil.transmil import TransMIL, TransMILConfig
-from wsipipe.models.training.fit import FitSettings, fit, patient_logits
+from wsipipe.models.training.fit import FitSettings, fit, patient_scores
 from wsipipe.models.training.logistic import fit_mean
 
 FOLDS = 10
@@ -89,14 +89,14 @@ class Published(SlideNetwork):
             nn.init.xavier_uniform_(linear.weight)
             nn.init.zeros_(linear.bias)
 
-    def read(self, bags: BagBatch) -> Readings:
+    def forward(self, bags: BagBatch) -> NetworkOutput:
         h = self.layers(bags.x)
         a = self.weight(torch.tanh(self.content(h)) * torch.sigmoid(self.gate(h))).softmax(dim=0)
         log_odds = self.head((a * h).sum(dim=0, keepdim=True))
-        return Readings(torch.cat([-log_odds / 2, log_odds / 2], dim=1), a[:, 0], self.head(h)[:, 0])
+        return NetworkOutput(torch.cat([-log_odds / 2, log_odds / 2], dim=1), a[:, 0], self.head(h)[:, 0])
 
-    def loss(self, readings: Any, lesson: Lesson) -> Losses:
-        task = task_loss(readings.logits, lesson.targets)
+    def loss(self, output: Any, targets: Targets) -> Losses:
+        task = self.task.loss(output.logits, targets.values)
         return Losses({"task": task}, task)
 
 
@@ -107,7 +107,7 @@ METHODS: dict[str, Callable[[int], SlideNetwork]] = {
     "clam": lambda width: CLAM(CLAMConfig(in_features=width)),
     "transmil": lambda width: TransMIL(TransMILConfig(in_features=width)),
     "evidence": lambda width: EvidenceMemory(EvidenceMemoryConfig(in_features=width)),
-    "matching": lambda width: Matching(MatchingConfig(in_features=width)),
+    "matching": lambda width: FeatureMatching(FeatureMatchingConfig(in_features=width)),
     "momkd": lambda width: MoMKD(preset("standard", width, 0)),
 }
 
@@ -129,7 +129,7 @@ class RawBags:
         bags = [table[table[:, 1] == bag] for bag in np.unique(table[:, 1])]
         return cls([bag[:, 2:] for bag in bags], np.array([int(bag[:, 0].max()) for bag in bags]))
 
-    def standardised(self, by: NDArray[np.int64]) -> list[PatientBags]:
+    def standardised(self, by: NDArray[np.int64]) -> list[Patient]:
         """All bags, by mean and standard deviation of the instances of the bags ``by``."""
         known = np.concatenate([self.features[i] for i in by])
         centre, scale = known.mean(axis=0), known.std(axis=0)
@@ -138,7 +138,7 @@ class RawBags:
         for i, (features, label) in enumerate(zip(self.features, self.labels, strict=True)):
             x = (features - centre) / scale
             bag = BagTensors(str(i), torch.from_numpy(x.astype(np.float32)), nearest(x))
-            patients.append(PatientBags(str(i), int(label), [bag]))
+            patients.append(Patient(str(i), int(label), [bag]))
         return patients
 
 
@@ -160,20 +160,20 @@ def splits(labels: NDArray[np.int64], seed: int, share: float) -> Iterator[tuple
         yield train, validation, test
 
 
-def fit_plain(network: SlideNetwork, train: Sequence[PatientBags], settings: FitSettings) -> None:
+def fit_plain(network: SlideNetwork, train: Sequence[Patient], settings: FitSettings) -> None:
     """Adam on every bag once an epoch, to the last epoch."""
     torch.manual_seed(settings.seed)
-    network.start(train, torch.Generator().manual_seed(settings.seed))
+    network.init_memory(train, torch.Generator().manual_seed(settings.seed))
     decay = settings.weight_decay  # of Adam, a penalty in the loss; our own recipe has AdamW's
     optimiser = torch.optim.Adam(network.parameters(), lr=settings.learning_rate, weight_decay=decay, fused=True)
     network.train()
     for _ in range(settings.epochs):
         for i in torch.randperm(len(train)).tolist():
-            readings, lesson = network.read(BagBatch.of(train[i].bags)), Lesson.of([train[i]])
+            output, targets = network(BagBatch.of(train[i].bags)), Targets.of([train[i]])
             optimiser.zero_grad()
-            network.loss(readings, lesson).total.backward()  # type: ignore[no-untyped-call]
+            network.loss(output, targets).total.backward()  # type: ignore[no-untyped-call]
             optimiser.step()
-            network.follow(readings, lesson)
+            network.update_memory(output, targets)
 
 
 def one_repeat(task: tuple[str, Path, int, argparse.Namespace]) -> tuple[float, float, float, float]:
@@ -193,9 +193,9 @@ def one_repeat(task: tuple[str, Path, int, argparse.Namespace]) -> tuple[float, 
             fit_plain(network, parts[0] + parts[1], how)
         else:
             (fit_mean if isinstance(network, MeanPooling) else fit)(network, parts[0], parts[1], how)
-            probabilities = expit(list(patient_logits(network, parts[1]).values()))
+            probabilities = expit(list(patient_scores(network, parts[1]).values()))
             thresholds[test] = youden_threshold(raw.labels[validation], probabilities) or 0.5
-        logits[test] = list(patient_logits(network, parts[2]).values())
+        logits[test] = list(patient_scores(network, parts[2]).values())
     positive = raw.labels == 1
     accuracy = float(np.mean((logits >= 0) == positive))
     chosen = float("nan") if asked.plain else float(np.mean((expit(logits) >= thresholds) == positive))

@@ -24,9 +24,8 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from wsipipe.data.features.store import FeatureFacts, FeatureWriter
-from wsipipe.models.mil.bag_tensors import BagBatch
-from wsipipe.stages.train.fold import FoldBag
+from wsipipe.data.features.store import FeatureFacts, FeatureWriter, read_bag
+from wsipipe.models.mil.bag_tensors import BagBatch, bag_tensors
 
 DISTINCT = 20
 NEIGHBOURS = 8
@@ -60,15 +59,15 @@ def most_resident() -> int:
 
 
 def read(folder: Path, slides: int) -> dict[str, float]:
-    FoldBag.read(folder / "0.zarr", NEIGHBOURS)  # what the libraries take once is not the cohort's
+    bag_tensors(read_bag(folder / "0.zarr"), NEIGHBOURS)  # what the libraries take once is not the cohort's
     before, started = resident(), time.perf_counter()
-    bags = [FoldBag.read(folder / f"{slide}.zarr", NEIGHBOURS) for slide in range(slides)]
+    bags = [bag_tensors(read_bag(folder / f"{slide}.zarr"), NEIGHBOURS) for slide in range(slides)]
     seconds = time.perf_counter() - started
     after = resident()
-    BagBatch.of([bags[0].tensors], torch.device("cpu"))
+    BagBatch.of([bags[0]], torch.device("cpu"))
     return {
-        "features": sum(bag.tensors.features.nbytes for bag in bags),
-        "tensors": sum(bag.tensors.bytes for bag in bags),
+        "features": sum(bag.features.nbytes for bag in bags),
+        "tensors": sum(bag.bytes for bag in bags),
         "grew": after - before,
         "peak": most_resident() - before,
         "seconds": seconds,

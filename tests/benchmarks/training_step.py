@@ -35,9 +35,9 @@ from sklearn.neighbors import kneighbors_graph
 from torch import Tensor, nn
 from torch.nn import functional
 from torch_geometric.nn import GATv2Conv
-from wsipipe.models.mil.bag_tensors import BagBatch, BagTensors, PatientBags
+from wsipipe.models.mil.bag_tensors import BagBatch, BagTensors, Patient
 from wsipipe.models.mil.momkd import HEADS, HistologyEncoder, MoMKD, preset
-from wsipipe.models.mil.network import Lesson
+from wsipipe.models.mil.network import Targets
 from wsipipe.models.mil.tile_graph import knn_edges
 from wsipipe.models.training.fit import FitSettings, new_optimiser, train_epoch
 
@@ -66,7 +66,7 @@ class Cohort:
     """Slides that lie in files and in memory, each of one patient."""
 
     files: list[Path]
-    patients: list[PatientBags]
+    patients: list[Patient]
 
 
 @dataclass
@@ -96,7 +96,7 @@ def make_cohort(folder: Path, slides: int, tiles: int, width: int, genes: int) -
             file["features"], file["coords"] = features.astype(np.float32), coords
         bag = BagTensors(f"{slide}", torch.from_numpy(features), knn_edges(coords).int())
         rna = torch.from_numpy(draw.standard_normal(genes, np.float32))
-        patients.append(PatientBags(f"{slide}", slide % 2, [bag], rna))
+        patients.append(Patient(f"{slide}", slide % 2, [bag], rna))
     return Cohort(files, patients)
 
 
@@ -113,9 +113,9 @@ def plain(network: MoMKD, cohort: Cohort, settings: FitSettings) -> Callable[[in
             near = kneighbors_graph(coords, 8).tocoo()
             edges = torch.from_numpy(np.stack([near.row, near.col]).astype(np.int64))
             bag = BagBatch(x.to(network.device), edges.to(network.device), (len(x),))
-            lesson = Lesson.of([cohort.patients[slide]], network.device)
-            readings = network.read(bag)
-            losses = network.loss(readings, lesson)
+            targets = Targets.of([cohort.patients[slide]], network.device)
+            output = network(bag)
+            losses = network.loss(output, targets)
             optimiser.zero_grad()
             losses.total.backward()
             torch.nn.utils.clip_grad_norm_(network.parameters(), settings.clip)
@@ -147,9 +147,9 @@ def products(network: MoMKD, cohort: Cohort, bags: int) -> tuple[Callable[[], No
     linear = [layer for layer in network.modules() if isinstance(layer, nn.Linear)]
     hooks = [layer.register_forward_hook(note) for layer in linear]
     some = cohort.patients[:bags]
-    lesson = Lesson.of(some, network.device)
+    targets = Targets.of(some, network.device)
     network.train()
-    network.loss(network.read(BagBatch.of([patient.bags[0] for patient in some], network.device)), lesson)
+    network.loss(network(BagBatch.of([patient.bags[0] for patient in some], network.device)), targets)
     for hook in hooks:
         hook.remove()
 
@@ -271,10 +271,10 @@ def make_ways(cohort: Cohort, asked: argparse.Namespace, device: torch.device) -
     return ways
 
 
-def on_device(patient: PatientBags, device: torch.device) -> PatientBags:
+def on_device(patient: Patient, device: torch.device) -> Patient:
     assert patient.expression is not None
     bags = [bag.to(device) for bag in patient.bags]
-    return PatientBags(patient.patient_id, patient.label, bags, patient.expression.to(device))
+    return Patient(patient.patient_id, patient.label, bags, patient.expression.to(device))
 
 
 if __name__ == "__main__":

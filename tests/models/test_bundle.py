@@ -19,9 +19,9 @@ from wsipipe.data.artifact import digest_of
 from wsipipe.data.errors import BundleError
 from wsipipe.data.features.store import Bag, FeatureFacts
 from wsipipe.models.bundle import (
-    BagRecipe,
     Bundle,
     BundleFacts,
+    FeatureRecipe,
     Question,
     folds_of,
     read_bundle,
@@ -36,7 +36,7 @@ from wsipipe.models.training.fit import FitSettings, fit
 WIDTH = SMALL.in_features
 
 
-def recipe(**changes: Any) -> BagRecipe:
+def recipe(**changes: Any) -> FeatureRecipe:
     fields: dict[str, Any] = {
         "tile": {"mpp": 0.5},
         "extract": {"backbone": "b"},
@@ -47,7 +47,7 @@ def recipe(**changes: Any) -> BagRecipe:
         "width": WIDTH,
         "neighbours": 8,
     }
-    return BagRecipe(**fields | changes)
+    return FeatureRecipe(**fields | changes)
 
 
 def facts(model: MoMKD, **changes: Any) -> BundleFacts:
@@ -111,7 +111,7 @@ def test_a_bundle_reads_slides_as_the_trained_model_did(tmp_path: Path, bundle: 
     bag = slide()
     tensors = bag_tensors(bag, 8)
     with torch.inference_mode():
-        wanted = trained.eval().read(BagBatch.of([tensors]))
+        wanted = trained.eval()(BagBatch.of([tensors]))
     given = back.read(bag, tmp_path)
     assert given.logit == pytest.approx(float(wanted.logits[0, 1] - wanted.logits[0, 0]))
     np.testing.assert_array_equal(given.attention, wanted.attention.numpy())

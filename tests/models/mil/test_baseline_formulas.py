@@ -14,8 +14,8 @@ from wsipipe.data.errors import UsageError
 from wsipipe.models.mil.abmil import ABMIL, ABMILConfig
 from wsipipe.models.mil.bag_tensors import BagBatch
 from wsipipe.models.mil.clam import CLAM, CLAMConfig, smooth_svm
-from wsipipe.models.mil.feature_matching import Matching, MatchingConfig, contrast
-from wsipipe.models.mil.network import Lesson, SlideNetwork
+from wsipipe.models.mil.feature_matching import FeatureMatching, FeatureMatchingConfig, contrast
+from wsipipe.models.mil.network import SlideNetwork, Targets
 from wsipipe.models.mil.transmil import TransMIL, TransMILConfig
 
 WIDTH = 12
@@ -28,8 +28,8 @@ def slide(*sizes: int, seed: int = 0) -> BagBatch:
     return BagBatch(x, torch.arange(tiles).expand(2, -1), sizes)
 
 
-def lesson(*labels: int) -> Lesson:
-    return Lesson(torch.tensor(labels), torch.tensor(labels).float())
+def targets_of(*labels: int) -> Targets:
+    return Targets(torch.tensor(labels), torch.tensor(labels).float())
 
 
 def reached(term: Tensor, network: SlideNetwork) -> set[str]:
@@ -57,16 +57,16 @@ def test_abmil_is_the_paper_s_gated_attention(abmil: ABMIL) -> None:
     e = ((content * gate) @ w["attention.w.weight"].T + w["attention.w.bias"])[:, 0]
     a = torch.exp(e) / torch.exp(e).sum()
     logits = (a[:, None] * h).sum(dim=0) @ w["head.weight"].T + w["head.bias"]
-    readings = abmil.read(batch)
-    torch.testing.assert_close(readings.attention.double(), a, atol=1e-6, rtol=1e-5)
-    torch.testing.assert_close(readings.logits[0].double(), logits, atol=1e-6, rtol=1e-5)
+    output = abmil(batch)
+    torch.testing.assert_close(output.attention.double(), a, atol=1e-6, rtol=1e-5)
+    torch.testing.assert_close(output.logits[0].double(), logits, atol=1e-6, rtol=1e-5)
 
 
 def test_scores_are_the_exact_parts_of_the_slide_s_log_odds(abmil: ABMIL) -> None:
     batch = slide(9, 4)
-    readings = abmil.read(batch)
-    parts = torch.stack([part.sum() for part in batch.split(readings.attention * readings.scores)])
-    torch.testing.assert_close(parts, readings.logits[:, 1] - readings.logits[:, 0])
+    output = abmil(batch)
+    parts = torch.stack([part.sum() for part in batch.split(output.attention * output.scores)])
+    torch.testing.assert_close(parts, output.logits[:, 1] - output.logits[:, 0])
 
 
 # CLAM
@@ -80,13 +80,13 @@ def clam() -> CLAM:
 
 def ends(clam: CLAM, batch: BagBatch, label: int, k: int) -> float:
     """The clustering loss of one slide, tile by tile."""
-    readings = clam.read(batch)
-    order = sorted(range(len(batch.x)), key=lambda tile: -float(readings.attention.detach()[tile]))
+    output = clam(batch)
+    order = sorted(range(len(batch.x)), key=lambda tile: -float(output.attention.detach()[tile]))
     weight, bias = clam.instance_classifiers.weight, clam.instance_classifiers.bias
     total = 0.0
     for high, tiles in ((1, order[:k]), (0, order[len(order) - k :])):
         for tile in tiles:
-            both = (weight @ readings.embedded[tile] + bias).detach()[2 * label : 2 * label + 2].tolist()
+            both = (weight @ output.embedded[tile] + bias).detach()[2 * label : 2 * label + 2].tolist()
             total += math.log(1 + math.exp(1 + both[1 - high] - both[high]))
     return total / (2 * k)
 
@@ -95,24 +95,24 @@ def ends(clam: CLAM, batch: BagBatch, label: int, k: int) -> float:
 @pytest.mark.parametrize(("tiles", "k"), [(20, 3), (6, 3), (5, 2), (3, 1), (2, 1)])
 def test_clam_tells_the_tiles_of_both_ends_apart(clam: CLAM, label: int, tiles: int, k: int) -> None:
     batch = slide(tiles)
-    losses = clam.loss(clam.read(batch), lesson(label)).values()
+    losses = clam.loss(clam(batch), targets_of(label)).values()
     assert losses["clustering"] == pytest.approx(ends(clam, batch, label, k), abs=1e-6)
     assert losses["total"] == pytest.approx(0.7 * losses["task"] + 0.3 * losses["clustering"], abs=1e-6)
 
 
 def test_a_slide_of_one_tile_has_no_ends(clam: CLAM) -> None:
-    assert clam.loss(clam.read(slide(1)), lesson(1)).values()["clustering"] == 0
-    both = clam.loss(clam.read(slide(1, 20)), lesson(1, 0)).values()
-    alone = clam.loss(clam.read(BagBatch(slide(1, 20).x[1:], torch.arange(20).expand(2, -1), (20,))), lesson(0))
+    assert clam.loss(clam(slide(1)), targets_of(1)).values()["clustering"] == 0
+    both = clam.loss(clam(slide(1, 20)), targets_of(1, 0)).values()
+    alone = clam.loss(clam(BagBatch(slide(1, 20).x[1:], torch.arange(20).expand(2, -1), (20,))), targets_of(0))
     assert both["clustering"] == pytest.approx(alone.values()["clustering"] / 2, abs=1e-6)
 
 
 def test_no_tile_is_of_both_ends_where_all_are_equal(clam: CLAM) -> None:
     batch = BagBatch(slide(1).x.expand(6, -1).clone(), torch.arange(6).expand(2, -1), (6,))
-    readings = clam.read(batch)
-    embedded = readings.embedded.detach().requires_grad_()
-    equal = type(readings)(readings.logits, readings.attention, readings.scores, batch, embedded)
-    (gradient,) = torch.autograd.grad(clam.loss(equal, lesson(1)).terms["clustering"], embedded)
+    output = clam(batch)
+    embedded = output.embedded.detach().requires_grad_()
+    equal = type(output)(output.logits, output.attention, output.scores, batch, embedded)
+    (gradient,) = torch.autograd.grad(clam.loss(equal, targets_of(1)).terms["clustering"], embedded)
     high, low = gradient[:3], gradient[3:]  # three tiles pull one way, three the other
     torch.testing.assert_close(high, high[:1].expand(3, -1))
     torch.testing.assert_close(low, low[:1].expand(3, -1))
@@ -121,13 +121,13 @@ def test_no_tile_is_of_both_ends_where_all_are_equal(clam: CLAM) -> None:
 
 def test_a_label_s_clustering_teaches_the_classifier_of_its_own_class(clam: CLAM) -> None:
     for label in (0, 1):
-        term = clam.loss(clam.read(slide(20)), lesson(label)).terms["clustering"]
+        term = clam.loss(clam(slide(20)), targets_of(label)).terms["clustering"]
         (gradient,) = torch.autograd.grad(term, clam.instance_classifiers.weight)
         of_class = gradient.view(2, 2, -1).abs().sum(dim=(1, 2))
         assert of_class[label] > 0
         assert of_class[1 - label] == 0
-    soft = Lesson(torch.tensor([1]), torch.tensor([0.3]))
-    found = clam.loss(clam.read(slide(20)), soft).values()["clustering"]
+    soft = Targets(torch.tensor([1]), torch.tensor([0.3]))
+    found = clam.loss(clam(slide(20)), soft).values()["clustering"]
     assert found == pytest.approx(0.3 * ends(clam, slide(20), 1, 3) + 0.7 * ends(clam, slide(20), 0, 3), abs=1e-6)
 
 
@@ -186,9 +186,9 @@ def test_transmil_is_attention_positions_attention(tiles: int) -> None:
     network = transmil_of()
     batch = slide(tiles, seed=tiles)
     logits, attention = by_hand(network, batch.x)
-    readings = network.read(batch)
-    torch.testing.assert_close(readings.logits[0], logits, atol=1e-5, rtol=1e-5)
-    torch.testing.assert_close(readings.attention, attention, atol=1e-6, rtol=1e-5)
+    output = network(batch)
+    torch.testing.assert_close(output.logits[0], logits, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(output.attention, attention, atol=1e-6, rtol=1e-5)
 
 
 def test_a_tile_that_the_class_token_saw_alone_would_decide_by_its_score() -> None:
@@ -200,9 +200,9 @@ def test_a_tile_that_the_class_token_saw_alone_would_decide_by_its_score() -> No
         _, log_weights, _ = network.layer2.first(tokens_before_last(network, batch))
         (first, *others) = log_weights.argmax(dim=1).tolist()
         if first > 0 and others == [first] and log_weights.amax(dim=1).min() > -1e-6:
-            readings = network.read(batch)
-            log_odds = (readings.logits[0, 1] - readings.logits[0, 0]).detach()
-            torch.testing.assert_close(readings.scores[first - 1], log_odds, atol=1e-5, rtol=1e-5)
+            output = network(batch)
+            log_odds = (output.logits[0, 1] - output.logits[0, 0]).detach()
+            torch.testing.assert_close(output.scores[first - 1], log_odds, atol=1e-5, rtol=1e-5)
             return
     pytest.fail("no slide where every head chose the same tile")
 
@@ -222,7 +222,7 @@ def test_attention_that_forgets_the_tiles_is_still_attention() -> None:
         batch = slide(9, seed=seed)
         _, log_weights, _ = network.layer2.first(tokens_before_last(network, batch))
         forgotten += float(log_weights.detach().exp()[:, 1:].sum()) == 0
-        attention = network.read(batch).attention.detach()
+        attention = network(batch).attention.detach()
         assert float(attention.sum()) == pytest.approx(1, abs=1e-5)
     assert forgotten
 
@@ -232,7 +232,7 @@ def test_memory_grows_with_the_tiles_not_with_their_square() -> None:
     network = transmil_of(hidden=16).train()
     batch = slide(2000)
     with sdpa_kernel(SDPBackend.FLASH_ATTENTION):
-        network.loss(network.read(batch), lesson(1)).total.backward()
+        network.loss(network(batch), targets_of(1)).total.backward()
     saved = 0
 
     def count(tensor: Tensor) -> Tensor:
@@ -241,7 +241,7 @@ def test_memory_grows_with_the_tiles_not_with_their_square() -> None:
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(count, lambda tensor: tensor):
-        network.read(batch)
+        network(batch)
     assert saved < 100 * 2000
 
 
@@ -250,30 +250,30 @@ def test_heads_share_the_width() -> None:
         TransMILConfig(in_features=WIDTH, hidden=10, heads=4)
 
 
-# Matching
+# FeatureMatching
 
 GENES = 10
 
 
 @pytest.fixture
-def matching() -> Matching:
+def matching() -> FeatureMatching:
     torch.manual_seed(0)
-    config = MatchingConfig(in_features=WIDTH, n_genes=GENES, hidden=16, attention=8, shared=6, head_hidden=5)
-    return Matching(config).eval()
+    config = FeatureMatchingConfig(in_features=WIDTH, n_genes=GENES, hidden=16, attention=8, shared=6, head_hidden=5)
+    return FeatureMatching(config).eval()
 
 
-def measured(*bags: int, labels: tuple[int, ...] = (1, 0, 1)) -> Lesson:
+def measured(*bags: int, labels: tuple[int, ...] = (1, 0, 1)) -> Targets:
     expression = torch.randn(len(bags), GENES, generator=torch.Generator().manual_seed(9))
-    return Lesson(torch.tensor(labels), torch.tensor(labels).float(), expression, torch.tensor(bags))
+    return Targets(torch.tensor(labels), torch.tensor(labels).float(), expression, torch.tensor(bags))
 
 
-def test_matching_compares_each_slide_with_its_own_rna(matching: Matching) -> None:
-    readings = matching.read(slide(5, 9, 3))
+def test_matching_compares_each_slide_with_its_own_rna(matching: FeatureMatching) -> None:
+    output = matching(slide(5, 9, 3))
     taught = measured(0, 2)
     assert taught.expression is not None
     with torch.no_grad():
         embedding = matching.omics_encoder(taught.expression)
-        v = matching.slide_regressor(readings.pooled[[0, 2]])
+        v = matching.slide_regressor(output.pooled[[0, 2]])
         cosines = functional.cosine_similarity(v[:, None], embedding[None], dim=2)
         of_rna = functional.cross_entropy(matching.omics_head(embedding), torch.tensor([1, 1]), reduction="sum")
     wanted = {
@@ -281,26 +281,26 @@ def test_matching_compares_each_slide_with_its_own_rna(matching: Matching) -> No
         "matching": float((1 - cosines.diagonal()).sum()) / 3,
         "contrast": float(functional.cross_entropy(cosines / 0.1, torch.arange(2), reduction="sum")) / 3,
     }
-    losses = matching.loss(readings, taught).values()
+    losses = matching.loss(output, taught).values()
     assert {name: losses[name] for name in wanted} == pytest.approx(wanted, abs=1e-5)
     total = losses["task"] + losses["omics"] + losses["matching"] + 0.1 * losses["contrast"]
     assert losses["total"] == pytest.approx(total, abs=1e-5)
 
 
-def test_rna_teaches_the_slide_and_never_the_reverse(matching: Matching) -> None:
-    terms = matching.loss(matching.read(slide(5, 9, 3)), measured(0, 2)).terms
+def test_rna_teaches_the_slide_and_never_the_reverse(matching: FeatureMatching) -> None:
+    terms = matching.loss(matching(slide(5, 9, 3)), measured(0, 2)).terms
     reading = {"histology_encoder", "attention"}
     assert reached(terms["task"], matching) == reading | {"head"}
     assert reached(terms["omics"], matching) == {"omics_encoder", "omics_head"}
     assert reached(terms["matching"], matching) == reached(terms["contrast"], matching) == reading | {"slide_regressor"}
 
 
-def test_without_rna_there_is_the_task_alone(matching: Matching) -> None:
-    assert matching.loss(matching.read(slide(5, 9)), lesson(1, 0)).terms.keys() == {"task"}
-    blind = Matching(matching.config.model_copy(update={"n_genes": 0}))
-    assert not [key for key in blind.state_dict() if key.startswith(Matching.omics)]
+def test_without_rna_there_is_the_task_alone(matching: FeatureMatching) -> None:
+    assert matching.loss(matching(slide(5, 9)), targets_of(1, 0)).terms.keys() == {"task"}
+    blind = FeatureMatching(matching.config.model_copy(update={"n_genes": 0}))
+    assert not [key for key in blind.state_dict() if key.startswith(FeatureMatching.omics)]
     with pytest.raises(UsageError, match="histology alone"):
-        blind.loss(blind.read(slide(5, 9, 3)), measured(0, 2))
+        blind.loss(blind(slide(5, 9, 3)), measured(0, 2))
 
 
 def test_the_contrast_is_low_where_slides_find_their_own() -> None:

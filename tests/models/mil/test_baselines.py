@@ -11,21 +11,21 @@ import torch
 from torch import Tensor
 from wsipipe.data.errors import BundleError
 from wsipipe.models.mil.abmil import ABMIL
-from wsipipe.models.mil.bag_tensors import BagBatch, BagTensors, PatientBags
+from wsipipe.models.mil.bag_tensors import BagBatch, BagTensors, Patient
 from wsipipe.models.mil.clam import CLAM
-from wsipipe.models.mil.feature_matching import Matching
+from wsipipe.models.mil.feature_matching import FeatureMatching
 from wsipipe.models.mil.mean_pooling import MeanPooling
-from wsipipe.models.mil.network import Lesson, SlideNetwork
+from wsipipe.models.mil.network import SlideNetwork, Targets
 from wsipipe.models.mil.tile_graph import knn_edges
 from wsipipe.models.mil.transmil import TransMIL
-from wsipipe.models.training.fit import FitSettings, fit, patient_logits, validate
+from wsipipe.models.training.fit import FitSettings, fit, patient_scores, validate
 
 WIDTH, GENES = 12, 10
 SMALL: dict[type[SlideNetwork], dict[str, object]] = {
     ABMIL: {"hidden": 16, "attention": 8},
     CLAM: {"hidden": 16, "attention": 8, "attended": 3},
     TransMIL: {"hidden": 16, "heads": 4},
-    Matching: {
+    FeatureMatching: {
         "hidden": 16,
         "attention": 8,
         "shared": 6,
@@ -57,9 +57,9 @@ def bag(tiles: int, seed: int = 0, shift: float = 0.0) -> BagTensors:
     return BagTensors(f"s{seed}", features.half(), knn_edges(coords).int())
 
 
-def lesson(labels: Sequence[int], targets: Sequence[float] | None = None, measured: Sequence[int] = ()) -> Lesson:
+def targets_of(labels: Sequence[int], targets: Sequence[float] | None = None, measured: Sequence[int] = ()) -> Targets:
     expression = torch.randn(len(measured), GENES, generator=torch.Generator().manual_seed(9))
-    return Lesson(
+    return Targets(
         torch.tensor(labels),
         torch.tensor([float(y) for y in (labels if targets is None else targets)]),
         expression if measured else None,
@@ -69,26 +69,26 @@ def lesson(labels: Sequence[int], targets: Sequence[float] | None = None, measur
 
 SIZES = (7, 1, 30, 2, 5)
 BAGS = [bag(tiles, seed) for seed, tiles in enumerate(SIZES)]
-LESSON = lesson([1, 0, 0, 1, 1], [0.8, 0.1, 0.0, 1.0, 0.5], measured=[0, 1, 4])
+ALL_TARGETS = targets_of([1, 0, 0, 1, 1], [0.8, 0.1, 0.0, 1.0, 0.5], measured=[0, 1, 4])
 
 
 @ALL
 def test_attention_sums_to_one_over_each_slide(kind: type[SlideNetwork]) -> None:
     for network in (network_of(kind).eval(), network_of(kind).train()):
-        readings = network.read(BagBatch.of(BAGS))
-        assert readings.logits.shape == (len(SIZES), 2)
-        assert readings.attention.shape == readings.scores.shape == (sum(SIZES),)
-        assert (readings.attention >= 0).all()
-        for weights in readings.attention.split(SIZES):
+        output = network(BagBatch.of(BAGS))
+        assert output.logits.shape == (len(SIZES), 2)
+        assert output.attention.shape == output.scores.shape == (sum(SIZES),)
+        assert (output.attention >= 0).all()
+        for weights in output.attention.split(SIZES):
             assert float(weights.detach().sum()) == pytest.approx(1, abs=1e-5)
-        assert readings.scores.isfinite().all()
+        assert output.scores.isfinite().all()
 
 
 @ALL
 def test_several_slides_are_read_as_each_alone(kind: type[SlideNetwork]) -> None:
     network = network_of(kind).eval()
-    together = network.read(BagBatch.of(BAGS))
-    alone = [network.read(BagBatch.of([one])) for one in BAGS]
+    together = network(BagBatch.of(BAGS))
+    alone = [network(BagBatch.of([one])) for one in BAGS]
     close = {"atol": 1e-5, "rtol": 1e-5}
     torch.testing.assert_close(together.logits, torch.cat([one.logits for one in alone]), **close)
     torch.testing.assert_close(together.attention, torch.cat([one.attention for one in alone]), **close)
@@ -100,9 +100,9 @@ def test_losses_are_means_over_the_slides(kind: type[SlideNetwork]) -> None:
     """Without RNA; with it, what is compared within a step depends on the step."""
     network = network_of(kind).eval()
     labels, targets = [1, 0, 0, 1, 1], [0.8, 0.1, 0.0, 1.0, 0.5]
-    together = network.loss(network.read(BagBatch.of(BAGS)), lesson(labels, targets))
+    together = network.loss(network(BagBatch.of(BAGS)), targets_of(labels, targets))
     alone = [
-        network.loss(network.read(BagBatch.of([one])), lesson([y], [t])).values()
+        network.loss(network(BagBatch.of([one])), targets_of([y], [t])).values()
         for one, y, t in zip(BAGS, labels, targets, strict=True)
     ]
     assert together.values() == pytest.approx(
@@ -117,7 +117,7 @@ def test_the_order_of_tiles_matters_only_where_tiles_have_places(kind: type[Slid
     order = torch.randperm(20, generator=torch.Generator().manual_seed(3))
     place = order.argsort()
     shuffled = replace(one, features=one.features[order], edges=place[one.edges.long()].int())
-    plain, moved = network.read(BagBatch.of([one])), network.read(BagBatch.of([shuffled]))
+    plain, moved = network(BagBatch.of([one])), network(BagBatch.of([shuffled]))
     same = torch.allclose(plain.logits, moved.logits, atol=1e-5)
     assert same == (kind is not TransMIL)
     if same:
@@ -126,9 +126,9 @@ def test_the_order_of_tiles_matters_only_where_tiles_have_places(kind: type[Slid
 
 
 @ALL
-def test_the_lesson_reaches_every_parameter(kind: type[SlideNetwork]) -> None:
+def test_the_loss_reaches_every_parameter(kind: type[SlideNetwork]) -> None:
     network = network_of(kind).train()
-    network.loss(network.read(BagBatch.of(BAGS)), LESSON).total.backward()
+    network.loss(network(BagBatch.of(BAGS)), ALL_TARGETS).total.backward()
     for name, parameter in network.named_parameters():
         assert parameter.grad is not None, name
         assert parameter.grad.isfinite().all(), name
@@ -139,9 +139,9 @@ def test_the_lesson_reaches_every_parameter(kind: type[SlideNetwork]) -> None:
 @pytest.mark.parametrize("measured", [[], [0]])
 def test_a_slide_of_one_tile_teaches(kind: type[SlideNetwork], measured: list[int]) -> None:
     network = network_of(kind).train()
-    readings = network.read(BagBatch.of([bag(1)]))
-    assert readings.attention.tolist() == pytest.approx([1])
-    losses = network.loss(readings, lesson([1], measured=measured))
+    output = network(BagBatch.of([bag(1)]))
+    assert output.attention.tolist() == pytest.approx([1])
+    losses = network.loss(output, targets_of([1], measured=measured))
     losses.total.backward()
     assert all(np.isfinite(value) for value in losses.values().values())
     assert all(p.grad is None or p.grad.isfinite().all() for p in network.parameters())
@@ -151,27 +151,27 @@ def test_a_slide_of_one_tile_teaches(kind: type[SlideNetwork], measured: list[in
 def test_a_label_is_the_target_that_is_certain(kind: type[SlideNetwork]) -> None:
     network = network_of(kind).eval()
     batch = BagBatch.of(BAGS)
-    log_p = network.read(batch).logits.detach().log_softmax(dim=1)
-    hard = network.loss(network.read(batch), lesson([1, 0, 0, 1, 1])).values()
+    log_p = network(batch).logits.detach().log_softmax(dim=1)
+    hard = network.loss(network(batch), targets_of([1, 0, 0, 1, 1])).values()
     assert hard["task"] == pytest.approx(-float(log_p[range(5), [1, 0, 0, 1, 1]].mean()), abs=1e-6)
-    soft = network.loss(network.read(batch), lesson([1, 0, 0, 1, 1], [0.25] * 5)).values()
+    soft = network.loss(network(batch), targets_of([1, 0, 0, 1, 1], [0.25] * 5)).values()
     assert soft["task"] == pytest.approx(-float((0.25 * log_p[:, 1] + 0.75 * log_p[:, 0]).mean()), abs=1e-6)
 
 
 @ALL
 def test_what_reading_needs_is_all_that_is_kept(kind: type[SlideNetwork]) -> None:
     network = network_of(kind).eval()
-    state = network.reading_state()
+    state = network.inference_state()
     assert not [key for key in state if key.startswith(network.omics or ("\0",))]
     assert bool(network.omics) == (len(state) < len(network.state_dict()))
-    again = kind.for_reading(network.config, state)
+    again = kind.for_inference(network.config, state)
     batch = BagBatch.of(BAGS)
-    assert torch.equal(again.read(batch).logits, network.read(batch).logits)
+    assert torch.equal(again(batch).logits, network(batch).logits)
     assert not again.training
     incomplete = dict(state)
     lost = incomplete.popitem()[0]
     with pytest.raises(BundleError, match=lost):
-        kind.for_reading(network.config, incomplete)
+        kind.for_inference(network.config, incomplete)
 
 
 @ALL
@@ -179,23 +179,23 @@ def test_mixed_precision_reads_and_teaches(kind: type[SlideNetwork]) -> None:
     network = network_of(kind).train()
     batch = BagBatch.of(BAGS)
     with torch.autocast("cpu", torch.bfloat16):
-        readings = network.read(batch)
-        losses = network.loss(readings, LESSON)
+        output = network(batch)
+        losses = network.loss(output, ALL_TARGETS)
     losses.total.backward()
-    assert losses.total.dtype == readings.logits.dtype == readings.attention.dtype == torch.float32
-    for weights in readings.attention.split(SIZES):
+    assert losses.total.dtype == output.logits.dtype == output.attention.dtype == torch.float32
+    for weights in output.attention.split(SIZES):
         assert float(weights.detach().sum()) == pytest.approx(1, abs=1e-5)
     assert all(p.grad is not None and p.grad.isfinite().all() for p in network.parameters())
-    plain = network.eval().read(batch)
+    plain = network.eval()(batch)
     with torch.autocast("cpu", torch.bfloat16):
-        mixed = network.read(batch)
+        mixed = network(batch)
     torch.testing.assert_close(mixed.logits, plain.logits, atol=0.1, rtol=0.05)
 
 
 # Learning
 
 
-def planted(count: int, seed: int) -> list[PatientBags]:
+def planted(count: int, seed: int) -> list[Patient]:
     """Patients of whose tiles a quarter is shifted along one direction, up or down with the label."""
     draw = torch.Generator().manual_seed(seed)
     patients = []
@@ -205,7 +205,7 @@ def planted(count: int, seed: int) -> list[PatientBags]:
         features = plain.features.clone()
         features[: max(1, tiles // 4), 0] += 4 if i % 2 else -4
         genes: Tensor | None = torch.randn(GENES, generator=draw) + i % 2 if i % 3 else None
-        patients.append(PatientBags(f"p{seed}-{i}", i % 2, [replace(plain, features=features)], genes))
+        patients.append(Patient(f"p{seed}-{i}", i % 2, [replace(plain, features=features)], genes))
     return patients
 
 
@@ -218,4 +218,4 @@ def test_a_planted_signal_is_learnt_and_the_same_seed_learns_the_same(kind: type
     assert validate(network, test).auc > 0.9
     again = network_of(kind)
     assert fit(again, train, validation, settings).history == done.history
-    assert patient_logits(again, test) == patient_logits(network, test)
+    assert patient_scores(again, test) == patient_scores(network, test)

@@ -13,11 +13,16 @@ from numpy.typing import NDArray
 from pydantic import ValidationError
 from torch import Tensor
 from wsipipe.data.errors import BundleError, UsageError
-from wsipipe.models.mil.bag_tensors import BagBatch, BagTensors, PatientBags
-from wsipipe.models.mil.evidence_memory import EvidenceMemory, EvidenceMemoryConfig, EvidenceReadings, neighbours_mean
-from wsipipe.models.mil.network import Lesson
+from wsipipe.models.mil.bag_tensors import BagBatch, BagTensors, Patient
+from wsipipe.models.mil.evidence_memory import (
+    EvidenceMemory,
+    EvidenceMemoryConfig,
+    EvidenceMemoryOutput,
+    neighbours_mean,
+)
+from wsipipe.models.mil.network import Targets
 from wsipipe.models.mil.tile_graph import knn_edges
-from wsipipe.models.training.fit import FitSettings, fit, patient_logits, validate
+from wsipipe.models.training.fit import FitSettings, fit, patient_scores, validate
 
 WIDTH, GENES = 12, 10
 SLIDE_SIDE = {"embedding", "gate", "tile_projection", "log_sharpness", "blend"}
@@ -62,11 +67,11 @@ def bag(tiles: int, seed: int = 0) -> BagTensors:
     return BagTensors(f"s{seed}", features.half(), knn_edges(grid(tiles)).int())
 
 
-def lesson(
+def targets_of(
     labels: Sequence[int], targets: Sequence[float] | None = None, measured: Sequence[int] = (), seed: int = 9
-) -> Lesson:
+) -> Targets:
     expression = torch.randn(len(measured), GENES, generator=torch.Generator().manual_seed(seed))
-    return Lesson(
+    return Targets(
         torch.tensor(labels),
         torch.tensor([float(y) for y in (labels if targets is None else targets)]),
         expression if measured else None,
@@ -116,14 +121,14 @@ def slide_by_hand(w: dict[str, Tensor], one: BagTensors, background: float) -> d
     return {"attention": a, "scores": scores, "slots": slots, "log_odds": sum(m * slots) + w["bias"]}
 
 
-def terms_by_hand(w: dict[str, Tensor], slides: Sequence[dict[str, Tensor]], taught: Lesson) -> dict[str, Tensor]:
+def terms_by_hand(w: dict[str, Tensor], slides: Sequence[dict[str, Tensor]], taught: Targets) -> dict[str, Tensor]:
     """The unweighted terms in float64, slide by slide."""
 
     def cross_entropy(log_odds: Tensor, target: float) -> Tensor:
         p = 1 / (1 + torch.exp(-log_odds))
         return -(target * p.log() + (1 - target) * (1 - p).log())
 
-    targets = taught.targets.double().tolist()
+    targets = taught.values.double().tolist()
     task = [cross_entropy(slide["log_odds"], y) for slide, y in zip(slides, targets, strict=True)]
     terms = {"task": sum(task) / len(slides)}
     if taught.expression is None or taught.measured is None:
@@ -144,19 +149,19 @@ def terms_by_hand(w: dict[str, Tensor], slides: Sequence[dict[str, Tensor]], tau
 @pytest.mark.parametrize("slots", [8, 3])
 def test_it_is_its_equations(slots: int, targets: list[float] | None, measured: list[int]) -> None:
     network = moved(slots=slots, background=0.3, omics_weight=0.7, distillation_weight=0.2)
-    taught = lesson(LABELS, targets, measured)
+    taught = targets_of(LABELS, targets, measured)
     w = {name: value.detach().double().requires_grad_() for name, value in network.named_parameters()}
     slides = [slide_by_hand(w, one, 0.3) for one in BAGS]
     wanted = terms_by_hand(w, slides, taught)
 
-    readings = network.read(BagBatch.of(BAGS))
+    output = network(BagBatch.of(BAGS))
     close = {"atol": 1e-5, "rtol": 1e-5, "check_dtype": False}
-    torch.testing.assert_close(readings.attention, torch.cat([slide["attention"] for slide in slides]), **close)
-    torch.testing.assert_close(readings.scores, torch.cat([slide["scores"] for slide in slides]), **close)
-    torch.testing.assert_close(readings.slots, torch.stack([slide["slots"] for slide in slides]), **close)
+    torch.testing.assert_close(output.attention, torch.cat([slide["attention"] for slide in slides]), **close)
+    torch.testing.assert_close(output.scores, torch.cat([slide["scores"] for slide in slides]), **close)
+    torch.testing.assert_close(output.slots, torch.stack([slide["slots"] for slide in slides]), **close)
     log_odds = torch.stack([slide["log_odds"] for slide in slides])
-    torch.testing.assert_close(readings.logits, torch.stack([-log_odds / 2, log_odds / 2], dim=1), **close)
-    losses = network.loss(readings, taught)
+    torch.testing.assert_close(output.logits, torch.stack([-log_odds / 2, log_odds / 2], dim=1), **close)
+    losses = network.loss(output, taught)
     assert losses.terms.keys() == wanted.keys()
     total = wanted["task"]
     if measured:
@@ -187,21 +192,21 @@ def test_known_answer() -> None:
     x = torch.tensor([3.0, -1, 0, -2])
     a = torch.softmax(x.abs() / 2**0.5, dim=0)
     seen = float((a * x).sum())
-    readings = network.read(BagBatch(x[:, None], knn_edges(line(4)), (4,)))
-    torch.testing.assert_close(readings.scores, 2**0.5 * x)
-    torch.testing.assert_close(readings.attention, a)
-    torch.testing.assert_close(readings.slots, torch.tensor([[seen, -seen]]))
-    torch.testing.assert_close(readings.logits, torch.tensor([[-seen, seen]]) / 2**0.5)
+    output = network(BagBatch(x[:, None], knn_edges(line(4)), (4,)))
+    torch.testing.assert_close(output.scores, 2**0.5 * x)
+    torch.testing.assert_close(output.attention, a)
+    torch.testing.assert_close(output.slots, torch.tensor([[seen, -seen]]))
+    torch.testing.assert_close(output.logits, torch.tensor([[-seen, seen]]) / 2**0.5)
 
     # The background: all tiles shifted alike show as much of the shift as γ leaves.
-    shifted = network.read(BagBatch(x[:, None] + 10, knn_edges(line(4)), (4,)))
+    shifted = network(BagBatch(x[:, None] + 10, knn_edges(line(4)), (4,)))
     torch.testing.assert_close(shifted.attention, a, atol=1e-5, rtol=1e-5)
     torch.testing.assert_close(shifted.slots[0, 0], torch.tensor(seen + 0.75 * 10), atol=1e-5, rtol=1e-5)
 
     # More evidence, on either side, and attention is sharper; the other way round, the same.
     entropies = []
     for scale in (0.0, 0.5, 1, 2, 4, -4):
-        b = network.read(BagBatch(scale * x[:, None], knn_edges(line(4)), (4,))).attention.detach()
+        b = network(BagBatch(scale * x[:, None], knn_edges(line(4)), (4,))).attention.detach()
         entropies.append(-float(torch.special.xlogy(b, b).sum()))
     assert entropies[0] == pytest.approx(np.log(4))
     assert all(after < before - 1e-3 for before, after in pairwise(entropies[:-1]))
@@ -210,7 +215,7 @@ def test_known_answer() -> None:
     # With λ = 1 a tile's neighbours speak alone: one each, of two the one with the lower index.
     with torch.no_grad():
         network.blend.fill_(100)
-    alone = network.read(BagBatch(x[:, None], knn_edges(line(4), 1), (4,)))
+    alone = network(BagBatch(x[:, None], knn_edges(line(4), 1), (4,)))
     torch.testing.assert_close(alone.scores, 2**0.5 * x[[1, 0, 1, 2]])
 
 
@@ -257,8 +262,8 @@ def test_several_slides_are_read_as_each_alone() -> None:
     network = moved()
     close = {"atol": 1e-5, "rtol": 1e-5}
     with torch.inference_mode():
-        together = network.read(BagBatch.of(BAGS))
-        alone = [network.read(BagBatch.of([one])) for one in BAGS]
+        together = network(BagBatch.of(BAGS))
+        alone = [network(BagBatch.of([one])) for one in BAGS]
     for name in ("logits", "attention", "scores", "slots"):
         parts = torch.cat([getattr(one, name) for one in alone])
         torch.testing.assert_close(getattr(together, name), parts, **close, msg=name)
@@ -270,14 +275,14 @@ def test_a_step_of_several_slides_teaches_the_mean_of_what_each_teaches() -> Non
     """Also with RNA, which is compared with its own slide alone."""
     network = moved()
     measured = [0, 1, 4]
-    taught = lesson(LABELS, TARGETS, measured)
+    taught = targets_of(LABELS, TARGETS, measured)
     assert taught.expression is not None
-    together = network.loss(network.read(BagBatch.of(BAGS)), taught)
+    together = network.loss(network(BagBatch.of(BAGS)), taught)
     rows = dict(zip(measured, taught.expression, strict=True))
     singly = []
     for place, one in enumerate(BAGS):
-        patient = PatientBags("p", LABELS[place], [one], rows.get(place), TARGETS[place])
-        singly.append(network.loss(network.read(BagBatch.of([one])), Lesson.of([patient])))
+        patient = Patient("p", LABELS[place], [one], rows.get(place), TARGETS[place])
+        singly.append(network.loss(network(BagBatch.of([one])), Targets.of([patient])))
     for name, term in together.terms.items():
         mean = sum(float(losses.terms[name].detach()) for losses in singly if name in losses.terms) / len(BAGS)
         assert float(term.detach()) == pytest.approx(mean, abs=1e-5), name
@@ -293,8 +298,8 @@ def test_the_order_of_tiles_does_not_matter() -> None:
     order = torch.randperm(20, generator=torch.Generator().manual_seed(3))
     edges = order.argsort()[one.edges.long()]
     edges = edges[:, edges[0].argsort(stable=True)]
-    plain = network.read(BagBatch.of([one]))
-    shuffled = network.read(BagBatch.of([replace(one, features=one.features[order], edges=edges.int())]))
+    plain = network(BagBatch.of([one]))
+    shuffled = network(BagBatch.of([replace(one, features=one.features[order], edges=edges.int())]))
     torch.testing.assert_close(shuffled.logits, plain.logits, atol=1e-5, rtol=1e-5)
     torch.testing.assert_close(shuffled.attention, plain.attention[order], atol=1e-5, rtol=1e-5)
     torch.testing.assert_close(shuffled.scores, plain.scores[order], atol=1e-5, rtol=1e-5)
@@ -303,12 +308,12 @@ def test_the_order_of_tiles_does_not_matter() -> None:
 @pytest.mark.parametrize("measured", [[], [0]])
 def test_a_slide_of_one_tile_has_no_contrast_and_teaches(measured: list[int]) -> None:
     network = moved()
-    readings = network.read(BagBatch.of([bag(1)]))
-    assert readings.attention.tolist() == [1]
-    assert readings.scores.tolist() == [0]
+    output = network(BagBatch.of([bag(1)]))
+    assert output.attention.tolist() == [1]
+    assert output.scores.tolist() == [0]
     s = network.evidence(network.tile_projection(network.embedding(bag(1).features.float())))
-    torch.testing.assert_close(readings.slots, 0.5 * s)
-    network.loss(readings, lesson([1], measured=measured)).total.backward()
+    torch.testing.assert_close(output.slots, 0.5 * s)
+    network.loss(output, targets_of([1], measured=measured)).total.backward()
     assert all(p.grad is None or p.grad.isfinite().all() for p in network.parameters())
     assert network.embedding[0].weight.grad.abs().sum() > 0
 
@@ -316,28 +321,28 @@ def test_a_slide_of_one_tile_has_no_contrast_and_teaches(measured: list[int]) ->
 def test_mixed_precision_keeps_what_is_told_apart_in_float32() -> None:
     network, batch = moved(), BagBatch.of(BAGS)
     with torch.autocast("cpu", torch.bfloat16):
-        readings = network.read(batch)
-        losses = network.loss(readings, lesson(LABELS, measured=[0, 1, 4]))
+        output = network(batch)
+        losses = network.loss(output, targets_of(LABELS, measured=[0, 1, 4]))
     for name in ("logits", "attention", "scores", "slots"):
-        assert getattr(readings, name).dtype == torch.float32, name
+        assert getattr(output, name).dtype == torch.float32, name
     assert all(term.dtype == torch.float32 for term in [losses.total, *losses.terms.values()])
-    for weights in readings.attention.detach().split(SIZES):
+    for weights in output.attention.detach().split(SIZES):
         assert float(weights.sum()) == pytest.approx(1, abs=1e-6)
     # Logits and evidence are not rounded to bfloat16's three digits.
-    assert not torch.equal(readings.logits, readings.logits.bfloat16().float())
-    assert not torch.equal(readings.slots, readings.slots.bfloat16().float())
+    assert not torch.equal(output.logits, output.logits.bfloat16().float())
+    assert not torch.equal(output.slots, output.slots.bfloat16().float())
     losses.total.backward()
     assert all(p.grad is not None and p.grad.isfinite().all() for p in network.parameters())
     with torch.no_grad():
-        torch.testing.assert_close(readings.logits, network.read(batch).logits, atol=0.05, rtol=0.05)
+        torch.testing.assert_close(output.logits, network(batch).logits, atol=0.05, rtol=0.05)
 
 
 # What teaches what
 
 
-def test_the_lesson_reaches_every_parameter() -> None:
+def test_the_loss_reaches_every_parameter() -> None:
     network = network_of().train()
-    total = network.loss(network.read(BagBatch.of(BAGS)), lesson(LABELS, TARGETS, [0, 1, 4])).total
+    total = network.loss(network(BagBatch.of(BAGS)), targets_of(LABELS, TARGETS, [0, 1, 4])).total
     found = gradients(total, network)
     for name, parameter in network.named_parameters():
         assert found[name].shape == parameter.shape
@@ -347,7 +352,7 @@ def test_the_lesson_reaches_every_parameter() -> None:
 
 def test_slide_and_rna_meet_in_the_memory_alone() -> None:
     network = moved()
-    terms = network.loss(network.read(BagBatch.of(BAGS)), lesson(LABELS, measured=[0, 1, 4])).terms
+    terms = network.loss(network(BagBatch.of(BAGS)), targets_of(LABELS, measured=[0, 1, 4])).terms
     assert reached(terms["task"], network) == SLIDE_SIDE | MEMORY | {"bias"}
     assert reached(terms["omics"], network) == RNA_SIDE | MEMORY
     assert reached(terms["distillation"], network) == SLIDE_SIDE | MEMORY  # the weights, through the attention
@@ -358,10 +363,10 @@ def test_it_matters_whose_rna_it_is() -> None:
     """RNA changes hands between two patients of one class, which no loss of the class alone can see."""
     network = moved()
     batch = BagBatch.of(BAGS)
-    own = lesson(LABELS, measured=[0, 1, 4])
+    own = targets_of(LABELS, measured=[0, 1, 4])
     assert own.expression is not None
     swapped = replace(own, expression=own.expression[[2, 1, 0]])  # the first and the last bag are positive
-    right, wrong = (network.loss(network.read(batch), taught) for taught in (own, swapped))
+    right, wrong = (network.loss(network(batch), taught) for taught in (own, swapped))
     a, b = right.values(), wrong.values()
     assert a["task"] == b["task"]
     assert a["omics"] == pytest.approx(b["omics"], abs=1e-6)
@@ -373,11 +378,11 @@ def test_it_matters_whose_rna_it_is() -> None:
 
 def test_a_slide_that_finds_the_slots_of_its_rna_has_no_more_to_learn_of_it() -> None:
     network = moved()
-    taught = lesson([1, 0], measured=[0, 1])
-    readings = network.read(BagBatch.of(BAGS[:2]))
+    taught = targets_of([1, 0], measured=[0, 1])
+    output = network(BagBatch.of(BAGS[:2]))
     z = network.evidence(network.omics_projection(taught.expression)).detach()
     slots = (z + 5).requires_grad_()  # the same for every slot: softmax sees no difference
-    agreed = EvidenceReadings(readings.logits, readings.attention, readings.scores, slots)
+    agreed = EvidenceMemoryOutput(output.logits, output.attention, output.scores, slots)
     term = network.loss(agreed, taught).terms["distillation"]
     assert float(term.detach()) == pytest.approx(0, abs=1e-6)
     (gradient,) = torch.autograd.grad(term, slots)
@@ -389,27 +394,27 @@ def test_a_slide_that_finds_the_slots_of_its_rna_has_no_more_to_learn_of_it() ->
 
 def test_what_reading_needs_is_all_that_is_kept() -> None:
     network = moved()
-    state = network.reading_state()
+    state = network.inference_state()
     assert network.state_dict().keys() - state.keys() == {
         "omics_projection.1.weight",
         "omics_projection.1.bias",
         "omics_bias",
     }
-    again = EvidenceMemory.for_reading(network.config, state)
+    again = EvidenceMemory.for_inference(network.config, state)
     batch = BagBatch.of(BAGS)
-    assert torch.equal(again.read(batch).logits, network.read(batch).logits)
-    assert torch.equal(again.read(batch).attention, network.read(batch).attention)
+    assert torch.equal(again(batch).logits, network(batch).logits)
+    assert torch.equal(again(batch).attention, network(batch).attention)
     assert not again.training
     del state["blend"]
     with pytest.raises(BundleError, match="lacks blend"):
-        EvidenceMemory.for_reading(network.config, state)
+        EvidenceMemory.for_inference(network.config, state)
 
 
 def test_rna_does_not_meet_a_network_without_genes() -> None:
     blind = network_of(n_genes=0)
     assert not [name for name, _ in blind.named_parameters() if name.startswith("omics")]
     with pytest.raises(UsageError, match="histology alone"):
-        blind.loss(blind.read(BagBatch.of(BAGS)), lesson(LABELS, measured=[0]))
+        blind.loss(blind(BagBatch.of(BAGS)), targets_of(LABELS, measured=[0]))
 
 
 def test_a_memory_needs_two_slots_and_a_slide_that_shows() -> None:
@@ -427,7 +432,7 @@ def test_the_slots_start_for_either_side(slots: int) -> None:
     assert network.epoch_figures() == pytest.approx({"sharpness": 1, "blend": 0.5})
 
 
-def planted(count: int, seed: int, rna: bool = True) -> list[PatientBags]:
+def planted(count: int, seed: int, rna: bool = True) -> list[Patient]:
     """A quarter of a patient's tiles, and of two patients in three RNA, are shifted up or down with the label."""
     draw = torch.Generator().manual_seed(seed)
     patients = []
@@ -438,7 +443,7 @@ def planted(count: int, seed: int, rna: bool = True) -> list[PatientBags]:
         features[: max(1, tiles // 4), 0] += 4 if i % 2 else -4
         genes = torch.randn(GENES, generator=draw) + i % 2
         one = replace(plain, features=features)
-        patients.append(PatientBags(f"p{seed}-{i}", i % 2, [one], genes if rna and i % 3 else None))
+        patients.append(Patient(f"p{seed}-{i}", i % 2, [one], genes if rna and i % 3 else None))
     return patients
 
 
@@ -455,7 +460,7 @@ def test_a_planted_signal_is_learnt_and_the_same_seed_learns_the_same(genes: int
     assert abs(figures["blend"] - 0.5) > 0.001
     again = network_of(n_genes=genes)
     assert fit(again, train, validation, settings).history == done.history
-    assert patient_logits(again, test) == patient_logits(network, test)
+    assert patient_scores(again, test) == patient_scores(network, test)
 
 
 def test_gradients_of_a_large_slide_are_the_same_twice_on_several_threads() -> None:
@@ -470,7 +475,7 @@ def test_gradients_of_a_large_slide_are_the_same_twice_on_several_threads() -> N
     torch.set_num_threads(2)
     try:
         network.eval()
-        first, second, third = (gradients(network.read(batch).slots[0, 0], network) for _ in range(3))
+        first, second, third = (gradients(network(batch).slots[0, 0], network) for _ in range(3))
     finally:
         torch.set_num_threads(threads)
     for name, gradient in first.items():

@@ -9,15 +9,15 @@ import pytest
 import torch
 from sklearn.linear_model import LogisticRegression
 from wsipipe.data.errors import CohortError
-from wsipipe.models.mil.bag_tensors import BagBatch, BagTensors, PatientBags
+from wsipipe.models.mil.bag_tensors import BagBatch, BagTensors, Patient
 from wsipipe.models.mil.mean_pooling import MeanPooling, MeanPoolingConfig
-from wsipipe.models.training.fit import Epoch, Fit, FitSettings, patient_logits, validate
+from wsipipe.models.training.fit import Epoch, Fit, FitSettings, patient_scores, validate
 from wsipipe.models.training.logistic import PENALTIES, fit_mean
 
 WIDTH = 6
 
 
-def patients(count: int, seed: int, *, slides: int = 1, positive: float = 0.5, shift: float = 1.0) -> list[PatientBags]:
+def patients(count: int, seed: int, *, slides: int = 1, positive: float = 0.5, shift: float = 1.0) -> list[Patient]:
     """The label moves the mean of the first feature; other features have other scales."""
     draw = np.random.default_rng(seed)
     scales = 10.0 ** np.arange(-2, WIDTH - 2)
@@ -30,16 +30,16 @@ def patients(count: int, seed: int, *, slides: int = 1, positive: float = 0.5, s
             x[:, 0] += shift * (2 * label - 1)
             edges = torch.zeros(2, 1, dtype=torch.int32)
             bags.append(BagTensors(f"p{i}-{s}", torch.from_numpy((x * scales).astype(np.float32)), edges))
-        made.append(PatientBags(f"p{i}", label, bags))
+        made.append(Patient(f"p{i}", label, bags))
     return made
 
 
-def fitted(train: list[PatientBags], validation: list[PatientBags]) -> tuple[MeanPooling, Fit]:
+def fitted(train: list[Patient], validation: list[Patient]) -> tuple[MeanPooling, Fit]:
     network = MeanPooling(MeanPoolingConfig(in_features=WIDTH))
     return network, fit_mean(network, train, validation, FitSettings())
 
 
-def means(of: list[PatientBags]) -> np.ndarray:
+def means(of: list[Patient]) -> np.ndarray:
     return np.array([bag.features.double().mean(dim=0).numpy() for patient in of for bag in patient.bags])
 
 
@@ -54,7 +54,7 @@ def test_it_is_scikit_learn_s_balanced_logistic_regression() -> None:
     scale = np.sqrt(sum(((x[y == label] - centre) ** 2).mean(axis=0) for label in (0, 1)) / 2)
     C = done.history[done.best_epoch].figures["C"]
     model = LogisticRegression(C=C, class_weight="balanced", max_iter=1000, tol=1e-8).fit((x - centre) / scale, y)
-    found = list(patient_logits(network, TEST).values())
+    found = list(patient_scores(network, TEST).values())
     np.testing.assert_allclose(found, model.decision_function((means(TEST) - centre) / scale), atol=2e-4)
     assert validate(network, TEST).auc > 0.8
 
@@ -62,17 +62,17 @@ def test_it_is_scikit_learn_s_balanced_logistic_regression() -> None:
 def test_the_mean_of_the_scores_is_the_slide_s_log_odds() -> None:
     network, _ = fitted(TRAIN, VALIDATION)
     batch = BagBatch.of([p.bags[0] for p in TEST[:5]])
-    readings = network.read(batch)
+    output = network(batch)
     torch.testing.assert_close(
-        batch.mean(readings.scores), readings.logits[:, 1] - readings.logits[:, 0], atol=1e-4, rtol=1e-4
+        batch.mean(output.scores), output.logits[:, 1] - output.logits[:, 0], atol=1e-4, rtol=1e-4
     )
-    assert readings.attention.tolist() == pytest.approx([1 / n for n in batch.sizes for _ in range(n)])
+    assert output.attention.tolist() == pytest.approx([1 / n for n in batch.sizes for _ in range(n)])
 
 
 def test_a_certain_soft_target_is_a_label() -> None:
     plain, _ = fitted(TRAIN, VALIDATION)
     certain, _ = fitted([replace(p, target=float(p.label)) for p in TRAIN], VALIDATION)
-    assert patient_logits(plain, TEST) == patient_logits(certain, TEST)
+    assert patient_scores(plain, TEST) == patient_scores(certain, TEST)
 
 
 def test_a_soft_target_is_both_labels_in_their_shares() -> None:
@@ -84,14 +84,14 @@ def test_a_soft_target_is_both_labels_in_their_shares() -> None:
     labels = np.stack([y, y, y, 1 - y], axis=1).ravel()
     C = done.history[done.best_epoch].figures["C"] / 4
     model = LogisticRegression(C=C, max_iter=1000, tol=1e-8).fit(copies, labels)
-    found = list(patient_logits(soft, TEST).values())
+    found = list(patient_scores(soft, TEST).values())
     np.testing.assert_allclose(found, model.decision_function((means(TEST) - centre) / scale), atol=2e-4)
 
 
 def test_many_slides_do_not_make_a_patient_weigh_more() -> None:
     once, _ = fitted(TRAIN, VALIDATION)
     thrice, _ = fitted([replace(p, bags=list(p.bags) * 3) if i % 2 else p for i, p in enumerate(TRAIN)], VALIDATION)
-    assert patient_logits(thrice, TEST) == pytest.approx(patient_logits(once, TEST), abs=2e-4)
+    assert patient_scores(thrice, TEST) == pytest.approx(patient_scores(once, TEST), abs=2e-4)
 
 
 def test_the_validation_patients_choose_the_penalty() -> None:
@@ -127,7 +127,7 @@ def test_soft_targets_choose_by_the_rank_correlation() -> None:
 
 
 def test_a_constant_feature_weighs_nothing() -> None:
-    def constant(of: list[PatientBags]) -> list[PatientBags]:
+    def constant(of: list[Patient]) -> list[Patient]:
         changed = []
         for patient in of:
             features = patient.bags[0].features.clone()
@@ -138,7 +138,7 @@ def test_a_constant_feature_weighs_nothing() -> None:
     network, _ = fitted(constant(TRAIN), constant(VALIDATION))
     assert float(network.scale[3]) == 1
     assert network.head.weight[:, 3].abs().max() < 1e-5
-    assert all(np.isfinite(logit) for logit in patient_logits(network, TEST).values())
+    assert all(np.isfinite(logit) for logit in patient_scores(network, TEST).values())
 
 
 def test_one_class_alone_is_refused() -> None:

@@ -8,7 +8,7 @@ from momkd_bags import OMICS, SMALL, bag, genes, model_of, patient, seeded, side
 from pydantic import ValidationError
 from wsipipe.data.errors import BundleError, UsageError
 from wsipipe.models.mil import momkd
-from wsipipe.models.mil.bag_tensors import PatientBags
+from wsipipe.models.mil.bag_tensors import Patient
 from wsipipe.models.mil.losses import LossSettings
 from wsipipe.models.mil.momkd import MoMKD, MoMKDConfig, preset
 
@@ -41,12 +41,12 @@ def test_inference_needs_no_omics():
     trained = model_of()
     with torch.no_grad():
         trained.memory.slots.mul_(3)  # stored slots need not be unit vectors
-    state = trained.reading_state()
+    state = trained.inference_state()
     assert not side(set(state), *OMICS)
-    loaded = MoMKD.for_reading(trained.config, state)
+    loaded = MoMKD.for_inference(trained.config, state)
     assert not loaded.training
     assert loaded.config.n_genes == 0
-    ours, theirs = loaded.read(bag()), trained.eval().read(bag())
+    ours, theirs = loaded(bag()), trained.eval()(bag())
     assert torch.equal(ours.logits, theirs.logits)
     assert torch.equal(ours.attention, theirs.attention)
 
@@ -54,44 +54,44 @@ def test_inference_needs_no_omics():
 @pytest.mark.parametrize("mode", ["momentum", "fixed"])
 def test_slots_of_every_mode_travel_with_the_histology(mode: str):
     trained = model_of(SMALL.model_copy(update={"memory": mode}))
-    loaded = MoMKD.for_reading(trained.config, trained.reading_state())
+    loaded = MoMKD.for_inference(trained.config, trained.inference_state())
     assert torch.equal(loaded.state_dict()["memory.slots"], trained.memory.slots)
 
 
 def test_weights_that_do_not_fit_are_refused_by_name():
     model = model_of()
-    state = model.reading_state()
+    state = model.inference_state()
     lacking = {key: value for key, value in state.items() if key != "head.1.weight"}
     with pytest.raises(BundleError, match=r"lacks head\.1\.weight") as refusal:
-        MoMKD.for_reading(SMALL, lacking, path="fold-0/model.safetensors")
+        MoMKD.for_inference(SMALL, lacking, path="fold-0/model.safetensors")
     assert refusal.value.path == "fold-0/model.safetensors"
     with pytest.raises(BundleError, match=r"unknown omics_decoder\.0\.bias"):
-        MoMKD.for_reading(SMALL, model.state_dict())
+        MoMKD.for_inference(SMALL, model.state_dict())
     with pytest.raises(BundleError, match=r"another shape of memory\.slots"):
-        MoMKD.for_reading(SMALL, state | {"memory.slots": torch.zeros(2, 4, 6)})
+        MoMKD.for_inference(SMALL, state | {"memory.slots": torch.zeros(2, 4, 6)})
 
 
 def train(
-    config: MoMKDConfig, patients: list[PatientBags], epochs: int, bags_per_step: int, seed: int = 7
+    config: MoMKDConfig, patients: list[Patient], epochs: int, bags_per_step: int, seed: int = 7
 ) -> tuple[MoMKD, list[float]]:
     model = model_of(config, seed).train()
-    model.start(patients, seeded(1))
+    model.init_memory(patients, seeded(1))
     optimiser = torch.optim.AdamW(model.parameters(), lr=2e-3)
     totals = []
     for _ in range(epochs):
         for begin in range(0, len(patients), bags_per_step):
-            bags, told = together(patients[begin : begin + bags_per_step])
-            readings = model.read(bags)
-            losses = model.loss(readings, told)
+            bags, targets = together(patients[begin : begin + bags_per_step])
+            output = model(bags)
+            losses = model.loss(output, targets)
             optimiser.zero_grad()
             losses.total.backward()
             optimiser.step()
-            model.follow(readings, told)
+            model.update_memory(output, targets)
             totals.append(losses.values()["total"])
     return model, totals
 
 
-def planted(count: int, seed: int) -> list[PatientBags]:
+def planted(count: int, seed: int) -> list[Patient]:
     """Patients whose positives carry a direction of their own in a third of the tiles; two thirds are measured."""
     patients = []
     for i in range(count):
@@ -117,7 +117,7 @@ def test_training_is_decided_by_the_seed(bags_per_step: int, mode: str):
 def test_a_planted_signal_is_learned_in_every_memory_mode(mode: str, bags_per_step: int):
     config = SMALL.model_copy(update={"memory": mode, "hidden": 16})
     model, _ = train(config, planted(16, 0), 12 if bags_per_step == 1 else 24, bags_per_step)
-    bags, told = together(planted(20, 1000))
+    bags, targets = together(planted(20, 1000))
     with torch.no_grad():
-        calls = model.eval().read(bags).logits.argmax(dim=1)
-    assert (calls == told.labels).sum() >= 18
+        calls = model.eval()(bags).logits.argmax(dim=1)
+    assert (calls == targets.labels).sum() >= 18

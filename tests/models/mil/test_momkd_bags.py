@@ -16,31 +16,31 @@ from momkd_bags import (
     bag,
     genes,
     gradients,
-    lesson,
     model_of,
     patient,
     seeded,
     slide,
+    targets_of,
     together,
 )
 from torch import Tensor
-from wsipipe.models.mil.bag_tensors import BagBatch, PatientBags
-from wsipipe.models.mil.network import Lesson
+from wsipipe.models.mil.bag_tensors import BagBatch, Patient
+from wsipipe.models.mil.network import Targets
 
 
 @pytest.mark.parametrize(("dtype", "near"), [(torch.float32, 1e-6), (torch.float64, 1e-12)])
 def test_a_step_of_several_bags_is_the_mean_of_its_bags(dtype: torch.dtype, near: float):
     model = model_of(STEADY).to(dtype).train()
 
-    def step(patients: list[PatientBags]) -> tuple[dict[str, float], dict[str, Tensor]]:
-        bags, told = together(patients)
-        assert told.expression is None or told.measured is not None
-        told = replace(
-            told,
-            targets=told.targets.to(dtype),
-            expression=None if told.expression is None else told.expression.to(dtype),
+    def step(patients: list[Patient]) -> tuple[dict[str, float], dict[str, Tensor]]:
+        bags, targets = together(patients)
+        assert targets.expression is None or targets.measured is not None
+        targets = replace(
+            targets,
+            values=targets.values.to(dtype),
+            expression=None if targets.expression is None else targets.expression.to(dtype),
         )
-        losses = model.loss(model.read(replace(bags, x=bags.x.to(dtype))), told)
+        losses = model.loss(model(replace(bags, x=bags.x.to(dtype))), targets)
         return losses.values(), gradients(losses, model)
 
     patients = [replace(TAUGHT[0], target=0.3), *TAUGHT[1:]]
@@ -59,12 +59,12 @@ def test_slides_are_read_together_as_each_is_read_alone():
     model = model_of().eval()
     slides = [one.bags[0] for one in TAUGHT]
     with torch.no_grad():
-        seen = model.read(BagBatch.of(slides))
-        alone = [model.read(BagBatch.of([one])) for one in slides]
+        output = model(BagBatch.of(slides))
+        alone = [model(BagBatch.of([one])) for one in slides]
     for name in ("logits", "pooled", "slide_vector", "attention", "scores", "contextual", "projected"):
         of_all = torch.cat([getattr(one, name) for one in alone])
-        torch.testing.assert_close(getattr(seen, name), of_all, atol=1e-6, rtol=1e-6)
-    for attention in seen.bags.split(seen.attention):
+        torch.testing.assert_close(getattr(output, name), of_all, atol=1e-6, rtol=1e-6)
+    for attention in output.bags.split(output.attention):
         assert float(attention.sum()) == pytest.approx(1)
 
 
@@ -72,9 +72,9 @@ def test_no_slide_of_a_step_sees_another():
     model = model_of(STEADY)
     bags, _ = together(TAUGHT)
     bags.x.requires_grad_()
-    seen = model.read(bags)
+    output = model(bags)
     for place in range(len(SIZES)):
-        for value in (seen.logits, seen.slide_vector):
+        for value in (output.logits, output.slide_vector):
             (gradient,) = torch.autograd.grad(value[place, 0], bags.x, retain_graph=True)
             for other, of_slide in enumerate(bags.split(gradient)):
                 assert bool(of_slide.abs().sum() > 0) == (other == place)
@@ -84,9 +84,9 @@ def test_ten_slides_of_a_patient_teach_their_rna_as_one_does():
     model = model_of(STEADY)
     one = patient(1, slide(7), expression=genes())
     ten = replace(one, bags=[slide(3 + i, i) for i in range(10)])
-    expected = model.loss(model.read(bag(7)), lesson(1, genes()))
-    bags, told = together([ten])
-    found = model.loss(model.read(bags), told)
+    expected = model.loss(model(bag(7)), targets_of(1, genes()))
+    bags, targets = together([ten])
+    found = model.loss(model(bags), targets)
     for name in ("omics", "reconstruction"):
         torch.testing.assert_close(found.terms[name], expected.terms[name], atol=1e-6, rtol=1e-6)
     wanted = gradients(expected, model)
@@ -97,14 +97,14 @@ def test_ten_slides_of_a_patient_teach_their_rna_as_one_does():
 
 def test_bfloat16_learns_nearly_the_same():
     model = model_of(STEADY.model_copy(update={"hidden": 64, "shared": 16})).train()
-    bags, told = together(TAUGHT)
+    bags, targets = together(TAUGHT)
 
     def step(mixed: bool) -> tuple[Tensor, dict[str, float], Tensor]:
         with torch.autocast("cpu", torch.bfloat16, enabled=mixed):
-            readings = model.read(bags)
-            losses = model.loss(readings, told)
+            output = model(bags)
+            losses = model.loss(output, targets)
         return (
-            readings.logits.float(),
+            output.logits.float(),
             losses.values(),
             torch.cat([g.flatten() for g in gradients(losses, model).values()]),
         )
@@ -121,17 +121,17 @@ def test_bfloat16_learns_nearly_the_same():
 def test_in_mixed_precision_what_is_compared_or_summed_is_float32():
     # Sharp attention, where three digits of a cosine are a tenth of a tile's weight.
     model = model_of(STEADY.model_copy(update={"hidden": 64, "shared": 16, "tau_start": 0.01})).train()
-    bags, told = together(TAUGHT)
+    bags, targets = together(TAUGHT)
     with torch.autocast("cpu", torch.bfloat16):
-        seen = model.read(bags)
-        losses = model.loss(seen, told)
-    for values in (seen.logits, seen.attention, seen.scores, seen.projected, seen.slide_vector, losses.total):
+        output = model(bags)
+        losses = model.loss(output, targets)
+    for values in (output.logits, output.attention, output.scores, output.projected, output.slide_vector, losses.total):
         assert values.dtype == torch.float32
-    for unit in (seen.projected, seen.slide_vector):
+    for unit in (output.projected, output.slide_vector):
         torch.testing.assert_close(unit.norm(dim=1), torch.ones(len(unit)))
-    assert torch.equal(seen.scores, model.memory.scores(seen.projected))
-    assert torch.equal(seen.attention, bags.softmax(seen.scores / model.tau).sum(dim=0))
-    again = model.loss(seen, told).terms
+    assert torch.equal(output.scores, model.memory.scores(output.projected))
+    assert torch.equal(output.attention, bags.softmax(output.scores / model.tau).sum(dim=0))
+    again = model.loss(output, targets).terms
     for name in ("histology", "memory"):  # of what was read, with no product but those among unit vectors
         assert torch.equal(losses.terms[name], again[name])
 
@@ -147,29 +147,29 @@ def test_means_over_a_slide_are_of_full_precision_in_mixed_precision():
 
 def test_one_tile_is_a_bag():
     model = model_of().eval()
-    readings = model.read(bag(1))
-    assert readings.attention.tolist() == [1.0]
-    torch.testing.assert_close(readings.pooled, readings.contextual)
-    losses = model.loss(readings, lesson(1, genes()))
+    output = model(bag(1))
+    assert output.attention.tolist() == [1.0]
+    torch.testing.assert_close(output.pooled, output.contextual)
+    losses = model.loss(output, targets_of(1, genes()))
     losses.total.backward()
     assert all(math.isfinite(value) for value in losses.values().values())
     assert all(p.grad is not None and p.grad.isfinite().all() for p in model.parameters())
-    model.start([patient(0, slide(1)), patient(1, slide(1))], seeded())
+    model.init_memory([patient(0, slide(1)), patient(1, slide(1))], seeded())
 
 
 def test_shapes_and_units():
     model = model_of().eval()
     with torch.no_grad():
-        seen = model.read(BagBatch.of([slide(20), slide(3)]))
-        omics = model.teach(torch.stack([genes(0), genes(1)]))
-    assert seen.contextual.shape == (23, 8)
-    assert seen.projected.shape == (23, 6)
-    assert seen.scores.shape == seen.attention.shape == (23,)
-    assert seen.pooled.shape == (2, 8)
-    assert seen.slide_vector.shape == (2, 6)
-    assert seen.logits.shape == (2, 2)
+        output = model(BagBatch.of([slide(20), slide(3)]))
+        omics = model.encode_omics(torch.stack([genes(0), genes(1)]))
+    assert output.contextual.shape == (23, 8)
+    assert output.projected.shape == (23, 6)
+    assert output.scores.shape == output.attention.shape == (23,)
+    assert output.pooled.shape == (2, 8)
+    assert output.slide_vector.shape == (2, 6)
+    assert output.logits.shape == (2, 2)
     assert (omics.embedding.shape, omics.vector.shape, omics.reconstruction.shape) == ((2, 7), (2, 6), (2, 10))
-    for unit in (seen.projected, seen.slide_vector, omics.vector):
+    for unit in (output.projected, output.slide_vector, omics.vector):
         torch.testing.assert_close(unit.norm(dim=1), torch.ones(len(unit)))
 
 
@@ -185,22 +185,22 @@ def test_messages_run_from_the_tile_to_its_neighbours():
 def test_the_first_residual_is_the_tile_itself_where_widths_agree():
     model = model_of(SMALL.model_copy(update={"in_features": 8}))
     assert not [key for key in model.state_dict() if "residual1" in key]
-    model.read(bag(width=8))
+    model(bag(width=8))
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU here")
 def test_gpu_and_cpu_agree():
     model = model_of().eval()
-    bags, told = together(TAUGHT)
-    here = model.read(bags)
-    expected = model.loss(here, told).values()
+    bags, targets = together(TAUGHT)
+    here = model(bags)
+    expected = model.loss(here, targets).values()
     model.cuda()
-    there = model.read(BagBatch.of([b for p in TAUGHT for b in p.bags], "cuda"))
+    there = model(BagBatch.of([b for p in TAUGHT for b in p.bags], "cuda"))
     torch.testing.assert_close(there.logits.cpu(), here.logits, atol=1e-4, rtol=1e-4)
-    told = Lesson.of(TAUGHT, "cuda")
-    found = model.loss(there, told).values()
+    targets = Targets.of(TAUGHT, "cuda")
+    found = model.loss(there, targets).values()
     assert found == {name: pytest.approx(value, abs=1e-3) for name, value in expected.items()}
-    model.follow(there, told)
+    model.update_memory(there, targets)
     model.epoch_figures()
-    model.start(TAUGHT, seeded())
+    model.init_memory(TAUGHT, seeded())
     assert model.memory.slots.device.type == "cuda"

@@ -8,10 +8,10 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from momkd_bags import STEADY, bag, genes, lesson, model_of, seeded
+from momkd_bags import STEADY, bag, genes, model_of, seeded, targets_of
 from torch.nn import functional
 from wsipipe.models.mil.losses import LossSettings, alignment, orthogonality, slot_distance, soft_angle
-from wsipipe.models.mil.network import task_loss
+from wsipipe.models.tasks.binary import BINARY
 
 
 @pytest.mark.parametrize("label", [0, 1])
@@ -26,12 +26,12 @@ def test_a_target_of_nought_or_one_is_the_label_to_the_bit(label: int):
         hard = functional.softplus(config.alignment_beta * (config.margin - delta))
         assert torch.equal(alignment(f, C, torch.tensor([float(label)]), config), hard)
         hard = functional.cross_entropy(logits, torch.tensor([label]))
-        assert torch.equal(task_loss(logits, torch.tensor([float(label)])), hard)
+        assert torch.equal(BINARY.loss(logits, torch.tensor([float(label)])), hard)
 
     model = model_of(STEADY)
-    readings = model.read(bag())
-    hard_losses = model.loss(readings, lesson(label, genes()))
-    soft_losses = model.loss(readings, lesson(label, genes(), target=float(label)))
+    output = model(bag())
+    hard_losses = model.loss(output, targets_of(label, genes()))
+    soft_losses = model.loss(output, targets_of(label, genes(), target=float(label)))
     assert soft_losses.values() == hard_losses.values()
 
 
@@ -40,9 +40,9 @@ def test_a_target_is_reached_where_the_logits_give_its_probability(target: float
     wanted = math.log(target) - math.log1p(-target)
     logits = torch.tensor([[0.5 - wanted / 2, 0.5 + wanted / 2]], dtype=torch.float64, requires_grad=True)
     targets = torch.tensor([target], dtype=torch.float64)
-    (gradient,) = torch.autograd.grad(task_loss(logits, targets), logits)
+    (gradient,) = torch.autograd.grad(BINARY.loss(logits, targets), logits)
     assert gradient.abs().max() < 1e-12
-    (gradient,) = torch.autograd.grad(task_loss(logits, (targets + 1) / 2), logits)
+    (gradient,) = torch.autograd.grad(BINARY.loss(logits, (targets + 1) / 2), logits)
     assert float(gradient[0, 1]) == pytest.approx(target - (target + 1) / 2)
 
 

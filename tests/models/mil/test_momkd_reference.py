@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 import torch
 from wsipipe.data.errors import BundleError
-from wsipipe.models.mil.bag_tensors import BagBatch, BagTensors, PatientBags
+from wsipipe.models.mil.bag_tensors import BagBatch, BagTensors, Patient
 from wsipipe.models.mil.momkd import MoMKD
 from wsipipe.models.mil.momkd_checkpoint import read_momkd_checkpoint
-from wsipipe.models.mil.network import Lesson, Losses
+from wsipipe.models.mil.network import Losses, Targets
 
 REFERENCE = Path(__file__).resolve().parents[3] / "../shared/data/momkd_reference"
 TERMS = {
@@ -48,8 +48,8 @@ class Reference:
 
     def losses(self, model: MoMKD, label: int, copies: int) -> Losses:
         """Of a step that takes the bag once, or several times side by side."""
-        patient = PatientBags("reference", label, [], self.arrays["rna"][0])
-        return model.loss(model.read(self.bags(copies)), Lesson.of([patient] * copies))
+        patient = Patient("reference", label, [], self.arrays["rna"][0])
+        return model.loss(model(self.bags(copies)), Targets.of([patient] * copies))
 
 
 @pytest.fixture
@@ -91,11 +91,11 @@ def test_the_default_loss_weights_are_the_public_codes(reference: Reference):
 def test_forward(reference: Reference, copies: int):
     model = reference.model().eval()
     with torch.no_grad():
-        seen = model.read(reference.bags(copies))
-        omics = model.teach(reference.arrays["rna"].repeat(copies, 1))
-    close(seen.contextual, reference.arrays["contextual"].repeat(copies, 1))
-    close(seen.attention, reference.arrays["attention"].repeat(copies))
-    close(seen.logits, reference.arrays["logits"].repeat(copies, 1))
+        output = model(reference.bags(copies))
+        omics = model.encode_omics(reference.arrays["rna"].repeat(copies, 1))
+    close(output.contextual, reference.arrays["contextual"].repeat(copies, 1))
+    close(output.attention, reference.arrays["attention"].repeat(copies))
+    close(output.logits, reference.arrays["logits"].repeat(copies, 1))
     close(omics.reconstruction, reference.arrays["rna_reconstruction"].repeat(copies, 1))
 
 

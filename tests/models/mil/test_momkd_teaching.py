@@ -6,10 +6,10 @@ import math
 
 import pytest
 import torch
-from momkd_bags import OMICS, SMALL, STEADY, bag, genes, lesson, model_of, patient, reached, side
+from momkd_bags import OMICS, SMALL, STEADY, bag, genes, model_of, patient, reached, side, targets_of
 from wsipipe.data.errors import UsageError
 from wsipipe.models.mil.losses import orthogonality
-from wsipipe.models.mil.network import Lesson
+from wsipipe.models.mil.network import Targets
 
 
 @pytest.mark.parametrize("label", [0, 1])
@@ -18,7 +18,7 @@ def test_omics_and_histology_meet_only_in_the_memory(label: int):
     everything = {name for name, _ in model.named_parameters()}
     omics_side, memory = side(everything, *OMICS), {"memory.slots"}
     histology_side = everything - omics_side - memory
-    losses = model.loss(model.read(bag()), lesson(label, genes()))
+    losses = model.loss(model(bag()), targets_of(label, genes()))
     terms = losses.terms
 
     assert reached(terms["omics"], model) == side(everything, "omics_encoder.", "omics_projection.") | memory
@@ -31,9 +31,9 @@ def test_omics_and_histology_meet_only_in_the_memory(label: int):
 
 def test_a_soft_target_opens_no_other_way():
     model = model_of()
-    readings = model.read(bag())
-    hard = model.loss(readings, lesson(1, genes())).terms
-    soft = model.loss(readings, lesson(1, genes(), target=0.3)).terms
+    output = model(bag())
+    hard = model.loss(output, targets_of(1, genes())).terms
+    soft = model.loss(output, targets_of(1, genes(), target=0.3)).terms
     assert {name: reached(term, model) for name, term in soft.items()} == {
         name: reached(term, model) for name, term in hard.items()
     }
@@ -41,16 +41,16 @@ def test_a_soft_target_opens_no_other_way():
 
 def test_attention_does_not_move_the_memory_but_learns_its_temperature():
     model = model_of()
-    seen = model.read(bag())
-    for values in (seen.scores, seen.attention, seen.pooled, seen.slide_vector, seen.logits):
+    output = model(bag())
+    for values in (output.scores, output.attention, output.pooled, output.slide_vector, output.logits):
         assert "memory.slots" not in reached(values.square().sum(), model)
-    assert {"log_tau", "patch_projection.weight"} <= reached(seen.attention.square().sum(), model)
+    assert {"log_tau", "patch_projection.weight"} <= reached(output.attention.square().sum(), model)
 
 
 def test_distance_to_the_slots_moves_the_tiles_alone_and_orthogonality_the_slots_alone():
     model = model_of()
     slots = model.memory.slots
-    memory = model.loss(model.read(bag()), lesson(1)).terms["memory"]
+    memory = model.loss(model(bag()), targets_of(1)).terms["memory"]
     (found,) = torch.autograd.grad(memory, slots, retain_graph=True)
     (wanted,) = torch.autograd.grad(10 * orthogonality(slots[1]), slots)
     torch.testing.assert_close(found, wanted)
@@ -61,7 +61,7 @@ def test_without_rna_there_are_no_omics_terms_and_the_omics_side_stands_still():
     model = model_of(STEADY)
     optimiser = torch.optim.AdamW(model.parameters(), lr=1e-2)
     before = {name: p.detach().clone() for name, p in model.named_parameters()}
-    losses = model.loss(model.read(bag()), lesson(1))
+    losses = model.loss(model(bag()), targets_of(1))
     assert losses.values().keys() == {"task", "histology", "memory", "total"}
     losses.total.backward()
     optimiser.step()
@@ -72,57 +72,57 @@ def test_without_rna_there_are_no_omics_terms_and_the_omics_side_stands_still():
 def test_a_model_without_genes_has_no_omics_side():
     model = model_of(SMALL.model_copy(update={"n_genes": 0}))
     assert not side(set(model.state_dict()), *OMICS)
-    model.loss(model.read(bag()), lesson(0)).total.backward()
+    model.loss(model(bag()), targets_of(0)).total.backward()
     with pytest.raises(UsageError):
-        model.teach(genes()[None])
+        model.encode_omics(genes()[None])
     with pytest.raises(UsageError):
-        model.loss(model.read(bag()), lesson(0, genes()))
+        model.loss(model(bag()), targets_of(0, genes()))
 
 
 def test_measured_patients_are_paired_with_their_own_bags():
     expressions = [None, genes(4), None, genes(5)]
-    told = Lesson.of(
+    targets = Targets.of(
         [
             patient(i // 2, expression=g, target=t)
             for i, (g, t) in enumerate(zip(expressions, (None, 0.25, 0.5, None), strict=True))
         ]
     )
-    assert told.labels.tolist() == [0, 0, 1, 1]
-    assert told.targets.tolist() == [0.0, 0.25, 0.5, 1.0]
-    assert told.measured is not None
-    assert told.expression is not None
-    assert told.measured.tolist() == [1, 3]
-    assert torch.equal(told.expression, torch.stack([genes(4), genes(5)]))
-    assert (lesson(1).expression, lesson(1).measured) == (None, None)
+    assert targets.labels.tolist() == [0, 0, 1, 1]
+    assert targets.values.tolist() == [0.0, 0.25, 0.5, 1.0]
+    assert targets.measured is not None
+    assert targets.expression is not None
+    assert targets.measured.tolist() == [1, 3]
+    assert torch.equal(targets.expression, torch.stack([genes(4), genes(5)]))
+    assert (targets_of(1).expression, targets_of(1).measured) == (None, None)
 
 
 @pytest.mark.parametrize("label", [-1, 2])
 def test_a_label_that_is_no_label_is_refused(label: int):
     with pytest.raises(UsageError, match=f"P-{label}"):
-        lesson(label)
+        targets_of(label)
 
 
 @pytest.mark.parametrize("target", [-1e-6, 1.000001, math.nan, math.inf])
 def test_a_target_that_is_no_probability_is_refused(target: float):
     with pytest.raises(UsageError, match="P-1"):
-        lesson(1, target=target)
+        targets_of(1, target=target)
 
 
 def test_a_value_that_is_missing_in_rna_is_not_passed_over():
     expression = genes()
     expression[3] = math.nan
     model = model_of()
-    told = Lesson(torch.tensor([1]), torch.tensor([1.0]), expression[None], torch.tensor([0]))
-    losses = model.loss(model.read(bag()), told).values()
+    targets = Targets(torch.tensor([1]), torch.tensor([1.0]), expression[None], torch.tensor([0]))
+    losses = model.loss(model(bag()), targets).values()
     assert [name for name, value in losses.items() if math.isnan(value)] == ["omics", "reconstruction", "total"]
 
 
 def test_a_target_of_a_half_takes_the_mean_of_both_alignments_and_leaves_the_memory_to_the_label():
     model = model_of(STEADY)
-    readings = model.read(bag())
-    losses = {y: model.loss(readings, lesson(y, genes())).values() for y in (0, 1)}
+    output = model(bag())
+    losses = {y: model.loss(output, targets_of(y, genes())).values() for y in (0, 1)}
     for label in (0, 1):
-        soft = model.loss(readings, lesson(label, genes(), target=0.5)).values()
+        soft = model.loss(output, targets_of(label, genes(), target=0.5)).values()
         for name in ("task", "histology"):
             assert soft[name] == pytest.approx((losses[0][name] + losses[1][name]) / 2, rel=1e-6)
         for name in ("memory", "omics", "reconstruction"):

@@ -13,11 +13,11 @@ import numpy as np
 import pytest
 import torch
 from wsipipe.data.errors import CohortError, UsageError
-from wsipipe.models.mil.bag_tensors import BagBatch, BagTensors, PatientBags
+from wsipipe.models.mil.bag_tensors import BagBatch, BagTensors, Patient
 from wsipipe.models.mil.mean_pooling import MeanPooling, MeanPoolingConfig
-from wsipipe.models.mil.momkd import HistologyReadings, MoMKD, MoMKDConfig
+from wsipipe.models.mil.momkd import MoMKD, MoMKDConfig, MoMKDOutput
 from wsipipe.models.mil.tile_graph import knn_edges
-from wsipipe.models.training.fit import Epoch, Fit, FitSettings, clip_gradients, fit, patient_logits, validate
+from wsipipe.models.training.fit import Epoch, Fit, FitSettings, clip_gradients, fit, patient_scores, validate
 from wsipipe.models.training.methods import METHODS
 
 WIDTH, GENES = 8, 6
@@ -33,7 +33,7 @@ def model_of(kind: type[MoMKD] = MoMKD, **changes: Any) -> MoMKD:
     return kind(config(**changes))
 
 
-def patient(number: int, label: int, *, slides: int = 1, rna: bool = True) -> PatientBags:
+def patient(number: int, label: int, *, slides: int = 1, rna: bool = True) -> Patient:
     """A patient whose positive slides have, in every second tile, a feature that the negative ones lack."""
     draw = torch.Generator().manual_seed(number)
     bags = []
@@ -44,10 +44,10 @@ def patient(number: int, label: int, *, slides: int = 1, rna: bool = True) -> Pa
         coords = np.stack([np.arange(tiles) % 3, np.arange(tiles) // 3], axis=1)
         bags.append(BagTensors(f"P{number}-{slide}", features.half(), knn_edges(coords)))
     expression = torch.randn(GENES, generator=draw) + label
-    return PatientBags(f"P{number}", label, bags, expression if rna else None)
+    return Patient(f"P{number}", label, bags, expression if rna else None)
 
 
-def cohort(first: int, size: int) -> list[PatientBags]:
+def cohort(first: int, size: int) -> list[Patient]:
     """Half of them positive; every third without RNA."""
     return [patient(n, n % 2, slides=1 + n % 2, rna=n % 3 > 0) for n in range(first, first + size)]
 
@@ -69,12 +69,12 @@ def test_it_learns_what_is_planted(genes: int) -> None:
     model = model_of(n_genes=genes)
     train, validation, test = cohort(0, 16), cohort(100, 8), cohort(200, 12)
     if not genes:
-        train = [PatientBags(p.patient_id, p.label, p.bags) for p in train]
+        train = [Patient(p.patient_id, p.label, p.bags) for p in train]
     fitted = fit(model, train, validation, FitSettings(epochs=12, learning_rate=6e-3, bags_per_step=4))
     best = fitted.history[fitted.best_epoch]
     assert best.validation_auc == 1.0
     assert best.validation_loss < 0.5 < fitted.history[0].validation_loss
-    logits = patient_logits(model, test)  # never seen in any way
+    logits = patient_scores(model, test)  # never seen in any way
     assert min(logits[p.patient_id] for p in test if p.label) > max(logits[p.patient_id] for p in test if not p.label)
     assert all(torch.equal(tensor, fitted.state[name]) for name, tensor in model.state_dict().items())
     assert ("omics" in best.losses and best.losses["omics"] > 0) == bool(genes)
@@ -126,7 +126,7 @@ def test_training_patients_of_one_class_are_refused(label: int) -> None:
 
 @pytest.mark.parametrize("validation", [[], [replace(patient(100, 1), bags=[])]], ids=["nobody", "without slides"])
 @pytest.mark.parametrize("method", ["momkd", "mean"])
-def test_without_anybody_to_validate_there_is_no_best_epoch(validation: list[PatientBags], method: str) -> None:
+def test_without_anybody_to_validate_there_is_no_best_epoch(validation: list[Patient], method: str) -> None:
     network = model_of() if method == "momkd" else MeanPooling(MeanPoolingConfig(in_features=WIDTH))
     with pytest.raises(CohortError, match="no validation patient with slides"):
         METHODS[method].fit(network, cohort(0, 4), validation, FitSettings(epochs=1))
@@ -157,10 +157,10 @@ class CountingMoMKD(MoMKD):
         super().__init__(config)
         self.drawn: Counter[float] = Counter()
 
-    def read(self, bags: BagBatch) -> HistologyReadings:
+    def forward(self, bags: BagBatch) -> MoMKDOutput:
         if self.training:
             self.drawn.update(float(x[0, 0]) for x in bags.split(bags.x))
-        return super().read(bags)
+        return super().forward(bags)
 
 
 def test_patients_with_many_slides_do_not_weigh_more() -> None:
@@ -222,7 +222,7 @@ def test_an_epoch_draws_as_many_bags_however_many_a_step_takes() -> None:
 # ----- soft targets -----
 
 
-def with_targets(patients: list[PatientBags], targets: Iterable[float | None]) -> list[PatientBags]:
+def with_targets(patients: list[Patient], targets: Iterable[float | None]) -> list[Patient]:
     return [replace(p, target=target) for p, target in zip(patients, targets, strict=True)]
 
 
@@ -245,7 +245,7 @@ def test_with_soft_targets_the_epoch_is_chosen_by_rank_and_the_labels_of_validat
 def test_ranks_by_hand_and_too_few_of_them() -> None:
     model = model_of()
     validation = cohort(100, 8)
-    logits = patient_logits(model, validation)
+    logits = patient_scores(model, validation)
     order = sorted(validation, key=lambda p: logits[p.patient_id])
     rising = with_targets(order, [0.1 * place for place in range(8)])
     assert validate(model, rising).rank_correlation == pytest.approx(1)

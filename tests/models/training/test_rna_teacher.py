@@ -15,7 +15,7 @@ from wsipipe.data.cohort.table import read_cohort
 from wsipipe.data.errors import CohortError, ExpressionError, UsageError
 from wsipipe.data.molecular.expression_reading import read_genomics
 from wsipipe.data.molecular.store import ExpressionTable, join_blocks
-from wsipipe.models.training.rna_teacher import REACH, VARIANCES, RnaTeacher, SoftTargets, deal_folds, measured
+from wsipipe.models.training.rna_teacher import CLIP_SD, VARIANCES, RnaTeacher, SoftTargets, deal_folds, measured
 
 DATA = Path(__file__).resolve().parents[3] / "../shared/data"
 Labels = npt.NDArray[np.int64]
@@ -87,7 +87,7 @@ def test_far_values_say_no_more_than_values_at_the_reach() -> None:
     table, labels = cohort(100)
     teacher = RnaTeacher().fit(table.matrix, table.genes, labels)
     place = teacher.panel.genes.index("g000")
-    at_reach = float(teacher.panel.mean[place] + REACH * teacher.panel.scale[place])
+    at_reach = float(teacher.panel.mean[place] + CLIP_SD * teacher.panel.scale[place])
     row = np.full((4, 40), 5.0, dtype=np.float32)
     row[:, 0] = [at_reach - 1, at_reach, 100.0, 1e6]
     said = teacher.predict(row, table.genes)

@@ -73,7 +73,7 @@ def test_imported_folds_predict_what_their_networks_say(tmp_path: Path) -> None:
     assert result.exit_code == 0, result.output
     bag = bag_tensors(read_bag(Path("work/features/0.5mpp-224px/efficientnet-lite0/new.zarr")), 8)
     with torch.inference_mode():
-        logits = torch.cat([model.read(BagBatch.of([bag])).logits for model in models])
+        logits = torch.cat([model(BagBatch.of([bag])).logits for model in models])
     expected = torch.sigmoid((logits[:, 1] - logits[:, 0]).mean()).item()
     rows = list(csv.DictReader(Path("work/predictions/her2/predictions.csv").read_text().splitlines()))
     [row] = [row for row in rows if row["slide_id"]]

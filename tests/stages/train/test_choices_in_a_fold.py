@@ -22,14 +22,15 @@ from wsipipe.data.features.store import read_bag
 from wsipipe.data.molecular.store import read_expression
 from wsipipe.models.bundle import read_bundle
 from wsipipe.models.mil.bag_tensors import BagTensors, bag_tensors
-from wsipipe.models.training.fit import Epoch, patient_logits
+from wsipipe.models.tasks.binary import BINARY
+from wsipipe.models.training.fit import Epoch, patient_scores
 from wsipipe.models.training.rna_teacher import RnaTeacher, SoftTargets, measured
 from wsipipe.stages.stage import Silence
 from wsipipe.stages.train.fold import FoldCohort, patients_of
-from wsipipe.stages.train.fold_training import FoldTask, Tell, train_fold
+from wsipipe.stages.train.fold_training import FoldData, Tell, train_fold
+from wsipipe.stages.train.molecular_data import MolecularData
 from wsipipe.stages.train.settings import TrainSettings
 from wsipipe.stages.train.stage import TrainStage
-from wsipipe.stages.train.teaching import Teaching
 
 CPU = torch.device("cpu")
 
@@ -159,7 +160,7 @@ class Watched(dict[str, BagTensors]):
         return super().__getitem__(slide)
 
 
-def first_fold(trained: Planted, partial: Path, tell: Tell = lambda what, epoch: None) -> tuple[FoldTask, Watched]:
+def first_fold(trained: Planted, partial: Path, tell: Tell = lambda what, epoch: None) -> tuple[FoldData, Watched]:
     """The training of fold 0, with the bags of everyone in reach."""
     splits = read_splits(trained.model / "splits.csv")
     slides = {patient.id: tuple(patient.slides) for patient in trained.patients}
@@ -168,8 +169,8 @@ def first_fold(trained: Planted, partial: Path, tell: Tell = lambda what, epoch:
     )
     bags = Watched({s: bag_tensors(read_bag(trained.store(s)), 8) for ids in slides.values() for s in ids})
     cohort = FoldCohort(0, 2, "", train, validation, 0, {}, {}, {})
-    teaching = Teaching(read_expression(trained.workspace / "genomics/expression.zarr"))
-    return FoldTask(cohort, bags, WIDTH, teaching, CPU, partial, tell), bags
+    teaching = MolecularData(read_expression(trained.workspace / "genomics/expression.zarr"))
+    return FoldData(cohort, bags, WIDTH, teaching, CPU, partial, tell, BINARY), bags
 
 
 def test_inner_folds_hold_the_folds_own_patients_alone(trained: Planted, tmp_path: Path) -> None:
@@ -190,7 +191,7 @@ def test_inner_folds_hold_the_folds_own_patients_alone(trained: Planted, tmp_pat
         by_hand = replace(task, cohort=cohort, partial=tmp_path / f"by hand {fold}")
         network = train_fold(by_hand, settings.model_copy(update={"nested": []})).network
         tested = patients_of(parts["test"], bags)
-        logits = patient_logits(network, tested)
+        logits = patient_scores(network, tested)
         aucs.append(roc_auc_score([p.label for p in tested], [logits[p.patient_id] for p in tested]))
     assert fitted.choice == [{"genes": genes, "auc": pytest.approx(np.mean(aucs))} for genes in (5, 4)]
     assert fitted.settings.genes == 5

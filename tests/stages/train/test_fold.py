@@ -15,10 +15,11 @@ from scipy.special import expit
 from wsipipe.data.errors import CohortError, ExpressionError, StoreError, UsageError
 from wsipipe.data.features.store import FeatureFacts, write_features
 from wsipipe.data.molecular.store import write_expression
+from wsipipe.models.tasks.binary import BINARY
 from wsipipe.models.training.gene_panel import GenePanel
-from wsipipe.stages.train.fold import FoldCohort, fold_threshold, read_bags
+from wsipipe.stages.train.fold import FoldCohort, read_bags
+from wsipipe.stages.train.molecular_data import FoldRna, MolecularData, fold_targets, read_gene_list
 from wsipipe.stages.train.settings import TrainSettings
-from wsipipe.stages.train.teaching import FoldRna, Teaching, fold_targets, read_gene_list
 
 PATIENTS = [f"P{i:02d}" for i in range(40)]
 LABELS = {patient: i % 2 for i, patient in enumerate(PATIENTS)}
@@ -40,13 +41,13 @@ def store(folder: Path, block: str, patients: list[str], unit: str = "log") -> P
 
 
 def fitted(stores: list[Path], genes: int, gene_list: Path | None = None) -> FoldRna:
-    teaching = Teaching.read(stores, gene_list)
+    teaching = MolecularData.read(stores, gene_list)
     assert teaching is not None
     return FoldRna.fitted(cohort(), teaching, TrainSettings(genes=genes))
 
 
 def test_nothing_teaches_without_stores() -> None:
-    assert Teaching.read([], None) is None
+    assert MolecularData.read([], None) is None
 
 
 def test_rna_alone(tmp_path: Path) -> None:
@@ -85,7 +86,7 @@ def test_nobody_has_rna(tmp_path: Path) -> None:
 
 
 def test_a_list_is_the_teachers_panel_too(tmp_path: Path) -> None:
-    teaching = Teaching.read([store(tmp_path, "rna", PATIENTS)], None)
+    teaching = MolecularData.read([store(tmp_path, "rna", PATIENTS)], None)
     assert teaching is not None
     listed = replace(teaching, gene_list=("G20", "G07"))
     assert fold_targets(cohort(), listed, TrainSettings(genes=5)).description["genes"] == 2
@@ -93,7 +94,7 @@ def test_a_list_is_the_teachers_panel_too(tmp_path: Path) -> None:
 
 
 def test_shuffled_rna_stays_within_its_class_and_leaves_others_alone(tmp_path: Path) -> None:
-    teaching = Teaching.read([store(tmp_path, "rna", PATIENTS[5:])], None)
+    teaching = MolecularData.read([store(tmp_path, "rna", PATIENTS[5:])], None)
     assert teaching is not None
     train = {patient: label for patient, (label, _) in cohort().train.items()}
     shuffled = teaching.shuffled(train, seed=0)
@@ -110,7 +111,7 @@ def test_shuffled_rna_stays_within_its_class_and_leaves_others_alone(tmp_path: P
 
 
 def test_soft_targets_are_the_folds_own(tmp_path: Path) -> None:
-    teaching = Teaching.read([store(tmp_path, "rna", PATIENTS[5:])], None)
+    teaching = MolecularData.read([store(tmp_path, "rna", PATIENTS[5:])], None)
     assert teaching is not None
     validation = {patient: (LABELS[patient], ("S",)) for patient in PATIENTS[28:30]}
     train = {patient: own for patient, own in cohort().train.items() if patient not in validation}
@@ -191,8 +192,8 @@ def test_a_bag_is_read_once(tmp_path: Path) -> None:
     ],
 )
 def test_the_threshold_tells_validation_patients_apart(logits: list[float], threshold: tuple[float, str]) -> None:
-    assert fold_threshold([0, 0, 1, 1], logits) == (pytest.approx(threshold[0]), threshold[1])
-    assert fold_threshold([1, 1], [1.0, 2.0]) == fold_threshold([], []) == (0.5, "default 0.5")
+    assert BINARY.threshold([0, 0, 1, 1], logits) == (pytest.approx(threshold[0]), threshold[1])
+    assert BINARY.threshold([1, 1], [1.0, 2.0]) == BINARY.threshold([], []) == (0.5, "default 0.5")
 
 
 # Gene lists

@@ -23,8 +23,8 @@ from wsipipe.data.molecular.store import ExpressionTable, store_name, write_expr
 from wsipipe.models.evaluation.metrics import binary_metrics
 from wsipipe.models.training.gene_panel import GenePanel
 from wsipipe.stages.train.fold import FoldCohort
+from wsipipe.stages.train.molecular_data import FoldRna, MolecularData
 from wsipipe.stages.train.settings import TrainSettings
-from wsipipe.stages.train.teaching import FoldRna, Teaching
 
 DATA = Path(__file__).resolve().parents[3] / "../shared/data"
 
@@ -145,7 +145,7 @@ def test_patients_of_the_test_change_nothing_that_is_fitted(tmp_path: Path) -> N
             changed = ExpressionTable(table.patients, table.genes, matrix, "log", "noise")
             amplified = ExpressionTable(table.patients, table.genes, np.clip(np.round(matrix - 5), -2, 2), "", "")
             blocks = [stored(folder, amplified, "cnv", "gistic")]
-            teaching = Teaching.read([stored(folder, changed), *blocks], None)
+            teaching = MolecularData.read([stored(folder, changed), *blocks], None)
             assert teaching is not None
             rna = FoldRna.fitted(cohort, teaching, settings)
             assert rna.rows.keys() == cohort.train.keys()

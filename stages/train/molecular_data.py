@@ -1,4 +1,4 @@
-"""What teaches a fold beside labels: RNA and further blocks, selected and scaled on its training patients alone."""
+"""Molecular data in a fold's training: RNA and further blocks, selected and scaled on its training patients alone."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ from .fold import FoldCohort
 from .settings import TrainSettings
 
 
-def stores_that_teach(genomics: Path, settings: TrainSettings) -> list[Path]:
-    """The stores of the blocks asked for; RNA's may be missing, what is asked for beside it may not.
+def molecular_stores(genomics: Path, settings: TrainSettings) -> list[Path]:
+    """The stores of the blocks asked for; RNA's may be missing, the other blocks' may not.
 
     :param genomics: folder of the stores.
     :raises CohortError: a block has no store.
@@ -52,9 +52,9 @@ def molecular_inputs(stores: Sequence[Path], gene_list: Path | None) -> dict[str
 
 
 def _record_of(store: Path, block: Block) -> OutputRecord:
-    """What is recorded of a store.
+    """The record of a store.
 
-    :raises CohortError: nothing, or that it could not be made again.
+    :raises CohortError: there is none, or the store could not be made again.
     """
     record = Manifest.of(store.parent).latest("genomics").get("expression" if block == "rna" else block)
     if record is not None and record.error is not None:
@@ -66,18 +66,18 @@ def _record_of(store: Path, block: Block) -> OutputRecord:
 
 
 @dataclass(frozen=True)
-class Teaching:
-    """What the workspace has to teach with: molecular features of patients, of whom a fold may use its own alone.
+class MolecularData:
+    """Molecular features of the workspace's patients; a fold uses those of its own patients only.
 
     :param table: RNA, or joined blocks.
-    :param gene_list: what the panel holds, instead of what it would choose.
+    :param gene_list: the panel's genes, in place of selected ones.
     """
 
     table: ExpressionTable
     gene_list: tuple[str, ...] = ()
 
     @classmethod
-    def read(cls, stores: Sequence[Path], gene_list: Path | None) -> Teaching | None:
+    def read(cls, stores: Sequence[Path], gene_list: Path | None) -> MolecularData | None:
         """From the stores, RNA's first; None without any. Listed genes may carry former names."""
         if not stores:
             return None
@@ -90,15 +90,15 @@ class Teaching:
         """How genes are selected."""
         return "list" if self.gene_list else settings.gene_selection
 
-    def shuffled(self, labels: Mapping[str, int], seed: int) -> Teaching:
-        """A control: the rows are dealt anew among the patients of a class, so that none need have their own.
+    def shuffled(self, strata: Mapping[str, int], seed: int) -> MolecularData:
+        """A control: rows are permuted among the training patients of a stratum, here a class.
 
-        :param labels: of the training patients; other patients keep their rows.
+        :param strata: of the training patients; other patients keep their rows.
         """
         order = np.arange(len(self.table.patients))
         draw = np.random.default_rng(seed)
-        for label in (0, 1):
-            rows = [self.table.row(p) for p in sorted(labels) if labels[p] == label and p in self.table]
+        for stratum in sorted(set(strata.values())):
+            rows = [self.table.row(p) for p in sorted(strata) if strata[p] == stratum and p in self.table]
             order[rows] = draw.permutation(rows)
         return replace(self, table=replace(self.table, matrix=self.table.matrix[order]))
 
@@ -113,12 +113,12 @@ class FoldRna:
     description: dict[str, Any]
 
     @classmethod
-    def fitted(cls, cohort: FoldCohort, teaching: Teaching, settings: TrainSettings) -> FoldRna:
+    def fitted(cls, cohort: FoldCohort, molecular: MolecularData, settings: TrainSettings) -> FoldRna:
         """Fit the panel on the fold's training patients that any of the stores has.
 
         A block that did not measure a patient is the training mean for this patient, and counted in the description.
         """
-        table = teaching.table
+        table = molecular.table
         patients = measured(table, cohort.train)
         if not patients:
             raise CohortError(
@@ -129,22 +129,22 @@ class FoldRna:
         labels = np.array([cohort.train[p][0] for p in patients])
         matrix = table.rows(patients)
         seed = settings.seed + cohort.fold
-        panel = GenePanel(settings.genes, teaching.selection(settings), teaching.gene_list, seed=seed)
+        panel = GenePanel(settings.genes, molecular.selection(settings), molecular.gene_list, seed=seed)
         values = panel.fit(matrix, table.genes, labels).transform(matrix, table.genes)
         arrays, description = panel.state()
         rows = {patient: torch.from_numpy(row.copy()) for patient, row in zip(patients, values, strict=True)}
         return cls(rows, panel.genes, arrays, {**description, "unit": table.unit})
 
 
-def fold_targets(cohort: FoldCohort, teaching: Teaching, settings: TrainSettings) -> SoftTargets:
-    """The soft targets of the fold's training patients, and what the teacher says of those who validate."""
+def fold_targets(cohort: FoldCohort, molecular: MolecularData, settings: TrainSettings) -> SoftTargets:
+    """The soft targets of the fold's training patients, and the teacher's probabilities of the validation patients."""
     return SoftTargets.fitted(
-        teaching.table,
+        molecular.table,
         {patient: label for patient, (label, _) in cohort.train.items()},
         cohort.validation,
         n_genes=settings.genes,
-        selection=teaching.selection(settings),
-        gene_list=teaching.gene_list,
+        selection=molecular.selection(settings),
+        gene_list=molecular.gene_list,
         seed=settings.seed + cohort.fold,
     )
 

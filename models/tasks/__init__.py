@@ -1,0 +1,1 @@
+"""Tasks: what a model answers, one file each behind one seam."""
