@@ -210,6 +210,15 @@ def test_training_and_export_leave_out_what_does_not_count(project: Path, what: 
     assert "tile" in reasons["p03"]
 
 
+def test_the_page_of_tiled_slides_shows_those_that_count(project: Path) -> None:
+    write_slide(project / "slides/s03.svs", 77)
+    (project / "work" / TILES / "s04.h5").unlink()
+    done = told("tile", project / "new", "-c", project / "wsipipe.toml")
+    assert done["index"]["notes"] == ["2 stale or lost in tile, left out: s03, s04"]
+    page = (project / "work" / TILES / "qc/index.html").read_text()
+    assert ("s02" in page, "s03" in page, "s04" in page) == (True, False, False)
+
+
 def test_the_report_counts_the_folds_of_the_present_split_alone(project: Path) -> None:
     """And so do evaluation and prediction."""
     config, model = project / "wsipipe.toml", project / "work/models/her2"
