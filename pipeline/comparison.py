@@ -95,5 +95,5 @@ def _is_trained(model: Path, settings: TrainSettings | None, comparison: ToTrain
         len(digests) == 1
         and frozenset() not in digests
         and features_of(folds) == {name_of_features(comparison.features)}
-        and all(fold.settings == settings.result_settings() for fold in folds)
+        and not any(settings.unlike(fold.settings, settings.result_settings()) for fold in folds)
     )

@@ -1,7 +1,7 @@
 """``wsipipe status``: what is done, stale, failed or lost in a workspace, and why. It runs nothing and loads no model.
 
-It reads the manifests alone: every record says what it was made from, so it can be held against what is there now. With
-a settings file, records are also held against the settings that the next run would use.
+It reads the manifests alone: every record says what it was made from, so it is held against what is there now
+(:mod:`wsipipe.stages.lineage`). With a settings file also against the settings that the next run would use.
 """
 
 from __future__ import annotations
@@ -14,14 +14,12 @@ from typing import Literal
 
 from rich.table import Table
 
-from ..data.artifact import digest_of, stamp
 from ..data.errors import UsageError
-from ..data.manifest import InputRecord, Manifest, Record
+from ..data.manifest import Record
+from ..stages.lineage import Lineage
 from ..stages.settings import Settings
-from ..stages.versions import VERSIONS
 from .config import Config
 from .console import Console
-from .run.decisions import changed_settings
 
 State = Literal["done", "empty", "stale", "failed", "lost", "to do"]
 STATES: tuple[State, ...] = ("done", "empty", "stale", "failed", "lost", "to do")
@@ -47,28 +45,14 @@ def survey(config: Config, *, compare: bool) -> list[ItemState]:
     :param compare: hold the recorded settings against those of ``config``.
     """
     workspace = config.workspace
-    files = [file for folder in _FOLDERS for file in sorted(workspace.glob(f"{folder}/manifest.jsonl"))]
-    records = {file.parent: Manifest(file).records() for file in files}
-    made = {
-        output.path: output.digest
-        for folder in records.values()
-        for record in folder
-        for output in record.outputs.values()
-    }
-    states: list[ItemState] = []
-    unsure: set[str] = set()  # outputs that will be made again; folders and records come in the chain's order
-    for folder, all_records in records.items():
-        name = folder.relative_to(workspace).as_posix()
-        for record in _latest(all_records):
-            state = _state(record, name, workspace, made, config if compare else None)
-            waits = [source for source, given in record.inputs.items() if given.path in unsure]
-            if state.state == "done" and waits:
-                why = f"{waits[0]}{f' and {len(waits) - 1} more' if len(waits) > 1 else ''} will be made again"
-                hint = "kept if they come out with equal bytes"
-                state = ItemState(name, record.stage, record.item, "stale", why, hint)
-            if state.state in ("stale", "lost"):
-                unsure |= {output.path for output in record.outputs.values()}
-            states.append(state)
+    lineage = Lineage(workspace)
+    folders = [file.parent for pattern in _FOLDERS for file in sorted(workspace.glob(f"{pattern}/manifest.jsonl"))]
+    records = {folder: lineage.all_latest(folder) for folder in folders}
+    states = [
+        _state(record, folder.relative_to(workspace).as_posix(), lineage, config if compare else None)
+        for folder, latest in records.items()
+        for record in latest
+    ]
     asked = _asked_but_not_begun(config, records) if compare else ()
     return [*states, *_not_extracted(records, workspace), *asked]
 
@@ -87,78 +71,55 @@ _FOLDERS = (
 )
 
 
-def _latest(records: Sequence[Record]) -> list[Record]:
-    return list({(record.stage, record.item): record for record in records}.values())
-
-
-def _state(record: Record, folder: str, workspace: Path, made: Mapping[str, str], config: Config | None) -> ItemState:
+def _state(record: Record, folder: str, lineage: Lineage, config: Config | None) -> ItemState:
     def state(name: State, why: str = "", hint: str = "") -> ItemState:
         return ItemState(folder, record.stage, record.item, name, why, hint)
 
-    if record.status == "failed" and record.error is not None:
-        return state("failed", record.error.message, record.error.hint)
-    lost = [o.path for o in record.outputs.values() if not o.is_whole(workspace)]
-    if lost:
-        return state("lost", f"{lost[0]} is missing or damaged", "the next run makes it again")
-    changed = {name: why for name, given in record.inputs.items() if (why := _changed(name, given, made))}
-    reasons = list(changed.values())
-    if record.stage_version != VERSIONS.get(record.stage, record.stage_version):
-        reasons.append(f"{record.stage} has changed since (version {record.stage_version})")
+    standing = lineage.standing(record)
+    if standing.state == "failed":
+        return state("failed", standing.why, record.error.hint if record.error else "")
+    if standing.state == "lost":
+        return state("lost", standing.why, _AGAIN)
     asked = [] if config is None else _asked_otherwise(config, folder, record)
-    if asked or reasons:
-        refused = asked or changed.keys() & _LIKE_SETTINGS
-        again = "--replace makes it again; without, the next run refuses" if refused else "the next run makes it again"
-        return state("stale", "; ".join([*reasons, *asked][:3]), again)
-    return state(record.status if record.status == "empty" else "done")
+    if asked or standing.state == "stale":
+        refused = asked or _LIKE_SETTINGS.intersection(standing.changed)
+        again = "--replace makes it again; without, the next run refuses" if refused else _AGAIN
+        return state("stale", "; ".join(filter(None, [standing.why, *asked[:3]])), again)
+    if doubt := lineage.doubt(record):
+        return state("stale", doubt, "wsipipe train makes the model again; of the present one it is as it should be")
+    settings = None if config is None else _settings_of(config, folder, record)
+    if settings is not None and (complaint := settings.judge(record.stats)):
+        return state("stale", complaint, "the next run leaves it out")
+    return state(standing.state)
 
 
+_AGAIN = "the next run makes it again"
 _LIKE_SETTINGS = {"weights", "tissue_weights", "gene_list"}
 """Files whose change is another setting: what was made with the ones before is not replaced unasked."""
 
 
-def _changed(name: str, given: InputRecord, made: Mapping[str, str]) -> str:
-    """Why an input is no longer what it was, or nothing."""
-    if given.path is None:
-        return ""
-    if not Path(given.path).is_absolute():
-        return f"{name} changed" if made.get(given.path, given.digest) != given.digest else ""
-    path = Path(given.path)
-    if given.mtime_ns is None or not path.exists():
-        return ""  # moved away after use: what was made from it still counts
-    size, mtime = stamp(path)
-    if size == given.bytes and (mtime == given.mtime_ns or _digest(name, path) == given.digest):
-        return ""  # at most touched
-    return f"{name} changed ({path.name})"
-
-
-def _digest(name: str, path: Path) -> str:
-    """The digest of an outside input, as the stage that reads it takes it."""
-    if name == "slide":
-        from ..data.slides.finding import slide_identity
-
-        return slide_identity(path)[1]
-    if name in ("weights", "tissue_weights"):
-        from ..models.backbones.weights import digest_of_weights
-
-        return digest_of_weights(path)
-    return digest_of(path)
-
-
-def _asked_otherwise(config: Config, folder: str, record: Record) -> list[str]:
-    """In what the settings file now asks for something else than the record was made with."""
-    features = f"features/{config.features_name()}"
+def _settings_of(config: Config, folder: str, record: Record) -> Settings | None:
+    """The settings that the next run would use for what a record is of, where the settings file says them."""
     name = folder.removeprefix("models/")
     asked: dict[tuple[str, str], Settings] = {
         (f"tiles/{config.tile.folder_name()}", "tile"): config.tile,
-        (features, "extract"): config.extract,
+        (f"features/{config.features_name()}", "extract"): config.extract,
         ("genomics", "genomics"): config.genomics,
     }
     if name in config.biomarkers:
         asked[folder, "train"] = config.train
-    settings = asked.get((folder, record.stage))
-    reasons = [] if settings is None else changed_settings(record.settings, settings.result_settings())
+    return asked.get((folder, record.stage))
+
+
+def _asked_otherwise(config: Config, folder: str, record: Record) -> list[str]:
+    """In what the settings file now asks for something else than the record was made with."""
+    settings = _settings_of(config, folder, record)
+    if settings is None:
+        return []
+    reasons = settings.unlike(record.settings, settings.result_settings())
+    features = f"features/{config.features_name()}"
     sources = {str(Path(i.path).parent) for i in record.inputs.values() if i.path and i.path.startswith("features/")}
-    if (folder, record.stage) in asked and sources - {features}:
+    if sources - {features}:
         reasons.append(f"made from {', '.join(sorted(sources))}, the settings now ask for {features}")
     return [f"settings: {reason}" for reason in reasons]
 
@@ -191,7 +152,7 @@ def _not_extracted(records: Mapping[Path, Sequence[Record]], workspace: Path) ->
     for folder, tiled in records.items():
         if folder.parent.name != "tiles":
             continue
-        done = [r.item for r in _latest(tiled) if r.stage == "tile" and r.status == "done"]
+        done = [r.item for r in tiled if r.stage == "tile" and r.status == "done"]
         for features in records:
             if features.parent == workspace / "features" / folder.name:
                 known = {r.item for r in records[features]}

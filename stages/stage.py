@@ -17,7 +17,8 @@ from ..data.artifact import digest_of
 from ..data.errors import WsipipeError
 from ..data.manifest import Json, Manifest, OutputRecord, Record
 from ..data.wording import some
-from .settings import Settings
+from .lineage import Lineage, Standing, count_by_reason
+from .settings import RESOLVED, Settings
 
 
 @dataclass(frozen=True)
@@ -153,6 +154,19 @@ class Stage(ABC, Generic[S]):
     def plan(self) -> Plan:
         """List the items, from the files given and from the manifests of earlier stages."""
 
+    def resolved(self) -> Mapping[str, Json]:
+        """What settings such as ``auto`` come to here, and what tables say beside them, as JSON values.
+
+        They give the numbers their meaning as much as the settings do, and take the place of those of the same name.
+        Asked for each item: keep what is slow to find out.
+        """
+        return {}
+
+    def resolved_in(self, record: Record) -> Mapping[str, Json]:
+        """What they came to when a record was written; a stage whose old records do not say it finds it elsewhere."""
+        resolved: Mapping[str, Json] = record.settings.get(RESOLVED, {})
+        return resolved
+
     def closing_notes(self) -> Sequence[str]:
         """What the user should know when the last item is done, such as what bound the work."""
         return ()
@@ -177,27 +191,39 @@ class Stage(ABC, Generic[S]):
 
 @dataclass(frozen=True)
 class Upstream:
-    """What an earlier stage left: the items to build on, and a count of those that give nothing."""
+    """What an earlier stage left: the items to build on, and why the others give nothing."""
 
     records: Mapping[str, Record]
     notes: Sequence[str]
+    left_out: Mapping[str, Standing]
 
 
-def upstream(manifest: Manifest, stage: str, workspace: Path, *, only: Iterable[str] | None = None) -> Upstream:
-    """The done and whole records of ``stage``, by item; the others are counted in notes, never passed over silently.
+def upstream(
+    manifest: Manifest,
+    stage: str,
+    workspace: Path,
+    *,
+    only: Iterable[str] | None = None,
+    lineage: Lineage | None = None,
+) -> Upstream:
+    """The records of ``stage`` that are done and count (:mod:`.lineage`), by item; the others are left out and counted.
 
     :param only: keep to these items.
+    :param lineage: one that has looked at this workspace already, since anything ran in it.
     """
     wanted = None if only is None else set(only)
+    lineage = lineage or Lineage(workspace)
     done: dict[str, Record] = {}
-    missing: dict[str, list[str]] = {}
-    for item, record in manifest.latest(stage).items():
-        if wanted is not None and item not in wanted:
-            continue
-        if record.status == "done" and record.is_whole(workspace):
-            done[item] = record
-        else:
-            why = {"empty": "empty", "failed": "failed"}.get(record.status, "with lost outputs")
-            missing.setdefault(why, []).append(item)
-    notes = [f"{len(ids)} {why} in {stage}, left out: {some(ids, 3)}" for why, ids in missing.items()]
-    return Upstream(done, notes)
+    left_out: dict[str, Standing] = {}
+    for item, record in lineage.latest(manifest.path.parent, stage).items():
+        if wanted is None or item in wanted:
+            standing = lineage.standing(record)
+            if standing.state == "done":
+                done[item] = record
+            else:
+                left_out[item] = standing
+    notes = []
+    for what, items in count_by_reason(left_out).items():
+        why = f" ({left_out[items[0]].why})" if what == "stale" else ""
+        notes.append(f"{len(items)} {what} in {stage}, left out: {some(items, 3)}{why}")
+    return Upstream(done, notes, left_out)

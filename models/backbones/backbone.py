@@ -65,6 +65,15 @@ class Backbone(BaseModel):
             model: nn.Module = timm.create_model(self.architecture, pretrained=False, num_classes=0, **arguments)
         return model.eval()
 
+    def precision_on(self, device: str, asked: Literal["auto"] | Precision) -> Precision:
+        """The arithmetic asked for; ``auto`` is fp32 on a CPU, and elsewhere what the card recommends.
+
+        :param device: its type, such as ``cuda``.
+        """
+        if asked != "auto":
+            return asked
+        return "fp32" if device == "cpu" else self.precision
+
     def with_pooling(self, pooling: Pooling | None) -> Backbone:
         """The same network, its tokens pooled otherwise. ``width`` is then known after :meth:`output_width` only."""
         return self if pooling in (None, self.pooling) else self.model_copy(update={"pooling": pooling, "width": None})
@@ -248,8 +257,7 @@ def ready(
     Under autocast, the weights of convolutions and linear layers are cast at every batch; cast here, once, they give
     the same bits in half the memory. Norms, embeddings and scales stay in fp32, as autocast leaves them.
     """
-    if precision == "auto":
-        precision = "fp32" if device.type == "cpu" else backbone.precision
+    precision = backbone.precision_on(device.type, precision)
     if precision != "fp32":
         for module in model.modules():
             if type(module) in (nn.Linear, nn.Conv2d):

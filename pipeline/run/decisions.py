@@ -10,9 +10,11 @@ from typing import Any, Literal
 from ...data.artifact import digest_of_value, stamp
 from ...data.errors import InputError, UsageError
 from ...data.manifest import InputRecord, Json, Manifest, Record
+from ...stages.settings import RESOLVED, changed_settings
 from ...stages.stage import FileInput, Input, Item, OutputInput, Stage
 
-Verdict = Literal["current", "run", "waiting"]
+Verdict = Literal["current", "run", "waiting", "judged"]
+"""``judged``: it is done, and the settings that judge say now that it is not good enough."""
 
 
 @dataclass(frozen=True)
@@ -25,7 +27,7 @@ class Decision:
     fingerprint: str
     inputs: Mapping[str, InputRecord]
     record: Record | None = None
-    """The record that makes it current, or that it waits on."""
+    """The record that makes it current, that it waits on, or that was judged."""
 
 
 class History:
@@ -33,6 +35,7 @@ class History:
 
     def __init__(self, manifest: Manifest, stage: str) -> None:
         self._records: dict[str, list[Record]] = {}
+        self._marks: dict[int, str] = {}
         for record in manifest.records():
             if record.stage == stage:
                 self._records.setdefault(record.item, []).append(record)
@@ -46,16 +49,32 @@ class History:
         done = [record for record in self._records.get(item, []) if record.status == "done"]
         return done[-1] if done and done[-1].is_whole(workspace) else None
 
-    def fitting(self, item: str, mark: str, workspace: Path) -> Record | None:
-        """The last record with this fingerprint whose outputs are whole.
+    def done_with(self, item: str, mark: str, stage: Stage[Any]) -> Record | None:
+        """The last record of a result with this fingerprint, if that is still there.
 
         An earlier record's outputs may have been replaced since by others of the same size, so their bytes are read.
         """
         records = self._records.get(item, [])
         for record in reversed(records):
-            if record.fingerprint == mark and record.is_whole(workspace, check_digest=record is not records[-1]):
+            if record.status == "failed" or self._mark(record, stage) != mark:
+                continue
+            if record.is_whole(stage.workspace, check_digest=record is not records[-1]):
                 return record
         return None
+
+    def failed_with(self, item: str, mark: str, stage: Stage[Any]) -> Record | None:
+        """The attempt that failed with this fingerprint, if none came out well since, nor other settings judge now."""
+        now = stage.settings.of_kind("judgement", stage.settings.result_settings())
+        for record in reversed(self._records.get(item, [])):
+            if self._mark(record, stage) == mark:
+                alike = stage.settings.of_kind("judgement", record.settings) == now
+                return record if record.status == "failed" and alike else None
+        return None
+
+    def _mark(self, record: Record, stage: Stage[Any]) -> str:
+        if id(record) not in self._marks:
+            self._marks[id(record)] = fingerprint_in(stage, record)
+        return self._marks[id(record)]
 
 
 def decide(stage: Stage[Any], item: Item, history: History, *, retry_failed: bool) -> Decision:
@@ -67,11 +86,16 @@ def decide(stage: Stage[Any], item: Item, history: History, *, retry_failed: boo
         # Nothing to identify it by: run it, so that the stage itself says what is wrong.
         return Decision(item, "run", str(error), "unknown", {})
     mark = fingerprint(stage, inputs)
-    record = history.fitting(item.id, mark, stage.workspace)
-    if record is not None and record.status != "failed":
-        return Decision(item, "current", "", mark, inputs, record)
-    if record is not None and record.error and not record.error.retry and not retry_failed:
-        return Decision(item, "waiting", "it failed, and its input has not changed", mark, inputs, record)
+    done = history.done_with(item.id, mark, stage)
+    if done is not None and (complaint := stage.settings.judge(done.stats)):
+        return Decision(item, "judged", complaint, mark, inputs, done)
+    if done is not None and (shown := other_presentation(stage, done)):
+        return Decision(item, "run", "; ".join(shown), mark, inputs)
+    if done is not None:
+        return Decision(item, "current", "", mark, inputs, done)
+    failed = history.failed_with(item.id, mark, stage)
+    if failed is not None and failed.error and not failed.error.retry and not retry_failed:
+        return Decision(item, "waiting", "it failed, and its input has not changed", mark, inputs, failed)
     return Decision(item, "run", why_not_current(last, stage, inputs, stage.workspace), mark, inputs)
 
 
@@ -97,15 +121,46 @@ def _identify(given: Input, known: InputRecord | None) -> InputRecord:
 
 
 def fingerprint(stage: Stage[Any], inputs: Mapping[str, InputRecord]) -> str:
-    """What an item's result depends on, as a digest: stage and its version, settings that change results, inputs."""
-    return digest_of_value(
-        {
-            "stage": stage.name,
-            "version": stage.version,
-            "settings": stage.settings.result_settings(),
-            "inputs": {name: given.digest for name, given in inputs.items()},
-        }
-    )
+    """What an item's result depends on, as a digest: stage and its version, what gives its numbers meaning, inputs."""
+    return _digest(stage.name, stage.version, _meaning(stage), inputs)
+
+
+def fingerprint_in(stage: Stage[Any], record: Record) -> str:
+    """The fingerprint of a record of that stage by the rule of today, whichever version wrote it."""
+    return _digest(record.stage, record.stage_version, _meaning(stage, record), record.inputs)
+
+
+def _digest(stage: str, version: int, settings: Mapping[str, Json], inputs: Mapping[str, InputRecord]) -> str:
+    digests = {name: given.digest for name, given in inputs.items()}
+    return digest_of_value({"stage": stage, "version": version, "settings": settings, "inputs": digests})
+
+
+def _meaning(stage: Stage[Any], record: Record | None = None) -> dict[str, Json]:
+    """The settings that give numbers their meaning, where they are not at their default, and what they come to.
+
+    :param record: those that it was made with; default: those of now.
+    """
+    settings = stage.settings.result_settings() if record is None else record.settings
+    resolved = stage.resolved() if record is None else stage.resolved_in(record)
+    return {**stage.settings.of_kind("meaning", settings), **resolved}
+
+
+def other_settings(stage: Stage[Any], record: Record) -> list[str]:
+    """The settings with which a record's numbers mean something else than those of now."""
+    return changed_settings(_meaning(stage, record), _meaning(stage), stage.settings.defaults())
+
+
+def other_presentation(stage: Stage[Any], record: Record) -> list[str]:
+    """The settings by which what people look at is drawn otherwise now than when it was recorded."""
+    settings = stage.settings
+    old, new = (settings.of_kind("presentation", given) for given in (record.settings, settings.result_settings()))
+    return changed_settings(old, new, settings.defaults())
+
+
+def kept_settings(stage: Stage[Any]) -> dict[str, Json]:
+    """What a record keeps of the settings: all but the machine's, and what they came to."""
+    resolved = stage.resolved()
+    return stage.settings.result_settings() | ({RESOLVED: dict(resolved)} if resolved else {})
 
 
 def why_not_current(last: Record | None, stage: Stage[Any], inputs: Mapping[str, InputRecord], workspace: Path) -> str:
@@ -114,18 +169,12 @@ def why_not_current(last: Record | None, stage: Stage[Any], inputs: Mapping[str,
         return "new"
     if last.status == "failed":
         return "it failed before"
-    reasons = [*changed_settings(last.settings, stage.settings.result_settings()), *changed_inputs(last, inputs)]
+    reasons = [*other_settings(stage, last), *changed_inputs(last, inputs)]
     if last.stage_version != stage.version:
         reasons.append(f"{stage.name} has changed (version {last.stage_version} → {stage.version})")
     if not reasons and not last.is_whole(workspace):
         reasons.append("its output is missing or damaged")
     return "; ".join(reasons) or "unknown"
-
-
-def changed_settings(old: Mapping[str, Json], new: Mapping[str, Json]) -> list[str]:
-    """Such as ``min_tissue 0.5 → 0.3``."""
-    names = sorted(old.keys() | new.keys())
-    return [f"{n} {_short(old.get(n))} → {_short(new.get(n))}" for n in names if old.get(n) != new.get(n)]
 
 
 def changed_inputs(last: Record, inputs: Mapping[str, InputRecord]) -> list[str]:
@@ -145,13 +194,12 @@ def refuse_other_settings(stage: Stage[Any], decisions: Iterable[Decision], hist
 
     :raises UsageError: naming the settings and the ways out.
     """
-    settings = stage.settings.result_settings()
     others = []
     for decision in decisions:
         last = history.standing(decision.item.id, stage.workspace) if decision.verdict == "run" else None
         if last is not None:
             files = [n for n, i in decision.item.inputs.items() if isinstance(i, FileInput) and i.is_setting]
-            others.append([*changed_settings(last.settings, settings), *_other_files(last, decision.inputs, files)])
+            others.append([*other_settings(stage, last), *_other_files(last, decision.inputs, files)])
     other = [changes for changes in others if changes]
     if other:
         raise UsageError(
@@ -165,8 +213,3 @@ def refuse_other_settings(stage: Stage[Any], decisions: Iterable[Decision], hist
 def _other_files(last: Record, inputs: Mapping[str, InputRecord], names: Iterable[str]) -> list[str]:
     both = [name for name in names if name in last.inputs and name in inputs]
     return [f"other {name}" for name in both if last.inputs[name].digest != inputs[name].digest]
-
-
-def _short(value: Json) -> str:
-    text = str(value)
-    return text if len(text) <= 40 else text[:37] + "…"

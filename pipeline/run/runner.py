@@ -11,15 +11,18 @@ from pathlib import Path
 from typing import Any
 
 from ...data.artifact import digest_of_value, recover
-from ...data.errors import WsipipeError
+from ...data.errors import SlideError, WsipipeError
 from ...data.manifest import ErrorRecord, Json, Record
 from ...data.version import __version__
 from ...stages.stage import Stage
 from ..console import Console
 from ..results import Failure, Result, Summary
-from .decisions import Decision, History, decide, refuse_other_settings
+from .decisions import Decision, History, decide, kept_settings, refuse_other_settings
 from .device_processes import run_on_devices
 from .executors import failed, run_here, run_in_processes
+
+_KEPT = ("inputs", "settings")
+"""What is brought up to date in a record that counts."""
 
 
 class Runner:
@@ -51,6 +54,7 @@ class Runner:
                 refuse_other_settings(stage, decisions, history)
             for decision in decisions:
                 self._keep_current(stage, decision, history)
+            judged = {d.item.id: self._judge(stage, d, history) for d in decisions if d.verdict == "judged"}
             for note in (*recovered, *plan.notes):
                 self.console.note(f"{stage.name}: {note}")
             closing_notes: list[str] = []
@@ -66,6 +70,7 @@ class Runner:
             before=sum(d.verdict == "current" for d in decisions),
             failures=(
                 *(_failure(result.item.id, result.error) for result in results if result.error),
+                *(_failure(item, error) for item, error in judged.items()),
                 *(_failure(record.item, record.error, waiting=True) for record in waiting if record.error),
             ),
             notes=(*recovered, *plan.notes, *(note for outcome in outcomes for note in outcome.notes), *closing_notes),
@@ -80,8 +85,24 @@ class Runner:
         record = decision.record
         if decision.verdict != "current" or record is None:
             return
-        if record.inputs != decision.inputs or history.last(decision.item.id) != record:
-            stage.manifest.append(record.model_copy(update={"inputs": dict(decision.inputs)}))
+        now = {"inputs": dict(decision.inputs), "settings": kept_settings(stage), "fingerprint": decision.fingerprint}
+        if history.last(decision.item.id) != record or any(getattr(record, name) != now[name] for name in _KEPT):
+            stage.manifest.append(record.model_copy(update=now))
+
+    def _judge(self, stage: Stage[Any], decision: Decision, history: History) -> ErrorRecord:
+        """Record, once, that what was done is not good enough any more; its outputs stay, for milder settings."""
+        hint = "raise the limit to use it as it is; nothing is made again for that"
+        error = ErrorRecord(type=SlideError.__name__, message=decision.why, hint=hint, retry=False)
+        last = history.last(decision.item.id)
+        settings = kept_settings(stage)
+        if decision.record is not None and (last is None or (last.error, last.settings) != (error, settings)):
+            update = {"status": "failed", "outputs": {}, "error": error, "settings": settings}
+            stage.manifest.append(
+                decision.record.model_copy(
+                    update={**update, "inputs": dict(decision.inputs), "fingerprint": decision.fingerprint}
+                )
+            )
+        return error
 
     def _reject(self, stage: Stage[Any], rejected: Mapping[str, WsipipeError], history: History) -> list[Result]:
         results = list(failed(rejected.items()))
@@ -128,7 +149,7 @@ class Runner:
                 item=result.item.id,
                 status=outcome.status if outcome else "failed",
                 fingerprint=decision.fingerprint,
-                settings=stage.settings.result_settings(),
+                settings=kept_settings(stage),
                 inputs=dict(decision.inputs),
                 outputs=result.outputs,
                 stats=dict(outcome.stats) if outcome else {},

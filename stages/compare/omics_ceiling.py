@@ -42,7 +42,7 @@ class OmicsCeilingStage(Stage[TrainSettings]):
         split = split_output(Manifest.of(self.splits), self.workspace)
         inputs: dict[str, Input] = {
             "splits": OutputInput(split.record),
-            **molecular_inputs(self.stores, self.settings.gene_list),
+            **molecular_inputs(self.stores, self.settings.gene_list, self.workspace),
         }
         return Plan([Item("cross-validation", inputs, split.splits)])
 

@@ -18,6 +18,7 @@ from ...data.errors import CohortError
 from ...data.manifest import Manifest
 from ...models.evaluation.metrics import Metrics, roc_points
 from ...models.evaluation.paired_tests import delong
+from ..lineage import Lineage
 from ..pages.report_page import Question
 from ..stage import Input, Item, Outcome, OutputInput, Plan, Progress, Stage, upstream
 from ..train.cross_validate import OutOfFold, read_oof
@@ -59,20 +60,24 @@ class CompareStage(Stage[CompareStageSettings]):
     def plan(self) -> Plan:
         inputs: dict[str, Input] = {}
         done: list[_Evaluated] = []
+        notes: list[str] = []
+        lineage = Lineage(self.workspace)
         for variant, folder in self.compared:
             stage = "omics" if variant.settings is None else "evaluate"
-            record = upstream(Manifest.of(folder), stage, self.workspace).records.get("cross-validation")
+            evaluated = upstream(Manifest.of(folder), stage, self.workspace, lineage=lineage)
+            record = evaluated.records.get("cross-validation")
             if record is None:
-                continue  # it has failed and says why
+                notes += [f"{variant.name}: {note}" for note in evaluated.notes]
+                continue
             outputs = {name: self.workspace / output.path for name, output in record.outputs.items()}
             inputs |= {f"{variant.name} {name}": OutputInput(output) for name, output in record.outputs.items()}
-            trained = Manifest.of(folder).latest("train")  # an earlier split may have had more folds
+            trained = lineage.latest(folder, "train")  # an earlier split may have had more folds
             seconds = sum(trained[fold].seconds for fold in record.inputs if fold in trained)
             done.append(_Evaluated(variant, outputs, seconds or None))
         if not any(method.variant.name == REFERENCE for method in done):
             what = "MoMKD itself has not been evaluated: there is nothing to hold the others against"
             raise CohortError(what, path=self.folder, hint="see why above")
-        return Plan([Item("comparison", inputs, done)])
+        return Plan([Item("comparison", inputs, done)], notes=notes)
 
     def process(self, item: Item, progress: Progress) -> Outcome:
         done: list[_Evaluated] = item.payload

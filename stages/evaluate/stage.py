@@ -22,12 +22,13 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict
 from scipy.special import expit
 
-from ...data.artifact import digest_of, whole
+from ...data.artifact import whole
 from ...data.cohort.labels import PatientLabels
 from ...data.features.store import read_bag
 from ...models.backbones.devices import choose_devices
 from ...models.bundle import folds_of, read_bundle
 from ...models.evaluation.metrics import Estimate, Metrics
+from ..lineage import model_record
 from ..pages.report_page import Accounting, Question
 from ..settings import Runtime, Settings
 from ..stage import FileInput, Input, Item, Outcome, OutputInput, Plan, Progress, Stage, ValueInput, upstream
@@ -68,7 +69,7 @@ class ReadStage(Stage[ReadSettings]):
     def plan(self) -> Plan:
         cohort = ExternalCohort.of(self.task, self.workspace)
         cohort.refuse_other_tiles(cohort.bundles[0].recipe, self.task, self.workspace)
-        model = _model_input(self.task.model)
+        model = OutputInput(model_record(self.task.model, self.workspace))
         return Plan(
             [
                 Item(
@@ -98,10 +99,6 @@ class ReadStage(Stage[ReadSettings]):
         with whole(path) as scratch:
             scratch.write_text(output.model_dump_json(indent=1) + "\n", encoding="utf-8")
         return Outcome({"reading": path}, {"tiles": output.tiles, "folds": len(folds)})
-
-
-def _model_input(model: Path) -> ValueInput:
-    return ValueInput({str(facts.fold): digest_of(path) for path, facts in folds_of(model)})
 
 
 @dataclass(frozen=True)
@@ -172,7 +169,7 @@ class ExternalStage(Stage[ExternalSettings]):
             "table": FileInput(self.task.table.resolve()),
             "slides": ValueInput(dict(cohort.slides)),
             "dropped": ValueInput(dict(labels.dropped)),
-            "model": _model_input(self.task.model),
+            "model": OutputInput(model_record(self.task.model, self.workspace)),
             **{f"reading of {slide}": OutputInput(readings[slide]) for own in labels.slides.values() for slide in own},
         }
         before = cross_validated_auc(self.task.model)

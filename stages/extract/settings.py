@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import Field
 
-from ..settings import Runtime, Settings
+from ..settings import Judgement, Runtime, Settings
 
 
 class ExtractSettings(Settings):
@@ -29,7 +30,7 @@ class ExtractSettings(Settings):
         "auto", description="arithmetic; auto is fp32 on a CPU and what the backbone's card says on a GPU"
     )
     store_dtype: Literal["float16", "float32"] = Field("float16", description="number format of the stored features")
-    max_bad_tiles: float = Field(
+    max_bad_tiles: float = Judgement(
         0.01, ge=0, le=1, description="a slide with a larger fraction of undecodable tiles fails; fewer are left out"
     )
     device: str = Runtime(
@@ -56,3 +57,10 @@ class ExtractSettings(Settings):
         """Such as ``uni2-h`` or, with a pooling that is not the default, ``uni2-h-cls+mean``."""
         name = re.sub(r"[^A-Za-z0-9._-]+", "_", self.backbone)
         return name + (f"-{self.pooling}" if self.pooling else "")
+
+    def judge(self, stats: Mapping[str, Any]) -> str:
+        bad = int(stats.get("bad_tiles", 0))
+        tiles = bad + int(stats.get("tiles", 0))
+        if bad <= self.max_bad_tiles * tiles:
+            return ""
+        return f"{bad} of {tiles} tiles are missing, over the {self.max_bad_tiles:.1%} allowed (max_bad_tiles)"

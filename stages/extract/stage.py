@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from copy import copy
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, cached_property
 from importlib.metadata import version
 from pathlib import Path
 from typing import Self
@@ -14,16 +14,17 @@ from typing import Self
 import torch
 
 from ...data.artifact import stamp
-from ...data.errors import SlideError, UsageError
-from ...data.features.store import FeatureFacts, FeatureWriter
-from ...data.manifest import InputRecord, Manifest, OutputRecord
+from ...data.errors import SlideError, StoreError, UsageError
+from ...data.features.store import FeatureFacts, FeatureWriter, read_facts
+from ...data.manifest import InputRecord, Json, Manifest, OutputRecord, Record
 from ...data.slides.finding import slide_identity
 from ...data.slides.readers import open_slide
 from ...data.tiling.store import read_tiles
 from ...data.version import __version__
-from ...models.backbones.backbone import Embedder, find_backbone, load_embedder
+from ...models.backbones.backbone import Backbone, Embedder, find_backbone, load_embedder
 from ...models.backbones.devices import choose_device, choose_devices
 from ...models.backbones.weights import digest_of_weights, find_weights
+from ..lineage import Lineage
 from ..stage import FileInput, Input, Item, Outcome, OutputInput, Plan, Progress, Stage, upstream
 from ..versions import VERSIONS
 from .feed import TileFeed
@@ -71,14 +72,17 @@ class ExtractStage(Stage[ExtractSettings]):
         self._report: FeedReport | None = None
 
     def plan(self) -> Plan:
-        tiled = upstream(Manifest.of(self.tiles), "tile", self.workspace, only=self.only)
+        lineage = Lineage(self.workspace)
+        tiled = upstream(Manifest.of(self.tiles), "tile", self.workspace, only=self.only, lineage=lineage)
         if not tiled.records and not tiled.notes:
             raise UsageError("no slide is tiled", path=self.tiles, hint="run wsipipe tile first")
         backbone = find_backbone(self.settings.backbone, self.settings.pooling)
         weights = find_weights(backbone.name, backbone.hub_id, gated=backbone.gated, file=self.settings.weights)
         weights_input = FileInput(weights.path.resolve(), self._digest_of_weights, is_setting=True)
         items = []
-        rejected = {}
+        changed = [slide_id for slide_id, standing in tiled.left_out.items() if "slide" in standing.changed]
+        attempts = lineage.latest(self.tiles, "tile")
+        rejected = {slide_id: _changed(attempts[slide_id].inputs["slide"].path or slide_id) for slide_id in changed}
         for slide_id, record in tiled.records.items():
             slide, tiles = record.inputs["slide"], record.outputs["tiles"]
             path = Path(slide.path or "")
@@ -102,6 +106,37 @@ class ExtractStage(Stage[ExtractSettings]):
             }
             items.append(Item(slide_id, inputs, payload, size=int(record.stats["tiles"])))
         return Plan(items, rejected, tiled.notes)
+
+    def resolved(self) -> Mapping[str, Json]:
+        return self._resolved
+
+    @cached_property
+    def _resolved(self) -> dict[str, Json]:
+        """The backbone's card, and the arithmetic of the devices.
+
+        :raises UsageError: devices of several kinds would compute slides of one cohort in different arithmetic.
+        """
+        settings = self.settings
+        backbone = find_backbone(settings.backbone, settings.pooling)
+        kinds = [device.strip().partition(":")[0] for device in settings.device.split(",")]
+        kinds = [choose_device(kind).type if kind == "auto" else kind for kind in kinds]
+        precisions = sorted({backbone.precision_on(kind, settings.precision) for kind in kinds})
+        if len(precisions) > 1:
+            what = f"--device {settings.device} would compute some slides in {' and others in '.join(precisions)}"
+            raise UsageError(what, hint=f"choose one: --precision {precisions[0]} or --precision {precisions[1]}")
+        card = backbone.model_dump(mode="json", include={"architecture", "arguments", "pooling"})
+        return {"precision": precisions[0], **card, "transform": transform_of(backbone)}
+
+    def resolved_in(self, record: Record) -> Mapping[str, Json]:
+        """What older versions did not record lies in the store."""
+        if (recorded := super().resolved_in(record)) or "features" not in record.outputs:
+            return recorded or self._resolved
+        try:
+            facts = read_facts(self.workspace / record.outputs["features"].path)
+        except StoreError:
+            return self._resolved  # lost, or damaged: which is said where it is read
+        names = ("precision", "architecture", "pooling", "transform")
+        return self._resolved | {name: getattr(facts, name) for name in names}
 
     @property
     def devices(self) -> list[str]:
@@ -193,10 +228,15 @@ class ExtractStage(Stage[ExtractSettings]):
             width=embedder.width,
             weights_digest=self.weights_digest,
             precision=embedder.precision,
-            transform=backbone.model_dump(mode="json", include={"resize", "crop", "interpolation", "mean", "std"}),
+            transform=transform_of(backbone),
             bad_tiles=[[int(v) for v in tiles.coords[index]] for index in bag.bad],
             versions={"wsipipe": __version__, "torch": torch.__version__, "timm": version("timm")},
         )
+
+
+def transform_of(backbone: Backbone) -> dict[str, Json]:
+    """How a tile becomes what a backbone sees."""
+    return backbone.model_dump(mode="json", include={"resize", "crop", "interpolation", "mean", "std"})
 
 
 def _refuse_changed(path: Path, as_tiled: InputRecord) -> None:
@@ -207,4 +247,8 @@ def _refuse_changed(path: Path, as_tiled: InputRecord) -> None:
     if not path.exists() or stamp(path) == (as_tiled.bytes, as_tiled.mtime_ns):
         return
     if slide_identity(path)[1] != as_tiled.digest:
-        raise SlideError("has changed since it was tiled", path=path, hint="run wsipipe tile again")
+        raise _changed(path)
+
+
+def _changed(path: Path | str) -> SlideError:
+    return SlideError("has changed since it was tiled", path=path, hint="run wsipipe tile again")

@@ -12,8 +12,9 @@ import numpy as np
 from scipy.special import expit
 
 from ...data.artifact import whole
-from ...data.manifest import Manifest, Record
+from ...data.manifest import Record
 from ...models.bundle import BundleFacts, folds_of
+from ..lineage import Lineage
 from ..pages.report_page import (
     FailedSlide,
     PatientPrediction,
@@ -59,10 +60,11 @@ class PredictionReportStage(Stage[SummarySettings]):
         self.task = task
 
     def plan(self) -> Plan:
-        done = upstream(self.manifest, "predict", self.workspace, only=self.task.slides).records
+        lineage, slides = Lineage(self.workspace), self.task.slides
+        done = upstream(self.manifest, "predict", self.workspace, only=slides, lineage=lineage).records
         stages = {"tile": self.task.tiles, "extract": self.task.features, "predict": self.folder}
-        attempts = {stage: Manifest.of(folder).latest(stage) for stage, folder in stages.items()}
-        failed = [_why_not(slide, attempts) for slide in sorted(self.task.slides) if slide not in done]
+        attempts = {stage: lineage.latest(folder, stage) for stage, folder in stages.items()}
+        failed = [_why_not(slide, attempts, lineage) for slide in sorted(slides) if slide not in done]
         inputs: dict[str, Input] = {slide: OutputInput(r.outputs["prediction"]) for slide, r in done.items()}
         inputs["failed"] = ValueInput([vars(slide) for slide in failed])
         inputs["patients"] = ValueInput(dict(self.task.slides))
@@ -125,7 +127,7 @@ class PredictionReportStage(Stage[SummarySettings]):
         )
 
 
-def _why_not(slide: str, attempts: Mapping[str, Mapping[str, Record]]) -> FailedSlide:
+def _why_not(slide: str, attempts: Mapping[str, Mapping[str, Record]], lineage: Lineage) -> FailedSlide:
     """The first stage that did not bring a slide on, and what it says.
 
     :param attempts: stage → its last record of each slide, in the chain's order.
@@ -136,6 +138,9 @@ def _why_not(slide: str, attempts: Mapping[str, Mapping[str, Record]]) -> Failed
             return FailedSlide(slide=slide, reason=f"{stage}: {record.error.message}", hint=record.error.hint)
         if record is not None and record.status == "empty":
             return FailedSlide(slide=slide, reason="no tissue was found on it", hint="look at its QC image")
+        if record is not None and not (standing := lineage.standing(record)).counts:
+            reason = f"{stage}: {standing.state}, {standing.why}"
+            return FailedSlide(slide=slide, reason=reason, hint="run the same command again")
     return FailedSlide(slide=slide, reason="not done yet", hint="run the same command again")
 
 

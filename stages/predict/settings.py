@@ -6,13 +6,13 @@ from pathlib import Path
 
 from pydantic import Field
 
-from ..settings import Runtime, Settings
+from ..settings import Presentation, Runtime, Settings
 
 
 class PredictSettings(Settings):
     """Predictions on slides, histology alone."""
 
-    top_tiles: int = Field(8, ge=0, le=64, description="most attended tiles shown of each slide")
+    top_tiles: int = Presentation(8, ge=0, le=64, description="most attended tiles shown of each slide")
     device: str = Runtime("auto", description="cpu, cuda, cuda:1 or mps; auto takes the first GPU there is")
 
 

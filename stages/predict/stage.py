@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict
 from scipy.special import expit
 
-from ...data.artifact import digest_of, whole
+from ...data.artifact import whole
 from ...data.errors import SlideError, UsageError
 from ...data.features.store import Bag, read_bag
 from ...data.manifest import Manifest
@@ -28,6 +28,7 @@ from ...data.tiling.overview import read_overview
 from ...data.tiling.store import read_tile, read_tiles
 from ...models.backbones.devices import choose_device
 from ...models.bundle import Bundle, folds_of, read_bundle
+from ..lineage import Lineage, model_record
 from ..stage import Input, Item, Outcome, OutputInput, Plan, Progress, Stage, ValueInput, upstream
 from ..versions import VERSIONS
 from .heatmap import draw_heatmap, tile_scores_geojson, top_tiles_strip
@@ -91,12 +92,14 @@ class PredictStage(Stage[PredictSettings]):
 
     def plan(self) -> Plan:
         bundles = folds_of(self.task.model)
-        model = ValueInput({str(facts.fold): digest_of(path) for path, facts in bundles})
-        tiled = Manifest.of(self.task.tiles).latest("tile")
-        done = upstream(Manifest.of(self.task.features), "extract", self.workspace, only=self.task.slides)
+        model = OutputInput(model_record(self.task.model, self.workspace))
+        lineage, slides = Lineage(self.workspace), self.task.slides
+        tiled = upstream(Manifest.of(self.task.tiles), "tile", self.workspace, only=slides, lineage=lineage)
+        done = upstream(Manifest.of(self.task.features), "extract", self.workspace, only=tiled.records, lineage=lineage)
+        doubt = lineage.doubt_of_model(self.task.model)
         items = []
         for slide_id, record in done.records.items():
-            patient, tile = self.task.slides[slide_id], tiled[slide_id]
+            patient, tile = slides[slide_id], tiled.records[slide_id]
             unseen = tuple(f.fold for _, f in bundles if not f.saw(patient, tile.inputs["slide"].digest))
             payload = _SlideToRead(
                 slide_id=slide_id,
@@ -114,7 +117,7 @@ class PredictStage(Stage[PredictSettings]):
                 "patient": ValueInput(patient),
             }
             items.append(Item(slide_id, inputs, payload))
-        return Plan(items, notes=done.notes)
+        return Plan(items, notes=[*tiled.notes, *done.notes, *([doubt] if doubt else [])])
 
     def setup(self) -> None:
         device = choose_device(self.settings.device)

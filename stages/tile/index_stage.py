@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 from ...data.artifact import whole
+from ...data.manifest import Record
+from ...data.wording import some
+from ..lineage import Lineage
 from ..settings import Settings
 from ..stage import Item, Outcome, Plan, Progress, Stage, ValueInput
 from ..versions import VERSIONS
@@ -17,17 +20,21 @@ class IndexStage(Stage[Settings]):
     items = "pages"
 
     def plan(self) -> Plan:
-        records = self.manifest.latest("tile")
-        if not records:
+        lineage = Lineage(self.workspace)
+        tiled = lineage.latest(self.folder, "tile")
+        gone = {item for item, record in tiled.items() if lineage.standing(record).state in ("stale", "lost")}
+        shown = [record for item, record in tiled.items() if item not in gone]
+        if not shown:
             return Plan([])
         told = [
             record.model_dump(mode="json", include={"item", "status", "fingerprint", "outputs", "stats", "error"})
-            for record in records.values()
+            for record in shown
         ]
-        return Plan([Item("index", {"slides": ValueInput(told)})])
+        notes = [f"{len(gone)} stale or lost in tile, left out: {some(sorted(gone), 3)}"] if gone else []
+        return Plan([Item("index", {"slides": ValueInput(told)}, shown)], notes=notes)
 
     def process(self, item: Item, progress: Progress) -> Outcome:
-        records = list(self.manifest.latest("tile").values())
+        records: list[Record] = item.payload
         path = self.folder / "qc" / "index.html"
         with whole(path) as scratch:
             scratch.write_text(render_index(records, self.folder, self.workspace), encoding="utf-8")

@@ -23,6 +23,7 @@ from ...models.backbones.devices import choose_devices
 from ...models.bundle import read_bundle
 from ...models.evaluation.metrics import Metrics
 from ...models.tasks.task import Task
+from ..lineage import Lineage
 from ..settings import Runtime, Settings
 from ..stage import Input, Item, Outcome, OutputInput, Plan, Progress, Stage, upstream
 from ..versions import VERSIONS
@@ -63,6 +64,8 @@ class OutOfFold:
 class _TestFold:
     bundle: Path
     patients: Mapping[str, tuple[int, tuple[Path, ...]]]
+    stale: str
+    """Why its training does not count any more, or nothing."""
 
 
 class EvaluateStage(Stage[EvaluateSettings]):
@@ -91,7 +94,11 @@ class EvaluateStage(Stage[EvaluateSettings]):
     def plan(self) -> Plan:
         split = split_output(Manifest.of(self.splits), self.workspace)
         wanted = range(split.splits.folds)
-        bundles = upstream(self.manifest, "train", self.workspace).records
+        features = features_of(split.slides, self.features, self.workspace)
+        lineage = Lineage(self.workspace)
+        trained = upstream(self.manifest, "train", self.workspace, lineage=lineage)
+        stale = {item: standing.why for item, standing in trained.left_out.items() if standing.state == "stale"}
+        bundles = {**trained.records, **{i: r for i, r in lineage.latest(self.folder, "train").items() if i in stale}}
         missing = [fold for fold in wanted if f"fold-{fold}" not in bundles]
         if missing:
             raise CohortError(
@@ -99,7 +106,6 @@ class EvaluateStage(Stage[EvaluateSettings]):
                 path=self.folder,
                 hint="see why above; wsipipe train goes on from there",
             )
-        features = features_of(split.slides, self.features, self.workspace)
         inputs: dict[str, Input] = {"splits": OutputInput(split.record)}
         folds = []
         for fold in wanted:
@@ -109,7 +115,7 @@ class EvaluateStage(Stage[EvaluateSettings]):
                 patient: (label, tuple(self.workspace / features[slide].path for slide in slides))
                 for patient, (label, slides) in split.part(fold, "test").items()
             }
-            folds.append(_TestFold(self.workspace / bundle.path, patients))
+            folds.append(_TestFold(self.workspace / bundle.path, patients, stale.get(f"fold-{fold}", "")))
         inputs |= {f"features of {slide}": OutputInput(store) for slide, store in features.items()}
         return Plan([Item("cross-validation", inputs, folds)])
 
@@ -117,6 +123,9 @@ class EvaluateStage(Stage[EvaluateSettings]):
         device = choose_devices(self.settings.device)[0]
         rows: list[OutOfFold] = []
         for test in item.payload:
+            if test.stale:
+                hint = "run wsipipe train: it trains the fold again, and goes on from there"
+                raise CohortError(f"is stale: {test.stale}", path=test.bundle, hint=hint)
             bundle = read_bundle(test.bundle, device)
             task = bundle.facts.question.task
             for patient, (label, stores) in test.patients.items():

@@ -11,13 +11,14 @@ import numpy as np
 import torch
 
 from ...data.errors import CohortError, ExpressionError
-from ...data.manifest import Manifest, OutputRecord
+from ...data.manifest import OutputRecord
 from ...data.molecular.blocks import BLOCKS, Block
 from ...data.molecular.gene_aliases import shipped_aliases
 from ...data.molecular.gene_sets import read_gmt
 from ...data.molecular.store import ExpressionTable, join_blocks, read_expression, store_name
 from ...models.training.gene_panel import GenePanel, Selection
 from ...models.training.rna_teacher import SoftTargets, measured
+from ..lineage import Lineage
 from ..stage import FileInput, Input, OutputInput
 from .fold import FoldCohort
 from .settings import TrainSettings
@@ -39,29 +40,33 @@ def molecular_stores(genomics: Path, settings: TrainSettings) -> list[Path]:
     return [store for store in stores.values() if store.exists()]
 
 
-def molecular_inputs(stores: Sequence[Path], gene_list: Path | None) -> dict[str, Input]:
+def molecular_inputs(stores: Sequence[Path], gene_list: Path | None, workspace: Path) -> dict[str, Input]:
     """The stores, and the list of genes that is taken from them, as a stage's inputs."""
+    lineage = Lineage(workspace)
     blocks = {store_name(block): block for block in BLOCKS}
     inputs: dict[str, Input] = {}
     for store in stores:
         block = blocks[store.name]
-        inputs["expression" if block == "rna" else block] = OutputInput(_record_of(store, block))
+        inputs["expression" if block == "rna" else block] = OutputInput(_record_of(store, block, lineage))
     if stores and gene_list is not None:
         inputs["gene_list"] = FileInput(gene_list.resolve(), is_setting=True)
     return inputs
 
 
-def _record_of(store: Path, block: Block) -> OutputRecord:
-    """The record of a store.
+def _record_of(store: Path, block: Block, lineage: Lineage) -> OutputRecord:
+    """What is recorded of a store.
 
-    :raises CohortError: there is none, or the store could not be made again.
+    :raises CohortError: nothing, that it could not be made again, or that it is not of its matrix any more.
     """
-    record = Manifest.of(store.parent).latest("genomics").get("expression" if block == "rna" else block)
+    record = lineage.latest(store.parent, "genomics").get("expression" if block == "rna" else block)
     if record is not None and record.error is not None:
         what = f"wsipipe genomics failed last time: {record.error.message}"
         raise CohortError(what, path=store, hint="see wsipipe status, mend the matrix, and run wsipipe genomics again")
     if record is None or not record.outputs:
         raise CohortError("the store is not recorded", path=store, hint="run wsipipe genomics")
+    if not (standing := lineage.standing(record)).counts:
+        what = f"the store is {standing.state}: {standing.why}"
+        raise CohortError(what, path=store, hint="run wsipipe genomics again")
     return record.outputs["expression"]
 
 

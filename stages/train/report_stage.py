@@ -12,6 +12,7 @@ from ...data.manifest import Record
 from ...models.bundle import BundleFacts, read_facts
 from ...models.evaluation.metrics import Metrics
 from ...models.training.methods import find_method
+from ..lineage import Lineage
 from ..pages.report_page import (
     Accounting,
     EpochRow,
@@ -43,8 +44,9 @@ class TrainingReportStage(Stage[ReportSettings]):
 
     def plan(self) -> Plan:
         records: dict[str, Record] = {}
-        for stage in ("split", "train", "evaluate"):
-            records |= upstream(self.manifest, stage, self.workspace).records
+        lineage = Lineage(self.workspace)
+        for stage in ("split", "train", "evaluate"):  # folds of an earlier split do not count any more
+            records |= upstream(self.manifest, stage, self.workspace, lineage=lineage).records
         inputs: dict[str, Input] = {
             f"{item} {name}": OutputInput(output)
             for item, record in records.items()

@@ -23,6 +23,7 @@ from ...data.manifest import Manifest, OutputRecord, Record
 from ...data.molecular.store import read_expression
 from ...data.wording import some
 from ...models.training.rna_teacher import measured
+from ..lineage import Lineage, Standing
 from ..stage import FileInput, Input, Item, Outcome, Plan, Progress, Stage, ValueInput, upstream
 from ..versions import VERSIONS
 from .settings import BiomarkerSettings, SplitSettings
@@ -166,8 +167,9 @@ def slides_with_features(tiles: Path, features: Path, workspace: Path) -> tuple[
     :param tiles, features: folders of the stages that made them.
     :raises CohortError: no slide has features.
     """
-    tiled, extracted = Manifest.of(tiles).latest("tile"), Manifest.of(features).latest("extract")
-    why = {s: _why_unusable(tiled.get(s), extracted.get(s), workspace) for s in {**tiled, **extracted}}
+    lineage = Lineage(workspace)
+    tiled, extracted = lineage.latest(tiles, "tile"), lineage.latest(features, "extract")
+    why = {s: _why_unusable(tiled.get(s), extracted.get(s), lineage) for s in {**tiled, **extracted}}
     unusable = {slide: reason for slide, reason in why.items() if reason}
     usable = [slide for slide, reason in why.items() if not reason]
     if not usable:
@@ -177,8 +179,8 @@ def slides_with_features(tiles: Path, features: Path, workspace: Path) -> tuple[
     return unusable, usable
 
 
-def _why_unusable(tiled: Record | None, extracted: Record | None, workspace: Path) -> str:
-    """Why a slide gives no bag; nothing if it gives one. Its tiles need not be there any more, its features must."""
+def _why_unusable(tiled: Record | None, extracted: Record | None, lineage: Lineage) -> str:
+    """Why a slide gives no bag; nothing if it gives one."""
     if tiled is None:
         return "not tiled here"
     for stage, record in (("tile", tiled), ("extract", extracted)):
@@ -187,12 +189,21 @@ def _why_unusable(tiled: Record | None, extracted: Record | None, workspace: Pat
         if record is not None and record.status == "failed":
             return f"slide failed in {stage}"
     if extracted is None:
-        return "no features extracted yet" if tiled.is_whole(workspace) else "output of tile lost"
-    if not extracted.is_whole(workspace):
+        return _not_counting("tile", lineage.standing(tiled)) or "no features extracted yet"
+    standing = lineage.standing(extracted)
+    if standing.state == "lost":
         return "output of extract lost"
     if "tiles" in extracted.inputs and extracted.inputs["tiles"].digest != tiled.outputs["tiles"].digest:
         return "features of earlier tiles"
-    return ""
+    return standing.why and (_not_counting("tile", lineage.standing(tiled)) or _not_counting("extract", standing))
+
+
+def _not_counting(stage: str, standing: Standing) -> str:
+    """In words that many slides share, for they are counted by them."""
+    if standing.counts:
+        return ""
+    changed = f" ({' and '.join(standing.changed)} changed)" if standing.changed else ""
+    return f"output of {stage} {standing.state}{changed}"
 
 
 def features_of(slides: Iterable[str], features: Path, workspace: Path) -> dict[str, OutputRecord]:
@@ -200,8 +211,8 @@ def features_of(slides: Iterable[str], features: Path, workspace: Path) -> dict[
 
     :raises CohortError: a slide of the split has none any more.
     """
-    there = upstream(Manifest.of(features), "extract", workspace).records
     wanted = list(slides)
+    there = upstream(Manifest.of(features), "extract", workspace, only=wanted).records
     lost = [slide for slide in wanted if slide not in there]
     if lost:
         what = f"no features any more of {len(lost)} of the split's {len(wanted)} slides: {some(lost, 3)}"
@@ -299,9 +310,12 @@ def split_output(manifest: Manifest, workspace: Path) -> SplitOutput:
 
     :raises CohortError: the split is not there or not whole.
     """
-    split = upstream(manifest, "split", workspace).records.get("splits")
+    left = upstream(manifest, "split", workspace)
+    split = left.records.get("splits")
     if split is None:
-        raise CohortError("has no splits", path=manifest.path.parent, hint="run wsipipe train from its start")
+        standing = left.left_out.get("splits")
+        what = f"its splits are {standing.state}: {standing.why}" if standing else "has no splits"
+        raise CohortError(what, path=manifest.path.parent, hint="run wsipipe train from its start")
     patients = read_patients(workspace / split.outputs["patients"].path)
     return SplitOutput(
         splits=read_splits(workspace / split.outputs["splits"].path),

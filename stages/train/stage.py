@@ -28,7 +28,10 @@ from ...models.mil.bag_tensors import BagTensors
 from ...models.mil.momkd import MoMKD
 from ...models.training.fit import Epoch
 from ...models.training.methods import find_method
+from ..extract.settings import ExtractSettings
+from ..settings import RESOLVED, Settings
 from ..stage import Input, Item, Outcome, OutputInput, Plan, Progress, Stage, ValueInput
+from ..tile.settings import TileSettings
 from ..versions import VERSIONS
 from .fold import FoldCohort, read_bags
 from .fold_training import INNER_FOLDS, FoldData, TrainedFold, train_fold
@@ -90,8 +93,9 @@ class TrainStage(Stage[TrainSettings]):
         used = split.slides
         features = features_of(used, self.features, self.workspace)
         tiled, extracted = Manifest.of(self.tiles).latest("tile"), Manifest.of(self.features).latest("extract")
-        tile, extract = _settings_of(used, tiled, self.tiles), _settings_of(used, extracted, self.features)
-        molecular = molecular_inputs(self._molecular, self.settings.gene_list)
+        tile = _settings_of(used, tiled, self.tiles, TileSettings)
+        extract = _settings_of(used, extracted, self.features, ExtractSettings)
+        molecular = molecular_inputs(self._molecular, self.settings.gene_list, self.workspace)
         items = []
         for fold in range(split.splits.folds):
             train, validation = split.part(fold, "train"), split.part(fold, "validation")
@@ -251,17 +255,19 @@ def _threads_for(bags: Mapping[str, BagTensors], of: int) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def _settings_of(slides: Sequence[str], records: Mapping[str, Record], folder: Path) -> dict[str, Any]:
-    """The settings that all these slides went through a stage with.
+def _settings_of(
+    slides: Sequence[str], records: Mapping[str, Record], folder: Path, settings: type[Settings]
+) -> dict[str, Any]:
+    """The settings that all these slides went through a stage with, for the model to do the same with new slides.
 
     :raises CohortError: not all were the same: a run with others was stopped half-way.
     """
     first = records[slides[0]].settings
     for slide in slides:
-        if records[slide].settings != first:
-            what = f"{slides[0]} and {slide} were made with different settings"
+        if other := settings.unlike(first, records[slide].settings):
+            what = f"{slides[0]} and {slide} were made with different settings ({', '.join(other)})"
             raise CohortError(what, path=folder, hint="run wsipipe tile and wsipipe extract to the end")
-    return first
+    return {name: value for name, value in first.items() if name != RESOLVED}
 
 
 def _in_validation(epoch: Epoch) -> str:

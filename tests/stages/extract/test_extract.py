@@ -188,6 +188,16 @@ def test_undecodable_tiles_are_left_out_and_counted_and_too_many_fail_the_slide(
     assert left_out == {(256 * column, 0) for column in range(4)}
     assert not left_out & {tuple(place) for place in bag.coords.tolist()}
 
+    made = (store / "zarr.json").stat().st_mtime_ns
+    code, answer, _ = wsipipe("extract", "-w", tmp_path, "--device", "cpu")  # judged again, and not made again
+    assert (code, answer["stages"][0]["done"]) == (1, 0)
+    assert "4 of 256 tiles are missing, over the 1.0% allowed" in answer["stages"][0]["failures"][0]["message"]
+    code, answer, _ = wsipipe("export", "clam", "-w", tmp_path, "--features", f"0.5mpp-256px/{EMBEDDED}")
+    assert code == 2  # no slide has features that are good enough
+    code, answer, _ = wsipipe("extract", "-w", tmp_path, "--device", "cpu", "--max-bad-tiles", 0.03)
+    assert (code, answer["stages"][0]["done"], answer["stages"][0]["before"]) == (0, 0, 1)
+    assert (store / "zarr.json").stat().st_mtime_ns == made
+
 
 def test_a_slide_that_changed_after_tiling_is_not_read_with_old_tiles(tmp_path: Path) -> None:
     slide = tmp_path / "d.svs"

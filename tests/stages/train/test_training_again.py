@@ -134,6 +134,8 @@ def test_changed_features_train_the_folds_that_know_them(mine: Planted) -> None:
         write_slide(mine, slide, bag + 1)
     assert verdicts(mine.trainer()) == ["current" if fold == tested else "run" for fold in (0, 1)]
     assert verdicts(mine.evaluator()) == ["run"]
+    [failure] = mine.runner().run(mine.evaluator()).failures  # before the fold is trained again
+    assert "is stale: features of S00a changed" in failure.message
 
 
 def test_a_lost_slide_trains_the_folds_that_knew_it(mine: Planted) -> None:
@@ -215,6 +217,16 @@ def test_changed_rna_trains_what_learns_from_it(mine: Planted) -> None:
     assert verdicts(mine.trainer()) == ["run", "run"]
     mine.runner().run(stages[1])
     assert verdicts(evaluator) == ["run"]  # the bundles are others
+
+
+def test_rna_of_a_matrix_that_has_changed_since_teaches_nobody(mine: Planted) -> None:
+    matrix = mine.folder / "rna.csv"
+    write_rna(mine, mine.patients)  # the copy's own
+    matrix.write_text(matrix.read_text().replace("GENE00", "ESR1"))
+    with pytest.raises(CohortError, match=r"the store is stale: matrix changed \(rna.csv\)") as caught:
+        mine.trainer().plan()
+    assert "wsipipe genomics" in caught.value.hint
+    assert [item.id for item in mine.trainer(use_rna=False, method="abmil").plan().items] == ["fold-0", "fold-1"]
 
 
 class Stopped(TrainStage):

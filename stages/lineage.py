@@ -1,0 +1,243 @@
+"""Lineage: which records of a workspace count, and why the others do not.
+
+A record counts while each input that it was made from is what its producer gives now, and the producer's record counts
+too. Bytes decide, not runs: what was lost and is made again with equal bytes leaves everything after it as it was.
+
+    tiles/…/a.h5  →  features/…/a.zarr  →  models/her2/fold-0  →  models/her2/oof_predictions.csv  →  report.html
+
+An input's recorded path says who made it: a path within the workspace is an output of the stage whose manifest lies
+nearest above it, an absolute one is a file of the user's. A file of the user's that is gone was archived after use, and
+what was made from it still counts; one that is there with other bytes was changed. A trained model is whole in itself:
+its bundles are held against their bytes, not against the cohort that they were trained on (see :meth:`Lineage.doubt`).
+
+Nothing big is read: outputs are compared by their sizes and recorded digests, and a file of the user's is hashed only
+where its size or time differs from the recorded one.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path, PurePosixPath
+from typing import Literal
+
+from ..data.artifact import digest_of, digest_of_value, stamp
+from ..data.errors import WsipipeError
+from ..data.manifest import InputRecord, Manifest, OutputRecord, Record
+from .versions import VERSIONS
+
+State = Literal["done", "empty", "failed", "lost", "stale"]
+
+MODEL = "model"
+"""Name of the input that is a trained model's folder."""
+_REASONS = 3
+"""Reasons told of one record; a fold may be made from hundreds of inputs."""
+
+
+@dataclass(frozen=True)
+class Standing:
+    """How a record stands: it counts as ``done`` or ``empty``, or it does not, and why."""
+
+    state: State
+    why: str = ""
+    changed: tuple[str, ...] = ()
+    """Names of the inputs that are no longer what they were."""
+
+    @property
+    def counts(self) -> bool:
+        return self.state in ("done", "empty")
+
+
+class _Folder:
+    """The records of one manifest."""
+
+    def __init__(self, path: Path) -> None:
+        self._records = Manifest.of(path).records()
+
+    @cached_property
+    def latest(self) -> dict[tuple[str, str], Record]:
+        """The last record of each stage and item."""
+        return {(record.stage, record.item): record for record in self._records}
+
+    @cached_property
+    def makers(self) -> dict[str, tuple[str, str]]:
+        """Path of an output → stage and item that last wrote it."""
+        return {o.path: (record.stage, record.item) for record in self._records for o in record.outputs.values()}
+
+
+class Lineage:
+    """A look at a workspace as it is now. It remembers what it has read: make another one after anything has run."""
+
+    def __init__(self, workspace: Path) -> None:
+        self.workspace = workspace
+        self._folders: dict[Path, _Folder] = {}
+        self._places: dict[PurePosixPath, Path | None] = {}
+        self._standings: dict[int, tuple[Record, Standing]] = {}  # the record too, so that its id stays its own
+        self._files: dict[tuple[str, InputRecord], str] = {}
+        self._models: dict[Path, str | None] = {}
+
+    def latest(self, folder: Path, stage: str | None = None) -> dict[str, Record]:
+        """The last record of each item of a stage's folder, whether or not it counts."""
+        return {item: r for (of, item), r in self._folder(folder).latest.items() if stage in (None, of)}
+
+    def all_latest(self, folder: Path) -> list[Record]:
+        """The last record of each stage and item of a folder, whether or not it counts."""
+        return list(self._folder(folder).latest.values())
+
+    def standing(self, record: Record) -> Standing:
+        """How a record stands, as the last of its item."""
+        known = self._standings.get(id(record))
+        if known is None:
+            known = self._standings[id(record)] = record, self._judged(record)
+        return known[1]
+
+    def doubt(self, record: Record) -> str:
+        """Why the trained model of this workspace that a record was made with will itself be made again, or nothing.
+
+        The record counts: whoever uses a trained model may go on using it when its cohort grows. It should be said.
+        """
+        given = record.inputs.get(MODEL)
+        return "" if given is None or given.path is None else self.doubt_of_model(Path(given.path))
+
+    def doubt_of_model(self, model: Path) -> str:
+        """The same of a model's folder; it may be one of another workspace, of which nothing can be said."""
+        place = self.workspace / model
+        if not place.is_relative_to(self.workspace) or not (place / "manifest.jsonl").is_file():
+            return ""
+        for fold in range(_folds(place) or 0):
+            made = self._maker((place / f"fold-{fold}").relative_to(self.workspace).as_posix())
+            if made is not None and not (standing := self.standing(made)).counts:
+                return f"the model {place.name} is itself {standing.state}: {standing.why}"
+        return ""
+
+    def _judged(self, record: Record) -> Standing:
+        if record.status == "failed":
+            return Standing("failed", record.error.message if record.error else "it failed")
+        lost = [output.path for output in record.outputs.values() if not output.is_whole(self.workspace)]
+        if lost:
+            return Standing("lost", f"{lost[0]} is missing or damaged")
+        changed = {name: why for name, given in record.inputs.items() if (why := self._changed(record, name, given))}
+        reasons = list(changed.values())
+        if record.stage_version != VERSIONS.get(record.stage, record.stage_version):
+            reasons.append(f"{record.stage} has changed since (version {record.stage_version})")
+        if reasons:
+            more = f"; and {len(reasons) - _REASONS} more" if len(reasons) > _REASONS else ""
+            return Standing("stale", "; ".join(reasons[:_REASONS]) + more, tuple(changed))
+        return Standing(record.status)
+
+    def _changed(self, record: Record, name: str, given: InputRecord) -> str:
+        """Why an input is no longer what it was, or nothing."""
+        if given.path is None:
+            return ""  # a value: who plans the item holds it against the present one
+        if name == MODEL:
+            return self._model_changed(given.path, given.digest)
+        if not Path(given.path).is_absolute():
+            return self._output_changed(name, given.path, given.digest)
+        if given.mtime_ns is None:
+            return self._changed_before(record, name, given.digest)
+        key = (name, given)
+        if key not in self._files:
+            self._files[key] = _file_changed(name, given)
+        return self._files[key]
+
+    def _output_changed(self, name: str, path: str, digest: str) -> str:
+        made = self._maker(path)
+        if made is None:
+            return f"{name} is gone"
+        if made.status == "failed":
+            return f"{name} failed: {self.standing(made).why}"
+        if digest not in {output.digest for output in made.outputs.values() if output.path == path}:
+            return f"{name} changed"
+        standing = self.standing(made)
+        return "" if standing.counts else f"{name} will be made again ({standing.why})"
+
+    def _changed_before(self, record: Record, name: str, digest: str) -> str:
+        """A file that an earlier stage identified (a slide, which tiling read): it is what that stage read of it."""
+        for given in record.inputs.values():
+            made = None if given.path is None or Path(given.path).is_absolute() else self._maker(given.path)
+            if made is not None and name in made.inputs and made.inputs[name].digest != digest:
+                return f"{name} changed"
+        return ""
+
+    def _model_changed(self, path: str, digest: str) -> str:
+        model = self.workspace / path
+        if model not in self._models:
+            self._models[model] = digest_of_model(model)
+        now = self._models[model]
+        return f"the model is gone ({path})" if now is None else "" if now == digest else f"the model changed ({path})"
+
+    def _maker(self, path: str) -> Record | None:
+        """The last record of the item that wrote an output."""
+        first = PurePosixPath(path).parent
+        if first not in self._places:
+            above = (self.workspace / parent for parent in PurePosixPath(path).parents)
+            self._places[first] = next((place for place in above if (place / "manifest.jsonl").is_file()), None)
+        place = self._places[first]
+        folder = None if place is None else self._folder(place)
+        return None if folder is None or path not in folder.makers else folder.latest[folder.makers[path]]
+
+    def _folder(self, path: Path) -> _Folder:
+        if path not in self._folders:
+            self._folders[path] = _Folder(path)
+        return self._folders[path]
+
+
+def model_record(model: Path, workspace: Path) -> OutputRecord:
+    """A trained model as an input: its folder, relative to the workspace if it lies there, and its bundles' bytes."""
+    place = model.relative_to(workspace).as_posix() if model.is_relative_to(workspace) else str(model)
+    return OutputRecord(path=place, bytes=0, digest=digest_of_model(model) or "none")
+
+
+def digest_of_model(model: Path) -> str | None:
+    """What the bundles of all folds hold; None where there is no whole model."""
+    folds = _folds(model)
+    bundles = {str(fold): model / f"fold-{fold}" for fold in range(folds or 0)}
+    if not bundles or not all(bundle.is_dir() for bundle in bundles.values()):
+        return None
+    return digest_of_value({fold: digest_of(bundle) for fold, bundle in bundles.items()})
+
+
+def _folds(model: Path) -> int | None:
+    """How many folds a model says it has: earlier trainings may have left more."""
+    try:
+        folds = json.loads((model / "fold-0" / "bundle.json").read_bytes())["folds"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    return folds if isinstance(folds, int) else None
+
+
+def _file_changed(name: str, given: InputRecord) -> str:
+    """Why a file of the user's is no longer what it was, or nothing."""
+    path = Path(given.path or "")
+    if not path.exists():
+        return ""  # moved away after use: what was made from it still counts
+    try:
+        if stamp(path) == (given.bytes, given.mtime_ns) or _digest(name, path) == given.digest:
+            return ""  # at most touched
+    except (OSError, WsipipeError):
+        return f"{name} cannot be read ({path.name})"
+    return f"{name} changed ({path.name})"
+
+
+def _digest(name: str, path: Path) -> str:
+    """The digest of a file of the user's, as the stage that reads it takes it."""
+    if name == "slide":
+        from ..data.slides.finding import slide_identity  # loads readers, which most need not
+
+        return slide_identity(path)[1]
+    if name == "weights":
+        from ..models.backbones.weights import digest_of_weights  # loads torch
+
+        return digest_of_weights(path)
+    return digest_of(path)
+
+
+def count_by_reason(left_out: Mapping[str, Standing]) -> dict[str, list[str]]:
+    """``failed``, ``empty``, ``with lost outputs`` or ``stale`` → the items that are."""
+    words = {"lost": "with lost outputs"}
+    grouped: dict[str, list[str]] = {}
+    for item, standing in left_out.items():
+        grouped.setdefault(words.get(standing.state, standing.state), []).append(item)
+    return grouped

@@ -1,0 +1,137 @@
+"""Settings say what follows when they change, and their defaults do not change unnoticed."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from wsipipe.stages.compare.stage import CompareStageSettings
+from wsipipe.stages.evaluate.cohort import ExternalSettings
+from wsipipe.stages.exchange.settings import ExportSettings
+from wsipipe.stages.extract.settings import ExtractSettings
+from wsipipe.stages.genomics.settings import GenomicsSettings
+from wsipipe.stages.predict.settings import PredictSettings
+from wsipipe.stages.settings import Settings
+from wsipipe.stages.tile.settings import TileSettings
+from wsipipe.stages.train.cross_validate import EvaluateSettings
+from wsipipe.stages.train.settings import BiomarkerSettings, TrainSettings
+from wsipipe.stages.train.split import SplitStageSettings
+from wsipipe.stages.versions import VERSIONS
+
+QUESTION = {"positive": ["positive"], "negative": ["negative"]}
+SPLIT = {
+    "folds": 5,
+    "validation_fraction": 0.2,
+    "split_by": "patient",
+    "seed": 0,
+    "drop_conflicts": False,
+    "tcga_slides": "diagnostic",
+}
+TRAIN = {
+    "method": "momkd",
+    "soft_targets": False,
+    "preset": "standard",
+    "hidden": None,
+    "shared": None,
+    "slots": None,
+    "memory": "gradient",
+    "use_rna": True,
+    "shuffle_rna": False,
+    "genes": 768,
+    "gene_selection": "anova",
+    "blocks": ["rna"],
+    "neighbours": 8,
+    "epochs": 100,
+    "patience": None,
+    "bags_per_step": 1,
+    "precision": "fp32",
+    "learning_rate": 2e-4,
+    "weight_decay": 1e-4,
+    "clip": 16.0,
+    "nested": [],
+    "seed": 0,
+}
+DEFAULTS: dict[str, tuple[type[Settings], int, dict[str, Any]]] = {
+    "tile": (
+        TileSettings,
+        2,
+        {
+            "mpp": 0.5,
+            "tile_px": 224,
+            "overlap": 0,
+            "min_tissue": 0.5,
+            "min_sharpness": 0.0,
+            "native_tolerance": 0.02,
+            "level_policy": "coarsest",
+            "allow_upsample": False,
+            "annotation_classes": [],
+        },
+    ),
+    "extract": (
+        ExtractSettings,
+        2,
+        {"backbone": "efficientnet-lite0", "pooling": None, "precision": "auto", "store_dtype": "float16"},
+    ),
+    "genomics": (
+        GenomicsSettings,
+        3,
+        {"unit": "auto", "patient_pattern": None, "cnv_unit": "auto", "protein_unit": "auto"},
+    ),
+    "split": (SplitStageSettings, 1, {**QUESTION, **SPLIT}),
+    "train": (TrainSettings, 3, TRAIN),
+    "omics": (TrainSettings, 1, TRAIN),
+    "evaluate": (EvaluateSettings, 2, {"bootstrap_rounds": 2000, "seed": 0}),
+    "external": (
+        ExternalSettings,
+        3,
+        {**QUESTION, "drop_conflicts": False, "tcga_slides": "diagnostic", "bootstrap_rounds": 2000, "seed": 0},
+    ),
+    "predict": (PredictSettings, 1, {}),
+    "compare": (CompareStageSettings, 3, QUESTION),
+    "import-checkpoint": (BiomarkerSettings, 1, QUESTION),
+    "export": (ExportSettings, 1, {"format": "clam"}),
+}
+"""Stage → its settings, its version, and the defaults that give numbers their meaning in this version."""
+
+
+@pytest.mark.parametrize("stage", DEFAULTS)
+def test_a_default_changes_with_the_version_of_its_stage_alone(stage: str) -> None:
+    """A record says nothing of a setting that is younger: it was at its default, which must then stay what it was.
+
+    Where this fails: for a new setting add a line above. For another default raise the stage's version in
+    stages/versions.py too: what was made by the default before is then made again.
+    """
+    settings, version, defaults = DEFAULTS[stage]
+    now = {name: value for name, value in settings.defaults().items() if settings.kind(name) == "meaning"}
+    assert (VERSIONS[stage], now) == (version, defaults)
+
+
+def test_every_setting_is_of_one_of_four_kinds() -> None:
+    by_stage = {
+        (settings, kind): {field for field in settings.model_fields if settings.kind(field) == kind}
+        for settings, _, _ in DEFAULTS.values()
+        for kind in ("judgement", "presentation")
+    }
+    assert {key: fields for key, fields in by_stage.items() if fields} == {
+        (ExtractSettings, "judgement"): {"max_bad_tiles"},
+        (PredictSettings, "presentation"): {"top_tiles"},
+    }
+    assert {TileSettings.kind("workers"), ExtractSettings.kind("device")} == {"machine"}
+    assert TileSettings.kind("a setting that is no more") == "meaning"
+
+
+def test_settings_are_unlike_where_their_numbers_mean_something_else() -> None:
+    old = ExtractSettings(max_bad_tiles=0.5, device="cpu").result_settings()
+    assert ExtractSettings.unlike(old, ExtractSettings().result_settings()) == []
+    assert ExtractSettings.unlike({}, old) == []
+    gpu, cpu = ({**old, "resolved": {"precision": precision}} for precision in ("bf16", "fp32"))
+    assert ExtractSettings.unlike(gpu, cpu) == ["precision bf16 → fp32"]
+    assert ExtractSettings.unlike(gpu, old) == []  # what auto comes to is not known here
+    assert ExtractSettings.unlike(cpu, ExtractSettings(precision="fp32").result_settings()) == []
+    assert ExtractSettings.unlike(gpu, ExtractSettings(precision="fp32").result_settings()) == ["precision bf16 → fp32"]
+
+
+@pytest.mark.parametrize(("bad", "limit", "passes"), [(0, 0.0, True), (1, 0.01, True), (2, 0.01, False)])
+def test_a_slide_is_judged_by_its_counts(bad: int, limit: float, passes: bool) -> None:
+    complaint = ExtractSettings(max_bad_tiles=limit).judge({"tiles": 100 - bad, "bad_tiles": bad})
+    assert complaint == ("" if passes else "2 of 100 tiles are missing, over the 1.0% allowed (max_bad_tiles)")
