@@ -160,7 +160,8 @@ def other_presentation(stage: Stage[Any], record: Record) -> list[str]:
 def kept_settings(stage: Stage[Any]) -> dict[str, Json]:
     """What a record keeps of the settings: all but the machine's, and what they came to."""
     resolved = stage.resolved()
-    return stage.settings.result_settings() | ({RESOLVED: dict(resolved)} if resolved else {})
+    kept: dict[str, Json] = stage.settings.result_settings()
+    return kept | ({RESOLVED: dict(resolved)} if resolved else {})
 
 
 def why_not_current(last: Record | None, stage: Stage[Any], inputs: Mapping[str, InputRecord], workspace: Path) -> str:
