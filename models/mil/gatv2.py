@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from .cpu_layers import Dropout, Linear
+from .dropout import Dropout
 
 NEGATIVE_SLOPE = 0.2
 """Slope of the leaky ReLU below zero."""
@@ -171,8 +171,8 @@ class GATv2(nn.Module):
         :param dropout: share of edges that training leaves out, each head its own.
         """
         super().__init__()
-        self.lin_l = Linear(in_features, heads * out_features)
-        self.lin_r = Linear(in_features, heads * out_features)
+        self.lin_l = nn.Linear(in_features, heads * out_features)
+        self.lin_r = nn.Linear(in_features, heads * out_features)
         self.att = nn.Parameter(torch.empty(1, heads, out_features))
         self.bias = nn.Parameter(torch.zeros(heads * out_features))
         self.dropout = Dropout(dropout)

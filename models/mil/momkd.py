@@ -30,7 +30,7 @@ from ...data.errors import CohortError, UsageError
 from ..tasks.binary import BINARY
 from ..tasks.task import Task
 from .bag_tensors import BagBatch, Patient
-from .cpu_layers import Dropout, Linear
+from .dropout import Dropout
 from .gatv2 import GATv2, Graph
 from .losses import LossSettings, alignment, memory_regularisation
 from .memory import ClassMemory, MemoryMode, slot_usage
@@ -137,7 +137,7 @@ class HistologyEncoder(nn.Module):
         super().__init__()
         self.graph1 = GATv2(in_features, hidden // HEADS, HEADS, dropout)
         self.norm1 = nn.LayerNorm(hidden)
-        self.residual1 = nn.Identity() if in_features == hidden else Linear(in_features, hidden)
+        self.residual1 = nn.Identity() if in_features == hidden else nn.Linear(in_features, hidden)
         self.graph2 = GATv2(hidden, hidden // HEADS, HEADS, dropout)
         self.norm2 = nn.LayerNorm(hidden)
         self.dropout = Dropout(dropout)

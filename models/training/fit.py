@@ -209,7 +209,7 @@ def train_epoch(
                 losses = network.loss(output, targets)
             optimiser.zero_grad(set_to_none=True)
             losses.total.backward()  # type: ignore[no-untyped-call]
-            clip_gradients(network, settings.clip)
+            torch.nn.utils.clip_grad_norm_(network.parameters(), settings.clip)
             optimiser.step()
             network.update_memory(output, targets)
             for name, value in {**losses.terms, "total": losses.total}.items():
@@ -219,15 +219,6 @@ def train_epoch(
     if not math.isfinite(means["total"]):
         raise CohortError(f"the training loss of epoch {number + 1} is not a finite number", hint=_DIVERGED_HINT)
     return means
-
-
-def clip_gradients(network: SlideNetwork, most: float) -> None:
-    """As torch does, to the bit; but on a CPU what is within bounds is left alone, where torch writes it times one."""
-    if network.device.type == "cpu":  # elsewhere asking would wait for the device
-        norms = [torch.linalg.vector_norm(p.grad) for p in network.parameters() if p.grad is not None]
-        if torch.stack(norms).norm() + 1e-6 <= most:  # torch's own small number
-            return
-    torch.nn.utils.clip_grad_norm_(network.parameters(), most)
 
 
 def _draw(groups: Sequence[Sequence[Patient]], draw: torch.Generator) -> tuple[Patient, BagTensors]:

@@ -1,21 +1,21 @@
-"""The RNA teacher of ``--soft-targets``: what molecular features say of a label, patient by patient, without leaks.
+"""The RNA teacher of ``--soft-targets``: out-of-fold probabilities of a label from molecular features.
 
-A ridge logistic regression on a gene panel. What it says of a patient whom it was not fitted on is a soft label: it
-takes the noise off a label that RNA contradicts, and knows nothing of what only the slide shows, such as the site.
-The same teacher, asked about test patients, is the omics-only ceiling.
+A ridge logistic regression on a gene panel. Its probability for a patient whom it was not fitted on is a soft label: it
+corrects labels that RNA contradicts, and is independent of what only the slide shows, such as the site. The same
+teacher's prediction of test patients is the omics-only ceiling.
 
 *Even prevalence.* The regression is fitted to the patients as they are; then the log-odds of their prevalence is taken
 off the intercept (Prentice and Pyke, Biometrika 66:403, 1979, equation 2.3, there for case-control samples): the
 probability is the one where both classes are equally frequent, and 0.5 is neutral. It becomes the target of a network
 that is shown both classes equally often; a probability at the cohort's prevalence would teach that network the
-prevalence, against its own sampling. Weighing the classes in the fit serves the same end and was measured worse. Who
-wants calibration to a cohort adds the log-odds of its prevalence again.
+prevalence, against its own sampling. Weighing the classes in the fit serves the same end and was measured worse. To
+calibrate to a cohort, add the log-odds of its prevalence again.
 
-*The ridge* is told by the variance v that a patient's logit has before any label is seen: a panel of p standardised
+*The ridge* is given as the prior variance v of a patient's logit: a panel of p standardised
 genes with weights from N(0, v / p). Scikit-learn's C is v / p, so that one grid serves panels of any size. v is chosen
 by cross-validation, with the genes chosen anew in each fold, by the log-loss at even prevalence.
 
-*Far values* are drawn in to :data:`CLIP_SD` standard deviations: expression has heavy tails, and one patient's value of
+*Far values* are clipped at :data:`CLIP_SD` standard deviations: expression has heavy tails, and one patient's value of
 20 would decide its own soft label alone.
 """
 
@@ -42,11 +42,11 @@ Floats = npt.NDArray[np.float64]
 FOLDS = 5
 """Parts of the training patients; fewer where a class is smaller."""
 VARIANCES = tuple(float(variance) for variance in np.logspace(-1, 1, 5))
-"""Prior variances of a logit that are tried, the strongest ridge first."""
+"""Prior variances of a logit to choose from, the strongest ridge first."""
 DEFAULT_VARIANCE = VARIANCES.index(1.0)
-"""What is taken where there are too few patients to try."""
+"""Index of the variance that is used where there are too few patients to choose."""
 CLIP_SD = 3.0
-"""Standardised values beyond this count as this."""
+"""Standardised values are clipped at plus and minus this."""
 
 
 class RnaTeacher:
@@ -91,10 +91,10 @@ class RnaTeacher:
         labels: npt.ArrayLike,
         folds: npt.NDArray[np.intp] | None = None,
     ) -> Floats:
-        """Fit as :meth:`fit` does, and return the (n,) logits of teachers that never saw the row's fold.
+        """Fit as :meth:`fit` does, and return the (n,) logits of teachers fitted without the row's fold.
 
         Genes, weights and ridge of such a teacher all come from the other folds: given the folds, a patient's own
-        label and values cannot touch what it is taught by. The ridge is chosen among those folds in turn. A teacher
+        label and values have no influence on its soft target. The ridge is chosen among those folds in turn. A teacher
         that left two folds out serves there for both, which halves the work.
 
         :param folds: (n,) the fold of each row, 0, 1, …, with both classes outside any two of them; dealt when None.
@@ -112,7 +112,7 @@ class RnaTeacher:
                 hint=_WAY_OUT,
             )
         once = self._left_out_once(known, folds)
-        twice = np.zeros((number, len(y), len(VARIANCES)))  # [k]: by teachers that saw neither k nor the row's own fold
+        twice = np.zeros((number, len(y), len(VARIANCES)))  # [k]: by teachers fitted without k and the row's own fold
         if number > 2:
             for pair in combinations(range(number), 2):
                 model = self._fit_path(known.part(~np.isin(folds, pair)))
@@ -167,7 +167,7 @@ class RnaTeacher:
 
 @dataclass(frozen=True)
 class _Known:
-    """Patients of whom RNA and label are known: matrix (n, g), g genes, labels (n) of both classes."""
+    """Patients with known RNA and label: matrix (n, g), g genes, labels (n) of both classes."""
 
     matrix: npt.NDArray[np.float32]
     genes: Sequence[str]
@@ -209,11 +209,11 @@ def _values(panel: GenePanel, matrix: npt.NDArray[np.float32], genes: Sequence[s
 
 @dataclass(frozen=True)
 class SoftTargets:
-    """The probability of label 1 that a fold's networks learn from, and what the report says of it.
+    """The probabilities of label 1 that a fold's networks are trained on, and figures for the report.
 
     :param train: every training patient; out of fold where the patient has RNA, else the mean out-of-fold probability
         of its class, which is all that is known of it.
-    :param validation: every validation patient; by the teacher fitted on all training patients, which never sees a
+    :param validation: every validation patient; by the teacher fitted on all training patients, without any
         validation patient's label. None where the patient has no RNA.
     :param description: JSON values.
     """
@@ -234,7 +234,7 @@ class SoftTargets:
         gene_list: Sequence[str] = (),
         seed: int = 0,
     ) -> Self:
-        """Fit the teacher on the training patients in the table; nobody else's row is used to fit anything.
+        """Fit the teacher on the training patients in the table, and on no other row.
 
         :param table: RNA, or joined blocks, of these patients and any others.
         :param train: patient → label.
@@ -276,7 +276,7 @@ class SoftTargets:
 
 
 def measured(table: ExpressionTable, patients: Collection[str]) -> tuple[str, ...]:
-    """Those patients, sorted, of whom the table holds any value."""
+    """Those of the patients, sorted, for whom the table holds any value."""
     there = sorted(patient for patient in set(patients) if patient in table)
     return tuple(patient for patient in there if not np.isnan(table.rows([patient])).all())
 

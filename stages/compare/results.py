@@ -1,4 +1,4 @@
-"""Methods compared on the same patients and folds: what each reached, and how it stands against one of them."""
+"""Results of methods on the same patients and folds: figures of each, and its difference to one of them."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ from .variants import CEILING, SOFT, label_of
 ALPHA: Final = 0.05
 """A difference with a smaller p-value, after correction, counts as one."""
 GROUPS: Final = ("Methods", "Controls: a method with one part taken away", "Ceiling: reads no slide")
-"""What the methods are grouped under, in this order."""
+"""Headings of the groups of methods, in this order."""
 
 _SHORT: Final = 24  # letters
 
 
 @dataclass(frozen=True, kw_only=True)
 class ComparedMethod:
-    """What one method reached, out of fold."""
+    """Results of one method, out of fold."""
 
     name: str
     """As it is asked for."""
     title: str
-    """As people call it, without a word of soft targets."""
+    """Its title, without a mention of soft targets."""
     soft_targets: bool
     metrics: Metrics
     """Pooled over the patients of all folds."""
@@ -38,13 +38,13 @@ class ComparedMethod:
     against_reference: PairedDifference | None
     """AUC minus that of the reference, on the patients of both. None for the reference, and where it is undefined."""
     note: str = ""
-    """What there is to know about it, in a line."""
+    """One line about it."""
     seconds: float | None = None
-    """To train and judge all folds."""
+    """Seconds of training all folds."""
 
     @property
     def label(self) -> str:
-        """The title, and whether it learnt from soft targets."""
+        """The title, and whether it was trained on soft targets."""
         return label_of(self.title, soft_targets=self.soft_targets)
 
     @property
@@ -65,7 +65,7 @@ class ComparedMethod:
 
 @dataclass(frozen=True, kw_only=True)
 class Comparison:
-    """All that the page shows."""
+    """Everything that the page shows."""
 
     name: str
     question: Question

@@ -1,4 +1,4 @@
-"""compare: several methods on the same splits, held against MoMKD patient by patient.
+"""compare: several methods on the same splits, compared with MoMKD patient by patient.
 
 comparison.csv      a row a method: figures with their intervals, mean and deviation over folds, DeLong's test
 comparison.html     the same as a page, with the curves
@@ -31,14 +31,14 @@ from .variants import REFERENCE, Variant
 
 
 class CompareStageSettings(BiomarkerSettings):
-    """The question that was asked of all."""
+    """The question that all methods answer."""
 
 
 class CompareStage(Stage[CompareStageSettings]):
     """One item, ``comparison``.
 
     :param compared: each method with the folder that its evaluation lies in.
-    :param facts: what all share, for the page: names and values.
+    :param facts: names and values that all share, for the page.
     """
 
     name = "compare"
@@ -75,7 +75,7 @@ class CompareStage(Stage[CompareStageSettings]):
             seconds = sum(trained[fold].seconds for fold in record.inputs if fold in trained)
             done.append(_Evaluated(variant, outputs, seconds or None))
         if not any(method.variant.name == REFERENCE for method in done):
-            what = "MoMKD itself has not been evaluated: there is nothing to hold the others against"
+            what = "MoMKD itself has not been evaluated: there is nothing to compare the others with"
             raise CohortError(what, path=self.folder, hint="see why above")
         return Plan([Item("comparison", inputs, done)], notes=notes)
 

@@ -1,4 +1,4 @@
-"""What can be compared: each method with and without soft targets, MoMKD with a part taken away, RNA by itself."""
+"""The methods of a comparison: each with and without soft targets, MoMKD with a part removed, RNA alone."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from ...models.training.methods import METHODS
 from ..train.settings import TrainSettings
 
 REFERENCE: Final = "momkd"
-"""What the others are held against."""
+"""The method that the others are compared with."""
 CEILING: Final = "omics"
-"""RNA by itself; it reads no slide."""
+"""RNA alone; it uses no slide."""
 _CONTROLS: Final[dict[str, tuple[str, str, dict[str, Any]]]] = {
     "momkd-no-rna": ("MoMKD without omics", "the histology side alone", {"use_rna": False}),
-    "momkd-shuffled-rna": ("MoMKD with shuffled RNA", "whose RNA it is cannot matter", {"shuffle_rna": True}),
+    "momkd-shuffled-rna": ("MoMKD with shuffled RNA", "RNA of another patient of the class", {"shuffle_rna": True}),
     "momkd-fixed-memory": ("MoMKD with fixed memory", "slots stay where k-means put them", {"memory": "fixed"}),
     "evidence-no-rna": (
         "Evidence memory without omics",
@@ -24,7 +24,7 @@ _CONTROLS: Final[dict[str, tuple[str, str, dict[str, Any]]]] = {
         {"method": "evidence", "use_rna": False},
     ),
 }
-"""A method with one part taken away: title, what it is, and the settings that make it so."""
+"""A method with one part removed: title, what it is, and the settings that make it so."""
 SOFT: Final = "+soft"
 """What the name of a method with soft targets ends with."""
 
@@ -48,22 +48,22 @@ class Variant:
 
     @property
     def needs_rna(self) -> bool:
-        """Whether it means something only where there is RNA."""
+        """Whether it is meaningful only where there is RNA."""
         s = self.settings
         return s is None or s.soft_targets or s.shuffle_rna or not s.use_rna
 
 
 def label_of(title: str, *, soft_targets: bool) -> str:
-    """What a method is called in full, in headings, tables and figures."""
+    """The full name of a method, for headings, tables and figures."""
     return f"{title} + soft targets" if soft_targets else title
 
 
 def variants(asked: Sequence[str], base: TrainSettings, *, rna: bool) -> list[Variant]:
-    """What is to be compared, MoMKD first.
+    """The methods to compare, MoMKD first.
 
-    :param asked: names, or several in one, with commas between; empty for everything that means something.
-    :param base: settings that all share; its method, soft targets and use of RNA are set aside.
-    :param rna: whether there is any to teach.
+    :param asked: names, or several in one, with commas between; empty for all that are meaningful.
+    :param base: settings that all share; its method, soft targets and use of RNA are ignored.
+    :param rna: whether the workspace has RNA.
     :raises UsageError: a name that is none, or that needs RNA where there is none.
     """
     common = base.model_copy(update={"use_rna": True, "soft_targets": False, "shuffle_rna": False})

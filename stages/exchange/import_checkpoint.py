@@ -1,7 +1,7 @@
-"""import-checkpoint: models that the authors' MoMKD code has trained become bundles, a fold each, ready for predict.
+"""import-checkpoint: makes bundles, a fold each, of models that the authors' MoMKD code has trained.
 
-Their files hold tensors and nothing else: which backbone and tiles the features came from, and what the classes mean,
-must be said. Who trained them nobody knows, so every fold speaks of every patient.
+Their files hold tensors and nothing else: backbone and tiles of the features and the meaning of the classes must be
+given. The training patients are unknown, so that every fold predicts every patient.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from ..train.settings import BiomarkerSettings
 from ..versions import VERSIONS
 
 NEIGHBOURS = 8
-"""Of a tile in its graph; the public code's."""
+"""Neighbours of a tile in its graph, as in the public code."""
 
 
 class ImportCheckpointStage(Stage[BiomarkerSettings]):
@@ -66,10 +66,10 @@ class ImportCheckpointStage(Stage[BiomarkerSettings]):
             width=backbone.width or 0,
             neighbours=NEIGHBOURS,
         )
-        said = ValueInput({"recipe": recipe.model_dump(mode="json"), "folds": len(self.checkpoints)})
+        given = ValueInput({"recipe": recipe.model_dump(mode="json"), "folds": len(self.checkpoints)})
         return Plan(
             [
-                Item(f"fold-{fold}", {"checkpoint": FileInput(path.resolve()), "recipe": said}, (fold, path, recipe))
+                Item(f"fold-{fold}", {"checkpoint": FileInput(path.resolve()), "recipe": given}, (fold, path, recipe))
                 for fold, path in enumerate(self.checkpoints)
             ]
         )

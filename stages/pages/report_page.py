@@ -28,6 +28,8 @@ FEW_PATIENTS: Final = 30
 """Fewer than this in one class, and the page says that an interval can not be relied upon."""
 WIDE_INTERVAL: Final = 0.2
 """An AUC interval wider than this goes with a caution."""
+PERFORMANCE_PARTS: Final = ("roc", "distribution", "calibration")
+"""Charts of performance that a page can have; a task names its own."""
 NO_WIDTH: Final = (
     "drawing the same patients again, as the bootstrap does, cannot widen the interval. It has no width, "
     "and does not say how sure the AUC is."
@@ -136,6 +138,8 @@ class TrainingReport:
     settings: Facts
     versions: Facts
     predict_command: str
+    page_parts: tuple[str, ...] = PERFORMANCE_PARTS
+    """The task's charts of performance."""
 
     def __post_init__(self) -> None:
         if self.metrics.n_patients != len(self.oof):
@@ -214,7 +218,7 @@ def training_page(report: TrainingReport) -> str:
         metrics=report.metrics,
         question=report.question,
         cautions=cautions(report.metrics),
-        charts=performance_charts(labels, probabilities, curves),
+        charts=performance_charts(labels, probabilities, curves, report.page_parts),
         losses=losses,
         learning=[(fold, _learning_charts(fold, losses)) for fold in report.folds],
         slots=[(use, slot_chart(use.shares, "positive" if use.positive else "negative")) for use in report.slots],
@@ -235,17 +239,22 @@ def prediction_page(report: PredictionReport) -> str:
 
 
 def performance_charts(
-    labels: Sequence[bool], probabilities: Sequence[float], folds: Sequence[Floats]
+    labels: Sequence[bool],
+    probabilities: Sequence[float],
+    folds: Sequence[Floats],
+    parts: Sequence[str] = PERFORMANCE_PARTS,
 ) -> dict[str, Markup]:
-    """How patients were told apart, and whether probabilities come true.
+    """Charts of discrimination and calibration.
 
-    :param folds: each fold's ROC curve, to be drawn behind that of all patients.
+    :param folds: each fold's ROC curve, drawn behind that of all patients.
+    :param parts: the charts that the task has.
     """
-    return {
-        "roc": roc_chart(roc_points(labels, probabilities), folds),
-        "distribution": probability_chart(labels, probabilities),
-        "calibration": calibration_chart(calibration_bins(labels, probabilities)),
+    charts = {
+        "roc": lambda: roc_chart(roc_points(labels, probabilities), folds),
+        "distribution": lambda: probability_chart(labels, probabilities),
+        "calibration": lambda: calibration_chart(calibration_bins(labels, probabilities)),
     }
+    return {part: charts[part]() for part in parts}
 
 
 def cautions(metrics: Metrics) -> tuple[str, ...]:

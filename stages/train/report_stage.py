@@ -1,4 +1,4 @@
-"""report: gathers what a training run left in its folder, for the page that people read."""
+"""report: the page of a training run, from the files in its folder."""
 
 from __future__ import annotations
 
@@ -110,6 +110,7 @@ def _report(
         facts=_facts(patients, bundles),
         settings=tuple((name, _shown(value)) for name, value in bundles[0].training["settings"].items()),
         versions=tuple(bundles[0].versions.items()),
+        page_parts=question.task.page_parts,
         predict_command=f"wsipipe predict new_slides/ --model {folder.parent.parent.name}/models/{folder.name}",
     )
 
@@ -154,27 +155,27 @@ def _facts(patients: list[PatientRow], bundles: list[BundleFacts]) -> Facts:
         ("genes a fold", f"{min(genes)} to {max(genes)}" if min(genes) != max(genes) else str(genes[0])),
         ("method", find_method(bundles[0].method).title),
         ("network", ", ".join(f"{name.replace('_', ' ')} {network[name]}" for name in _SIZES if name in network)),
-        *_taught(bundles),
+        *_chosen_facts(bundles),
     )
 
 
 _SIZES = ("hidden", "shared", "slots", "memory")
-"""Of a network's configuration, what a reader asks for first."""
+"""The network's settings that the page shows, in this order."""
 
 
-def _taught(bundles: list[BundleFacts]) -> Facts:
-    """What the soft targets were worth, and which settings the folds chose, where there are any."""
-    told: list[tuple[str, str]] = []
+def _chosen_facts(bundles: list[BundleFacts]) -> Facts:
+    """AUC of the soft targets, and the settings that nested folds chose, where there are any."""
+    rows: list[tuple[str, str]] = []
     aucs = [bundle.training["soft_targets"]["out_of_fold_auc"] for bundle in bundles if bundle.training["soft_targets"]]
     if aucs:
         shown = ", ".join(f"{auc:.3f}" for auc in aucs)
-        told.append(("soft targets' AUC among training patients, out of fold, by fold", shown))
+        rows.append(("soft targets' AUC among training patients, out of fold, by fold", shown))
     for bundle in bundles:
         if bundle.training["choice"]:
             best = max(bundle.training["choice"], key=lambda candidate: candidate["auc"])
             words = ", ".join(f"{name} {value}" for name, value in best.items() if name != "auc")
-            told.append((f"chosen inside fold {bundle.fold}", f"{words} (inner AUC {best['auc']:.3f})"))
-    return tuple(told)
+            rows.append((f"chosen inside fold {bundle.fold}", f"{words} (inner AUC {best['auc']:.3f})"))
+    return tuple(rows)
 
 
 def _shown(value: Any) -> str:

@@ -1,4 +1,4 @@
-"""split: joins the cohort table to the slides that have features, and decides who trains, validates and is tested.
+"""split: joins the cohort table to the slides with features, and deals patients to training, validation and test.
 
 splits.csv     every patient's part in every fold
 patients.csv   every patient of the table: used, or dropped and why; slides; whether there is RNA
@@ -47,7 +47,7 @@ class SplitStage(Stage[SplitStageSettings]):
 
     :param table: the cohort table.
     :param tiles, features: folders of the stages whose slides are used.
-    :param molecular: the stores that may teach, those that are there; only to say who has been measured.
+    :param molecular: stores of RNA and further blocks; used only to note which patients have any.
     """
 
     name = "split"

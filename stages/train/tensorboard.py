@@ -1,4 +1,4 @@
-"""Learning curves where TensorBoard looks for them (the extra ``tensorboard``)."""
+"""Learning curves for TensorBoard (the extra ``tensorboard``)."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from ...models.training.fit import Epoch
 
 @contextmanager
 def tensorboard_curves(folder: Path) -> Iterator[Callable[[Epoch], None]]:
-    """Takes epochs, from the first on, and writes each at once; curves of an earlier try are replaced.
+    """A function that writes each epoch at once, from the first on; curves of an earlier try are replaced.
 
     :raises UsageError: the package tensorboard is not there.
     """
@@ -28,9 +28,9 @@ def tensorboard_curves(folder: Path) -> Iterator[Callable[[Epoch], None]]:
         def write(epoch: Epoch) -> None:
             curves = {f"loss/{name}": value for name, value in epoch.losses.items()}
             curves |= {**epoch.figures, "validation/loss": epoch.validation_loss, "learning_rate": epoch.learning_rate}
-            for name, known in (("auc", epoch.validation_auc), ("rank correlation", epoch.validation_rank)):
-                if known is not None:
-                    curves[f"validation/{name}"] = known
+            for name, value in (("auc", epoch.validation_auc), ("rank correlation", epoch.validation_rank)):
+                if value is not None:
+                    curves[f"validation/{name}"] = value
             for name, value in curves.items():
                 writer.add_scalar(name, value, epoch.epoch)
             writer.flush()

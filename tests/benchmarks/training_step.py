@@ -10,7 +10,7 @@ plain      PyG's GATv2Conv; each step opens an HDF5 file (float32 features and c
            tiles with scikit-learn, and uses AdamW as it comes
 in memory  the same network, PyG's layers, in the loop of ``fit``: bags in memory, graphs made once
 ours       the loop of ``fit`` with our layers, so many bags a step
-products   the step's matrix products alone, forward and back, as ``torch.mm`` and as our linear layer has them made
+products   the step's matrix products alone, forward and back, as ``torch.mm`` and through ``nn.Linear``
 
 Rows give milliseconds a bag. The processor's time counts all threads; where others compute on the same cores it says
 more than the clock, with one thread, as threads that wait for each other count as computing. On CUDA each row also says
@@ -137,7 +137,7 @@ def of_fit(network: MoMKD, cohort: Cohort, settings: FitSettings) -> Callable[[i
 
 
 def products(network: MoMKD, cohort: Cohort, bags: int) -> tuple[Callable[[], None], Callable[[], None]]:
-    """The matrix products of a step of so many bags, on stand-ins of the same shapes: by ``torch.mm`` and by ours."""
+    """The matrix products of a step of so many bags, on stand-ins of the same shapes, in two ways."""
     seen: list[tuple[nn.Linear, int, bool]] = []
 
     def note(layer: nn.Linear, inputs: tuple[Tensor, ...], _: Tensor) -> None:
@@ -237,9 +237,9 @@ def main() -> None:
                 busy = computing(lambda way=way: way.train(asked.round)) / asked.round  # type: ignore[misc]
                 line += f"   {1 / min(way.seconds):7.0f} bags/s, the GPU computes {busy / min(way.seconds):4.0%} of it"
             lines.append(line)
-        for bags, (by_torch, by_ours) in least.items():
+        for bags, (by_torch, by_layers) in least.items():
             what = f"products, {bags} bags a step"
-            lines.append(f"{what:28} {min(by_torch) * 1e3:7.2f} ms a bag, as ours {min(by_ours) * 1e3:.2f}")
+            lines.append(f"{what:28} {min(by_torch) * 1e3:7.2f} ms a bag, by nn.Linear {min(by_layers) * 1e3:.2f}")
     lines.append(f"load after: {os.getloadavg()[0]:.1f}")
     print("\n".join(lines))
 
