@@ -84,6 +84,8 @@ def _state(record: Record, folder: str, lineage: Lineage, config: Config | None)
     if asked or standing.state == "stale":
         refused = asked or _LIKE_SETTINGS.intersection(standing.changed)
         again = "--replace makes it again; without, the next run refuses" if refused else _AGAIN
+        if record.stage == "train" and "splits" in standing.changed:
+            again += ", if the present split has that fold"
         return state("stale", "; ".join(filter(None, [standing.why, *asked[:3]])), again)
     if doubt := lineage.doubt(record):
         return state("stale", doubt, "wsipipe train makes the model again; of the present one it is as it should be")

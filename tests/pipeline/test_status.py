@@ -133,6 +133,21 @@ def test_another_setting_in_the_file_says_which(project: Path) -> None:
     assert [wsipipe(*again).returncode, wsipipe(*again, "--replace").returncode] == [2, 0]
 
 
+def test_settings_that_judge_or_show_or_are_written_out_make_nothing_stale(project: Path) -> None:
+    settings = project / "wsipipe.toml"
+    plain = settings.read_text()
+    settings.write_text(plain + 'max_bad_tiles = 0.5\nprecision = "fp32"\n[predict]\ntop_tiles = 3\n')
+    assert Counter(item["state"] for item in status("-c", settings).values()) == {"done": 5, "failed": 1}
+    manifest = Manifest(project / "work/features/0.5mpp-224px/efficientnet-lite0/manifest.jsonl")
+    record = manifest.latest("extract")["a"]
+    manifest.append(record.model_copy(update={"stats": {**record.stats, "bad_tiles": 1}}))
+    assert status("-c", settings)["extract", "a"]["state"] == "done"
+    settings.write_text(plain)
+    item = status("-c", settings)["extract", "a"]
+    assert (item["state"], item["hint"]) == ("stale", "the next run leaves it out")
+    assert "over the 1.0% allowed (max_bad_tiles)" in item["why"]
+
+
 def test_another_file_that_is_like_a_setting_needs_replace_too(project: Path) -> None:
     genes = project / "genes.txt"
     genes.write_text("ESR1")

@@ -9,7 +9,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import openslide
@@ -19,11 +19,14 @@ import timm
 import torch
 from PIL import Image
 from safetensors.torch import save_file
+from wsipipe.data.errors import UsageError
 from wsipipe.data.features.store import Bag, read_bag
 from wsipipe.data.manifest import Manifest
 from wsipipe.data.units import Mpp
 from wsipipe.models.backbones.weights import EMBEDDED, find_weights, load_tensors
 from wsipipe.pipeline.demo.slides import write_aperio
+from wsipipe.stages.extract.settings import ExtractSettings
+from wsipipe.stages.extract.stage import ExtractStage
 
 FEATURES = "features/0.5mpp-64px"
 TILING = ("--tile-px", 64)
@@ -207,3 +210,16 @@ def test_a_slide_that_changed_after_tiling_is_not_read_with_old_tiles(tmp_path: 
     code, answer, _ = wsipipe("extract", "-w", tmp_path, "--device", "cpu")
     assert code == 1
     assert "changed since it was tiled" in answer["stages"][0]["failures"][0]["message"]
+
+
+def test_devices_that_would_compute_in_different_arithmetic_are_refused(tmp_path: Path) -> None:
+    def precision(device: str, asked: Literal["auto", "fp32"] = "auto") -> Any:
+        settings = ExtractSettings(backbone="uni2-h", device=device, precision=asked)
+        return ExtractStage(settings, tmp_path, tmp_path, tiles=tmp_path).resolved()["precision"]
+
+    assert [precision(device) for device in ("cpu", "cpu,cpu", "cuda:0", "cuda:0,cuda:1")] == ["fp32"] * 2 + [
+        "bf16"
+    ] * 2
+    with pytest.raises(UsageError, match="--device cpu,cuda:0 would compute some slides in bf16 and others in fp32"):
+        precision("cpu,cuda:0")
+    assert precision("cpu,cuda:0", "fp32") == "fp32"
