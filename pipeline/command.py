@@ -18,8 +18,8 @@ from ..data.errors import BusyError, SurroundingsError, UsageError, WsipipeError
 from ..stages.settings import Settings
 from .config import FILE_NAME, Config, load_config
 from .console import Console
-from .executors import explain
 from .flags import Flags, SectionFlags, give_signature
+from .run.results import explain
 from .runner import Runner
 from .summary import Summary
 
