@@ -22,9 +22,10 @@ from .worker import InWork, Worker
 
 _FALSE_STARTS = 2
 """Processes that die in a row, before they ask for an item, after which no other is started in their place."""
-_BROKEN_BY = 2
-"""Different items in a row at which a device fails, after which it is given up; places at which an item makes the
-device fail, after which it is the item that has failed."""
+_MOST_ITEMS = 3
+"""Different items in a row at which a device fails, after which it is given up."""
+_MOST_PLACES = 2
+"""Places at which the device fails at an item, after which the item has failed."""
 
 
 _MOST_UNREAD = 1000
@@ -189,20 +190,23 @@ class _Work:
             place.false_starts += 1
             if place.false_starts == _FALSE_STARTS:
                 what = f"the processes that should do the work die as they begin (exit code {exit_code})"
-                hint = "what they last wrote to the screen says why; see also whether memory is left"
+                hint = (
+                    "above they may have said why: no memory left, or a stage that is defined in a script without "
+                    'an `if __name__ == "__main__"` guard'
+                )
                 self._give_up_place(place, SurroundingsError(what, hint=hint))
 
     def _device_failed(self, place: _Place, item_id: str, error: DeviceError) -> Iterator[Result]:
         """Give back what was in work. A fresh process often helps; if not, the device is given up."""
         in_work, _ = self._end(place, kill=True)
         place.broken_by.add(item_id)
-        if len(place.broken_by) >= _BROKEN_BY:
+        if len(place.broken_by) >= _MOST_ITEMS:
             self._give_up_place(place, error)
         for given in reversed(in_work):
             if given.item.id == item_id:
                 broke = self._broke.setdefault(item_id, [])
                 broke.append(place)
-                if len(broke) >= _BROKEN_BY or all(other in broke for other in self._places if other.error is None):
+                if len(broke) >= _MOST_PLACES or all(other in broke for other in self._places if other.error is None):
                     yield self._failure(given, error)
                     continue
             self._queue.appendleft(given.item)

@@ -19,12 +19,14 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from multiprocessing import get_all_start_methods, get_context
 from multiprocessing.connection import Connection
-from multiprocessing.context import ForkServerContext, SpawnContext
 from types import ModuleType
-from typing import Any, Final, Literal
+from typing import TYPE_CHECKING, Any, Final, Literal
 
 from ...stages.stage import Item, Stage
 from .results import device_error, result_of
+
+if TYPE_CHECKING:
+    from multiprocessing.context import ForkServerContext, SpawnContext
 
 _HAS_FORKSERVER: Final = "forkserver" in get_all_start_methods()
 _SECONDS_TO_END: Final = 5.0
@@ -105,8 +107,9 @@ class Worker:
 
 @contextmanager
 def _sigint_blocked() -> Iterator[None]:
-    """Let processes that are started in the block ignore Ctrl-C from their first moment: it reaches the whole group, and
-    it is the parent that ends them.
+    """Let processes that are started in the block ignore Ctrl-C from their first moment.
+
+    It reaches the whole group, and it is the parent that ends its workers.
     """
     if not hasattr(signal, "pthread_sigmask"):  # Windows
         yield
