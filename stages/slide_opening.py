@@ -8,6 +8,7 @@ from threading import Thread
 
 from ..data.errors import SlideError
 from .feed_batch import OpenBag
+from .feed_thread import as_exception
 from .stage import Item
 
 
@@ -44,5 +45,5 @@ def let_go(opening: Future[OpenBag]) -> None:
 def _open(item: Item, open_bag: Callable[[Item], OpenBag], opening: Future[OpenBag]) -> None:
     try:
         opening.set_result(open_bag(item))
-    except Exception as error:  # noqa: BLE001  the boundary: a failed slide never stops the others
-        opening.set_exception(error)
+    except BaseException as error:  # noqa: BLE001  the boundary: a failed slide never stops the others
+        opening.set_exception(as_exception(error))

@@ -10,7 +10,7 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Generator, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from multiprocessing.connection import Connection, wait
 from typing import Any
@@ -22,8 +22,8 @@ from .worker import InWork, Worker
 
 _FALSE_STARTS = 2
 """Processes that die in a row, before they ask for an item, after which no other is started in their place."""
-_MOST_ITEMS = 3
-"""Different items in a row at which a device fails, after which it is given up."""
+_MOST_FAILURES = 3
+"""Of a device in a row, each at another item, after which it is given up."""
 _MOST_PLACES = 2
 """Places at which the device fails at an item, after which the item has failed."""
 
@@ -57,8 +57,8 @@ class _Place:
     worker: Worker | None = None
     has_worked: bool = False
     """An item was handed out here."""
-    broken_by: set[str] = field(default_factory=set)
-    """Items at which its device failed, since the last one that was done."""
+    failures: int = 0
+    """How often its device failed since the last item that was done."""
     false_starts: int = 0
     error: Exception | None = None
     """Why no more workers are started here."""
@@ -158,7 +158,7 @@ class _Work:
             case "result":
                 del worker.in_work[content.item.id]
                 if content.outcome is not None:
-                    place.broken_by.clear()
+                    place.failures = 0
                 yield content
             case "advance":
                 self._progress.advance(content)
@@ -196,11 +196,11 @@ class _Work:
                 )
                 self._give_up_place(place, SurroundingsError(what, hint=hint))
 
-    def _device_failed(self, place: _Place, item_id: str, error: DeviceError) -> Iterator[Result]:
+    def _device_failed(self, place: _Place, item_id: str | None, error: DeviceError) -> Iterator[Result]:
         """Give back what was in work. A fresh process often helps; if not, the device is given up."""
         in_work, _ = self._end(place, kill=True)
-        place.broken_by.add(item_id)
-        if len(place.broken_by) >= _MOST_ITEMS:
+        place.failures += 1
+        if place.failures >= _MOST_FAILURES:
             self._give_up_place(place, error)
         for given in reversed(in_work):
             if given.item.id == item_id:

@@ -157,7 +157,10 @@ def _work(pickled: bytes, device: str | None, connection: Connection, parent: Co
     try:
         _run(stage, messages)
     except Exception as error:  # noqa: BLE001  as above
-        messages.send("stopped", _portable(error))
+        if (broken := device_error(error)) is not None:
+            messages.send("broken", (None, broken))
+        else:
+            messages.send("stopped", _portable(error))
         return
     for note in stage.closing_notes() if device is not None else ():
         messages.send("note", f"{device}: {note}")
