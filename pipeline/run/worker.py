@@ -20,7 +20,7 @@ from datetime import UTC, datetime
 from multiprocessing import get_all_start_methods, get_context
 from multiprocessing.connection import Connection
 from types import ModuleType
-from typing import TYPE_CHECKING, Any, Final, Literal
+from typing import TYPE_CHECKING, Any, Final, Literal, NoReturn
 
 from ...stages.stage import Item, Stage
 from .results import device_error, result_of
@@ -152,16 +152,15 @@ def _work(pickled: bytes, device: str | None, connection: Connection, parent: Co
         stage: Stage[Any] = pickle.loads(pickled)
         stage.setup()
     except Exception as error:  # noqa: BLE001  the boundary: the parent decides what comes of it
-        messages.send("unready", _portable(error))
-        return
+        messages.send_last("unready", _portable(error))
     try:
         _run(stage, messages)
     except Exception as error:  # noqa: BLE001  as above
-        if (broken := device_error(error)) is not None:
-            messages.send("broken", (None, broken))
+        broken = device_error(error)
+        if broken is None:
+            messages.send_last("stopped", _portable(error))
         else:
-            messages.send("stopped", _portable(error))
-        return
+            messages.send_last("broken", (None, broken))
     for note in stage.closing_notes() if device is not None else ():
         messages.send("note", f"{device}: {note}")
     messages.send("end")
@@ -178,8 +177,7 @@ def _run(stage: Stage[Any], messages: _Messages) -> None:
     for item, outcome in stage.stream(take(), messages):
         error = device_error(outcome) if isinstance(outcome, Exception) else None
         if error is not None:
-            messages.send("broken", (item.id, error))
-            threading.Event().wait()  # until the parent kills it: what is in work here is somebody else's now
+            messages.send_last("broken", (item.id, error))
         messages.send("result", result_of(stage, item, outcome, *taken.pop(item.id)))
 
 
@@ -231,6 +229,12 @@ class _Messages:
     def send(self, kind: Kind, content: Any = None) -> None:
         with self._lock:
             self._connection.send((kind, content))
+
+    def send_last(self, kind: Kind, content: Any) -> NoReturn:
+        """Send it and wait to be killed: what is in work here is somebody else's now, or nobody's."""
+        self.send(kind, content)
+        while True:
+            threading.Event().wait()
 
     def ask(self) -> Item | None:
         """The next item; None: there is no more."""

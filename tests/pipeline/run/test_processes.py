@@ -16,10 +16,13 @@ from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
+import numpy as np
 import pytest
 from copy_stage import StreamError, copy, copy_stage, runs
 from wsipipe.data.errors import BundleError, DeviceError, SurroundingsError
 from wsipipe.data.manifest import Record
+from wsipipe.data.units import Mpp
+from wsipipe.pipeline.demo_slides import write_aperio
 from wsipipe.pipeline.run.here import run_here
 from wsipipe.pipeline.run.processes import run_in_processes
 from wsipipe.pipeline.run.results import device_error, explain
@@ -213,6 +216,19 @@ def test_a_script_without_a_guard_works(tmp_path: Path, way: str) -> None:
         "on devices: 3",
     ], done.stderr
     assert (tmp_path / "begun").read_text() == "begun\n"  # the script ran once
+
+
+def test_the_readmes_python_lines_work_as_a_script(tmp_path: Path) -> None:
+    (tmp_path / "slides").mkdir()
+    pixels = np.random.default_rng(0).normal((200, 110, 170), 30, size=(500, 500, 3)).clip(0, 255).astype(np.uint8)
+    write_aperio(tmp_path / "slides" / "slide-1.svs", pixels, mpp=Mpp(0.5))
+    code = (TESTS.parent / "README.md").read_text(encoding="utf-8").split("```python\n")[1].split("```")[0]
+    assert "wsipipe.run(config" in code
+    (tmp_path / "script.py").write_text(code + "print(bag.features.shape)\n")
+    command = [sys.executable, "script.py"]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, timeout=300, check=False)
+    assert (done.returncode, done.stdout) == (0, "(4, 1280)\n"), done.stderr
+    assert done.stderr.count("tile: 1 slide to do") == 1
 
 
 def test_a_stage_of_a_script_without_a_guard_is_refused_before_anything_is_recorded(tmp_path: Path) -> None:
