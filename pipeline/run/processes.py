@@ -28,6 +28,7 @@ _MOST_PLACES = 2
 """Places at which the device fails at an item, after which the item has failed."""
 
 
+_SECONDS_TO_END = 5.0
 _MOST_UNREAD = 1000
 """Messages of a worker that are read before one of its items is judged to be overdue; more do not fit a connection."""
 
@@ -80,7 +81,7 @@ class _Work:
         """Items whose process died, to be tried again alone."""
         self._tried_alone: set[str] = set()
         self._broke: dict[str, list[_Place]] = {}
-        """Places whose device failed at an item."""
+        """Places whose device failed at an item, or whose process died."""
 
     def results(self) -> Iterator[Result]:
         """Results of all items."""
@@ -101,8 +102,12 @@ class _Work:
 
     def kill(self) -> None:
         """End all workers at once."""
-        for place in self._working().values():
-            self._end(place, kill=True)
+        workers = [place.worker for place in self._places if place.worker is not None]
+        for worker in workers:
+            worker.kill()
+        until = time.monotonic() + _SECONDS_TO_END
+        for worker in workers:
+            worker.wait(max(0.0, until - time.monotonic()))
 
     # ----- workers -----
 
@@ -117,7 +122,7 @@ class _Work:
                 place.worker = Worker(place.stage, place.device)
 
     def _next_for(self, place: _Place) -> Item | None:
-        """The first item that may be tried here: not one at which this device failed, while others are left."""
+        """The first item that may be tried here: not one that went wrong on this device, while others are left."""
         if place.error is not None:
             return None
         usable = {id(other) for other in self._places if other.error is None}
@@ -128,13 +133,16 @@ class _Work:
         return None
 
     def _end(self, place: _Place, *, kill: bool) -> tuple[list[InWork], int | None]:
-        """Without its worker; what that had in work, and its exit code."""
+        """End a place's worker; what it had in work, and its exit code.
+
+        :param kill: at once; else it is about to end by itself.
+        """
         worker, place.worker = place.worker, None
         assert worker is not None
-        if kill:
-            worker.kill()
-        else:
-            worker.close()
+        if not kill:
+            worker.wait(_SECONDS_TO_END)
+        worker.kill()
+        worker.wait(_SECONDS_TO_END)
         return list(worker.in_work.values()), worker.exit_code
 
     # ----- what they say -----
@@ -184,8 +192,10 @@ class _Work:
         for suspect in in_work:
             if suspect.item.id in self._tried_alone:
                 yield self._failure(suspect, _death(suspect.item, place.device))
-            else:
-                self._suspects.append(suspect.item)
+                continue
+            self._suspects.append(suspect.item)
+            if place.device is not None:  # it may be the device that kills its processes
+                self._broke.setdefault(suspect.item.id, []).append(place)
         if not in_work:
             place.false_starts += 1
             if place.false_starts == _FALSE_STARTS:

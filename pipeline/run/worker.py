@@ -29,7 +29,6 @@ if TYPE_CHECKING:
     from multiprocessing.context import ForkServerContext, SpawnContext
 
 _HAS_FORKSERVER: Final = "forkserver" in get_all_start_methods()
-_SECONDS_TO_END: Final = 5.0
 
 Kind = Literal["next", "result", "advance", "say", "note", "end", "unready", "broken", "stopped"]
 """Of a worker's messages: it asks for an item; an item's result; progress; a closing note; it has ended; and with an
@@ -57,7 +56,8 @@ class Worker:
         if device is None and _HAS_FORKSERVER:
             # Copies of a process that has the imports done already: of the tile stage's 80 MB they share 76.
             context = get_context("forkserver")
-            context.set_forkserver_preload([type(stage).__module__])
+            module = type(stage).__module__
+            context.set_forkserver_preload([__name__ if module == "__main__" else module])
         else:
             context = get_context("spawn")  # CUDA does not survive a fork
         self.connection, connection = context.Pipe()
@@ -92,17 +92,15 @@ class Worker:
         """Of a process that has ended; minus the signal's number where one killed it."""
         return self._process.exitcode
 
-    def close(self) -> None:
-        """Let it end by itself, which it is about to do."""
-        self._process.join(_SECONDS_TO_END)
-        self.kill()
-
     def kill(self) -> None:
-        """End it, whatever it does, and wait for that."""
+        """End it, whatever it does."""
         self._process.kill()
         self._life.close()
         self.connection.close()
-        self._process.join(_SECONDS_TO_END)  # one that waits for a dead disk cannot even be killed, and is left
+
+    def wait(self, seconds: float) -> None:
+        """Wait for its end, but not for ever: a process that waits for a dead disk cannot even be killed."""
+        self._process.join(seconds)
 
 
 @contextmanager
@@ -211,13 +209,11 @@ def _portable(error: Exception) -> Exception:
     """The error as it can cross to the parent, with its trace as a note."""
     trace = "".join(traceback.format_exception(error))
     try:
-        portable = pickle.loads(pickle.dumps(error))
+        pickle.loads(pickle.dumps(error))
     except Exception:  # noqa: BLE001  any class may fail in its own way
-        portable = None
-    if not isinstance(portable, Exception):
-        portable = RuntimeError(f"{type(error).__name__}: {error}")
-    portable.add_note(f"in the worker:\n{trace}")
-    return portable
+        error = RuntimeError(f"{type(error).__name__}: {error}")
+    error.add_note(f"in the worker:\n{trace}")
+    return error
 
 
 class _Messages:

@@ -115,6 +115,12 @@ def test_a_device_that_fails_gives_its_items_to_the_others(tmp_path: Path) -> No
     assert len([note for note in summary.notes if note.startswith("bad: given up") and "CUDA error" in note]) <= 1
 
 
+def test_a_device_that_kills_its_processes_costs_no_item(tmp_path: Path) -> None:
+    write(tmp_path, **{f"t{number:02}": "text" for number in range(5)})
+    summary = copy(tmp_path, devices=["deadly", "good"])
+    assert (summary.done, summary.failures) == (5, ())
+
+
 def test_a_device_that_fails_at_the_last_item_gives_it_back_to_one_that_has_ended(tmp_path: Path) -> None:
     """An item waits until the other device's process is gone."""
     write(tmp_path, late="outlive early", early="fine")
