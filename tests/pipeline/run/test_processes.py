@@ -291,7 +291,7 @@ def test_workers_end_with_their_parent(
 
 
 def test_a_run_that_is_closed_leaves_no_worker(tmp_path: Path) -> None:
-    write(tmp_path, a="apple", b="slow", c="hang")
+    write(tmp_path, a="fine after c", b="slow", c="hang")
     stage = copy_stage(tmp_path, workers=3)
     (tmp_path / "work" / "copies").mkdir(parents=True)
 
@@ -302,9 +302,7 @@ def test_a_run_that_is_closed_leaves_no_worker(tmp_path: Path) -> None:
 
     running = run_in_processes(stage, stage.plan().items, Nobody(), [])
     assert next(running).item.id == "a"
-    patience = time.monotonic() + 60
-    while len(begun(tmp_path)) < 3 and time.monotonic() < patience:
-        time.sleep(0.02)
     running.close()
+    assert len(begun(tmp_path)) >= 2
     assert not [pid for _, pid, _ in begun(tmp_path) if runs(int(pid))]
     assert [result.item.id for result in run_here(stage, stage.plan().items[:1], Nobody(), [])] == ["a"]
