@@ -145,7 +145,7 @@ class _Work:
         worker.wait(_SECONDS_TO_END)
         return list(worker.in_work.values()), worker.exit_code
 
-    # ----- what they say -----
+    # ----- messages -----
 
     def _receive(self, place: _Place) -> Iterator[Result]:
         worker = place.worker
@@ -174,6 +174,8 @@ class _Work:
                 self._progress.say(content)
             case "note":
                 self._notes.append(content)
+            case "end" if worker.in_work:  # the stage's stream has dropped items
+                yield from self._died(place)
             case "end":
                 self._end(place, kill=False)
             case "stopped":
