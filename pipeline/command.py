@@ -19,7 +19,7 @@ from ..stages.settings import Settings
 from .config import FILE_NAME, Config, load_config
 from .console import Console
 from .flags import Flags, SectionFlags, give_signature
-from .run.results import explain
+from .run.outcomes import explain
 from .runner import Runner
 from .summary import Summary
 

@@ -22,7 +22,7 @@ from rich.text import Text
 from ..data.errors import WsipipeError
 from ..data.manifest import Json
 from ..stages.stage import Item, Stage
-from .run.results import Result
+from .run.outcomes import Result
 from .summary import Summary
 
 _PLAIN_SECONDS = 10.0

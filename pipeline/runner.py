@@ -18,8 +18,8 @@ from ..stages.stage import Item, Stage
 from .console import Console
 from .decisions import Decision, History, decide, refuse_other_settings
 from .run.here import run_here
+from .run.outcomes import Executor, Result, failed
 from .run.processes import run_in_processes
-from .run.results import Executor, Result, failed
 from .summary import Failure, Summary
 
 

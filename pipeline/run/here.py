@@ -9,13 +9,13 @@ from typing import Any
 
 from ...data.errors import DeviceError
 from ...stages.stage import Item, Progress, Stage
-from .results import Result, device_error, failed, no_device_left, result_of
+from .outcomes import Result, device_error, failed, no_device_left, result_of
 
 
 def run_here(
     stage: Stage[Any], items: Sequence[Item], progress: Progress, notes: list[str]
 ) -> Generator[Result, None, None]:
-    """Run the items in this process, as the stage's stream; an executor (:data:`.results.Executor`).
+    """Run the items in this process, as the stage's stream; an executor (:data:`.outcomes.Executor`).
 
     When the device fails, the items that are left fail with it: whatever they are, it will not compute them.
     """

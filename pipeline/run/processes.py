@@ -17,7 +17,7 @@ from typing import Any
 
 from ...data.errors import DeviceError, SlideError, SurroundingsError
 from ...stages.stage import Item, Progress, Stage
-from .results import Result, no_device_left, result_of
+from .outcomes import Result, no_device_left, result_of
 from .worker import InWork, Worker
 
 _FALSE_STARTS = 2
@@ -36,7 +36,7 @@ _MOST_UNREAD = 1000
 def run_in_processes(
     stage: Stage[Any], items: Sequence[Item], progress: Progress, notes: list[str]
 ) -> Generator[Result, None, None]:
-    """Run the items in worker processes; an executor (:data:`.results.Executor`).
+    """Run the items in worker processes; an executor (:data:`.outcomes.Executor`).
 
     On several devices the largest items come first, so that no device works long after the others have ended.
 

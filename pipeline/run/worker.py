@@ -23,7 +23,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any, Final, Literal, NoReturn
 
 from ...stages.stage import Item, Stage
-from .results import device_error, result_of
+from .outcomes import device_error, result_of
 
 if TYPE_CHECKING:
     from multiprocessing.context import ForkServerContext, SpawnContext

@@ -24,8 +24,8 @@ from wsipipe.data.manifest import Record
 from wsipipe.data.units import Mpp
 from wsipipe.pipeline.demo_slides import write_aperio
 from wsipipe.pipeline.run.here import run_here
+from wsipipe.pipeline.run.outcomes import device_error, explain
 from wsipipe.pipeline.run.processes import run_in_processes
-from wsipipe.pipeline.run.results import device_error, explain
 
 TESTS = Path(__file__).resolve().parents[2]
 
