@@ -14,7 +14,8 @@ an :class:`InputError` waits for another input, a :class:`SurroundingsError` is 
     │   ├── BackboneError     weights or architecture of a feature extractor
     │   ├── BundleError       a trained model on disk        (both: tried again unasked where
     │   └── StoreError        a damaged file of ours          the file lies in the workspace)
-    └── SurroundingsError     disk full, device gone: retried on the next run
+    └── SurroundingsError     disk full, no memory left: retried on the next run
+        └── DeviceError       a GPU that fails whatever it is given
 """
 
 from __future__ import annotations
@@ -41,7 +42,7 @@ class WsipipeError(Exception):
 
     def __reduce__(self) -> tuple[object, ...]:
         # Keyword-only arguments do not survive pickling by themselves; errors cross process borders.
-        return (_rebuild, (type(self), self.what, self.path, self.hint))
+        return (_rebuild, (type(self), self.what, self.path, self.hint), self.__dict__)
 
 
 def _rebuild(kind: type[WsipipeError], what: str, path: str | None, hint: str) -> WsipipeError:
@@ -86,3 +87,7 @@ class StoreError(InputError):
 
 class SurroundingsError(WsipipeError):
     """The machine is at fault (disk full, device gone); the next run tries again."""
+
+
+class DeviceError(SurroundingsError):
+    """A GPU has failed; the process that used it cannot go on with it."""

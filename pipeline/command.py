@@ -20,7 +20,7 @@ from .config import FILE_NAME, Config, load_config
 from .console import Console
 from .flags import Flags, SectionFlags, give_signature
 from .results import Summary
-from .run.executors import explain
+from .run.outcomes import explain
 from .run.runner import Runner
 
 ConfigFile = Annotated[

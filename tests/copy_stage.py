@@ -11,7 +11,7 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from copy import copy as copy_of
 from pathlib import Path
 
@@ -22,6 +22,10 @@ from wsipipe.pipeline.results import Summary
 from wsipipe.pipeline.run.runner import Runner
 from wsipipe.stages.settings import Runtime, Settings
 from wsipipe.stages.stage import FileInput, Item, Outcome, OutputInput, Plan, Progress, Stage, upstream
+
+
+class StreamError(Exception):
+    """Ends the whole stream, as the death of one of its threads does."""
 
 
 class CopySettings(Settings):
@@ -55,7 +59,7 @@ class CopyStage(Stage[CopySettings]):
     ) -> None:
         super().__init__(settings, folder, workspace)
         self.texts, self.calls, self.workers_wanted = texts, calls, workers
-        self.device = ""
+        self.device = settings.devices[0] if len(settings.devices) == 1 else ""
 
     @property
     def workers(self) -> int:
@@ -88,6 +92,24 @@ class CopyStage(Stage[CopySettings]):
         while len(list(self.calls.parent.glob("here-*"))) < 2 and time.monotonic() < patience:
             time.sleep(0.01)
 
+    def _first_time(self, item: str) -> bool:
+        return sum(line.startswith(f"do {item} ") for line in self.calls.read_text().splitlines()) == 1
+
+    def _outlive(self, item: str) -> None:
+        """Wait until the process that works on another item is gone."""
+        patience = time.monotonic() + 60
+        while time.monotonic() < patience:
+            begun = [line.split() for line in self.calls.read_text().splitlines() if line.startswith(f"do {item} ")]
+            if begun and not runs(int(begun[0][2])):
+                return
+            time.sleep(0.01)
+
+    def _wait_for(self, item: str) -> None:
+        """Wait until another item has begun."""
+        patience = time.monotonic() + 60
+        while f"do {item} " not in self.calls.read_text() and time.monotonic() < patience:
+            time.sleep(0.01)
+
     def _hash(self, path: Path) -> str:
         self._say(f"hash {path.stem}")
         _refuse_unreadable(path)
@@ -105,10 +127,19 @@ class CopyStage(Stage[CopySettings]):
         if any(path.stem == f"no-setup{self.device}" for path in self.texts):
             raise SurroundingsError("the machine is not ready")
 
+    def stream(self, items: Iterable[Item], progress: Progress) -> Iterator[tuple[Item, Outcome | Exception]]:
+        for item, outcome in super().stream(items, progress):
+            if isinstance(outcome, StreamError):
+                raise outcome
+            yield item, outcome
+
     def process(self, item: Item, progress: Progress) -> Outcome:
         text = Path(item.payload).read_text()
+        progress.say(item.id)
         _refuse_unreadable(item.payload)
         self._say(f"do {item.id} {os.getpid()} {self.device}")
+        if self.device.startswith("deadly"):
+            os._exit(4)
         match text:
             case "broken":
                 raise SlideError("is broken", path=item.payload, hint="mend it")
@@ -126,18 +157,47 @@ class CopyStage(Stage[CopySettings]):
                 os.kill(os.getpid(), signal.SIGKILL)
             case "hang":
                 ctypes.PyDLL(None).sleep(600)  # keeps the interpreter's lock, as a decoder that hangs may
+            case "crash":
+                ctypes.string_at(0)
+            case "stop":
+                os.kill(os.getpid(), signal.SIGSTOP)
+            case "nap":
+                time.sleep(2)
+            case "end the stream":
+                raise StreamError("no more of this")
             case meeting if meeting.startswith("meet"):
                 self._meet()
+            case patient if patient.startswith("outlive "):
+                self._outlive(patient.split()[1])
+            case late if " after " in late:
+                self._wait_for(late.split(" after ")[1])
+                match late.split(" after ")[0]:
+                    case "crash":
+                        ctypes.string_at(0)
+                    case "exit":
+                        os._exit(3)
+                    case "die":
+                        os.kill(os.getpid(), signal.SIGKILL)
             case "slow":
                 time.sleep(60)
             case "nothing":
                 return Outcome(status="empty", stats={"letters": 0})
             case "liar":
                 return Outcome({"copy": self.folder / "never written"})
+        if self.device.startswith("bad") or text == "poison" or (text == "hiccup" and self._first_time(item.id)):
+            raise RuntimeError("CUDA error: an illegal memory access was encountered\nCUDA kernel errors might be …")
         path = self.folder / f"{item.id}.txt"
         with whole(path) as scratch:
             scratch.write_text((text.upper() if self.settings.shout else text) * self.settings.repeat)
         return Outcome({"copy": path}, {"letters": len(text)})
+
+
+def runs(pid: int) -> bool:
+    """Whether a process is there and not dead already."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
 
 
 def _letters(path: Path) -> int:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import closing
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -14,12 +14,13 @@ from ...data.artifact import digest_of_value, recover
 from ...data.errors import SlideError, WsipipeError
 from ...data.manifest import ErrorRecord, Json, Record
 from ...data.version import __version__
-from ...stages.stage import Stage
+from ...stages.stage import Item, Stage
 from ..console import Console
 from ..results import Failure, Result, Summary
 from .decisions import Decision, History, decide, kept_settings, refuse_other_settings
-from .device_processes import run_on_devices
-from .executors import failed, run_here, run_in_processes
+from .here import run_here
+from .outcomes import Executor, failed
+from .processes import run_in_processes
 
 _KEPT = ("inputs", "settings")
 """What is brought up to date in a record that counts."""
@@ -105,7 +106,7 @@ class Runner:
         return error
 
     def _reject(self, stage: Stage[Any], rejected: Mapping[str, WsipipeError], history: History) -> list[Result]:
-        results = list(failed(rejected.items()))
+        results = list(failed((Item(item, {}), error) for item, error in rejected.items()))
         for result in results:
             mark = digest_of_value([stage.name, "rejected", result.error.message if result.error else ""])
             last = history.last(result.item.id)
@@ -121,13 +122,7 @@ class Runner:
         with self.console.stage(stage, items, before=before) as progress:
             if not items:
                 return results
-            workers = min(stage.workers, len(items))
-            if len(stage.devices) > 1:
-                running = run_on_devices(stage, items, stage.devices, progress, closing_notes)
-            elif stage.processes and (workers > 1 or stage.seconds_an_item is not None):
-                running = run_in_processes(stage, items, workers)
-            else:
-                running = run_here(stage, items, progress)
+            running = _executor(stage, items)(stage, items, progress, closing_notes)
             with closing(running):  # whatever ends the loop ends the work too, before the lock is given back
                 for result in running:
                     self._record(stage, result, todo[result.item.id])
@@ -159,6 +154,12 @@ class Runner:
                 wsipipe=__version__,
             )
         )
+
+
+def _executor(stage: Stage[Any], items: Sequence[Item]) -> Executor:
+    """What runs the items: processes where there are several devices or workers, or an item may have to be killed."""
+    alone = min(stage.workers, len(items)) == 1 and stage.seconds_an_item is None
+    return run_in_processes if len(stage.devices) > 1 or (stage.processes and not alone) else run_here
 
 
 def _failure(item: str, error: ErrorRecord, *, waiting: bool = False) -> Failure:

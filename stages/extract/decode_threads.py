@@ -11,13 +11,14 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from queue import Empty, SimpleQueue
-from threading import Event, Lock, Thread
+from threading import Event, Lock
 
 import torch
 
 from ...data.errors import SlideError
 from ...data.tiling.store import read_tile
 from .feed_batch import Batch, Piece
+from .feed_thread import FeedThread, as_exception
 
 
 @dataclass(frozen=True, eq=False)
@@ -29,9 +30,11 @@ class _Task:
     since: float
 
 
-class _Decoder(Thread):
-    def __init__(self, pieces: SimpleQueue[Piece | None], done: Callable[[Batch], None]) -> None:
-        super().__init__(name="decode", daemon=True)
+class _Decoder(FeedThread):
+    def __init__(
+        self, pieces: SimpleQueue[Piece | None], done: Callable[[Batch], None], failed: Callable[[Exception], None]
+    ) -> None:
+        super().__init__("decode", self._decode_pieces, failed)
         self._pieces, self._done = pieces, done
         self._lock = Lock()
         self._task: _Task | None = None
@@ -39,7 +42,7 @@ class _Decoder(Thread):
         self.busy = 0.0
         """Seconds spent on tiles."""
 
-    def run(self) -> None:
+    def _decode_pieces(self) -> None:
         torch.set_num_threads(1)  # which resizes tiles, one a thread
         while (piece := self._pieces.get()) is not None:
             started = time.monotonic()
@@ -68,8 +71,8 @@ class _Decoder(Thread):
                     piece.place(offset, pixels)
             except SlideError:
                 bag.leave_out(index)
-            except Exception as error:  # noqa: BLE001  the boundary: a failed slide never stops the others
-                bag.fail(error)
+            except BaseException as error:  # noqa: BLE001  the boundary: a failed slide never stops the others
+                bag.fail(as_exception(error))
         with self._lock:
             self._task = None
             return not self._left_behind.is_set()
@@ -87,16 +90,17 @@ class DecodeThreads:
     """So many threads at work at any time.
 
     :param done: called, in one of the threads, with each batch whose pieces are all decoded or given up.
+    :param failed: called, in the thread, with an error that ends it.
     """
 
-    def __init__(self, count: int, done: Callable[[Batch], None]) -> None:
-        self._done = done
+    def __init__(self, count: int, done: Callable[[Batch], None], failed: Callable[[Exception], None]) -> None:
+        self._done, self._failed = done, failed
         self._pieces: SimpleQueue[Piece | None] = SimpleQueue()
         self._decoders = [self._start() for _ in range(count)]
         self._busy_before = 0.0
 
     def _start(self) -> _Decoder:
-        decoder = _Decoder(self._pieces, self._done)
+        decoder = _Decoder(self._pieces, self._done, self._failed)
         decoder.start()
         return decoder
 

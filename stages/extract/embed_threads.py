@@ -11,7 +11,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from queue import Empty, SimpleQueue
-from threading import Lock, Thread
+from threading import Lock
 from time import perf_counter
 from typing import NamedTuple
 
@@ -19,8 +19,10 @@ import torch
 from torch import Tensor
 from torch.profiler import ProfilerActivity
 
+from ...data.errors import SurroundingsError
 from ...models.backbones.backbone import Embedder
 from .feed_batch import Batch
+from .feed_thread import FeedThread, as_exception
 
 IN_FLIGHT = 2
 """Batches that a GPU is given at a time: it begins the next while the last one's features are fetched."""
@@ -66,15 +68,21 @@ class EmbedThreads(ABC):
     waiting = 1
     """Batches that should be here so that it never waits for one."""
 
-    def __init__(self, embedder: Embedder, done: Callable[[Batch], None], profile: Path | None) -> None:
+    def __init__(
+        self,
+        embedder: Embedder,
+        done: Callable[[Batch], None],
+        failed: Callable[[Exception], None],
+        profile: Path | None,
+    ) -> None:
         self.pieces = Pieces(embedder)
-        self._done = done
+        self._done, self._failed = done, failed
         self._profile = profile
         self._batches: SimpleQueue[Batch | None] = SimpleQueue()
         self._lock = Lock()
         self.busy = 0.0
         """Seconds that a batch was being computed, summed over streams."""
-        self._threads: list[Thread] = []
+        self._threads: list[FeedThread] = []
 
     def submit(self, batch: Batch) -> None:
         """Compute a batch; one without any decoded tile is handed on as it is."""
@@ -94,7 +102,7 @@ class EmbedThreads(ABC):
             thread.join()
 
     def _start(self, *works: Callable[[], None]) -> None:
-        self._threads = [Thread(target=work, name="embed", daemon=True) for work in works]
+        self._threads = [FeedThread("embed", work, self._failed) for work in works]
         for thread in self._threads:
             thread.start()
 
@@ -109,9 +117,15 @@ class PlainThreads(EmbedThreads):
     """
 
     def __init__(
-        self, embedder: Embedder, done: Callable[[Batch], None], profile: Path | None, *, streams: int
+        self,
+        embedder: Embedder,
+        done: Callable[[Batch], None],
+        failed: Callable[[Exception], None],
+        profile: Path | None,
+        *,
+        streams: int,
     ) -> None:
-        super().__init__(embedder, done, profile)
+        super().__init__(embedder, done, failed, profile)
         self.streams = self.waiting = streams
         self._start(self._profiled, *[self._work] * (streams - 1))
 
@@ -125,8 +139,8 @@ class PlainThreads(EmbedThreads):
                 started = perf_counter()
                 try:
                     batch.features = self.pieces(batch.tiles).cpu().numpy()
-                except Exception as error:  # noqa: BLE001  the boundary: fails the slides of this batch, not the others
-                    batch.error = error
+                except BaseException as error:  # noqa: BLE001  the boundary: fails the slides of this batch, not the others
+                    batch.error = as_exception(error)
                 with self._lock:
                     self.busy += perf_counter() - started
                 trace.step()
@@ -152,8 +166,14 @@ class CudaStreams(EmbedThreads):
 
     waiting = IN_FLIGHT
 
-    def __init__(self, embedder: Embedder, done: Callable[[Batch], None], profile: Path | None) -> None:
-        super().__init__(embedder, done, profile)
+    def __init__(
+        self,
+        embedder: Embedder,
+        done: Callable[[Batch], None],
+        failed: Callable[[Exception], None],
+        profile: Path | None,
+    ) -> None:
+        super().__init__(embedder, done, failed, profile)
         self._device, self._width = embedder.device, embedder.width
         torch.cuda.set_device(self._device)  # else pinned memory takes up room on the first GPU
         self._copying, self._computing = (_stream(self._device) for _ in range(2))
@@ -165,21 +185,23 @@ class CudaStreams(EmbedThreads):
         self._start(self._work, self._land)
 
     def _work(self) -> None:
-        with Trace(self._profile) as trace:
-            while (batch := self._batches.get()) is not None:
-                slot = self._slots.get()
-                try:
-                    if slot is None or slot.tiles.shape != batch.tiles.shape:
-                        slot = self._slot_like(batch.tiles)
-                    self._submit(batch, slot)
-                except Exception as error:  # noqa: BLE001  the boundary: fails the slides of this batch, not the others
-                    batch.error = error
-                    self._slots.put(None)
-                    self._done(batch)
-                else:
-                    self._landing.put((batch, slot))
-                trace.step()
-        self._landing.put(None)
+        try:
+            with Trace(self._profile) as trace:
+                while (batch := self._batches.get()) is not None:
+                    slot = self._slots.get()
+                    try:
+                        if slot is None or slot.tiles.shape != batch.tiles.shape:
+                            slot = self._slot_like(batch.tiles)
+                        self._submit(batch, slot)
+                    except BaseException as error:  # noqa: BLE001  the boundary: fails the slides of this batch, not the others
+                        batch.error = as_exception(error)
+                        self._slots.put(None)
+                        self._done(batch)
+                    else:
+                        self._landing.put((batch, slot))
+                    trace.step()
+        finally:
+            self._landing.put(None)
 
     def _submit(self, batch: Batch, slot: _Slot) -> None:
         with torch.cuda.stream(self._copying):
@@ -198,8 +220,8 @@ class CudaStreams(EmbedThreads):
                 slot.ended.synchronize()
                 batch.features = slot.features.numpy().copy()  # the slot is the next batch's
                 self.busy += slot.begun.elapsed_time(slot.ended) / 1000
-            except Exception as error:  # noqa: BLE001  as above: what goes wrong on the device is told here
-                batch.error = error
+            except BaseException as error:  # noqa: BLE001  as above: what goes wrong on the device is raised here
+                batch.error = as_exception(error)
             self._slots.put(slot)
             self._done(batch)
 
@@ -221,20 +243,29 @@ def _event(*, timed: bool) -> torch.cuda.Event:
 
 
 def embed_threads(
-    embedder: Embedder, done: Callable[[Batch], None], *, cores: int, profile: Path | None
+    embedder: Embedder,
+    done: Callable[[Batch], None],
+    failed: Callable[[Exception], None],
+    *,
+    cores: int,
+    profile: Path | None,
 ) -> EmbedThreads:
     """Threads for the embedder's device; on a CPU they use so many cores.
 
     :param done: called, in one of the threads, with each batch.
+    :param failed: called, in the thread, with an error that ends it.
     :param profile: file for a trace (chrome's JSON) of some batches of the first thread.
     """
     if embedder.device.type == "cuda":
-        return CudaStreams(embedder, done, profile)
-    return PlainThreads(embedder, done, profile, streams=cores if embedder.device.type == "cpu" else 1)
+        return CudaStreams(embedder, done, failed, profile)
+    return PlainThreads(embedder, done, failed, profile, streams=cores if embedder.device.type == "cpu" else 1)
 
 
 class Trace:
-    """What torch's profiler sees of the calling thread, and of the GPU, in the first batches after a few."""
+    """What torch's profiler sees of the calling thread, and of the GPU, in the first batches after a few.
+
+    :raises SurroundingsError: the file cannot be written.
+    """
 
     def __init__(self, file: Path | None) -> None:
         self._file = file
@@ -242,6 +273,7 @@ class Trace:
     def __enter__(self) -> Trace:
         self._profiler = None
         if self._file is not None:
+            self._refuse_unwritable(self._file)
             self._profiler = torch.profiler.profile(
                 activities=[ProfilerActivity.CPU] + ([ProfilerActivity.CUDA] if torch.cuda.is_available() else []),
                 schedule=torch.profiler.schedule(wait=0, warmup=_WARM_UP, active=_PROFILED, repeat=1),
@@ -259,7 +291,27 @@ class Trace:
         if self._profiler is not None:
             self._profiler.step()
 
+    @staticmethod
+    def _refuse_unwritable(file: Path) -> None:
+        """Before the work rather than after it."""
+        try:
+            file.parent.mkdir(parents=True, exist_ok=True)
+            known = file.exists()
+            file.open("ab").close()
+            if not known:
+                file.unlink()  # a run of few batches leaves no profile, and no empty file
+        except OSError as error:
+            raise _unwritable(file, error.strerror or "") from error
+
     def _write(self, profiler: torch.profiler.profile) -> None:
         assert self._file is not None
-        self._file.parent.mkdir(parents=True, exist_ok=True)
+        with suppress(OSError):
+            self._file.unlink()
         profiler.export_chrome_trace(str(self._file))
+        if not self._file.exists():  # torch only logs why
+            raise _unwritable(self._file, "torch has written nothing")
+
+
+def _unwritable(file: Path, why: str) -> SurroundingsError:
+    what, hint = f"the profile cannot be written: {why}", "give --profile a file that can be written"
+    return SurroundingsError(what, path=file, hint=hint)

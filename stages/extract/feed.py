@@ -16,7 +16,6 @@ from concurrent.futures import Future
 from contextlib import contextmanager
 from pathlib import Path
 from queue import Empty, SimpleQueue
-from threading import Thread
 from time import perf_counter
 
 import torch
@@ -27,6 +26,7 @@ from .decode_threads import DecodeThreads
 from .embed_threads import EmbedThreads, embed_threads
 from .feed_batch import Batch, OpenBag
 from .feed_report import FeedReport
+from .feed_thread import FeedThread, as_exception
 from .slide_opening import bag_or_error, let_go, opening_in_a_thread
 
 _BATCH_SIZE = {"cpu": 4}
@@ -68,8 +68,8 @@ class TileFeed:
         self._embedder, self._progress, self._timeout, self._profile = embedder, progress, timeout, profile
         self._batch_size = batch_size or _BATCH_SIZE.get(embedder.device.type, 64)
         self._threads = threads or os.cpu_count() or 1
-        self._events: SimpleQueue[Batch | None] = SimpleQueue()
-        """Batches that are written; None: something else happened that is waited for."""
+        self._events: SimpleQueue[Batch | Exception | None] = SimpleQueue()
+        """Batches that are written; what ended a thread; None: something else happened that is waited for."""
         self._written: SimpleQueue[Batch | None] = SimpleQueue()
         self._free: list[Batch] = []
         self._filling: Batch | None = None
@@ -94,15 +94,18 @@ class TileFeed:
         yielded when the run is cut short are closed, and their sinks discarded; those that are, are the caller's.
 
         :raises BackboneError: the network cannot be compiled, where that was asked.
+        :raises Exception: what ended one of the threads, such as a profile that cannot be written.
         """
         if self._embedder.compiled:
             with _one_thread_each():  # the kernels are made for so many
                 self._embedder.warm_up(self._batch_size)
         self._items, self._open_bag = iter(items), open_bag
         started = perf_counter()
-        self._decode = DecodeThreads(self._threads, self._decoded)
-        self._embed = embed_threads(self._embedder, self._written.put, cores=self._threads, profile=self._profile)
-        writer = Thread(target=self._write, name="write", daemon=True)
+        self._decode = DecodeThreads(self._threads, self._decoded, self._events.put)
+        self._embed = embed_threads(
+            self._embedder, self._written.put, self._events.put, cores=self._threads, profile=self._profile
+        )
+        writer = FeedThread("write", self._write, self._events.put)
         writer.start()
         try:
             with _one_thread_each():
@@ -120,6 +123,9 @@ class TileFeed:
             self._written.put(None)
             writer.join()
             self._give_up(closing=ended)
+        while not self._events.empty():  # a thread may have failed at its very end
+            if isinstance(event := self._events.get(), Exception):
+                raise event
 
     def _open_ahead(self) -> None:
         """Take the next item, if there is one, and begin to open it."""
@@ -202,6 +208,8 @@ class TileFeed:
             batch = self._events.get(timeout=tick)
         except Empty:
             batch = None
+        if isinstance(batch, Exception):
+            raise batch
         if perf_counter() - self._checked >= tick:
             self._decode.leave_behind(self._timeout)
             self._checked = perf_counter()
@@ -268,12 +276,12 @@ def _append(batch: Batch) -> None:
         if bag.error is not None or batch.features is None:
             continue
         decoded = batch.decoded[piece.at : piece.at + piece.count]
-        features = batch.features[piece.at : piece.at + piece.count][decoded]
-        coords = bag.tiles.coords[piece.first : piece.first + piece.count][decoded]
         try:
+            features = batch.features[piece.at : piece.at + piece.count][decoded]
+            coords = bag.tiles.coords[piece.first : piece.first + piece.count][decoded]
             bag.sink.append(features, coords)
-        except Exception as error:  # noqa: BLE001  the boundary: fails this slide, not the others
-            bag.fail(error)
+        except BaseException as error:  # noqa: BLE001  the boundary: fails this slide, not the others
+            bag.fail(as_exception(error))
 
 
 @contextmanager

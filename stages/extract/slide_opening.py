@@ -9,6 +9,7 @@ from threading import Thread
 from ...data.errors import SlideError
 from ..stage import Item
 from .feed_batch import OpenBag
+from .feed_thread import as_exception
 
 
 def opening_in_a_thread(item: Item, open_bag: Callable[[Item], OpenBag]) -> Future[OpenBag]:
@@ -44,5 +45,5 @@ def let_go(opening: Future[OpenBag]) -> None:
 def _open(item: Item, open_bag: Callable[[Item], OpenBag], opening: Future[OpenBag]) -> None:
     try:
         opening.set_result(open_bag(item))
-    except Exception as error:  # noqa: BLE001  the boundary: a failed slide never stops the others
-        opening.set_exception(error)
+    except BaseException as error:  # noqa: BLE001  the boundary: a failed slide never stops the others
+        opening.set_exception(as_exception(error))

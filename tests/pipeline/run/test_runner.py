@@ -31,7 +31,7 @@ from wsipipe.data.errors import (  # noqa: E402
 )
 from wsipipe.data.manifest import Record  # noqa: E402
 from wsipipe.pipeline.console import Console  # noqa: E402
-from wsipipe.pipeline.run.executors import explain  # noqa: E402
+from wsipipe.pipeline.run.outcomes import explain  # noqa: E402
 from wsipipe.pipeline.run.runner import Runner  # noqa: E402
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 import threading
@@ -17,7 +18,7 @@ import timm
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
-from wsipipe.data.errors import SlideError
+from wsipipe.data.errors import SlideError, SurroundingsError
 from wsipipe.data.features.store import FeatureFacts
 from wsipipe.data.slides.slide import Rgb, Slide
 from wsipipe.data.tiling.grid import TileGrid
@@ -327,7 +328,7 @@ def test_what_wakes_late_touches_no_batch() -> None:
     late = NoiseSlide("a", 1, lambda index: wake.wait())
     stuck, next_one = bag_of(item(late)), bag_of(item(NoiseSlide("b", 1)))
     batch = Batch(2, SIDE, pinned=False)
-    threads = DecodeThreads(1, lambda _: decoded.set())
+    threads = DecodeThreads(1, lambda _: decoded.set(), failed=lambda error: None)
     [thread] = [thread for thread in threading.enumerate() if thread.name == "decode"]
     threads.submit(batch.add(stuck, 0, 1))
     batch.settle()
@@ -415,6 +416,76 @@ def test_a_slide_is_not_taken_before_its_time() -> None:
     assert taken[0] == 0
     assert 1500 < taken[1] <= 2000
     assert 3500 < taken[2] <= 4000
+
+
+# ----- threads -----
+
+
+class Panic(BaseException):
+    """What libraries written in Rust raise is no ``Exception`` either."""
+
+
+@pytest.mark.parametrize("error", [RuntimeError("that"), SystemExit("that"), Panic("that")])
+@pytest.mark.parametrize("place", ["open", "read", "network", "sink"])
+def test_whatever_a_thread_meets_fails_the_slide_and_the_others_go_on(place: str, error: BaseException) -> None:
+    calls: list[object] = []
+
+    def fail(*_: object) -> None:
+        calls.append(_)
+        if place != "network" or len(calls) == 3:  # the first is the look at the width
+            raise error
+
+    def open_bag(it: Item) -> OpenBag:
+        if place == "open" and it.id == "b":
+            fail()
+        return bag_of(it, sink=Kept(fail) if place == "sink" and it.id == "b" else None)
+
+    slides = [NoiseSlide(name, 8, fail if place == "read" and name == "b" else lambda _: None) for name in "abc"]
+    network = Network(fail if place == "network" else lambda size: None)
+    bags, _ = fed(slides, embedder_of(network), open_bag, threads=1)
+    bad = bags["b"]
+    assert "that" in str(bad if isinstance(bad, Exception) else bad.error)
+    assert len(features_of(bags["a"])) == len(features_of(bags["c"])) == 8
+
+
+def test_features_of_another_shape_fail_their_slides() -> None:
+    class Short(Network):
+        def forward(self, pixels: Tensor) -> Tensor:
+            return super().forward(pixels)[: len(pixels) // 2]
+
+    bags, _ = fed([NoiseSlide(name, 8) for name in "ab"], embedder_of(Short()))
+    assert {type(bag.error) for bag in bags.values() if isinstance(bag, OpenBag)} == {IndexError}
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_a_profile_that_cannot_be_written_ends_the_run_before_the_work(tmp_path: Path, threads: int) -> None:
+    (tmp_path / "file").touch()
+    trace = tmp_path / "file" / "trace.json"
+    with pytest.raises(SurroundingsError, match="the profile cannot be written") as caught:
+        fed([NoiseSlide("a", 4000)], embedder_of(Network()), profile=trace, threads=threads)
+    assert (caught.value.path, "--profile" in caught.value.hint) == (str(trace), True)
+    assert not of_the_feed(threading.enumerate())
+
+
+@pytest.mark.parametrize("tiles", [100, 800])
+def test_a_profile_that_cannot_be_written_any_more_ends_the_run(tmp_path: Path, tiles: int) -> None:
+    """Of 100 tiles it is written when all is done, of 800 before."""
+    folder = tmp_path / "folder"
+    network = Network(lambda size: shutil.rmtree(folder, ignore_errors=True))
+    with pytest.raises(SurroundingsError, match="the profile cannot be written"):
+        fed([NoiseSlide("a", tiles)], embedder_of(network), profile=folder / "trace.json", threads=1)
+
+
+def test_an_error_that_is_not_foreseen_ends_the_run_and_its_threads() -> None:
+    """Here of a decoding thread, where it leaves out a tile."""
+    broken: Any = None
+    with pytest.raises(TypeError):
+        fed([NoiseSlide("a", 4000, spoilt(3))], embedder_of(Network()), lambda it: bag_of(it, broken))
+    assert not of_the_feed(threading.enumerate())
+
+
+def of_the_feed(threads: Iterable[threading.Thread]) -> list[str]:
+    return [thread.name for thread in threads if thread.name in {"decode", "embed", "write"}]
 
 
 # ----- memory -----

@@ -1,0 +1,111 @@
+"""What became of an item, ready to be recorded: its outputs, or why it failed."""
+
+from __future__ import annotations
+
+import re
+import time
+import traceback
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Final
+
+from ...data.artifact import digest_of, size_of, surroundings
+from ...data.errors import BundleError, DeviceError, InputError, StoreError, SurroundingsError, WsipipeError
+from ...data.manifest import ErrorRecord, OutputRecord
+from ...stages.stage import Item, Outcome, Progress, Stage
+from ..results import Result
+
+Executor = Callable[[Stage[Any], Sequence[Item], Progress, list[str]], Generator[Result, None, None]]
+"""Runs a stage over items, and yields each item's result as soon as it is there, in any order.
+
+It is given the stage, the items, where to report progress, and a list to which it adds notes for the end of the
+summary. Closing the generator ends the work: nothing is written after that. An error that it raises ends the run.
+"""
+
+
+def result_of(stage: Stage[Any], item: Item, outcome: Outcome | Exception, start: datetime, clock: float) -> Result:
+    """What became of an item: sizes and digests of its outputs, or why it failed.
+
+    :param start: when the work on it began.
+    :param clock: the same moment by :func:`time.monotonic`.
+    """
+    seconds = round(time.monotonic() - clock, 3)
+    if isinstance(outcome, Exception):
+        trace = "".join(traceback.format_exception(outcome))
+        return Result(item, None, {}, explain(outcome, stage.workspace), start, seconds, trace)
+    try:
+        outputs = {
+            name: OutputRecord(
+                path=path.relative_to(stage.workspace).as_posix(), bytes=size_of(path), digest=digest_of(path)
+            )
+            for name, path in outcome.outputs.items()
+        }
+    except (OSError, ValueError) as error:  # an output that cannot be read back, or is not in the workspace
+        return result_of(stage, item, error, start, clock)
+    return Result(item, outcome, outputs, None, start, seconds)
+
+
+def failed(errors: Iterable[tuple[Item, Exception]], workspace: Path | None = None) -> Iterator[Result]:
+    """Results of items that failed before any work on them."""
+    for item, error in errors:
+        yield Result(item, None, {}, explain(error, workspace), datetime.now(UTC), 0.0)
+
+
+def explain(error: BaseException, workspace: Path | None = None) -> ErrorRecord:
+    """Say what went wrong and whether another try may help.
+
+    :param workspace: what damaged files of ours lie in.
+    """
+    if isinstance(error, OSError):
+        error = surroundings(error, Path(error.filename or ".")) or error
+    error = device_error(error) or error
+    if isinstance(error, WsipipeError):
+        retry = not isinstance(error, InputError) or _may_be_whole_again(error, workspace)
+        return ErrorRecord(type=type(error).__name__, message=str(error), hint=error.hint, retry=retry)
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+        short = SurroundingsError("not enough memory", hint="free some memory, or take a smaller --batch-size")
+        return explain(short)
+    return ErrorRecord(
+        type=type(error).__name__,
+        message=str(error) or repr(error),
+        hint="not foreseen: run again with --debug for the trace, and report it",
+        retry=True,
+    )
+
+
+def _may_be_whole_again(error: InputError, workspace: Path | None) -> bool:
+    """Whether it is about a file of ours that lies in the workspace. Made again with equal bytes, such a file is the
+    input that it was, so nobody could see by its digest that another try is worth it."""
+    if workspace is None or error.path is None or not isinstance(error, StoreError | BundleError):
+        return False
+    # What is not there could not be written, as features that are not numbers cannot: made again, they are as bad.
+    return Path(error.path).is_relative_to(workspace) and Path(error.path).exists()
+
+
+_OF_A_DEVICE: Final = re.compile(
+    r"\b(CUDA|HIP)( driver| unknown)? error|\bcuDNN error|\bCU(DNN|BLAS|SOLVER|FFT|SPARSE)_STATUS_|Triton Error \[",
+    re.IGNORECASE,
+)
+"""How torch's messages begin when a GPU has failed. After most of these nothing runs on it in that process any more.
+"CUDA out of memory" is not among them: there a smaller batch helps."""
+
+
+def device_error(error: BaseException) -> DeviceError | None:
+    """The error as one of the device, if it is: then the process that it happened in is of no more use."""
+    if isinstance(error, DeviceError):
+        return error
+    if type(error).__name__ == "AcceleratorError" or (
+        isinstance(error, RuntimeError) and _OF_A_DEVICE.search(str(error))
+    ):
+        first_line = str(error).partition("\n")[0]
+        return DeviceError(
+            f"the GPU failed: {first_line}",
+            hint="look at it with nvidia-smi, then run the same command again: what is done stays done",
+        )
+    return None
+
+
+def no_device_left(error: Exception) -> SurroundingsError:
+    """Why items are not tried: the last device has failed."""
+    return SurroundingsError(f"not tried, for no device is left: {error}", hint=getattr(error, "hint", ""))

@@ -1,0 +1,245 @@
+"""A worker: a process that does the items of a stage that its parent hands out, and reports their results.
+
+The parent and its worker talk over one connection. The worker asks for an item whenever it can take one more, so that
+a fast one gets more of them. It ends when there are none left, when its device fails, or with its parent.
+"""
+
+from __future__ import annotations
+
+import os
+import pickle
+import signal
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from multiprocessing import get_all_start_methods, get_context
+from multiprocessing.connection import Connection
+from types import ModuleType
+from typing import TYPE_CHECKING, Any, Final, Literal, NoReturn
+
+from ...stages.stage import Item, Stage
+from .outcomes import device_error, result_of
+
+if TYPE_CHECKING:
+    from multiprocessing.context import ForkServerContext, SpawnContext
+
+_HAS_FORKSERVER: Final = "forkserver" in get_all_start_methods()
+
+Kind = Literal["next", "result", "advance", "say", "note", "end", "unready", "broken", "stopped"]
+"""Of a worker's messages: it asks for an item; an item's result; progress; a closing note; it has ended; and with an
+error: it cannot begin, its device failed, its stage's stream stopped."""
+
+
+@dataclass(frozen=True)
+class InWork:
+    """An item that a worker has, and since when."""
+
+    item: Item
+    start: datetime
+    clock: float
+
+
+class Worker:
+    """The parent's side of a worker.
+
+    :param stage: what it runs.
+    :param device: name of the device that it has to itself; None: it is one of several that share the CPUs.
+    """
+
+    def __init__(self, stage: Stage[Any], device: str | None) -> None:
+        context: SpawnContext | ForkServerContext
+        if device is None and _HAS_FORKSERVER:
+            # Copies of a process that has the imports done already: of the tile stage's 80 MB they share 76.
+            context = get_context("forkserver")
+            module = type(stage).__module__
+            context.set_forkserver_preload([__name__ if module == "__main__" else module])
+        else:
+            context = get_context("spawn")  # CUDA does not survive a fork
+        self.connection, connection = context.Pipe()
+        parent, self._life = context.Pipe(duplex=False)  # the worker sees when this end is closed, or this process dies
+        pickled = pickle.dumps(stage)
+        self._process = context.Process(target=_work, args=(pickled, device, connection, parent), name="wsipipe worker")
+        self.in_work: dict[str, InWork] = {}
+        """Items that were handed out to it and have no result yet."""
+        self.asked = False
+        """It has been ready for an item."""
+        try:
+            with _sigint_blocked(), _main_hidden(pickled):
+                self._process.start()
+        except BaseException:
+            self.connection.close()
+            self._life.close()
+            raise
+        finally:
+            connection.close()
+            parent.close()
+
+    def hand_out(self, item: Item | None) -> None:
+        """Answer its request: with an item, or None to end it."""
+        self.asked = True
+        if item is not None:
+            self.in_work[item.id] = InWork(item, datetime.now(UTC), time.monotonic())
+        with suppress(OSError):  # it died meanwhile: seen when its connection is read next
+            self.connection.send(item and replace(item, inputs={}))  # its inputs are the runner's, and stay here
+
+    @property
+    def exit_code(self) -> int | None:
+        """Of a process that has ended; minus the signal's number where one killed it."""
+        return self._process.exitcode
+
+    def kill(self) -> None:
+        """End it, whatever it does."""
+        self._process.kill()
+        self._life.close()
+        self.connection.close()
+
+    def wait(self, seconds: float) -> None:
+        """Wait for its end, but not for ever: a process that waits for a dead disk cannot even be killed."""
+        self._process.join(seconds)
+
+
+@contextmanager
+def _sigint_blocked() -> Iterator[None]:
+    """Let processes that are started in the block ignore Ctrl-C from their first moment.
+
+    It reaches the whole group, and it is the parent that ends its workers.
+    """
+    if not hasattr(signal, "pthread_sigmask"):  # Windows
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+@contextmanager
+def _main_hidden(pickled: bytes) -> Iterator[None]:
+    """Let processes that are started in the block not import the user's script again.
+
+    multiprocessing imports it in every process, which would run a script without an ``if __name__ == "__main__"`` guard
+    from its beginning. Nothing of it is needed, unless the stage's own class is defined there.
+    """
+    if b"__main__" in pickled:
+        yield
+        return
+    main = sys.modules["__main__"]
+    sys.modules["__main__"] = ModuleType("__main__")
+    try:
+        yield
+    finally:
+        sys.modules["__main__"] = main
+
+
+# ----- in the worker's process -----
+
+
+def _work(pickled: bytes, device: str | None, connection: Connection, parent: Connection) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    _end_with(parent)
+    if device is None:
+        os.environ.setdefault("OMP_NUM_THREADS", "1")
+    messages = _Messages(connection)
+    try:
+        stage: Stage[Any] = pickle.loads(pickled)
+        stage.setup()
+    except Exception as error:  # noqa: BLE001  the boundary: the parent decides what comes of it
+        messages.send_last("unready", _portable(error))
+    try:
+        _run(stage, messages)
+    except Exception as error:  # noqa: BLE001  as above
+        broken = device_error(error)
+        if broken is None:
+            messages.send_last("stopped", _portable(error))
+        else:
+            messages.send_last("broken", (None, broken))
+    for note in stage.closing_notes() if device is not None else ():
+        messages.send("note", f"{device}: {note}")
+    messages.send("end")
+
+
+def _run(stage: Stage[Any], messages: _Messages) -> None:
+    taken: dict[str, tuple[datetime, float]] = {}
+
+    def take() -> Iterator[Item]:
+        while (item := messages.ask()) is not None:
+            taken[item.id] = (datetime.now(UTC), time.monotonic())
+            yield item
+
+    for item, outcome in stage.stream(take(), messages):
+        error = device_error(outcome) if isinstance(outcome, Exception) else None
+        if error is not None:
+            messages.send_last("broken", (item.id, error))
+        messages.send("result", result_of(stage, item, outcome, *taken.pop(item.id)))
+
+
+def _end_with(parent: Connection) -> None:
+    """End this process as soon as its parent closes the other end of the connection, or dies."""
+    if sys.platform == "linux":
+        # The system's own signal ends also a process in which a decoder hangs and keeps the interpreter's lock.
+        import fcntl
+
+        signal.signal(signal.SIGIO, signal.SIG_DFL)
+        fcntl.fcntl(parent, fcntl.F_SETOWN, os.getpid())
+        fcntl.fcntl(parent, fcntl.F_SETFL, fcntl.fcntl(parent, fcntl.F_GETFL) | os.O_ASYNC)
+        if parent.poll():  # before the signal was asked for
+            os._exit(1)
+        _kept.append(parent)
+    else:
+        threading.Thread(target=_exit_after, args=(parent,), daemon=True).start()
+
+
+_kept: Final[list[Connection]] = []
+"""The connection to the parent's life: it is not read, and must not be closed."""
+
+
+def _exit_after(parent: Connection) -> None:
+    with suppress(EOFError, OSError):
+        parent.recv_bytes()
+    os._exit(1)
+
+
+def _portable(error: Exception) -> Exception:
+    """The error as it can cross to the parent, with its trace as a note."""
+    trace = "".join(traceback.format_exception(error))
+    try:
+        pickle.loads(pickle.dumps(error))
+    except Exception:  # noqa: BLE001  any class may fail in its own way
+        error = RuntimeError(f"{type(error).__name__}: {error}")
+    error.add_note(f"in the worker:\n{trace}")
+    return error
+
+
+class _Messages:
+    """What a worker sends, progress among it."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection, self._lock = connection, threading.Lock()
+
+    def send(self, kind: Kind, content: Any = None) -> None:
+        with self._lock:
+            self._connection.send((kind, content))
+
+    def send_last(self, kind: Kind, content: Any) -> NoReturn:
+        """Send it and wait to be killed: what is in work here is somebody else's now, or nobody's."""
+        self.send(kind, content)
+        while True:
+            threading.Event().wait()
+
+    def ask(self) -> Item | None:
+        """The next item; None: there is no more."""
+        self.send("next")
+        item: Item | None = self._connection.recv()
+        return item
+
+    def advance(self, units: int) -> None:
+        self.send("advance", units)
+
+    def say(self, text: str) -> None:
+        self.send("say", text)
