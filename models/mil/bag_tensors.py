@@ -16,6 +16,8 @@ from torch import Tensor
 
 from ...data.errors import UsageError
 from ...data.features.store import Bag, FeatureFacts
+from ..tasks.binary import BINARY
+from ..tasks.task import Task
 from .mixed_precision import in_float32
 from .tile_graph import knn_edges
 
@@ -52,6 +54,7 @@ class Patient:
     :param bags: the patient's slides.
     :param expression: (n_genes) where RNA was measured and the training uses it.
     :param target: a soft target, of a binary task the probability of positive; None: the label is the target.
+    :raises UsageError: a label or a soft target that the task cannot have, or expression that is not finite.
     """
 
     patient_id: str
@@ -59,8 +62,15 @@ class Patient:
     bags: Sequence[BagTensors]
     expression: Tensor | None = None
     target: float | None = None
+    task: Task = BINARY
+
+    @property
+    def value(self) -> float:
+        """What the loss compares the logits of the patient's slides with (:meth:`.Task.value`)."""
+        return self.task.value(self.patient_id, self.label, self.target)
 
     def __post_init__(self) -> None:
+        self.task.value(self.patient_id, self.label, self.target)  # refuses what the task cannot have
         if self.expression is not None and not bool(self.expression.isfinite().all()):
             what = "expression used in training must be finite: the fold's panel of genes imputes it"
             raise UsageError(what, path=self.patient_id)

@@ -60,12 +60,9 @@ class Targets:
     """(R) int64, which bags the rows of ``expression`` belong to."""
 
     @classmethod
-    def of(cls, patients: Sequence[Patient], device: torch.device | str = "cpu", task: Task = BINARY) -> Targets:
-        """Labels, soft targets and expression of patients, one for each bag of the step.
-
-        :raises UsageError: a label or a soft target that the task cannot have.
-        """
-        values = torch.tensor([task.value(p.patient_id, p.label, p.target) for p in patients])
+    def of(cls, patients: Sequence[Patient], device: torch.device | str = "cpu") -> Targets:
+        """Labels, soft targets and expression of patients, one for each bag of the step."""
+        values = torch.tensor([patient.value for patient in patients])
         labels = torch.tensor([patient.label for patient in patients])
         measured = [place for place, patient in enumerate(patients) if patient.expression is not None]
         if not measured:

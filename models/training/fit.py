@@ -203,7 +203,7 @@ def train_epoch(
         while drawn < bags:
             step = [_draw(groups, draw) for _ in range(min(settings.bags_per_step, bags - drawn))]
             batch = BagBatch.of([bag for _, bag in step], device)
-            targets = Targets.of([patient for patient, _ in step], device, network.task)
+            targets = Targets.of([patient for patient, _ in step], device)
             with arithmetic(device, settings.precision):
                 output = network(batch)
                 losses = network.loss(output, targets)
@@ -269,7 +269,7 @@ def validate(
     if not judged:
         raise CohortError("the fold has no validation patient with slides", hint="use fewer folds, or more patients")
     if not all(map(math.isfinite, scores.values())):
-        raise CohortError("the network's output for validation patients is not finite", hint=_DIVERGED_HINT)
+        raise CohortError("the network's output for validation patients is not a finite number", hint=_DIVERGED_HINT)
     return network.task.validate(
         [patient.label for patient in judged],
         [scores[patient.patient_id] for patient in judged],

@@ -15,7 +15,6 @@ from sklearn.linear_model import LogisticRegression
 
 from ..mil.bag_tensors import Patient
 from ..mil.mean_pooling import MeanPooling
-from ..tasks.task import Task
 from .fit import Epoch, Fit, FitSettings, sampling_groups, validate
 
 PENALTIES: tuple[float, ...] = (1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0)
@@ -51,7 +50,7 @@ def fit_mean(
         as :func:`~.fit.fit` chooses an epoch, of equals the strongest penalty.
     :raises CohortError: no training patient of one class, or no validation patient.
     """
-    means, targets, weights = _slides(network.task, sampling_groups(network.task, train))
+    means, targets, weights = _slides(sampling_groups(network.task, train))
     centre, scale = _standard(means, weights)
     x = (means - centre) / scale
     network.load_state_dict({**network.state_dict(), "centre": torch.tensor(centre), "scale": torch.tensor(scale)})
@@ -75,7 +74,7 @@ def fit_mean(
     return done
 
 
-def _slides(task: Task, groups: Sequence[Sequence[Patient]]) -> tuple[Floats, Floats, Floats]:
+def _slides(groups: Sequence[Sequence[Patient]]) -> tuple[Floats, Floats, Floats]:
     """The means (slides, D), targets and weights of training slides; the weights sum to the number of patients."""
     patients = sum(len(group) for group in groups)
     means, targets, weights = [], [], []
@@ -83,7 +82,7 @@ def _slides(task: Task, groups: Sequence[Sequence[Patient]]) -> tuple[Floats, Fl
         for patient in group:
             for bag in patient.bags:
                 means.append(bag.features.float().mean(dim=0).double().cpu().numpy())
-                targets.append(task.value(patient.patient_id, patient.label, patient.target))
+                targets.append(patient.value)
                 weights.append(patients / len(groups) / len(group) / len(patient.bags))
     return np.stack(means), np.array(targets, dtype=np.float64), np.array(weights)
 

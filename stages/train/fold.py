@@ -13,6 +13,7 @@ from torch import Tensor
 from ...data.errors import StoreError, UsageError
 from ...data.features.store import read_bag
 from ...models.mil.bag_tensors import BagTensors, Patient, bag_tensors
+from ...models.tasks.task import Task
 
 MEMORY_SHARE = 0.5
 """Features move to the GPU for the whole training when they take no more than this part of its free memory."""
@@ -71,10 +72,11 @@ def patients_of(
     *,
     expression: Mapping[str, Tensor] | None = None,
     targets: Mapping[str, float | None] | None = None,
+    task: Task,
 ) -> list[Patient]:
     """A part's patients with their bags, and where there is any their expression and soft target."""
     expression, targets = expression or {}, targets or {}
     return [
-        Patient(patient, label, [bags[slide] for slide in slides], expression.get(patient), targets.get(patient))
+        Patient(patient, label, [bags[slide] for slide in slides], expression.get(patient), targets.get(patient), task)
         for patient, (label, slides) in part.items()
     ]

@@ -100,8 +100,11 @@ def _train(data: FoldData, settings: TrainSettings, name: str) -> TrainedFold:
         data.bags,
         expression=rna.rows if rna else None,
         targets=targets.train if targets else None,
+        task=data.task,
     )
-    validation = patients_of(cohort.validation, data.bags, targets=targets.validation if targets else None)
+    validation = patients_of(
+        cohort.validation, data.bags, targets=targets.validation if targets else None, task=data.task
+    )
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         network = method.network(_config(method.network, settings, data.width, rna), data.task).to(data.device)
@@ -183,4 +186,4 @@ def _inner_score(
 ) -> float:
     """How well these settings do on an inner fold's test patients; of a binary task the AUC."""
     network = _train(data, settings, f"{name}.pt").network
-    return validate(network, patients_of(test, data.bags), together=settings.bags_per_step).score
+    return validate(network, patients_of(test, data.bags, task=data.task), together=settings.bags_per_step).score

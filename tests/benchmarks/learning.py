@@ -76,7 +76,7 @@ def measure(design: DesignName, seed: int, variant: Variant) -> dict[str, object
                 fold, bags, width, MolecularData(table), torch.device("cpu"), Path(partial), lambda _, __: None, BINARY
             )
             trained = train_fold(task, variant.settings.model_copy(update={"seed": seed}))
-        asked = patients_of({p.id: (p.label, (p.id,)) for p in cohort.test}, bags)
+        asked = patients_of({p.id: (p.label, (p.id,)) for p in cohort.test}, bags, task=BINARY)
         logits = patient_scores(trained.network, asked, together=50)
         scores = [logits[p] for p in test]
     seconds = round(time.perf_counter() - begin, 1)

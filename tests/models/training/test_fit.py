@@ -143,7 +143,7 @@ def test_patients_without_slides_count_nowhere() -> None:
 
 def test_numbers_that_run_away_are_refused_at_once() -> None:
     everything = FitSettings(epochs=3, learning_rate=1e30, bags_per_step=100)  # an epoch is one step, from a sane loss
-    with pytest.raises(CohortError, match="says of validation patients is not a finite number") as caught:
+    with pytest.raises(CohortError, match="for validation patients is not a finite number") as caught:
         fit(model_of(), cohort(0, 4), cohort(100, 4), everything)
     assert "--learning-rate" in caught.value.hint
     with pytest.raises(CohortError, match="training loss of epoch 1 is not a finite number"):

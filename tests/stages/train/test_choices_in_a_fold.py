@@ -190,7 +190,7 @@ def test_inner_folds_hold_the_folds_own_patients_alone(trained: Planted, tmp_pat
         cohort = replace(task.cohort, train=parts["train"], validation=parts["validation"])
         by_hand = replace(task, cohort=cohort, partial=tmp_path / f"by hand {fold}")
         network = train_fold(by_hand, settings.model_copy(update={"nested": []})).network
-        tested = patients_of(parts["test"], bags)
+        tested = patients_of(parts["test"], bags, task=BINARY)
         logits = patient_scores(network, tested)
         aucs.append(roc_auc_score([p.label for p in tested], [logits[p.patient_id] for p in tested]))
     assert fitted.choice == [{"genes": genes, "auc": pytest.approx(np.mean(aucs))} for genes in (5, 4)]
