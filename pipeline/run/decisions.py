@@ -159,9 +159,9 @@ def other_presentation(stage: Stage[Any], record: Record) -> list[str]:
 
 def kept_settings(stage: Stage[Any]) -> dict[str, Json]:
     """What a record keeps of the settings: all but the machine's, and what they came to."""
+    settings: dict[str, Json] = stage.settings.result_settings()
     resolved = stage.resolved()
-    kept: dict[str, Json] = stage.settings.result_settings()
-    return kept | ({RESOLVED: dict(resolved)} if resolved else {})
+    return settings | {RESOLVED: dict(resolved)} if resolved else settings
 
 
 def why_not_current(last: Record | None, stage: Stage[Any], inputs: Mapping[str, InputRecord], workspace: Path) -> str:
