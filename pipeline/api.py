@@ -9,16 +9,19 @@ from __future__ import annotations
 import difflib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 from ..data.errors import UsageError
+from ..stages import registry
 from . import chain, comparison, training
 from .config import Config
 from .console import Console
 from .results import Summary
 from .run.runner import Runner
+from .steps import run_step
 
-Step = Literal["tile", "extract", "genomics", "train"]
+Step = Literal["tile", "extract", "genomics", "train"] | str
+"""A step of the chain; further stages of their own are steps too, by name."""
 
 
 def run(
@@ -32,11 +35,12 @@ def run(
     :raises UsageError: a step that there is not.
     :raises WsipipeError: what keeps a whole stage from running.
     """
-    if unknown := [step for step in steps if step not in get_args(Step)]:
-        near = difflib.get_close_matches(str(unknown[0]), get_args(Step), 1)
+    known = ["tile", *registry.steps(), "train"]
+    if unknown := [step for step in steps if step not in known]:
+        near = difflib.get_close_matches(str(unknown[0]), known, 1)
         raise UsageError(
             f"there is no step {unknown[0]!r}" + (f" (did you mean {near[0]!r}?)" if near else ""),
-            hint=f"the steps are {', '.join(get_args(Step))}; compare, predict and evaluate are calls of their own",
+            hint=f"the steps are {', '.join(known)}; compare, predict and evaluate are calls of their own",
         )
     runner = _runner(config, console, retry_failed=retry_failed, replace=replace)
     if not steps:
@@ -46,12 +50,10 @@ def run(
         match step:
             case "tile":
                 summaries += chain.tile(config, runner)
-            case "extract":
-                summaries.append(chain.extract(config, runner))
-            case "genomics":
-                summaries.append(chain.genomics(config, runner))
             case "train":
                 summaries += training.train(config, runner)[0]
+            case _:
+                summaries.append(run_step(step, config, runner))
     return summaries
 
 

@@ -19,6 +19,7 @@ from .console import Console
 from .folders import checked_name, choose_features, choose_tiles
 from .results import Summary
 from .run.runner import Runner
+from .steps import run_step
 from .training import metrics_of, train
 
 if TYPE_CHECKING:
@@ -61,19 +62,6 @@ def _slides(given: Sequence[Path], table: CohortTable | None) -> list[FoundSlide
             hint="name files or folders on the command line, or slides in [cohort], or a table with a path column",
         )
     return [FoundSlide(checked_slide_id(slide, table.source), path) for slide, path in sorted(paths.items())]
-
-
-def extract(config: Config, runner: Runner, *, tiles: str | None = None, only: Sequence[str] | None = None) -> Summary:
-    """Extract features of tiled slides.
-
-    :param tiles: name of the tiles' folder; needed only where there are several.
-    :param only: keep to these slides.
-    """
-    from ..stages.extract.stage import ExtractStage
-
-    source = choose_tiles(runner, config.tile.folder_name(), tiles)
-    folder = runner.workspace / "features" / source.name / config.extract.folder_name()
-    return runner.run(ExtractStage(config.extract, folder, runner.workspace, tiles=source, only=only))
 
 
 def export(
@@ -126,13 +114,6 @@ def import_features(config: Config, runner: Runner, source: Path, *, tiles: str 
     return runner.run(ImportStage(config.extract, folder, root, tiles=of_tiles, source=source.resolve()))
 
 
-def genomics(config: Config, runner: Runner) -> Summary:
-    """Read the expression matrix."""
-    from ..stages.genomics.stage import GenomicsStage
-
-    return runner.run(GenomicsStage(config.genomics, runner.workspace / "genomics", runner.workspace))
-
-
 def predict(
     config: Config, runner: Runner, model: Path, *, name: str | None = None
 ) -> tuple[list[Summary], dict[str, Json]]:
@@ -172,7 +153,7 @@ def predict(
     features = workspace / "features" / as_trained.features_name()
     folder = workspace / "predictions" / (name or model.resolve().name)
     summaries = _tile(as_trained, runner, found, table)
-    summaries.append(extract(as_trained, runner, tiles=tiles.name, only=list(slides)))
+    summaries.append(run_step("extract", as_trained, runner, tiles.name, only=list(slides)))
     settings = PredictSettings(**config.predict.model_dump(include=set(PredictSettings.model_fields)))
     task = PredictionTask(model=model.resolve(), tiles=tiles, features=features, slides=slides)
     summaries.append(runner.run(PredictStage(settings, folder, workspace, task)))
@@ -254,9 +235,9 @@ def import_checkpoint(config: Config, runner: Runner, checkpoints: Sequence[Path
 
 def everything(config: Config, runner: Runner) -> tuple[list[Summary], dict[str, Json]]:
     """The whole chain: what is configured of it, in order."""
-    summaries = [*tile(config, runner), extract(config, runner, tiles=config.tile.folder_name())]
+    summaries = [*tile(config, runner), run_step("extract", config, runner, config.tile.folder_name())]
     if config.genomics.sources():
-        summaries.append(genomics(config, runner))
+        summaries.append(run_step("genomics", config, runner))
     trained, metrics = train(config, runner, features=config.features_name())
     summaries += trained
     predictions: dict[str, Json] = {}

@@ -14,14 +14,14 @@ import typer
 from ..data.errors import UsageError
 from ..data.version import __version__
 from ..stages.compare.settings import CompareSettings
-from ..stages.extract.settings import ExtractSettings
-from ..stages.genomics.settings import GenomicsSettings
 from ..stages.predict.settings import PredictSettings
+from ..stages.registry import steps
 from ..stages.tile.settings import TileSettings
 from ..stages.train.settings import BiomarkerSettings, SplitSettings, TrainSettings
 from . import chain, comparison, training
 from .command import Call, ConfigFile, Debug, Json, Workspace, console_of, settings_of, works
 from .config import FILE_NAME, template
+from .steps import Features, Gpus, Tiles, add_step
 
 app = typer.Typer(
     name="wsipipe",
@@ -37,24 +37,13 @@ Biomarkers = Annotated[
     typer.Option(help="biomarkers of the settings file, default all; or what to call the one given here"),
 ]
 Table = Annotated[Path | None, typer.Option(help="cohort table: slide_id, patient_id, labels")]
-Tiles = Annotated[
-    str | None,
-    typer.Option(help="which tiles, such as 0.5mpp-224px; default: those of these settings, or the only ones"),
-]
-Features = Annotated[
-    str | None,
-    typer.Option(
-        help="which features, such as 0.5mpp-224px/uni2-h; default: those of these settings, or the only ones"
-    ),
-]
 Slides = Annotated[list[Path] | None, typer.Argument(help="slide files, or folders of slides", show_default=False)]
-Gpu = Annotated[str | None, typer.Option("--gpu", help="number of the GPU to use; the same as --device cuda:N")]
-Gpus = Annotated[str | None, typer.Option("--gpu", help="GPUs to use: 0, or 0,1, or all; a process each, one queue")]
 Weights = Annotated[Path | None, typer.Option(help="the backbone's weights file, if it is not in the hub's cache")]
 Pooling = Annotated[
     Literal["cls", "mean", "cls+mean"] | None,
     typer.Option(help="how its tokens became one vector; default: as the backbone's card says"),
 ]
+Gpu = Annotated[str | None, typer.Option("--gpu", help="number of the GPU to use; the same as --device cuda:N")]
 
 
 @works(app, tile=TileSettings)
@@ -69,16 +58,8 @@ def tile(
     call.finish(chain.tile(*call.open()))
 
 
-@works(app, extract=ExtractSettings)
-def extract(
-    call: Call,
-    *,
-    tiles: Tiles = None,
-    gpu: Gpus = None,
-) -> None:
-    """Turn tiles into feature vectors with a backbone: one zarr store a slide."""
-    call.on_gpu("extract", gpu)
-    call.finish([chain.extract(*call.open(), tiles=tiles)])
+for _row in steps().values():
+    add_step(app, _row)
 
 
 @works(app)
@@ -113,18 +94,6 @@ def import_(
     """Take over features that TRIDENT or CLAM has extracted, of tiles taken over with `tile --coordinates`."""
     call.flags["extract"] = {"backbone": backbone, "pooling": pooling, "weights": weights}
     call.finish([chain.import_features(*call.open(), folder, tiles=tiles)])
-
-
-@works(app, genomics=GenomicsSettings)
-def genomics(
-    call: Call,
-    matrix: Annotated[
-        Path | None, typer.Argument(help=GenomicsSettings.model_fields["matrix"].description, show_default=False)
-    ] = None,
-) -> None:
-    """Read an expression matrix: patients × genes on a log scale, nothing fitted, nothing selected."""
-    call.flags["genomics"]["matrix"] = matrix
-    call.finish([chain.genomics(*call.open())])
 
 
 @works(app, train=TrainSettings, biomarker=BiomarkerSettings, split=SplitSettings)

@@ -10,9 +10,9 @@ import json
 import tomllib
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from pydantic import BaseModel, Field, ValidationError
+from pydantic import BaseModel, Field, ValidationError, create_model
 from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 
@@ -21,6 +21,7 @@ from ..stages.compare.settings import CompareSettings
 from ..stages.extract.settings import ExtractSettings
 from ..stages.genomics.settings import GenomicsSettings
 from ..stages.predict.settings import NewSlides, PredictSettings
+from ..stages.registry import steps
 from ..stages.settings import Settings
 from ..stages.tile.settings import TileSettings
 from ..stages.train.settings import BiomarkerSettings, SplitSettings, TrainSettings
@@ -43,7 +44,7 @@ class PredictSection(PredictSettings, NewSlides):
     """Predictions on new slides, histology alone."""
 
 
-class Config(Settings):
+class Sections(Settings):
     """All settings of a project."""
 
     workspace: Path = Field(Path("work"), description="folder that holds everything wsipipe makes")
@@ -60,6 +61,25 @@ class Config(Settings):
     def features_name(self) -> str:
         """Such as ``0.5mpp-224px/uni2-h``: tiles and backbone together give features their meaning."""
         return f"{self.tile.folder_name()}/{self.extract.folder_name()}"
+
+
+if TYPE_CHECKING:
+
+    class Config(Sections):
+        """All settings of a project."""
+
+else:
+    # A stage of its own that is not above has its section by its row in the table of stages.
+    Config = create_model(
+        "Config",
+        __base__=Sections,
+        __doc__=Sections.__doc__,
+        **{
+            row.name: (row.settings_type, row.settings_type())
+            for row in steps().values()
+            if row.name not in Sections.model_fields
+        },
+    )
 
 
 def load_config(file: Path | None = None, flags: Mapping[str, Any] | None = None) -> Config:

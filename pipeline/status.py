@@ -10,13 +10,14 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, cast
 
 from rich.table import Table
 
 from ..data.errors import UsageError
 from ..data.manifest import Record
 from ..stages.lineage import Lineage
+from ..stages.registry import FOLDERS, steps
 from ..stages.settings import Settings
 from .config import Config
 from .console import Console
@@ -46,7 +47,7 @@ def survey(config: Config, *, compare: bool) -> list[ItemState]:
     """
     workspace = config.workspace
     lineage = Lineage(workspace)
-    folders = [file.parent for pattern in _FOLDERS for file in sorted(workspace.glob(f"{pattern}/manifest.jsonl"))]
+    folders = [file.parent for pattern in FOLDERS for file in sorted(workspace.glob(f"{pattern}/manifest.jsonl"))]
     records = {folder: lineage.all_latest(folder) for folder in folders}
     states = [
         _state(record, folder.relative_to(workspace).as_posix(), lineage, config if compare else None)
@@ -55,20 +56,6 @@ def survey(config: Config, *, compare: bool) -> list[ItemState]:
     ]
     asked = _asked_but_not_begun(config, records) if compare else ()
     return [*states, *_not_extracted(records, workspace), *asked]
-
-
-_FOLDERS = (
-    "tiles/*",
-    "exports/*/*",
-    "exports/*/*/*",
-    "features/*/*",
-    "genomics",
-    "models/*",
-    "comparisons/*",
-    "comparisons/*/*",
-    "predictions/*",
-    "evaluations/*",
-)
 
 
 def _state(record: Record, folder: str, lineage: Lineage, config: Config | None) -> ItemState:
@@ -110,6 +97,8 @@ def _settings_of(config: Config, folder: str, record: Record) -> Settings | None
     }
     if name in config.biomarkers:
         asked[folder, "train"] = config.train
+    if record.stage in steps() and record.stage not in {stage for _, stage in asked}:
+        return cast("Settings", getattr(config, record.stage))
     return asked.get((folder, record.stage))
 
 

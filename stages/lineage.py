@@ -26,7 +26,7 @@ from typing import Literal
 from ..data.artifact import digest_of, digest_of_value, stamp
 from ..data.errors import WsipipeError
 from ..data.manifest import InputRecord, Manifest, OutputRecord, Record
-from .versions import VERSIONS
+from .registry import VERSIONS
 
 State = Literal["done", "empty", "failed", "lost", "stale"]
 

@@ -10,7 +10,7 @@ A setting is of one of four kinds, by what follows when it changes. The field sa
     Runtime(…)        machine       nothing: device, threads, and where files lie, whose bytes are inputs
 
 A setting at its default takes no part in a fingerprint, so that a new one leaves what is there as it is. What a record
-does not say was therefore at its default: **who changes a default raises the stage's version** (:mod:`.versions`;
+does not say was therefore at its default: **who changes a default raises the stage's version** (:mod:`.registry`;
 ``tests/stages/test_settings.py`` holds the defaults against it).
 """
 

@@ -126,6 +126,15 @@ class Stage(ABC, Generic[S]):
         self.folder = folder
         self.workspace = workspace
 
+    @classmethod
+    def made(cls, settings: S, workspace: Path, source: Path | None, **further: Any) -> Self:
+        """The stage in its place in a workspace: a folder called after it, unless the stage says otherwise.
+
+        :param source: the folder that it reads, where its row of the registry names one.
+        :param further: what it takes beside.
+        """
+        return cls(settings, workspace / cls.name, workspace, **further)
+
     @property
     def manifest(self) -> Manifest:
         """The manifest of this stage's folder."""

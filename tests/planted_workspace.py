@@ -29,12 +29,12 @@ from wsipipe.pipeline.console import Console
 from wsipipe.pipeline.run.runner import Runner
 from wsipipe.stages.extract.settings import ExtractSettings
 from wsipipe.stages.genomics.stage import GenomicsStage
+from wsipipe.stages.registry import VERSIONS
 from wsipipe.stages.settings import Settings
 from wsipipe.stages.tile.settings import TileSettings
 from wsipipe.stages.train.cross_validate import EvaluateSettings, EvaluateStage, OutOfFold, read_oof
 from wsipipe.stages.train.split import SplitStage, SplitStageSettings
 from wsipipe.stages.train.stage import TrainStage
-from wsipipe.stages.versions import VERSIONS
 
 WIDTH, GENES, TELLING = 16, 24, 4
 TILE_PX, SIDE = 224, 5

@@ -13,12 +13,12 @@ from ...data.cohort.splits import Splits
 from ...data.manifest import Manifest
 from ...models.tasks.binary import BINARY
 from ...models.training.rna_teacher import RnaTeacher, measured
+from ..registry import VERSIONS
 from ..stage import Input, Item, Outcome, OutputInput, Plan, Progress, Stage
 from ..train.cross_validate import EvaluateSettings, OutOfFold, write_evaluation
 from ..train.molecular_data import MolecularData, molecular_inputs
 from ..train.settings import TrainSettings
 from ..train.split import split_output
-from ..versions import VERSIONS
 
 
 class OmicsCeilingStage(Stage[TrainSettings]):

@@ -20,10 +20,10 @@ from ...models.evaluation.metrics import Metrics, roc_points
 from ...models.evaluation.paired_tests import delong
 from ..lineage import Lineage
 from ..pages.report_page import Question
+from ..registry import VERSIONS
 from ..stage import Input, Item, Outcome, OutputInput, Plan, Progress, Stage, upstream
 from ..train.cross_validate import OutOfFold, read_oof
 from ..train.settings import BiomarkerSettings
-from ..versions import VERSIONS
 from .figure import comparison_figure
 from .page import comparison_page, comparison_table
 from .results import ComparedMethod, Comparison

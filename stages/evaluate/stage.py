@@ -30,11 +30,11 @@ from ...models.bundle import folds_of, read_bundle
 from ...models.evaluation.metrics import Estimate, Metrics
 from ..lineage import model_record
 from ..pages.report_page import Accounting, Question
+from ..registry import VERSIONS
 from ..settings import Runtime, Settings
 from ..stage import FileInput, Input, Item, Outcome, OutputInput, Plan, Progress, Stage, ValueInput, upstream
 from ..train.cross_validate import metrics_of, write_metrics
 from ..train.split import write_patients
-from ..versions import VERSIONS
 from .cohort import ExternalCohort, ExternalSettings, ExternalTask, cross_validated_auc, without
 from .page import ExternalReport, FoldAlone, JudgedPatient, external_page
 

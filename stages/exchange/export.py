@@ -21,8 +21,8 @@ from ...data.interop.clam_tiles import clam_process_list, write_clam_tiles
 from ...data.interop.foreign_features import write_anndata, write_clam_features, write_trident_features
 from ...data.manifest import Manifest, Record
 from ...data.tiling.store import read_tiles, write_tiles
+from ..registry import VERSIONS
 from ..stage import Item, Outcome, OutputInput, Plan, Progress, Stage, ValueInput, upstream
-from ..versions import VERSIONS
 from .settings import ExportSettings
 
 PROCESS_LIST: Final = "process_list_autogen.csv"

@@ -20,10 +20,10 @@ from ...models.bundle import BundleFacts, FeatureRecipe, Question, write_bundle
 from ...models.mil.momkd import MoMKD
 from ...models.mil.momkd_checkpoint import read_momkd_checkpoint
 from ..extract.settings import ExtractSettings
+from ..registry import VERSIONS
 from ..stage import FileInput, Item, Outcome, Plan, Progress, Stage, ValueInput
 from ..tile.settings import TileSettings
 from ..train.settings import BiomarkerSettings
-from ..versions import VERSIONS
 
 NEIGHBOURS = 8
 """Neighbours of a tile in its graph, as in the public code."""

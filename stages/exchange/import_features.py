@@ -20,8 +20,8 @@ from ...data.tiling.store import TileSet, read_tiles
 from ...models.backbones.backbone import Pooling, find_backbone
 from ...models.backbones.weights import digest_of_weights
 from ..extract.settings import ExtractSettings
+from ..registry import VERSIONS
 from ..stage import FileInput, Input, Item, Outcome, OutputInput, Plan, Progress, Stage, upstream
-from ..versions import VERSIONS
 
 
 @dataclass(frozen=True, kw_only=True)

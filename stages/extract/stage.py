@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from functools import cache, cached_property
 from importlib.metadata import version
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 import torch
 
@@ -25,8 +25,8 @@ from ...models.backbones.backbone import Backbone, Embedder, find_backbone, load
 from ...models.backbones.devices import choose_device, choose_devices
 from ...models.backbones.weights import digest_of_weights, find_weights
 from ..lineage import Lineage
+from ..registry import VERSIONS
 from ..stage import FileInput, Input, Item, Outcome, OutputInput, Plan, Progress, Stage, upstream
-from ..versions import VERSIONS
 from .feed import TileFeed
 from .feed_batch import OpenBag
 from .feed_report import FeedReport
@@ -70,6 +70,12 @@ class ExtractStage(Stage[ExtractSettings]):
         self.only = None if only is None else frozenset(only)
         self._digest_of_weights: Callable[[Path], str] = cache(digest_of_weights)  # of gigabytes: once a run
         self._report: FeedReport | None = None
+
+    @classmethod
+    def made(cls, settings: ExtractSettings, workspace: Path, source: Path | None, **further: Any) -> Self:
+        assert source is not None  # its row says that it comes after tiles
+        folder = workspace / "features" / source.name / settings.folder_name()
+        return cls(settings, folder, workspace, tiles=source, **further)
 
     def plan(self) -> Plan:
         lineage = Lineage(self.workspace)

@@ -11,7 +11,7 @@ from ..settings import Runtime, Settings
 
 
 class GenomicsSettings(Settings):
-    """Gene expression of the patients."""
+    """Read an expression matrix: patients × genes on a log scale, nothing fitted, nothing selected."""
 
     matrix: Path | None = Runtime(
         None,

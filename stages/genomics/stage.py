@@ -21,8 +21,8 @@ from ...data.molecular.expression_reading import read_genomics
 from ...data.molecular.gene_sets import read_gmt
 from ...data.molecular.signatures import signature_table, write_signatures
 from ...data.molecular.store import store_name, write_expression
+from ..registry import VERSIONS
 from ..stage import FileInput, Input, Item, Outcome, Plan, Progress, Stage
-from ..versions import VERSIONS
 from .page import render_genomics_qc
 from .settings import GenomicsSettings
 

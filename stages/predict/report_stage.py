@@ -24,9 +24,9 @@ from ..pages.report_page import (
     SlidePrediction,
     prediction_page,
 )
+from ..registry import VERSIONS
 from ..settings import Settings
 from ..stage import Input, Item, Outcome, OutputInput, Plan, Progress, Stage, ValueInput, upstream
-from ..versions import VERSIONS
 from .stage import PredictionTask, SlideOutput
 
 COLUMNS = ("level", "patient_id", "slide_id", "status", "probability", "spread", "threshold", "call", "folds", "note")

@@ -29,8 +29,8 @@ from ...data.tiling.store import read_tile, read_tiles
 from ...models.backbones.devices import choose_device
 from ...models.bundle import Bundle, folds_of, read_bundle
 from ..lineage import Lineage, model_record
+from ..registry import VERSIONS
 from ..stage import Input, Item, Outcome, OutputInput, Plan, Progress, Stage, ValueInput, upstream
-from ..versions import VERSIONS
 from .heatmap import draw_heatmap, tile_scores_geojson, top_tiles_strip
 from .settings import PredictSettings
 

@@ -6,9 +6,9 @@ from ...data.artifact import whole
 from ...data.manifest import Record
 from ...data.wording import some
 from ..lineage import Lineage
+from ..registry import VERSIONS
 from ..settings import Settings
 from ..stage import Item, Outcome, Plan, Progress, Stage, ValueInput
-from ..versions import VERSIONS
 from .index_page import render_index
 
 

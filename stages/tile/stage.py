@@ -28,8 +28,8 @@ from ...data.slides.readers import open_slide
 from ...data.tiling.annotations import annotated_tissue, find_annotations, read_annotations
 from ...data.tiling.contours import geojson
 from ...data.tiling.store import write_tiles
+from ..registry import VERSIONS
 from ..stage import FileInput, Input, Item, Outcome, Plan, Progress, Stage, ValueInput
-from ..versions import VERSIONS
 from .qc_picture import draw_qc
 from .settings import TileSettings
 from .slide_tiling import FindTissue, by_the_mask, tile_slide

@@ -24,9 +24,9 @@ from ...models.bundle import read_bundle
 from ...models.evaluation.metrics import Metrics
 from ...models.tasks.task import Task
 from ..lineage import Lineage
+from ..registry import VERSIONS
 from ..settings import Runtime, Settings
 from ..stage import Input, Item, Outcome, OutputInput, Plan, Progress, Stage, upstream
-from ..versions import VERSIONS
 from .split import features_of, split_output
 
 

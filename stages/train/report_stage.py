@@ -24,9 +24,9 @@ from ..pages.report_page import (
     TrainingReport,
     training_page,
 )
+from ..registry import VERSIONS
 from ..settings import Settings
 from ..stage import Input, Item, Outcome, OutputInput, Plan, Progress, Stage, upstream
-from ..versions import VERSIONS
 from .cross_validate import OutOfFold, read_oof
 from .split import PatientRow, read_patients, reasons
 

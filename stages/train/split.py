@@ -24,8 +24,8 @@ from ...data.molecular.store import read_expression
 from ...data.wording import some
 from ...models.training.rna_teacher import measured
 from ..lineage import Lineage, Standing
+from ..registry import VERSIONS
 from ..stage import FileInput, Input, Item, Outcome, Plan, Progress, Stage, ValueInput, upstream
-from ..versions import VERSIONS
 from .settings import BiomarkerSettings, SplitSettings
 
 PATIENT_COLUMNS = ("patient_id", "status", "reason", "label", "slides", "rna")

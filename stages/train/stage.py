@@ -29,10 +29,10 @@ from ...models.mil.momkd import MoMKD
 from ...models.training.fit import Epoch
 from ...models.training.methods import find_method
 from ..extract.settings import ExtractSettings
+from ..registry import VERSIONS
 from ..settings import RESOLVED, Settings
 from ..stage import Input, Item, Outcome, OutputInput, Plan, Progress, Stage, ValueInput
 from ..tile.settings import TileSettings
-from ..versions import VERSIONS
 from .fold import FoldCohort, read_bags
 from .fold_training import INNER_FOLDS, FoldData, TrainedFold, train_fold
 from .molecular_data import MolecularData, molecular_inputs

@@ -16,7 +16,7 @@ import pytest
 from wsipipe.data.manifest import InputRecord, Manifest
 from wsipipe.data.units import Mpp
 from wsipipe.pipeline.demo.slides import write_aperio
-from wsipipe.stages.versions import VERSIONS
+from wsipipe.stages.registry import VERSIONS
 
 
 def wsipipe(*arguments: object) -> subprocess.CompletedProcess[str]:

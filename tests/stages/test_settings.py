@@ -11,12 +11,12 @@ from wsipipe.stages.exchange.settings import ExportSettings
 from wsipipe.stages.extract.settings import ExtractSettings
 from wsipipe.stages.genomics.settings import GenomicsSettings
 from wsipipe.stages.predict.settings import PredictSettings
+from wsipipe.stages.registry import VERSIONS
 from wsipipe.stages.settings import Settings
 from wsipipe.stages.tile.settings import TileSettings
 from wsipipe.stages.train.cross_validate import EvaluateSettings
 from wsipipe.stages.train.settings import BiomarkerSettings, TrainSettings
 from wsipipe.stages.train.split import SplitStageSettings
-from wsipipe.stages.versions import VERSIONS
 
 QUESTION = {"positive": ["positive"], "negative": ["negative"]}
 SPLIT = {

@@ -1,0 +1,99 @@
+"""Every stage, a row each: its name, its version, where its manifests lie, its settings and how it is made.
+
+What the rest of wsipipe knows of a stage follows from its row: the section of the settings file, its rows in
+``wsipipe status``, whether what is recorded is of its present version and, where the row names the stage, its command
+and its step of ``wsipipe.run``. Stages and settings are named here, not imported: ``wsipipe --help`` reads this table.
+
+A version is raised when the same settings and inputs would give other results than before, or when a setting's default
+changes. What an older version made is then stale, and is made again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib import import_module
+from pathlib import Path
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, Final, Literal
+
+if TYPE_CHECKING:
+    from .settings import Settings
+    from .stage import Stage
+
+
+@dataclass(frozen=True)
+class StageRow:
+    """A stage.
+
+    :param name: in manifests and on the console; also of its command and its section of the settings file.
+    :param folders: of a workspace, as glob patterns, in which its manifests lie.
+    :param settings: its settings, as ``.module:Class`` seen from here; empty where it has no section of its own.
+    :param stage: the stage, as ``.module:Class``, if ``Class.made(settings, workspace, source)`` makes it; it then
+        has a command and a step of its own.
+    :param after: the folder that it reads, chosen by ``--tiles`` or ``--features``, and given to it as ``source``.
+    :param argument: the setting that its command takes without a flag.
+    """
+
+    name: str
+    version: int
+    folders: tuple[str, ...]
+    settings: str = ""
+    stage: str = ""
+    after: Literal["", "tiles", "features"] = ""
+    argument: str = ""
+
+    @property
+    def settings_type(self) -> type[Settings]:
+        """The class of its settings."""
+        found: type[Settings] = _found(self.settings)
+        return found
+
+    def make(self, settings: Settings, workspace: Path, source: Path | None = None, **further: Any) -> Stage[Any]:
+        """The stage itself.
+
+        :param source: the folder that it reads.
+        :param further: what the stage takes beside.
+        """
+        made: Stage[Any] = _found(self.stage).made(settings, workspace, source, **further)
+        return made
+
+
+STAGES: Final = (
+    StageRow("tile", 2, ("tiles/*",), ".tile.settings:TileSettings"),
+    StageRow("index", 1, ("tiles/*",)),
+    StageRow("export", 1, ("exports/*/*", "exports/*/*/*")),
+    StageRow(
+        "extract", 2, ("features/*/*",), ".extract.settings:ExtractSettings", ".extract.stage:ExtractStage",
+        after="tiles",
+    ),
+    StageRow(
+        "genomics", 3, ("genomics",), ".genomics.settings:GenomicsSettings", ".genomics.stage:GenomicsStage",
+        argument="matrix",
+    ),
+    StageRow("split", 1, ("models/*", "comparisons/*"), ".train.settings:SplitSettings"),
+    StageRow("train", 3, ("models/*", "comparisons/*/*"), ".train.settings:TrainSettings"),
+    StageRow("import-checkpoint", 1, ("models/*",)),
+    StageRow("evaluate", 2, ("models/*", "comparisons/*/*")),
+    StageRow("report", 4, ("models/*",)),
+    StageRow("omics", 1, ("comparisons/*/*",)),
+    StageRow("compare", 3, ("comparisons/*",), ".compare.settings:CompareSettings"),
+    StageRow("predict", 1, ("predictions/*",), ".predict.settings:PredictSettings"),
+    StageRow("summary", 2, ("predictions/*",)),
+    StageRow("read", 1, ("evaluations/*",)),
+    StageRow("external", 3, ("evaluations/*",)),
+)  # fmt: skip
+"""In the order of the chain."""
+
+VERSIONS: Final[Mapping[str, int]] = MappingProxyType({row.name: row.version for row in STAGES})
+FOLDERS: Final = tuple(dict.fromkeys(folder for row in STAGES for folder in row.folders))
+
+
+def steps() -> dict[str, StageRow]:
+    """The stages that have a command and a step of their own, by name."""
+    return {row.name: row for row in STAGES if row.stage}
+
+
+def _found(place: str) -> Any:
+    module, _, name = place.partition(":")
+    return getattr(import_module(module, __package__), name)
