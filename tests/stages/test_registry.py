@@ -16,7 +16,9 @@ from wsipipe.stages.settings import Settings
 from wsipipe.stages.stage import Stage
 
 TESTS = Path(__file__).resolve().parents[1]
-ROW = 'StageRow("lengths", 1, ("lengths/*",), "lengths_stage:LengthsSettings", "lengths_stage:LengthsStage", after="tiles")'
+ROW = """StageRow(
+    "lengths", 1, ("lengths/*",), "lengths_stage:LengthsSettings", "lengths_stage:LengthsStage", after="tiles"
+)"""
 BEGIN = f"""
 import sys
 sys.path.insert(0, {str(TESTS)!r})
