@@ -88,7 +88,7 @@ class CopyStage(Stage[CopySettings]):
     def _meet(self) -> None:
         """Wait until another process is here too."""
         self.calls.with_name(f"here-{os.getpid()}").touch()
-        patience = time.monotonic() + 60
+        patience = time.monotonic() + 1800
         while len(list(self.calls.parent.glob("here-*"))) < 2 and time.monotonic() < patience:
             time.sleep(0.01)
 
@@ -97,7 +97,7 @@ class CopyStage(Stage[CopySettings]):
 
     def _outlive(self, item: str) -> None:
         """Wait until the process that works on another item is gone."""
-        patience = time.monotonic() + 60
+        patience = time.monotonic() + 1800
         while time.monotonic() < patience:
             begun = [line.split() for line in self.calls.read_text().splitlines() if line.startswith(f"do {item} ")]
             if begun and not runs(int(begun[0][2])):
@@ -106,7 +106,7 @@ class CopyStage(Stage[CopySettings]):
 
     def _wait_for(self, item: str) -> None:
         """Wait until another item has begun."""
-        patience = time.monotonic() + 60
+        patience = time.monotonic() + 1800
         while f"do {item} " not in self.calls.read_text() and time.monotonic() < patience:
             time.sleep(0.01)
 

@@ -152,7 +152,7 @@ def killed_when(condition: Callable[[], bool], settings: Path, workspace: Path) 
         env=ENVIRONMENT,
         start_new_session=True,
     ) as process:
-        deadline = time.monotonic() + 240
+        deadline = time.monotonic() + 1800
         while not condition():
             assert process.poll() is None, "it ended before it could be killed"
             assert time.monotonic() < deadline

@@ -260,13 +260,13 @@ def test_an_interrupted_run_ends_with_130_and_goes_on(tmp_path: Path, ending: si
     command = [sys.executable, "-c", "from wsipipe.pipeline.cli import main; main()"]
     words = ["tile", "slides", "--workers", str(workers)]
     process = subprocess.Popen([*command, *words], stderr=subprocess.PIPE, text=True, start_new_session=True)
-    patience = time.monotonic() + 60
+    patience = time.monotonic() + 1800
     while not manifest.path.exists() or not manifest.path.stat().st_size:
         assert process.poll() is None
         assert time.monotonic() < patience
         time.sleep(0.005)
     os.killpg(process.pid, ending)  # as the terminal does: everyone in the group hears it
-    _, err = process.communicate(timeout=30)
+    _, err = process.communicate()
     assert process.returncode == 130
     assert "the same command goes on from here" in err
     assert "Traceback" not in err

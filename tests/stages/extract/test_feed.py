@@ -284,9 +284,7 @@ def test_a_decoder_that_hangs_fails_its_slide_and_the_others_go_on() -> None:
         NoiseSlide(name, 30, lambda index, name=name: wake.wait() if index == hangs.get(name) else None)  # type: ignore[misc]
         for name in "abcd"
     ]
-    started = time.monotonic()
-    bags, _ = fed(slides, embedder_of(Network()), timeout=0.4, threads=1)
-    assert time.monotonic() - started < 10
+    bags, _ = fed(slides, embedder_of(Network()), timeout=3, threads=1)  # returns, though nobody wakes the decoder
     for name, place in (("b", "x=160 y=0"), ("c", "x=0 y=0")):
         bag = bags[name]
         assert isinstance(bag, OpenBag)
@@ -311,7 +309,7 @@ def test_a_slide_that_hangs_while_it_is_opened_fails_and_is_let_go_when_it_wakes
             return late[0]
         return bag_of(it)
 
-    bags, _ = fed([NoiseSlide(name, 20) for name in "abc"], embedder_of(Network()), open_bag, timeout=0.3)
+    bags, _ = fed([NoiseSlide(name, 20) for name in "abc"], embedder_of(Network()), open_bag, timeout=3)
     assert isinstance(bags["b"], SlideError)
     assert "--tile-timeout" in bags["b"].hint
     assert len(features_of(bags["a"])) == len(features_of(bags["c"])) == 20

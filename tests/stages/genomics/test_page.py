@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gzip
-import time
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any, Final
@@ -171,16 +170,13 @@ def test_z_scores_have_no_reads_and_nobody_is_judged_by_their_y() -> None:
 def test_any_number_of_patients(n: int) -> None:
     expression = cohort(n)
     clinical = pd.DataFrame({"patient_id": expression.obs_names, "sex": "female"})
-    start = time.perf_counter()
     page = render_genomics_qc(expression, ["read"], [], clinical)
-    seconds = time.perf_counter() - start
     assert page == render_genomics_qc(expression, ["read"], [], clinical)
     parsed = Page(page)
     assert all(patient in parsed.text for patient in expression.obs_names)
     assert not parsed.fetched
     assert "script" not in parsed.tags
     assert len(page.encode()) < 1_000_000
-    assert seconds < 10
     assert "nan" not in page
     assert {*MARKERS} <= set(parsed.text.split())
 

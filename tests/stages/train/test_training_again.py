@@ -62,7 +62,7 @@ def killed_in_training(arguments: Sequence[object], model: Path) -> None:
     with subprocess.Popen(
         command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=environment, start_new_session=True
     ) as process:
-        deadline = time.monotonic() + 120
+        deadline = time.monotonic() + 1800
         while not any(model.glob("partial/*/state.pt")):
             assert process.poll() is None, "it ended before it could be killed"
             assert time.monotonic() < deadline
