@@ -70,7 +70,7 @@ def add_step(app: typer.Typer, row: StageRow) -> None:
         own.append(_option("gpu", Gpus))
     command.__name__, command.__doc__ = row.name, settings.__doc__
     command.__signature__ = inspect.Signature(own)  # type: ignore[attr-defined]
-    works(app, **{row.name: settings})(command)
+    works(app, hidden=(), **{row.name: settings})(command)
 
 
 def _option(name: str, annotation: Any) -> inspect.Parameter:
