@@ -6,9 +6,10 @@ too. Bytes decide, not runs: what was lost and is made again with equal bytes le
     tiles/…/a.h5  →  features/…/a.zarr  →  models/her2/fold-0  →  models/her2/oof_predictions.csv  →  report.html
 
 An input's recorded path says who made it: a path within the workspace is an output of the stage whose manifest lies
-nearest above it, an absolute one is a file of the user's. A file of the user's that is gone was archived after use, and
-what was made from it still counts; one that is there with other bytes was changed. A trained model is whole in itself:
-its bundles are held against their bytes, not against the cohort that they were trained on (see :meth:`Lineage.doubt`).
+nearest above it, an absolute one, or one with a time, is a file of the user's. A file of the user's that is gone was
+archived after use, and what was made from it still counts; one that is there with other bytes was changed. A trained
+model is whole in itself: its bundles are held against their bytes, not against the cohort that they were trained on
+(see :meth:`Lineage.doubt`).
 
 Nothing big is read: outputs are compared by their sizes and recorded digests, and a file of the user's is hashed only
 where its size or time differs from the recorded one.
@@ -133,10 +134,10 @@ class Lineage:
             return ""  # a value: who plans the item holds it against the present one
         if name == MODEL:
             return self._model_changed(given.path, given.digest)
-        if not Path(given.path).is_absolute():
-            return self._output_changed(name, given.path, given.digest)
-        if given.mtime_ns is None:
+        if given.mtime_ns is None and Path(given.path).is_absolute():
             return self._changed_before(record, name, given.digest)
+        if given.mtime_ns is None:
+            return self._output_changed(name, given.path, given.digest)
         key = (name, given)
         if key not in self._files:
             self._files[key] = _file_changed(name, given)

@@ -109,7 +109,7 @@ def _identify(given: Input, known: InputRecord | None) -> InputRecord:
         return InputRecord(digest=given.output.digest, path=given.output.path, bytes=given.output.bytes)
     if not isinstance(given, FileInput):
         return InputRecord(digest=digest_of_value(given.value))
-    path = str(given.path)
+    path = str(given.path.absolute())  # a path within the workspace is an output of ours
     if not given.path.exists():
         if known is None:
             raise InputError("no such file", path=path, hint="check the path; was the disk or share unmounted?")
