@@ -257,6 +257,9 @@ def everything(config: Config, runner: Runner) -> tuple[list[Summary], dict[str,
     summaries = [*tile(config, runner), extract(config, runner, tiles=config.tile.folder_name())]
     if config.genomics.sources():
         summaries.append(genomics(config, runner))
+        if summaries[-1].failures and config.train.use_rna:
+            runner.console.note("not trained: what is to teach could not be read (--no-use-rna trains without it)")
+            return summaries, {"models": {}, "predictions": {}}
     trained, metrics = train(config, runner, features=config.features_name())
     summaries += trained
     predictions: dict[str, Json] = {}

@@ -11,7 +11,7 @@ VERSIONS: Final = {
     "export": 1,
     "import-checkpoint": 1,
     "extract": 2,
-    "genomics": 3,
+    "genomics": 4,
     "split": 1,
     "train": 3,
     "evaluate": 2,

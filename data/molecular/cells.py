@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any, cast
 
@@ -236,4 +237,9 @@ class _Rows:
 
 def _names_samples(name: str) -> bool:
     """Whether a row of this name would hold the names of patients or samples."""
-    return plain_name(name) in (*patient_titles(), *sample_titles())
+    return len(name) < 40 and plain_name(name) in _sample_titles()
+
+
+@cache
+def _sample_titles() -> frozenset[str]:
+    return frozenset((*patient_titles(), *sample_titles()))

@@ -24,6 +24,7 @@ from ...data.wording import some
 from ...models.training.rna_teacher import measured
 from ..stage import FileInput, Input, Item, Outcome, Plan, Progress, Stage, ValueInput, upstream
 from ..versions import VERSIONS
+from .label_genes import refuse_labels
 from .settings import BiomarkerSettings, SplitSettings
 
 PATIENT_COLUMNS = ("patient_id", "status", "reason", "label", "slides", "rna")
@@ -93,6 +94,7 @@ class SplitStage(Stage[SplitStageSettings]):
             sites or None,
         )
         stores = [read_expression(store) for store in self.molecular]
+        suspicious = refuse_labels(stores, labels.labels)
         with_rna = frozenset(patient for store in stores for patient in measured(store, store.patients))
         inputs: dict[str, Input] = {
             "table": FileInput(self.table.resolve()),
@@ -103,7 +105,8 @@ class SplitStage(Stage[SplitStageSettings]):
         used, *dropped = labels.notes()
         if stores:
             used += f"; {len(with_rna & labels.labels.keys())} of them have RNA"
-        notes = [*table.notes, *match.notes(), used, *dropped, *_left_out(labels, match, table, unusable)]
+        left_out = _left_out(labels, match, table, unusable)
+        notes = [*table.notes, *match.notes(), used, *dropped, *left_out, *suspicious]
         return Plan([item], notes=notes)
 
     def _refuse_nobody(self, labels: PatientLabels, match: SlideMatch) -> None:
