@@ -222,14 +222,14 @@ def _against_logs(unit: Unit, values: Values) -> str:
         return f"values go up to {values.largest:g}, and log values stay below {LARGEST_LOG:g}"
     if unit == "zscore" and values.least >= 0:
         return "no value is negative, and z-scores are on both sides of zero"
-    if unit == "zscore" and values.far > 0.02:
-        return f"{values.far:.0%} of the values are beyond 10 ({values}), and z-scores hardly ever are"
     if values.whole:
         return f"all values are whole numbers ({values}): these look like calls, not expression"
     if unit == "log" and values.standardised:
         return f"the usual gene has mean {values.gene_mean:.2f} and sd {values.gene_sd:.2f}: these look like z-scores"
     if unit == "zscore" and values.floor > 0.01 and not values.standardised:
         return f"{values.floor:.0%} of the values are {values.least:g}: these look like logarithms, with that of zero"
+    if unit == "zscore" and values.far > 0.02:
+        return f"{values.far:.0%} of the values are beyond 10 ({values}), and z-scores hardly ever are"
     return ""
 
 

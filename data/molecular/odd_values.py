@@ -91,7 +91,9 @@ def refuse_odd(
     """
     if seen.whole or seen.sums_to_a_million or told in ("counts", "tpm", "fpkm", "rsem"):
         outside = np.zeros(0, dtype=np.intp)
-    elif seen.standardised or told == "zscore":
+    elif told == "zscore" and not seen.standardised:
+        outside = np.zeros(0, dtype=np.intp)  # held against the unit, which says more
+    elif seen.standardised:
         outside = _far_scores(matrix, seen)
     else:
         outside = _beyond_logs(matrix, seen)

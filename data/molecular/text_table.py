@@ -104,6 +104,8 @@ def read_text(path: Path, *, gzipped: bool, name_column: str | None = None) -> T
     frame, notes, header = _aligned(path, top, header, gzipped=gzipped, name_column=name_column)
     if len(header) < 2:
         raise ExpressionError("the file has one column only", path=path, hint=FORM)
+    if all(map(is_number, header)):
+        raise ExpressionError("the first row holds numbers, not names", path=path, hint=FORM)
     if frame[len(header) - 1].isna().any():
         _refuse_short_lines(path, top, len(header), gzipped=gzipped)
     below = frame[0].str.startswith("!", na=False)
