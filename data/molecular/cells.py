@@ -17,7 +17,7 @@ from ..errors import ExpressionError
 from ..wording import some
 from .naming import Naming
 from .no_genes import is_no_gene
-from .row_names import RowNames, clean_names, column_names, row_names
+from .row_names import RowNames, clean_names, refuse_numbered, row_names
 from .text_table import FORM, Table, is_number, patient_titles, sample_titles
 
 _FEW = 20
@@ -77,17 +77,19 @@ def named_table(table: Table, naming: Naming, path: Path) -> NamedTable:
             notes.append(f"columns of words that are no genes left out: {some([header[i] for i in odd])}")
     if not keep:
         raise ExpressionError("the matrix has no values", path=path, hint=FORM)
-    columns = column_names([header[index] for index in keep], named.title, naming, path)
+    columns = clean_names([header[index] for index in keep])
     rows = _Rows(named.names, columns, frame[keep], naming, path, header)
     values, side = rows.numbers()
     found = NamedTable(named.title, named.names, columns, values, notes, named.ids, named.patients)
     found = rows.named_by_a_row(found, side)
-    seen = {*titles, *found.rows}
+    if found.columns is columns:
+        refuse_numbered(columns, named.title, naming, path)
+    seen = {*titles, *named.names}
     unknown = tuple(name for name in naming.drop if name not in seen)
-    dropped = [name for name in found.rows if name in naming.drop]
+    dropped = [name for name in named.names if name in naming.drop]
     left = [titles[index] for index in told] + dropped
     if left:
-        found.notes.append(f"left out as told: {some(left)}")
+        found.notes.append(f"left out as asked: {some(left)}")
     kept = [index for index, name in enumerate(found.rows) if name not in naming.drop]
     if len(kept) == len(found.rows):
         return _with(found, unknown=unknown)

@@ -104,7 +104,7 @@ def without(raw: RawMatrix, naming: Naming) -> RawMatrix:
     sources = raw.gene_sources or raw.genes
     genes = [i for i, name in enumerate(raw.genes) if name not in naming.drop and sources[i] not in naming.drop]
     samples = [i for i, name in enumerate(raw.samples) if name not in naming.drop]
-    raw.facts.sentences.append(f"left out as told: {some(naming.drop)}")
+    raw.facts.sentences.append(f"left out as asked: {some(naming.drop)}")
     return replace(
         raw,
         values=raw.values[np.ix_(samples, genes)],

@@ -90,9 +90,9 @@ def row_names(table: Table, naming: Naming, path: Path) -> RowNames:
     reading = _Reading(table, naming, path, numbered)
     if naming.column is not None and (chosen := _column_of(header, naming.column)) is not None:
         title = header[chosen]
-        others = frozenset(index for index in known | numbered if index != chosen)
-        note = f"the names are those of the column {title!r}, as told"
-        return RowNames(title, reading.names(chosen), others | {chosen}, (note,))
+        others = known | numbered | ({0} if reading.first_is_text([chosen]) else set())
+        note = f"the names are those of the column {title or '#1'!r}, as asked"
+        return RowNames(title, reading.names(chosen), frozenset(others | {chosen}), (note,))
     if table.gct and plain[1:2] == ["description"] and reading.describes_by_symbols():
         symbols = [1]
     genes, people = [*symbols, *ids], [*patients, *samples]
@@ -171,7 +171,7 @@ class _Reading:
         return _are_ids(names) and _are_symbols(descriptions) and not _are_ids(descriptions)
 
     def _title(self, index: int) -> str:
-        return repr(self.table.header[index]) if self.table.header[index] else "without a title"
+        return repr(self.table.header[index] or f"#{index + 1}")
 
     def _noted(self, found: RowNames) -> RowNames:
         left = sorted(self.numbered - found.columns)
@@ -189,7 +189,7 @@ class _Reading:
             f"{both} could both be the names of the {what}", path=self.path, hint=f"{_NAME_COLUMN} {choices}"
         )
 
-    def _first_is_text(self, known: Sequence[int]) -> bool:
+    def first_is_text(self, known: Sequence[int]) -> bool:
         """Whether the first column has no known title, and holds words."""
         if 0 in known or 0 in self.numbered:
             return False
@@ -197,10 +197,11 @@ class _Reading:
 
     def of_genes(self, symbols: Sequence[int], ids: Sequence[int]) -> RowNames:
         header = self.table.header
-        symbols = [index for index in symbols if _are_symbols(self.names(index)) or not ids]
-        others = [*ids, *([0] if self._first_is_text([*symbols, *ids]) else [])]
+        others = [*ids, *([0] if self.first_is_text([*symbols, *ids]) else [])]
+        describing = [index for index in symbols if others and not _are_symbols(self.names(index))]
+        symbols = [index for index in symbols if index not in describing]
         chosen = symbols[0] if symbols else min(others)
-        columns = frozenset([*symbols, *others, chosen])
+        columns = frozenset([*symbols, *describing, *others])
         named = self.names(chosen)
         beside = [index for index in others if index != chosen]
         if not symbols and len(beside) and 0 in beside and not header[0]:
@@ -233,7 +234,7 @@ class _Reading:
                     raise self._ask(group[0], other, "patients" if group is patients else "samples")
         whose = self.names(patients[0]) if patients else None
         sample = samples[0] if samples else None
-        if sample is None and self._first_is_text([*patients, *samples]):
+        if sample is None and self.first_is_text([*patients, *samples]):
             first = self.names(0)
             if whose is not None and not all(map(_is_of, first, whose)):
                 raise self._ask(0, patients[0], "patients")
@@ -269,7 +270,7 @@ class _Reading:
                 what, path=self.path, hint=f"{_NAME_COLUMN}, and leave others out with --drop-columns"
             )
         if self.naming.numbers and all(name.isdecimal() for name in first):
-            return RowNames(header[0], first, frozenset([0]), ("the first column's numbers are the names, as told",))
+            return RowNames(header[0], first, frozenset([0]), ("the first column's numbers are the names, as asked",))
         if _numbers_rows(header[0]) and not like_row_numbers(first) and all(name.isdecimal() for name in first):
             return RowNames(header[0], first, frozenset([0]), ("the first column's numbers are the names",))
         kind = "row numbers, which are no names" if 0 in self.numbered else f"numbers (its title is {header[0]!r})"
@@ -284,14 +285,14 @@ def _is_of(sample: str, patient: str) -> bool:
     return sample.casefold().startswith(patient.casefold()) or (barcode is not None and barcode.patient == patient)
 
 
-def column_names(header: Sequence[str], title: str, naming: Naming, path: Path) -> list[str]:
-    """The names of the columns, which may be numbers where the first column has a title of names, or none.
+def refuse_numbered(names: Sequence[str], title: str, naming: Naming, path: Path) -> None:
+    """Names of columns may be numbers where the first column has a title of names, or none.
 
+    :param title: of the column of names.
     :raises ExpressionError: the header holds values, or numbers of columns.
     """
-    names = clean_names(header)
     if not names or not all(map(is_number, names)):
-        return names
+        return
     of_genes = {*plain_names("expression", "gene_symbol"), *plain_names("expression", "gene_corner")}
     titled = plain_name(title) in {*of_genes, *patient_titles(), *sample_titles()}
     whole = all(map(str.isdecimal, names)) and len(set(names)) == len(names)
@@ -301,4 +302,3 @@ def column_names(header: Sequence[str], title: str, naming: Naming, path: Path) 
     if not naming.numbers and (start == 0 or (start == 1 and plain_name(title) not in of_genes)):
         what = f"the columns are called {some(names, 3)}: these count columns and name nobody"
         raise ExpressionError(what, path=path, hint="write the names into the header, or say --numbers-are-names")
-    return names

@@ -101,7 +101,8 @@ def read_text(path: Path, *, gzipped: bool, name_column: str | None = None) -> T
     if len(header) > len(first):
         what = f"line {top.first_line} has {len(first)} cells, the header has {len(header)}"
         raise ExpressionError(what, path=path, hint=FORM)
-    frame, notes, header = _aligned(path, top, header, gzipped=gzipped, name_column=name_column)
+    titles = (name_column, header[0] if gct else None)
+    frame, notes, header = _aligned(path, top, header, gzipped=gzipped, titles=titles)
     if len(header) < 2:
         raise ExpressionError("the file has one column only", path=path, hint=FORM)
     if all(map(is_number, header)):
@@ -202,16 +203,18 @@ def _measure(header: Sequence[str], second: Sequence[str], path: Path) -> str:
 
 
 def _aligned(
-    path: Path, top: _Top, header: list[str], *, gzipped: bool, name_column: str | None
+    path: Path, top: _Top, header: list[str], *, gzipped: bool, titles: Sequence[str | None]
 ) -> tuple[pd.DataFrame, list[str], list[str]]:
     """The cells, and the header as long as they are wide.
 
     A row that is longer than the header either ends with a separator, and its last cell is empty in every row, or the
     header has no corner, as R's ``write.table`` leaves it.
+
+    :param titles: of columns of names, beside those that are known.
     """
     extra = len(top.first) - len(header)
     corner = plain_name(header[0])
-    titled = corner in (*role_titles(), *plain_names("expression", "row_numbers")) or header[0] == name_column
+    titled = corner in (*role_titles(), *plain_names("expression", "row_numbers")) or header[0] in titles
     wider = f"line {top.first_line} has {len(top.first)} cells, the header has {len(header)}"
     ends_empty = not any(top.first[len(header) :])
     if extra and not (ends_empty or (extra == 1 and not titled)):

@@ -65,8 +65,18 @@ def test_every_form_gives_the_same_matrix(tmp_path: Path, form: str) -> None:
         ([f"ENSG0000000000{i}" for i in range(9)], list("abcde"), "", "9 of 9 row names are Ensembl ids"),
         (["esr1", *map(str, range(8))], list("abcde"), "id", "1 well-known genes are among the row names"),
         ([f"X{i}" for i in range(9)], list("abcde"), "Hugo_Symbol", "the first column is called 'Hugo_Symbol'"),
-        ([f"{2000 + i}00_at" for i in range(9)], list("abcde"), "id", "9 of 9 row names are ids of probes or transcripts"),
-        ([f"X{i}" for i in range(9)], [f"GSM10000{i}" for i in range(5)], "id", "5 of 5 column names are ids of samples"),
+        (
+            [f"{2000 + i}00_at" for i in range(9)],
+            list("abcde"),
+            "id",
+            "9 of 9 row names are ids of probes or transcripts",
+        ),
+        (
+            [f"X{i}" for i in range(9)],
+            [f"GSM10000{i}" for i in range(5)],
+            "id",
+            "5 of 5 column names are ids of samples",
+        ),
     ],
 )
 @pytest.mark.parametrize("turned", [False, True])
