@@ -69,7 +69,7 @@ def _read(
     raw = read_matrix(path, orientation, naming)
     facts = raw.facts
     facts.counts.update(samples=len(raw.samples), rows=len(raw.genes))
-    known = known_features(raw.genes, naming, facts, of_genes=block in OF_GENES)
+    known = known_features(raw.genes, naming, facts)
     written = [raw.genes[index] for index in known]
     if block in OF_GENES:
         symbols = {**shipped_aliases(), **(read_aliases(aliases) if aliases else {})}

@@ -101,7 +101,7 @@ def _read(
     facts = raw.facts
     facts.counts.update(samples=len(raw.samples), rows=len(raw.genes))
     _refuse_no_numbers(raw)
-    known = features(raw.genes, naming, facts, of_genes=True)
+    known = features(raw.genes, naming, facts)
     keep_genes, genes = gene_names([raw.genes[index] for index in known], symbols, facts)
     keep_genes = [known[index] for index in keep_genes]
     keep_samples, patients = standing_samples(raw, pattern, facts)

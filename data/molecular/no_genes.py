@@ -67,10 +67,10 @@ def is_no_gene(name: str) -> bool:
     >>> [n for n in ("age_at_diagnosis", "ER.IHC", "OSTime", "PGR", "OS9", "HLA-A", "C1orf112") if is_no_gene(n)]
     ['age_at_diagnosis', 'ER.IHC', 'OSTime']
     """
+    if len(name) < 25 and plain_name(name) in _whole():
+        return True
     if _PLAIN_SYMBOL.fullmatch(name):
         return False
-    if plain_name(name) in _whole():
-        return True
     words = [word.casefold() for word in _WORD.findall(name)]
     return any(word in _words() for word in words) and words != ["fish"]  # once the name of SH3PXD2A
 
@@ -89,13 +89,9 @@ def turned_into_dates(written: Sequence[str]) -> list[int]:
     return sorted(dates)
 
 
-def features(written: Sequence[str], naming: Naming, facts: ReadingFacts, *, of_genes: bool) -> list[int]:
-    """Which names are not known to be something else, counted and said.
-
-    :param of_genes: whether they are genes; a panel of proteins has an ``ER`` and a ``PR``.
-    """
-    spared = {*naming.keep, *(() if of_genes else ("ER", "PR"))}
-    out = [index for index, name in enumerate(written) if name not in spared and is_no_gene(name)]
+def features(written: Sequence[str], naming: Naming, facts: ReadingFacts) -> list[int]:
+    """Which names are not known to be something else; the others are counted and said."""
+    out = [index for index, name in enumerate(written) if is_no_gene(name) and name not in naming.keep]
     shown = some([written[index] for index in out], 6)
     facts.count("no_genes", len(out), f"left out, as the names are no genes' ({shown}; --keep-columns keeps them)")
     left = set(out)
