@@ -139,7 +139,7 @@ def _far_scores(matrix: Matrix, seen: Values) -> npt.NDArray[np.intp]:
         return np.zeros(0, dtype=np.intp)
     with np.errstate(invalid="ignore"):
         candidates = np.flatnonzero((matrix > _FAR_SCORE).sum(axis=0) * 2 >= (~np.isnan(matrix)).sum(axis=0).clip(1))
-    return candidates
+    return np.asarray(candidates)
 
 
 def _whole_among_fractions(matrix: Matrix, seen: Values) -> npt.NDArray[np.intp]:
@@ -163,4 +163,4 @@ def _whole_among_fractions(matrix: Matrix, seen: Values) -> npt.NDArray[np.intp]
     given = others[~np.isnan(others) & (others != 0)]
     if not len(given) or float((given == np.rint(given)).mean()) > 0.02 or len(odd) > max(3, matrix.shape[1] // 20):
         return none
-    return odd
+    return np.asarray(odd)

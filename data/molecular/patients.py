@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 
@@ -16,6 +17,11 @@ from .no_genes import is_date
 from .reading_facts import ReadingFacts
 from .sample_types import SampleType, sample_types
 
+_ALIGNED = re.compile(
+    r"(?:.*[/\\])?(.+?)(?:[._](?:Aligned|sorted\w*|out|to\w+|genome|mark\w*|dedup\w*|rmdup|hisat2|star|bwa))*\.(?:bam|sam|cram)",
+    re.IGNORECASE,
+)
+"""A sample's name as featureCounts writes it: the path of its file of alignments."""
 _RANK: Mapping[SampleType, int] = {"primary": 0, "unknown": 1, "tumour": 1, "other": 2, "normal": 3}
 
 
@@ -35,8 +41,14 @@ def standing_samples(raw: RawMatrix, pattern: str | None, facts: ReadingFacts) -
     :raises UsageError: the pattern is none.
     :raises ExpressionError: no sample is left, or one name has two samples with different values.
     """
+    files = [_ALIGNED.fullmatch(name) for name in raw.samples]
+    if any(files):
+        bare = tuple(found[1] if found else name for found, name in zip(files, raw.samples, strict=True))
+        facts.count("file_names", sum(map(bool, files)), "samples named by their files of alignments cut to the sample")
+        raw = replace(raw, samples=bare)
     types = sample_types(raw.samples, raw.kinds)
     of_patient = _by_name(raw, types, facts) if pattern is None else _by_pattern(raw, pattern, types, facts)
+    _refuse_case(list(of_patient))
     stands = {patient: _standing(patient, samples, raw, types) for patient, samples in of_patient.items()}
     _count_others(stands, of_patient, raw, types, facts, by_name=pattern is None)
     dates = [patient for patient in stands if is_date(patient)]
@@ -46,6 +58,16 @@ def standing_samples(raw: RawMatrix, pattern: str | None, facts: ReadingFacts) -
         )
         facts.warnings.append(what)
     return list(stands.values()), list(stands)
+
+
+def _refuse_case(patients: Sequence[str]) -> None:
+    """:raises ExpressionError: two patients' names are one but for capital letters."""
+    first: dict[str, str] = {}
+    for patient in patients:
+        other = first.setdefault(patient.casefold(), patient)
+        if other != patient:
+            what = f"{other} and {patient} differ in capital letters alone: one patient or two?"
+            raise ExpressionError(what, hint="give one patient one name, and two patients names that differ otherwise")
 
 
 def _count_others(

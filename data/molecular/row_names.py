@@ -132,7 +132,7 @@ def _row_numbers(table: Table, known: frozenset[int]) -> frozenset[int]:
         if index in known or not _numbers_rows(title):
             continue
         if index == 0 or plain_name(title) not in ("", "x", "no", "nr"):  # an X further on may be a gene or a patient
-            column = clean_names(table.frame[index])
+            column = clean_names(table.frame[index].tolist())
             if column and all(map(str.isdecimal, column)) and (index == 0 or count_from(column) in (0, 1)):
                 found.add(index)
     return frozenset(found)
@@ -163,7 +163,7 @@ class _Reading:
     numbered: frozenset[int]
 
     def names(self, index: int) -> list[str]:
-        return clean_names(self.table.frame[index])
+        return clean_names(self.table.frame[index].tolist())
 
     def describes_by_symbols(self) -> bool:
         """Whether a GCT file has ids as names, and symbols as descriptions, as GTEx's."""

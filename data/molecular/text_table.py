@@ -18,6 +18,7 @@ from itertools import islice
 from pathlib import Path
 from typing import IO, Any, cast
 
+import numpy as np
 import pandas as pd
 
 from ..columns import plain_name, plain_names
@@ -225,7 +226,8 @@ def _aligned(
         filled = frame[list(range(len(header), len(top.first)))].notna().any(axis=1)
         if filled.any():
             if titled or extra > 1:
-                what = f"the row {frame[0][int(filled.idxmax())]} has more cells than the header's {len(header)}"
+                row = frame[0].iloc[int(np.argmax(filled.to_numpy()))]
+                what = f"the row {row} has more cells than the header's {len(header)}"
                 raise ExpressionError(what, path=path, hint=FORM)
             header = ["", *header]
             return _parsed(path, top, header, gzipped=gzipped), notes, header

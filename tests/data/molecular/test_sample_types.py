@@ -72,6 +72,19 @@ def test_where_no_type_is_known_both_are_named(tmp_path: Path) -> None:
     assert "of several samples: PT-07_r2 stands for PT-07, not PT-07_r1" in said
 
 
+def test_samples_named_by_their_files_of_alignments(tmp_path: Path) -> None:
+    """featureCounts' own header."""
+    files = ["/data/run 1/P1.Aligned.sortedByCoord.out.bam", "P2.sorted.bam", "bam/P.3_T.markdup.cram", "P4.x"]
+    found, said = stands(tmp_path, files)
+    assert found == dict(zip(["P1", "P2", "P.3_T", "P4.x"], files, strict=True))
+    assert "samples named by their files of alignments cut to the sample: 3" in said
+
+
+def test_names_that_differ_in_capital_letters_alone_are_asked_about(tmp_path: Path) -> None:
+    with pytest.raises(ExpressionError, match="P05 and p05 differ in capital letters alone"):
+        stands(tmp_path, ["P05", "p05", "P06"])
+
+
 def test_a_column_of_patients_takes_no_normal_either(tmp_path: Path) -> None:
     samples = ["TCGA-A1-A0SB-01A", "TCGA-A1-A0SB-11A", "TCGA-A1-A0SD-11A"]
     frame = pd.DataFrame({"ESR1": [1.5, 2.5, 3.5], "PGR": [1.0, 2, 3]}, index=samples).rename_axis("sample")
