@@ -34,7 +34,7 @@ LARGEST_LOG = 30.0
 """log2 of a thousand million: no expression value on a log scale is larger."""
 _LARGEST_FPKM = 2e6
 """FPKM of all genes sum to less: a million over the usual transcript's length in kilobases."""
-_WIDEST_FPKM = 1.5
+_WIDEST_FPKM = 1.0
 """Sums of FPKM differ less between samples; those of counts differ as the libraries' sizes do."""
 _WHOLE_TRANSCRIPTOME = 5000
 """With so many genes, some gene of every sample is far above 30 in TPM and FPKM."""

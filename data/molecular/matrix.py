@@ -98,7 +98,8 @@ def without(raw: RawMatrix, naming: Naming) -> RawMatrix:
 
     :raises UsageError: there is no such name.
     """
-    _refuse_unknown([name for name in naming.drop if name not in {*raw.genes, *raw.samples, *(raw.gene_sources or ())}])
+    known = {*raw.genes, *raw.samples, *(raw.gene_sources or ())}
+    _refuse_unknown([name for name in naming.drop if name not in known and naming.of_all])
     if not naming.drop:
         return raw
     sources = raw.gene_sources or raw.genes
@@ -148,7 +149,7 @@ def _read_parquet(path: Path) -> Table:
 def _turned(table: Table, path: Path, orientation: Orientation, naming: Naming) -> RawMatrix:
     """Samples into the rows."""
     named = named_table(table, naming, path)
-    _refuse_unknown(named.unknown)
+    _refuse_unknown(named.unknown if naming.of_all else ())
     in_rows, evidence = genes_in_rows(named, orientation, path, gct=table.gct)
     facts = ReadingFacts([*named.notes, f"{'genes' if in_rows else 'patients'} are in the rows: {evidence}"])
     whose, stated, hinted = origin(path.name, named.corner, table.measure, genes_in_rows=in_rows)

@@ -16,12 +16,14 @@ class Naming:
     :param drop: columns and rows to leave out, by their names.
     :param keep: columns and rows that are genes though they look like none.
     :param numbers: whether row numbers (0, 1, 2 …) are the names.
+    :param of_all: whether what is to be left out must be in this matrix; of several matrices, it may be in another.
     """
 
     column: str | None = None
     drop: tuple[str, ...] = ()
     keep: tuple[str, ...] = ()
     numbers: bool = False
+    of_all: bool = True
 
 
 AS_WRITTEN = Naming()

@@ -60,7 +60,7 @@ class GenomicsStage(Stage[GenomicsSettings]):
     def _naming(self) -> Naming:
         own = self.settings
         drop, keep = tuple(own.drop_columns), tuple(own.keep_columns)
-        return Naming(own.name_column, drop, keep, own.numbers_are_names)
+        return Naming(own.name_column, drop, keep, own.numbers_are_names, of_all=len(own.sources()) == 1)
 
     def _expression(self, progress: Progress) -> Outcome:
         settings = self.settings
