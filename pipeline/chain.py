@@ -258,7 +258,9 @@ def everything(config: Config, runner: Runner) -> tuple[list[Summary], dict[str,
     if config.genomics.sources():
         summaries.append(genomics(config, runner))
         if summaries[-1].failures and config.train.use_rna:
-            runner.console.note("not trained: what is to teach could not be read (--no-use-rna trains without it)")
+            runner.console.note(
+                "not trained: what is to teach could not be read (use_rna = false trains on histology alone)"
+            )
             return summaries, {"models": {}, "predictions": {}}
     trained, metrics = train(config, runner, features=config.features_name())
     summaries += trained

@@ -20,13 +20,13 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
+from ..cohort.sample_types import sample_types, type_of_words
 from ..columns import names, plain_name
 from ..errors import ExpressionError
 from ..wording import some
 from .expression_units import Unit
 from .matrix import RawMatrix
 from .reading_facts import ReadingFacts
-from .sample_types import sample_types, type_of_words
 
 ENDING = ".rna_seq.augmented_star_gene_counts.tsv"
 _COLUMN: dict[str, str] = {

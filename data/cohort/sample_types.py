@@ -10,7 +10,7 @@ import re
 from collections.abc import Sequence
 from typing import Literal
 
-from ..cohort.tcga import PRIMARY_TYPES, tcga_barcode
+from .tcga import PRIMARY_TYPES, tcga_barcode
 
 SampleType = Literal["primary", "tumour", "normal", "other", "unknown"]
 

@@ -7,9 +7,9 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from wsipipe.data.cohort.sample_types import sample_types, type_of_code, type_of_words
 from wsipipe.data.errors import ExpressionError
 from wsipipe.data.molecular.expression_reading import read_genomics
-from wsipipe.data.molecular.sample_types import sample_types, type_of_code, type_of_words
 
 
 def written(folder: Path, samples: list[str]) -> Path:
