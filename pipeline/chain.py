@@ -238,6 +238,11 @@ def everything(config: Config, runner: Runner) -> tuple[list[Summary], dict[str,
     summaries = [*tile(config, runner), run_step("extract", config, runner, config.tile.folder_name())]
     if config.genomics.sources():
         summaries.append(run_step("genomics", config, runner))
+        if summaries[-1].failures and config.train.use_rna:
+            runner.console.note(
+                "not trained: what is to teach could not be read (use_rna = false trains on histology alone)"
+            )
+            return summaries, {"models": {}, "predictions": {}}
     trained, metrics = train(config, runner, features=config.features_name())
     summaries += trained
     predictions: dict[str, Json] = {}

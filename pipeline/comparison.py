@@ -43,6 +43,8 @@ def _compare_one(config: Config, runner: Runner, name: str, features: str | None
 
     rna = config.train.model_copy(update={"use_rna": True})
     to_train = ToTrain.of(config.model_copy(update={"train": rna}), runner, name, features, "comparisons")
+    if config.train.use_rna:
+        to_train.refuse_unread_rna()
     comparison = to_train.folder
     asked = variants(config.compare.methods, config.train, rna=bool(to_train.stores))
     to_train.refuse_other_features(sorted(file.parent for file in comparison.glob("*/manifest.jsonl")))

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
-from ..data.errors import UsageError
+from ..data.errors import CohortError, UsageError
 from ..data.manifest import Manifest, Record
 from .config import Config
 from .folders import checked_name, choose_features
@@ -110,6 +110,28 @@ class ToTrain:
 
         evaluate = EvaluateSettings(device=settings.device)
         return EvaluateStage(evaluate, folder, self.runner.workspace, features=self.features, splits=self.folder)
+
+    def refuse_unread_rna(self) -> None:
+        """RNA that is configured, or was given to genomics, teaches; without it is trained only where that is asked.
+
+        :raises CohortError: it has no store, because it could not be read or was not read yet.
+        """
+        from ..data.molecular.store import store_name
+
+        folder, train = self.runner.workspace / "genomics", self.config.train
+        if not train.use_rna or "rna" not in train.blocks or (folder / store_name("rna")).exists():
+            return
+        matrix = self.config.genomics.matrix
+        record = Manifest.of(folder).latest("genomics").get("expression")
+        failed = record is not None and record.error is not None
+        if matrix is None and not failed:
+            return
+        if failed and record is not None and record.error is not None:
+            what = f"the expression matrix could not be read: {record.error.message}"
+        else:
+            what = "the expression matrix that the settings name has not been read in this workspace"
+        hint = "run wsipipe genomics and mend what it says; to train on histology alone: --no-use-rna (use_rna = false)"
+        raise CohortError(what, path=matrix or folder, hint=hint)
 
     def refuse_other_features(self, models: Iterable[Path]) -> None:
         """Models of other features are not replaced unless the user says so.

@@ -68,7 +68,7 @@ STAGES: Final = (
         after="tiles",
     ),
     StageRow(
-        "genomics", 3, ("genomics",), ".genomics.settings:GenomicsSettings", ".genomics.stage:GenomicsStage",
+        "genomics", 4, ("genomics",), ".genomics.settings:GenomicsSettings", ".genomics.stage:GenomicsStage",
         argument="matrix",
     ),
     StageRow("split", 1, ("models/*", "comparisons/*"), ".train.settings:SplitSettings"),

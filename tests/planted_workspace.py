@@ -173,12 +173,13 @@ def plant(folder: Path, patients: Sequence[Patient], *, epochs: int = 3) -> Plan
     with (folder / "cohort.csv").open("w", newline="") as stream:
         rows = [["slide_id", "patient_id", "er"], *([s, p.id, p.label] for p in patients for s in p.slides)]
         csv.writer(stream).writerows(rows)
+    rna = 'matrix = "rna.csv"' if any(patient.rna is not None for patient in patients) else ""
     planted.settings.write_text(
         f"""
         [cohort]
         table = "cohort.csv"
         [genomics]
-        matrix = "rna.csv"
+        {rna}
         unit = "log"
         [split]
         folds = 2

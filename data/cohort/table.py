@@ -122,11 +122,12 @@ def read_cohort(path: Path) -> CohortTable:
 
 def read_clinical(path: Path) -> pd.DataFrame:
     """Any table about patients, as it is: a row a line, all columns as text. The same files are read as by
-    :func:`read_cohort`.
+    :func:`read_cohort`; lines that begin with # (cBioPortal's descriptions of the columns) are passed over.
 
     :raises CohortError: not a table.
     """
     text, notes = _read_text(path)
+    text = "".join(line for line in text.splitlines(keepends=True) if not line.startswith("#"))
     header, rows, _ = _read_rows(text, path, notes)
     return pd.DataFrame(rows, columns=header, dtype=str)
 

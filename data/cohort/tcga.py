@@ -23,16 +23,27 @@ SAMPLE_TYPES = {
     "01": "primary tumour",
     "02": "recurrent tumour",
     "03": "primary blood-derived cancer",
+    "04": "recurrent blood-derived cancer",
     "05": "additional primary tumour",
     "06": "metastasis",
     "07": "additional metastasis",
+    "08": "tumour cells",
+    "09": "primary blood-derived cancer, bone marrow",
     "10": "normal blood",
     "11": "normal tissue",
     "12": "normal buccal cells",
+    "13": "EBV-immortalised normal",
     "14": "normal bone marrow",
     "20": "control",
+    "40": "recurrent blood-derived cancer",
+    "50": "cell line",
+    "60": "xenograft",
+    "61": "xenograft of a cell line",
 }
-"""The GDC's sample type codes that occur with slides and RNA."""
+"""The GDC's sample type codes that occur with slides and RNA: 01 to 09 are tumours, 10 to 19 normal."""
+
+PRIMARY_TYPES = ("01", "03", "09")
+"""Codes of primary tumours, those of the blood among them."""
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,9 @@ from ..wording import some
 from .blocks import UNITS, Block, check_block_unit, recognise_block_unit
 from .gene_aliases import read_aliases, shipped_aliases
 from .genes import gene_names, one_row_a_gene
-from .matrix import Orientation, read_matrix
+from .matrix import read_matrix
+from .naming import AS_WRITTEN, Naming, Orientation
+from .no_genes import features as known_features
 from .patients import standing_samples
 from .reading_facts import ReadingFacts
 
@@ -33,10 +35,12 @@ def read_block(
     *,
     patient_pattern: str | None = None,
     aliases: Path | None = None,
+    naming: Naming = AS_WRITTEN,
 ) -> tuple[anndata.AnnData, ReadingFacts]:
     """Read and clean one block.
 
     :param unit: one of ``UNITS[block]``; ``auto`` recognises it and says by what.
+    :param naming: where the names are, and which are no features', where the file leaves it open.
     :return: the patients × features AnnData (X float32, NaN where missing; both axes sorted; obs: source_id,
         missing_genes; var: source_id, rows; uns: block, unit, source, steps), ready for
         :func:`~.store.write_expression`, and the facts.
@@ -46,7 +50,7 @@ def read_block(
     if block not in UNITS:
         raise UsageError(f"{block} is not read as a block", hint=f"choose among {', '.join(UNITS)}")
     try:
-        return _read(path, block, unit, orientation, patient_pattern, aliases)
+        return _read(path, block, unit, orientation, patient_pattern, aliases, naming)
     except ExpressionError as error:
         if error.path is not None:
             raise
@@ -54,16 +58,25 @@ def read_block(
 
 
 def _read(
-    path: Path, block: Block, unit: str, orientation: Orientation, pattern: str | None, aliases: Path | None
+    path: Path,
+    block: Block,
+    unit: str,
+    orientation: Orientation,
+    pattern: str | None,
+    aliases: Path | None,
+    naming: Naming,
 ) -> tuple[anndata.AnnData, ReadingFacts]:
-    raw = read_matrix(path, orientation)
+    raw = read_matrix(path, orientation, naming)
     facts = raw.facts
     facts.counts.update(samples=len(raw.samples), rows=len(raw.genes))
+    known = known_features(raw.genes, naming, facts)
+    written = [raw.genes[index] for index in known]
     if block in OF_GENES:
         symbols = {**shipped_aliases(), **(read_aliases(aliases) if aliases else {})}
-        keep, features = gene_names(raw.genes, symbols, facts)
+        named, features = gene_names(written, symbols, facts)
+        keep = [known[index] for index in named]
     else:
-        keep, features = list(range(len(raw.genes))), list(raw.genes)
+        keep, features = known, written
     keep_samples, patients = standing_samples(raw, pattern, facts)
     values = raw.values[np.ix_(np.array(keep_samples), np.array(keep))]
 

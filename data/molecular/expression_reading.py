@@ -32,7 +32,10 @@ from .expression_units import (
 from .gdc_folder import read_gdc_folder
 from .gene_aliases import read_aliases, shipped_aliases
 from .genes import gene_names, lengths_of, one_row_a_gene, read_gene_lengths
-from .matrix import Orientation, RawMatrix, read_matrix
+from .matrix import RawMatrix, read_matrix, without
+from .naming import AS_WRITTEN, Naming, Orientation
+from .no_genes import features
+from .odd_values import refuse_odd, without_codes
 from .patients import standing_samples
 from .reading_facts import ReadingFacts
 
@@ -47,29 +50,32 @@ def read_genomics(
     patient_pattern: str | None = None,
     aliases: Path | None = None,
     gene_lengths: Path | None = None,
+    naming: Naming = AS_WRITTEN,
 ) -> tuple[anndata.AnnData, ReadingFacts]:
     """Read, clean and bring to a log scale.
 
-    1. Rows that aligners add below the genes are left out, Ensembl versions are dropped, and former names become
-       approved symbols where these are not there themselves.
+    1. Rows that aligners add below the genes are left out, and names of what is no gene (an age, a receptor's stain);
+       Ensembl versions are dropped, and former names become approved symbols where these are not there themselves.
     2. Samples become patients, one each: see :func:`~.patients.standing_samples`.
-    3. The unit is recognised, or the told one is held against the values; counts become TPM where gene lengths are
+    3. Codes for missing values are emptied; genes and cells unlike all others are refused by name.
+    4. The unit is recognised, or the told one is held against the values; counts become TPM where gene lengths are
        given, else counts per million; linear units become log2(x + 1); log values and z-scores stay.
-    4. Of several rows of one gene the one with the largest mean stands (the first of equals).
+    5. Of several rows of one gene the one with the largest mean stands (the first of equals).
 
     :param path: a matrix, or a folder of the GDC's STAR counts with its sample sheet.
     :param unit: what the values are; ``auto`` recognises it.
     :param patient_pattern: a regular expression whose first group (or all of it) is the patient in a sample's name.
     :param aliases: a table of names and the symbols that they become; it goes before the shipped one.
     :param gene_lengths: a table of genes and their lengths in base pairs, for counts.
+    :param naming: where the names are, and which are no genes', where the file leaves it open.
     :return: the patients × genes AnnData (X float32, NaN where missing; both axes sorted; obs: source_id,
         missing_genes, library_size where counts are known; var: source_id, rows; uns: unit, input_unit, source,
         steps), and the facts.
-    :raises ExpressionError: the file is no expression matrix, or the unit contradicts it.
-    :raises UsageError: the pattern is no regular expression.
+    :raises ExpressionError: the file is no expression matrix, it can be read in two ways, or the unit contradicts it.
+    :raises UsageError: the pattern is no regular expression, or there is no column of a name that is to be left out.
     """
     try:
-        return _read(path, unit, orientation, patient_pattern, aliases, gene_lengths)
+        return _read(path, unit, orientation, patient_pattern, aliases, gene_lengths, naming)
     except ExpressionError as error:
         if error.path is not None:
             raise
@@ -83,24 +89,36 @@ def _read(
     pattern: str | None,
     aliases: Path | None,
     gene_lengths: Path | None,
+    naming: Naming,
 ) -> tuple[anndata.AnnData, ReadingFacts]:
     symbols = {**shipped_aliases(), **(read_aliases(aliases) if aliases else {})}
     base_pairs = read_gene_lengths(gene_lengths) if gene_lengths else None
     primary = pattern is None
-    raw = read_gdc_folder(path, unit, primary_only=primary) if path.is_dir() else read_matrix(path, orientation)
+    if path.is_dir():
+        raw = without(read_gdc_folder(path, unit, primary_only=primary), naming)
+    else:
+        raw = read_matrix(path, orientation, naming)
     facts = raw.facts
     facts.counts.update(samples=len(raw.samples), rows=len(raw.genes))
     _refuse_no_numbers(raw)
-    keep_genes, genes = gene_names(raw.genes, symbols, facts)
+    known = features(raw.genes, naming, facts)
+    keep_genes, genes = gene_names([raw.genes[index] for index in known], symbols, facts)
+    keep_genes = [known[index] for index in keep_genes]
     keep_samples, patients = standing_samples(raw, pattern, facts)
     values = raw.values[np.ix_(keep_samples, keep_genes)]
     source_genes = [(raw.gene_sources or raw.genes)[index] for index in keep_genes]
     written = np.array([raw.samples[sample] for sample in keep_samples])
     library = None if raw.library is None else raw.library[keep_samples]
-    stated = raw.stated
+    stated, hinted = raw.stated, raw.hinted
+    as_written = [raw.genes[index] for index in keep_genes]
     del raw  # its matrix is no longer needed, and is as large as the one that is worked on
 
-    input_unit, values, how = _unit(values, unit, stated, facts)
+    if np.isnan(values).all():
+        raise ExpressionError("no sample that is kept has a numeric value", hint="check how the matrix was saved")
+    values, _ = without_codes(values, written.tolist(), as_written, facts)
+    seen = Values.of(values)
+    refuse_odd(values, seen, None if unit == "auto" else unit, written.tolist(), as_written, naming)
+    input_unit, values, how = _unit(values, seen, unit, stated, hinted, facts)
     lengths, stored_as = None, STORED_AS[input_unit]
     if base_pairs is not None and input_unit == "counts":
         lengths, stored_as = lengths_of(genes, source_genes, base_pairs, facts), STORED_AS["tpm"]
@@ -153,12 +171,20 @@ def _refuse_no_numbers(raw: RawMatrix) -> None:
 
 
 def _unit(
-    values: _Array, told: Unit | Literal["auto"], stated: tuple[Unit, str] | None, facts: ReadingFacts
+    values: _Array,
+    seen: Values,
+    told: Unit | Literal["auto"],
+    stated: tuple[Unit, str] | None,
+    hinted: tuple[Unit, str] | None,
+    facts: ReadingFacts,
 ) -> tuple[Unit, _Array, str]:
     """The unit, the values in it, and whether it was told, stated by the file, or recognised."""
-    if np.isnan(values).all():
-        raise ExpressionError("no sample that is kept has a numeric value", hint="check how the matrix was saved")
-    seen = Values.of(values)
+    if seen.slightly_negative and told not in ("log", "zscore"):
+        negative = int((values < 0).sum())
+        what = f"values below zero (down to {seen.least:g}), as a batch correction leaves them, set to 0"
+        facts.count("negatives", negative, what)
+        values = np.where(values < 0, 0.0, values)
+        seen = Values.of(values)
     unit: Unit
     if told != "auto":
         unit, how = told, "told"
@@ -170,10 +196,12 @@ def _unit(
         unit, how = stated[0], "stated"
         facts.sentences.append(f"the unit is {unit}, as {stated[1]} says: {seen}")
     else:
-        (unit, evidence), how = recognise_unit(seen), "recognised"
+        (unit, evidence), how = recognise_unit(seen, hinted), "recognised"
         facts.sentences.append(f"the unit is {unit}: {evidence}")
         if stated is not None:
             facts.warnings.append(f"{stated[1]} says {stated[0]}, which the values contradict")
+        elif hinted is not None and hinted[0] != unit and contradiction(hinted[0], seen):
+            facts.warnings.append(f"{hinted[1]} mentions {hinted[0]}, which the values contradict")
     if unit == "counts" and told == "auto" and seen.logs_of_counts:
         values = np.rint(np.exp2(values) - 1)
     facts.warnings += unit_warnings(unit, seen, told=told != "auto")

@@ -30,8 +30,12 @@ STORED_AS: dict[Unit, str] = {
 
 LINEAR: tuple[Unit, ...] = ("counts", "tpm", "fpkm", "rsem")
 
-_LARGEST_LOG = 30.0
+LARGEST_LOG = 30.0
 """log2 of a thousand million: no expression value on a log scale is larger."""
+_LARGEST_FPKM = 2e6
+"""FPKM of all genes sum to less: a million over the usual transcript's length in kilobases."""
+_WIDEST_FPKM = 1.0
+"""Sums of FPKM differ less between samples; those of counts differ as the libraries' sizes do."""
 _WHOLE_TRANSCRIPTOME = 5000
 """With so many genes, some gene of every sample is far above 30 in TPM and FPKM."""
 
@@ -56,6 +60,10 @@ class Values:
     """Fraction of the values that are the least one, which in log values is the logarithm of zero."""
     logs_of_counts: bool
     """Whether the values are log2(count + 1), of whole counts."""
+    whole_share: float
+    """Fraction of the values other than 0 that are whole numbers."""
+    far: float
+    """Fraction of the values beyond 10 on either side of zero."""
     samples: int
     genes: int
 
@@ -70,17 +78,21 @@ class Values:
         # The usual gene's mean and spread matter for z-scores alone, and take the longest.
         seen = matrix[:, ~np.isnan(matrix).all(axis=0)] if negative else matrix[:0]
         least, largest = float(present.min()), float(present.max())
+        is_whole = present == np.rint(present)
+        zeros = int((present == 0).sum())
         return cls(
             least=least,
             largest=largest,
-            whole=(whole := bool((present == np.rint(present)).all())),
+            whole=(whole := bool(is_whole.all())),
             negative=negative,
             total=total,
             total_spread=float(high - low) / abs(total) if total else float("inf"),
             gene_mean=float(np.median(np.nanmean(seen, axis=0))) if negative else float("nan"),
             gene_sd=float(np.median(np.nanstd(seen, axis=0))) if negative else float("nan"),
             floor=float((present == least).mean()),
-            logs_of_counts=not whole and not negative and largest <= _LARGEST_LOG and _logs_of_counts(present),
+            logs_of_counts=not whole and not negative and largest <= LARGEST_LOG and _logs_of_counts(present),
+            whole_share=float(is_whole.sum() - zeros) / max(1, len(present) - zeros),
+            far=float((np.abs(present) > 10).mean()),
             samples=matrix.shape[0],
             genes=matrix.shape[1],
         )
@@ -89,6 +101,22 @@ class Values:
     def sums_to_a_million(self) -> bool:
         """Whether every sample's genes sum to about 1,000,000."""
         return abs(self.total - 1e6) < 2e4 and self.total_spread < 0.02
+
+    @property
+    def sums_to_one(self) -> bool:
+        """Whether every sample's genes sum to about 1: shares of a library (TPM over a million)."""
+        return self.least >= 0 and abs(self.total - 1) < 0.02 and self.total_spread < 0.02
+
+    @property
+    def counts_with_fractions(self) -> bool:
+        """Whether so many values are whole as in counts of which some reads fit several transcripts (salmon, RSEM)."""
+        return self.whole_share > 0.2 and self.largest > LARGEST_LOG and self.least >= 0
+
+    @property
+    def slightly_negative(self) -> bool:
+        """Whether linear values were pushed below zero by a batch correction: few of them, and by next to nothing."""
+        small = self.least >= -1 or -self.least <= 1e-4 * self.largest
+        return not self.whole and self.least < 0 and self.largest > 1000 and small and self.negative <= 0.2
 
     @property
     def standardised(self) -> bool:
@@ -107,9 +135,10 @@ def _logs_of_counts(present: Matrix) -> bool:
     return len(seen) >= 50 and bool((np.abs(seen - np.rint(seen)) < 0.05).all())
 
 
-def recognise_unit(values: Values) -> tuple[Unit, str]:
+def recognise_unit(values: Values, hinted: tuple[Unit, str] | None = None) -> tuple[Unit, str]:
     """The unit, and the evidence as half a sentence.
 
+    :param hinted: a unit that the file's name mentions, and where; it decides only where the values leave it open.
     :raises ExpressionError: the values fit no unit, or two that are treated differently.
     """
     if values.whole and values.least < 0:
@@ -120,24 +149,32 @@ def recognise_unit(values: Values) -> tuple[Unit, str]:
         raise ExpressionError(what, hint="give the expression matrix, or say --unit counts if these are counts")
     if values.whole:
         return "counts", str(values)
+    if values.sums_to_one:
+        what = f"every sample's genes sum to 1 ({values}): these are shares of the library"
+        raise ExpressionError(what, hint="multiply them by 1,000,000: they are then TPM or counts per million")
     if values.standardised:
         means = f"the usual gene has mean {values.gene_mean:.2f} and standard deviation {values.gene_sd:.2f}"
         return "zscore", f"{values.negative:.0%} of the values are negative, and {means}"
     if values.logs_of_counts:
         return "counts", f"{values}, and 2^x - 1 are whole numbers: log2(count + 1), turned back"
-    if values.largest <= _LARGEST_LOG:
+    if values.largest <= LARGEST_LOG:
         return "log", f"{values}: no linear unit stays so low" + (" or goes below zero" if values.least < 0 else "")
     if values.least < 0:
         what = f"the unit cannot be recognised: {values}"
         raise ExpressionError(what, hint="say it with --unit: negative values can only be log or zscore")
     if values.sums_to_a_million:
         return "tpm", f"{values}, the same in every sample"
-    if values.total < 5e6:
+    if values.counts_with_fractions:
+        share = f"{values.whole_share:.0%} of the values above 0 are whole"
+        return "counts", f"{values}, and {share}: counts with fractions, as salmon and RSEM write them"
+    if values.total < _LARGEST_FPKM and values.total_spread < _WIDEST_FPKM:
         return "fpkm", f"{values}, which differs between samples (TPM of a part of the genes is treated the same)"
+    if hinted is not None and not contradiction(hinted[0], values):
+        return hinted[0], f"{values}, which leaves it open, and {hinted[1]}"
     what = f"the unit cannot be recognised: {values}"
     raise ExpressionError(
         what,
-        hint="say it with --unit: counts for expected counts (RSEM), rsem for its normalised ones, fpkm for FPKM-UQ",
+        hint="say it with --unit: counts for expected counts (RSEM, tximport), rsem for normalised ones, fpkm for FPKM",
     )
 
 
@@ -163,15 +200,16 @@ def _against_linear(unit: Unit, values: Values) -> str:
     whole_transcriptome = values.genes >= _WHOLE_TRANSCRIPTOME
     if values.least < 0:
         return f"values go down to {values.least:g}, and {unit} are never negative"
-    if not values.whole and values.largest <= _LARGEST_LOG and (whole_transcriptome or unit == "counts"):
+    if not values.whole and values.largest <= LARGEST_LOG and (whole_transcriptome or unit == "counts"):
         return f"no value of {values.genes:,} genes is above {values.largest:g}: these look like log values"
-    if unit != "counts" and values.whole and values.largest > _LARGEST_LOG:
+    if unit != "counts" and values.whole and values.largest > LARGEST_LOG:
         return f"all values are whole numbers up to {values.largest:g}: these look like counts"
     if unit != "tpm" and not values.whole and values.sums_to_a_million:
         return f"{values}, the same in every sample: these look like TPM"
     if unit == "tpm" and values.total > 1.05e6:
         return f"a sample's genes sum to {values.total:,.0f}, and TPM never exceed 1,000,000"
-    if unit == "counts" and not values.whole and whole_transcriptome and values.total < 1e6:
+    fractions = not values.whole and not values.counts_with_fractions
+    if unit == "counts" and fractions and whole_transcriptome and values.total < 1e6:
         return f"{values}: so few reads would be whole numbers, these look like FPKM"
     if unit == "rsem" and whole_transcriptome and values.total < 5e6:
         return f"{values}: normalised counts sum to more, these look like FPKM"
@@ -180,8 +218,8 @@ def _against_linear(unit: Unit, values: Values) -> str:
 
 def _against_logs(unit: Unit, values: Values) -> str:
     """What speaks against log values or z-scores, or nothing."""
-    if unit == "log" and values.largest > _LARGEST_LOG:
-        return f"values go up to {values.largest:g}, and log values stay below {_LARGEST_LOG:g}"
+    if unit == "log" and values.largest > LARGEST_LOG:
+        return f"values go up to {values.largest:g}, and log values stay below {LARGEST_LOG:g}"
     if unit == "zscore" and values.least >= 0:
         return "no value is negative, and z-scores are on both sides of zero"
     if values.whole:
@@ -190,6 +228,8 @@ def _against_logs(unit: Unit, values: Values) -> str:
         return f"the usual gene has mean {values.gene_mean:.2f} and sd {values.gene_sd:.2f}: these look like z-scores"
     if unit == "zscore" and values.floor > 0.01 and not values.standardised:
         return f"{values.floor:.0%} of the values are {values.least:g}: these look like logarithms, with that of zero"
+    if unit == "zscore" and values.far > 0.02:
+        return f"{values.far:.0%} of the values are beyond 10 ({values}), and z-scores hardly ever are"
     return ""
 
 

@@ -8,6 +8,7 @@ documentation, "mRNA Analysis Pipeline" and "Sample Sheet".
 from __future__ import annotations
 
 import gzip
+import re
 import zlib
 from collections import Counter
 from collections.abc import Sequence
@@ -19,7 +20,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from ..cohort.tcga import tcga_barcode
+from ..cohort.sample_types import sample_types, type_of_words
 from ..columns import names, plain_name
 from ..errors import ExpressionError
 from ..wording import some
@@ -34,7 +35,6 @@ _COLUMN: dict[str, str] = {
     "counts": "unstranded",
     "fpkm": "fpkm_unstranded",
 }
-_PRIMARY = {"primarytumor", "primarytumour"}
 _SHEET_HINT = "get it from the GDC's cart ('Sample Sheet') and put it into the folder"
 
 
@@ -49,8 +49,7 @@ class _Sample:
 
     @property
     def primary(self) -> bool:
-        barcode = tcga_barcode(self.sample)
-        return barcode.sample_type == "01" if barcode else plain_name(self.kind) in _PRIMARY
+        return sample_types([self.sample], [self.kind])[0] == "primary"
 
 
 @dataclass(frozen=True)
@@ -100,6 +99,7 @@ def read_gdc_folder(folder: Path, unit: Unit | Literal["auto"] = "auto", *, prim
         facts=facts,
         gene_sources=genes.ids,
         patients=tuple(sample.patient for sample in reads) if primary_only else None,
+        kinds=tuple(sample.kind for sample in reads),
         library=np.array([own.library for own in reads.values()]),
         stated=("tpm" if unit == "auto" else unit, f"the column {_COLUMN[unit]}"),
     )
@@ -155,7 +155,9 @@ def _samples(
     if "sampletype" in sheet.columns:
         kinds = sheet["sampletype"]
     else:  # since 2024: "Primary" and "Tumor" in place of "Primary Tumor"
-        kinds = sheet["tumordescriptor"] + " " + sheet["tissuetype"]
+        both = zip(sheet["tumordescriptor"], sheet["tissuetype"], strict=True)
+        kinds = pd.Series([_joined(*pair) for pair in both], index=sheet.index)
+    kinds = kinds.map(_agreed)
     sheet_names = sheet["filename"].str.removesuffix(".gz")
     of_file: dict[str, _Sample] = {}
     missing: list[str] = []
@@ -165,15 +167,15 @@ def _samples(
             other_data += 1
         elif name not in files:
             missing.append(name)
-        elif len(set(patient.split(", "))) > 1 or not patient or not sample_id:
+        elif len(set(_pieces(patient))) != 1 or not sample_id or (type_of_words(kind) == "other" and "," in kind):
             pooled += 1
         else:
-            sample = _Sample(files[name], sample_id, patient, kind)
+            sample = _Sample(files[name], sample_id, _pieces(patient)[0], kind)
             if of_file.setdefault(name, sample) != sample:
                 what = f"{name} is there twice, of {of_file[name].sample} and {sample_id}"
                 raise ExpressionError(what, path=path, hint=_SHEET_HINT)
     facts.count("sheet_other_data", other_data, "rows of the sheet that are no STAR counts left out")
-    facts.count("pooled_files", pooled, "files of several patients or of none left out")
+    facts.count("pooled_files", pooled, "files of several patients or types of sample, or of none, left out")
     unknown = sorted(set(files) - set(sheet_names))
     facts.count("files_not_in_sheet", len(unknown), f"files that the sheet does not name left out ({some(unknown, 2)})")
     facts.counts["files_missing"] = len(missing)
@@ -190,6 +192,25 @@ def _samples(
         what = f"no file is of a primary tumour, but of {some(sorted(others))}"
         raise ExpressionError(what, path=path, hint="say which samples are meant with --patient-pattern")
     return kept
+
+
+def _pieces(cell: str) -> list[str]:
+    """What a cell says of each piece of a sample: CPTAC's sheets name all pieces that were sequenced together."""
+    return [piece for piece in re.split(r"\s*[,;|]\s*", cell) if piece]
+
+
+def _agreed(cell: str) -> str:
+    """What all pieces have in common, once; else the cell as it is."""
+    pieces = set(_pieces(cell))
+    return pieces.pop() if len(pieces) == 1 else cell
+
+
+def _joined(descriptor: str, tissue: str) -> str:
+    """Tumour descriptor and tissue type, piece by piece."""
+    one, other = _pieces(descriptor), _pieces(tissue)
+    if len(one) != len(other):
+        return f"{_agreed(descriptor)} {_agreed(tissue)}"
+    return ", ".join(f"{left} {right}" for left, right in zip(one, other, strict=True))
 
 
 def _read_all(samples: Sequence[_Sample], column: str, facts: ReadingFacts) -> tuple[_Genes, dict[_Sample, _Reads]]:

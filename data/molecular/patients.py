@@ -5,41 +5,94 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 
+from ..cohort.sample_types import SampleType, sample_types
 from ..cohort.tcga import SAMPLE_TYPES, tcga_barcode
 from ..errors import ExpressionError, UsageError
 from ..wording import some
 from .matrix import RawMatrix
+from .no_genes import is_date
 from .reading_facts import ReadingFacts
+
+_ALIGNED = re.compile(
+    r"(?:.*[/\\])?(.+?)(?:[._](?:Aligned|sorted\w*|out|to\w+|genome|mark\w*|dedup\w*|rmdup|hisat2|star|bwa))*\.(?:bam|sam|cram)",
+    re.IGNORECASE,
+)
+"""A sample's name as featureCounts writes it: the path of its file of alignments."""
+_RANK: Mapping[SampleType, int] = {"primary": 0, "unknown": 1, "tumour": 1, "other": 2, "normal": 3}
 
 
 def standing_samples(raw: RawMatrix, pattern: str | None, facts: ReadingFacts) -> tuple[list[int], list[str]]:
     """Samples and their patients, one each.
 
-    With a pattern, it alone says whose a sample is. Without one, a sample sheet does, or a TCGA barcode cut to the
-    patient (12 characters) where the sample type is 01; any other name is the patient's own.
+    With a pattern, it alone says whose a sample is. Without one, a sample sheet or a column of patients does, or a TCGA
+    barcode cut to the patient (12 characters) where the sample is of a primary tumour; any other name is the patient's
+    own.
 
-    Of several samples of a patient the one of the first vial (A; later ones are often from paraffin), and among these
-    the one whose name sorts last (in barcodes the newest portion and plate, as Broad's GDAC does), stands.
+    A normal sample never stands for a tumour, unless the pattern asks for normal samples itself. Of several samples of
+    a patient primary tumours go first, of these the first vial (A; later ones are often from paraffin), and among these
+    the one whose name sorts last (in barcodes the newest portion and plate, as Broad's GDAC does) stands.
 
     :param pattern: a regular expression, searched for in the sample's name; its first group, or all of it where it has
         none, is the patient. Samples in which it is not found are left out.
     :raises UsageError: the pattern is none.
     :raises ExpressionError: no sample is left, or one name has two samples with different values.
     """
-    if pattern is not None:
-        of_patient = _by_pattern(raw.samples, pattern, facts)
-    elif raw.patients is not None:
-        of_patient = _grouped(raw.patients)
-    else:
-        of_patient = _by_name(raw.samples, facts)
-    stands = {patient: _standing(patient, samples, raw) for patient, samples in of_patient.items()}
-    extra = sum(map(len, of_patient.values())) - len(stands)
-    rule = "the first vial's last portion and plate stand" if pattern is None else "the name that sorts last stands"
-    facts.count("extra_aliquots", extra, f"further aliquots left out, {rule}")
+    files = [_ALIGNED.fullmatch(name) for name in raw.samples]
+    if any(files):
+        bare = tuple(found[1] if found else name for found, name in zip(files, raw.samples, strict=True))
+        facts.count("file_names", sum(map(bool, files)), "samples named by their files of alignments cut to the sample")
+        raw = replace(raw, samples=bare)
+    types = sample_types(raw.samples, raw.kinds)
+    of_patient = _by_name(raw, types, facts) if pattern is None else _by_pattern(raw, pattern, types, facts)
+    _refuse_case(list(of_patient))
+    stands = {patient: _standing(patient, samples, raw, types) for patient, samples in of_patient.items()}
+    _count_others(stands, of_patient, raw, types, facts, by_name=pattern is None)
+    dates = [patient for patient in stands if is_date(patient)]
+    if dates and 2 * len(dates) <= len(stands):
+        what = (
+            f"patients whose names a spreadsheet may have turned into dates or numbers: {len(dates)} ({some(dates, 3)})"
+        )
+        facts.warnings.append(what)
     return list(stands.values()), list(stands)
+
+
+def _refuse_case(patients: Sequence[str]) -> None:
+    """:raises ExpressionError: two patients' names are one but for capital letters."""
+    first: dict[str, str] = {}
+    for patient in patients:
+        other = first.setdefault(patient.casefold(), patient)
+        if other != patient:
+            what = f"{other} and {patient} differ in capital letters alone: one patient or two?"
+            raise ExpressionError(what, hint="give one patient one name, and two patients names that differ otherwise")
+
+
+def _count_others(
+    stands: Mapping[str, int],
+    of_patient: Mapping[str, Sequence[int]],
+    raw: RawMatrix,
+    types: Sequence[SampleType],
+    facts: ReadingFacts,
+    *,
+    by_name: bool,
+) -> None:
+    """Say by which rule one of several stands, and which these are."""
+    several = {patient: samples for patient, samples in of_patient.items() if len(samples) > 1}
+    extra = sum(map(len, several.values())) - len(several)
+    known = any(types[sample] != "unknown" for samples in several.values() for sample in samples)
+    rule = "the first vial's last portion and plate stand" if by_name else "the name that sorts last stands"
+    if known and not by_name:
+        rule = "primary tumours go first, then the first vial's last portion and plate stand"
+    facts.count("extra_aliquots", extra, f"further aliquots left out, {rule}")
+    if several:
+        chosen = []
+        for patient, samples in several.items():
+            others = some([raw.samples[sample] for sample in samples if sample != stands[patient]], 2)
+            chosen.append(f"{raw.samples[stands[patient]]} stands for {patient}, not {others}")
+        facts.sentences.append(f"of several samples: {'; '.join(chosen[:3])}{' …' if len(chosen) > 3 else ''}")
 
 
 def _grouped(patients: Sequence[str]) -> dict[str, list[int]]:
@@ -49,15 +102,16 @@ def _grouped(patients: Sequence[str]) -> dict[str, list[int]]:
     return of_patient
 
 
-def _by_pattern(samples: Sequence[str], pattern: str, facts: ReadingFacts) -> Mapping[str, list[int]]:
+def _by_pattern(
+    raw: RawMatrix, pattern: str, types: Sequence[SampleType], facts: ReadingFacts
+) -> Mapping[str, list[int]]:
+    samples = raw.samples
     try:
         compiled = re.compile(pattern)
     except re.error as error:
         hint = r"a regular expression such as '^(PT-\d+)': its first group is the patient"
         raise UsageError(f"{pattern!r} is no pattern ({error})", path="patient_pattern", hint=hint) from error
-    found = [compiled.search(sample) for sample in samples]
-    # A group that took no part, and a match of nothing, name no patient.
-    patients = [(match[1] if compiled.groups else match[0]) or "" if match else "" for match in found]
+    patients = [_found(compiled, sample) for sample in samples]
     of_patient = _grouped(patients)
     others = [samples[sample] for sample in of_patient.pop("", [])]
     facts.count(
@@ -66,41 +120,77 @@ def _by_pattern(samples: Sequence[str], pattern: str, facts: ReadingFacts) -> Ma
     if not of_patient:
         what = f"no sample has the pattern {pattern!r}"
         raise ExpressionError(what, hint=f"correct --patient-pattern; samples are called {some(samples, 3)}")
-    cut = sum(map(len, of_patient.values())) - sum(
-        sample == patient for sample, patient in zip(samples, patients, strict=True)
+    normal = {
+        index
+        for index, patient in enumerate(patients)
+        if patient and types[index] == "normal" and not _asked_for(compiled, samples[index], patient)
+    }
+    shown = some([samples[index] for index in sorted(normal)], 3)
+    facts.count("normal_samples", len(normal), f"normal samples left out, no tumours ({shown})")
+    tumours = {patient: [i for i in group if i not in normal] for patient, group in of_patient.items()}
+    kept = {patient: group for patient, group in tumours.items() if group}
+    if not kept:
+        hint = "give a matrix with samples of tumours, or a pattern that asks for these samples, such as -11[A-Z]"
+        raise ExpressionError("no sample is of a tumour: all are normal", hint=hint)
+    cut = sum(map(len, kept.values())) - sum(
+        samples[index] == patient for patient, group in kept.items() for index in group
     )
     facts.count("names_cut", cut, "sample names cut to the patient by the pattern")
-    return of_patient
+    return kept
 
 
-def _by_name(samples: Sequence[str], facts: ReadingFacts) -> Mapping[str, list[int]]:
+def _found(pattern: re.Pattern[str], sample: str) -> str:
+    """The patient in a sample's name; a group that took no part, and a match of nothing, name no patient."""
+    match = pattern.search(sample)
+    return (match[1] if pattern.groups else match[0]) or "" if match else ""
+
+
+def _asked_for(pattern: re.Pattern[str], sample: str, patient: str) -> bool:
+    """Whether the pattern itself asks for this type: it would not find the patient's tumour (``-11`` for ``-01``)."""
+    barcode = tcga_barcode(sample)
+    if barcode is None or not barcode.sample_type:
+        return False
+    tumour = sample[:13] + "01" + sample[15:]
+    return _found(pattern, tumour) != patient
+
+
+def _by_name(raw: RawMatrix, types: Sequence[SampleType], facts: ReadingFacts) -> Mapping[str, list[int]]:
+    """By the sheet or the column of patients where there is one, else by the samples' names."""
     of_patient: dict[str, list[int]] = {}
     other_types: Counter[str] = Counter()
+    normal: list[str] = []
     unnamed = cut = 0
-    for sample, name in enumerate(samples):
+    for sample, name in enumerate(raw.samples):
+        patient = name if raw.patients is None else raw.patients[sample]
         barcode = tcga_barcode(name)
-        if barcode and barcode.sample_type not in ("", "01"):
+        if raw.kinds is None and barcode and barcode.sample_type and types[sample] != "primary":
             other_types[barcode.sample_type] += 1
-        elif not name:
+        elif not patient:
             unnamed += 1
+        elif types[sample] == "normal":
+            normal.append(name)
         else:
-            patient = barcode.patient if barcode else name
-            cut += patient != name
+            if barcode and raw.patients is None:
+                patient = barcode.patient
+            cut += raw.patients is None and patient != name
             of_patient.setdefault(patient, []).append(sample)
     facts.count("unnamed_samples", unnamed, "samples without a name left out")
     facts.count("barcodes_cut", cut, "TCGA barcodes cut to the patient (12 characters)")
     for code, number in sorted(other_types.items()):
         kind = SAMPLE_TYPES.get(code, "unknown")
         facts.count(f"sample_type_{code}", number, f"samples of type {code} ({kind}) left out, not primary tumours")
+    facts.count("normal_samples", len(normal), f"normal samples left out, by their names ({some(normal, 3)})")
     if not of_patient:
         hint = "give a matrix with samples of TCGA type 01, or say which are meant with --patient-pattern"
         raise ExpressionError("no sample is a primary tumour", hint=hint)
     return of_patient
 
 
-def _standing(patient: str, samples: Sequence[int], raw: RawMatrix) -> int:
+def _standing(patient: str, samples: Sequence[int], raw: RawMatrix, types: Sequence[SampleType]) -> int:
     if len(samples) == 1:
         return samples[0]
+    first_type = min(_RANK[types[sample]] for sample in samples)
+    samples = [sample for sample in samples if _RANK[types[sample]] == first_type]
     vials = {sample: (barcode.vial if (barcode := tcga_barcode(raw.samples[sample])) else "") for sample in samples}
     first_vial = min(vials.values())
     last = max(raw.samples[sample] for sample in samples if vials[sample] == first_vial)

@@ -102,7 +102,7 @@ def check_expression(expression: anndata.AnnData, clinical: pd.DataFrame | None)
     library = expression.obs["library_size"].to_numpy(np.float64) if "library_size" in expression.obs else None
     linear_zero = not zscore and not (matrix < 0).any()
     detected = (matrix > 0).sum(axis=1) if linear_zero else None  # a NaN is not above 0
-    recorded = _of_patients(clinical, ("sex", "gender"), patients)[0]
+    recorded = _of_patients(clinical, plain_names("clinical", "sex"), patients)[0]
     sexes = [_sex(text) for text in recorded]
     y = y_level(expression)
 
@@ -258,14 +258,38 @@ def _of_patients(
     column = next((by_name[name] for name in wanted if name in by_name), None)
     if column is None:
         return nothing, None
-    ids = next((by_name[name] for name in plain_names("cohort", "patient_id") if name in by_name), None)
+    return by_patient(clinical, str(column), patients), str(column)
+
+
+def by_patient(clinical: pd.DataFrame, column: str, patients: Sequence[str]) -> list[str | None]:
+    """A column's text by patient; None where a patient has none, or rows that contradict each other."""
     values: dict[str, set[str]] = {}
-    for written, value in zip(clinical.index if ids is None else clinical[ids], clinical[column], strict=True):
-        barcode = tcga_barcode(str(written))
+    for patient, value in zip(_ids(clinical), clinical[column], strict=True):
         if text := _text(value):
-            values.setdefault(barcode.patient if barcode else str(written), set()).add(text)
+            values.setdefault(patient, set()).add(text)
     known = {patient: next(iter(texts)) for patient, texts in values.items() if len(texts) == 1}
-    return [known.get(patient) for patient in patients], str(column)
+    return [known.get(patient) for patient in patients]
+
+
+def _ids(clinical: pd.DataFrame) -> list[str]:
+    """Whose each row is: the column of patients, or the index; barcodes are cut to the patient."""
+    by_name = {plain_name(str(column)): column for column in reversed(clinical.columns)}
+    titles = (*plain_names("cohort", "patient_id"), *plain_names("clinical", "patient_id"))
+    ids = next((by_name[name] for name in titles if name in by_name), None)
+    written = [str(name).strip() for name in (clinical.index if ids is None else clinical[ids])]
+    return [barcode.patient if (barcode := tcga_barcode(name)) else name for name in written]
+
+
+def missing_clinical(clinical: pd.DataFrame, patients: Sequence[str]) -> str:
+    """Why no patient's sex is known from the table; nothing where somebody's is."""
+    if not set(_ids(clinical)) & set(patients):
+        return f"none of the {len(patients)} patients is in the clinical table"
+    recorded, column = _of_patients(clinical, plain_names("clinical", "sex"), patients)
+    if column is None:
+        return f"the clinical table has no column of sex ({', '.join(map(str, clinical.columns[:5]))} …)"
+    if not any(map(_sex, recorded)):
+        return f"the column {column} says nobody's sex"
+    return ""
 
 
 def _text(value: object) -> str | None:

@@ -29,7 +29,11 @@ _BARS: Final = 30
 
 
 def render_genomics_qc(
-    expression: anndata.AnnData, facts: Sequence[str], warnings: Sequence[str], clinical: pd.DataFrame | None = None
+    expression: anndata.AnnData,
+    facts: Sequence[str],
+    warnings: Sequence[str],
+    clinical: pd.DataFrame | None = None,
+    checks: Checks | None = None,
 ) -> str:
     """The page as HTML, one file that needs no other.
 
@@ -38,8 +42,9 @@ def render_genomics_qc(
     :param facts: what was done, a sentence each.
     :param warnings: what the user should think about.
     :param clinical: a table by patient with sex and batch, or None.
+    :param checks: what :func:`~.checks.check_expression` found, where it has been asked already.
     """
-    checks = check_expression(expression, clinical)
+    checks = checks or check_expression(expression, clinical)
     zscore = expression.uns.get("input_unit") == "zscore"
     colours = _batch_colours(checks)
     missing = [patient.missing for patient in checks.patients]

@@ -21,6 +21,19 @@ class GenomicsSettings(Settings):
     unit: Literal["auto", "counts", "tpm", "fpkm", "rsem", "log", "zscore"] = Field(
         "auto", description="unit of the values; auto recognises it and says by what"
     )
+    orientation: Literal["auto", "genes-in-rows", "patients-in-rows"] = Field(
+        "auto", description="which way round the matrices lie; auto tells it by the names, or asks"
+    )
+    name_column: str | None = Field(
+        None,
+        examples=["patient_id"],
+        description="title of the column (or row) that holds the names, #2 for the second; default: by its title",
+    )
+    numbers_are_names: bool = Field(
+        False, description="take row numbers (0, 1, 2 …) for names: patients or genes are really called so"
+    )
+    drop_columns: list[str] = Field([], description="columns or rows to leave out, by their names: what is no gene")
+    keep_columns: list[str] = Field([], description="columns or rows that are genes, though they look like none")
     patient_pattern: str | None = Field(
         None,
         examples=["^(P\\d+)"],

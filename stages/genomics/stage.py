@@ -19,11 +19,14 @@ from ...data.molecular.block_reading import read_block
 from ...data.molecular.blocks import Block
 from ...data.molecular.expression_reading import read_genomics
 from ...data.molecular.gene_sets import read_gmt
+from ...data.molecular.naming import Naming
 from ...data.molecular.signatures import signature_table, write_signatures
 from ...data.molecular.store import store_name, write_expression
 from ..registry import VERSIONS
 from ..stage import FileInput, Input, Item, Outcome, Plan, Progress, Stage
+from .checks import check_expression
 from .page import render_genomics_qc
+from .self_check import self_check
 from .settings import GenomicsSettings
 
 ITEM = "expression"
@@ -53,6 +56,12 @@ class GenomicsStage(Stage[GenomicsSettings]):
         block: Block = item.payload
         return self._expression(progress) if block == "rna" else self._block(block, progress)
 
+    @property
+    def _naming(self) -> Naming:
+        own = self.settings
+        drop, keep = tuple(own.drop_columns), tuple(own.keep_columns)
+        return Naming(own.name_column, drop, keep, own.numbers_are_names, of_all=len(own.sources()) == 1)
+
     def _expression(self, progress: Progress) -> Outcome:
         settings = self.settings
         matrix = settings.sources()["rna"].resolve()
@@ -60,6 +69,8 @@ class GenomicsStage(Stage[GenomicsSettings]):
         expression, facts = read_genomics(
             matrix,
             settings.unit,
+            settings.orientation,
+            naming=self._naming,
             patient_pattern=settings.patient_pattern,
             aliases=settings.aliases,
             gene_lengths=settings.gene_lengths,
@@ -71,8 +82,11 @@ class GenomicsStage(Stage[GenomicsSettings]):
         write_expression(outputs["expression"], expression)
         write_signatures(outputs["signatures"], signatures)
         clinical = read_clinical(settings.clinical) if settings.clinical else None
+        checks = check_expression(expression, clinical)
+        looked = self_check(expression, clinical, checks)
+        sentences, warnings = [*sentences, *looked.sentences], [*warnings, *looked.warnings]
         with whole(outputs["qc"]) as scratch:
-            scratch.write_text(render_genomics_qc(expression, sentences, warnings, clinical), encoding="utf-8")
+            scratch.write_text(render_genomics_qc(expression, sentences, warnings, clinical, checks), encoding="utf-8")
         return _outcome(outputs, expression, facts.counts, sentences, warnings)
 
     def _block(self, block: Block, progress: Progress) -> Outcome:
@@ -84,6 +98,8 @@ class GenomicsStage(Stage[GenomicsSettings]):
             matrix,
             block,
             units.get(block, "auto"),
+            settings.orientation,
+            naming=self._naming,
             patient_pattern=settings.patient_pattern,
             aliases=settings.aliases,
         )

@@ -26,6 +26,7 @@ from ...models.training.rna_teacher import measured
 from ..lineage import Lineage, Standing
 from ..registry import VERSIONS
 from ..stage import FileInput, Input, Item, Outcome, Plan, Progress, Stage, ValueInput, upstream
+from .label_genes import refuse_labels
 from .settings import BiomarkerSettings, SplitSettings
 
 PATIENT_COLUMNS = ("patient_id", "status", "reason", "label", "slides", "rna")
@@ -95,6 +96,7 @@ class SplitStage(Stage[SplitStageSettings]):
             sites or None,
         )
         stores = [read_expression(store) for store in self.molecular]
+        suspicious = refuse_labels(stores, labels.labels)
         spelling = {id_key(patient): patient for patient in table.patients}
         ids = {patient for store in stores for patient in measured(store, store.patients)}
         with_rna = frozenset(spelling.get(id_key(patient), patient) for patient in ids)
@@ -108,7 +110,8 @@ class SplitStage(Stage[SplitStageSettings]):
         if stores:
             used += f"; {len(with_rna & labels.labels.keys())} of them have RNA"
             dropped += _not_joined(ids, table)
-        notes = [*table.notes, *match.notes(), used, *dropped, *_left_out(labels, match, table, unusable)]
+        left_out = _left_out(labels, match, table, unusable)
+        notes = [*table.notes, *match.notes(), used, *dropped, *left_out, *suspicious]
         return Plan([item], notes=notes)
 
     def _refuse_nobody(self, labels: PatientLabels, match: SlideMatch) -> None:

@@ -264,3 +264,21 @@ def test_a_slide_without_prediction_is_in_the_table_too(workspace: Path, cohort:
 def read_csv(path: Path) -> list[dict[str, Any]]:
     with path.open(encoding="utf-8", newline="") as stream:
         return list(csv.DictReader(stream))
+
+
+def test_a_matrix_that_cannot_be_read_stops_the_chain(undisturbed: Path, settings: Path, tmp_path: Path) -> None:
+    """Without what is to teach, nothing is trained or predicted, and the models that are there stay."""
+    workspace = Path(shutil.copytree(undisturbed, tmp_path / "work"))
+    (tmp_path / "bad.csv").write_text("gene,P00,P01\nGENE00,high,low\nGENE01,low,high\n")
+    lines = settings.read_text().splitlines()
+    matrix = next(index for index, line in enumerate(lines) if "matrix =" in line)
+    lines[matrix] = f'matrix = "{tmp_path / "bad.csv"}"'
+    (tmp_path / "wsipipe.toml").write_text("\n".join(lines))
+    before = (workspace / "models/her2/manifest.jsonl").read_bytes()
+    result = wsipipe("run", "-c", tmp_path / "wsipipe.toml", "-w", workspace, "--json")
+    assert result.returncode == 1
+    told = json.loads(result.stdout)
+    assert told["models"] == {}
+    assert [stage["stage"] for stage in told["stages"]][-1] == "genomics"
+    assert "not trained" in result.stderr
+    assert (workspace / "models/her2/manifest.jsonl").read_bytes() == before

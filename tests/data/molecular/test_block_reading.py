@@ -72,3 +72,15 @@ def test_rna_and_foreign_units_are_refused(tmp_path: Path) -> None:
         read_block(path, "rna")
     with pytest.raises(UsageError, match="cnv has no unit 'beta'"):
         read_block(path, "cnv", "beta")
+
+
+def test_what_describes_a_gene_is_no_patient(tmp_path: Path) -> None:
+    """GISTIC's own header."""
+    table = CNV.replace("Gene Symbol", "Gene Symbol\tLocus ID\tCytoband", 1)
+    table = "\n".join(
+        line if "Locus" in line else line.replace("\t", "\t7157\t17p13.1\t", 1) for line in table.splitlines()
+    )
+    plain, _ = read_block(written(tmp_path, CNV, "plain.tsv"), "cnv")
+    described, facts = read_block(written(tmp_path, table), "cnv")
+    np.testing.assert_array_equal(described.X, plain.X)
+    assert "columns that describe genes left out: Locus ID, Cytoband" in facts.sentences

@@ -203,6 +203,37 @@ def test_a_pattern_decides_alone(tmp_path: Path) -> None:
     assert facts.counts["pattern_not_found"] == 4
 
 
+@pytest.mark.parametrize("two_columns", [False, True])
+def test_pieces_of_one_sample_are_that_sample(tmp_path: Path, two_columns: bool) -> None:
+    """CPTAC's sheets name every piece that was sequenced together."""
+    folder = download(tmp_path / "gdc")
+    rows = sheet(SAMPLES, two_columns=two_columns)
+    kinds = ["Tissue Type", "Tumor Descriptor"] if two_columns else ["Sample Type"]
+    for column in ("Case ID", "Sample ID", *kinds):
+        rows[column] = rows[column] + ", " + rows[column]
+    mixed = rows.iloc[5].copy()
+    for column in kinds:
+        mixed[column] = "Tumor, Normal" if column == "Tissue Type" else "Primary, Not Applicable"
+    if not two_columns:
+        mixed["Sample Type"] = "Primary Tumor, Solid Tissue Normal"
+    write_sheet(folder, pd.concat([rows.iloc[:5], mixed.to_frame().T]))
+    result, facts = read_genomics(folder)
+    assert result.obs_names.tolist() == ["TCGA-A1-A0SB", "TCGA-A1-A0SD"]
+    assert facts.counts["pooled_files"] == 1  # a tumour and normal tissue in one file
+    assert any("Normal left out, not primary tumours: 1" in sentence for sentence in facts.sentences)
+    with_pattern, _ = read_genomics(folder, patient_pattern=r"^([^-]+-[^-]+-[^-]+)")
+    assert with_pattern.obs["source_id"]["TCGA-A1-A0SD"].startswith("TCGA-A1-A0SD-01A")
+
+
+def test_the_shared_cptac_download(shared: Path) -> None:
+    folder = shared.parent / "cases/tables/gdc-cptac"
+    if not folder.is_dir():
+        pytest.skip("the cases are not here")
+    result, facts = read_genomics(folder)
+    assert result.obs_names.tolist() == ["C3L-00104", "C3L-00189", "C3L-00365"]
+    assert facts.counts["sample_type_solidtissuenormal"] == 1
+
+
 def test_what_sheet_and_folder_do_not_share_is_said(tmp_path: Path) -> None:
     folder = download(tmp_path / "gdc")
     rows = sheet(SAMPLES)

@@ -1,0 +1,166 @@
+"""Cells and genes whose values are unlike all others: codes for missing values, ages among logarithms, labels.
+
+They would decide the unit of the whole matrix. Codes for missing values are emptied and counted; anything else is
+named, and the user decides: nothing is guessed of a value that could be real.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+from ..errors import ExpressionError
+from ..wording import some
+from .expression_units import LARGEST_LOG, Unit, Values
+from .naming import Naming
+from .reading_facts import ReadingFacts
+
+Matrix = npt.NDArray[np.float64]
+
+_CODES = (9.0, 99.0, 999.0, 9999.0, 99999.0, 999999.0, 9999999.0)
+"""Written for a missing value, with a minus before it or without."""
+_BEYOND = 1e12
+"""More than any measurement of RNA."""
+_FEW_CELLS = 0.01
+_ENOUGH_PATIENTS = 8
+"""With fewer, whole numbers or a far median are chance."""
+_FAR_SCORE = 10.0
+"""No gene's median z-score is as far from zero."""
+
+
+def without_codes(
+    matrix: Matrix, samples: Sequence[str], genes: Sequence[str], facts: ReadingFacts
+) -> tuple[Matrix, int]:
+    """Empty the cells that hold a code for "missing" which no unit could hold beside the other values.
+
+    A negative code counts where all other values are far above it, a positive one among values that are logarithms or
+    z-scores, and anything above 10^12 everywhere. A 9999 among counts is a count.
+
+    :return: the matrix (itself, where there is none), and how many cells were emptied.
+    """
+    emptied = 0
+    for _ in range(4):  # -99 and -999 may stand side by side
+        least, largest = float(np.nanmin(matrix)), float(np.nanmax(matrix))
+        code = _code_of(matrix, least, largest)
+        if code is None:
+            break
+        cells = matrix == code if abs(code) < _BEYOND else np.abs(matrix) >= _BEYOND
+        number = int(cells.sum())
+        sample, gene = np.argwhere(cells)[0]
+        facts.sentences.append(
+            f"cells that hold {code:g}, a code for a missing value, emptied: {number:,} (first {genes[gene]} of "
+            f"{samples[sample]})"
+        )
+        matrix = np.where(cells, np.nan, matrix)
+        emptied += number
+        if np.isnan(matrix).all():
+            break
+    facts.counts["missing_codes"] = emptied
+    return matrix, emptied
+
+
+def _code_of(matrix: Matrix, least: float, largest: float) -> float | None:
+    if largest >= _BEYOND or least <= -_BEYOND:
+        return largest if largest >= _BEYOND else least
+    if -least in _CODES:
+        others = matrix[matrix > least]
+        beyond = float(others.min()) if len(others) else least
+        few = len(others) > 0.5 * np.count_nonzero(~np.isnan(matrix))
+        if few and (beyond > least / 9 if least <= -99 else beyond >= 0):
+            return least
+    if largest in _CODES and largest > 3 * LARGEST_LOG:
+        others = matrix[matrix < largest]
+        if len(others) and float((others > LARGEST_LOG).mean()) < _FEW_CELLS / 10:
+            return largest
+    return None
+
+
+def refuse_odd(
+    matrix: Matrix,
+    seen: Values,
+    told: Unit | None,
+    samples: Sequence[str],
+    genes: Sequence[str],
+    naming: Naming,
+) -> None:
+    """Name genes and cells that are unlike all others.
+
+    :raises ExpressionError: there are some that the user has not said to be genes.
+    """
+    if seen.whole or seen.sums_to_a_million or told in ("counts", "tpm", "fpkm", "rsem"):
+        outside = np.zeros(0, dtype=np.intp)
+    elif told == "zscore" and not seen.standardised:
+        outside = np.zeros(0, dtype=np.intp)  # held against the unit, which says more
+    elif seen.standardised:
+        outside = _far_scores(matrix, seen)
+    else:
+        outside = _beyond_logs(matrix, seen)
+    labels = _whole_among_fractions(matrix, seen)
+    for found, why in ((outside, _WHY_FAR), (labels, _WHY_WHOLE)):
+        names = [genes[index] for index in found.tolist() if genes[index] not in naming.keep]
+        if not names:
+            continue
+        own = matrix[:, genes.index(names[0])]
+        spread = f"{names[0]} from {np.nanmin(own):g} to {np.nanmax(own):g}"
+        odd = own > LARGEST_LOG
+        if why is _WHY_FAR and len(names) == 1 and not seen.standardised and 0 < odd.sum() <= max(1, len(own) // 20):
+            sample = samples[int(np.flatnonzero(odd)[0])]
+            what = (
+                f"the value {own[odd][0]:g} of {names[0]} in {sample} is unlike all others, which look like logarithms"
+            )
+            hint = f"correct it or leave the cell empty; --drop-columns '{names[0]}' leaves the gene out"
+            raise ExpressionError(what, hint=f"{hint}; if the values are no logarithms, say --unit")
+        what = f"{len(names)} columns are unlike all others: {some(names)} ({spread}); {why}"
+        drop = " ".join(f"--drop-columns '{name}'" for name in names[:5])
+        raise ExpressionError(
+            what, hint=f"{drop} leaves out what is no gene, --keep-columns keeps what is one{_UNIT[why]}"
+        )
+
+
+_WHY_FAR = "these look like ages, times or labels among logarithms"
+_WHY_WHOLE = "whole numbers only among fractions, as ages and labels have them"
+_UNIT = {_WHY_FAR: "; if the values are no logarithms, say --unit", _WHY_WHOLE: ""}
+
+
+def _beyond_logs(matrix: Matrix, seen: Values) -> npt.NDArray[np.intp]:
+    """Genes with values that no logarithm has, where they are so few that all others are logarithms."""
+    if seen.largest <= LARGEST_LOG:
+        return np.zeros(0, dtype=np.intp)
+    with np.errstate(invalid="ignore"):
+        genes = np.flatnonzero((matrix > LARGEST_LOG).any(axis=0))
+    return genes if len(genes) <= max(1, matrix.shape[1] // 50) and matrix.shape[1] > 2 * len(genes) else genes[:0]
+
+
+def _far_scores(matrix: Matrix, seen: Values) -> npt.NDArray[np.intp]:
+    """Genes whose usual z-score is far from zero."""
+    if seen.samples < _ENOUGH_PATIENTS or seen.largest <= _FAR_SCORE:
+        return np.zeros(0, dtype=np.intp)
+    with np.errstate(invalid="ignore"):
+        candidates = np.flatnonzero((matrix > _FAR_SCORE).sum(axis=0) * 2 >= (~np.isnan(matrix)).sum(axis=0).clip(1))
+    return np.asarray(candidates)
+
+
+def _whole_among_fractions(matrix: Matrix, seen: Values) -> npt.NDArray[np.intp]:
+    """Genes of which every value is whole, where next to no value of the others is."""
+    none = np.zeros(0, dtype=np.intp)
+    if seen.whole or seen.samples < _ENOUGH_PATIENTS or seen.logs_of_counts or seen.whole_share > 0.25:
+        return none
+    with np.errstate(invalid="ignore"):
+        whole = np.flatnonzero(((matrix == np.rint(matrix)) | np.isnan(matrix)).all(axis=0))
+    if not len(whole):
+        return none
+    own = matrix[:, whole]
+    with np.errstate(invalid="ignore", all="ignore"):
+        least, most = (
+            np.nanmin(np.where(np.isnan(own), np.inf, own), axis=0),
+            np.nanmax(np.where(np.isnan(own), -np.inf, own), axis=0),
+        )
+        above = (own > least).sum(axis=0)
+    odd = whole[(most > least) & (above >= max(4, seen.samples // 10))]
+    others = np.delete(matrix, odd, axis=1)
+    given = others[~np.isnan(others) & (others != 0)]
+    if not len(given) or float((given == np.rint(given)).mean()) > 0.02 or len(odd) > max(3, matrix.shape[1] // 20):
+        return none
+    return np.asarray(odd)

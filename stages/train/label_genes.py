@@ -1,0 +1,70 @@
+"""Genes that say the label as only the label does: an IHC column or an outcome that was left among the genes.
+
+A gene that teaches the label by being it makes RNA's ceiling 1 and everything learned from it worthless. Genomics never
+looks at labels, so this is asked where they are known: when the patients are split.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+from ...data.errors import ExpressionError
+from ...data.molecular.store import ExpressionTable
+from ...data.wording import some
+
+ENOUGH = 12
+"""With fewer patients, or less than three in a class, chance may do it."""
+MANY = 30
+"""With so many, a gene that separates the classes without an exception is worth a word."""
+
+
+def refuse_labels(tables: Sequence[ExpressionTable], labels: Mapping[str, int]) -> list[str]:
+    """Hold every gene against the labels.
+
+    :param labels: of all patients that are used.
+    :return: a note for genes that separate the classes without an exception, though they vary within them.
+    :raises ExpressionError: a gene has one value in each class, or is 0 and 1 as counts and says the class.
+    """
+    notes = []
+    for table in tables:
+        patients = [patient for patient in table.patients if patient in labels]
+        classes = np.array([labels[patient] for patient in patients])
+        sizes = np.unique(classes, return_counts=True)[1] if patients else np.zeros(0)
+        if len(patients) < ENOUGH or len(sizes) != 2 or sizes.min() < 3:
+            continue
+        values = np.asarray(table.rows(patients), dtype=np.float64)
+        lower, upper = values[classes == classes.min()], values[classes == classes.max()]
+        equal = _constant(lower) & _constant(upper) & (lower[0] != upper[0])
+        apart = _apart(lower, upper)
+        equal |= apart & _zero_or_one(values)
+        if equal.any():
+            genes = [table.genes[index] for index in np.flatnonzero(equal).tolist()]
+            drop = " ".join(f"--drop-columns '{gene}'" for gene in genes[:3])
+            what = f"{some(genes)} is the label itself, in all {len(patients)} patients, and no gene"
+            hint = f"leave it out: wsipipe genomics MATRIX {drop}, then train again"
+            raise ExpressionError(what, path=table.source, hint=hint)
+        if len(patients) >= MANY and apart.any():
+            genes = [table.genes[index] for index in np.flatnonzero(apart).tolist()]
+            notes.append(
+                f"genes that separate the label's classes without an exception: {some(genes)}: are they genes?"
+            )
+    return notes
+
+
+def _constant(values: npt.NDArray[np.float64]) -> npt.NDArray[np.bool_]:
+    return np.asarray((values == values[0]).all(axis=0))
+
+
+def _apart(lower: npt.NDArray[np.float64], upper: npt.NDArray[np.float64]) -> npt.NDArray[np.bool_]:
+    """Genes whose values in one class are all above those in the other; a missing value is in no order."""
+    return np.asarray((lower.max(axis=0) < upper.min(axis=0)) | (upper.max(axis=0) < lower.min(axis=0)))
+
+
+def _zero_or_one(values: npt.NDArray[np.float64]) -> npt.NDArray[np.bool_]:
+    """Genes whose values are 0, or the least that the patient has of any gene: one read, divided by the library."""
+    with np.errstate(invalid="ignore"):
+        least = np.where(values > 0, values, np.inf).min(axis=1, keepdims=True)
+        return np.asarray(((values == 0) | np.isclose(values, least, rtol=1e-4)).all(axis=0))
