@@ -48,7 +48,9 @@ def _train_one(config: Config, runner: Runner, name: str, features: str | None) 
     folder = to_train.folder
     to_train.refuse_other_features([folder])
     uses_rna = find_method(config.train.method).uses_rna and config.train.use_rna
-    if (uses_rna and not config.train.soft_targets) or to_train.stores:  # soft targets without any RNA are refused below
+    if (
+        uses_rna and not config.train.soft_targets
+    ) or to_train.stores:  # soft targets without any RNA are refused below
         to_train.refuse_unread_rna()
     if not to_train.stores and config.train.use_rna and not config.train.soft_targets:
         runner.console.note("no expression store in this workspace: training on histology alone")

@@ -14,6 +14,7 @@ import pandas as pd
 
 from ..errors import ExpressionError, UsageError
 from ..wording import some
+from .block_table import TABLE
 from .blocks import UNITS, Block, check_block_unit, recognise_block_unit
 from .gene_aliases import read_aliases, shipped_aliases
 from .genes import gene_names, one_row_a_gene
@@ -22,9 +23,6 @@ from .naming import AS_WRITTEN, Naming, Orientation
 from .no_genes import features as known_features
 from .patients import standing_samples
 from .reading_facts import ReadingFacts
-
-OF_GENES = ("cnv", "mutation")
-"""Blocks whose features are genes; proteins and methylation probes keep the names that they have."""
 
 
 def read_block(
@@ -71,7 +69,7 @@ def _read(
     facts.counts.update(samples=len(raw.samples), rows=len(raw.genes))
     known = known_features(raw.genes, naming, facts)
     written = [raw.genes[index] for index in known]
-    if block in OF_GENES:
+    if TABLE[block].of_genes:
         symbols = {**shipped_aliases(), **(read_aliases(aliases) if aliases else {})}
         named, features = gene_names(written, symbols, facts)
         keep = [known[index] for index in named]

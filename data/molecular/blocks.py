@@ -8,45 +8,18 @@ its own missing values. Where blocks are joined, a feature of any block but RNA 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Final
 
 import numpy as np
 import numpy.typing as npt
 
 from ..errors import ExpressionError, UsageError
+from .block_table import BLOCKS, TABLE, BlockUnit
 
-Block = Literal["rna", "cnv", "mutation", "protein", "methylation"]
-BLOCKS: tuple[Block, ...] = get_args(Block)
+Block = str
+"""One of :data:`BLOCKS`."""
 
-
-@dataclass(frozen=True)
-class BlockUnit:
-    """What values of a unit can be.
-
-    :param least, most: the range.
-    :param whole: whole numbers only.
-    :param meaning: in words, for messages.
-    """
-
-    least: float
-    most: float
-    whole: bool
-    meaning: str
-
-
-UNITS: Mapping[Block, Mapping[str, BlockUnit]] = {
-    "cnv": {
-        "gistic": BlockUnit(-2, 2, True, "GISTIC calls from -2 (deep deletion) to 2 (amplification)"),
-        "log2 ratio": BlockUnit(-15, 15, False, "log2 of the copies over two"),
-    },
-    "mutation": {"0/1": BlockUnit(0, 1, True, "1 where the gene is mutated, 0 where it is not")},
-    "protein": {
-        "zscore": BlockUnit(-50, 50, False, "standard deviations from the protein's mean"),
-        "log": BlockUnit(-50, 50, False, "log of the abundance"),
-    },
-    "methylation": {"beta": BlockUnit(0, 1, False, "the methylated fraction, 0 to 1")},
-}
+UNITS: Final[Mapping[Block, Mapping[str, BlockUnit]]] = {name: row.units for name, row in TABLE.items()}
 """The units of each block but RNA, whose units :mod:`.expression_units` knows."""
 
 
@@ -95,28 +68,18 @@ def check_block_unit(block: Block, unit: str, matrix: npt.NDArray[np.float32]) -
     values = matrix[~np.isnan(matrix)]
     if not len(values):
         raise ExpressionError(f"no patient has a value of {block}", hint="check how the matrix was saved")
-    hint = _WAYS_OUT.get((block, unit), "")
+    hint = rule.way_out
     if values.min() < rule.least or values.max() > rule.most:
         what = f"{block} in {unit} lies between {rule.least:g} and {rule.most:g}, but {_spread(matrix)}"
         raise ExpressionError(what, hint=hint)
     whole = bool((values == np.round(values)).all())
     if rule.whole and not whole:
         raise ExpressionError(f"{block} in {unit} is whole numbers, but {_spread(matrix)}", hint=hint)
-    if unit == "log2 ratio" and whole:
-        raise ExpressionError(f"log2 ratios are not whole numbers, but {_spread(matrix)}", hint="tell the unit gistic")
-    if unit == "zscore" and not _standardised(matrix):
-        what = f"z-scores of a protein have a mean near 0 and a deviation near 1, but {_spread(matrix)}"
-        raise ExpressionError(what, hint="tell the unit log")
-
-
-_WAYS_OUT = {
-    ("cnv", "gistic"): "tell the unit 'log2 ratio', or take the thresholded calls",
-    ("cnv", "log2 ratio"): "take log2(copies / 2)",
-    ("mutation", "0/1"): "1 where the gene has a mutation, however many",
-    ("protein", "zscore"): "tell the unit log, and take logs of raw intensities",
-    ("protein", "log"): "take logs of raw intensities",
-    ("methylation", "beta"): "M values m are betas by 2^m / (2^m + 1), percentages by dividing by 100",
-}
+    if rule.whole is False and whole:
+        raise ExpressionError(f"{block} in {unit} is not whole numbers, but {_spread(matrix)}", hint=hint)
+    if rule.standardised and not _standardised(matrix):
+        what = f"{block} in {unit} has a mean near 0 and a deviation near 1, but {_spread(matrix)}"
+        raise ExpressionError(what, hint=hint)
 
 
 def _standardised(matrix: npt.NDArray[np.float32]) -> bool:

@@ -27,7 +27,8 @@ from ..artifact import whole
 from ..cohort.ids import id_key, one_spelling, same_ids
 from ..errors import ExpressionError, StoreError
 from ..wording import some
-from .blocks import BLOCKS, Block, check_block_unit, feature_name
+from .block_table import BLOCKS
+from .blocks import Block, check_block_unit, feature_name
 
 ENCODING_TYPE = "wsipipe-expression"
 ENCODING_VERSION = "0.1.0"

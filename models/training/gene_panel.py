@@ -15,7 +15,8 @@ import numpy as np
 import numpy.typing as npt
 
 from ...data.errors import BundleError, ExpressionError, UsageError
-from ...data.molecular.blocks import BLOCKS, Block, block_of
+from ...data.molecular.block_table import BLOCKS
+from ...data.molecular.blocks import Block, block_of
 from ...data.wording import some
 
 Selection = Literal["anova", "variance", "xgboost", "list"]

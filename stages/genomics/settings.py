@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
-from pydantic import Field
+from pydantic import Field, create_model
 
+from ...data.molecular.block_table import TABLE, BlockRow
 from ..settings import Runtime, Settings
 
 
-class GenomicsSettings(Settings):
+class _OfRna(Settings):
     """Read an expression matrix: patients × genes on a log scale, nothing fitted, nothing selected."""
 
     matrix: Path | None = Runtime(
@@ -48,21 +50,34 @@ class GenomicsSettings(Settings):
     gene_sets: Path | None = Runtime(
         None, examples=["hallmark.gmt"], description="gene sets to score each patient by (signatures.csv)"
     )
-    cnv: Path | None = Runtime(None, examples=["cnv.csv"], description="copy numbers: GISTIC calls or log2 ratios")
-    cnv_unit: Literal["auto", "gistic", "log2 ratio"] = Field("auto", description="unit of the copy numbers")
-    mutation: Path | None = Runtime(None, examples=["mutation.csv"], description="mutations: 1 where a gene has one")
-    protein: Path | None = Runtime(None, examples=["protein.csv"], description="protein abundance: log or z-scores")
-    protein_unit: Literal["auto", "log", "zscore"] = Field("auto", description="unit of the protein abundance")
-    methylation: Path | None = Runtime(None, examples=["methylation.csv"], description="methylation: beta, 0 to 1")
     clinical: Path | None = Runtime(
         None, examples=["clinical.tsv"], description="table of patients with sex and batch, for the quality page alone"
     )
 
     def sources(self) -> dict[Any, Path]:
         """The matrices that are given, by block."""
-        given = {"rna": self.matrix, **{block: getattr(self, block) for block in BLOCKS[1:]}}
+        given = {"rna": self.matrix, **{block: getattr(self, block) for block in TABLE}}
         return {block: path for block, path in given.items() if path is not None}
 
 
-BLOCKS: Final = ("rna", "cnv", "mutation", "protein", "methylation")
-"""Molecular measurements that can teach."""
+def _fields(block: str, row: BlockRow) -> Iterator[tuple[str, Any]]:
+    """The settings of a block: its matrix and, where it has several, its unit."""
+    yield block, (Path | None, Runtime(None, examples=[f"{block}.csv"], description=row.description))
+    if len(row.units) > 1:
+        about = f"unit of the {row.description.partition(':')[0]}"
+        yield f"{block}_unit", (Literal[("auto", *row.units)], Field("auto", description=about))
+
+
+if TYPE_CHECKING:
+
+    class GenomicsSettings(_OfRna):
+        """The settings of the matrix, and of a matrix of each further block."""
+
+else:
+    GenomicsSettings = create_model(
+        "GenomicsSettings",
+        __base__=_OfRna,
+        __doc__=_OfRna.__doc__,
+        __module__=__name__,
+        **{name: field for block, row in TABLE.items() for name, field in _fields(block, row)},
+    )

@@ -93,11 +93,10 @@ class GenomicsStage(Stage[GenomicsSettings]):
         settings = self.settings
         matrix = settings.sources()[block].resolve()
         progress.say(f"reading {matrix.name}")
-        units = {"cnv": settings.cnv_unit, "protein": settings.protein_unit}
         measured, facts = read_block(
             matrix,
             block,
-            units.get(block, "auto"),
+            getattr(settings, f"{block}_unit", "auto"),
             settings.orientation,
             naming=self._naming,
             patient_pattern=settings.patient_pattern,

@@ -12,7 +12,8 @@ import torch
 
 from ...data.errors import CohortError, ExpressionError
 from ...data.manifest import OutputRecord
-from ...data.molecular.blocks import BLOCKS, Block
+from ...data.molecular.block_table import BLOCKS
+from ...data.molecular.blocks import Block
 from ...data.molecular.gene_aliases import shipped_aliases
 from ...data.molecular.gene_sets import read_gmt
 from ...data.molecular.store import ExpressionTable, join_blocks, read_expression, store_name

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 
 from pydantic import Field, field_validator, model_validator
 
+from ...data.molecular.block_table import BLOCKS
 from ...models.training.methods import METHODS
-from ..genomics.settings import BLOCKS
 from ..settings import Runtime, Settings
 
 if TYPE_CHECKING:
@@ -90,7 +90,7 @@ class TrainSettings(Settings):
     blocks: list[str] = Field(
         ["rna"],
         min_length=1,
-        description="molecular data used in training: rna, cnv, mutation, protein, methylation",
+        description=f"molecular data used in training: {', '.join(BLOCKS)}",
     )
     neighbours: int = Field(8, ge=1, le=64, description="neighbours of a tile in its graph")
     epochs: int = Field(100, ge=1, description="epochs at most; an epoch draws as many bags as the fold trains on")

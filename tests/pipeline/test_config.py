@@ -10,9 +10,7 @@ from pathlib import Path
 import pytest
 from pydantic import BaseModel
 from wsipipe.data.errors import UsageError
-from wsipipe.data.molecular import blocks
 from wsipipe.pipeline.config import Config, load_config, parse, template
-from wsipipe.stages.genomics import settings as genomics_settings
 from wsipipe.stages.settings import Settings
 from wsipipe.stages.train.settings import BiomarkerSettings
 
@@ -293,8 +291,3 @@ def test_folder_names_carry_what_gives_the_numbers_their_meaning() -> None:
     hub = parse({"extract": {"backbone": "hf-hub:../../evil name", "pooling": "cls+mean"}}).extract.folder_name()
     assert hub == "hf-hub_.._.._evil_name-cls+mean"
     assert os.sep not in hub
-
-
-def test_blocks_are_those_that_the_stores_know() -> None:
-    """The settings say them again, for --help must not wait for what reads stores."""
-    assert genomics_settings.BLOCKS == blocks.BLOCKS
