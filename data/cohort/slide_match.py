@@ -1,8 +1,8 @@
 """Which slide on disk is which row of the cohort table.
 
 Slide ids in label tables may carry what file names lack, such as TCGA's UUID after the first dot, and the other way
-round. The rules are tried in order, then once more without regard to case. A row that an earlier rule has taken
-is out of a later one's reach.
+round. Names are compared in Unicode's composed form. The rules are tried in order, then once more without regard to
+case. A row that an earlier rule has taken is out of a later one's reach.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from unicodedata import normalize
 
 from ..errors import CohortError
 from ..units import Mpp
@@ -99,6 +100,7 @@ def _pairs(
     rule: _Rule, open_disk: Iterable[str], open_rows: Mapping[str, str], *, folded: bool
 ) -> list[tuple[str, str]]:
     def key(text: str) -> str:
+        text = normalize("NFC", text)  # a Mac writes umlauts as two characters
         return text.casefold() if folded else text
 
     by_key: dict[str, list[str]] = {}

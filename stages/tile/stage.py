@@ -59,6 +59,7 @@ class TileStage(Stage[TileSettings]):
     :param slides: the slides to tile.
     :param table: cohort table whose ``mpp`` column speaks for slides that do not say it themselves.
     :param replace: let a slide take the place of another one of its name.
+    :param notes: what the user should know of how the slides were found.
     """
 
     name = "tile"
@@ -74,9 +75,10 @@ class TileStage(Stage[TileSettings]):
         slides: Sequence[FoundSlide],
         table: CohortTable | None = None,
         replace: bool = False,
+        notes: Sequence[str] = (),
     ) -> None:
         super().__init__(settings, folder, workspace)
-        self.slides, self.table, self.replace = slides, table, replace
+        self.slides, self.table, self.replace, self.notes = slides, table, replace, notes
         self.network: TissueNetwork | None = None
 
     @property
@@ -118,7 +120,7 @@ class TileStage(Stage[TileSettings]):
                 items.append(self._item(slide, overrides.get(slide.slide_id, self.settings.mpp_override)))
             except SlideError as error:
                 rejected[slide.slide_id] = error
-        return Plan(items, rejected)
+        return Plan(items, rejected, self.notes)
 
     def _item(self, slide: FoundSlide, mpp_override: float | None) -> Item:
         settings, drawn = self.settings, self.settings.annotations
