@@ -5,14 +5,16 @@ from __future__ import annotations
 import warnings
 from pathlib import Path
 from threading import Lock
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 from PIL import Image, UnidentifiedImageError
 from PIL import __version__ as pillow_version
 
 from ..errors import SlideError
 from ..units import Level0Px, LevelPx, Mpp
-from .slide import Rgb, Slide, on_white
+from .slide import Mask, Rgb, Slide, on_white
 from .tiff_layout import check_still_there
 
 
@@ -31,6 +33,7 @@ class ImageReader(Slide):
         self.mpp = mpp
         self.reader = f"pillow {pillow_version}"
         self._pixels: Rgb | None = None
+        self._transparent: Mask | None = None
         self._broken: SlideError | None = None  # told again without decoding again
         self._lock = Lock()
         with self._open() as image:
@@ -44,15 +47,20 @@ class ImageReader(Slide):
     def read(self, level: int, x: Level0Px, y: Level0Px, width: LevelPx, height: LevelPx) -> Rgb:
         if level != 0:
             raise IndexError(f"{self.path} has no level {level}")
-        pixels = self._decoded()
         region = np.full((height, width, 3), 255, np.uint8)
-        left, top = max(x, 0), max(y, 0)
-        inside = pixels[top : max(y + height, 0), left : max(x + width, 0)]
-        region[top - y : top - y + inside.shape[0], left - x : left - x + inside.shape[1]] = inside
+        _paste(self._decoded(), region, x, y)
         return region
 
+    def unscanned(self, level: int, x: Level0Px, y: Level0Px, width: LevelPx, height: LevelPx) -> Mask | None:
+        self._decoded()
+        if self._transparent is None:
+            return None
+        region = np.zeros((height, width), bool)
+        _paste(self._transparent, region, x, y)
+        return region if region.any() else None
+
     def close(self) -> None:
-        self._pixels = None
+        self._pixels = self._transparent = None
 
     def _open(self) -> Image.Image:
         try:
@@ -83,4 +91,12 @@ class ImageReader(Slide):
                     self._broken = SlideError(f"cannot be decoded: {error}", path=self.path, hint=hint)
                     raise self._broken from error
                 self._pixels = on_white(pixels) if see_through else pixels
+                self._transparent = pixels[..., 3] == 0 if see_through else None
             return self._pixels
+
+
+def _paste(picture: npt.NDArray[Any], region: npt.NDArray[Any], x: int, y: int) -> None:
+    """What a region shows of the picture, if its upper left corner lies at (x, y)."""
+    left, top = max(x, 0), max(y, 0)
+    inside = picture[top : max(y + region.shape[0], 0), left : max(x + region.shape[1], 0)]
+    region[top - y : top - y + inside.shape[0], left - x : left - x + inside.shape[1]] = inside

@@ -17,7 +17,7 @@ from ..units import Level0Px, LevelPx
 from .codecs import library_of
 from .decoded_tiles import DecodedTiles
 from .openslide_reader import OpenSlideReader
-from .slide import Rgb, Slide
+from .slide import Mask, Rgb, Slide
 from .tiff_layout import TiledLevel, tiled_jpeg_levels
 
 _FORMATS: Final = frozenset({"aperio", "generic-tiff"})
@@ -81,6 +81,7 @@ class JpegTiffReader(Slide):
         self.level_dimensions = openslide.level_dimensions
         self.level_downsamples = openslide.level_downsamples
         self.mpp = openslide.mpp
+        self.origin = openslide.origin
         self.reader = ", ".join(sorted({library_of(layout.compression) for layout in tiles.levels.values()}))
         if others:
             reasons = ", ".join(f"level {level} ({others[level]})" for level in sorted(others))
@@ -93,6 +94,11 @@ class JpegTiffReader(Slide):
             if x % downsample == 0 and y % downsample == 0:
                 region = self._tiles.region(level, x // downsample, y // downsample, width, height)
         return self._openslide.read(level, x, y, width, height) if region is None else region
+
+    def unscanned(self, level: int, x: Level0Px, y: Level0Px, width: LevelPx, height: LevelPx) -> Mask | None:
+        if level in self._tiles.levels and 0 not in self._tiles.levels[level].byte_counts:
+            return None
+        return self._openslide.unscanned(level, x, y, width, height)
 
     def close(self) -> None:
         self._tiles.close()

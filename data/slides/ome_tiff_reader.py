@@ -17,7 +17,7 @@ from .jpeg_tiff_reader import difference_from_openslide, fastest_reader, not_the
 from .ome_xml import OmeImage, OmeXmlError, is_ome_xml, main_image
 from .openslide_reader import OpenSlideReader
 from .resolution import mpp_from_properties
-from .slide import Rgb, Slide
+from .slide import Mask, Rgb, Slide
 from .tiff_layout import TIFFFILE_ERRORS, TiledJpeg, TiledLevel, check_still_there, check_whole, tiled_level
 
 _UNITS: Final = {2: "inch", 3: "centimeter"}
@@ -102,14 +102,21 @@ class OmeTiffReader(Slide):
     def read(self, level: int, x: Level0Px, y: Level0Px, width: LevelPx, height: LevelPx) -> Rgb:
         if not 0 <= level < len(self.level_dimensions):
             raise IndexError(f"{self.path} has no level {level}")
-        left, top = (math.floor(at / self.level_downsamples[level] + 0.5) for at in (x, y))
-        region = self._tiles.region(level, left, top, width, height)
+        region = self._tiles.region(level, *self._nearest(level, x, y), width, height)
         if region is None:
             check_still_there(self.path, self.path)
             wrong = f"cannot decode {width} × {height} px of level {level} at ({x}, {y})"
             hint = "the file is damaged, or the disk it lies on: copy or scan it again"
             raise SlideError(wrong, path=self.path, hint=hint)
         return region
+
+    def unscanned(self, level: int, x: Level0Px, y: Level0Px, width: LevelPx, height: LevelPx) -> Mask | None:
+        return self._tiles.gaps(level, *self._nearest(level, x, y), width, height)
+
+    def _nearest(self, level: int, x: Level0Px, y: Level0Px) -> tuple[int, int]:
+        """In pixels of the level."""
+        left, top = (math.floor(at / self.level_downsamples[level] + 0.5) for at in (x, y))
+        return left, top
 
     def close(self) -> None:
         self._tiles.close()

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from threading import Lock
 
 import numpy as np
+import numpy.typing as npt
 import openslide
 from PIL.Image import Image
 
 from ..errors import SlideError
 from ..units import Level0Px, LevelPx, Mpp
 from .resolution import mpp_from_properties
-from .slide import Rgb, Slide, on_white
+from .slide import Mask, Rgb, Slide, on_white
 from .tiff_layout import check_still_there, check_whole
 
 
@@ -34,6 +36,7 @@ class OpenSlideReader(Slide):
         self.level_dimensions = handle.level_dimensions
         self.level_downsamples = handle.level_downsamples
         self.mpp = mpp or mpp_from_properties(handle.properties)
+        self.origin = _origin(handle.properties)
         try:
             check_whole(self._file, path)
         except SlideError:
@@ -41,6 +44,13 @@ class OpenSlideReader(Slide):
             raise
 
     def read(self, level: int, x: Level0Px, y: Level0Px, width: LevelPx, height: LevelPx) -> Rgb:
+        return on_white(self._rgba(level, x, y, width, height))
+
+    def unscanned(self, level: int, x: Level0Px, y: Level0Px, width: LevelPx, height: LevelPx) -> Mask | None:
+        transparent = self._rgba(level, x, y, width, height)[..., 3] == 0
+        return transparent if transparent.any() else None
+
+    def _rgba(self, level: int, x: Level0Px, y: Level0Px, width: LevelPx, height: LevelPx) -> npt.NDArray[np.uint8]:
         if not 0 <= level < len(self.level_dimensions):
             raise IndexError(f"{self.path} has no level {level}")  # OpenSlide would answer with blank pixels
         handle = self._opened()
@@ -52,7 +62,7 @@ class OpenSlideReader(Slide):
                 if self._handle is handle:
                     self._handle = None
             region = self._read_alone(level, x, y, width, height)
-        return on_white(np.asarray(region))
+        return np.asarray(region)
 
     def _read_alone(self, level: int, x: Level0Px, y: Level0Px, width: LevelPx, height: LevelPx) -> Image:
         """Read with a handle that no other thread has: the shared one may have died of another thread's tile."""
@@ -79,6 +89,15 @@ class OpenSlideReader(Slide):
                 except openslide.OpenSlideError as error:
                     raise _why_not(self.path, self._file, error) from error
             return self._handle
+
+
+def _origin(properties: Mapping[str, str]) -> tuple[Level0Px, Level0Px]:
+    """The corner of the scanned area; as in QuPath, only where all four of its properties are there."""
+    try:
+        x, y, _, _ = (int(properties[f"openslide.bounds-{side}"]) for side in ("x", "y", "width", "height"))
+    except (KeyError, ValueError):
+        return Level0Px(0), Level0Px(0)
+    return Level0Px(x), Level0Px(y)
 
 
 def _why_not(path: Path, file: Path, error: openslide.OpenSlideError) -> SlideError:

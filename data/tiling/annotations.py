@@ -8,7 +8,8 @@ What is read, as far as QuPath's own writer and reader decide it (``qupath.lib.i
   an annotation. Detections, cells, tiles and TMA cores are passed over, unless their class is asked for by name;
 - its class is ``properties.classification``: ``{"name": …}``, ``{"names": [parent, …, child]}`` for derived classes
   (written ``parent: child`` here as there), the same with ``colorRGB`` and ``parentClass`` before 0.4, or plain text;
-- coordinates are pixels of level 0; QuPath never exports microns.
+- coordinates are pixels of level 0; QuPath never exports microns. On a slide with an unscanned border it counts from
+  the corner of the scanned area, and so do our contours; TRIDENT counts from the corner of the whole slide.
 
 A class (or, where there is none, a name) that begins with "Ignore" or "Exclude" takes away, as QuPath's class
 ``Ignore*`` is meant. Other names that end with an asterisk do not: QuPath's ``Region*`` is drawn around what counts.
@@ -19,9 +20,9 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 import numpy as np
 
@@ -34,6 +35,9 @@ from .tissue import Floats, Mask, TissueMask
 
 Polygon = tuple[Ring, ...]
 """The outer ring, then its holes; in pixels of level 0, running either way."""
+
+Origin = Literal["scan", "slide"]
+"""The corner of the scanned area, or that of the whole slide."""
 
 UNCLASSIFIED: Final = "unclassified"
 _TAKES_AWAY: Final = ("ignore", "exclude")
@@ -51,6 +55,8 @@ _OTHER_OBJECTS: Final = {
     "root": "root",
     "pathrootobject": "root",
 }
+_QUPATHS: Final = frozenset({"objectType", "object_type", "classification", "isLocked", "measurements", "childObjects"})
+_TRIDENTS: Final = "tissue_id"
 _LARGEST: Final = 1e9  # px; no slide comes near, and arithmetic beyond it is not exact
 
 _FROM_QUPATH: Final = "export the annotations from QuPath: File > Export objects as GeoJSON"
@@ -68,6 +74,8 @@ class Annotations:
     """Classes of the polygons that count as tissue, sorted; :data:`UNCLASSIFIED` for those without one."""
     passed_over: Mapping[str, int]
     """What else the file holds (``Point``, ``cell``, ``another class``, …) → how many."""
+    counted_from: Origin | None
+    """What the program that wrote it counts from; None if nothing tells which that was."""
 
 
 def find_annotations(folder: Path, slide_id: str) -> Path:
@@ -100,7 +108,8 @@ def read_annotations(path: Path, classes: Sequence[str] | None = None) -> Annota
     counted: Counter[str] = Counter()
     of_class: Counter[str] = Counter()
     passed_over: Counter[str] = Counter()
-    for number, feature in enumerate(_features(_json(path), path), 1):
+    features = list(_features(_json(path), path))
+    for number, feature in enumerate(features, 1):
         kind, name = _kind(feature), _class_name(feature)
         polygons = _polygons(feature.get("geometry"), passed_over, path, number)
         if not polygons:
@@ -131,7 +140,29 @@ def read_annotations(path: Path, classes: Sequence[str] | None = None) -> Annota
         taken_away=tuple(taken_away),
         classes=tuple(sorted(counted)),
         passed_over=dict(passed_over),
+        counted_from=_counted_from(features),
     )
+
+
+def placed(annotations: Annotations, origin: tuple[int, int], counted_from: Origin | None = None) -> Annotations:
+    """Annotations in pixels from the corner of the whole slide.
+
+    :param origin: see :attr:`~wsipipe.data.slides.slide.Slide.origin`.
+    :param counted_from: in place of what the file gives away.
+    :raises SlideError: the two corners are not the same, and which is meant is not known.
+    """
+    counted_from = counted_from or annotations.counted_from
+    if origin == (0, 0) or counted_from == "slide":
+        return annotations
+    if counted_from is None:
+        wrong = f"it does not tell what it counts from, and the scanned area begins at {origin[0]}, {origin[1]}"
+        hint = "say it with --annotation-origin: scan (as QuPath counts) or slide (the corner of the whole slide)"
+        raise SlideError(wrong, path=annotations.path, hint=hint)
+    tissue, taken_away = (
+        tuple(tuple(ring + origin for ring in polygon) for polygon in polygons)
+        for polygons in (annotations.tissue, annotations.taken_away)
+    )
+    return replace(annotations, tissue=tissue, taken_away=taken_away)
 
 
 def annotated_tissue(annotations: Annotations, overview: Overview) -> TissueMask:
@@ -246,6 +277,13 @@ def _kind(feature: dict[str, Any]) -> str:
     its = _properties(feature)
     said = its.get("objectType", its.get("object_type", its.get("type", feature.get("id"))))
     return _OTHER_OBJECTS.get(str(said).lower(), _ANNOTATION)
+
+
+def _counted_from(features: Sequence[dict[str, Any]]) -> Origin | None:
+    """QuPath's features have fields of its own, since 0.2 an id too; TRIDENT's have one field."""
+    if any(_QUPATHS & set(_properties(its)) or str(its.get("id")).startswith("Path") for its in features):
+        return "scan"
+    return "slide" if any(_TRIDENTS in _properties(its) for its in features) else None
 
 
 def _class_name(feature: dict[str, Any]) -> str:

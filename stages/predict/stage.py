@@ -24,6 +24,7 @@ from ...data.errors import SlideError, UsageError
 from ...data.features.store import Bag, read_bag
 from ...data.manifest import Manifest
 from ...data.slides.readers import open_slide
+from ...data.slides.slide import Slide
 from ...data.tiling.overview import read_overview
 from ...data.tiling.store import read_tile, read_tiles
 from ...models.backbones.devices import choose_device
@@ -143,14 +144,13 @@ class PredictStage(Stage[PredictSettings]):
         )
         attention = _mean(reading.attention for reading in readings.values())
         scores = _mean(reading.scores for reading in readings.values())
-        return Outcome(
-            outputs={
+        with open_slide(slide.path, mpp_override=slide.mpp_override) as opened:
+            outputs = {
                 "prediction": self._write(slide, output),
-                "geojson": self._geojson(slide, bag, attention, scores),
-                **self._pictures(slide, bag, attention, output),
-            },
-            stats={"tiles": len(bag.coords), "folds": len(readings)},
-        )
+                "geojson": self._geojson(slide, opened, bag, attention, scores),
+                **self._pictures(slide, opened, bag, attention, output),
+            }
+        return Outcome(outputs, stats={"tiles": len(bag.coords), "folds": len(readings)})
 
     def _write(self, slide: _SlideToRead, output: SlideOutput) -> Path:
         path = self.folder / "slides" / f"{slide.slide_id}.json"
@@ -159,46 +159,46 @@ class PredictStage(Stage[PredictSettings]):
         return path
 
     def _geojson(
-        self, slide: _SlideToRead, bag: Bag, attention: NDArray[np.float64], scores: NDArray[np.float64]
+        self, slide: _SlideToRead, opened: Slide, bag: Bag, attention: NDArray[np.float64], scores: NDArray[np.float64]
     ) -> Path:
         path = self.folder / "geojson" / f"{slide.slide_id}.geojson"
-        text = tile_scores_geojson(bag.coords, bag.facts.tile_size_level0, {"attention": attention, "score": scores})
+        measurements = {"attention": attention, "score": scores}
+        text = tile_scores_geojson(bag.coords, bag.facts.tile_size_level0, measurements, origin=opened.origin)
         with whole(path) as scratch:
             scratch.write_text(text, encoding="utf-8")
         return path
 
     def _pictures(
-        self, slide: _SlideToRead, bag: Bag, attention: NDArray[np.float64], output: SlideOutput
+        self, slide: _SlideToRead, opened: Slide, bag: Bag, attention: NDArray[np.float64], output: SlideOutput
     ) -> dict[str, Path]:
         probability = float(expit(np.mean(list(output.logits.values()))))
         caption = f"{slide.slide_id} · {self.task.model.name} {probability:.2f}"
         heatmap = self.folder / "heatmaps" / f"{slide.slide_id}.png"
         strip = self.folder / "tiles" / f"{slide.slide_id}.png"
         tiles = read_tiles(slide.tiles)
-        with open_slide(slide.path, mpp_override=slide.mpp_override) as opened:
-            overview = read_overview(opened)
-            with whole(heatmap) as scratch:
-                draw_heatmap(
-                    overview.pixels,
-                    overview.downsample,
-                    bag.coords,
-                    bag.facts.tile_size_level0,
-                    attention,
-                    scratch,
-                    caption=caption,
-                    mpp=opened.believed_mpp(),
-                )
-            top = np.argsort(-attention, kind="stable")[: self.settings.top_tiles]
-            place = {(int(x), int(y)): index for index, (x, y) in enumerate(tiles.coords)}
-            images = []
-            for index in top:
-                x, y = bag.coords[index]
-                try:
-                    images.append(read_tile(opened, tiles, place[int(x), int(y)]))
-                except KeyError as error:
-                    raise SlideError(
-                        f"has no tile at x={x} y={y} any more", path=slide.tiles, hint="run wsipipe extract again"
-                    ) from error
+        overview = read_overview(opened)
+        with whole(heatmap) as scratch:
+            draw_heatmap(
+                overview.pixels,
+                overview.downsample,
+                bag.coords,
+                bag.facts.tile_size_level0,
+                attention,
+                scratch,
+                caption=caption,
+                mpp=opened.believed_mpp(),
+            )
+        top = np.argsort(-attention, kind="stable")[: self.settings.top_tiles]
+        place = {(int(x), int(y)): index for index, (x, y) in enumerate(tiles.coords)}
+        images = []
+        for index in top:
+            x, y = bag.coords[index]
+            try:
+                images.append(read_tile(opened, tiles, place[int(x), int(y)]))
+            except KeyError as error:
+                raise SlideError(
+                    f"has no tile at x={x} y={y} any more", path=slide.tiles, hint="run wsipipe extract again"
+                ) from error
         if not images:
             return {"heatmap": heatmap}
         with whole(strip) as scratch:

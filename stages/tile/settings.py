@@ -36,6 +36,11 @@ class TileSettings(Settings):
     annotation_classes: list[str] = Field(
         [], description="classes of the annotations that count as tissue; default: all but those that QuPath ignores"
     )
+    annotation_origin: Literal["scan", "slide"] | None = Runtime(
+        None,
+        description="corner that annotations count from where a slide has an unscanned border: that of the scan, as in "
+        "QuPath, or of the slide; default: as the program that wrote them does",
+    )
     coordinates: Path | None = Runtime(
         None, examples=["patches/"], description="tiles that TRIDENT or CLAM has placed: a folder of their HDF5 files"
     )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 import numpy as np
@@ -13,7 +13,7 @@ from ...data.interop.foreign_tiles import ForeignTiles, placed_on
 from ...data.slides.slide import Slide
 from ...data.tiling.contours import Outline, outlines
 from ...data.tiling.grid import Coords, LevelPolicy, plan_grid
-from ...data.tiling.overview import Overview, read_overview
+from ...data.tiling.overview import Overview, read_overview, shrink_mask
 from ...data.tiling.sharpness import tile_sharpness
 from ...data.tiling.store import Scores, TileSet
 from ...data.tiling.tissue import TissueMask, find_tissue, tissue_fractions
@@ -69,6 +69,14 @@ def by_the_mask(slide: Slide, overview: Overview) -> TissueMask:
     return find_tissue(overview)
 
 
+def _where_scanned(tissue: TissueMask, overview: Overview) -> TissueMask:
+    """The mask without what the scanner has left out, whoever drew it there."""
+    if overview.unscanned is None:
+        return tissue
+    left_out = shrink_mask(overview.unscanned, round(tissue.downsample / overview.downsample))
+    return replace(tissue, mask=tissue.mask & ~left_out)
+
+
 def tile_slide(
     slide: Slide,
     slide_id: str,
@@ -121,7 +129,7 @@ def tile_slide(
         side = grid.size_level0
         wrong = f"{width} × {height} px is too small for one tile, which takes {side} × {side} px of it"
         raise SlideError(wrong, path=slide.path, hint="ask for a smaller --tile-px or a finer --mpp, or leave it out")
-    tissue = find(slide, overview)
+    tissue = _where_scanned(find(slide, overview), overview)
     dropped: dict[str, Coords] = {}
     if placed is None:
         coords = grid.coords()

@@ -25,7 +25,7 @@ from ...data.interop.foreign_tiles import find_foreign_tiles, read_foreign_tiles
 from ...data.manifest import Record
 from ...data.slides.finding import FoundSlide, slide_identity
 from ...data.slides.readers import open_slide
-from ...data.tiling.annotations import annotated_tissue, find_annotations, read_annotations
+from ...data.tiling.annotations import annotated_tissue, find_annotations, placed, read_annotations
 from ...data.tiling.contours import geojson
 from ...data.tiling.store import write_tiles
 from ..stage import FileInput, Input, Item, Outcome, Plan, Progress, Stage, ValueInput
@@ -135,6 +135,8 @@ class TileStage(Stage[TileSettings]):
             inputs["mpp_override"] = ValueInput(float(mpp_override))
         if task.annotations is not None:
             inputs["annotations"] = FileInput(task.annotations)
+            if settings.annotation_origin is not None:
+                inputs["annotation_origin"] = ValueInput(settings.annotation_origin)
         if task.coordinates is not None:
             inputs["coordinates"] = FileInput(task.coordinates)
         if settings.tissue_weights is not None:
@@ -166,7 +168,7 @@ class TileStage(Stage[TileSettings]):
         }
         write_tiles(outputs["tiles"], result.tiles)
         with whole(outputs["contours"]) as scratch:
-            scratch.write_text(geojson(result.outlines), encoding="utf-8")
+            scratch.write_text(geojson(result.outlines, slide.origin), encoding="utf-8")
         with whole(outputs["qc"]) as scratch:
             draw_qc(result, scratch)
         overridden = {} if task.mpp_override is None else {"mpp_override": float(task.mpp_override)}
@@ -176,7 +178,8 @@ class TileStage(Stage[TileSettings]):
     def _finder(self, task: SlideToTile) -> FindTissue:
         if task.annotations is not None:
             annotations = read_annotations(task.annotations, self.settings.annotation_classes or None)
-            return lambda _, overview: annotated_tissue(annotations, overview)
+            counted_from = self.settings.annotation_origin
+            return lambda slide, overview: annotated_tissue(placed(annotations, slide.origin, counted_from), overview)
         return by_the_mask if self.network is None else self.network.find
 
 
