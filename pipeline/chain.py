@@ -156,7 +156,9 @@ def predict(
 
     workspace = runner.workspace
     recipe = folds_of(model)[0][1].recipe
-    here = config.tile.model_dump(include={"mpp_override", "workers", "timeout", "tissue_weights", "device"})
+    here = config.tile.model_dump(
+        include={"mpp_override", "overrule_mpp", "workers", "timeout", "tissue_weights", "device"}
+    )
     # Annotations are of the slides that the model was trained on; of new ones all tissue is read.
     tile_settings = TileSettings(**{**recipe.tile, "annotation_classes": [], **here})
     runtime = config.extract.model_dump(include={"weights", "batch_size", "threads", "device"})

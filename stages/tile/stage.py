@@ -24,7 +24,7 @@ from ...data.errors import SlideError, UsageError
 from ...data.interop.foreign_tiles import find_foreign_tiles, read_foreign_tiles
 from ...data.manifest import Record
 from ...data.slides.finding import FoundSlide, slide_identity
-from ...data.slides.readers import open_slide
+from ...data.slides.readers import open_with_mpp
 from ...data.tiling.annotations import annotated_tissue, find_annotations, placed, read_annotations
 from ...data.tiling.contours import geojson
 from ...data.tiling.store import write_tiles
@@ -133,6 +133,8 @@ class TileStage(Stage[TileSettings]):
         inputs: dict[str, Input] = {"slide": FileInput(slide.path, slide_digest)}
         if mpp_override is not None:
             inputs["mpp_override"] = ValueInput(float(mpp_override))
+            if settings.overrule_mpp:
+                inputs["overrule_mpp"] = ValueInput(True)
         if task.annotations is not None:
             inputs["annotations"] = FileInput(task.annotations)
             if settings.annotation_origin is not None:
@@ -146,7 +148,7 @@ class TileStage(Stage[TileSettings]):
     def process(self, item: Item, progress: Progress) -> Outcome:
         task: SlideToTile = item.payload
         settings = self.settings
-        with open_slide(task.path, mpp_override=task.mpp_override) as slide:
+        with open_with_mpp(task.path, task.mpp_override, overrule=settings.overrule_mpp) as slide:
             result = tile_slide(
                 slide,
                 item.id,
@@ -171,7 +173,8 @@ class TileStage(Stage[TileSettings]):
             scratch.write_text(geojson(result.outlines, slide.origin), encoding="utf-8")
         with whole(outputs["qc"]) as scratch:
             draw_qc(result, scratch)
-        overridden = {} if task.mpp_override is None else {"mpp_override": float(task.mpp_override)}
+        given = task.mpp_override  # which counts where the file says nothing
+        overridden = {} if given is None or result.tiles.slide_mpp != given else {"mpp_override": float(given)}
         stats = result.stats | {"reader": slide.reader} | overridden
         return Outcome(outputs, stats, status="done" if len(result.tiles) else "empty")
 
