@@ -16,9 +16,10 @@ from ..errors import SlideError
 from ..units import Level0Px, LevelPx
 from .codecs import library_of
 from .decoded_tiles import DecodedTiles
-from .openslide_reader import OpenSlideReader
+from .openslide_reader import CONVERT, OpenSlideReader
 from .slide import Mask, Rgb, Slide
 from .tiff_layout import TiledLevel, tiled_jpeg_levels
+from .tiff_reader import TiffReader
 
 _FORMATS: Final = frozenset({"aperio", "generic-tiff"})
 """Others lay their tiles out in ways of their own."""
@@ -27,7 +28,12 @@ _CHECKED_TILES: Final = 3
 
 
 def fastest_reader(slide: OpenSlideReader) -> Slide:
-    """The slide on the fast path; or as it is, with the reason in its ``reader``."""
+    """The slide on the fast path; or as it is, with the reason in its ``reader``.
+
+    :raises SlideError: OpenSlide has its colours wrong, and nothing else reads it.
+    """
+    if slide.mistake == "RGB taken for YCbCr":
+        return _without_openslide(slide)
     if slide.format not in _FORMATS:
         return not_the_fast_path(slide, f"the format is {slide.format}")
     levels: dict[int, TiledLevel] = {}
@@ -60,6 +66,20 @@ def fastest_reader(slide: OpenSlideReader) -> Slide:
     return JpegTiffReader(slide, tiles, others)
 
 
+def _without_openslide(slide: OpenSlideReader) -> TiffReader:
+    """The slide by its compressed tiles alone.
+
+    :raises SlideError: there is a level whose tiles cannot be decoded here.
+    """
+    layouts = tiled_jpeg_levels(slide.path, slide.level_dimensions)
+    levels = {level: layout for level, layout in enumerate(layouts) if isinstance(layout, TiledLevel)}
+    slide.close()
+    if slide.format not in _FORMATS or len(levels) < len(layouts):
+        raise SlideError("its tags say YCbCr, its compressed tiles RGB", path=slide.path, hint=CONVERT)
+    tiles = DecodedTiles(slide.path, levels, white_gaps=True)
+    return TiffReader(slide.path, tiles, slide.mpp, slide.format, [f"not by OpenSlide: {slide.mistake} by its tags"])
+
+
 def not_the_fast_path(slide: OpenSlideReader, reason: str) -> OpenSlideReader:
     """The slide as it is, with the reason in its ``reader``."""
     slide.reader = f"{slide.reader} (not the fast path: {reason})"
@@ -83,6 +103,8 @@ class JpegTiffReader(Slide):
         self.mpp = openslide.mpp
         self.origin = openslide.origin
         self.reader = ", ".join(sorted({library_of(layout.compression) for layout in tiles.levels.values()}))
+        if openslide.mistake is not None:
+            self.reader += f" ({openslide.mistake} by its tags, put right)"
         if others:
             reasons = ", ".join(f"level {level} ({others[level]})" for level in sorted(others))
             self.reader += f"; {openslide.reader} for {reasons}"

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 from threading import Lock
+from typing import Final
 
 import numpy as np
 import numpy.typing as npt
@@ -15,14 +16,21 @@ from ..errors import SlideError
 from ..units import Level0Px, LevelPx, Mpp
 from .resolution import mpp_from_properties
 from .slide import Mask, Rgb, Slide, on_white
-from .tiff_layout import check_still_there, check_whole
+from .stream_colours import Mistake, as_ycbcr, dicom_mistakes, tiff_mistakes
+from .tiff_layout import TIFFFILE_ERRORS, check_still_there, check_whole
+
+CONVERT: Final = (
+    "convert it anew from the scanner's own file, to a tiled TIFF "
+    "(`vips tiffsave in out.tif --tile --pyramid --compression jpeg`)"
+)
 
 
 class OpenSlideReader(Slide):
     """After a read error OpenSlide's handle is dead and answers every read with that error: the next read opens the
     file again, so that one bad tile does not lose the slide.
 
-    :raises SlideError: unsupported, truncated or damaged; a folder without DICOM files or with those of two slides.
+    :raises SlideError: unsupported, truncated or damaged; a folder without DICOM files or with those of two slides;
+        colours that cannot be told.
     """
 
     def __init__(self, path: Path, mpp: tuple[Mpp, Mpp] | None) -> None:
@@ -39,12 +47,20 @@ class OpenSlideReader(Slide):
         self.origin = _origin(handle.properties)
         try:
             check_whole(self._file, path)
+            self.mistake = _mistake(path, self._file, self.format)
         except SlideError:
             self.close()
             raise
+        if self.mistake is not None:
+            self.reader += f" ({self.mistake} by its tags, put right)"
 
     def read(self, level: int, x: Level0Px, y: Level0Px, width: LevelPx, height: LevelPx) -> Rgb:
-        return on_white(self._rgba(level, x, y, width, height))
+        rgba = self._rgba(level, x, y, width, height)
+        if self.mistake is None:
+            return on_white(rgba)
+        if self.mistake != "YCbCr taken for RGB":
+            raise SlideError("its tags say YCbCr, its compressed tiles RGB", path=self.path, hint=CONVERT)
+        return on_white(np.concatenate([as_ycbcr(rgba[..., :3]), rgba[..., 3:]], axis=2))
 
     def unscanned(self, level: int, x: Level0Px, y: Level0Px, width: LevelPx, height: LevelPx) -> Mask | None:
         transparent = self._rgba(level, x, y, width, height)[..., 3] == 0
@@ -89,6 +105,23 @@ class OpenSlideReader(Slide):
                 except openslide.OpenSlideError as error:
                     raise _why_not(self.path, self._file, error) from error
             return self._handle
+
+
+def _mistake(path: Path, file: Path, slide_format: str) -> Mistake | None:
+    """How OpenSlide mistakes the colours of a slide.
+
+    :raises SlideError: which of tag and stream is right cannot be told, or it is not the same in all levels.
+    """
+    try:
+        mistakes = dicom_mistakes(file) if slide_format == "dicom" else tiff_mistakes(file, slide_format)
+    except TIFFFILE_ERRORS:
+        return None  # what is damaged is found out where it is read
+    if not mistakes - {None}:
+        return None
+    if len(mistakes) == 1 and "undecided" not in mistakes:
+        return mistakes.pop()
+    wrong = "its tags and its compressed tiles disagree on how colours are coded, and which is right cannot be told"
+    raise SlideError(wrong, path=path, hint=CONVERT)
 
 
 def _origin(properties: Mapping[str, str]) -> tuple[Level0Px, Level0Px]:

@@ -19,6 +19,7 @@ import numpy.typing as npt
 import tifffile
 
 from ..errors import SlideError
+from .stream_colours import page_colours
 
 logging.getLogger("tifffile").addHandler(logging.NullHandler())  # what it says is in our errors, not on the screen
 
@@ -194,7 +195,7 @@ class TiledJpeg(TiledLevel):
     tables: bytes | None
     """Quantisation and Huffman tables that all tiles share, if they do not have their own."""
     colour_space: str
-    """``RGB`` or ``YCBCR``: how the colours are coded. The streams themselves often do not say it."""
+    """``RGB`` or ``YCBCR``: how the colours are coded, by the streams, or by the tag where they do not say it."""
 
 
 def tiled_jpeg_levels(path: Path, level_dimensions: Sequence[tuple[int, int]]) -> list[TiledLevel | str]:
@@ -213,7 +214,7 @@ def _tiled_jpeg(tiff: tifffile.TiffFile, width: int, height: int) -> TiledLevel 
     pages = [page for page in tiff.pages if page.is_tiled and (page.imagewidth, page.imagelength) == (width, height)]
     if len(pages) != 1:
         return f"{len(pages)} tiled images of {width} × {height} px"
-    if int(pages[0].compression) == _JPEG_2000_OF_TWO_KINDS:
+    if int(pages[0].compression) == _JPEG_2000_OF_TWO_KINDS and page_colours(pages[0]) != "RGB":
         return "JPEG 2000 of YCbCr (compression 33003)"
     layout = tiled_level(pages[0])
     if isinstance(layout, str):
@@ -226,7 +227,8 @@ def _tiled_jpeg(tiff: tifffile.TiffFile, width: int, height: int) -> TiledLevel 
 def tiled_level(page: tifffile.TiffPage) -> TiledLevel | str:
     """How an image of 8-bit colours lies in its file, or why it is not one that is decoded here."""
     compression = _COMPRESSIONS.get(int(page.compression))
-    colour_space = _COLOUR_SPACES.get(int(page.photometric), "")
+    tag = _COLOUR_SPACES.get(int(page.photometric), "")
+    colour_space = (tag and page_colours(page)) or tag  # where they disagree, the stream is right
     if compression is None:
         return f"compression {getattr(page.compression, 'name', page.compression)}"
     if (page.samplesperpixel, page.bitspersample, page.dtype) != (3, 8, np.uint8) or not colour_space:

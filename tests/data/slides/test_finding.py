@@ -1,12 +1,12 @@
 """Finding slides, naming them, and seeing that they have changed."""
 
 import os
-import struct
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from dicom_files import dicom
 from wsipipe.data.errors import CohortError, SlideError, UsageError
 from wsipipe.data.slides.dicom_header import read_dicom_header
 from wsipipe.data.slides.finding import checked_slide_id, existing, find_slides, slide_id_of, slide_identity
@@ -218,30 +218,6 @@ def test_names_are_in_one_unicode_form(tmp_path):
 
 
 # ------------------------------------------------------------------------------------------- DICOM
-
-
-def dicom(folder: Path, name: str, series: str, *, whole_slide: bool = True) -> Path:
-    """The header of a DICOM file, in little endian with explicit kinds, and a nested sequence of unknown length."""
-
-    def element(group: int, number: int, kind: str, value: bytes) -> bytes:
-        value += b" " * (len(value) % 2)
-        return struct.pack("<HH2sH", group, number, kind.encode(), len(value)) + value
-
-    def item(*elements: bytes) -> bytes:
-        return (
-            struct.pack("<HHI", 0xFFFE, 0xE000, 0xFFFFFFFF)
-            + b"".join(elements)
-            + struct.pack("<HHI", 0xFFFE, 0xE00D, 0)
-        )
-
-    nested = struct.pack("<HH2sHI", 0x0040, 0x0555, b"SQ", 0, 0xFFFFFFFF)
-    nested += item(element(0x0020, 0x000E, "UI", b"9.9.9")) + struct.pack("<HHI", 0xFFFE, 0xE0DD, 0)
-    kind = b"1.2.840.10008.5.1.4.1.1.77.1.6" if whole_slide else b"1.2.840.10008.5.1.4.1.1.88.33"
-    content = bytes(128) + b"DICM" + element(0x0002, 0x0010, "UI", b"1.2.840.10008.1.2.1")
-    content += element(0x0008, 0x0016, "UI", kind) + nested + element(0x0020, 0x000E, "UI", series.encode())
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / name).write_bytes(content)
-    return folder / name
 
 
 def test_the_series_of_a_dicom_file_is_that_of_its_header_alone(tmp_path):

@@ -14,9 +14,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from wsipipe.data.errors import SlideError
 from wsipipe.data.slides.jpeg_tiff_reader import JpegTiffReader
-from wsipipe.data.slides.ome_tiff_reader import OmeTiffReader, downsample
 from wsipipe.data.slides.openslide_reader import OpenSlideReader
 from wsipipe.data.slides.readers import open_slide
+from wsipipe.data.slides.tiff_reader import TiffReader, downsample
 
 LOSSLESS = ["lzw", "deflate", "zstd", "packbits", "jpeg2000", None]
 HALF_MICRON = {"PhysicalSizeX": 0.5, "PhysicalSizeY": 0.5}
@@ -92,7 +92,7 @@ def damage(path: Path, tile: int, *, level: int = 0, keep: float = 0.0) -> None:
 @contextmanager
 def opened(path: Path, mpp: float | None = None):
     with open_slide(path, mpp) as slide:
-        assert isinstance(slide, OmeTiffReader), slide.reader
+        assert isinstance(slide, TiffReader), slide.reader
         yield slide
 
 
@@ -292,9 +292,9 @@ def test_jfif_streams_have_their_own_colours_whatever_the_tags_say(tmp_path):
     with tifffile.TiffWriter(tmp_path / "a.tif", ome=True) as writer:
         writer.write(iter(tiles), shape=image.shape, dtype=np.uint8, metadata={"axes": "YXS"}, **kind)
     with opened(tmp_path / "a.tif") as slide, OpenSlideReader(tmp_path / "a.tif", None) as plain:
-        assert "its JPEG streams, rightly, YCbCr" in slide.reader
+        assert "YCbCr taken for RGB by its tags" in plain.reader
         assert np.abs(slide.read(0, 0, 0, 128, 64).astype(int) - image).mean() < 10
-        assert np.abs(plain.read(0, 0, 0, 128, 64).astype(int) - image).mean() > 30
+        np.testing.assert_array_equal(plain.read(0, 0, 0, 128, 64), slide.read(0, 0, 0, 128, 64))
 
 
 @pytest.mark.parametrize("number", [33003, 33004, 33005])
