@@ -14,10 +14,11 @@ from .decoded_tiles import DecodedTiles
 from .jpeg_tiff_reader import difference_from_openslide, fastest_reader, not_the_fast_path
 from .ome_xml import OmeImage, OmeXmlError, is_ome_xml, main_image
 from .openslide_reader import OpenSlideReader
+from .pyramid import has_the_field
 from .resolution import mpp_from_properties
 from .slide import Slide
 from .tiff_layout import TIFFFILE_ERRORS, TiledLevel, check_still_there, check_whole, tiled_level
-from .tiff_reader import TiffReader, downsample
+from .tiff_reader import TiffReader
 
 _UNITS: Final = {2: "inch", 3: "centimeter"}
 _TILED: Final = '"out.tif[tile,pyramid,compression=jpeg]"'
@@ -107,7 +108,9 @@ def _main_image(path: Path, xml: str) -> _MainImage:
     for number, layout in enumerate(layouts[1:], start=1):
         if isinstance(layout, str):
             remarks.append(f"without its sub-image {number}: {layout}")
-        elif not _is_reduced(layout, levels):
+        elif layout.width >= levels[-1].width or not has_the_field(
+            *((its.width, its.height) for its in (levels[0], layout))
+        ):
             remarks.append(f"without its sub-image {number}: of {layout.width} × {layout.height} px")
         else:
             levels.append(layout)
@@ -133,14 +136,6 @@ def _check(image: OmeImage, page: tifffile.TiffPage, path: Path) -> None:
     else:
         return
     raise SlideError(wrong, path=path, hint=hint)
-
-
-def _is_reduced(layout: TiledLevel, levels: list[TiledLevel]) -> bool:
-    """Whether an image is smaller than the levels so far, and shows the same field, to a pixel of its own."""
-    full = levels[0]
-    by = downsample((full.width, full.height), (layout.width, layout.height))
-    off = max(abs(full.width / by - layout.width), abs(full.height / by - layout.height))
-    return layout.width < levels[-1].width and off <= 1
 
 
 def _mpp_of_tags(page: tifffile.TiffPage) -> tuple[Mpp, Mpp] | None:

@@ -14,6 +14,7 @@ from PIL.Image import Image
 
 from ..errors import SlideError
 from ..units import Level0Px, LevelPx, Mpp
+from .pyramid import has_the_field
 from .resolution import mpp_from_properties
 from .slide import Mask, Rgb, Slide, on_white
 from .stream_colours import Mistake, as_ycbcr, dicom_mistakes, tiff_mistakes
@@ -35,14 +36,17 @@ class OpenSlideReader(Slide):
 
     def __init__(self, path: Path, mpp: tuple[Mpp, Mpp] | None) -> None:
         self.path = path
-        self.reader = f"openslide {openslide.__library_version__}"
+        self.reader = self.library = f"openslide {openslide.__library_version__}"
+        self.remarks: list[str] = []
         self._file = _dicom_instance(path) if path.is_dir() else path
         self._lock = Lock()
         self._handle: openslide.OpenSlide | None = None
         handle = self._opened()
         self.format = handle.properties[openslide.PROPERTY_NAME_VENDOR]
-        self.level_dimensions = handle.level_dimensions
-        self.level_downsamples = handle.level_downsamples
+        full, sizes = handle.dimensions, handle.level_dimensions
+        self._levels = [level for level, size in enumerate(sizes) if level == 0 or has_the_field(full, size)]
+        self.level_dimensions = tuple(sizes[level] for level in self._levels)
+        self.level_downsamples = tuple(handle.level_downsamples[level] for level in self._levels)
         self.mpp = mpp or mpp_from_properties(handle.properties)
         self.origin = _origin(handle.properties)
         try:
@@ -52,7 +56,22 @@ class OpenSlideReader(Slide):
             self.close()
             raise
         if self.mistake is not None:
-            self.reader += f" ({self.mistake} by its tags, put right)"
+            self.say(f"{self.mistake} by its tags, put right")
+        for level in sorted(set(range(len(sizes))) - set(self._levels)):
+            self.say(f"without its level {level} of {sizes[level][0]} × {sizes[level][1]} px: not of level 0's shape")
+
+    def say(self, remark: str) -> None:
+        """Let ``reader`` say something more."""
+        self.remarks.append(remark)
+        self.reader = f"{self.library} ({'; '.join(self.remarks)})"
+
+    def drop(self, level: int, why: str) -> None:
+        """Do without a level from now on; those after it move up."""
+        width, height = self.level_dimensions[level]
+        self.say(f"without its level {self._levels.pop(level)} of {width} × {height} px: {why}")
+        self.level_dimensions, self.level_downsamples = (
+            (*of[:level], *of[level + 1 :]) for of in (self.level_dimensions, self.level_downsamples)
+        )
 
     def read(self, level: int, x: Level0Px, y: Level0Px, width: LevelPx, height: LevelPx) -> Rgb:
         rgba = self._rgba(level, x, y, width, height)
@@ -69,6 +88,7 @@ class OpenSlideReader(Slide):
     def _rgba(self, level: int, x: Level0Px, y: Level0Px, width: LevelPx, height: LevelPx) -> npt.NDArray[np.uint8]:
         if not 0 <= level < len(self.level_dimensions):
             raise IndexError(f"{self.path} has no level {level}")  # OpenSlide would answer with blank pixels
+        level = self._levels[level]
         handle = self._opened()
         try:
             region = handle.read_region((x, y), level, (width, height))

@@ -10,6 +10,7 @@ from ..errors import SlideError
 from ..units import Level0Px, LevelPx, Mpp
 from .codecs import library_of
 from .decoded_tiles import DecodedTiles
+from .pyramid import downsample
 from .slide import Mask, Rgb, Slide
 from .tiff_layout import check_still_there
 
@@ -64,15 +65,3 @@ class TiffReader(Slide):
 
     def close(self) -> None:
         self._tiles.close()
-
-
-def downsample(full: tuple[int, int], size: tuple[int, int]) -> float:
-    """Pixels of level 0 along one of a level: if a whole number gives its sides, rounded up or down, that one.
-
-    :param full, size: width and height of level 0 and of the level.
-    """
-    ratio = (full[0] / size[0] + full[1] / size[1]) / 2
-    whole = round(ratio)
-    if all(own in (its // whole, -(-its // whole)) for its, own in zip(full, size, strict=True)):
-        return float(whole)
-    return ratio

@@ -15,8 +15,9 @@ from hypothesis import strategies as st
 from wsipipe.data.errors import SlideError
 from wsipipe.data.slides.jpeg_tiff_reader import JpegTiffReader
 from wsipipe.data.slides.openslide_reader import OpenSlideReader
+from wsipipe.data.slides.pyramid import downsample
 from wsipipe.data.slides.readers import open_slide
-from wsipipe.data.slides.tiff_reader import TiffReader, downsample
+from wsipipe.data.slides.tiff_reader import TiffReader
 
 LOSSLESS = ["lzw", "deflate", "zstd", "packbits", "jpeg2000", None]
 HALF_MICRON = {"PhysicalSizeX": 0.5, "PhysicalSizeY": 0.5}

@@ -10,7 +10,6 @@ import openslide
 import pytest
 import tifffile
 from dicom_files import JPEG, JPEG_2000, UNCOMPRESSED, dicom
-from wsipipe.data.errors import SlideError
 from wsipipe.data.slides.jpeg_tiff_reader import JpegTiffReader
 from wsipipe.data.slides.openslide_reader import OpenSlideReader
 from wsipipe.data.slides.readers import open_slide
