@@ -65,11 +65,16 @@ def _alike(slide: Slide, fine: int, coarse: int, place: Place) -> bool:
     inside = slide.dimensions[0] - x >= across * by_fine and slide.dimensions[1] - y >= across * by_fine
     try:
         seen, truth = slide.read(coarse, x, y, side, side), slide.read(fine, x, y, across, across)
-        if not inside or _has_gaps(slide, coarse, x, y, seen) or _has_gaps(slide, fine, x, y, truth):
+        if not inside or _look_alike(seen, truth):
             return True
+        return any(slide.unscanned(level, x, y, px, px) is not None for level, px in ((coarse, side), (fine, across)))
     except SlideError:
         return True  # damaged, which is found out where it is read
-    truth = np.asarray(cv2.resize(truth, (side, side), interpolation=cv2.INTER_AREA), np.uint8)
+
+
+def _look_alike(seen: Rgb, truth: Rgb) -> bool:
+    """Whether a square is another one shrunk."""
+    truth = np.asarray(cv2.resize(truth, seen.shape[1::-1], interpolation=cv2.INTER_AREA), np.uint8)
     means = [cv2.resize(one, (_BLOCKS, _BLOCKS), interpolation=cv2.INTER_AREA).astype(float) for one in (seen, truth)]
     if np.sqrt(np.mean((means[0] - means[1]) ** 2)) > _AWAY:
         return False
@@ -77,12 +82,6 @@ def _alike(slide: Slide, fine: int, coarse: int, place: Place) -> bool:
     if min(float(texture.std()) for texture in textures) < _TEXTURE:
         return True
     return float(cv2.matchTemplate(*textures, cv2.TM_CCOEFF_NORMED)[0, 0]) > _ALIKE
-
-
-def _has_gaps(slide: Slide, level: int, x: Level0Px, y: Level0Px, seen: Rgb) -> bool:
-    if not (seen == 255).all(axis=2).any():
-        return False
-    return slide.unscanned(level, x, y, LevelPx(seen.shape[1]), LevelPx(seen.shape[0])) is not None
 
 
 def _texture(pixels: Rgb) -> npt.NDArray[np.float32]:

@@ -29,6 +29,7 @@ MAX_UNREAD: Final = 0.01
 UNREAD_GREY: Final = 128
 """Of pixels that could not be decoded: plain to see in a picture, and like no glass and no stain."""
 
+_WHITE: Final = (255, 255, 255)
 _BLOCK: Final = LevelPx(2048)
 """Pixels of a level that are read at a time along each side: 16 MiB, whatever the slide's size."""
 _SMALLEST: Final = LevelPx(128)
@@ -104,7 +105,7 @@ def _read_reduced(slide: Slide, level: int, factor: int, max_unread: float) -> O
                         return lost / unread.size, error
                 else:
                     pixels[at], unread[at] = part, False
-                    if (part == 255).all(axis=2).any():
+                    if cv2.inRange(part, _WHITE, _WHITE).any():
                         unscanned[at] = _unscanned(slide, level, factor, at)
     return Overview(
         pixels=pixels,

@@ -25,7 +25,14 @@ from ...data.interop.foreign_tiles import find_foreign_tiles, read_foreign_tiles
 from ...data.manifest import Record
 from ...data.slides.finding import FoundSlide, slide_identity
 from ...data.slides.readers import open_with_mpp
-from ...data.tiling.annotations import annotated_tissue, find_annotations, placed, read_annotations
+from ...data.tiling.annotation_files import find_annotations
+from ...data.tiling.annotations import (
+    Annotations,
+    annotated_tissue,
+    passed_over_note,
+    placed,
+    read_annotations,
+)
 from ...data.tiling.contours import geojson
 from ...data.tiling.store import write_tiles
 from ..stage import FileInput, Input, Item, Outcome, Plan, Progress, Stage, ValueInput
@@ -127,7 +134,8 @@ class TileStage(Stage[TileSettings]):
         task = SlideToTile(
             path=slide.path,
             mpp_override=mpp_override,
-            annotations=drawn and (find_annotations(drawn, slide.slide_id) if drawn.is_dir() else drawn),
+            annotations=drawn
+            and (find_annotations(drawn, slide.slide_id, slide.path.name) if drawn.is_dir() else drawn),
             coordinates=settings.coordinates and find_foreign_tiles(settings.coordinates, slide.slide_id),
         )
         inputs: dict[str, Input] = {"slide": FileInput(slide.path, slide_digest)}
@@ -148,6 +156,9 @@ class TileStage(Stage[TileSettings]):
     def process(self, item: Item, progress: Progress) -> Outcome:
         task: SlideToTile = item.payload
         settings = self.settings
+        drawn = None
+        if task.annotations is not None:
+            drawn = read_annotations(task.annotations, settings.annotation_classes or None)
         with open_with_mpp(task.path, task.mpp_override, overrule=settings.overrule_mpp) as slide:
             result = tile_slide(
                 slide,
@@ -160,7 +171,7 @@ class TileStage(Stage[TileSettings]):
                 native_tolerance=settings.native_tolerance,
                 level_policy=settings.level_policy,
                 allow_upsample=settings.allow_upsample,
-                find=self._finder(task),
+                find=self._finder(drawn),
                 placed=None if task.coordinates is None else read_foreign_tiles(task.coordinates),
             )
         outputs = {
@@ -176,11 +187,12 @@ class TileStage(Stage[TileSettings]):
         given = task.mpp_override  # which counts where the file says nothing
         overridden = {} if given is None or result.tiles.slide_mpp != given else {"mpp_override": float(given)}
         stats = result.stats | {"reader": slide.reader} | overridden
-        return Outcome(outputs, stats, status="done" if len(result.tiles) else "empty")
+        note = "" if drawn is None else passed_over_note(drawn)
+        notes = [f"{item.id}: annotations in {note}"] if note else []
+        return Outcome(outputs, stats, status="done" if len(result.tiles) else "empty", notes=notes)
 
-    def _finder(self, task: SlideToTile) -> FindTissue:
-        if task.annotations is not None:
-            annotations = read_annotations(task.annotations, self.settings.annotation_classes or None)
+    def _finder(self, annotations: Annotations | None) -> FindTissue:
+        if annotations is not None:
             counted_from = self.settings.annotation_origin
             return lambda slide, overview: annotated_tissue(placed(annotations, slide.origin, counted_from), overview)
         return by_the_mask if self.network is None else self.network.find
