@@ -5,7 +5,7 @@ from __future__ import annotations
 import warnings
 from pathlib import Path
 from threading import Lock
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
@@ -14,8 +14,12 @@ from PIL import __version__ as pillow_version
 
 from ..errors import SlideError
 from ..units import Level0Px, LevelPx, Mpp
-from .slide import Mask, Rgb, Slide, on_white
+from .slide import UPRIGHT, Mask, Rgb, Slide, on_white
+from .stream_colours import jpeg_bits
 from .tiff_layout import check_still_there
+
+_ORIENTATION: Final = 0x0112
+_HEAD: Final = 2**18  # bytes: EXIF and colour profiles lie before a JPEG's frame
 
 
 class ImageReader(Slide):
@@ -24,8 +28,8 @@ class ImageReader(Slide):
     Its mpp is only what is given: the resolution in such files is that of printers and screens. Pillow is used, and not
     OpenCV, because it refuses a truncated image where OpenCV fills the rest with grey.
 
-    :raises SlideError: not a PNG or JPEG, larger than Pillow's own bound (about 179 million pixels), or of more
-        than 8 bits a channel.
+    :raises SlideError: not a PNG or JPEG, larger than Pillow's own bound (about 179 million pixels), of more than 8
+        bits a channel, or with a tag that says to turn it.
     """
 
     def __init__(self, path: Path, mpp: tuple[Mpp, Mpp] | None) -> None:
@@ -36,10 +40,15 @@ class ImageReader(Slide):
         self._transparent: Mask | None = None
         self._broken: SlideError | None = None  # told again without decoding again
         self._lock = Lock()
+        if (bits := _bits(path)) > 8:
+            wrong = f"an image of more than 8 bits a channel ({bits})"
+            raise SlideError(wrong, path=path, hint="save it with 8 bits a channel, its values brought to 0 to 255")
         with self._open() as image:
-            if image.mode.startswith(("I", "F")):
-                wrong = f"an image of more than 8 bits a channel (mode {image.mode})"
-                raise SlideError(wrong, path=path, hint="save it with 8 bits a channel")
+            # The method of the base class: that of PNG decodes the image first, in case a tag comes after it.
+            if (orientation := Image.Image.getexif(image).get(_ORIENTATION, 1)) != 1:
+                wrong = f"its orientation tag ({orientation}) says to turn it, which some programs do and others do not"
+                raise SlideError(wrong, path=path, hint=UPRIGHT)
+            self.grey = image.mode in ("1", "L", "LA")
             self.format = str(image.format).lower()
             self.level_dimensions = (image.size,)
         self.level_downsamples = (1.0,)
@@ -93,6 +102,18 @@ class ImageReader(Slide):
                 self._pixels = on_white(pixels) if see_through else pixels
                 self._transparent = pixels[..., 3] == 0 if see_through else None
             return self._pixels
+
+
+def _bits(path: Path) -> int:
+    """Bits a channel, as the header of a PNG or JPEG says; 0 for neither. Pillow cuts some off, and refuses others."""
+    try:
+        with path.open("rb") as file:
+            head = file.read(_HEAD)
+    except OSError:
+        return 0  # which is told when it is opened
+    if head.startswith(b"\x89PNG") and head[12:16] == b"IHDR":
+        return head[24]
+    return jpeg_bits(head) if head.startswith(b"\xff\xd8") else 0
 
 
 def _paste(picture: npt.NDArray[Any], region: npt.NDArray[Any], x: int, y: int) -> None:

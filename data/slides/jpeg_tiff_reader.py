@@ -138,6 +138,7 @@ class JpegTiffReader(Slide):
         self.level_downsamples = openslide.level_downsamples
         self.mpp = openslide.mpp
         self.origin = openslide.origin
+        self.grey = openslide.grey
         self.reader = ", ".join(sorted({library_of(layout.compression) for layout in tiles.levels.values()}))
         if openslide.remarks:
             self.reader += f" ({'; '.join(openslide.remarks)})"

@@ -17,7 +17,7 @@ from .openslide_reader import OpenSlideReader
 from .pyramid import has_the_field
 from .resolution import mpp_from_properties
 from .slide import Slide
-from .tiff_layout import TIFFFILE_ERRORS, TiledLevel, check_still_there, check_whole, tiled_level
+from .tiff_layout import TIFFFILE_ERRORS, TiledLevel, check_still_there, check_upright, check_whole, tiled_level
 from .tiff_reader import TiffReader
 
 _UNITS: Final = {2: "inch", 3: "centimeter"}
@@ -119,6 +119,7 @@ def _main_image(path: Path, xml: str) -> _MainImage:
 
 def _check(image: OmeImage, page: tifffile.TiffPage, path: Path) -> None:
     """Refuse what is not one plane of 8-bit colours."""
+    check_upright(page, path)
     planes = -(-image.channels // page.samplesperpixel)
     if image.focal_planes > 1 or image.time_points > 1:
         wrong = f"{image.focal_planes} focal planes and {image.time_points} time points, not one image"

@@ -18,7 +18,7 @@ from .pyramid import has_the_field
 from .resolution import mpp_from_properties
 from .slide import Mask, Rgb, Slide, on_white
 from .stream_colours import Mistake, as_ycbcr, dicom_mistakes, tiff_mistakes
-from .tiff_layout import TIFFFILE_ERRORS, check_still_there, check_whole
+from .tiff_layout import TIFFFILE_ERRORS, check_kind, check_still_there, check_whole
 
 CONVERT: Final = (
     "convert it anew from the scanner's own file, to a tiled TIFF "
@@ -51,6 +51,7 @@ class OpenSlideReader(Slide):
         self.origin = _origin(handle.properties)
         try:
             check_whole(self._file, path)
+            self.grey = self.format == "generic-tiff" and check_kind(path)
             self.mistake = _mistake(path, self._file, self.format)
         except SlideError:
             self.close()

@@ -23,6 +23,9 @@ Rgb = npt.NDArray[np.uint8]
 Mask = npt.NDArray[np.bool_]
 """(height, width)."""
 
+UPRIGHT: Final = "turn its pixels (`vips autorot in out`, `mogrify -auto-orient`), so that no tag has to be followed"
+"""The way out for a picture with an orientation tag, which some programs follow and others do not."""
+
 IMAGE_EXTENSIONS: Final = frozenset({".png", ".jpg", ".jpeg"})
 """Plain images: one level, no mpp of their own."""
 
@@ -48,6 +51,9 @@ class Slide(ABC):
     origin: tuple[Level0Px, Level0Px] = (Level0Px(0), Level0Px(0))
     """Where QuPath counts from: the corner of the scanned area, where the file says it (``openslide.bounds-x``, ``-y``)
     and the slide reaches beyond it. GeoJSON is in pixels from there; everything else is in pixels from (0, 0)."""
+
+    grey: bool = False
+    """Whether its pixels have one value each, so that no stain can be told by its colour."""
 
     @property
     def dimensions(self) -> tuple[Level0Px, Level0Px]:

@@ -48,13 +48,7 @@ _DICOM_JPEG_2000: Final = frozenset({"1.2.840.10008.1.2.4.90", "1.2.840.10008.1.
 def jpeg_colours(stream: bytes) -> Colours:
     """What a JPEG stream of three components, or its beginning, says of itself."""
     adobe, ids, thinned = -1, b"", False
-    at = 2
-    while at + 4 <= len(stream) and stream[at] == 0xFF:
-        marker = stream[at + 1]
-        if marker in _STANDALONE or marker == 0xFF:
-            at += 1 if marker == 0xFF else 2
-            continue
-        segment = stream[at + 4 : at + 2 + int.from_bytes(stream[at + 2 : at + 4], "big")]
+    for marker, segment in _segments(stream):
         if marker == 0xE0 and segment.startswith(b"JFIF\0"):
             return "YCBCR"
         if marker == 0xEE and segment.startswith(b"Adobe") and len(segment) >= 12:
@@ -62,14 +56,31 @@ def jpeg_colours(stream: bytes) -> Colours:
         elif marker in _FRAME_STARTS:
             ids, sampling = segment[6::3], segment[7::3]
             thinned = len(set(sampling)) > 1
-        elif marker == 0xDA:
-            break
-        at += 4 + len(segment)
     if adobe >= 0:
         return "YCBCR" if adobe == 1 else "RGB"
     if ids == b"RGB" and not thinned:
         return "RGB"
     return "YCBCR" if thinned else ""
+
+
+def jpeg_bits(stream: bytes) -> int:
+    """Bits a component of a JPEG stream; 0 where its beginning does not say."""
+    return next((segment[0] for marker, segment in _segments(stream) if marker in _FRAME_STARTS and segment), 0)
+
+
+def _segments(stream: bytes) -> Iterator[tuple[int, bytes]]:
+    """Markers of a JPEG stream and what stands in them, up to its scan or its end."""
+    at = 2
+    while at + 4 <= len(stream) and stream[at] == 0xFF:
+        marker = stream[at + 1]
+        if marker in _STANDALONE or marker == 0xFF:
+            at += 1 if marker == 0xFF else 2
+            continue
+        if marker == 0xDA:
+            return
+        length = max(int.from_bytes(stream[at + 2 : at + 4], "big"), 2)
+        yield marker, stream[at + 4 : at + 2 + length]
+        at += 2 + length
 
 
 def jpeg_2000_colours(stream: bytes) -> Colours:

@@ -19,11 +19,14 @@ import numpy.typing as npt
 import tifffile
 
 from ..errors import SlideError
+from .slide import UPRIGHT
 from .stream_colours import page_colours
 
 logging.getLogger("tifffile").addHandler(logging.NullHandler())  # what it says is in our errors, not on the screen
 
 _PAIRS: Final = ((273, 279), (324, 325))  # offsets and byte counts of strips, and of tiles
+_ORIENTATION: Final = 274
+_GREY: Final = frozenset({0, 1})  # PhotometricInterpretation: white or black is zero
 _DESCRIPTION: Final = 270  # OME-XML lies at the very end of many files
 _SUB_IFDS: Final = 330
 _WANTED: Final = frozenset({_DESCRIPTION, _SUB_IFDS}.union(*_PAIRS))
@@ -69,6 +72,37 @@ def check_still_there(file: Path, slide: Path) -> None:
     if not file.exists():
         hint = "it was moved or removed, or its disk is gone: bring it back, or leave it out"
         raise SlideError("vanished while it was being read", path=slide, hint=hint)
+
+
+def check_kind(path: Path) -> bool:
+    """Refuse a TIFF that nobody reads as it is meant: of more than 8 bits a channel, or with an orientation tag.
+
+    :returns: whether it is grey.
+    :raises SlideError: it is such a one.
+    """
+    try:
+        with tifffile.TiffFile(path) as tiff:
+            page = tiff.pages[0]
+            check_upright(page, path)
+            bits, grey = int(np.max(page.bitspersample)), int(page.photometric) in _GREY
+    except TIFFFILE_ERRORS:
+        return False  # what is damaged is found out where it is read
+    if bits > 8:
+        wrong = f"an image of more than 8 bits a channel ({bits})"
+        hint = "bring its values to 0 to 255: `vips cast in.tif out.tif uchar --shift` for 16 bits that are all used"
+        raise SlideError(wrong, path=path, hint=hint)
+    return grey
+
+
+def check_upright(page: tifffile.TiffPage, path: Path) -> None:
+    """Refuse an image whose tag says to turn it.
+
+    :raises SlideError: it does.
+    """
+    orientation = page.tags.valueof(_ORIENTATION, 1)
+    if orientation != 1:
+        wrong = f"its orientation tag ({orientation}) says to turn it, which some programs do and others do not"
+        raise SlideError(wrong, path=path, hint=UPRIGHT)
 
 
 def _end(stream: BinaryIO, size: int) -> int:

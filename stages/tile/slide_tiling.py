@@ -65,7 +65,13 @@ def _median(sharpness: Scores) -> float | None:
 
 
 def by_the_mask(slide: Slide, overview: Overview) -> TissueMask:
-    """The tissue as :func:`~wsipipe.data.tiling.tissue.find_tissue` sees it in the overview."""
+    """The tissue as :func:`~wsipipe.data.tiling.tissue.find_tissue` sees it in the overview.
+
+    :raises SlideError: the slide is grey.
+    """
+    if slide.grey:
+        hint = "export it in colour; if grey is meant, say where the tissue is with --annotations or --coordinates"
+        raise SlideError("a grey picture, and tissue is found by its colour", path=slide.path, hint=hint)
     return find_tissue(overview)
 
 
