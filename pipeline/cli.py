@@ -1,7 +1,7 @@
 """The command line: flags in, one configuration, one call of :mod:`.chain`, an exit code out.
 
-Exit codes: 0 all well, 1 some items failed, 2 usage, 130 interrupted. Nothing heavy is imported before it is needed,
-so that ``wsipipe --help`` answers at once.
+Exit codes: 0 all well, 1 some items failed or what was given is at fault, 2 usage, 130 interrupted. Nothing heavy is
+imported before it is needed, so that ``wsipipe --help`` answers at once.
 """
 
 from __future__ import annotations

@@ -109,7 +109,9 @@ def _state(record: Record, folder: str, workspace: Path, made: Mapping[str, str]
         refused = asked or changed.keys() & _LIKE_SETTINGS
         again = "--replace makes it again; without, the next run refuses" if refused else "the next run makes it again"
         return state("stale", "; ".join([*reasons, *asked][:3]), again)
-    return state(record.status if record.status == "empty" else "done")
+    bad = record.stats.get("bad_tiles")
+    undecoded = f"{bad} tiles cannot be decoded and are left out" if bad else ""
+    return state(record.status if record.status == "empty" else "done", undecoded)
 
 
 _LIKE_SETTINGS = {"weights", "tissue_weights", "gene_list"}
@@ -227,6 +229,6 @@ def show_status(config: Config, console: Console, *, compare: bool) -> None:
 def _reasons(states: Sequence[ItemState]) -> dict[tuple[str, str, str, str, str], list[str]]:
     grouped: dict[tuple[str, str, str, str, str], list[str]] = {}
     for s in states:
-        if s.state not in ("done", "empty"):
+        if s.state not in ("done", "empty") or s.why:
             grouped.setdefault((s.folder, s.stage, s.state, s.why, s.hint), []).append(s.item)
     return grouped

@@ -24,7 +24,6 @@ from ...data.errors import SlideError, UsageError
 from ...data.features.store import Bag, read_bag
 from ...data.manifest import Manifest
 from ...data.slides.readers import open_slide
-from ...data.slides.slide import Slide
 from ...data.tiling.overview import read_overview
 from ...data.tiling.store import read_tile, read_tiles
 from ...models.backbones.devices import choose_device
@@ -139,18 +138,19 @@ class PredictStage(Stage[PredictSettings]):
             patient_id=slide.patient_id,
             logits={fold: reading.logit for fold, reading in readings.items()},
             thresholds={fold: self.bundles[fold].facts.threshold for fold in slide.folds},
-            why=slide.why,
+            why=slide.why if not bag.facts.bad_tiles else f"{slide.why}; {_undecoded(len(bag.facts.bad_tiles))}",
             tiles=len(bag.coords),
         )
         attention = _mean(reading.attention for reading in readings.values())
         scores = _mean(reading.scores for reading in readings.values())
-        with open_slide(slide.path, mpp_override=slide.mpp_override) as opened:
-            outputs = {
+        return Outcome(
+            outputs={
                 "prediction": self._write(slide, output),
-                "geojson": self._geojson(slide, opened, bag, attention, scores),
-                **self._pictures(slide, opened, bag, attention, output),
-            }
-        return Outcome(outputs, stats={"tiles": len(bag.coords), "folds": len(readings)})
+                "geojson": self._geojson(slide, bag, attention, scores),
+                **self._pictures(slide, bag, attention, output),
+            },
+            stats={"tiles": len(bag.coords), "folds": len(readings)},
+        )
 
     def _write(self, slide: _SlideToRead, output: SlideOutput) -> Path:
         path = self.folder / "slides" / f"{slide.slide_id}.json"
@@ -159,46 +159,49 @@ class PredictStage(Stage[PredictSettings]):
         return path
 
     def _geojson(
-        self, slide: _SlideToRead, opened: Slide, bag: Bag, attention: NDArray[np.float64], scores: NDArray[np.float64]
+        self, slide: _SlideToRead, bag: Bag, attention: NDArray[np.float64], scores: NDArray[np.float64]
     ) -> Path:
         path = self.folder / "geojson" / f"{slide.slide_id}.geojson"
+        with open_slide(slide.path, mpp_override=slide.mpp_override) as opened:
+            origin = opened.origin
         measurements = {"attention": attention, "score": scores}
-        text = tile_scores_geojson(bag.coords, bag.facts.tile_size_level0, measurements, origin=opened.origin)
+        text = tile_scores_geojson(bag.coords, bag.facts.tile_size_level0, measurements, origin=origin)
         with whole(path) as scratch:
             scratch.write_text(text, encoding="utf-8")
         return path
 
     def _pictures(
-        self, slide: _SlideToRead, opened: Slide, bag: Bag, attention: NDArray[np.float64], output: SlideOutput
+        self, slide: _SlideToRead, bag: Bag, attention: NDArray[np.float64], output: SlideOutput
     ) -> dict[str, Path]:
         probability = float(expit(np.mean(list(output.logits.values()))))
         caption = f"{slide.slide_id} · {self.task.model.name} {probability:.2f}"
         heatmap = self.folder / "heatmaps" / f"{slide.slide_id}.png"
         strip = self.folder / "tiles" / f"{slide.slide_id}.png"
         tiles = read_tiles(slide.tiles)
-        overview = read_overview(opened)
-        with whole(heatmap) as scratch:
-            draw_heatmap(
-                overview.pixels,
-                overview.downsample,
-                bag.coords,
-                bag.facts.tile_size_level0,
-                attention,
-                scratch,
-                caption=caption,
-                mpp=opened.believed_mpp(),
-            )
-        top = np.argsort(-attention, kind="stable")[: self.settings.top_tiles]
-        place = {(int(x), int(y)): index for index, (x, y) in enumerate(tiles.coords)}
-        images = []
-        for index in top:
-            x, y = bag.coords[index]
-            try:
-                images.append(read_tile(opened, tiles, place[int(x), int(y)]))
-            except KeyError as error:
-                raise SlideError(
-                    f"has no tile at x={x} y={y} any more", path=slide.tiles, hint="run wsipipe extract again"
-                ) from error
+        with open_slide(slide.path, mpp_override=slide.mpp_override) as opened:
+            overview = read_overview(opened)
+            with whole(heatmap) as scratch:
+                draw_heatmap(
+                    overview.pixels,
+                    overview.downsample,
+                    bag.coords,
+                    bag.facts.tile_size_level0,
+                    attention,
+                    scratch,
+                    caption=caption,
+                    mpp=opened.believed_mpp(),
+                )
+            top = np.argsort(-attention, kind="stable")[: self.settings.top_tiles]
+            place = {(int(x), int(y)): index for index, (x, y) in enumerate(tiles.coords)}
+            images = []
+            for index in top:
+                x, y = bag.coords[index]
+                try:
+                    images.append(read_tile(opened, tiles, place[int(x), int(y)]))
+                except KeyError as error:
+                    raise SlideError(
+                        f"has no tile at x={x} y={y} any more", path=slide.tiles, hint="run wsipipe extract again"
+                    ) from error
         if not images:
             return {"heatmap": heatmap}
         with whole(strip) as scratch:
@@ -211,6 +214,10 @@ class PredictStage(Stage[PredictSettings]):
 def _mean(values: Iterable[NDArray[np.float32]]) -> NDArray[np.float64]:
     mean: NDArray[np.float64] = np.mean(np.stack(list(values)), axis=0, dtype=np.float64)
     return mean
+
+
+def _undecoded(tiles: int) -> str:
+    return f"{tiles} {'tile' if tiles == 1 else 'tiles'} could not be decoded"
 
 
 def _why(unseen: tuple[int, ...], folds: int) -> str:

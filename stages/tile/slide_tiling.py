@@ -40,7 +40,8 @@ class TileResult:
 
     @property
     def stats(self) -> dict[str, int | float | str | None]:
-        """What the manifest keeps and the table shows."""
+        """What the manifest keeps and the table shows. ``bad_tiles`` cannot be decoded at the level of the sharpness;
+        extraction says which cannot be at the level that is read."""
         grid, tissue = self.tiles.grid, self.tissue
         return {
             "tiles": len(self.tiles),
@@ -54,6 +55,7 @@ class TileResult:
             "level": grid.level,
             "read_px": int(grid.read_px),
             "sharpness_median": _median(self.tiles.sharpness),
+            "bad_tiles": int(np.isnan(self.tiles.sharpness).sum()),
             **{f"dropped_{why.replace(' ', '_')}": len(coords) for why, coords in self.dropped.items()},
             "unread_fraction": round(float(self.overview.unread.mean()), 6),
         }
