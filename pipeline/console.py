@@ -129,8 +129,10 @@ class Console:
         self.table(table)
         self._open_reasons.clear()
         for s in summaries:
-            if bad := s.stats.get("bad_tiles"):
-                self.line(f"{s.stage}: {bad:,} tiles cannot be decoded and are left out (bad_tiles of each slide)")
+            if undecoded := s.stats.get("bad_tiles"):
+                self.line(
+                    f"{s.stage}: {undecoded:,} tiles cannot be decoded and are left out (bad_tiles of each slide)"
+                )
             for failure in s.failures:
                 self.line(f"failed in {s.stage}: {failure.item}: {failure.message}")
                 if failure.hint:

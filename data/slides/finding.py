@@ -14,12 +14,8 @@ from ..errors import CohortError, SlideError, UsageError
 from ..wording import some
 from .companions import companions
 from .dicom_header import read_dicom_header
+from .readers import SLIDE_EXTENSIONS
 from .slide import IMAGE_EXTENSIONS
-
-SLIDE_EXTENSIONS: Final = IMAGE_EXTENSIONS | {
-    ".bif", ".czi", ".mrxs", ".ndpi", ".scn", ".svs", ".svslide", ".tif", ".tiff", ".vms", ".vmu",
-}  # fmt: skip
-"""What is looked for in a folder. A file that is named itself may be called anything."""
 
 _NOT_READ: Final = frozenset({
     ".afi", ".dcx", ".eps", ".ets", ".isyntax", ".jp2", ".jpx", ".kfb", ".lif", ".mds", ".mdsx", ".mkt", ".nd2",

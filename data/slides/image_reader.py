@@ -14,12 +14,17 @@ from PIL import __version__ as pillow_version
 
 from ..errors import SlideError
 from ..units import Level0Px, LevelPx, Mpp
-from .slide import UPRIGHT, Mask, Rgb, Slide, on_white
+from .slide import IMAGE_EXTENSIONS, UPRIGHT, Mask, Rgb, Slide, on_white
 from .stream_colours import jpeg_bits
 from .tiff_layout import check_still_there
 
 _ORIENTATION: Final = 0x0112
 _HEAD: Final = 2**18  # bytes: EXIF and colour profiles lie before a JPEG's frame
+
+
+def open_image(path: Path, mpp: tuple[Mpp, Mpp] | None) -> Slide | None:
+    """A plain PNG or JPEG, by its extension; None for others."""
+    return ImageReader(path, mpp) if path.suffix.lower() in IMAGE_EXTENSIONS else None
 
 
 class ImageReader(Slide):

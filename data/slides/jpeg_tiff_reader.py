@@ -8,12 +8,13 @@ pixels. A few tiles of each level are compared when the slide is opened; where o
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Final
 
 import numpy as np
 
 from ..errors import SlideError
-from ..units import Level0Px, LevelPx
+from ..units import Level0Px, LevelPx, Mpp
 from .codecs import library_of
 from .decoded_tiles import DecodedTiles
 from .openslide_reader import CONVERT, OpenSlideReader
@@ -26,6 +27,11 @@ _FORMATS: Final = frozenset({"aperio", "generic-tiff"})
 """Others lay their tiles out in ways of their own."""
 
 _CHECKED_TILES: Final = 3
+
+
+def open_with_openslide(path: Path, mpp: tuple[Mpp, Mpp] | None) -> Slide:
+    """Whatever OpenSlide opens: on the fast path if that gives its pixels."""
+    return fastest_reader(OpenSlideReader(path, mpp))
 
 
 def fastest_reader(slide: OpenSlideReader) -> Slide:

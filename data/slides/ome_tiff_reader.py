@@ -40,16 +40,18 @@ def ome_description(path: Path) -> str:
     return description if is_ome_xml(description) else ""
 
 
-def open_ome_tiff(path: Path, xml: str, mpp: tuple[Mpp, Mpp] | None) -> Slide:
-    """The main image of an OME-TIFF.
+def open_ome_tiff(path: Path, mpp: tuple[Mpp, Mpp] | None) -> Slide | None:
+    """The main image of an OME-TIFF, which its first directory tells, whatever the file is called; None for others.
 
     Three of its tiles are compared with OpenSlide's, if OpenSlide opens it; where one differs, OpenSlide reads it, and
     ``reader`` says so.
 
-    :param xml: of :func:`ome_description`.
     :param mpp: in place of what the file says.
     :raises SlideError: truncated or damaged, or the main image is not one plane of 8-bit RGB.
     """
+    xml = "" if path.is_dir() else ome_description(path)
+    if not xml:
+        return None
     check_whole(path, path)
     found = _main_image(path, xml)
     mpp = mpp or found.mpp

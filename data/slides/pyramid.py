@@ -5,7 +5,6 @@ region or a thumbnail that is turned or cropped where a reduced level belongs, a
 from __future__ import annotations
 
 from collections.abc import Iterable
-from itertools import product
 from typing import Final
 
 import cv2
@@ -24,7 +23,7 @@ _BLOCKS: Final = 8  # along each side of it, whose means are compared
 _AWAY: Final = 15.0  # grey levels: root of the mean square; true levels, sharpened or aliased, are below 6
 _TEXTURE: Final = 8.0  # grey levels of standard deviation, above which two textures can be told apart
 _ALIKE: Final = 0.1  # correlation: of unlike textures within 0.05; of one and every fourth pixel of its noise 0.25
-ALL_OVER: Final[tuple[Place, ...]] = tuple(product((0.25, 0.5, 0.75), repeat=2))
+ALL_OVER: Final[tuple[Place, ...]] = tuple((x, y) for x in (0.25, 0.5, 0.75) for y in (0.25, 0.5, 0.75))
 
 
 def downsample(full: tuple[int, int], size: tuple[int, int]) -> float:
@@ -78,10 +77,10 @@ def _look_alike(seen: Rgb, truth: Rgb) -> bool:
     means = [cv2.resize(one, (_BLOCKS, _BLOCKS), interpolation=cv2.INTER_AREA).astype(float) for one in (seen, truth)]
     if np.sqrt(np.mean((means[0] - means[1]) ** 2)) > _AWAY:
         return False
-    textures = [_texture(one) for one in (seen, truth)]
-    if min(float(texture.std()) for texture in textures) < _TEXTURE:
+    own, other = _texture(seen), _texture(truth)
+    if min(float(own.std()), float(other.std())) < _TEXTURE:
         return True
-    return float(cv2.matchTemplate(*textures, cv2.TM_CCOEFF_NORMED)[0, 0]) > _ALIKE
+    return float(np.asarray(cv2.matchTemplate(own, other, cv2.TM_CCOEFF_NORMED))[0, 0]) > _ALIKE
 
 
 def _texture(pixels: Rgb) -> npt.NDArray[np.float32]:
