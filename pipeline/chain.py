@@ -24,7 +24,7 @@ from .training import metrics_of, train
 
 if TYPE_CHECKING:
     from ..data.cohort.table import CohortTable
-    from ..data.slides.finding import FoundSlide
+    from ..data.slides.finding import FoundSlides
 
 
 def tile(config: Config, runner: Runner) -> list[Summary]:
@@ -39,19 +39,21 @@ def tile(config: Config, runner: Runner) -> list[Summary]:
     return _tile(config, runner, found, table)
 
 
-def _tile(config: Config, runner: Runner, found: Sequence[FoundSlide], table: CohortTable | None) -> list[Summary]:
+def _tile(config: Config, runner: Runner, found: FoundSlides, table: CohortTable | None) -> list[Summary]:
     from ..stages.settings import Settings
     from ..stages.tile.index_stage import IndexStage
     from ..stages.tile.stage import TileStage
 
     folder = runner.workspace / "tiles" / config.tile.folder_name()
-    stage = TileStage(config.tile, folder, runner.workspace, slides=found, table=table, replace=runner.replace)
+    stage = TileStage(
+        config.tile, folder, runner.workspace, slides=found, table=table, replace=runner.replace, notes=found.notes()
+    )
     return [runner.run(stage), runner.run(IndexStage(Settings(), folder, runner.workspace))]
 
 
-def _slides(given: Sequence[Path], table: CohortTable | None) -> list[FoundSlide]:
+def _slides(given: Sequence[Path], table: CohortTable | None) -> FoundSlides:
     """The slides in the given places, else those that the cohort table has paths of."""
-    from ..data.slides.finding import FoundSlide, checked_slide_id, find_slides
+    from ..data.slides.finding import FoundSlide, FoundSlides, checked_slide_id, existing, find_slides
 
     if given:
         return find_slides(given)
@@ -61,7 +63,8 @@ def _slides(given: Sequence[Path], table: CohortTable | None) -> list[FoundSlide
             "no slides are given",
             hint="name files or folders on the command line, or slides in [cohort], or a table with a path column",
         )
-    return [FoundSlide(checked_slide_id(slide, table.source), path) for slide, path in sorted(paths.items())]
+    named = [FoundSlide(checked_slide_id(slide, table.source), existing(path) or path) for slide, path in paths.items()]
+    return FoundSlides(sorted(named, key=lambda slide: slide.slide_id), {})
 
 
 def export(
@@ -134,7 +137,9 @@ def predict(
 
     workspace = runner.workspace
     recipe = folds_of(model)[0][1].recipe
-    here = config.tile.model_dump(include={"mpp_override", "workers", "timeout", "tissue_weights", "device"})
+    here = config.tile.model_dump(
+        include={"mpp_override", "overrule_mpp", "workers", "timeout", "tissue_weights", "device"}
+    )
     # Annotations are of the slides that the model was trained on; of new ones all tissue is read.
     tile_settings = TileSettings(**{**recipe.tile, "annotation_classes": [], **here})
     runtime = config.extract.model_dump(include={"weights", "batch_size", "threads", "device"})

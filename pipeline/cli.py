@@ -1,7 +1,7 @@
 """The command line: flags in, one configuration, one call of :mod:`.chain`, an exit code out.
 
-Exit codes: 0 all well, 1 some items failed, 2 usage, 130 interrupted. Nothing heavy is imported before it is needed,
-so that ``wsipipe --help`` answers at once.
+Exit codes: 0 all well, 1 some items failed or what was given is at fault, 2 usage, 130 interrupted. Nothing heavy is
+imported before it is needed, so that ``wsipipe --help`` answers at once.
 """
 
 from __future__ import annotations
@@ -176,6 +176,9 @@ def predict(
     name: Annotated[str | None, typer.Option(help="name of the predictions' folder; default: the model's")] = None,
     table: Annotated[Path | None, typer.Option(help="table with slide_id and patient_id, path, mpp")] = None,
     mpp_override: Annotated[float | None, typer.Option(help="µm per pixel of slides that do not say it")] = None,
+    overrule_mpp: Annotated[
+        bool | None, typer.Option("--overrule-mpp", help="let --mpp-override, and the table's mpp, overrule the files")
+    ] = None,
     weights: Weights = None,
     batch_size: Annotated[int | None, typer.Option(help="tiles a batch")] = None,
     gpu: Gpu = None,
@@ -183,7 +186,7 @@ def predict(
     """Predict a biomarker on slides from histology alone: CSV, heatmaps, GeoJSON, a page to look at."""
     call.on_gpu("predict", gpu)
     call.flags["predict"] |= {"slides": slides, "table": table}
-    call.flags["tile"] = {"mpp_override": mpp_override}
+    call.flags["tile"] = {"mpp_override": mpp_override, "overrule_mpp": overrule_mpp}
     device = call.flags["predict"].get("device")
     call.flags["extract"] = {"weights": weights, "batch_size": batch_size, "device": device}
     summaries, result = chain.predict(*call.open(), model, name=name)

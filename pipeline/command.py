@@ -36,7 +36,7 @@ Replace = Annotated[bool, typer.Option("--replace", help="let these settings rep
 @contextmanager
 def console_of(*, json: bool, debug: bool) -> Iterator[Console]:
     """A command's surroundings: errors become messages and exit codes."""
-    console = Console(json_only=json, debug=debug)
+    console = Console(json_only=json, debug=debug, closes=True)
     previous = signal.signal(signal.SIGTERM, signal.default_int_handler)  # `docker stop` ends a run as Ctrl-C does
     try:
         with warnings.catch_warnings():
@@ -45,6 +45,7 @@ def console_of(*, json: bool, debug: bool) -> Iterator[Console]:
     except typer.Exit:
         raise
     except KeyboardInterrupt:
+        console.open_reasons()
         console.note("interrupted; what is done stays done, and the same command goes on from here")
         raise typer.Exit(130) from None
     except WsipipeError as error:

@@ -47,11 +47,14 @@ class Console:
 
     :param json_only: keep standard output for one JSON object.
     :param debug: show the traces of errors.
+    :param closes: a closing table follows, which gives the reasons of failures: each stands once on the screen.
     """
 
-    def __init__(self, *, json_only: bool = False, debug: bool = False) -> None:
+    def __init__(self, *, json_only: bool = False, debug: bool = False, closes: bool = False) -> None:
         self.json_only = json_only
         self.debug = debug
+        self._closes = closes and not json_only
+        self._open_reasons: list[str] = []  # of failures that the closing table has not given yet
         self._out = _rich(sys.stdout)
         self._err = _rich(sys.stderr)
 
@@ -65,13 +68,24 @@ class Console:
 
     def failure(self, item: str, message: str, hint: str, trace: str = "") -> None:
         """An item that failed; the run goes on."""
-        self._err.print(f"[red]failed[/] {escape(item)}: {escape(message)}" + _way_out(hint))
+        reason = f"[red]failed[/] {escape(item)}: {escape(message)}" + _way_out(hint)
+        if self._closes:
+            self._open_reasons.append(reason)
+            reason = f"[red]failed[/] {escape(item)} [dim](why: below)[/]"
+        self._err.print(reason)
         if self.debug and trace:
             self._err.print(escape(trace), style="dim")
 
     def error(self, error: WsipipeError) -> None:
         """Why the command ends."""
+        self.open_reasons()
         self._err.print(f"[red bold]error[/] {escape(str(error))}" + _way_out(error.hint))
+
+    def open_reasons(self) -> None:
+        """Why items failed, where the command ends before its closing table."""
+        for reason in self._open_reasons:
+            self._err.print(reason)
+        self._open_reasons.clear()
 
     def table(self, table: Table) -> None:
         """A table for people."""
@@ -113,7 +127,12 @@ class Console:
             bad = f"[red]{len(s.failures)}[/]" if s.failures else "0"
             table.add_row(s.stage, s.items, str(s.done), str(s.before), str(s.empty), bad, clock(s.seconds), rate)
         self.table(table)
+        self._open_reasons.clear()
         for s in summaries:
+            if undecoded := s.stats.get("bad_tiles"):
+                self.line(
+                    f"{s.stage}: {undecoded:,} tiles cannot be decoded and are left out (bad_tiles of each slide)"
+                )
             for failure in s.failures:
                 self.line(f"failed in {s.stage}: {failure.item}: {failure.message}")
                 if failure.hint:

@@ -79,7 +79,8 @@ def _state(record: Record, folder: str, lineage: Lineage, config: Config | None)
     settings = None if config is None else _settings_of(config, folder, record)
     if settings is not None and (complaint := settings.judge(record.stats)):
         return state("stale", complaint, "the next run leaves it out")
-    return state(standing.state)
+    bad = record.stats.get("bad_tiles")
+    return state(standing.state, f"{bad} tiles cannot be decoded and are left out" if bad else "")
 
 
 _AGAIN = "the next run makes it again"
@@ -179,6 +180,6 @@ def show_status(config: Config, console: Console, *, compare: bool) -> None:
 def _reasons(states: Sequence[ItemState]) -> dict[tuple[str, str, str, str, str], list[str]]:
     grouped: dict[tuple[str, str, str, str, str], list[str]] = {}
     for s in states:
-        if s.state not in ("done", "empty"):
+        if s.state not in ("done", "empty") or s.why:
             grouped.setdefault((s.folder, s.stage, s.state, s.why, s.hint), []).append(s.item)
     return grouped

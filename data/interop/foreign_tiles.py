@@ -32,6 +32,7 @@ import numpy as np
 
 from ..artifact import surroundings
 from ..errors import SlideError
+from ..slides.finding import existing
 from ..tiling.grid import Coords, TileGrid
 from ..units import Level0Px, LevelPx, TilePx
 
@@ -80,7 +81,7 @@ def find_foreign_tiles(folder: Path, slide_id: str) -> Path:
     :raises SlideError: there are none.
     """
     places = [place / name for place in (folder, folder / "patches") for name in _names(slide_id)]
-    found = next((place for place in places if place.is_file()), None)
+    found = next((file for place in places if (file := existing(place)) and file.is_file()), None)
     if found is None:
         looked_for = ", ".join(place.relative_to(folder).as_posix() for place in places)
         hint = "give the folder that TRIDENT or CLAM has written `patches/` into, or leave the slide out"

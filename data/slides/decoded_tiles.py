@@ -15,7 +15,7 @@ import numpy as np
 from ..errors import SlideError
 from ..units import LevelPx
 from .codecs import decoder_of
-from .slide import Rgb
+from .slide import Mask, Rgb
 from .tiff_layout import TiledLevel
 
 CACHE_BYTES: Final = 256 * 2**20
@@ -73,6 +73,18 @@ class DecodedTiles:
                     from_y - tile_y : to_y - tile_y, from_x - tile_x : to_x - tile_x
                 ]
         return region
+
+    def gaps(self, level: int, left: int, top: int, width: LevelPx, height: LevelPx) -> Mask | None:
+        """Which pixels of a region lie in tiles that are missing, (height, width); None for none."""
+        layout = self.levels[level]
+        if 0 not in layout.byte_counts:
+            return None
+        missing = np.array([not all(count for _, count in layout.parts_of(tile)) for tile in range(layout.tiles)])
+        row, column = (np.arange(size) + start for size, start in ((height, top), (width, left)))
+        inside = (row >= 0) & (row < layout.height), (column >= 0) & (column < layout.width)
+        tiles = (row // layout.tile_height)[:, None] * layout.columns + column // layout.tile_width
+        gaps = missing[tiles.clip(0, layout.tiles - 1)] & inside[0][:, None] & inside[1]
+        return gaps if gaps.any() else None
 
     def decode(self, level: int, index: int) -> Rgb | None:
         """One tile, (tile_height, tile_width, 3); None if it is missing or damaged."""

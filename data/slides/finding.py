@@ -5,18 +5,23 @@ from __future__ import annotations
 import hashlib
 import os
 import unicodedata
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, Final
 
 from ..errors import CohortError, SlideError, UsageError
+from ..wording import some
+from .companions import companions
+from .dicom_header import read_dicom_header
+from .readers import SLIDE_EXTENSIONS
 from .slide import IMAGE_EXTENSIONS
 
-SLIDE_EXTENSIONS: Final = IMAGE_EXTENSIONS | {
-    ".bif", ".czi", ".mrxs", ".ndpi", ".scn", ".svs", ".svslide", ".tif", ".tiff", ".vms", ".vmu",
-}  # fmt: skip
-"""What is looked for in a folder. A file that is named itself may be called anything."""
+_NOT_READ: Final = frozenset({
+    ".afi", ".dcx", ".eps", ".ets", ".isyntax", ".jp2", ".jpx", ".kfb", ".lif", ".mds", ".mdsx", ".mkt", ".nd2",
+    ".oir", ".qptiff", ".sdpc", ".tmap", ".tron", ".vsi", ".zif", ".zvi",
+})  # fmt: skip
+"""Formats of slides that nothing here reads: left out, but not in silence."""
 
 _DOUBLE_EXTENSIONS: Final = (".ome.tif", ".ome.tiff")
 _DICOM: Final = ".dcm"
@@ -38,15 +43,36 @@ class FoundSlide:
     path: Path
 
 
-def find_slides(given: Iterable[str | os.PathLike[str]]) -> list[FoundSlide]:
+class FoundSlides(list[FoundSlide]):
+    """Slides, sorted by id, and what lay among them and is left out.
+
+    :param left_out: why → paths.
+    """
+
+    def __init__(self, slides: Iterable[FoundSlide], left_out: Mapping[str, list[Path]]) -> None:
+        super().__init__(slides)
+        self.left_out = left_out
+
+    def notes(self) -> list[str]:
+        """What is left out, a sentence a reason, with names."""
+        return [
+            f"left out, {why}: {len(paths)} ({some([_text(path) for path in paths], 5)})"
+            for why, paths in sorted(self.left_out.items())
+        ]
+
+
+def find_slides(given: Iterable[str | os.PathLike[str]]) -> FoundSlides:
     """The slides among files and folders, sorted by id. Folders are searched with all that is in them.
 
-    A folder that holds ``.dcm`` files is one slide, called like the folder. Hidden files, the companion folders of
-    MRXS slides and the images beside a VMS index are passed over.
+    A folder that holds ``.dcm`` files is one slide, called like the folder; a ``.dcm`` file that is named itself means
+    that slide if it is the only one of its folder, else itself. Hidden files, the companion folders of MRXS slides and
+    the images beside a VMS index are passed over. What else is no slide but might be missed is left out and counted:
+    pictures of a slide beside it, formats that are not read, dead links, folders that cannot be read.
 
     :raises UsageError: a path that is not there, or no slide at all.
     :raises CohortError: two slides with one id, or an id that cannot be a file name in the workspace.
     """
+    left_out: dict[str, list[Path]] = {}
     roots = [Path(os.path.abspath(path)) for path in given]  # noqa: PTH100  a link keeps its own name
     found: dict[Path, None] = {}
     for path in roots:
@@ -55,13 +81,14 @@ def find_slides(given: Iterable[str | os.PathLike[str]]) -> list[FoundSlide]:
         if not (path.is_dir() or path.is_file()):  # reading a pipe would wait for ever
             raise UsageError("neither a file nor a folder", path=path, hint="check the path of the slides")
         if path.is_dir():
-            found.update(dict.fromkeys(_walk(path, frozenset())))
+            found.update(dict.fromkeys(_walk(path, frozenset(), left_out)))
         else:
-            found[path.parent if path.suffix.lower() == _DICOM else path] = None
+            found[_dicom_slide(path) if path.suffix.lower() == _DICOM else path] = None
     if not found:
         where = ", ".join(str(path) for path in roots) or "nothing was given"
         known = " ".join(sorted(SLIDE_EXTENSIONS | {_DICOM}))
-        raise UsageError("no slides here", path=where, hint=f"slides are found by their extension: {known}")
+        wrong = "; ".join(["no slides here", *FoundSlides((), left_out).notes()])
+        raise UsageError(wrong, path=where, hint=f"slides are found by their extension: {known}")
     slides: dict[str, FoundSlide] = {}
     for path in sorted(found):
         slide = FoundSlide(slide_id_of(path), path)
@@ -70,11 +97,41 @@ def find_slides(given: Iterable[str | os.PathLike[str]]) -> list[FoundSlide]:
             wrong = f"two slides are called {slide.slide_id!r}: this one and {other.path}"
             hint = "rename one of them, or give paths that hold only one"
             raise CohortError(wrong, path=path, hint=hint)
-    return sorted(slides.values(), key=lambda slide: slide.slide_id)
+    return FoundSlides(sorted(slides.values(), key=lambda slide: slide.slide_id), left_out)
+
+
+def _text(path: Path) -> str:
+    """For a message: bytes that are no text are written as escapes."""
+    return str(path).encode(errors="backslashreplace").decode()
+
+
+def _dicom_slide(file: Path) -> Path:
+    """The folder of a DICOM file, if it holds the files of its slide and of no other; else the file itself."""
+    here = _dicom_series(file.parent)
+    others = {series for series in here.values() if series}
+    return file.parent if not others or (here.get(file) and len(others) == 1) else file
+
+
+def _dicom_series(folder: Path) -> dict[Path, str]:
+    """DICOM files in a folder → the series of the slide that each belongs to; empty for what is of none.
+
+    A file that cannot be read, or is no image of a slide, belongs to none.
+    """
+    series: dict[Path, str] = {}
+    for file in sorted(folder.iterdir()):
+        if file.suffix.lower() == _DICOM and not file.name.startswith("."):
+            try:
+                header = read_dicom_header(file)
+            except OSError:
+                header = None
+            series[file] = header.series if header is not None and header.whole_slide else ""
+    return series
 
 
 def slide_id_of(path: Path) -> str:
     """A slide's id: its file's name without the extension (``.ome.tiff`` whole), or the name of its folder.
+
+    In Unicode's composed form (NFC): a Mac writes ``ä`` as two characters, tables have it as one.
 
     :raises CohortError: see :func:`checked_slide_id`.
     """
@@ -87,11 +144,13 @@ def slide_id_of(path: Path) -> str:
 
 
 def checked_slide_id(slide_id: str, where: str | os.PathLike[str]) -> str:
-    """``slide_id``, if it can be a file name in the workspace; spaces, dots and Unicode may be in it.
+    """``slide_id`` in Unicode's composed form, if it can be a file name in the workspace; spaces, dots and Unicode may
+    be in it.
 
     :param where: the slide, or the table that names it, for the message.
     :raises CohortError: empty, ``.`` or ``..``, a separator, a control character, bytes that are no text, too long.
     """
+    slide_id = unicodedata.normalize("NFC", slide_id)
     if slide_id.strip() in ("", ".", ".."):
         reason = "is no name"
     elif "/" in slide_id or "\\" in slide_id:
@@ -106,25 +165,41 @@ def checked_slide_id(slide_id: str, where: str | os.PathLike[str]) -> str:
     raise CohortError(f"the slide id {slide_id!a} {reason}", path=where, hint="rename the slide")
 
 
-def _walk(folder: Path, above: frozenset[Path]) -> Iterator[Path]:
+def _walk(folder: Path, above: frozenset[Path], left_out: dict[str, list[Path]]) -> Iterator[Path]:
     """Slides in a folder and below. Links to folders are followed, but not in circles."""
     here = folder.resolve()
     if here in above:
         return
-    entries = sorted(entry for entry in folder.iterdir() if not entry.name.startswith("."))
-    files = [entry for entry in entries if entry.is_file()]
+    try:
+        entries = sorted(entry for entry in folder.iterdir() if not entry.name.startswith("."))
+        files = [entry for entry in entries if entry.is_file()]
+        folders = [entry for entry in entries if entry.is_dir()]
+    except OSError as error:
+        left_out.setdefault(f"a folder that cannot be read ({error.strerror})", []).append(folder)
+        return
+    looked_for = SLIDE_EXTENSIONS | _NOT_READ | {_DICOM}
+    for entry in entries:
+        if entry.suffix.lower() in looked_for and entry.is_symlink() and not entry.exists():
+            left_out.setdefault("a link to a file that is not there", []).append(entry)
     extensions = {file.suffix.lower() for file in files}
     if _DICOM in extensions:
         yield folder
     images_belong = not extensions.isdisjoint(_WITH_IMAGES_BESIDE)
+    slides = []
     for file in files:
         extension = file.suffix.lower()
         if extension in SLIDE_EXTENSIONS and not (images_belong and extension in IMAGE_EXTENSIONS):
-            yield file
-    companions = {file.stem for file in files if file.suffix.lower() == ".mrxs"}
-    for entry in entries:
-        if entry.is_dir() and entry.name not in companions:
-            yield from _walk(entry, above | {here})
+            slides.append(file)
+        elif extension in _NOT_READ:
+            left_out.setdefault(f"a format that is not read ({extension})", []).append(file)
+    beside = companions(slides)
+    if beside:
+        left_out.setdefault("a picture that belongs to a slide beside it", []).extend(sorted(beside))
+    yield from (slide for slide in slides if slide not in beside)
+    mirax = {file.stem for file in files if file.suffix.lower() == ".mrxs"}
+    for entry in folders:
+        if entry.name not in mirax:
+            yield from _walk(entry, above | {here}, left_out)
 
 
 def slide_identity(path: Path) -> tuple[int, str]:
@@ -135,7 +210,7 @@ def slide_identity(path: Path) -> tuple[int, str]:
     of up to 4 MiB whole. Another scan, export or a truncated copy differs in these; a single flipped byte in the
     middle may not, which is the price.
 
-    A slide of several files (a DICOM folder, MRXS with its companion folder, VMS with the images beside it) is
+    A slide of several files (a DICOM folder, MRXS with its companion folder, VMS with the images that it names) is
     hashed over them all, sorted, with their names.
 
     :raises SlideError: it cannot be read.
@@ -163,8 +238,29 @@ def _parts(path: Path) -> list[tuple[str, Path]]:
     if path.suffix.lower() == ".mrxs":
         return [("", path), *_files_below(path.with_suffix(""))]
     if path.suffix.lower() in _WITH_IMAGES_BESIDE:
-        return _files_below(path.parent)
+        return _index_and_images(path)
+    if path.suffix.lower() == _DICOM:
+        series = _dicom_series(path.parent)
+        others = [file for file in series if file != path and series[file] and series[file] == series.get(path)]
+        return [(file.name, file) for file in sorted([path, *others])]
     return [("", path)]
+
+
+def _index_and_images(index: Path) -> list[tuple[str, Path]]:
+    """A VMS or VMU index and the files that it names: ``key=name`` on a line each. If it names none, all beside it."""
+    values = (line.partition("=")[2].strip() for line in index.read_text("utf-8", "surrogateescape").splitlines())
+    named = {name for name in values if name and "/" not in name and (index.parent / name).is_file()}
+    return sorted((name, index.parent / name) for name in named | {index.name}) if named else _files_below(index.parent)
+
+
+def existing(path: Path) -> Path | None:
+    """The file or folder of that name, in whichever Unicode form it lies on disk; None if there is none.
+
+    Names that look alike differ by their bytes: composed (NFC) as most programs write them, or decomposed (NFD) as a
+    Mac does.
+    """
+    forms = (path, *(Path(unicodedata.normalize(form, str(path))) for form in ("NFC", "NFD")))
+    return next((form for form in forms if form.exists()), None)
 
 
 def _files_below(folder: Path) -> list[tuple[str, Path]]:

@@ -5,15 +5,26 @@ from __future__ import annotations
 import warnings
 from pathlib import Path
 from threading import Lock
+from typing import Any, Final
 
 import numpy as np
+import numpy.typing as npt
 from PIL import Image, UnidentifiedImageError
 from PIL import __version__ as pillow_version
 
 from ..errors import SlideError
 from ..units import Level0Px, LevelPx, Mpp
-from .slide import Rgb, Slide, on_white
+from .slide import IMAGE_EXTENSIONS, UPRIGHT, Mask, Rgb, Slide, on_white
+from .stream_colours import jpeg_bits
 from .tiff_layout import check_still_there
+
+_ORIENTATION: Final = 0x0112
+_HEAD: Final = 2**18  # bytes: EXIF and colour profiles lie before a JPEG's frame
+
+
+def open_image(path: Path, mpp: tuple[Mpp, Mpp] | None) -> Slide | None:
+    """A plain PNG or JPEG, by its extension; None for others."""
+    return ImageReader(path, mpp) if path.suffix.lower() in IMAGE_EXTENSIONS else None
 
 
 class ImageReader(Slide):
@@ -22,8 +33,8 @@ class ImageReader(Slide):
     Its mpp is only what is given: the resolution in such files is that of printers and screens. Pillow is used, and not
     OpenCV, because it refuses a truncated image where OpenCV fills the rest with grey.
 
-    :raises SlideError: not a PNG or JPEG, larger than Pillow's own bound (about 179 million pixels), or of more
-        than 8 bits a channel.
+    :raises SlideError: not a PNG or JPEG, larger than Pillow's own bound (about 179 million pixels), of more than 8
+        bits a channel, or with a tag that says to turn it.
     """
 
     def __init__(self, path: Path, mpp: tuple[Mpp, Mpp] | None) -> None:
@@ -31,12 +42,18 @@ class ImageReader(Slide):
         self.mpp = mpp
         self.reader = f"pillow {pillow_version}"
         self._pixels: Rgb | None = None
+        self._transparent: Mask | None = None
         self._broken: SlideError | None = None  # told again without decoding again
         self._lock = Lock()
+        if (bits := _bits(path)) > 8:
+            wrong = f"an image of more than 8 bits a channel ({bits})"
+            raise SlideError(wrong, path=path, hint="save it with 8 bits a channel, its values brought to 0 to 255")
         with self._open() as image:
-            if image.mode.startswith(("I", "F")):
-                wrong = f"an image of more than 8 bits a channel (mode {image.mode})"
-                raise SlideError(wrong, path=path, hint="save it with 8 bits a channel")
+            # The method of the base class: that of PNG decodes the image first, in case a tag comes after it.
+            if (orientation := Image.Image.getexif(image).get(_ORIENTATION, 1)) != 1:
+                wrong = f"its orientation tag ({orientation}) says to turn it, which some programs do and others do not"
+                raise SlideError(wrong, path=path, hint=UPRIGHT)
+            self.grey = image.mode in ("1", "L", "LA")
             self.format = str(image.format).lower()
             self.level_dimensions = (image.size,)
         self.level_downsamples = (1.0,)
@@ -44,15 +61,20 @@ class ImageReader(Slide):
     def read(self, level: int, x: Level0Px, y: Level0Px, width: LevelPx, height: LevelPx) -> Rgb:
         if level != 0:
             raise IndexError(f"{self.path} has no level {level}")
-        pixels = self._decoded()
         region = np.full((height, width, 3), 255, np.uint8)
-        left, top = max(x, 0), max(y, 0)
-        inside = pixels[top : max(y + height, 0), left : max(x + width, 0)]
-        region[top - y : top - y + inside.shape[0], left - x : left - x + inside.shape[1]] = inside
+        _paste(self._decoded(), region, x, y)
         return region
 
+    def unscanned(self, level: int, x: Level0Px, y: Level0Px, width: LevelPx, height: LevelPx) -> Mask | None:
+        self._decoded()
+        if self._transparent is None:
+            return None
+        region = np.zeros((height, width), bool)
+        _paste(self._transparent, region, x, y)
+        return region if region.any() else None
+
     def close(self) -> None:
-        self._pixels = None
+        self._pixels = self._transparent = None
 
     def _open(self) -> Image.Image:
         try:
@@ -83,4 +105,24 @@ class ImageReader(Slide):
                     self._broken = SlideError(f"cannot be decoded: {error}", path=self.path, hint=hint)
                     raise self._broken from error
                 self._pixels = on_white(pixels) if see_through else pixels
+                self._transparent = pixels[..., 3] == 0 if see_through else None
             return self._pixels
+
+
+def _bits(path: Path) -> int:
+    """Bits a channel, as the header of a PNG or JPEG says; 0 for neither. Pillow cuts some off, and refuses others."""
+    try:
+        with path.open("rb") as file:
+            head = file.read(_HEAD)
+    except OSError:
+        return 0  # which is told when it is opened
+    if head.startswith(b"\x89PNG") and head[12:16] == b"IHDR":
+        return head[24]
+    return jpeg_bits(head) if head.startswith(b"\xff\xd8") else 0
+
+
+def _paste(picture: npt.NDArray[Any], region: npt.NDArray[Any], x: int, y: int) -> None:
+    """What a region shows of the picture, if its upper left corner lies at (x, y)."""
+    left, top = max(x, 0), max(y, 0)
+    inside = picture[top : max(y + region.shape[0], 0), left : max(x + region.shape[1], 0)]
+    region[top - y : top - y + inside.shape[0], left - x : left - x + inside.shape[1]] = inside

@@ -7,18 +7,21 @@ pixels. A few tiles of each level are compared when the slide is opened; where o
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Final
 
 import numpy as np
 
 from ..errors import SlideError
-from ..units import Level0Px, LevelPx
+from ..units import Level0Px, LevelPx, Mpp
 from .codecs import library_of
 from .decoded_tiles import DecodedTiles
-from .openslide_reader import OpenSlideReader
-from .slide import Rgb, Slide
+from .openslide_reader import CONVERT, OpenSlideReader
+from .pyramid import ALL_OVER, Place, shows_the_same
+from .slide import Mask, Rgb, Slide
 from .tiff_layout import TiledLevel, tiled_jpeg_levels
+from .tiff_reader import TiffReader
 
 _FORMATS: Final = frozenset({"aperio", "generic-tiff"})
 """Others lay their tiles out in ways of their own."""
@@ -26,14 +29,27 @@ _FORMATS: Final = frozenset({"aperio", "generic-tiff"})
 _CHECKED_TILES: Final = 3
 
 
+def open_with_openslide(path: Path, mpp: tuple[Mpp, Mpp] | None) -> Slide:
+    """Whatever OpenSlide opens: on the fast path if that gives its pixels."""
+    return fastest_reader(OpenSlideReader(path, mpp))
+
+
 def fastest_reader(slide: OpenSlideReader) -> Slide:
-    """The slide on the fast path; or as it is, with the reason in its ``reader``."""
+    """The slide on the fast path; or as it is, with the reason in its ``reader``.
+
+    :raises SlideError: OpenSlide has its colours wrong, and nothing else reads it.
+    """
+    if slide.mistake == "RGB taken for YCbCr":
+        return _without_openslide(slide)
     if slide.format not in _FORMATS:
         return not_the_fast_path(slide, f"the format is {slide.format}")
+    layouts = tiled_jpeg_levels(slide.path, slide.level_dimensions)
+    if slide.format == "generic-tiff":
+        _drop_foreign_levels(slide, layouts)
     levels: dict[int, TiledLevel] = {}
     others: dict[int, str] = {}
     gaps = False
-    for level, layout in enumerate(tiled_jpeg_levels(slide.path, slide.level_dimensions)):
+    for level, layout in enumerate(layouts):
         if isinstance(layout, str):
             others[level] = layout
             continue
@@ -60,9 +76,55 @@ def fastest_reader(slide: OpenSlideReader) -> Slide:
     return JpegTiffReader(slide, tiles, others)
 
 
+def _drop_foreign_levels(slide: OpenSlideReader, layouts: list[TiledLevel | str]) -> None:
+    """Leave out levels that do not show what the finer ones show, of the slide and of ``layouts``.
+
+    In a generic TIFF any reduced image in tiles counts as a level; in a vendor's format the vendor has said which.
+    """
+    known = {level: layout for level, layout in enumerate(layouts) if isinstance(layout, TiledLevel)}
+    by: Slide = slide
+    if len(known) == len(layouts):  # much faster between the pixels of level 0
+        by = TiffReader(slide.path, DecodedTiles(slide.path, known, white_gaps=True), None, slide.format)
+    kept = [0]
+    for level in range(1, len(layouts)):
+        places = [place for one in (kept[-1], level) for place in _places(layouts[one])]
+        if shows_the_same(by, kept[-1], level, places):
+            kept.append(level)
+    if by is not slide:
+        by.close()
+    for level in sorted(set(range(len(layouts))) - set(kept), reverse=True):
+        slide.drop(level, "it shows something else than level 0")
+        del layouts[level]
+
+
+def _places(layout: TiledLevel | str) -> Sequence[Place]:
+    """Where a level has most to show, as far as its compressed tiles tell; else all over."""
+    if isinstance(layout, str):
+        return ALL_OVER
+    tiles = (divmod(index, layout.columns) for index in _detailed(layout))
+    return [
+        ((column + 0.5) * layout.tile_width / layout.width, (row + 0.5) * layout.tile_height / layout.height)
+        for row, column in tiles
+    ]
+
+
+def _without_openslide(slide: OpenSlideReader) -> TiffReader:
+    """The slide by its compressed tiles alone.
+
+    :raises SlideError: there is a level whose tiles cannot be decoded here.
+    """
+    layouts = tiled_jpeg_levels(slide.path, slide.level_dimensions)
+    levels = {level: layout for level, layout in enumerate(layouts) if isinstance(layout, TiledLevel)}
+    slide.close()
+    if slide.format not in _FORMATS or len(levels) < len(layouts):
+        raise SlideError("its tags say YCbCr, its compressed tiles RGB", path=slide.path, hint=CONVERT)
+    tiles = DecodedTiles(slide.path, levels, white_gaps=True)
+    return TiffReader(slide.path, tiles, slide.mpp, slide.format, [f"not by OpenSlide: {slide.mistake} by its tags"])
+
+
 def not_the_fast_path(slide: OpenSlideReader, reason: str) -> OpenSlideReader:
     """The slide as it is, with the reason in its ``reader``."""
-    slide.reader = f"{slide.reader} (not the fast path: {reason})"
+    slide.say(f"not the fast path: {reason}")
     return slide
 
 
@@ -81,10 +143,14 @@ class JpegTiffReader(Slide):
         self.level_dimensions = openslide.level_dimensions
         self.level_downsamples = openslide.level_downsamples
         self.mpp = openslide.mpp
+        self.origin = openslide.origin
+        self.grey = openslide.grey
         self.reader = ", ".join(sorted({library_of(layout.compression) for layout in tiles.levels.values()}))
+        if openslide.remarks:
+            self.reader += f" ({'; '.join(openslide.remarks)})"
         if others:
             reasons = ", ".join(f"level {level} ({others[level]})" for level in sorted(others))
-            self.reader += f"; {openslide.reader} for {reasons}"
+            self.reader += f"; {openslide.library} for {reasons}"
 
     def read(self, level: int, x: Level0Px, y: Level0Px, width: LevelPx, height: LevelPx) -> Rgb:
         region: Rgb | None = None
@@ -93,6 +159,11 @@ class JpegTiffReader(Slide):
             if x % downsample == 0 and y % downsample == 0:
                 region = self._tiles.region(level, x // downsample, y // downsample, width, height)
         return self._openslide.read(level, x, y, width, height) if region is None else region
+
+    def unscanned(self, level: int, x: Level0Px, y: Level0Px, width: LevelPx, height: LevelPx) -> Mask | None:
+        if level in self._tiles.levels and 0 not in self._tiles.levels[level].byte_counts:
+            return None
+        return self._openslide.unscanned(level, x, y, width, height)
 
     def close(self) -> None:
         self._tiles.close()

@@ -2,47 +2,94 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from threading import Lock
+from typing import Final
 
 import numpy as np
+import numpy.typing as npt
 import openslide
 from PIL.Image import Image
 
 from ..errors import SlideError
 from ..units import Level0Px, LevelPx, Mpp
+from .pyramid import has_the_field
 from .resolution import mpp_from_properties
-from .slide import Rgb, Slide, on_white
-from .tiff_layout import check_still_there, check_whole
+from .slide import Mask, Rgb, Slide, on_white
+from .stream_colours import Mistake, as_ycbcr, dicom_mistakes, tiff_mistakes
+from .tiff_layout import TIFFFILE_ERRORS, check_kind, check_still_there, check_whole
+
+CONVERT: Final = (
+    "convert it anew from the scanner's own file, to a tiled TIFF "
+    "(`vips tiffsave in out.tif --tile --pyramid --compression jpeg`)"
+)
 
 
 class OpenSlideReader(Slide):
     """After a read error OpenSlide's handle is dead and answers every read with that error: the next read opens the
     file again, so that one bad tile does not lose the slide.
 
-    :raises SlideError: unsupported, truncated or damaged; a folder without DICOM files or with those of two slides.
+    :raises SlideError: unsupported, truncated or damaged; a folder without DICOM files or with those of two slides;
+        colours that cannot be told.
     """
 
     def __init__(self, path: Path, mpp: tuple[Mpp, Mpp] | None) -> None:
         self.path = path
-        self.reader = f"openslide {openslide.__library_version__}"
+        self.reader = self.library = f"openslide {openslide.__library_version__}"
+        self.remarks: list[str] = []
         self._file = _dicom_instance(path) if path.is_dir() else path
         self._lock = Lock()
         self._handle: openslide.OpenSlide | None = None
         handle = self._opened()
         self.format = handle.properties[openslide.PROPERTY_NAME_VENDOR]
-        self.level_dimensions = handle.level_dimensions
-        self.level_downsamples = handle.level_downsamples
+        full, sizes = handle.dimensions, handle.level_dimensions
+        self._levels = [level for level, size in enumerate(sizes) if level == 0 or has_the_field(full, size)]
+        self.level_dimensions = tuple(sizes[level] for level in self._levels)
+        self.level_downsamples = tuple(handle.level_downsamples[level] for level in self._levels)
         self.mpp = mpp or mpp_from_properties(handle.properties)
+        self.origin = _origin(handle.properties)
         try:
             check_whole(self._file, path)
+            self.grey = self.format == "generic-tiff" and check_kind(path)
+            self.mistake = _mistake(path, self._file, self.format)
         except SlideError:
             self.close()
             raise
+        if self.mistake is not None:
+            self.say(f"{self.mistake} by its tags, put right")
+        for level in sorted(set(range(len(sizes))) - set(self._levels)):
+            self.say(f"without its level {level} of {sizes[level][0]} × {sizes[level][1]} px: not of level 0's shape")
+
+    def say(self, remark: str) -> None:
+        """Let ``reader`` say something more."""
+        self.remarks.append(remark)
+        self.reader = f"{self.library} ({'; '.join(self.remarks)})"
+
+    def drop(self, level: int, why: str) -> None:
+        """Do without a level from now on; those after it move up."""
+        width, height = self.level_dimensions[level]
+        self.say(f"without its level {self._levels.pop(level)} of {width} × {height} px: {why}")
+        self.level_dimensions, self.level_downsamples = (
+            (*of[:level], *of[level + 1 :]) for of in (self.level_dimensions, self.level_downsamples)
+        )
 
     def read(self, level: int, x: Level0Px, y: Level0Px, width: LevelPx, height: LevelPx) -> Rgb:
+        rgba = self._rgba(level, x, y, width, height)
+        if self.mistake is None:
+            return on_white(rgba)
+        if self.mistake != "YCbCr taken for RGB":
+            raise SlideError("its tags say YCbCr, its compressed tiles RGB", path=self.path, hint=CONVERT)
+        return on_white(np.concatenate([as_ycbcr(rgba[..., :3]), rgba[..., 3:]], axis=2))
+
+    def unscanned(self, level: int, x: Level0Px, y: Level0Px, width: LevelPx, height: LevelPx) -> Mask | None:
+        transparent = self._rgba(level, x, y, width, height)[..., 3] == 0
+        return transparent if transparent.any() else None
+
+    def _rgba(self, level: int, x: Level0Px, y: Level0Px, width: LevelPx, height: LevelPx) -> npt.NDArray[np.uint8]:
         if not 0 <= level < len(self.level_dimensions):
             raise IndexError(f"{self.path} has no level {level}")  # OpenSlide would answer with blank pixels
+        level = self._levels[level]
         handle = self._opened()
         try:
             region = handle.read_region((x, y), level, (width, height))
@@ -52,7 +99,7 @@ class OpenSlideReader(Slide):
                 if self._handle is handle:
                     self._handle = None
             region = self._read_alone(level, x, y, width, height)
-        return on_white(np.asarray(region))
+        return np.asarray(region)
 
     def _read_alone(self, level: int, x: Level0Px, y: Level0Px, width: LevelPx, height: LevelPx) -> Image:
         """Read with a handle that no other thread has: the shared one may have died of another thread's tile."""
@@ -79,6 +126,32 @@ class OpenSlideReader(Slide):
                 except openslide.OpenSlideError as error:
                     raise _why_not(self.path, self._file, error) from error
             return self._handle
+
+
+def _mistake(path: Path, file: Path, slide_format: str) -> Mistake | None:
+    """How OpenSlide mistakes the colours of a slide.
+
+    :raises SlideError: which of tag and stream is right cannot be told, or it is not the same in all levels.
+    """
+    try:
+        mistakes = dicom_mistakes(file) if slide_format == "dicom" else tiff_mistakes(file, slide_format)
+    except TIFFFILE_ERRORS:
+        return None  # what is damaged is found out where it is read
+    if not mistakes - {None}:
+        return None
+    if len(mistakes) == 1 and "undecided" not in mistakes:
+        return mistakes.pop()
+    wrong = "its tags and its compressed tiles disagree on how colours are coded, and which is right cannot be told"
+    raise SlideError(wrong, path=path, hint=CONVERT)
+
+
+def _origin(properties: Mapping[str, str]) -> tuple[Level0Px, Level0Px]:
+    """The corner of the scanned area; as in QuPath, only where all four of its properties are there."""
+    try:
+        x, y, _, _ = (int(properties[f"openslide.bounds-{side}"]) for side in ("x", "y", "width", "height"))
+    except (KeyError, ValueError):
+        return Level0Px(0), Level0Px(0)
+    return Level0Px(x), Level0Px(y)
 
 
 def _why_not(path: Path, file: Path, error: openslide.OpenSlideError) -> SlideError:

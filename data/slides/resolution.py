@@ -2,7 +2,8 @@
 
 The rule, in this order:
 
-1. an override that the user gives (``--mpp-override`` or the ``mpp`` column of the cohort table);
+1. an override that the user gives (``--mpp-override`` or the ``mpp`` column of the cohort table), if the file says
+   nothing that can be believed, or the user wants the override to overrule it (``--overrule-mpp``);
 2. what OpenSlide makes of the vendor's own metadata (``openslide.mpp-x`` and ``-y``);
 3. the TIFF tags XResolution and YResolution, if their unit is the inch or the centimetre and what they say lies
    within :data:`SANE`. Print resolutions that programs fill in by habit (72 or 300 dpi are 353 and 85 µm) do not,
@@ -60,6 +61,29 @@ def believed_mpp(mpp: tuple[Mpp, Mpp] | None, path: str | PathLike[str]) -> Mpp:
         wrong = f"pixels of {x:.6g} × {y:.6g} µm are not square"
         raise SlideError(wrong, path=path, hint=f"resample the slide to square pixels; if they are square, {WAYS_OUT}")
     return Mpp(mean)
+
+
+def filled_mpp(
+    stated: tuple[Mpp, Mpp] | None, given: Mpp, path: str | PathLike[str], *, overrule: bool = False
+) -> tuple[Mpp, Mpp]:
+    """What counts where the user gives an mpp too: what the file states, and the user's where it states nothing.
+
+    :param overrule: the user's counts, whatever the file states.
+    :raises SlideError: both say something else, by more than :data:`SQUARE_WITHIN`.
+    """
+    if overrule or stated is None:
+        return given, given
+    try:
+        believed = believed_mpp(stated, path)
+    except SlideError:
+        return given, given
+    if abs(given - believed) > SQUARE_WITHIN * believed:
+        wrong = (
+            f"the file states {believed:.6g} µm per pixel, and {given:g} is given with --mpp-override or in the table"
+        )
+        hint = "give none for this slide; if the file is wrong and you know better, add --overrule-mpp"
+        raise SlideError(wrong, path=path, hint=hint)
+    return stated
 
 
 def _is_sane(mpp: float) -> bool:

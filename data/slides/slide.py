@@ -20,6 +20,11 @@ from .resolution import believed_mpp
 
 Rgb = npt.NDArray[np.uint8]
 """(height, width, 3), red first."""
+Mask = npt.NDArray[np.bool_]
+"""(height, width)."""
+
+UPRIGHT: Final = "turn its pixels (`vips autorot in out`, `mogrify -auto-orient`), so that no tag has to be followed"
+"""The way out for a picture with an orientation tag, which some programs follow and others do not."""
 
 IMAGE_EXTENSIONS: Final = frozenset({".png", ".jpg", ".jpeg"})
 """Plain images: one level, no mpp of their own."""
@@ -43,6 +48,12 @@ class Slide(ABC):
     """Pixels of level 0 along one pixel of each level. Hardly ever whole numbers: never truncate them."""
     mpp: tuple[Mpp, Mpp] | None
     """Microns per pixel of level 0 along x and y as stated, believable or not; see :mod:`.resolution`."""
+    origin: tuple[Level0Px, Level0Px] = (Level0Px(0), Level0Px(0))
+    """Where QuPath counts from: the corner of the scanned area, where the file says it (``openslide.bounds-x``, ``-y``)
+    and the slide reaches beyond it. GeoJSON is in pixels from there; everything else is in pixels from (0, 0)."""
+
+    grey: bool = False
+    """Whether its pixels have one value each, so that no stain can be told by its colour."""
 
     @property
     def dimensions(self) -> tuple[Level0Px, Level0Px]:
@@ -65,6 +76,13 @@ class Slide(ABC):
         :param width, height: its size at ``level``.
         :raises SlideError: it cannot be decoded. The slide stays usable: other regions may be whole.
         """
+
+    def unscanned(self, level: int, x: Level0Px, y: Level0Px, width: LevelPx, height: LevelPx) -> Mask | None:
+        """Which pixels of a region are white because there is no picture of them, (height, width); None for none.
+
+        Parameters and errors are those of :meth:`read`.
+        """
+        return None
 
     @abstractmethod
     def close(self) -> None:

@@ -19,10 +19,14 @@ import numpy.typing as npt
 import tifffile
 
 from ..errors import SlideError
+from .slide import UPRIGHT
+from .stream_colours import page_colours
 
 logging.getLogger("tifffile").addHandler(logging.NullHandler())  # what it says is in our errors, not on the screen
 
 _PAIRS: Final = ((273, 279), (324, 325))  # offsets and byte counts of strips, and of tiles
+_ORIENTATION: Final = 274
+_GREY: Final = frozenset({0, 1})  # PhotometricInterpretation: white or black is zero
 _DESCRIPTION: Final = 270  # OME-XML lies at the very end of many files
 _SUB_IFDS: Final = 330
 _WANTED: Final = frozenset({_DESCRIPTION, _SUB_IFDS}.union(*_PAIRS))
@@ -68,6 +72,37 @@ def check_still_there(file: Path, slide: Path) -> None:
     if not file.exists():
         hint = "it was moved or removed, or its disk is gone: bring it back, or leave it out"
         raise SlideError("vanished while it was being read", path=slide, hint=hint)
+
+
+def check_kind(path: Path) -> bool:
+    """Refuse a TIFF that nobody reads as it is meant: of more than 8 bits a channel, or with an orientation tag.
+
+    :returns: whether it is grey.
+    :raises SlideError: it is such a one.
+    """
+    try:
+        with tifffile.TiffFile(path) as tiff:
+            page = tiff.pages[0]
+            check_upright(page, path)
+            bits, grey = int(np.max(page.bitspersample)), int(page.photometric) in _GREY
+    except TIFFFILE_ERRORS:
+        return False  # what is damaged is found out where it is read
+    if bits > 8:
+        wrong = f"an image of more than 8 bits a channel ({bits})"
+        hint = "bring its values to 0 to 255: `vips cast in.tif out.tif uchar --shift` for 16 bits that are all used"
+        raise SlideError(wrong, path=path, hint=hint)
+    return grey
+
+
+def check_upright(page: tifffile.TiffPage, path: Path) -> None:
+    """Refuse an image whose tag says to turn it.
+
+    :raises SlideError: it does.
+    """
+    orientation = page.tags.valueof(_ORIENTATION, 1)
+    if orientation != 1:
+        wrong = f"its orientation tag ({orientation}) says to turn it, which some programs do and others do not"
+        raise SlideError(wrong, path=path, hint=UPRIGHT)
 
 
 def _end(stream: BinaryIO, size: int) -> int:
@@ -194,7 +229,7 @@ class TiledJpeg(TiledLevel):
     tables: bytes | None
     """Quantisation and Huffman tables that all tiles share, if they do not have their own."""
     colour_space: str
-    """``RGB`` or ``YCBCR``: how the colours are coded. The streams themselves often do not say it."""
+    """``RGB`` or ``YCBCR``: how the colours are coded, by the streams, or by the tag where they do not say it."""
 
 
 def tiled_jpeg_levels(path: Path, level_dimensions: Sequence[tuple[int, int]]) -> list[TiledLevel | str]:
@@ -213,7 +248,7 @@ def _tiled_jpeg(tiff: tifffile.TiffFile, width: int, height: int) -> TiledLevel 
     pages = [page for page in tiff.pages if page.is_tiled and (page.imagewidth, page.imagelength) == (width, height)]
     if len(pages) != 1:
         return f"{len(pages)} tiled images of {width} × {height} px"
-    if int(pages[0].compression) == _JPEG_2000_OF_TWO_KINDS:
+    if int(pages[0].compression) == _JPEG_2000_OF_TWO_KINDS and page_colours(pages[0]) != "RGB":
         return "JPEG 2000 of YCbCr (compression 33003)"
     layout = tiled_level(pages[0])
     if isinstance(layout, str):
@@ -226,7 +261,8 @@ def _tiled_jpeg(tiff: tifffile.TiffFile, width: int, height: int) -> TiledLevel 
 def tiled_level(page: tifffile.TiffPage) -> TiledLevel | str:
     """How an image of 8-bit colours lies in its file, or why it is not one that is decoded here."""
     compression = _COMPRESSIONS.get(int(page.compression))
-    colour_space = _COLOUR_SPACES.get(int(page.photometric), "")
+    tag = _COLOUR_SPACES.get(int(page.photometric), "")
+    colour_space = (tag and page_colours(page)) or tag  # where they disagree, the stream is right
     if compression is None:
         return f"compression {getattr(page.compression, 'name', page.compression)}"
     if (page.samplesperpixel, page.bitspersample, page.dtype) != (3, 8, np.uint8) or not colour_space:

@@ -8,7 +8,10 @@ What is read, as far as QuPath's own writer and reader decide it (``qupath.lib.i
   an annotation. Detections, cells, tiles and TMA cores are passed over, unless their class is asked for by name;
 - its class is ``properties.classification``: ``{"name": …}``, ``{"names": [parent, …, child]}`` for derived classes
   (written ``parent: child`` here as there), the same with ``colorRGB`` and ``parentClass`` before 0.4, or plain text;
-- coordinates are pixels of level 0; QuPath never exports microns.
+- a GeometryCollection counts as its parts, and a line that ends where it began as the area within; other lines and
+  points have none, and are counted;
+- coordinates are pixels of level 0; QuPath never exports microns. On a slide with an unscanned border it counts from
+  the corner of the scanned area, and so do our contours; TRIDENT counts from the corner of the whole slide.
 
 A class (or, where there is none, a name) that begins with "Ignore" or "Exclude" takes away, as QuPath's class
 ``Ignore*`` is meant. Other names that end with an asterisk do not: QuPath's ``Region*`` is drawn around what counts.
@@ -16,24 +19,26 @@ A class (or, where there is none, a name) that begins with "Ignore" or "Exclude"
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 import numpy as np
 
-from ..artifact import surroundings
 from ..errors import SlideError
 from ..wording import some
+from .annotation_files import FROM_QUPATH, annotation_json
 from .contours import Ring
 from .overview import Overview
 from .tissue import Floats, Mask, TissueMask
 
 Polygon = tuple[Ring, ...]
 """The outer ring, then its holes; in pixels of level 0, running either way."""
+
+Origin = Literal["scan", "slide"]
+"""The corner of the scanned area, or that of the whole slide."""
 
 UNCLASSIFIED: Final = "unclassified"
 _TAKES_AWAY: Final = ("ignore", "exclude")
@@ -51,9 +56,10 @@ _OTHER_OBJECTS: Final = {
     "root": "root",
     "pathrootobject": "root",
 }
+_QUPATHS: Final = frozenset({"objectType", "object_type", "classification", "isLocked", "measurements", "childObjects"})
+_TRIDENTS: Final = "tissue_id"
+_WITH_AREA: Final = frozenset({"Polygon", "MultiPolygon", "LineString", "MultiLineString"})
 _LARGEST: Final = 1e9  # px; no slide comes near, and arithmetic beyond it is not exact
-
-_FROM_QUPATH: Final = "export the annotations from QuPath: File > Export objects as GeoJSON"
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -68,22 +74,8 @@ class Annotations:
     """Classes of the polygons that count as tissue, sorted; :data:`UNCLASSIFIED` for those without one."""
     passed_over: Mapping[str, int]
     """What else the file holds (``Point``, ``cell``, ``another class``, …) → how many."""
-
-
-def find_annotations(folder: Path, slide_id: str) -> Path:
-    """The annotations of a slide: ``<id>.geojson`` or ``<id>.json`` in a folder, or one level below it where our tiles
-    (``contours/``) and TRIDENT (``contours_geojson/``) keep theirs.
-
-    :raises SlideError: there are none.
-    """
-    below = [folder, folder / "contours", folder / "contours_geojson"]
-    places = [place / f"{slide_id}{ending}" for place in below for ending in (".geojson", ".json")]
-    found = next((place for place in places if place.is_file()), None)
-    if found is None:
-        looked_for = ", ".join(place.relative_to(folder).as_posix() for place in places)
-        hint = "put it there under the slide's name, or leave the slide out"
-        raise SlideError(f"no annotations for {slide_id!r}; looked for {looked_for}", path=folder, hint=hint)
-    return found
+    counted_from: Origin | None
+    """What the program that wrote it counts from; None if nothing tells which that was."""
 
 
 def read_annotations(path: Path, classes: Sequence[str] | None = None) -> Annotations:
@@ -100,7 +92,8 @@ def read_annotations(path: Path, classes: Sequence[str] | None = None) -> Annota
     counted: Counter[str] = Counter()
     of_class: Counter[str] = Counter()
     passed_over: Counter[str] = Counter()
-    for number, feature in enumerate(_features(_json(path), path), 1):
+    features = list(_features(annotation_json(path), path))
+    for number, feature in enumerate(features, 1):
         kind, name = _kind(feature), _class_name(feature)
         polygons = _polygons(feature.get("geometry"), passed_over, path, number)
         if not polygons:
@@ -124,14 +117,36 @@ def read_annotations(path: Path, classes: Sequence[str] | None = None) -> Annota
         holds = ", ".join(f"{count} × {what}" for what, count in sorted(passed_over.items())) or "nothing"
         if taken_away:
             holds = f"{len(taken_away)} to leave out, {holds}"
-        raise SlideError(f"no polygon that counts as tissue (it holds {holds})", path=path, hint=_FROM_QUPATH)
+        raise SlideError(f"no polygon that counts as tissue (it holds {holds})", path=path, hint=FROM_QUPATH)
     return Annotations(
         path=path,
         tissue=tuple(tissue),
         taken_away=tuple(taken_away),
         classes=tuple(sorted(counted)),
         passed_over=dict(passed_over),
+        counted_from=_counted_from(features),
     )
+
+
+def placed(annotations: Annotations, origin: tuple[int, int], counted_from: Origin | None = None) -> Annotations:
+    """Annotations in pixels from the corner of the whole slide.
+
+    :param origin: see :attr:`~wsipipe.data.slides.slide.Slide.origin`.
+    :param counted_from: in place of what the file gives away.
+    :raises SlideError: the two corners are not the same, and which is meant is not known.
+    """
+    counted_from = counted_from or annotations.counted_from
+    if origin == (0, 0) or counted_from == "slide":
+        return annotations
+    if counted_from is None:
+        wrong = f"it does not tell what it counts from, and the scanned area begins at {origin[0]}, {origin[1]}"
+        hint = "say it with --annotation-origin: scan (as QuPath counts) or slide (the corner of the whole slide)"
+        raise SlideError(wrong, path=annotations.path, hint=hint)
+    tissue, taken_away = (
+        tuple(tuple(ring + origin for ring in polygon) for polygon in polygons)
+        for polygons in (annotations.tissue, annotations.taken_away)
+    )
+    return replace(annotations, tissue=tissue, taken_away=taken_away)
 
 
 def annotated_tissue(annotations: Annotations, overview: Overview) -> TissueMask:
@@ -170,6 +185,12 @@ def annotated_tissue(annotations: Annotations, overview: Overview) -> TissueMask
     )
 
 
+def passed_over_note(annotations: Annotations) -> str:
+    """What was passed over in the file, for the user; empty for nothing."""
+    what = ", ".join(f"{count} × {kind}" for kind, count in sorted(annotations.passed_over.items()))
+    return f"{annotations.path.name}: passed over {what}, no area that counts" if what else ""
+
+
 def _paint(mask: Mask, polygon: Polygon, downsample: float, value: bool) -> None:
     """Set the pixels of a polygon, less its holes."""
     rings = [ring / downsample for ring in polygon]
@@ -205,23 +226,11 @@ def _inside(ring: Floats, shape: tuple[int, int]) -> Mask:
     return np.asarray(np.bitwise_xor.accumulate(turns & 1, axis=1)[:, :width] == 1)
 
 
-def _json(path: Path) -> Any:
-    try:
-        return json.loads(path.read_bytes())
-    except FileNotFoundError as error:
-        raise SlideError("there is no such file", path=path, hint=_FROM_QUPATH) from error
-    except OSError as error:
-        known = surroundings(error, path)
-        raise known or SlideError(f"could not be read: {error.strerror}", path=path, hint=_FROM_QUPATH) from error
-    except (ValueError, RecursionError) as error:
-        raise SlideError(f"not JSON: {error}", path=path, hint=_FROM_QUPATH) from error
-
-
 def _features(document: Any, path: Path) -> Iterator[dict[str, Any]]:
     kind = document.get("type") if isinstance(document, dict) else None
     if kind == "FeatureCollection" and isinstance(document.get("features"), list):
         features = document["features"]
-    elif kind in ("Polygon", "MultiPolygon"):
+    elif kind in ("Polygon", "MultiPolygon", "GeometryCollection"):
         features = [{"type": "Feature", "geometry": document}]
     elif isinstance(document, list):
         features = document
@@ -229,7 +238,7 @@ def _features(document: Any, path: Path) -> Iterator[dict[str, Any]]:
         features = [document]
     for feature in features:
         if not isinstance(feature, dict) or feature.get("type") != "Feature":
-            raise SlideError("JSON, but no GeoJSON features", path=path, hint=_FROM_QUPATH)
+            raise SlideError("JSON, but no GeoJSON features", path=path, hint=FROM_QUPATH)
         yield feature
         its = _properties(feature)
         children = its.get("childObjects", its.get("children"))
@@ -246,6 +255,13 @@ def _kind(feature: dict[str, Any]) -> str:
     its = _properties(feature)
     said = its.get("objectType", its.get("object_type", its.get("type", feature.get("id"))))
     return _OTHER_OBJECTS.get(str(said).lower(), _ANNOTATION)
+
+
+def _counted_from(features: Sequence[dict[str, Any]]) -> Origin | None:
+    """QuPath's features have fields of its own, since 0.2 an id too; TRIDENT's have one field."""
+    if any(_QUPATHS & set(_properties(its)) or str(its.get("id")).startswith("Path") for its in features):
+        return "scan"
+    return "slide" if any(_TRIDENTS in _properties(its) for its in features) else None
 
 
 def _class_name(feature: dict[str, Any]) -> str:
@@ -270,15 +286,17 @@ def _own_name(feature: dict[str, Any]) -> str:
 def _polygons(geometry: Any, passed_over: Counter[str], path: Path, number: int) -> list[Polygon]:
     """The polygons of a feature; what is none is counted."""
     kind = geometry.get("type") if isinstance(geometry, dict) else None
-    if kind not in ("Polygon", "MultiPolygon"):
-        passed_over[str(kind or "no geometry")] += 1
-        return []
+    parts = geometry.get("geometries") if kind == "GeometryCollection" else None
+    if parts and isinstance(parts, list):
+        return [polygon for part in parts for polygon in _polygons(part, passed_over, path, number)]
     try:
-        of_each = [geometry["coordinates"]] if kind == "Polygon" else list(geometry["coordinates"])
-        polygons = [tuple(_ring(points) for points in rings) for rings in of_each]
+        polygons = [tuple(_ring(points) for points in rings) for rings in _rings(kind, geometry)]
     except (KeyError, TypeError, ValueError) as error:
         wrong = f"feature {number} is a {kind} whose coordinates cannot be read: {error}"
-        raise SlideError(wrong, path=path, hint=_FROM_QUPATH) from error
+        raise SlideError(wrong, path=path, hint=FROM_QUPATH) from error
+    if not polygons:
+        passed_over[str(kind or "no geometry")] += 1
+        return []
     for ring in (ring for polygon in polygons for ring in polygon):
         if not (np.abs(ring) <= _LARGEST).all():
             wrong = f"feature {number} has coordinates that cannot be pixels (NaN, infinite or beyond {_LARGEST:.0e})"
@@ -287,6 +305,17 @@ def _polygons(geometry: Any, passed_over: Counter[str], path: Path, number: int)
     if not with_area:
         passed_over["no area"] += 1
     return [(polygon[0], *(ring for ring in polygon[1:] if len(ring) >= 4)) for polygon in with_area]
+
+
+def _rings(kind: str | None, geometry: Any) -> list[Any]:
+    """Lists of rings, a list a polygon; none for what has no area. A closed line is a ring."""
+    coordinates = geometry["coordinates"] if kind in _WITH_AREA else []
+    if kind == "Polygon":
+        return [coordinates]
+    if kind == "MultiPolygon":
+        return list(coordinates)
+    lines = [coordinates] if kind == "LineString" else list(coordinates)
+    return [[line] for line in lines if len(line) >= 4 and list(line[0])[:2] == list(line[-1])[:2]]
 
 
 def _ring(points: Any) -> Ring:

@@ -50,14 +50,17 @@ def outlines(tissue: TissueMask) -> list[Outline]:
     return [Outline(outer[label], tuple(holes[label])) for label in range(1, count)]
 
 
-def geojson(pieces: Sequence[Outline]) -> str:
-    """The text of a FeatureCollection of QuPath annotations, a feature a piece, in pixels of level 0."""
+def geojson(pieces: Sequence[Outline], origin: tuple[int, int] = (0, 0)) -> str:
+    """The text of a FeatureCollection of QuPath annotations, a feature a piece, in pixels of level 0.
+
+    :param origin: where QuPath counts from, see :attr:`~wsipipe.data.slides.slide.Slide.origin`.
+    """
     features = [
         {
             "type": "Feature",
             "geometry": {
                 "type": "Polygon",
-                "coordinates": [ring.round(1).tolist() for ring in (piece.outer, *piece.holes)],
+                "coordinates": [(ring - origin).round(1).tolist() for ring in (piece.outer, *piece.holes)],
             },
             "properties": {
                 "objectType": "annotation",

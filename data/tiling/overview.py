@@ -29,6 +29,7 @@ MAX_UNREAD: Final = 0.01
 UNREAD_GREY: Final = 128
 """Of pixels that could not be decoded: plain to see in a picture, and like no glass and no stain."""
 
+_WHITE: Final = (255, 255, 255)
 _BLOCK: Final = LevelPx(2048)
 """Pixels of a level that are read at a time along each side: 16 MiB, whatever the slide's size."""
 _SMALLEST: Final = LevelPx(128)
@@ -47,6 +48,8 @@ class Overview:
     mpp: Mpp
     unread: npt.NDArray[np.bool_]
     """(height, width): what could not be decoded. The pixels there are :data:`UNREAD_GREY` and mean nothing."""
+    unscanned: npt.NDArray[np.bool_] | None = None
+    """(height, width): what the scanner has left out. The pixels there are white and mean nothing. None: nothing."""
 
 
 def read_overview(slide: Slide, max_unread: float = MAX_UNREAD) -> Overview:
@@ -90,6 +93,7 @@ def _read_reduced(slide: Slide, level: int, factor: int, max_unread: float) -> O
     downsample = slide.level_downsamples[level] * factor
     pixels = np.full((-(-height // factor), -(-width // factor), 3), UNREAD_GREY, np.uint8)
     unread = np.ones(pixels.shape[:2], bool)
+    unscanned = np.zeros(pixels.shape[:2], bool)
     lost, error = 0, None
     for top, bottom in _spans(pixels.shape[0], max(_BLOCK // factor, 1)):
         for left, right in _spans(pixels.shape[1], max(_BLOCK // factor, 1)):
@@ -101,8 +105,15 @@ def _read_reduced(slide: Slide, level: int, factor: int, max_unread: float) -> O
                         return lost / unread.size, error
                 else:
                     pixels[at], unread[at] = part, False
-    mpp = Mpp(slide.believed_mpp() * downsample)
-    return Overview(pixels=pixels, downsample=downsample, mpp=mpp, unread=unread)
+                    if cv2.inRange(part, _WHITE, _WHITE).any():
+                        unscanned[at] = _unscanned(slide, level, factor, at)
+    return Overview(
+        pixels=pixels,
+        downsample=downsample,
+        mpp=Mpp(slide.believed_mpp() * downsample),
+        unread=unread,
+        unscanned=unscanned if unscanned.any() else None,
+    )
 
 
 _Area = tuple[slice, slice]
@@ -111,16 +122,12 @@ _Area = tuple[slice, slice]
 
 def _blocks(slide: Slide, level: int, factor: int, area: _Area) -> Iterator[tuple[_Area, Rgb | SlideError]]:
     """The pixels of an area, in one piece, or in those pieces that can be decoded and the errors of the others."""
-    width, height = slide.level_dimensions[level]
-    downsample = slide.level_downsamples[level]
-    rows, columns = area
-    top, left = rows.start * factor, columns.start * factor
-    size = LevelPx(min(columns.stop * factor, width) - left), LevelPx(min(rows.stop * factor, height) - top)
+    *_, width, height = region = _region(slide, level, factor, area)
     try:
-        part = slide.read(level, Level0Px(round(left * downsample)), Level0Px(round(top * downsample)), *size)
+        part = slide.read(level, *region)
     except SlideError as error:
         halves = [
-            _halves(side) if pixels > _SMALLEST else [side] for side, pixels in zip(area, size[::-1], strict=True)
+            _halves(side) if pixels > _SMALLEST else [side] for side, pixels in zip(area, (height, width), strict=True)
         ]
         if len(halves[0]) == len(halves[1]) == 1:
             yield area, error
@@ -130,6 +137,22 @@ def _blocks(slide: Slide, level: int, factor: int, area: _Area) -> Iterator[tupl
                 yield from _blocks(slide, level, factor, (upper_or_lower, left_or_right))
     else:
         yield area, shrink(part, factor)
+
+
+def _region(slide: Slide, level: int, factor: int, area: _Area) -> tuple[Level0Px, Level0Px, LevelPx, LevelPx]:
+    """Where to read an area: its corner in pixels of level 0, its width and height in those of the level."""
+    width, height = slide.level_dimensions[level]
+    downsample = slide.level_downsamples[level]
+    rows, columns = area
+    top, left = rows.start * factor, columns.start * factor
+    size = LevelPx(min(columns.stop * factor, width) - left), LevelPx(min(rows.stop * factor, height) - top)
+    return Level0Px(round(left * downsample)), Level0Px(round(top * downsample)), *size
+
+
+def _unscanned(slide: Slide, level: int, factor: int, area: _Area) -> npt.NDArray[np.bool_] | bool:
+    """Where all that a pixel stands for was left out by the scanner."""
+    left_out = slide.unscanned(level, *_region(slide, level, factor, area))
+    return False if left_out is None else shrink_mask(left_out, factor)
 
 
 def _spans(length: int, step: int) -> Iterator[tuple[int, int]]:
@@ -152,3 +175,10 @@ def shrink(pixels: Rgb, factor: int) -> Rgb:
         pixels = np.asarray(cv2.copyMakeBorder(pixels, 0, below, 0, right, cv2.BORDER_REPLICATE), np.uint8)
     size = (pixels.shape[1] // factor, pixels.shape[0] // factor)
     return np.asarray(cv2.resize(pixels, size, interpolation=cv2.INTER_AREA), np.uint8)
+
+
+def shrink_mask(mask: npt.NDArray[np.bool_], factor: int) -> npt.NDArray[np.bool_]:
+    """Whether all of a square is set; at the right and lower edge, all that there is of it."""
+    return np.asarray(shrink(np.where(mask[..., None], np.uint8(255), np.uint8(0)), factor) == 255).reshape(
+        -(-mask.shape[0] // factor), -(-mask.shape[1] // factor)
+    )

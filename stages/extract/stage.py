@@ -213,7 +213,10 @@ class ExtractStage(Stage[ExtractSettings]):
         except Exception as error:  # noqa: BLE001  fails this slide alone; the runner records it
             return error
         stats = {"tiles": len(bag.tiles) - len(bag.bad), "bad_tiles": len(bag.bad), "width": self.embedder.width}
-        return Outcome({"features": self._path_of(bag.item)}, stats)
+        notes = (
+            [f"{bag.item.id}: {len(bag.bad)} of {len(bag.tiles)} tiles cannot be decoded, left out"] if bag.bad else []
+        )
+        return Outcome({"features": self._path_of(bag.item)}, stats, notes=notes)
 
     def _path_of(self, item: Item) -> Path:
         return self.folder / f"{item.id}.zarr"

@@ -164,7 +164,12 @@ def top_tiles_strip(images: Sequence[Rgb], scores: Sequence[float], path: Path, 
 
 
 def tile_scores_geojson(
-    coords: npt.ArrayLike, tile_size: float, measurements: Mapping[str, npt.ArrayLike], *, top: int | None = None
+    coords: npt.ArrayLike,
+    tile_size: float,
+    measurements: Mapping[str, npt.ArrayLike],
+    *,
+    top: int | None = None,
+    origin: tuple[int, int] = (0, 0),
 ) -> str:
     """Tiles as a GeoJSON FeatureCollection that QuPath (0.4 and later) takes when it is dropped on the open slide.
 
@@ -175,12 +180,13 @@ def tile_scores_geojson(
     :param tile_size: side of a tile, level-0 pixels.
     :param measurements: name → (N,) finite numbers; the first orders the tiles.
     :param top: only so many of the highest; None for all.
+    :param origin: where QuPath counts from, see :attr:`~wsipipe.data.slides.slide.Slide.origin`.
     :raises UsageError: as :func:`draw_heatmap`, or no measurement.
     """
     if not measurements:
         raise UsageError("tiles without a measurement say nothing in QuPath")
     columns = {name: _tiles(coords, values)[1] for name, values in measurements.items()}
-    corners = np.asarray(coords).tolist()
+    corners = (np.asarray(coords) - origin).tolist()
     features = []
     for i in np.argsort(-next(iter(columns.values())), kind="stable")[:top].tolist():
         x0, y0 = corners[i]

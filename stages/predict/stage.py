@@ -141,7 +141,7 @@ class PredictStage(Stage[PredictSettings]):
             patient_id=slide.patient_id,
             logits={fold: reading.logit for fold, reading in readings.items()},
             thresholds={fold: self.bundles[fold].facts.threshold for fold in slide.folds},
-            why=slide.why,
+            why=slide.why if not bag.facts.bad_tiles else f"{slide.why}; {_undecoded(len(bag.facts.bad_tiles))}",
             tiles=len(bag.coords),
         )
         attention = _mean(reading.attention for reading in readings.values())
@@ -165,7 +165,10 @@ class PredictStage(Stage[PredictSettings]):
         self, slide: _SlideToRead, bag: Bag, attention: NDArray[np.float64], scores: NDArray[np.float64]
     ) -> Path:
         path = self.folder / "geojson" / f"{slide.slide_id}.geojson"
-        text = tile_scores_geojson(bag.coords, bag.facts.tile_size_level0, {"attention": attention, "score": scores})
+        with open_slide(slide.path, mpp_override=slide.mpp_override) as opened:
+            origin = opened.origin
+        measurements = {"attention": attention, "score": scores}
+        text = tile_scores_geojson(bag.coords, bag.facts.tile_size_level0, measurements, origin=origin)
         with whole(path) as scratch:
             scratch.write_text(text, encoding="utf-8")
         return path
@@ -214,6 +217,10 @@ class PredictStage(Stage[PredictSettings]):
 def _mean(values: Iterable[NDArray[np.float32]]) -> NDArray[np.float64]:
     mean: NDArray[np.float64] = np.mean(np.stack(list(values)), axis=0, dtype=np.float64)
     return mean
+
+
+def _undecoded(tiles: int) -> str:
+    return f"{tiles} {'tile' if tiles == 1 else 'tiles'} could not be decoded"
 
 
 def _why(unseen: tuple[int, ...], folds: int) -> str:

@@ -130,6 +130,8 @@ def _judge(usual: Sequence[Record]) -> Callable[[Record], tuple[str, ...]]:
             why.append(f"ink on {_percent(ink)} of it")
         if unread := _number(record, "unread_fraction"):
             why.append(f"{_percent(unread)} could not be read")
+        if bad := _number(record, "bad_tiles"):
+            why.append(f"{bad:,.0f} tiles cannot be decoded")
         return tuple(why)
 
     return judge

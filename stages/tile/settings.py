@@ -36,6 +36,12 @@ class TileSettings(Settings):
     annotation_classes: list[str] = Field(
         [], description="classes of the annotations that count as tissue; default: all but those that QuPath ignores"
     )
+    annotation_origin: Literal["scan", "slide"] | None = Runtime(
+        None,
+        examples=["scan"],
+        description="corner that annotations count from where a slide has an unscanned border: that of the scan, as in "
+        "QuPath, or of the slide; default: as the program that wrote them does",
+    )
     coordinates: Path | None = Runtime(
         None, examples=["patches/"], description="tiles that TRIDENT or CLAM has placed: a folder of their HDF5 files"
     )
@@ -50,6 +56,9 @@ class TileSettings(Settings):
         le=20,
         examples=[0.25],
         description="µm per pixel of slides whose files do not say it (recorded with each slide)",
+    )
+    overrule_mpp: bool = Runtime(
+        False, description="let mpp_override, and the cohort table's mpp, overrule what the files say"
     )
     workers: int | None = Runtime(None, ge=1, examples=[8], description="processes; default: one a core")
     device: str = Runtime("auto", description="where the network of tissue_weights runs: cpu, cuda, cuda:1, mps")

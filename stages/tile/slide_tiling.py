@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 import numpy as np
@@ -13,7 +13,7 @@ from ...data.interop.foreign_tiles import ForeignTiles, placed_on
 from ...data.slides.slide import Slide
 from ...data.tiling.contours import Outline, outlines
 from ...data.tiling.grid import Coords, LevelPolicy, plan_grid
-from ...data.tiling.overview import Overview, read_overview
+from ...data.tiling.overview import Overview, read_overview, shrink_mask
 from ...data.tiling.sharpness import tile_sharpness
 from ...data.tiling.store import Scores, TileSet
 from ...data.tiling.tissue import TissueMask, find_tissue, tissue_fractions
@@ -40,7 +40,8 @@ class TileResult:
 
     @property
     def stats(self) -> dict[str, int | float | str | None]:
-        """What the manifest keeps and the table shows."""
+        """What the manifest keeps and the table shows. ``bad_tiles`` cannot be decoded at the level of the sharpness;
+        extraction says which cannot be at the level that is read."""
         grid, tissue = self.tiles.grid, self.tissue
         return {
             "tiles": len(self.tiles),
@@ -54,6 +55,7 @@ class TileResult:
             "level": grid.level,
             "read_px": int(grid.read_px),
             "sharpness_median": _median(self.tiles.sharpness),
+            "bad_tiles": int(np.isnan(self.tiles.sharpness).sum()),
             **{f"dropped_{why.replace(' ', '_')}": len(coords) for why, coords in self.dropped.items()},
             "unread_fraction": round(float(self.overview.unread.mean()), 6),
         }
@@ -65,8 +67,22 @@ def _median(sharpness: Scores) -> float | None:
 
 
 def by_the_mask(slide: Slide, overview: Overview) -> TissueMask:
-    """The tissue as :func:`~wsipipe.data.tiling.tissue.find_tissue` sees it in the overview."""
+    """The tissue as :func:`~wsipipe.data.tiling.tissue.find_tissue` sees it in the overview.
+
+    :raises SlideError: the slide is grey.
+    """
+    if slide.grey:
+        hint = "export it in colour; if grey is meant, say where the tissue is with --annotations or --coordinates"
+        raise SlideError("a grey picture, and tissue is found by its colour", path=slide.path, hint=hint)
     return find_tissue(overview)
+
+
+def _where_scanned(tissue: TissueMask, overview: Overview) -> TissueMask:
+    """The mask without what the scanner has left out, whoever drew it there."""
+    if overview.unscanned is None:
+        return tissue
+    left_out = shrink_mask(overview.unscanned, round(tissue.downsample / overview.downsample))
+    return replace(tissue, mask=tissue.mask & ~left_out)
 
 
 def tile_slide(
@@ -121,7 +137,7 @@ def tile_slide(
         side = grid.size_level0
         wrong = f"{width} × {height} px is too small for one tile, which takes {side} × {side} px of it"
         raise SlideError(wrong, path=slide.path, hint="ask for a smaller --tile-px or a finer --mpp, or leave it out")
-    tissue = find(slide, overview)
+    tissue = _where_scanned(find(slide, overview), overview)
     dropped: dict[str, Coords] = {}
     if placed is None:
         coords = grid.coords()

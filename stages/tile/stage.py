@@ -24,8 +24,15 @@ from ...data.errors import SlideError, UsageError
 from ...data.interop.foreign_tiles import find_foreign_tiles, read_foreign_tiles
 from ...data.manifest import Record
 from ...data.slides.finding import FoundSlide, slide_identity
-from ...data.slides.readers import open_slide
-from ...data.tiling.annotations import annotated_tissue, find_annotations, read_annotations
+from ...data.slides.readers import open_with_mpp
+from ...data.tiling.annotation_files import find_annotations
+from ...data.tiling.annotations import (
+    Annotations,
+    annotated_tissue,
+    passed_over_note,
+    placed,
+    read_annotations,
+)
 from ...data.tiling.contours import geojson
 from ...data.tiling.store import write_tiles
 from ..registry import VERSIONS
@@ -59,6 +66,7 @@ class TileStage(Stage[TileSettings]):
     :param slides: the slides to tile.
     :param table: cohort table whose ``mpp`` column speaks for slides that do not say it themselves.
     :param replace: let a slide take the place of another one of its name.
+    :param notes: what the user should know of how the slides were found.
     """
 
     name = "tile"
@@ -74,9 +82,10 @@ class TileStage(Stage[TileSettings]):
         slides: Sequence[FoundSlide],
         table: CohortTable | None = None,
         replace: bool = False,
+        notes: Sequence[str] = (),
     ) -> None:
         super().__init__(settings, folder, workspace)
-        self.slides, self.table, self.replace = slides, table, replace
+        self.slides, self.table, self.replace, self.notes = slides, table, replace, notes
         self.network: TissueNetwork | None = None
 
     @property
@@ -118,21 +127,26 @@ class TileStage(Stage[TileSettings]):
                 items.append(self._item(slide, overrides.get(slide.slide_id, self.settings.mpp_override)))
             except SlideError as error:
                 rejected[slide.slide_id] = error
-        return Plan(items, rejected)
+        return Plan(items, rejected, self.notes)
 
     def _item(self, slide: FoundSlide, mpp_override: float | None) -> Item:
         settings, drawn = self.settings, self.settings.annotations
         task = SlideToTile(
             path=slide.path,
             mpp_override=mpp_override,
-            annotations=drawn and (find_annotations(drawn, slide.slide_id) if drawn.is_dir() else drawn),
+            annotations=drawn
+            and (find_annotations(drawn, slide.slide_id, slide.path.name) if drawn.is_dir() else drawn),
             coordinates=settings.coordinates and find_foreign_tiles(settings.coordinates, slide.slide_id),
         )
         inputs: dict[str, Input] = {"slide": FileInput(slide.path, slide_digest)}
         if mpp_override is not None:
             inputs["mpp_override"] = ValueInput(float(mpp_override))
+            if settings.overrule_mpp:
+                inputs["overrule_mpp"] = ValueInput(True)
         if task.annotations is not None:
             inputs["annotations"] = FileInput(task.annotations)
+            if settings.annotation_origin is not None:
+                inputs["annotation_origin"] = ValueInput(settings.annotation_origin)
         if task.coordinates is not None:
             inputs["coordinates"] = FileInput(task.coordinates)
         if settings.tissue_weights is not None:
@@ -142,7 +156,10 @@ class TileStage(Stage[TileSettings]):
     def process(self, item: Item, progress: Progress) -> Outcome:
         task: SlideToTile = item.payload
         settings = self.settings
-        with open_slide(task.path, mpp_override=task.mpp_override) as slide:
+        drawn = None
+        if task.annotations is not None:
+            drawn = read_annotations(task.annotations, settings.annotation_classes or None)
+        with open_with_mpp(task.path, task.mpp_override, overrule=settings.overrule_mpp) as slide:
             result = tile_slide(
                 slide,
                 item.id,
@@ -154,7 +171,7 @@ class TileStage(Stage[TileSettings]):
                 native_tolerance=settings.native_tolerance,
                 level_policy=settings.level_policy,
                 allow_upsample=settings.allow_upsample,
-                find=self._finder(task),
+                find=self._finder(drawn),
                 placed=None if task.coordinates is None else read_foreign_tiles(task.coordinates),
             )
         outputs = {
@@ -164,17 +181,20 @@ class TileStage(Stage[TileSettings]):
         }
         write_tiles(outputs["tiles"], result.tiles)
         with whole(outputs["contours"]) as scratch:
-            scratch.write_text(geojson(result.outlines), encoding="utf-8")
+            scratch.write_text(geojson(result.outlines, slide.origin), encoding="utf-8")
         with whole(outputs["qc"]) as scratch:
             draw_qc(result, scratch)
-        overridden = {} if task.mpp_override is None else {"mpp_override": float(task.mpp_override)}
+        given = task.mpp_override  # which counts where the file says nothing
+        overridden = {} if given is None or result.tiles.slide_mpp != given else {"mpp_override": float(given)}
         stats = result.stats | {"reader": slide.reader} | overridden
-        return Outcome(outputs, stats, status="done" if len(result.tiles) else "empty")
+        note = "" if drawn is None else passed_over_note(drawn)
+        notes = [f"{item.id}: annotations in {note}"] if note else []
+        return Outcome(outputs, stats, status="done" if len(result.tiles) else "empty", notes=notes)
 
-    def _finder(self, task: SlideToTile) -> FindTissue:
-        if task.annotations is not None:
-            annotations = read_annotations(task.annotations, self.settings.annotation_classes or None)
-            return lambda _, overview: annotated_tissue(annotations, overview)
+    def _finder(self, annotations: Annotations | None) -> FindTissue:
+        if annotations is not None:
+            counted_from = self.settings.annotation_origin
+            return lambda slide, overview: annotated_tissue(placed(annotations, slide.origin, counted_from), overview)
         return by_the_mask if self.network is None else self.network.find
 
 

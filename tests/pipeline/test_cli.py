@@ -19,8 +19,11 @@ import typer
 from command import wsipipe
 from pydantic import BaseModel
 from wsipipe import __version__
+from wsipipe.data.errors import UsageError
 from wsipipe.data.manifest import Manifest
 from wsipipe.pipeline.cli import app
+from wsipipe.pipeline.console import Console
+from wsipipe.pipeline.results import Summary
 from wsipipe.stages.extract.settings import ExtractSettings
 from wsipipe.stages.genomics.settings import GenomicsSettings
 from wsipipe.stages.predict.settings import PredictSettings
@@ -139,6 +142,40 @@ def test_exit_codes_of_a_run_and_of_the_next(tmp_path: Path) -> None:
         assert "Traceback" not in result.output
     assert wsipipe("tile", "slides", "--mpp-override", 0.5, "--workers", 1).exit_code == 0
     assert "2 slides done before, nothing to do" in wsipipe("tile", "slides", "--mpp-override", 0.5).stderr
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_failure_and_its_way_out_stand_once_on_the_screen(tmp_path: Path, workers: int) -> None:
+    slide(tmp_path / "slides" / "good.tiff")
+    slide(tmp_path / "slides" / "nompp.tiff", mpp=None)
+    for debug in ([], ["--debug", "--retry-failed"]):
+        result = wsipipe("tile", "slides", "--workers", workers, *debug)
+        screen = result.stdout + result.stderr
+        assert screen.count("→ say its µm per pixel") + screen.count("    say its µm per pixel") == 1
+        assert "failed nompp (why: below)" in result.stderr, "that it failed is said at once"
+        assert "failed in tile: nompp: " in result.stdout
+
+
+def test_machines_have_the_reason_as_soon_as_it_is_known(tmp_path: Path) -> None:
+    slide(tmp_path / "slides" / "nompp.tiff", mpp=None)
+    result = wsipipe("tile", "slides", "--json")
+    assert result.stderr.count("does not say how large a pixel is") == 1
+
+
+def test_reasons_are_given_where_there_is_no_closing_table(capsys: pytest.CaptureFixture[str]) -> None:
+    console = Console(closes=True)
+    console.failure("a", "it is broken", "mend it")
+    assert "broken" not in capsys.readouterr().err
+    console.error(UsageError("the end"))
+    assert "failed a: it is broken\n  → mend it\nerror the end" in capsys.readouterr().err
+    Console().failure("b", "it is broken", "mend it")
+    assert "failed b: it is broken" in capsys.readouterr().err, "from Python there is no closing table"
+
+
+def test_undecodable_tiles_stand_under_the_closing_table(capsys: pytest.CaptureFixture[str]) -> None:
+    summary = Summary(stage="extract", folder=Path(), items="slides", done=2, stats={"bad_tiles": 1234})
+    Console(closes=True).summaries([summary, Summary(stage="tile", folder=Path(), items="slides")])
+    assert capsys.readouterr().out.count("extract: 1,234 tiles cannot be decoded and are left out") == 1
 
 
 def test_other_settings_need_replace(tmp_path: Path) -> None:

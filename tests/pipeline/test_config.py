@@ -276,6 +276,7 @@ def test_settings_are_frozen_and_say_what_changes_results() -> None:
         "protein",
         "methylation",
     }
+    runtime |= {"annotation_origin", "overrule_mpp"}  # each slide's input where it matters
     runtime |= {"annotations", "coordinates", "tissue_weights"}  # inputs by their bytes, and in the folder's name
     for name in sections():
         section: Settings = getattr(config, name)

@@ -1,11 +1,15 @@
 """Finding slides, naming them, and seeing that they have changed."""
 
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
+from dicom_files import dicom
 from wsipipe.data.errors import CohortError, SlideError, UsageError
-from wsipipe.data.slides.finding import checked_slide_id, find_slides, slide_id_of, slide_identity
+from wsipipe.data.slides.dicom_header import read_dicom_header
+from wsipipe.data.slides.finding import checked_slide_id, existing, find_slides, slide_id_of, slide_identity
 
 SHARED = Path(__file__).resolve().parents[3] / "../shared/data/slides"
 
@@ -75,7 +79,7 @@ def test_links_are_followed_but_not_in_circles(tmp_path):
     assert "named" in found(tmp_path / "cohort"), "a link to a file has its own name"
 
 
-@pytest.mark.parametrize("other", ["sub/a.ndpi", "a.png", "sub/a/1.dcm"])
+@pytest.mark.parametrize("other", ["sub/a.ndpi", "a.ndpi", "sub/a.png", "sub/a/1.dcm"])
 def test_two_slides_with_one_id_are_both_named(tmp_path, other):
     touch(tmp_path, "a.svs", other)
     with pytest.raises(CohortError) as caught:
@@ -119,6 +123,139 @@ def test_a_file_name_of_bytes_that_are_no_text_is_refused(tmp_path):
     with pytest.raises(CohortError, match="no text") as caught:
         find_slides([tmp_path])
     str(caught.value).encode()
+
+
+# ------------------------------------------------------------------------------- what is left out
+
+
+BESIDE = "a picture that belongs to a slide beside it"
+
+
+@pytest.mark.parametrize(
+    ("names", "slides"),
+    [
+        (["one.svs", "one.jpg", "one.svs.png"], ["one.svs"]),
+        (["one.svs", "a_thumbnail.jpg", "a_label.png", "Macro.PNG"], ["one.svs"]),
+        (["one.svs", "one_macro.tif", "one-label.jpg", "thumb_one.png", "one.tile.jpg"], ["one.svs"]),
+        (["Fall 7 (HE).ndpi", "Fall 7 (HE) (label).jpg", "fall 7 (he)_Macro Image.tiff"], ["Fall 7 (HE).ndpi"]),
+        (["s.ome.tif", "s_overview.png", "s.ome.tif_mask.png"], ["s.ome.tif"]),
+        (["tumour.png", "tumour_mask.png", "other_mask.png"], ["other_mask.png", "tumour.png"]),
+        (["b_label.tif", "thumbs_up.svs", "tile_4.svs", "tile_4.png"], ["b_label.tif", "thumbs_up.svs", "tile_4.svs"]),
+        (["labelled.svs", "labelled 2.png"], ["labelled 2.png", "labelled.svs"]),
+    ],
+)
+def test_pictures_beside_a_slide_are_left_out_and_counted(tmp_path, names, slides):
+    touch(tmp_path, *names)
+    slides_found = find_slides([tmp_path])
+    assert sorted(slide.path.name for slide in slides_found) == sorted(slides)
+    beside = slides_found.left_out.get(BESIDE, [])
+    assert len(beside) + len(slides_found) == len(names)
+    if beside:
+        (note,) = slides_found.notes()
+        assert f"{len(beside)} (" in note
+        assert beside[0].name in note
+
+
+def test_a_picture_that_is_named_itself_is_taken(tmp_path):
+    touch(tmp_path, "one.svs", "one_label.png")
+    assert found(tmp_path / "one_label.png") == {"one_label": "one_label.png"}
+
+
+def test_formats_that_are_not_read_and_dead_links_are_named(tmp_path):
+    touch(tmp_path, "a.svs", "b.vsi", "c/d.QPTIFF", "c/e.isyntax", "notes.txt")
+    (tmp_path / "gone.svs").symlink_to(tmp_path / "unmounted" / "gone.svs")
+    (tmp_path / "gone.txt").symlink_to(tmp_path / "unmounted" / "gone.txt")
+    (tmp_path / "loop.ndpi").symlink_to(tmp_path / "loop.ndpi")
+    slides = find_slides([tmp_path])
+    assert [slide.slide_id for slide in slides] == ["a"]
+    notes = "\n".join(slides.notes())
+    for name in ("b.vsi", "d.QPTIFF", "e.isyntax", "gone.svs", "loop.ndpi"):
+        assert name in notes
+    assert "gone.txt" not in notes
+    assert {why: len(paths) for why, paths in slides.left_out.items()} == {
+        "a format that is not read (.vsi)": 1,
+        "a format that is not read (.qptiff)": 1,
+        "a format that is not read (.isyntax)": 1,
+        "a link to a file that is not there": 2,
+    }
+    with pytest.raises(UsageError, match=r"no slides here; left out, a format .*e\.isyntax"):
+        find_slides([tmp_path / "c"])
+
+
+def test_a_folder_that_cannot_be_read_is_named_and_the_rest_goes_on(tmp_path):
+    """In a process of its own, without root's rights."""
+    touch(tmp_path, "cohort/a.svs", "cohort/closed/b.svs", "cohort/open/c.svs")
+    (tmp_path / "cohort/closed").chmod(0)
+    script = (
+        "import os, sys\n"
+        "from wsipipe.data.slides.finding import find_slides\n"
+        "if os.geteuid() == 0: os.seteuid(65534)\n"
+        "slides = find_slides(sys.argv[1:])\n"
+        "sys.stdout.write(' '.join(s.slide_id for s in slides) + chr(10) + chr(10).join(slides.notes()))\n"
+    )
+    for folder in [tmp_path, *tmp_path.parents][:3]:
+        folder.chmod(0o755)
+    done = subprocess.run([sys.executable, "-c", script, str(tmp_path / "cohort")], capture_output=True, text=True)
+    (tmp_path / "cohort/closed").chmod(0o755)
+    assert done.returncode == 0, done.stderr
+    ids, note = done.stdout.splitlines()
+    assert ids == "a c"
+    assert note.startswith("left out, a folder that cannot be read (Permission denied): 1 (")
+    assert "closed" in note
+
+
+# ------------------------------------------------------------------------------------------- names
+
+
+def test_names_are_in_one_unicode_form(tmp_path):
+    composed, decomposed = "Pr\u00e4parat", "Pra\u0308parat"
+    touch(tmp_path, f"{decomposed}.svs", f"d/{decomposed} 2/1.dcm")
+    assert [slide.slide_id for slide in find_slides([tmp_path])] == [composed, f"{composed} 2"]
+    assert checked_slide_id(decomposed, "cohort.csv") == composed
+    assert existing(tmp_path / f"{composed}.svs") == tmp_path / f"{decomposed}.svs"
+    assert existing(tmp_path / f"{decomposed}.svs") == tmp_path / f"{decomposed}.svs"
+    assert existing(tmp_path / "other.svs") is None
+
+
+# ------------------------------------------------------------------------------------------- DICOM
+
+
+def test_the_series_of_a_dicom_file_is_that_of_its_header_alone(tmp_path):
+    header = read_dicom_header(dicom(tmp_path, "1.dcm", "1.2.3"))
+    assert header is not None
+    assert (header.series, header.whole_slide) == ("1.2.3", True)
+    assert read_dicom_header(touch(tmp_path, "no.dcm") / "no.dcm") is None
+    for length in range(0, (tmp_path / "1.dcm").stat().st_size, 7):
+        (tmp_path / "cut.dcm").write_bytes((tmp_path / "1.dcm").read_bytes()[:length])
+        read_dicom_header(tmp_path / "cut.dcm")
+
+
+def test_a_dicom_file_that_is_named_is_that_slide_and_no_other(tmp_path):
+    slide = tmp_path / "slide"
+    for name in ("1.dcm", "2.dcm"):
+        dicom(slide, name, "1.2.3")
+    dicom(slide, "report.dcm", "1.2.99", whole_slide=False)
+    assert found(slide / "1.dcm") == {"slide": "slide"}, "a report beside it does not matter"
+    assert found(slide / "report.dcm") == {"report": "report.dcm"}, "which is then no slide"
+    touch(slide, "broken.dcm")
+    assert found(slide / "broken.dcm") == {"broken": "broken.dcm"}
+    dicom(slide, "other.dcm", "1.2.4")
+    assert found(slide / "other.dcm") == {"other": "other.dcm"}
+    assert found(slide / "1.dcm", slide / "2.dcm") == {"1": "1.dcm", "2": "2.dcm"}
+
+
+def test_a_dicom_file_among_others_is_known_by_all_files_of_its_series(tmp_path):
+    one, two, other = (
+        dicom(tmp_path, "1.dcm", "1.2.3"),
+        dicom(tmp_path, "2.dcm", "1.2.3"),
+        dicom(tmp_path, "3.dcm", "1.4"),
+    )
+    before = slide_identity(one)
+    assert slide_identity(two) == before
+    changed(other, 0)
+    assert slide_identity(one) == before
+    changed(two, 5)
+    assert slide_identity(one) != before
 
 
 # ---------------------------------------------------------------------------------------- identity
@@ -189,6 +326,22 @@ def test_a_slide_of_several_files_is_all_of_them(tmp_path):
         assert slide_identity(tmp_path / slide) == (size, digest)
         (tmp_path / part).unlink()
         assert slide_identity(tmp_path / slide) != (size, digest)
+
+
+def test_two_vms_slides_in_one_folder_are_known_by_the_images_that_each_names(tmp_path):
+    for name in "ab":
+        index = (
+            f"[Virtual Microscope Specimen]\r\nImageFile={name} 0.jpg\r\nImageFile(0,1)={name}-1.jpg\r\nMapFile=no.jpg"
+        )
+        touch(tmp_path, f"{name} 0.jpg", f"{name}-1.jpg")
+        (tmp_path / f"{name}.vms").write_bytes(index.encode())
+    a, b = (slide_identity(tmp_path / f"{name}.vms") for name in "ab")
+    assert a != b
+    changed(tmp_path / "b-1.jpg", 0)
+    assert slide_identity(tmp_path / "a.vms") == a
+    assert slide_identity(tmp_path / "b.vms") != b
+    changed(tmp_path / "a 0.jpg", 0)
+    assert slide_identity(tmp_path / "a.vms") != a
 
 
 def test_a_slide_that_is_gone_is_a_slide_error(tmp_path):

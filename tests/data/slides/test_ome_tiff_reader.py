@@ -1,10 +1,7 @@
-"""OME-TIFF: every level's pixels as they were written, microns from the XML, and a reason for what is not read."""
+"""OME-TIFF: every level's pixels as they were written, and microns from the XML."""
 
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
-from pathlib import Path
 
-import cv2
 import imagecodecs
 import numpy as np
 import pytest
@@ -12,88 +9,14 @@ import simplejpeg
 import tifffile
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from ome_slides import HALF_MICRON, levels_of, opened, picture, write_ome
 from wsipipe.data.errors import SlideError
 from wsipipe.data.slides.jpeg_tiff_reader import JpegTiffReader
-from wsipipe.data.slides.ome_tiff_reader import OmeTiffReader, downsample
 from wsipipe.data.slides.openslide_reader import OpenSlideReader
+from wsipipe.data.slides.pyramid import downsample
 from wsipipe.data.slides.readers import open_slide
 
 LOSSLESS = ["lzw", "deflate", "zstd", "packbits", "jpeg2000", None]
-HALF_MICRON = {"PhysicalSizeX": 0.5, "PhysicalSizeY": 0.5}
-
-
-def picture(width: int, height: int) -> np.ndarray:
-    """Smooth strong colours with a little noise, different everywhere."""
-    rng = np.random.default_rng(width)
-    coarse = cv2.resize(rng.integers(0, 220, (height // 40 + 2, width // 40 + 2, 3), np.uint8), (width, height))
-    return cv2.add(coarse, rng.integers(0, 20, (height, width, 3), np.uint8))
-
-
-def levels_of(image: np.ndarray, levels: int) -> list[np.ndarray]:
-    """Every second, fourth … pixel: what is read is told apart from what lies beside it."""
-    return [np.ascontiguousarray(image[:: 2**level, :: 2**level]) for level in range(levels)]
-
-
-def write_ome(
-    path: Path,
-    image: np.ndarray,
-    *,
-    levels: int = 3,
-    compression: str | None = "deflate",
-    planar: bool = False,
-    metadata: dict[str, object] | None = None,
-    label: np.ndarray | None = None,
-    **options: object,
-) -> Path:
-    """A pyramid in SubIFDs, as Bio-Formats and tifffile write it; ``options`` as tifffile takes them."""
-    options = {"tile": (64, 64), "photometric": "rgb", "compression": compression} | options
-    if planar:
-        options["planarconfig"] = "separate"
-    with tifffile.TiffWriter(path, ome=True) as writer:
-        if label is not None:
-            writer.write(label, photometric="rgb", metadata={"Name": "label image"})
-        for level, pixels in enumerate(levels_of(image, levels)):
-            if level == 0:
-                options["metadata"] = {"axes": "SYX" if planar else "YXS"} | (metadata or HALF_MICRON)
-            else:
-                options["metadata"] = None
-            writer.write(
-                np.moveaxis(pixels, 2, 0) if planar else pixels,
-                subifds=levels - 1 if level == 0 else None,
-                subfiletype=int(level > 0),
-                **options,
-            )
-    return path
-
-
-def rewrite_xml(path: Path, old: str, new: str) -> None:
-    """Another word of the same length in the OME-XML."""
-    assert len(old.encode()) == len(new.encode())
-    content = path.read_bytes()
-    assert content.count(old.encode()) == 1
-    path.write_bytes(content.replace(old.encode(), new.encode()))
-
-
-def page_of(tiff: tifffile.TiffFile, level: int) -> tifffile.TiffPage:
-    return tiff.pages[0] if level == 0 else tiff.pages[0].pages[level - 1]
-
-
-def damage(path: Path, tile: int, *, level: int = 0, keep: float = 0.0) -> None:
-    """Nothing but zeros in the rest of a tile."""
-    with tifffile.TiffFile(path) as tiff:
-        page = page_of(tiff, level)
-        offset, count = page.dataoffsets[tile], page.databytecounts[tile]
-    kept = int(keep * count)
-    with path.open("r+b") as file:
-        file.seek(offset + kept)
-        file.write(bytes(count - kept))
-
-
-@contextmanager
-def opened(path: Path, mpp: float | None = None):
-    with open_slide(path, mpp) as slide:
-        assert isinstance(slide, OmeTiffReader), slide.reader
-        yield slide
 
 
 # ------------------------------------------------------------------------------------------ pixels
@@ -292,9 +215,9 @@ def test_jfif_streams_have_their_own_colours_whatever_the_tags_say(tmp_path):
     with tifffile.TiffWriter(tmp_path / "a.tif", ome=True) as writer:
         writer.write(iter(tiles), shape=image.shape, dtype=np.uint8, metadata={"axes": "YXS"}, **kind)
     with opened(tmp_path / "a.tif") as slide, OpenSlideReader(tmp_path / "a.tif", None) as plain:
-        assert "its JPEG streams, rightly, YCbCr" in slide.reader
+        assert "YCbCr taken for RGB by its tags" in plain.reader
         assert np.abs(slide.read(0, 0, 0, 128, 64).astype(int) - image).mean() < 10
-        assert np.abs(plain.read(0, 0, 0, 128, 64).astype(int) - image).mean() > 30
+        np.testing.assert_array_equal(plain.read(0, 0, 0, 128, 64), slide.read(0, 0, 0, 128, 64))
 
 
 @pytest.mark.parametrize("number", [33003, 33004, 33005])
@@ -387,180 +310,3 @@ def test_many_threads_read_the_same_pixels_and_decode_each_tile_once(tmp_path, m
         for row, pixels in zip(rows, alone, strict=True):  # no thread falls a row behind the others
             np.testing.assert_array_equal(list(pool.map(lambda at: slide.read(0, *at, 50, 50), row)), pixels)
         assert len(calls) == 10 * 8
-
-
-# ------------------------------------------------------------------------------------------ faults
-
-
-@pytest.mark.parametrize("level", [0, 1])
-@pytest.mark.parametrize(
-    ("compression", "keep"),
-    [("jpeg", 0.0), ("jpeg", 0.5), ("lzw", 0.0), ("lzw", 0.5), ("deflate", 0.5), ("zstd", 0.0), ("jpeg2000", 0.0)],
-)
-def test_a_damaged_tile_fails_the_regions_that_touch_it_and_no_other(tmp_path, compression, keep, level):
-    path = write_ome(tmp_path / "a.tif", picture(400, 300), compression=compression)
-    with opened(path) as slide:
-        right, below = (slide.read(level, x << level, y << level, 50, 50) for x, y in ((130, 70), (70, 90)))
-        assert slide.reader
-    damage(path, 0, level=level, keep=keep)
-    with opened(path) as slide:
-        for _ in range(2):
-            with pytest.raises(SlideError, match=rf"cannot decode 10 × 10 px of level {level} at \(0, 0\)") as caught:
-                slide.read(level, 0, 0, 10, 10)
-            assert caught.value.path == str(path)
-            assert "damaged" in caught.value.hint
-            np.testing.assert_array_equal(slide.read(level, 130 << level, 70 << level, 50, 50), right)
-            np.testing.assert_array_equal(slide.read(level, 70 << level, 90 << level, 50, 50), below)
-
-
-@pytest.mark.parametrize("compression", ["jpeg", "deflate"])
-def test_a_level_that_is_all_garbage_fails_alone(tmp_path, compression):
-    image = picture(200, 150)
-    path = write_ome(tmp_path / "a.tif", image, compression=compression)
-    for tile in range(12):
-        damage(path, tile)
-    with opened(path) as slide:
-        for x, y in ((0, 0), (100, 100)):
-            with pytest.raises(SlideError, match="cannot decode"):
-                slide.read(0, x, y, 20, 20)
-        assert slide.read(1, 0, 0, 100, 75).std() > 10
-        assert "missing or damaged" in slide.reader
-
-
-@pytest.mark.parametrize("share", [0.1, 0.5, 0.9, 0.999])
-@pytest.mark.parametrize("bigtiff", [False, True])
-def test_a_truncated_file_says_so(tmp_path, share, bigtiff):
-    path = tmp_path / "a.ome.tif"
-    kind = {"tile": (64, 64), "photometric": "rgb", "compression": "jpeg"}
-    with tifffile.TiffWriter(path, ome=True, bigtiff=bigtiff) as writer:
-        for level, pixels in enumerate(levels_of(picture(400, 300), 3)):
-            writer.write(pixels, subifds=2 if level == 0 else None, subfiletype=int(level > 0), **kind)
-    whole = path.read_bytes()
-    path.write_bytes(whole[: int(share * len(whole))])
-    with pytest.raises(SlideError, match="truncated") as caught:
-        open_slide(path)
-    assert caught.value.path == str(path)
-
-
-def test_the_end_of_a_sub_image_is_missed_too(tmp_path):
-    path = write_ome(tmp_path / "a.ome.tif", picture(400, 300), levels=2)
-    content = path.read_bytes()
-    with tifffile.TiffFile(path) as tiff:
-        page = page_of(tiff, 1)
-        last = page.dataoffsets[-1]
-        tag = page.tags["TileOffsets"]
-        own = {part.offset for part in (tiff.pages[0], page)}
-    # The last tile's data moved to the end of the file, of which then half is cut.
-    moved = content[last : last + page.databytecounts[-1]]
-    patched = bytearray(content + moved)
-    at = tag.valueoffset + 4 * (len(page.dataoffsets) - 1)
-    patched[at : at + 4] = len(content).to_bytes(4, "little")
-    assert own
-    path.write_bytes(patched)
-    with opened(path):
-        pass
-    path.write_bytes(patched[: -len(moved) // 2])
-    with pytest.raises(SlideError, match=f"truncated: at least {len(moved) - len(moved) // 2}"):
-        open_slide(path)
-
-
-def test_a_file_that_vanishes(tmp_path):
-    path = write_ome(tmp_path / "a.ome.tif", picture(400, 300), compression="jpeg")
-    damage(path, 0)
-    with opened(path) as slide:
-        before = slide.read(0, 64, 64, 60, 60)
-        path.unlink()
-        np.testing.assert_array_equal(slide.read(0, 64, 64, 60, 60), before)
-        with pytest.raises(SlideError, match="vanished") as caught:
-            slide.read(0, 0, 0, 60, 60)
-        assert caught.value.path == str(path)
-
-
-@pytest.mark.parametrize(
-    ("shape", "axes", "dtype", "photometric", "match", "hint"),
-    [
-        ((4, 90, 100), "CYX", np.uint8, "minisblack", "channels: 4, of which 1 in", "bfconvert -channel"),
-        ((90, 100), "YX", np.uint8, "minisblack", "channels: 1, of which 1", "RGB"),
-        ((90, 100, 3), "YXS", np.uint16, "rgb", "not 8-bit RGB .pixels of type uint16", "vips cast"),
-        ((5, 90, 100, 3), "ZYXS", np.uint8, "rgb", "5 focal planes and 1 time points", "bfconvert -z 0"),
-        ((2, 90, 100, 3), "TYXS", np.uint8, "rgb", "1 focal planes and 2 time points", "-timepoint 0"),
-        ((90, 100, 4), "YXS", np.uint8, "rgb", "channels: 4, of which 4", "RGB"),
-    ],
-)
-def test_what_is_not_one_plane_of_8_bit_rgb_is_refused(tmp_path, shape, axes, dtype, photometric, match, hint):
-    path = tmp_path / "a.ome.tif"
-    with tifffile.TiffWriter(path, ome=True) as writer:
-        writer.write(np.zeros(shape, dtype), photometric=photometric, tile=(64, 64), metadata={"axes": axes})
-    with pytest.raises(SlideError, match=match) as caught:
-        open_slide(path)
-    assert caught.value.path == str(path)
-    assert hint in caught.value.hint
-
-
-@pytest.mark.parametrize("compression", ["webp", "png", "jpegxl"])
-def test_a_compression_that_is_not_read_is_named(tmp_path, compression):
-    path = write_ome(tmp_path / "a.ome.tif", picture(100, 90), compression=compression)
-    with pytest.raises(SlideError, match=f"(?i)compression {compression}") as caught:
-        open_slide(path)
-    assert "bfconvert -compression" in caught.value.hint
-
-
-@pytest.mark.parametrize(
-    ("old", "new", "match"),
-    [
-        ("</Pixels>", "<Pixels> ", "OME-XML cannot be read"),
-        ('SizeX="100"', 'SizeX="1o0"', "OME-XML cannot be read"),
-        ('SizeX="100"', 'SizeX="101"', "speaks of 101 × 90 px"),
-        ('IFD="0"', 'IFD="7"', "directories cannot be read"),
-        ('Image ID="Image:0"', 'Bmage ID="Image:0"', "OME-XML cannot be read"),
-    ],
-)
-def test_xml_that_does_not_fit_its_file(tmp_path, old, new, match):
-    path = write_ome(tmp_path / "a.ome.tif", picture(100, 90))
-    rewrite_xml(path, old, new)
-    with pytest.raises(SlideError, match=match) as caught:
-        open_slide(path)
-    assert caught.value.hint
-
-
-def test_pixels_in_another_file_are_told(tmp_path):
-    path = write_ome(tmp_path / "a.ome.tif", picture(100, 90))
-    with tifffile.TiffFile(path) as tiff:
-        xml = tiff.ome_metadata
-    own = xml.split('UUID="')[1].split('"')[0]
-    data = f'<TiffData IFD="0"><UUID FileName="b.ome.tif">{own[:-1]}x</UUID></TiffData>'
-    start = xml.index("<TiffData")
-    xml = xml[:start] + data + xml[xml.index("/>", start) + 2 :]
-    tifffile.imwrite(path, picture(100, 90), photometric="rgb", metadata=None, description=xml.encode())
-    with pytest.raises(SlideError, match=r"another file, b\.ome\.tif") as caught:
-        open_slide(path)
-    assert "one file" in caught.value.hint
-
-
-@pytest.fixture(scope="module", params=["jpeg", "jpeg2000", "lzw"])
-def whole(tmp_path_factory, request):
-    return write_ome(tmp_path_factory.mktemp("whole") / "a.ome.tif", picture(130, 90), compression=request.param)
-
-
-@settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(at=st.floats(0, 1, exclude_max=True), value=st.integers(0, 255), where=st.sampled_from(["xml", "tags", "any"]))
-def test_a_flipped_byte_gives_pixels_or_an_error_of_ours(whole, at, value, where):
-    damaged = bytearray(whole.read_bytes())
-    with tifffile.TiffFile(whole) as tiff:
-        first, xml = tiff.pages[0], tiff.pages[0].tags["ImageDescription"]
-        start, end = {
-            "xml": (xml.valueoffset, xml.valueoffset + xml.count),
-            "tags": (first.offset, first.offset + 6 + 12 * len(first.tags)),
-            "any": (0, len(damaged)),
-        }[where]
-    damaged[start + int(at * (end - start))] = value
-    path = whole.with_name("b.ome.tif")
-    path.write_bytes(damaged)
-    error = None
-    try:
-        with open_slide(path) as slide:
-            for level in range(len(slide.level_dimensions)):
-                assert slide.read(level, 0, 0, 40, 30).shape == (30, 40, 3)
-    except SlideError as ours:
-        error = ours
-    assert error is None or (error.path == str(path) and error.hint)

@@ -1,6 +1,8 @@
 """Tissue from annotations: what GeoJSON means, and which pixels it covers."""
 
+import gzip
 import json
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +13,8 @@ from hypothesis.extra.numpy import arrays
 from matplotlib.path import Path as Outline
 from wsipipe.data.errors import SlideError
 from wsipipe.data.slides.readers import open_slide
-from wsipipe.data.tiling.annotations import UNCLASSIFIED, annotated_tissue, find_annotations, read_annotations
+from wsipipe.data.tiling.annotation_files import find_annotations
+from wsipipe.data.tiling.annotations import UNCLASSIFIED, annotated_tissue, passed_over_note, read_annotations
 from wsipipe.data.tiling.contours import geojson, outlines
 from wsipipe.data.tiling.overview import Overview, read_overview
 from wsipipe.data.tiling.tissue import TissueMask, find_tissue
@@ -166,6 +169,25 @@ def test_what_is_no_polygon_is_counted(tmp_path):
         "TMA core": 1,
     }
     assert len(annotations.tissue) == 1
+
+
+def test_collections_and_closed_lines_have_area(tmp_path):
+    whole, half, open_line = square(0, 0, 160), square(320, 0, 160), [[0, 0], [5, 0], [5, 5], [0, 5]]
+    parts = [
+        {"type": "Polygon", "coordinates": [whole]},
+        {"type": "GeometryCollection", "geometries": [{"type": "LineString", "coordinates": half}]},
+        {"type": "Point", "coordinates": [1, 2]},
+    ]
+    collected = {"type": "Feature", "geometry": {"type": "GeometryCollection", "geometries": parts}, "properties": {}}
+    path = write(tmp_path, collection(collected, feature([open_line, square(800, 800, 160)], kind="MultiLineString")))
+    annotations = read_annotations(path)
+    assert len(annotations.tissue) == 3
+    assert annotations.passed_over == {"Point": 1}
+    assert mask_of(path).sum() == 3 * 100
+    assert passed_over_note(annotations) == "a.geojson: passed over 1 × Point, no area that counts"
+    assert mask_of(write(tmp_path, {"type": "GeometryCollection", "geometries": parts})).sum() == 2 * 100
+    with pytest.raises(SlideError, match=r"it holds 2 × LineString"):
+        read_annotations(write(tmp_path, collection(*[feature(open_line, kind="LineString")] * 2)))
 
 
 # ------------------------------------------------------------------------------------------ classes
@@ -407,6 +429,49 @@ def test_annotations_are_found_under_the_slides_name(tmp_path, place):
     (tmp_path / place).parent.mkdir(exist_ok=True)
     (tmp_path / place).write_text("{}")
     assert find_annotations(tmp_path, "S 1.2") == tmp_path / place
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["S 1.2.svs.geojson", "S 1.2.svs.json", "S 1.2.geojson.zip", "S 1.2.zip", "S 1.2.geojson.gz", "S 1.2.svs.zip"],
+)
+def test_under_the_files_name_and_packed(tmp_path, name):
+    text = json.dumps(feature([square(0, 0, 160)]))
+    if name.endswith(".zip"):
+        with zipfile.ZipFile(tmp_path / name, "w") as archive:
+            archive.writestr("S 1.2.geojson", text)
+            archive.writestr("__MACOSX/._S 1.2.geojson", "")
+    elif name.endswith(".gz"):
+        (tmp_path / name).write_bytes(gzip.compress(text.encode()))
+    else:
+        (tmp_path / name).write_text(text)
+    path = find_annotations(tmp_path, "S 1.2", "S 1.2.svs")
+    assert path == tmp_path / name
+    assert len(read_annotations(path).tissue) == 1
+
+
+def test_a_name_from_a_mac(tmp_path):
+    (tmp_path / "Pra\u0308parat.geojson").write_text("{}")
+    assert find_annotations(tmp_path, "Pr\u00e4parat").name == "Pra\u0308parat.geojson"
+
+
+def test_several_annotations_of_one_slide_are_refused(tmp_path):
+    for name in ("a.geojson", "a.svs.geojson"):
+        (tmp_path / name).write_text("{}")
+    with pytest.raises(SlideError, match=r"several annotations of 'a': a.geojson, a.svs.geojson"):
+        find_annotations(tmp_path, "a", "a.svs")
+
+
+@pytest.mark.parametrize("names", [(), ("a.geojson", "b.geojson")])
+def test_a_zip_file_of_none_or_several(tmp_path, names):
+    with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
+        for name in ("readme.txt", *names):
+            archive.writestr(name, "{}")
+    with pytest.raises(SlideError, match=f"holds {len(names)} GeoJSON files"):
+        read_annotations(tmp_path / "a.zip")
+    (tmp_path / "a.zip").write_bytes((tmp_path / "a.zip").read_bytes()[:40])
+    with pytest.raises(SlideError, match="not JSON"):
+        read_annotations(tmp_path / "a.zip")
 
 
 def test_annotations_that_are_not_found(tmp_path):

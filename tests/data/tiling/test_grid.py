@@ -337,7 +337,7 @@ def test_all_is_covered_but_less_than_a_tile_at_the_right_and_at_the_bottom(draw
 @given(grids())
 def test_the_field_of_view_is_the_asked_one(drawn):
     grid = drawn.grid
-    if abs(grid.level_mpp / grid.mpp - 1) <= drawn.native_tolerance:
+    if abs(grid.level_mpp / grid.mpp - 1) <= drawn.native_tolerance + 1e-9:
         assert grid.native
         assert grid.tile_mpp == pytest.approx(grid.level_mpp)
     else:

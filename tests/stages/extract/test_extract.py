@@ -179,8 +179,14 @@ def test_undecodable_tiles_are_left_out_and_counted_and_too_many_fail_the_slide(
     assert "at least 3 of 256 tiles cannot be decoded" in failure["message"]
     store = tmp_path / "features/0.5mpp-256px" / EMBEDDED / "c.zarr"
     assert not store.exists()
-    code, answer, _ = wsipipe("extract", "-w", tmp_path, "--device", "cpu", "--max-bad-tiles", 0.02)
+    code, answer, messages = wsipipe("extract", "-w", tmp_path, "--device", "cpu", "--max-bad-tiles", 0.02)
     assert (code, answer["stages"][0]["stats"]["bad_tiles"]) == (0, 4)
+    assert "c: 4 of 256 tiles cannot be decoded, left out" in messages
+    assert answer["stages"][0]["notes"][0] == "c: 4 of 256 tiles cannot be decoded, left out"
+    _, answer, _ = wsipipe("status", "-w", tmp_path)
+    assert [item["why"] for item in answer["items"] if item["stage"] == "extract"] == [
+        "4 tiles cannot be decoded and are left out"
+    ]
     bag = read_bag(store)
     assert len(bag.coords) == len(bag.features) == 252
     left_out = {tuple(place) for place in bag.facts.bad_tiles}

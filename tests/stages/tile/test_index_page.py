@@ -230,6 +230,7 @@ def test_each_reason_is_said_plainly() -> None:
         record("e", ink_fraction=0.11),
         record("f", dropped_not_sharp=500),
         record("g", unread_fraction=0.004),
+        record("g2", bad_tiles=1200),
         record("h", "empty", tiles=0, tissue_mm2=0.0, tissue_verdict="dark background"),
     ) == {
         "a": "little tissue: 0.4 mm², the median is 12.5",
@@ -239,6 +240,7 @@ def test_each_reason_is_said_plainly() -> None:
         "e": "ink on 11 % of it",
         "f": "33 % of the tiles on tissue are not sharp",
         "g": "0.4 % could not be read",
+        "g2": "1,200 tiles cannot be decoded",
         "h": "empty: it glows on black, as fluorescence does",
     }
 

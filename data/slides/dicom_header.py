@@ -1,0 +1,131 @@
+"""What the header of a DICOM file says (PS3.10, PS3.5): which series it is of, and how the colours of its frames are
+coded. Pixels are not read, and no file is believed to be whole.
+"""
+
+from __future__ import annotations
+
+import mmap
+import struct
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO, Final
+
+_PREFIX: Final = (128, b"DICM")
+_IMPLICIT: Final = "1.2.840.10008.1.2"
+_ENCAPSULATED: Final = "1.2.840.10008.1.2.4."
+_WHOLE_SLIDE: Final = "1.2.840.10008.5.1.4.1.1.77.1.6"
+
+_LONG_FORMS: Final = frozenset({
+    b"OB", b"OD", b"OF", b"OL", b"OV", b"OW", b"SQ", b"SV", b"UC", b"UN", b"UR", b"UT", b"UV",
+})  # fmt: skip
+_UNDEFINED: Final = 0xFFFFFFFF
+_ITEM, _END_OF_ITEM, _END_OF_SEQUENCE = 0xFFFEE000, 0xFFFEE00D, 0xFFFEE0DD
+_TRANSFER_SYNTAX: Final = 0x00020010
+_WANTED: Final = frozenset({_TRANSFER_SYNTAX, 0x00080016, 0x0020000E, 0x00280004, 0x00480006, 0x00480007})
+_LONGEST: Final = 1024  # bytes of a value that is wanted
+_PER_FRAME: Final = 0x52009230  # a sequence of an item a frame; nothing that is wanted comes after it
+_FRAMES: Final = b"\xe0\x7f\x10\x00OB\x00\x00\xff\xff\xff\xff\xfe\xff\x00\xe0"
+"""The element of encapsulated frames, and the first item in it, which is a table of offsets."""
+_HEAD: Final = 2**16
+
+
+@dataclass(frozen=True, kw_only=True)
+class DicomHeader:
+    """Of one file. Texts are empty where it does not say."""
+
+    series: str
+    whole_slide: bool
+    """Whether it is an image of a whole slide, and no report or annotation."""
+    transfer_syntax: str
+    photometric: str
+    size: tuple[int, int]
+    """Width and height of the whole image."""
+    frame: bytes
+    """The beginning of the first compressed frame; nothing where frames are not compressed."""
+
+
+def read_dicom_header(file: Path) -> DicomHeader | None:
+    """The header of a DICOM file; None for anything else.
+
+    :raises OSError: it cannot be read.
+    """
+    with file.open("rb") as stream:
+        stream.seek(_PREFIX[0])
+        if stream.read(4) != _PREFIX[1]:
+            return None
+        values: dict[int, bytes] = {}
+        try:
+            _walk(stream, values)
+        except (struct.error, ValueError, RecursionError):
+            return None
+        texts = {tag: value.decode("ascii", "replace").strip(" \0") for tag, value in values.items()}
+        syntax = texts.get(_TRANSFER_SYNTAX, "")
+        width, height = (int.from_bytes(values.get(tag, b""), "little") for tag in (0x00480006, 0x00480007))
+        return DicomHeader(
+            series=texts.get(0x0020000E, ""),
+            whole_slide=texts.get(0x00080016) == _WHOLE_SLIDE,
+            transfer_syntax=syntax,
+            photometric=texts.get(0x00280004, ""),
+            size=(width, height),
+            frame=_first_frame(stream) if syntax.startswith(_ENCAPSULATED) else b"",
+        )
+
+
+def _walk(stream: BinaryIO, values: dict[int, bytes]) -> None:
+    """Collect what is wanted, up to the frames."""
+    explicit = True
+    while (element := _element(stream, explicit=explicit)) is not None:
+        tag, kind, length = element
+        if tag >= _PER_FRAME:
+            return
+        if length == _UNDEFINED:
+            _skip_sequence(stream, explicit=explicit and kind != b"UN")
+        elif tag in _WANTED and length <= _LONGEST:
+            values[tag] = stream.read(length)
+        else:
+            stream.seek(length, 1)
+        if tag == _TRANSFER_SYNTAX:
+            explicit = values[tag].rstrip(b" \0") != _IMPLICIT.encode()
+
+
+def _element(stream: BinaryIO, *, explicit: bool) -> tuple[int, bytes, int] | None:
+    """Tag, kind of value (empty where it does not stand) and length; None at the end of the file."""
+    head = stream.read(8)
+    if len(head) < 8:
+        return None
+    group, number = struct.unpack_from("<HH", head)
+    tag = group << 16 | number
+    if group == 0xFFFE or not (explicit or group == 2):
+        return tag, b"", struct.unpack_from("<I", head, 4)[0]
+    kind = head[4:6]
+    if kind in _LONG_FORMS:
+        return tag, kind, struct.unpack("<I", stream.read(4))[0]
+    if not kind.isalpha():
+        raise ValueError("no element")
+    return tag, kind, struct.unpack_from("<H", head, 6)[0]
+
+
+def _skip_sequence(stream: BinaryIO, *, explicit: bool) -> None:
+    """Past a sequence, or an item, of which only the end is marked."""
+    while (element := _element(stream, explicit=explicit)) is not None:
+        tag, kind, length = element
+        if tag in (_END_OF_SEQUENCE, _END_OF_ITEM):
+            return
+        if length == _UNDEFINED:
+            _skip_sequence(stream, explicit=explicit and kind != b"UN")
+        else:
+            stream.seek(length, 1)
+
+
+def _first_frame(stream: BinaryIO) -> bytes:
+    """Found by its mark, for what lies between may be an item of a sequence for each of 100,000 frames."""
+    with mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as content:
+        table = content.find(_FRAMES)
+        if table < 0:
+            return b""
+        at = table + len(_FRAMES)
+        at += 4 + int.from_bytes(content[at : at + 4], "little")
+        if content[at : at + 4] != b"\xfe\xff\x00\xe0":
+            return b""
+        length = int.from_bytes(content[at + 4 : at + 8], "little")
+        return bytes(content[at + 8 : at + 8 + min(length, _HEAD)])

@@ -1,0 +1,78 @@
+"""Files of annotations: where the one of a slide lies, and the JSON in it."""
+
+from __future__ import annotations
+
+import gzip
+import io
+import json
+import zipfile
+import zlib
+from pathlib import Path
+from typing import Any, Final
+
+from ..artifact import surroundings
+from ..errors import SlideError
+from ..slides.finding import existing
+from ..wording import some
+
+FROM_QUPATH: Final = "export the annotations from QuPath: File > Export objects as GeoJSON"
+
+_ENDINGS: Final = (".geojson", ".json", ".geojson.zip", ".json.zip", ".zip", ".geojson.gz", ".json.gz")
+_BELOW: Final = ("contours/", "contours_geojson/")
+
+
+def find_annotations(folder: Path, slide_id: str, file_name: str = "") -> Path:
+    """The annotations of a slide, called by its id or its file's name (``a.geojson``, ``a.svs.geojson``, ``a.json``),
+    plain, zipped or gzipped, in a folder, or one level below it where our tiles (``contours/``) and TRIDENT
+    (``contours_geojson/``) keep theirs.
+
+    :raises SlideError: there are none, or several in one place.
+    """
+    names = [f"{name}{ending}" for name in dict.fromkeys((slide_id, file_name or slide_id)) for ending in _ENDINGS]
+    for place in (folder, *(folder / below for below in _BELOW)):
+        found = [file for name in names if (file := existing(place / name)) and file.is_file()]
+        if len(found) > 1:
+            wrong = f"several annotations of {slide_id!r}: {some([file.name for file in found])}"
+            raise SlideError(wrong, path=place, hint="keep the one that counts")
+        if found:
+            return found[0]
+    plain = [f"{below}{slide_id}{ending}" for below in ("", *_BELOW) for ending in (".geojson", ".json")]
+    wrong = f"no annotations for {slide_id!r}; looked for {', '.join(plain)}, also zipped or gzipped"
+    raise SlideError(wrong, path=folder, hint="put it there under the slide's name, or leave the slide out")
+
+
+def annotation_json(path: Path) -> Any:
+    """What a file of annotations holds.
+
+    :raises SlideError: it is not there, cannot be read, or is no JSON.
+    :raises SurroundingsError: the disk is at fault.
+    """
+    try:
+        return json.loads(_unpacked(path))
+    except FileNotFoundError as error:
+        raise SlideError("there is no such file", path=path, hint=FROM_QUPATH) from error
+    except OSError as error:
+        known = surroundings(error, path)
+        raise known or SlideError(
+            f"could not be read: {error.strerror or error}", path=path, hint=FROM_QUPATH
+        ) from error
+    except (ValueError, RecursionError, EOFError, zlib.error, zipfile.BadZipFile) as error:
+        raise SlideError(f"not JSON: {error}", path=path, hint=FROM_QUPATH) from error
+
+
+def _unpacked(path: Path) -> bytes:
+    """The text in a file, gzipped or zipped.
+
+    :raises ValueError: a zip file that does not hold just one.
+    """
+    content = path.read_bytes()
+    if content.startswith(b"\x1f\x8b"):
+        return gzip.decompress(content)
+    if not content.startswith(b"PK\x03\x04"):
+        return content
+    with zipfile.ZipFile(io.BytesIO(content)) as archive:
+        hidden = ("__MACOSX/", ".")
+        names = [name for name in archive.namelist() if name.lower().endswith("json") and not name.startswith(hidden)]
+        if len(names) != 1:
+            raise ValueError(f"the zip file holds {len(names)} GeoJSON files ({some(names) or 'none'}), not one")
+        return archive.read(names[0])
