@@ -31,6 +31,7 @@ def test_the_demo_command_differs_from_the_test_command_in_what_it_runs_only() -
 PAGES = [
     "README.md",
     "docs/benchmarks.md",
+    "docs/cohort.md",
     "docs/docker.md",
     "docs/features.md",
     "docs/genomics.md",
