@@ -24,10 +24,12 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from safetensors import SafetensorError
 from safetensors.numpy import save_file as save_arrays
 from safetensors.torch import load_file, save_file
+from torch import Tensor
 
 from ..data.artifact import whole
 from ..data.errors import BundleError
 from ..data.features.store import Bag, FeatureFacts
+from ..data.surroundings import patiently
 from .mil.bag_tensors import BagBatch, bag_tensors
 from .mil.network import SlideNetwork
 from .training.methods import network_for_reading
@@ -184,7 +186,7 @@ def read_facts(path: Path) -> BundleFacts:
     """
     file = path / "bundle.json"
     try:
-        content = json.loads(file.read_text(encoding="utf-8"))
+        content = json.loads(patiently(lambda: _text(path, file), file))
         kind, version = content.pop("encoding-type", None), content.pop("encoding-version", None)
         if (kind, version) != (ENCODING_TYPE, ENCODING_VERSION):
             raise BundleError(
@@ -193,13 +195,18 @@ def read_facts(path: Path) -> BundleFacts:
                 hint="use the wsipipe that wrote it",
             )
         return BundleFacts.model_validate(content)
-    except (FileNotFoundError, NotADirectoryError) as error:
-        raise BundleError("there is no bundle here", path=path, hint="`wsipipe train` makes one a fold") from error
     except (json.JSONDecodeError, UnicodeDecodeError, AttributeError, TypeError, ValidationError) as error:
         first = str(error).splitlines()[0]
         raise BundleError(
             f"is damaged or no bundle: {first}", path=file, hint="copy it again, or train again"
         ) from error
+
+
+def _text(path: Path, file: Path) -> str:
+    try:
+        return file.read_text(encoding="utf-8")
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise BundleError("there is no bundle here", path=path, hint="`wsipipe train` makes one a fold") from error
 
 
 def read_bundle(path: Path, device: torch.device) -> Bundle:
@@ -209,11 +216,15 @@ def read_bundle(path: Path, device: torch.device) -> Bundle:
     """
     facts = read_facts(path)
     file = path / "model.safetensors"
-    try:
-        state = load_file(file)
-    except (OSError, SafetensorError) as error:
-        raise BundleError(f"cannot be read: {error}", path=file, hint="copy it again, or train again") from error
+    state = patiently(lambda: _tensors(file), file)
     return Bundle(facts, network_for_reading(facts.method, facts.network, state, path=file).to(device))
+
+
+def _tensors(file: Path) -> dict[str, Tensor]:
+    try:
+        return load_file(file)
+    except (FileNotFoundError, SafetensorError) as error:
+        raise BundleError(f"cannot be read: {error}", path=file, hint="copy it again, or train again") from error
 
 
 def folds_of(model: Path) -> list[tuple[Path, BundleFacts]]:

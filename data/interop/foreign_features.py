@@ -27,9 +27,10 @@ import pandas as pd
 from anndata import AnnData
 from numpy.typing import NDArray
 
-from ..artifact import surroundings, whole
+from ..artifact import whole
 from ..errors import SlideError, StoreError, UsageError
 from ..features.store import Bag, FeatureFacts
+from ..surroundings import patiently, reading_fault
 from ..tiling.grid import Coords
 from ..tiling.store import TileSet
 from ..units import Mpp, TilePx
@@ -72,19 +73,7 @@ def read_foreign_features(path: Path) -> ForeignFeatures:
     if path.suffix == ".pt":
         hint = f"give CLAM's h5_files/{path.stem}.h5 beside it, or let TRIDENT write HDF5: it says where the tiles are"
         raise StoreError("holds features without coordinates", path=path, hint=hint)
-    try:
-        with h5py.File(path, "r") as file:
-            missing = [name for name in ("features", "coords") if not isinstance(file.get(name), h5py.Dataset)]
-            if missing:
-                held = ", ".join(sorted(file)) or "nothing"
-                raise StoreError(f"no dataset `{missing[0]}` in it (it holds {held})", path=path, hint=_AGAIN)
-            features, coords = file["features"][()], file["coords"][()]
-            of_features, of_coords = dict(file["features"].attrs), dict(file["coords"].attrs)
-    except FileNotFoundError as error:
-        raise StoreError("there is no such file", path=path, hint=_AGAIN) from error
-    except (OSError, KeyError, RuntimeError, ValueError, TypeError) as error:
-        known = surroundings(error, path) if isinstance(error, OSError) else None
-        raise known or StoreError(f"not HDF5, or damaged: {error}", path=path, hint=_AGAIN) from error
+    features, coords, of_features, of_coords = patiently(lambda: _held(path), path)
     features, coords = _vectors(features, path), _places(coords, path)
     if len(features) != len(coords):
         wrong = f"{len(features)} feature vectors and {len(coords)} coordinates"
@@ -101,6 +90,24 @@ def read_foreign_features(path: Path) -> ForeignFeatures:
         name=_told(of_features, "name") or _told(of_coords, "name"),
         encoder=_told(of_features, "encoder"),
     )
+
+
+def _held(path: Path) -> tuple[Any, Any, dict[str, Any], dict[str, Any]]:
+    """Features and coordinates, and the attributes of both."""
+    try:
+        with h5py.File(path, "r") as file:
+            missing = [name for name in ("features", "coords") if not isinstance(file.get(name), h5py.Dataset)]
+            if missing:
+                held = ", ".join(sorted(file)) or "nothing"
+                raise StoreError(f"no dataset `{missing[0]}` in it (it holds {held})", path=path, hint=_AGAIN)
+            features, coords = file["features"], file["coords"]
+            return features[()], coords[()], dict(features.attrs), dict(coords.attrs)
+    except FileNotFoundError as error:
+        raise StoreError("there is no such file", path=path, hint=_AGAIN) from error
+    except (OSError, KeyError, RuntimeError, ValueError, TypeError) as error:
+        if reading_fault(error):
+            raise
+        raise StoreError(f"not HDF5, or damaged: {error}", path=path, hint=_AGAIN) from error
 
 
 def _tiles(path: Path) -> ForeignTiles:

@@ -30,8 +30,8 @@ from typing import Any, Final, Literal
 import h5py
 import numpy as np
 
-from ..artifact import surroundings
 from ..errors import SlideError
+from ..surroundings import patiently, reading_fault
 from ..tiling.grid import Coords, TileGrid
 from ..units import Level0Px, LevelPx, TilePx
 
@@ -97,18 +97,7 @@ def read_foreign_tiles(path: Path) -> ForeignTiles:
 
     :raises SlideError: no such file, no HDF5, no coordinates in it, or nothing that tells the size of the tiles.
     """
-    try:
-        with h5py.File(path, "r") as file:
-            if not isinstance(file.get("coords"), h5py.Dataset):
-                held = ", ".join(sorted(file)) or "nothing"
-                raise SlideError(f"no dataset `coords` in it (it holds {held})", path=path, hint=_AGAIN)
-            has_pictures = "imgs" in file
-            values, attributes = file["coords"][()], dict(file["coords"].attrs)
-    except FileNotFoundError as error:
-        raise SlideError("there is no such file", path=path, hint=_AGAIN) from error
-    except (OSError, KeyError, RuntimeError, ValueError, TypeError) as error:
-        known = surroundings(error, path) if isinstance(error, OSError) else None
-        raise known or SlideError(f"not HDF5, or damaged: {error}", path=path, hint=_AGAIN) from error
+    values, attributes, has_pictures = patiently(lambda: _held(path), path)
     if has_pictures:
         wrong = "made by CLAM's create_patches, which keeps pictures: its coordinates are not in pixels of level 0"
         raise SlideError(wrong, path=path, hint=_AGAIN)
@@ -134,6 +123,22 @@ def read_foreign_tiles(path: Path) -> ForeignTiles:
         name=name.decode() if isinstance(name, bytes) else None if name is None else str(name),
         slide_size=None if width is None or height is None else (Level0Px(round(width)), Level0Px(round(height))),
     )
+
+
+def _held(path: Path) -> tuple[Any, dict[str, Any], bool]:
+    """Coordinates, their attributes, and whether there are pictures."""
+    try:
+        with h5py.File(path, "r") as file:
+            if not isinstance(file.get("coords"), h5py.Dataset):
+                held = ", ".join(sorted(file)) or "nothing"
+                raise SlideError(f"no dataset `coords` in it (it holds {held})", path=path, hint=_AGAIN)
+            return file["coords"][()], dict(file["coords"].attrs), "imgs" in file
+    except FileNotFoundError as error:
+        raise SlideError("there is no such file", path=path, hint=_AGAIN) from error
+    except (OSError, KeyError, RuntimeError, ValueError, TypeError) as error:
+        if reading_fault(error):
+            raise
+        raise SlideError(f"not HDF5, or damaged: {error}", path=path, hint=_AGAIN) from error
 
 
 def placed_on(

@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, Final
 
-from ..errors import CohortError, SlideError, UsageError
+from ..errors import CohortError, UsageError
+from ..surroundings import patiently
 from .slide import IMAGE_EXTENSIONS
 
 SLIDE_EXTENSIONS: Final = IMAGE_EXTENSIONS | {
@@ -138,21 +139,20 @@ def slide_identity(path: Path) -> tuple[int, str]:
     A slide of several files (a DICOM folder, MRXS with its companion folder, VMS with the images beside it) is
     hashed over them all, sorted, with their names.
 
-    :raises SlideError: it cannot be read.
+    :raises SurroundingsError: it is not there, or cannot be read for some seconds.
     """
-    try:
-        parts = _parts(path)
-        total, digest = 0, hashlib.sha256()
-        for name, file in parts:
-            with file.open("rb") as stream:
-                size = os.fstat(stream.fileno()).st_size
-                digest.update(f"{name}\0{size}\n".encode(errors="surrogateescape"))
-                for offset in _block_offsets(size):
-                    digest.update(_block(stream, offset))
-            total += size
-    except OSError as error:
-        hint = "check the path, and that you may read it"
-        raise SlideError(f"cannot be read: {error.strerror}", path=path, hint=hint) from error
+    return patiently(lambda: _identity(path), path)
+
+
+def _identity(path: Path) -> tuple[int, str]:
+    total, digest = 0, hashlib.sha256()
+    for name, file in _parts(path):
+        with file.open("rb") as stream:
+            size = os.fstat(stream.fileno()).st_size
+            digest.update(f"{name}\0{size}\n".encode(errors="surrogateescape"))
+            for offset in _block_offsets(size):
+                digest.update(_block(stream, offset))
+        total += size
     return total, "sha256:" + digest.hexdigest()
 
 

@@ -7,13 +7,14 @@ from pathlib import Path
 from threading import Lock
 
 import numpy as np
+import numpy.typing as npt
 from PIL import Image, UnidentifiedImageError
 from PIL import __version__ as pillow_version
 
 from ..errors import SlideError
+from ..surroundings import patiently, reading_fault
 from ..units import Level0Px, LevelPx, Mpp
 from .slide import Rgb, Slide, on_white
-from .tiff_layout import check_still_there
 
 
 class ImageReader(Slide):
@@ -65,7 +66,8 @@ class ImageReader(Slide):
         except UnidentifiedImageError as error:
             raise SlideError("neither a PNG nor a JPEG image", path=self.path, hint="check what it is") from error
         except OSError as error:
-            check_still_there(self.path, self.path)
+            if reading_fault(error):
+                raise
             hint = "check the disk or the network it lies on"
             raise SlideError(f"cannot be read: {error.strerror}", path=self.path, hint=hint) from error
 
@@ -75,12 +77,15 @@ class ImageReader(Slide):
                 raise self._broken
             if self._pixels is None:
                 try:
-                    with self._open() as image:
-                        see_through = image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info
-                        pixels = np.asarray(image.convert("RGBA" if see_through else "RGB"))
+                    pixels = patiently(self._converted, self.path)
                 except (OSError, SyntaxError, ValueError) as error:  # Pillow's for truncated and for broken files
                     hint = "copy or export it again"
                     self._broken = SlideError(f"cannot be decoded: {error}", path=self.path, hint=hint)
                     raise self._broken from error
-                self._pixels = on_white(pixels) if see_through else pixels
+                self._pixels = on_white(pixels) if pixels.shape[2] == 4 else pixels
             return self._pixels
+
+    def _converted(self) -> npt.NDArray[np.uint8]:
+        with self._open() as image:
+            see_through = image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info
+            return np.asarray(image.convert("RGBA" if see_through else "RGB"))

@@ -27,7 +27,18 @@ _CHECKED_TILES: Final = 3
 
 
 def fastest_reader(slide: OpenSlideReader) -> Slide:
-    """The slide on the fast path; or as it is, with the reason in its ``reader``."""
+    """The slide on the fast path; or as it is, with the reason in its ``reader``.
+
+    :raises OSError: the file cannot be read now. The slide is closed then.
+    """
+    try:
+        return _fastest(slide)
+    except BaseException:
+        slide.close()
+        raise
+
+
+def _fastest(slide: OpenSlideReader) -> Slide:
     if slide.format not in _FORMATS:
         return not_the_fast_path(slide, f"the format is {slide.format}")
     levels: dict[int, TiledLevel] = {}
@@ -47,7 +58,11 @@ def fastest_reader(slide: OpenSlideReader) -> Slide:
         gaps = gaps or 0 in layout.byte_counts
     tiles = DecodedTiles(slide.path, levels)
     for level in list(levels):
-        compared, difference = difference_from_openslide(tiles, level, slide)
+        try:
+            compared, difference = difference_from_openslide(tiles, level, slide)
+        except BaseException:
+            tiles.close()
+            raise
         if difference:
             tiles.close()
             return not_the_fast_path(slide, difference)

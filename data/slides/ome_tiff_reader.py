@@ -10,6 +10,7 @@ from typing import Final
 import tifffile
 
 from ..errors import SlideError
+from ..surroundings import patiently, reading_fault
 from ..units import Level0Px, LevelPx, Mpp
 from .codecs import library_of
 from .decoded_tiles import DecodedTiles
@@ -18,7 +19,7 @@ from .ome_xml import OmeImage, OmeXmlError, is_ome_xml, main_image
 from .openslide_reader import OpenSlideReader
 from .resolution import mpp_from_properties
 from .slide import Rgb, Slide
-from .tiff_layout import TIFFFILE_ERRORS, TiledJpeg, TiledLevel, check_still_there, check_whole, tiled_level
+from .tiff_layout import TIFFFILE_ERRORS, TiledJpeg, TiledLevel, check_whole, tiled_level
 
 _UNITS: Final = {2: "inch", 3: "centimeter"}
 _TILED: Final = '"out.tif[tile,pyramid,compression=jpeg]"'
@@ -35,7 +36,9 @@ def ome_description(path: Path) -> str:
     try:
         with tifffile.TiffFile(path) as tiff:
             description = str(tiff.pages[0].description)
-    except TIFFFILE_ERRORS:
+    except TIFFFILE_ERRORS as error:
+        if reading_fault(error):
+            raise
         return ""
     return description if is_ome_xml(description) else ""
 
@@ -54,6 +57,14 @@ def open_ome_tiff(path: Path, xml: str, mpp: tuple[Mpp, Mpp] | None) -> Slide:
     found = _main_image(path, xml)
     mpp = mpp or found.mpp
     tiles = DecodedTiles(path, dict(enumerate(found.levels)), white_gaps=True)
+    try:
+        return _compared(path, tiles, found, mpp)
+    except BaseException:
+        tiles.close()
+        raise
+
+
+def _compared(path: Path, tiles: DecodedTiles, found: _MainImage, mpp: tuple[Mpp, Mpp] | None) -> Slide:
     try:
         plain = OpenSlideReader(path, mpp)
     except SlideError as error:
@@ -105,7 +116,7 @@ class OmeTiffReader(Slide):
         left, top = (math.floor(at / self.level_downsamples[level] + 0.5) for at in (x, y))
         region = self._tiles.region(level, left, top, width, height)
         if region is None:
-            check_still_there(self.path, self.path)
+            patiently(self.path.stat, self.path)  # of a file that is gone nobody can say that it is damaged
             wrong = f"cannot decode {width} × {height} px of level {level} at ({x}, {y})"
             hint = "the file is damaged, or the disk it lies on: copy or scan it again"
             raise SlideError(wrong, path=self.path, hint=hint)
@@ -149,7 +160,8 @@ def _main_image(path: Path, xml: str) -> _MainImage:
             layouts = [tiled_level(its) for its in (page, *(page.pages or ()))]
             mpp = image.mpp or _mpp_of_tags(page)
     except TIFFFILE_ERRORS as error:
-        check_still_there(path, path)
+        if reading_fault(error):
+            raise
         wrong = f"damaged: its directories cannot be read ({error})"
         raise SlideError(wrong, path=path, hint="copy it again from where it came") from error
     if isinstance(layouts[0], str):

@@ -19,6 +19,7 @@ import numpy.typing as npt
 import tifffile
 
 from ..errors import SlideError
+from ..surroundings import reading_fault
 
 logging.getLogger("tifffile").addHandler(logging.NullHandler())  # what it says is in our errors, not on the screen
 
@@ -48,26 +49,12 @@ def check_whole(file: Path, slide: Path) -> None:
     """Refuse a file that ends too early.
 
     :param slide: what was opened, for the message: the file itself, or its folder.
-    :raises SlideError: truncated, or it cannot be read.
+    :raises SlideError: truncated.
+    :raises OSError: it cannot be read.
     """
-    try:
-        missing = missing_bytes(file)
-    except OSError as error:
-        hint = "check the disk or the network it lies on"
-        raise SlideError(f"cannot be read: {error.strerror}", path=slide, hint=hint) from error
-    if missing:
+    if missing := missing_bytes(file):
         wrong = f"truncated: at least {missing:,} bytes are missing at its end"
         raise SlideError(wrong, path=slide, hint="copy it again from where it came")
-
-
-def check_still_there(file: Path, slide: Path) -> None:
-    """Refuse a file that is gone, which else looks like a damaged one.
-
-    :raises SlideError: it is.
-    """
-    if not file.exists():
-        hint = "it was moved or removed, or its disk is gone: bring it back, or leave it out"
-        raise SlideError("vanished while it was being read", path=slide, hint=hint)
 
 
 def _end(stream: BinaryIO, size: int) -> int:
@@ -206,6 +193,8 @@ def tiled_jpeg_levels(path: Path, level_dimensions: Sequence[tuple[int, int]]) -
         with tifffile.TiffFile(path) as tiff:
             return [_tiled_jpeg(tiff, *size) for size in level_dimensions]
     except TIFFFILE_ERRORS as error:
+        if reading_fault(error):
+            raise
         return [f"tifffile cannot read it: {error}"] * len(level_dimensions)
 
 

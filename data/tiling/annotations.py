@@ -25,8 +25,8 @@ from typing import Any, Final
 
 import numpy as np
 
-from ..artifact import surroundings
 from ..errors import SlideError
+from ..surroundings import patiently
 from ..wording import some
 from .contours import Ring
 from .overview import Overview
@@ -206,13 +206,12 @@ def _inside(ring: Floats, shape: tuple[int, int]) -> Mask:
 
 
 def _json(path: Path) -> Any:
+    if not path.exists():
+        raise SlideError("there is no such file", path=path, hint=_FROM_QUPATH)
     try:
-        return json.loads(path.read_bytes())
-    except FileNotFoundError as error:
-        raise SlideError("there is no such file", path=path, hint=_FROM_QUPATH) from error
+        return json.loads(patiently(path.read_bytes, path))
     except OSError as error:
-        known = surroundings(error, path)
-        raise known or SlideError(f"could not be read: {error.strerror}", path=path, hint=_FROM_QUPATH) from error
+        raise SlideError(f"could not be read: {error.strerror}", path=path, hint=_FROM_QUPATH) from error
     except (ValueError, RecursionError) as error:
         raise SlideError(f"not JSON: {error}", path=path, hint=_FROM_QUPATH) from error
 

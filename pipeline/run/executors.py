@@ -18,9 +18,10 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any, Final
 
-from ...data.artifact import digest_of, size_of, surroundings
+from ...data.artifact import digest_of, size_of
 from ...data.errors import BundleError, InputError, SlideError, StoreError, SurroundingsError, WsipipeError
 from ...data.manifest import ErrorRecord, OutputRecord
+from ...data.surroundings import reading_fault, surroundings
 from ...stages.stage import Item, Outcome, Progress, Silence, Stage
 from ..results import Result
 
@@ -206,7 +207,8 @@ def explain(error: BaseException, workspace: Path | None = None) -> ErrorRecord:
     if isinstance(error, OSError):
         error = surroundings(error, Path(error.filename or ".")) or error
     if isinstance(error, WsipipeError):
-        retry = not isinstance(error, InputError) or _may_be_whole_again(error, workspace)
+        at_fault = not isinstance(error, InputError) or reading_fault(error) is not None
+        retry = at_fault or _may_be_whole_again(error, workspace)
         return ErrorRecord(type=type(error).__name__, message=str(error), hint=error.hint, retry=retry)
     if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
         short = SurroundingsError("not enough memory", hint="free some memory, or take a smaller --batch-size")

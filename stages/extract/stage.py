@@ -14,11 +14,12 @@ from typing import Self
 import torch
 
 from ...data.artifact import stamp
-from ...data.errors import SlideError, UsageError
+from ...data.errors import SlideError, SurroundingsError, UsageError
 from ...data.features.store import FeatureFacts, FeatureWriter
 from ...data.manifest import InputRecord, Manifest, OutputRecord
 from ...data.slides.finding import slide_identity
 from ...data.slides.readers import open_slide
+from ...data.surroundings import patiently
 from ...data.tiling.store import read_tiles
 from ...data.version import __version__
 from ...models.backbones.backbone import Embedder, find_backbone, load_embedder
@@ -84,7 +85,7 @@ class ExtractStage(Stage[ExtractSettings]):
             path = Path(slide.path or "")
             try:
                 _refuse_changed(path, slide)
-            except SlideError as error:
+            except (SlideError, SurroundingsError) as error:
                 rejected[slide_id] = error
                 continue
             payload = TiledSlide(
@@ -202,9 +203,11 @@ class ExtractStage(Stage[ExtractSettings]):
 def _refuse_changed(path: Path, as_tiled: InputRecord) -> None:
     """Keep tiles of one slide from being read off another. A slide that is gone is no matter if its features are there.
 
-    :raises SlideError: its bytes are others than when it was tiled; or it cannot be read to tell.
+    :raises SlideError: its bytes are others than when it was tiled.
+    :raises SurroundingsError: it cannot be read to tell.
     """
-    if not path.exists() or stamp(path) == (as_tiled.bytes, as_tiled.mtime_ns):
+    known = as_tiled.bytes, as_tiled.mtime_ns
+    if patiently(lambda: not path.exists() or stamp(path) == known, path):
         return
     if slide_identity(path)[1] != as_tiled.digest:
         raise SlideError("has changed since it was tiled", path=path, hint="run wsipipe tile again")

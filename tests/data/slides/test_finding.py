@@ -4,7 +4,7 @@ import os
 from pathlib import Path
 
 import pytest
-from wsipipe.data.errors import CohortError, SlideError, UsageError
+from wsipipe.data.errors import CohortError, SurroundingsError, UsageError
 from wsipipe.data.slides.finding import checked_slide_id, find_slides, slide_id_of, slide_identity
 
 SHARED = Path(__file__).resolve().parents[3] / "../shared/data/slides"
@@ -191,8 +191,8 @@ def test_a_slide_of_several_files_is_all_of_them(tmp_path):
         assert slide_identity(tmp_path / slide) != (size, digest)
 
 
-def test_a_slide_that_is_gone_is_a_slide_error(tmp_path):
-    with pytest.raises(SlideError, match="cannot be read"):
+def test_a_slide_that_is_gone_is_the_fault_of_the_surroundings(tmp_path):
+    with pytest.raises(SurroundingsError, match="could not be read"):
         slide_identity(tmp_path / "gone.svs")
 
 

@@ -12,7 +12,7 @@ import simplejpeg
 import tifffile
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from wsipipe.data.errors import SlideError
+from wsipipe.data.errors import SlideError, SurroundingsError
 from wsipipe.data.slides.jpeg_tiff_reader import JpegTiffReader
 from wsipipe.data.slides.ome_tiff_reader import OmeTiffReader, downsample
 from wsipipe.data.slides.openslide_reader import OpenSlideReader
@@ -471,7 +471,7 @@ def test_a_file_that_vanishes(tmp_path):
         before = slide.read(0, 64, 64, 60, 60)
         path.unlink()
         np.testing.assert_array_equal(slide.read(0, 64, 64, 60, 60), before)
-        with pytest.raises(SlideError, match="vanished") as caught:
+        with pytest.raises(SurroundingsError, match="vanished") as caught:
             slide.read(0, 0, 0, 60, 60)
         assert caught.value.path == str(path)
 

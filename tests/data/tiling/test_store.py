@@ -70,7 +70,7 @@ def test_round_trip(tmp_path, count):
 WRITE = """
 import sys
 sys.path.insert(0, sys.argv[1])
-from test_tiles import tile_set
+from test_store import tile_set
 from wsipipe.data.tiling.store import write_tiles
 from pathlib import Path
 write_tiles(Path(sys.argv[2]), tile_set())
@@ -81,7 +81,7 @@ def test_the_same_tiles_give_the_same_bytes_at_another_time_in_another_process(t
     write_tiles(tmp_path / "a.h5", tile_set())
     time.sleep(1.1)  # HDF5 keeps times to the second, where it keeps them
     write_tiles(tmp_path / "b.h5", tile_set())
-    command = [sys.executable, "-c", WRITE, str(Path(__file__).parents[2]), str(tmp_path / "c.h5")]
+    command = [sys.executable, "-c", WRITE, str(Path(__file__).parent), str(tmp_path / "c.h5")]
     subprocess.run(command, check=True)
     digests = {hashlib.sha256((tmp_path / f"{name}.h5").read_bytes()).hexdigest() for name in "abc"}
     assert len(digests) == 1
