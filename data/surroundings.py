@@ -72,7 +72,7 @@ _HINTS: Final = _READING | _numbers(_OF_WRITING)
 
 PATIENCE: Final = 6.0
 """Seconds that a reader waits, all together, for a failure to pass."""
-_PATIENCE_WITH_WHAT_IS_GONE: Final = 1.5
+_PATIENCE_WITH_WHAT_IS_GONE: Final = 2.0
 """Most files that are not there are really not there."""
 _FIRST_PAUSE: Final = 0.05
 _LONGEST_PAUSE: Final = 1.0
