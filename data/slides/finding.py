@@ -66,7 +66,8 @@ def find_slides(given: Iterable[str | os.PathLike[str]]) -> list[FoundSlide]:
     slides: dict[str, FoundSlide] = {}
     for path in sorted(found):
         slide = FoundSlide(slide_id_of(path), path)
-        other = slides.setdefault(slide.slide_id, slide)
+        # Many file systems take two names for one that differ in case, or in how an accent is written.
+        other = slides.setdefault(unicodedata.normalize("NFC", slide.slide_id).casefold(), slide)
         if other is not slide:
             wrong = f"two slides are called {slide.slide_id!r}: this one and {other.path}"
             hint = "rename one of them, or give paths that hold only one"

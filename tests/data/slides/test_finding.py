@@ -75,7 +75,7 @@ def test_links_are_followed_but_not_in_circles(tmp_path):
     assert "named" in found(tmp_path / "cohort"), "a link to a file has its own name"
 
 
-@pytest.mark.parametrize("other", ["sub/a.ndpi", "a.png", "sub/a/1.dcm"])
+@pytest.mark.parametrize("other", ["sub/a.ndpi", "a.png", "sub/a/1.dcm", "sub/A.svs", "A.ndpi"])
 def test_two_slides_with_one_id_are_both_named(tmp_path, other):
     touch(tmp_path, "a.svs", other)
     with pytest.raises(CohortError) as caught:

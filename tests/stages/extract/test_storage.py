@@ -1,4 +1,4 @@
-"""Extraction from storage that fails: a moment is waited for; a share that stays away is tried by the next run again."""
+"""Extraction from storage that fails: a moment is waited for; a share that stays away is tried by the next run."""
 
 from __future__ import annotations
 
