@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from ...data.errors import BundleError, UsageError
+from ..backbones.state_dicts import difference
 from .bag_tensors import BagBatch, PatientBags
 
 
@@ -164,16 +165,10 @@ def log_odds(logits: Tensor) -> Tensor:
 def require_same_tensors(
     wanted: Mapping[str, Tensor], found: Mapping[str, Tensor], path: str | PathLike[str] | None
 ) -> None:
-    """Refuse (``BundleError``) a state dict whose names or shapes are not the wanted ones, naming the first of each."""
-    faults = {
-        "lacks": sorted(wanted.keys() - found.keys()),
-        "has the unknown": sorted(found.keys() - wanted.keys()),
-        "has another shape of": sorted(k for k in wanted.keys() & found.keys() if wanted[k].shape != found[k].shape),
-    }
-    told = [f"{what} {names[0]} ({len(names)} such)" for what, names in faults.items() if names]
-    if told:
+    """Refuse (``BundleError``) a state dict whose names or shapes are not the wanted ones, naming some of them."""
+    if wrong := difference(wanted, found):
         raise BundleError(
-            f"the weights do not fit the network's configuration: the file {', '.join(told)}",
+            f"the weights do not fit the network's configuration: {wrong}",
             path=path,
             hint="weights and configuration are of different models: use both from the same bundle",
         )

@@ -16,7 +16,7 @@ import torch
 from ...data.artifact import stamp
 from ...data.errors import SlideError, SurroundingsError, UsageError
 from ...data.features.store import FeatureFacts, FeatureWriter
-from ...data.manifest import InputRecord, Manifest, OutputRecord
+from ...data.manifest import InputRecord, Json, Manifest, OutputRecord
 from ...data.slides.finding import slide_identity
 from ...data.slides.readers import open_slide
 from ...data.surroundings import patiently
@@ -144,8 +144,9 @@ class ExtractStage(Stage[ExtractSettings]):
         self._report = feed.report
 
     def closing_notes(self) -> Sequence[str]:
-        """What bound the extraction, for the end of its summary."""
-        return self._report.sentences() if self._report else ()
+        """What bound the extraction, and what was done to the weights, for the end of its summary."""
+        notes = [f"{self.embedder.weights.path.name}: {note}" for note in self.embedder.weights.notes]
+        return [*(self._report.sentences() if self._report else ()), *notes]
 
     def _open(self, item: Item) -> OpenBag:
         payload: TiledSlide = item.payload
@@ -172,7 +173,13 @@ class ExtractStage(Stage[ExtractSettings]):
             bag.sink.finish(self._facts(bag))
         except Exception as error:  # noqa: BLE001  fails this slide alone; the runner records it
             return error
-        stats = {"tiles": len(bag.tiles) - len(bag.bad), "bad_tiles": len(bag.bad), "width": self.embedder.width}
+        stats: dict[str, Json] = {
+            "tiles": len(bag.tiles) - len(bag.bad),
+            "bad_tiles": len(bag.bad),
+            "width": self.embedder.width,
+        }
+        if self.embedder.weights.notes:
+            stats["weights"] = list(self.embedder.weights.notes)
         return Outcome({"features": self._path_of(bag.item)}, stats)
 
     def _path_of(self, item: Item) -> Path:

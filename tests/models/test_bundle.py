@@ -192,11 +192,14 @@ DAMAGE: dict[str, tuple[Damage, str]] = {
     "something else": (lambda b: (b / "bundle.json").write_text("{}"), "is None version None"),
     "no tensors": (lambda b: (b / "model.safetensors").unlink(), "cannot be read"),
     "torn tensors": (lambda b: (b / "model.safetensors").write_bytes(b"torn"), "cannot be read"),
-    "a tensor lost": (lambda b: change_tensors(b, lambda s: s.pop("memory.slots")), "lacks memory.slots"),
-    "a tensor too many": (lambda b: change_tensors(b, lambda s: s.update(x=torch.ones(1))), "has the unknown x"),
+    "a tensor lost": (lambda b: change_tensors(b, lambda s: s.pop("memory.slots")), "missing: memory.slots"),
+    "a tensor too many": (
+        lambda b: change_tensors(b, lambda s: s.update(x=torch.ones(1))),
+        "not expected: x",
+    ),
     "another network": (
         lambda b: change_json(b, lambda c: c["network"].update(slots=5)),
-        "has another shape of memory.slots",
+        "another shape: memory.slots",
     ),
 }
 

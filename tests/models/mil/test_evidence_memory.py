@@ -401,7 +401,7 @@ def test_what_reading_needs_is_all_that_is_kept() -> None:
     assert torch.equal(again.read(batch).attention, network.read(batch).attention)
     assert not again.training
     del state["blend"]
-    with pytest.raises(BundleError, match="lacks blend"):
+    with pytest.raises(BundleError, match="missing: blend"):
         EvidenceMemory.for_reading(network.config, state)
 
 
