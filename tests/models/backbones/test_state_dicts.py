@@ -10,8 +10,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+import timm
 import torch
 from safetensors.torch import save_file
+from timm.models.vision_transformer import checkpoint_filter_fn
 from torch import Tensor
 from wsipipe.data.errors import BackboneError
 from wsipipe.models.backbones.backbone import Backbone, Embedder, find_backbone, load_embedder
@@ -87,8 +89,10 @@ def test_weights_as_they_are_need_no_note(tmp_path: Path, small: Backbone, state
     assert load(small, {"model": state, "optimizer": {"state": {}}}, tmp_path).weights.notes == ()
 
 
-TRAINING = ["head.weight", "mask_token", "dino_head.last_layer.weight", "ibot_head.mlp.0.bias", "decoder.0.weight",
-            "decoder_embed.weight", "decoder_pos_embed", "predictor.weight", "fc.weight", "classifier.1.bias"]  # fmt: skip
+TRAINING = [
+    *("head.weight", "mask_token", "dino_head.last_layer.weight", "ibot_head.mlp.0.bias", "decoder.0.weight"),
+    *("decoder_embed.weight", "decoder_pos_embed", "predictor.weight", "fc.weight", "classifier.1.bias"),
+]
 
 
 @pytest.mark.parametrize("name", TRAINING)
@@ -152,33 +156,24 @@ def test_a_larger_teacher_is_another_network(tmp_path: Path, small: Backbone, st
 
 def test_what_is_really_another_network_is_named_with_its_shapes(tmp_path: Path, small: Backbone, state: State) -> None:
     deeper = state | {"blocks.99.attn.qkv.weight": torch.ones(1), "cls_token": torch.ones(1, 1, 99)}
-    with pytest.raises(BackboneError, match="another network|tensors") as caught:
+    with pytest.raises(BackboneError, match="tensors") as caught:
         load(small, named("module.", deeper), tmp_path)
     assert "1 tensors not expected: blocks.99.attn.qkv.weight" in caught.value.what
     assert "cls_token (1, 1, 99), not (1, 1, 64)" in caught.value.what
 
 
 def test_another_image_size_is_resampled_as_timm_does_and_said(tmp_path: Path, small: Backbone) -> None:
-    import timm
-
     torch.manual_seed(0)
     larger = timm.create_model("test_vit", img_size=224, num_classes=0).state_dict()
     embedder = load(small, named("module.", larger | {"mask_token": torch.ones(1, 64)}), tmp_path)
     note = next(note for note in embedder.weights.notes if "position embedding" in note)
     assert "from 14 × 14 to 10 × 10 patches, as timm does" in note
     reference = timm.create_model("test_vit", num_classes=0)
-    timm.models.load_checkpoint(reference, _saved(larger, tmp_path / "larger.pt"), strict=True)
+    reference.load_state_dict(checkpoint_filter_fn(dict(larger), reference))
     assert holds(embedder, reference.state_dict())
 
 
-def _saved(state: State, path: Path) -> str:
-    torch.save(state, path)
-    return str(path)
-
-
 def test_patches_of_another_size_are_refused(tmp_path: Path, small: Backbone) -> None:
-    import timm
-
     with pytest.raises(BackboneError, match=r"patch_embed\.proj\.weight \(64, 3, 8, 8\), not \(64, 3, 16, 16\)"):
         load(small, timm.create_model("test_vit", patch_size=8, num_classes=0).state_dict(), tmp_path)
 
