@@ -15,7 +15,7 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import torch
@@ -30,6 +30,7 @@ from ..data.artifact import whole
 from ..data.errors import BundleError
 from ..data.features.store import Bag, FeatureFacts
 from ..data.surroundings import patiently
+from .backbones.backbone import Pooling, find_backbone
 from .mil.bag_tensors import BagBatch, bag_tensors
 from .mil.network import SlideNetwork
 from .training.methods import network_for_reading
@@ -75,17 +76,33 @@ class BagRecipe(BaseModel):
         )
 
     def refuse_other(self, facts: FeatureFacts, path: Path) -> None:
-        """Refuse features that are of another backbone, other weights, or other tiles.
+        """Refuse features that are of another backbone, other weights, other tiles, or of another width.
 
         :raises BundleError: naming what differs.
         """
-        mine = {name: getattr(self, name) for name in ("backbone", "pooling", "weights_digest", "tile_px")}
+        mine = {name: getattr(self, name) for name in ("backbone", "pooling", "weights_digest", "tile_px", "width")}
         other = [f"{n} is {getattr(facts, n)}, not {value}" for n, value in mine.items() if getattr(facts, n) != value]
         if other:
             raise BundleError(
                 f"these features are not what the model was trained on: {'; '.join(other)}",
                 path=path,
                 hint=_IMPORT_AGAIN if "unknown: " in self.weights_digest + self.pooling else _EXTRACT_AGAIN,
+            )
+
+    def refuse_other_width(self, path: Path) -> None:
+        """Refuse a model that its own backbone cannot feed, before days of extraction for it.
+
+        :param path: the model's folder.
+        :raises BundleError: the backbone gives features of another width than the model takes.
+        """
+        pooling = next((known for known in get_args(Pooling) if known == self.pooling), None)
+        widths = find_backbone(self.backbone, pooling).widths() if pooling is not None else {self.width}
+        if self.width not in widths:
+            gives = " or ".join(map(str, sorted(widths)))
+            raise BundleError(
+                f"it takes features of {self.width} numbers, and its backbone {self.backbone} gives {gives}",
+                path=path,
+                hint="its features were of another backbone: import them under its name, and train again",
             )
 
 
@@ -194,12 +211,22 @@ def read_facts(path: Path) -> BundleFacts:
                 path=file,
                 hint="use the wsipipe that wrote it",
             )
-        return BundleFacts.model_validate(content)
+        facts = BundleFacts.model_validate(content)
     except (json.JSONDecodeError, UnicodeDecodeError, AttributeError, TypeError, ValidationError) as error:
         first = str(error).splitlines()[0]
         raise BundleError(
             f"is damaged or no bundle: {first}", path=file, hint="copy it again, or train again"
         ) from error
+
+    takes = facts.network.get("in_features")
+    if takes != facts.recipe.width:
+        raise BundleError(
+            f"contradicts itself: its network takes features of {takes} numbers, and its backbone gives them of "
+            f"{facts.recipe.width}",
+            path=file,
+            hint="copy it again, or train again",
+        )
+    return facts
 
 
 def _text(path: Path, file: Path) -> str:

@@ -153,6 +153,7 @@ def predict(
 
     workspace = runner.workspace
     recipe = folds_of(model)[0][1].recipe
+    recipe.refuse_other_width(model)
     here = config.tile.model_dump(include={"mpp_override", "workers", "timeout", "tissue_weights", "device"})
     # Annotations are of the slides that the model was trained on; of new ones all tissue is read.
     tile_settings = TileSettings(**{**recipe.tile, "annotation_classes": [], **here})

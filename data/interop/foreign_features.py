@@ -16,7 +16,7 @@ train together, and a model that they trained refuses features whose weights are
 from __future__ import annotations
 
 import io
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -41,6 +41,17 @@ UNKNOWN: Final = "unknown: "
 """How a fact begins that the imported file did not tell."""
 
 _AGAIN: Final = "give the HDF5 file of a slide that TRIDENT or CLAM has written, or extract with wsipipe"
+_ENCODER: Final = (
+    "encoder",
+    "encoder_name",
+    "patch_encoder",
+    "extractor",
+    "feature_extractor",
+    "model_name",
+    "backbone",
+)
+"""Attributes by which programs name what the features are from; TRIDENT's comes first."""
+_MPP: Final = ("mpp", "target_mpp", "patch_mpp", "tile_mpp")
 _BLOCK_ROWS: Final = 4096
 _WITHIN: Final = 0.02  # relative: as near as an mpp must be to be taken for the same
 
@@ -63,6 +74,8 @@ class ForeignFeatures:
     """The slide, if the file tells."""
     encoder: str | None
     """The backbone by that program's name, if the file tells."""
+    mpp: float | None = None
+    """Microns per pixel, of the tiles or of level 0, if the file tells."""
 
 
 def read_foreign_features(path: Path) -> ForeignFeatures:
@@ -73,7 +86,7 @@ def read_foreign_features(path: Path) -> ForeignFeatures:
     if path.suffix == ".pt":
         hint = f"give CLAM's h5_files/{path.stem}.h5 beside it, or let TRIDENT write HDF5: it says where the tiles are"
         raise StoreError("holds features without coordinates", path=path, hint=hint)
-    features, coords, of_features, of_coords = patiently(lambda: _held(path), path)
+    features, coords, of_features, of_coords, of_file = patiently(lambda: _held(path), path)
     features, coords = _vectors(features, path), _places(coords, path)
     if len(features) != len(coords):
         wrong = f"{len(features)} feature vectors and {len(coords)} coordinates"
@@ -88,12 +101,13 @@ def read_foreign_features(path: Path) -> ForeignFeatures:
         size_level0=None if tiles is None else tiles.size_level0,
         patch_px=None if tiles is None else tiles.patch_px,
         name=_told(of_features, "name") or _told(of_coords, "name"),
-        encoder=_told(of_features, "encoder"),
+        encoder=_encoder((of_features, of_coords, of_file), path),
+        mpp=_mpp((of_features, of_coords, of_file)),
     )
 
 
-def _held(path: Path) -> tuple[Any, Any, dict[str, Any], dict[str, Any]]:
-    """Features and coordinates, and the attributes of both."""
+def _held(path: Path) -> tuple[Any, Any, dict[str, Any], dict[str, Any], dict[str, Any]]:
+    """Features and coordinates, and the attributes of both and of the file."""
     try:
         with h5py.File(path, "r") as file:
             missing = [name for name in ("features", "coords") if not isinstance(file.get(name), h5py.Dataset)]
@@ -101,7 +115,7 @@ def _held(path: Path) -> tuple[Any, Any, dict[str, Any], dict[str, Any]]:
                 held = ", ".join(sorted(file)) or "nothing"
                 raise StoreError(f"no dataset `{missing[0]}` in it (it holds {held})", path=path, hint=_AGAIN)
             features, coords = file["features"], file["coords"]
-            return features[()], coords[()], dict(features.attrs), dict(coords.attrs)
+            return features[()], coords[()], dict(features.attrs), dict(coords.attrs), dict(file.attrs)
     except FileNotFoundError as error:
         raise StoreError("there is no such file", path=path, hint=_AGAIN) from error
     except (OSError, KeyError, RuntimeError, ValueError, TypeError) as error:
@@ -121,6 +135,23 @@ def _told(attributes: Mapping[str, Any], name: str) -> str | None:
     value = attributes.get(name)
     text = value.decode() if isinstance(value, bytes) else str(value)
     return None if text in ("None", "") else text  # TRIDENT writes None as a word
+
+
+def _encoder(attributes: Sequence[Mapping[str, Any]], path: Path) -> str | None:
+    names = {name: None for held in attributes for key in _ENCODER if (name := _told(held, key))}
+    if len(names) > 1:
+        wrong = f"it contradicts itself: its features are of the encoders {' and '.join(names)}"
+        raise StoreError(wrong, path=path, hint=_AGAIN)
+    return next(iter(names), None)
+
+
+def _mpp(attributes: Sequence[Mapping[str, Any]]) -> float | None:
+    for held in attributes:
+        for key in _MPP:
+            value = np.asarray(held.get(key, np.nan))
+            if value.size == 1 and value.dtype.kind in "iuf" and np.isfinite(value).all() and value.min() > 0:
+                return float(value.reshape(()))
+    return None
 
 
 def _vectors(values: Any, path: Path) -> NDArray[np.floating[Any]]:
@@ -176,6 +207,12 @@ def imported_facts(
     unknown = f"{UNKNOWN}imported from {foreign.source}"
     of_encoder = unknown + (f", encoder {foreign.encoder}" if foreign.encoder else "")
     tile_px, size_level0, mpp = _resolution(foreign, slide_mpp=slide_mpp, mpp=mpp, tile_px=tile_px)
+    stated = [value for value in (mpp, slide_mpp) if value is not None]
+    if foreign.mpp is not None and all(abs(foreign.mpp / value - 1) > _WITHIN for value in stated):
+        wrong = f"it says {foreign.mpp:g} µm per pixel, and its tiles are taken for {mpp:g}"
+        raise UsageError(
+            wrong, path=foreign.path, hint=f"give the tiles that it was made from (--mpp {foreign.mpp:g}?)"
+        )
     return FeatureFacts(
         slide_id=slide_id,
         slide_digest=slide_digest or f"{unknown}, slide {slide_id}",

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import difflib
 import math
+import re
 import tomllib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
@@ -43,6 +44,8 @@ class Backbone(BaseModel):
     architecture: str
     arguments: dict[str, Any] = {}
     hub_id: str | None = None
+    also: tuple[str, ...] = ()
+    """What other programs call it, beside this and its name at the hub."""
     parameters: int | None = None
     width: int | None = None
     pooling: Pooling
@@ -68,9 +71,34 @@ class Backbone(BaseModel):
             model: nn.Module = timm.create_model(self.architecture, pretrained=False, num_classes=0, **arguments)
         return model.eval()
 
+    def is_called(self, name: str) -> bool:
+        """Whether a name is one of its own, however it is written (``hoptimus0``, ``H-optimus-0``)."""
+        hub = self.hub_id or ""
+        return any(same_name(name, own) for own in (self.name, hub, hub.split("/")[-1], *self.also) if own)
+
+    def widths(self) -> frozenset[int]:
+        """How wide its features can be: as its card says, or, where that does not say, by any pooling."""
+        if self.width is not None:
+            return frozenset({self.width})
+        model = self.build("meta")
+        last = int(getattr(model, "num_features", 0))
+        wide = {"cls": {last}, "mean": {last}, "cls+mean": {2 * last}}
+        return frozenset(wide.get(self.pooling, {last, int(getattr(model, "head_hidden_size", 0) or last)}))
+
     def with_pooling(self, pooling: Pooling | None) -> Backbone:
         """The same network, its tokens pooled otherwise. ``width`` is then known after :meth:`output_width` only."""
         return self if pooling in (None, self.pooling) else self.model_copy(update={"pooling": pooling, "width": None})
+
+
+def same_name(one: str, other: str) -> bool:
+    """Whether two names differ in case and punctuation at most."""
+    one, other = (re.sub(r"[^a-z0-9]", "", name.casefold()) for name in (one, other))
+    return one == other
+
+
+def backbone_called(name: str) -> Backbone | None:
+    """The backbone of ``backbones.toml`` that goes by this name, here or elsewhere."""
+    return next((backbone for backbone in registry().values() if backbone.is_called(name)), None)
 
 
 @cache
