@@ -70,6 +70,7 @@ class ExtractStage(Stage[ExtractSettings]):
         self.only = None if only is None else frozenset(only)
         self._digest_of_weights: Callable[[Path], str] = cache(digest_of_weights)  # of gigabytes: once a run
         self._report: FeedReport | None = None
+        self._weights_notes: list[str] = []
 
     def plan(self) -> Plan:
         tiled = upstream(Manifest.of(self.tiles), "tile", self.workspace, only=self.only)
@@ -127,6 +128,8 @@ class ExtractStage(Stage[ExtractSettings]):
             file=settings.weights,
             compile=settings.compile,
         )
+        weights = self.embedder.weights
+        self._weights_notes = [f"{weights.path.name}: {note}" for note in weights.notes]
         self.weights_digest = self._digest_of_weights(self.embedder.weights.path.resolve())
 
     def stream(self, items: Iterable[Item], progress: Progress) -> Iterator[tuple[Item, Outcome | Exception]]:
@@ -145,8 +148,7 @@ class ExtractStage(Stage[ExtractSettings]):
 
     def closing_notes(self) -> Sequence[str]:
         """What bound the extraction, and what was done to the weights, for the end of its summary."""
-        notes = [f"{self.embedder.weights.path.name}: {note}" for note in self.embedder.weights.notes]
-        return [*(self._report.sentences() if self._report else ()), *notes]
+        return [*(self._report.sentences() if self._report else ()), *self._weights_notes]
 
     def _open(self, item: Item) -> OpenBag:
         payload: TiledSlide = item.payload

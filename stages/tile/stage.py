@@ -20,7 +20,7 @@ import cv2
 from ...data.artifact import whole
 from ...data.cohort.slide_match import match_slides
 from ...data.cohort.table import CohortTable
-from ...data.errors import SlideError, SurroundingsError, UsageError
+from ...data.errors import SlideError, SurroundingsError, UsageError, about
 from ...data.interop.foreign_tiles import find_foreign_tiles, read_foreign_tiles
 from ...data.manifest import Record
 from ...data.slides.finding import FoundSlide, slide_identity
@@ -142,7 +142,7 @@ class TileStage(Stage[TileSettings]):
     def process(self, item: Item, progress: Progress) -> Outcome:
         task: SlideToTile = item.payload
         settings = self.settings
-        with open_slide(task.path, mpp_override=task.mpp_override) as slide:
+        with about(task.path), open_slide(task.path, mpp_override=task.mpp_override) as slide:
             result = tile_slide(
                 slide,
                 item.id,

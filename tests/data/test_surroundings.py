@@ -304,7 +304,6 @@ def test_tiles_are_read_through_a_failure(tmp_path: Path, storage: Storage) -> N
         overlap=TilePx(0),
         native_tolerance=0.02,
         allow_upsample=False,
-        path="a.svs",
     )
     write_tiles(path, tile_set(grid, np.zeros((3, 2), np.int64), 0.5, (640, 640)))
     with storage.failing(path, "vanishes", pauses=3):
