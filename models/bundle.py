@@ -249,7 +249,8 @@ def read_bundle(path: Path, device: torch.device) -> Bundle:
 
 def _tensors(file: Path) -> dict[str, Tensor]:
     try:
-        return load_file(file)
+        tensors: dict[str, Tensor] = load_file(file)
+        return tensors
     except (FileNotFoundError, SafetensorError) as error:
         raise BundleError(f"cannot be read: {error}", path=file, hint="copy it again, or train again") from error
 

@@ -164,7 +164,7 @@ def read_expression(path: Path) -> ExpressionTable:
     return ExpressionTable(patients, genes, matrix, uns["unit"], uns["source"], block)
 
 
-class _WithoutStrays(LocalStore):
+class _WithoutStrays(LocalStore):  # type: ignore[misc]  # zarr has no types
     """A store on disk, less what file browsers leave in its folders: AnnData takes every folder for a part of it."""
 
     async def list_dir(self, prefix: str) -> AsyncIterator[str]:

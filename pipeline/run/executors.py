@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import faulthandler
 import os
 import signal
@@ -204,11 +205,11 @@ def explain(error: BaseException, workspace: Path | None = None) -> ErrorRecord:
 
     :param workspace: what damaged files of ours lie in.
     """
-    if isinstance(error, OSError):
+    if isinstance(error, OSError) and error.errno != errno.ENOENT:  # readers say it of what vanished
         error = surroundings(error, Path(error.filename or ".")) or error
     if isinstance(error, WsipipeError):
-        at_fault = not isinstance(error, InputError) or reading_fault(error) is not None
-        retry = at_fault or _may_be_whole_again(error, workspace)
+        of_the_machine = reading_fault(error) is not None
+        retry = of_the_machine or not isinstance(error, InputError) or _may_be_whole_again(error, workspace)
         return ErrorRecord(type=type(error).__name__, message=str(error), hint=error.hint, retry=retry)
     if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
         short = SurroundingsError("not enough memory", hint="free some memory, or take a smaller --batch-size")
