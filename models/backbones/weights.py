@@ -183,6 +183,8 @@ _SUFFIXES = (".safetensors", ".bin", ".pt", ".pth", ".ckpt")
 
 def _files(path: Path) -> list[Path]:
     """The file itself; of a folder, the parts that its index names, or the one weights file in it."""
+    if path.name.endswith(_INDEX):
+        path = path.parent
     if not path.is_dir():
         return [path]
     here = sorted(file for file in path.iterdir() if not is_stray(file.name))

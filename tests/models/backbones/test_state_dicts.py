@@ -233,9 +233,8 @@ def test_weights_in_parts_are_those_of_one_file(tmp_path: Path, small: Backbone,
     save_file({name: tensor.clone() for name, tensor in state.items()}, tmp_path / "whole.safetensors")
     for given in (folder, folder / "model.safetensors.index.json", tmp_path / "whole.safetensors"):
         assert holds(load_embedder(small, device=torch.device("cpu"), file=given), state)
-        assert digest_of_weights(find_weights("x", None, file=given).path) == digest_of_weights(
-            tmp_path / "whole.safetensors"
-        )
+        assert digest_of_weights(given) == digest_of_weights(tmp_path / "whole.safetensors")
+    assert find_weights("x", None, file=folder / "model.safetensors.index.json").path == folder
     (folder / "model-00002-of-00002.safetensors").unlink()
     with pytest.raises(BackboneError, match=r"parts that are not here: model-00002-of-00002\.safetensors"):
         load_embedder(small, device=torch.device("cpu"), file=folder)
