@@ -29,7 +29,7 @@ from wsipipe.data.surroundings import patiently, reading_fault, surroundings
 from wsipipe.data.tiling.grid import plan_grid
 from wsipipe.data.tiling.store import read_tiles, write_tiles
 from wsipipe.data.units import Mpp, TilePx
-from wsipipe.pipeline.run.executors import explain
+from wsipipe.pipeline.run.outcomes import explain
 
 NETWORK = ["EIO", "ESTALE", "ETIMEDOUT", "ENOTCONN", "EHOSTDOWN", "ENETUNREACH", "ECONNRESET", "EMFILE", "EAGAIN"]
 

@@ -65,7 +65,7 @@ def test_weights_that_do_not_fit_are_refused_by_name():
     with pytest.raises(BundleError, match=r"missing: head\.1\.weight") as refusal:
         MoMKD.for_inference(SMALL, lacking, path="fold-0/model.safetensors")
     assert refusal.value.path == "fold-0/model.safetensors"
-    with pytest.raises(BundleError, match=r"not expected: omics_decoder\.0\.weight"):
+    with pytest.raises(BundleError, match=r"not expected: omics_encoder\.0\.weight"):
         MoMKD.for_inference(SMALL, model.state_dict())
     with pytest.raises(BundleError, match=r"of another shape: memory\.slots"):
         MoMKD.for_inference(SMALL, state | {"memory.slots": torch.zeros(2, 4, 6)})
