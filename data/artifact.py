@@ -11,11 +11,13 @@ import hashlib
 import json
 import os
 import shutil
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from multiprocessing import parent_process
 from pathlib import Path
 
-from .errors import SurroundingsError
+from .surroundings import surroundings
 
 _SCRATCH = ".partial-"
 _ASIDE = ".aside-"
@@ -40,7 +42,7 @@ def whole(path: Path) -> Iterator[Path]:
     except OSError as error:
         _discard(scratch)
         known = surroundings(error, path)
-        if known is None:
+        if known is None or (error.errno == errno.ENOENT and path.parent.is_dir()):
             raise
         raise known from error
     except BaseException:
@@ -58,16 +60,28 @@ def _take_the_name(scratch: Path, path: Path) -> None:
         # A folder cannot be replaced in one step: the old one steps aside and is restored by recover() if we die here.
         aside = path.with_name(_ASIDE + path.name)
         remove(aside)
-        path.rename(aside)
+        _rename(path, aside)
         try:
-            scratch.rename(path)
+            _rename(scratch, path)
         except OSError:
-            aside.rename(path)
+            _rename(aside, path)
             raise
-        remove(aside)
+        with suppress(
+            OSError
+        ):  # a file in it that is open elsewhere keeps its place on NFS; recover() removes it later
+            remove(aside)
     else:
         scratch.replace(path)
     _sync_folder(path.parent)
+
+
+def _rename(old: Path, new: Path) -> None:
+    try:
+        old.rename(new)
+    except OSError as error:
+        if error.errno != errno.EXDEV:
+            raise
+        shutil.move(old, new)  # a folder of an image's lower layer, in a container: copied, then removed
 
 
 def recover(folder: Path) -> list[str]:
@@ -77,7 +91,8 @@ def recover(folder: Path) -> list[str]:
         for aside in parent.glob(_ASIDE + "*"):
             path = aside.with_name(aside.name.removeprefix(_ASIDE))
             if path.exists():
-                remove(aside)
+                with suppress(OSError):  # still open elsewhere
+                    remove(aside)
             else:
                 aside.rename(path)
                 done.append(f"restored {path.name}")
@@ -95,45 +110,59 @@ def remove(path: Path) -> None:
         path.unlink(missing_ok=True)
 
 
-def surroundings(error: OSError, path: Path) -> SurroundingsError | None:
-    """What to tell the user when the machine, not the data, is at fault; None for any other ``OSError``."""
-    hints = {
-        errno.ENOSPC: "free some space and run the same command again: what is done stays done",
-        errno.EDQUOT: "your quota is used up: free some space and run the same command again",
-        errno.EROFS: "the workspace must be on a file system that can be written to",
-        errno.EACCES: "give yourself the right to it, or choose another --workspace",
-        errno.EPERM: "give yourself the right to it, or choose another --workspace",
-        errno.ENOTDIR: "a file is in the way of a folder: move it, or choose another --workspace",
-        errno.EEXIST: "a file is in the way of a folder: move it, or choose another --workspace",
-        errno.EIO: "the disk reports an error: check it, then run the same command again",
-    }
-    if error.errno not in hints:
-        return None
-    what = "write" if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS) else "read or write"
-    return SurroundingsError(f"could not {what}: {os.strerror(error.errno)}", path=path, hint=hints[error.errno])
+_STRAYS = frozenset(
+    {"thumbs.db", "ehthumbs.db", "desktop.ini", "icon\r", "@eadir", "#recycle", "$recycle.bin", "__macosx"}
+)
+"""What Windows, macOS and storage boxes leave in any folder that somebody looks into, beside hidden files."""
+_HIDDEN_OF_ZARR = frozenset({".zgroup", ".zarray", ".zattrs", ".zmetadata"})
+"""Of version 2 of its format: hidden, and yet what a store consists of."""
+
+
+def is_stray(name: str) -> bool:
+    """Whether a file or folder of this name is no part of a store, whoever has put it there.
+
+    Hidden ones (``.DS_Store``, ``._zarr.json``, ``.nfs…``, ``.~lock…``) and those of file browsers.
+    """
+    hidden = name.startswith((".", "~$")) and name not in _HIDDEN_OF_ZARR
+    return hidden or name.casefold() in _STRAYS
+
+
+def files_of(path: Path) -> list[Path]:
+    """The files that an output consists of: itself, or what lies in its folder and below, sorted, without strays."""
+    if not path.is_dir():
+        return [path]
+    files = (Path(folder, name) for folder, name in _walk(path))
+    return sorted(file for file in files if file.is_file())
+
+
+def _walk(folder: Path) -> Iterator[tuple[str, str]]:
+    for here, folders, names in os.walk(folder, onerror=_raise):
+        folders[:] = [name for name in folders if not is_stray(name)]
+        yield from ((here, name) for name in names if not is_stray(name))
+
+
+def _raise(error: OSError) -> None:
+    raise error
 
 
 def size_of(path: Path) -> int:
-    """Bytes of a file, or of all files in a folder."""
-    if path.is_dir():
-        return sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
-    return path.stat().st_size
+    """Bytes of a file, or of all files in a folder that belong to it (:func:`files_of`)."""
+    return sum(file.stat().st_size for file in files_of(path))
 
 
 def stamp(path: Path) -> tuple[int, int]:
     """Size and time of a file, or of all files in a folder: cheap to read, and enough to know when to hash again."""
-    files = [file for file in path.rglob("*") if file.is_file()] if path.is_dir() else [path]
-    stats = [file.stat() for file in files]
+    stats = [file.stat() for file in files_of(path)]
     return sum(s.st_size for s in stats), max((s.st_mtime_ns for s in stats), default=0)
 
 
 def digest_of(path: Path) -> str:
-    """``sha256:…`` of a file's bytes, or of a folder: its files' names and bytes, sorted by name."""
+    """``sha256:…`` of a file's bytes, or of a folder: names and bytes of what belongs to it, sorted by name."""
     if not path.is_dir():
         with path.open("rb") as stream:
             return "sha256:" + hashlib.file_digest(stream, "sha256").hexdigest()
     folder = hashlib.sha256()
-    for file in sorted(file for file in path.rglob("*") if file.is_file()):
+    for file in files_of(path):
         folder.update(f"{file.relative_to(path).as_posix()}\0{digest_of(file)}\n".encode())
     return "sha256:" + folder.hexdigest()
 
@@ -150,14 +179,47 @@ def _sync(path: Path) -> None:
             _sync_folder(part)
         elif part.is_file():
             with part.open("rb") as stream:
-                os.fsync(stream.fileno())
+                flush_to_disk(stream.fileno(), part)
 
 
 def _sync_folder(folder: Path) -> None:
     if os.name == "nt":  # Windows has no handle on a folder to flush
         return
-    handle = os.open(folder, os.O_RDONLY)
     try:
-        os.fsync(handle)
+        handle = os.open(folder, os.O_RDONLY)
+    except OSError as error:
+        if error.errno not in _CANNOT_FLUSH:
+            raise
+        say_weaker(_NOT_FLUSHED, folder)
+        return
+    try:
+        flush_to_disk(handle, folder)
     finally:
         os.close(handle)
+
+
+_CANNOT_FLUSH = frozenset(
+    {errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EACCES, errno.EPERM, errno.EBADF, errno.EISDIR}
+)
+"""What file systems answer (SMB, FUSE, some of NFS) that do not flush a folder, or a file that is open for reading."""
+_NOT_FLUSHED = "does not flush what is written: results that a power cut takes away may be recorded as done"
+
+
+def flush_to_disk(handle: int, path: Path) -> None:
+    """Have an open file or folder on the disk before going on; where the file system cannot do it, say so once."""
+    try:
+        os.fsync(handle)
+    except OSError as error:
+        if error.errno not in _CANNOT_FLUSH:
+            raise
+        say_weaker(_NOT_FLUSHED, path)
+
+
+_said: set[str] = set()
+
+
+def say_weaker(what: str, path: Path) -> None:
+    """Warn, once, of something that the file system of ``path`` does not do; the main process does it for all."""
+    if what not in _said and parent_process() is None:
+        _said.add(what)
+        warnings.warn(f"the file system of {path} {what}", stacklevel=2)

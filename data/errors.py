@@ -20,6 +20,8 @@ an :class:`InputError` waits for another input, a :class:`SurroundingsError` is 
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from os import PathLike, fspath
 
 
@@ -43,6 +45,17 @@ class WsipipeError(Exception):
     def __reduce__(self) -> tuple[object, ...]:
         # Keyword-only arguments do not survive pickling by themselves; errors cross process borders.
         return (_rebuild, (type(self), self.what, self.path, self.hint), self.__dict__)
+
+
+@contextmanager
+def about(path: str | PathLike[str]) -> Iterator[None]:
+    """Name the file in errors of ours that the block raises without one: what checks its content need not know it."""
+    try:
+        yield
+    except WsipipeError as error:
+        if error.path is None:
+            error.path = fspath(path)
+        raise
 
 
 def _rebuild(kind: type[WsipipeError], what: str, path: str | None, hint: str) -> WsipipeError:

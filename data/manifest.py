@@ -7,6 +7,7 @@ dropped with a warning.
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import socket
@@ -17,11 +18,12 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
 
-from filelock import FileLock, Timeout
+from filelock import BaseFileLock, FileLock, SoftFileLock, Timeout
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from .artifact import digest_of, size_of, surroundings
+from .artifact import digest_of, flush_to_disk, say_weaker, size_of
 from .errors import BusyError, StoreError
+from .surroundings import patiently, surroundings
 
 SCHEMA = 1
 
@@ -56,6 +58,9 @@ class OutputRecord(_Part):
     def is_whole(self, workspace: Path, *, check_digest: bool = False) -> bool:
         """Whether it is there with the recorded size (and, if asked, the recorded bytes)."""
         path = workspace / self.path
+        return patiently(lambda: self._is_at(path, check_digest), path)
+
+    def _is_at(self, path: Path, check_digest: bool) -> bool:
         if not path.exists() or size_of(path) != self.bytes:
             return False
         return not check_digest or digest_of(path) == self.digest
@@ -113,9 +118,8 @@ class Manifest:
 
         :raises StoreError: a line in the middle that is no record, or one of a newer format.
         """
-        if not self.path.exists():
-            return []
-        *lines, tail = self.path.read_bytes().split(b"\n")
+        content = patiently(lambda: self.path.read_bytes() if self.path.exists() else b"", self.path)
+        *lines, tail = content.split(b"\n")
         if tail:
             warnings.warn(f"{self.path}: dropped a torn last line (the machine stopped while writing)", stacklevel=2)
         return [self._parse(number, line) for number, line in enumerate(lines, 1) if line.strip()]
@@ -145,33 +149,44 @@ class Manifest:
     def append(self, record: Record) -> None:
         """Write a record and flush it to the disk; a torn line of a killed run is cut off first."""
         line = record.model_dump_json(by_alias=True, exclude_none=True).encode() + b"\n"
-        try:
+
+        def write() -> None:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             with self.path.open("ab+") as stream:
                 _cut_torn_line(stream.fileno())
                 stream.write(line)
                 stream.flush()
-                os.fsync(stream.fileno())
-        except OSError as error:
-            raise surroundings(error, self.path) or error from error
+                flush_to_disk(stream.fileno(), self.path)
+
+        patiently(write, self.path)
 
     @contextmanager
     def lock(self) -> Iterator[None]:
         """Be the one writer. The lock is the operating system's: it ends with the process, however that ends.
 
+        On a file system without such locks a file stands for it, with the holder's process and host in it. If that
+        process has died on this host, it is taken over.
+
         :raises BusyError: another run holds it; the message says which.
         """
         holder = self.path.with_name(".lock-holder.json")
-        lock = FileLock(self.path.with_name(".lock"))
+        hint = "wait until it ends, or stop it; its lock ends with it"
+        lock: BaseFileLock = FileLock(self.path.with_name(".lock"), fallback_to_soft=False)
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            lock.acquire(timeout=0)
+            try:
+                patiently(lambda: lock.acquire(timeout=0), self.path.parent)
+            except (OSError, NotImplementedError) as error:
+                if isinstance(error, OSError) and error.errno not in _NO_LOCKS:
+                    raise
+                # Under a name of its own: an operating system's lock leaves its file behind, which means nothing.
+                lock = SoftFileLock(self.path.with_name(".lock-file"))
+                hint = f"wait until it ends, or stop it; if it has ended already, remove {lock.lock_file}"
+                say_weaker("has no locks: a file stands for them, which a machine that stops leaves behind", self.path)
+                lock.acquire(timeout=0)
         except Timeout as error:
-            who = holder.read_text() if holder.exists() else "unknown"
             raise BusyError(
-                f"another run is writing here: {who}",
-                path=self.path.parent,
-                hint="wait until it ends, or stop it; its lock ends with it",
+                f"another run is writing here: {_held_by(holder)}", path=self.path.parent, hint=hint
             ) from error
         except OSError as error:
             raise surroundings(error, self.path) or error from error
@@ -182,6 +197,17 @@ class Manifest:
             with suppress(OSError):  # the file only says who; the lock is what counts
                 holder.unlink(missing_ok=True)
             lock.release()
+
+
+_NO_LOCKS = frozenset({errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EINVAL})
+"""What file systems answer that have no locks (some of NFS, SMB and FUSE)."""
+
+
+def _held_by(holder: Path) -> str:
+    try:
+        return holder.read_text()
+    except OSError:
+        return "unknown"
 
 
 def _sign(holder: Path) -> None:

@@ -15,7 +15,7 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import torch
@@ -24,11 +24,14 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from safetensors import SafetensorError
 from safetensors.numpy import save_file as save_arrays
 from safetensors.torch import load_file, save_file
+from torch import Tensor
 
 from ..data.artifact import whole
 from ..data.cohort.ids import id_key
 from ..data.errors import BundleError
 from ..data.features.store import Bag, FeatureFacts
+from ..data.surroundings import patiently
+from .backbones.backbone import Pooling, find_backbone
 from .mil.bag_tensors import BagBatch, bag_tensors
 from .mil.network import SlideNetwork
 from .tasks.task import Task, find_task
@@ -80,17 +83,33 @@ class FeatureRecipe(BaseModel):
         )
 
     def refuse_other(self, facts: FeatureFacts, path: Path) -> None:
-        """Refuse features that are of another backbone, other weights, or other tiles.
+        """Refuse features that are of another backbone, other weights, other tiles, or of another width.
 
         :raises BundleError: naming what differs.
         """
-        mine = {name: getattr(self, name) for name in ("backbone", "pooling", "weights_digest", "tile_px")}
+        mine = {name: getattr(self, name) for name in ("backbone", "pooling", "weights_digest", "tile_px", "width")}
         other = [f"{n} is {getattr(facts, n)}, not {value}" for n, value in mine.items() if getattr(facts, n) != value]
         if other:
             raise BundleError(
                 f"these features are not what the model was trained on: {'; '.join(other)}",
                 path=path,
                 hint=_IMPORT_AGAIN if "unknown: " in self.weights_digest + self.pooling else _EXTRACT_AGAIN,
+            )
+
+    def refuse_other_width(self, path: Path) -> None:
+        """Refuse a model that its own backbone cannot feed, before days of extraction for it.
+
+        :param path: the model's folder.
+        :raises BundleError: the backbone gives features of another width than the model takes.
+        """
+        pooling = next((known for known in get_args(Pooling) if known == self.pooling), None)
+        widths = find_backbone(self.backbone, pooling).widths() if pooling is not None else {self.width}
+        if self.width not in widths:
+            gives = " or ".join(map(str, sorted(widths)))
+            raise BundleError(
+                f"it takes features of {self.width} numbers, and its backbone {self.backbone} gives {gives}",
+                path=path,
+                hint="its features were of another backbone: import them under its name, and train again",
             )
 
 
@@ -192,7 +211,7 @@ def read_facts(path: Path) -> BundleFacts:
     """
     file = path / "bundle.json"
     try:
-        content = json.loads(file.read_text(encoding="utf-8"))
+        content = json.loads(patiently(lambda: _text(path, file), file))
         kind, version = content.pop("encoding-type", None), content.pop("encoding-version", None)
         if (kind, version) != (ENCODING_TYPE, ENCODING_VERSION):
             raise BundleError(
@@ -200,14 +219,29 @@ def read_facts(path: Path) -> BundleFacts:
                 path=file,
                 hint="use the wsipipe that wrote it",
             )
-        return BundleFacts.model_validate(content)
-    except (FileNotFoundError, NotADirectoryError) as error:
-        raise BundleError("there is no bundle here", path=path, hint="`wsipipe train` makes one a fold") from error
+        facts = BundleFacts.model_validate(content)
     except (json.JSONDecodeError, UnicodeDecodeError, AttributeError, TypeError, ValidationError) as error:
         first = str(error).splitlines()[0]
         raise BundleError(
             f"is damaged or no bundle: {first}", path=file, hint="copy it again, or train again"
         ) from error
+
+    takes = facts.network.get("in_features")
+    if takes != facts.recipe.width:
+        raise BundleError(
+            f"contradicts itself: its network takes features of {takes} numbers, and its backbone gives them of "
+            f"{facts.recipe.width}",
+            path=file,
+            hint="copy it again, or train again",
+        )
+    return facts
+
+
+def _text(path: Path, file: Path) -> str:
+    try:
+        return file.read_text(encoding="utf-8")
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise BundleError("there is no bundle here", path=path, hint="`wsipipe train` makes one a fold") from error
 
 
 def read_bundle(path: Path, device: torch.device) -> Bundle:
@@ -217,13 +251,18 @@ def read_bundle(path: Path, device: torch.device) -> Bundle:
     """
     facts = read_facts(path)
     file = path / "model.safetensors"
-    try:
-        state = load_file(file)
-    except (OSError, SafetensorError) as error:
-        raise BundleError(f"cannot be read: {error}", path=file, hint="copy it again, or train again") from error
+    state = patiently(lambda: _tensors(file), file)
     task = facts.question.task
     network = network_for_inference(facts.method, facts.network, state, task=task, path=file)
     return Bundle(facts, network.to(device))
+
+
+def _tensors(file: Path) -> dict[str, Tensor]:
+    try:
+        tensors: dict[str, Tensor] = load_file(file)
+        return tensors
+    except (FileNotFoundError, SafetensorError) as error:
+        raise BundleError(f"cannot be read: {error}", path=file, hint="copy it again, or train again") from error
 
 
 def folds_of(model: Path) -> list[tuple[Path, BundleFacts]]:

@@ -11,7 +11,8 @@ holes, so that nothing that follows has to know which of the two it is given.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Self
@@ -37,7 +38,8 @@ from ..data.tiling.tissue import (
     find_tissue,
 )
 from ..data.units import Level0Px, LevelPx, Microns, Mpp
-from .backbones.weights import Weights, load_tensors
+from .backbones.state_dicts import SeveralNetworks, difference, of_network
+from .backbones.weights import SAVE_ONE, Weights, load_state_dict
 
 NETWORK_MPP: Final = Mpp(1.0)
 COARSEST: Final = Mpp(2.0)
@@ -53,6 +55,8 @@ _WITHIN: Final = 1.25  # a level this much coarser than wanted will do: pyramids
 _TISSUE: Final = 1  # class 0 is glass and whatever else is no tissue
 _MEAN: Final = (0.485, 0.456, 0.406)
 _STD: Final = (0.229, 0.224, 0.225)
+
+_OF_TRAINING: Final = re.compile(r"aux_classifier\.")
 
 _HINT: Final = "give deeplabv3_seg_v4.ckpt (TRIDENT's, from MahmoodLab/hest-tissue-seg), or its tensors as safetensors"
 
@@ -82,13 +86,14 @@ class TissueNetwork:
             model = deeplabv3_resnet50(weights=None, weights_backbone=None, num_classes=2, aux_loss=False)
         wanted = model.state_dict()
         try:
-            raw = load_tensors(Weights(path, "file"), like=wanted)
+            tensors = of_network(load_state_dict(Weights(path, "file"), like=wanted), wanted, _OF_TRAINING).tensors
+        except SeveralNetworks as error:
+            raise BackboneError(f"holds {error}", path=path, hint=SAVE_ONE) from error
         except BackboneError as error:
             hint = f"{_HINT}; a checkpoint that holds more than tensors can be saved as safetensors where it is trusted"
             raise BackboneError(error.what, path=path, hint=hint) from error
-        named = {name.removeprefix("model."): tensor for name, tensor in raw.items()}
-        tensors = {name: tensor for name, tensor in named.items() if not name.startswith("aux_classifier.")}
-        _check(tensors, wanted, path)
+        if wrong := difference(wanted, tensors):
+            raise BackboneError(wrong, path=path, hint=f"these are the weights of another network: {_HINT}")
         model.load_state_dict({name: tensor.to(wanted[name].dtype) for name, tensor in tensors.items()}, assign=True)
         device = torch.device(device)
         if batch is None:
@@ -234,16 +239,3 @@ def _resized(picture: npt.NDArray[Any], width: int, height: int) -> npt.NDArray[
     """Means over the area where it shrinks, linear where it grows."""
     way = cv2.INTER_AREA if width <= picture.shape[1] else cv2.INTER_LINEAR
     return np.asarray(cv2.resize(picture, (width, height), interpolation=way))
-
-
-def _check(tensors: Mapping[str, Tensor], wanted: Mapping[str, Tensor], path: Path) -> None:
-    missing = [name for name in wanted if name not in tensors]
-    extra = [name for name in tensors if name not in wanted]
-    shapes = [name for name in wanted if name in tensors and tensors[name].shape != wanted[name].shape]
-    wrong = [
-        f"{len(names)} tensors {what}: {', '.join(names[:4])}{' …' if len(names) > 4 else ''}"
-        for what, names in (("missing", missing), ("not expected", extra), ("of another shape", shapes))
-        if names
-    ]
-    if wrong:
-        raise BackboneError("; ".join(wrong), path=path, hint=f"these are the weights of another network: {_HINT}")

@@ -137,6 +137,7 @@ def predict(
 
     workspace = runner.workspace
     recipe = folds_of(model)[0][1].recipe
+    recipe.refuse_other_width(model)
     here = config.tile.model_dump(
         include={"mpp_override", "overrule_mpp", "workers", "timeout", "tissue_weights", "device"}
     )

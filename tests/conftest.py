@@ -3,10 +3,14 @@
 import signal
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 import torch
 from hypothesis import settings
+
+if TYPE_CHECKING:
+    from storage import Storage
 
 settings.register_profile("shared-cores", deadline=None)
 settings.load_profile("shared-cores")
@@ -26,3 +30,11 @@ def shared() -> Path:
     if not SHARED.is_dir():
         pytest.skip("the real data is not here")
     return SHARED
+
+
+@pytest.fixture
+def storage(monkeypatch: pytest.MonkeyPatch) -> "Storage":
+    """Storage that fails when the test wants it to, and pauses that take no time."""
+    from storage import Storage
+
+    return Storage(monkeypatch)

@@ -241,7 +241,6 @@ def write_slide(
         overlap=TilePx(0),
         native_tolerance=0.02,
         allow_upsample=False,
-        path=slide,
     )
     coords = grid.coords()[: len(bag)]
     tiles = planted.workspace / TILES / f"{slide}.h5"

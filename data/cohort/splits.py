@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import csv
 import hashlib
+import io
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +19,7 @@ from typing import Literal
 
 from ..artifact import whole
 from ..errors import CohortError, StoreError
+from ..surroundings import patiently
 from ..wording import some
 
 Role = Literal["train", "validation", "test"]
@@ -165,9 +167,9 @@ def read_splits(path: Path) -> Splits:
     :raises StoreError: the file is not one of ours, or was edited into something that is no cross-validation.
     """
     try:
-        with path.open(encoding="utf-8", newline="") as stream:
-            header, *rows = list(csv.reader(stream)) or [[]]
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        text = patiently(lambda: _bytes(path), path).decode("utf-8")
+        header, *rows = list(csv.reader(io.StringIO(text, newline=""))) or [[]]
+    except (UnicodeDecodeError, csv.Error) as error:
         raise StoreError(f"could not be read ({error})", path=path, hint="make the splits again") from error
     folds = len(header) - 3
     if folds < 2 or header != _header(folds) or not rows:
@@ -181,6 +183,13 @@ def read_splits(path: Path) -> Splits:
         labels[row[0]] = int(row[1])
         roles[row[0]] = tuple(row[3:])  # type: ignore[arg-type]  # checked just above
     return Splits(dict(sorted(labels.items())), dict(sorted(roles.items())))
+
+
+def _bytes(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except FileNotFoundError as error:
+        raise StoreError("there is no such table of splits", path=path, hint="make the splits again") from error
 
 
 def _header(folds: int) -> list[str]:

@@ -8,6 +8,7 @@ array be described when its length is known. The bytes are those that zarr's wri
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -17,6 +18,8 @@ from numcodecs import Zstd
 from numcodecs.checksum32 import CRC32C
 from numpy.typing import NDArray
 from zarr.codecs import ZstdCodec
+
+from ..surroundings import patiently, reading_fault
 
 _CHUNK_BYTES = 1 << 20
 """About this much is decompressed at a time when rows are read."""
@@ -37,15 +40,18 @@ UNREADABLE = (KeyError, ValueError, TypeError, OSError, RuntimeError)
 class RowReader:
     """An array of two dimensions whose rows are read when asked for: only the chunks that they lie in.
 
+    :param folder: of the store.
     :param lost: what zarr reads where a file is missing.
     :param damaged: makes the error to raise where rows are lost or damaged.
     """
 
-    def __init__(self, array: zarr.Array, *, lost: float, damaged: Callable[[Exception], Exception]) -> None:
+    def __init__(
+        self, array: zarr.Array, folder: Path, *, lost: float, damaged: Callable[[Exception], Exception]
+    ) -> None:
         rows, width = array.shape
         self.shape: tuple[int, int] = (rows, width)
         self.dtype: np.dtype[Any] = array.dtype
-        self._array, self._lost, self._damaged = array, lost, damaged
+        self._array, self._folder, self._lost, self._damaged = array, folder, lost, damaged
 
     def __len__(self) -> int:
         return self.shape[0]
@@ -54,6 +60,7 @@ class RowReader:
         """(n, width), or (width,) for one row.
 
         :raises IndexError: there is no such row.
+        :raises SurroundingsError: the store cannot be read for some seconds.
         """
         index = np.arange(len(self))[rows]
         values = np.empty((index.size, self.shape[1]), self.dtype)
@@ -62,7 +69,7 @@ class RowReader:
         order = np.argsort(wanted, kind="stable")  # so that each chunk is decompressed about once
         for start in range(0, index.size, step):  # all of a long slide at once would be in memory twice
             block = order[start : start + step]
-            values[block] = self._read(wanted[block])
+            values[block] = patiently(partial(self._read, wanted[block]), self._folder)
         return values.reshape(*index.shape, self.shape[1])
 
     def _read(self, index: NDArray[np.integer[Any]]) -> NDArray[Any]:
@@ -70,8 +77,11 @@ class RowReader:
         try:
             values = self._array[index[0] : index[-1] + 1] if in_a_row else self._array.oindex[index]
         except UNREADABLE as error:
+            if reading_fault(error):
+                raise
             raise self._damaged(error) from error
         if not np.isfinite(values).all() or (values == self._lost).any():
+            self._folder.stat()  # zarr reads what is lost where the whole store is gone, with its disk say
             raise self._damaged(ValueError("a part of it is lost"))
         return np.asarray(values)
 

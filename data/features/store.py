@@ -29,6 +29,7 @@ Writing, in the memory of a chunk however many tiles a slide has::
 
 from __future__ import annotations
 
+import errno
 import math
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
@@ -44,8 +45,9 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, ValidationError
 from zarr.errors import ZarrUserWarning
 
-from ..artifact import whole
+from ..artifact import is_stray, whole
 from ..errors import StoreError, UsageError
+from ..surroundings import patiently, reading_fault
 from .rows import UNREADABLE, RowReader, RowWriter
 
 ENCODING_TYPE = "wsipipe-features"
@@ -270,7 +272,7 @@ def read_facts(path: Path) -> FeatureFacts:
 
     :raises StoreError: it is no feature store, or one of another version.
     """
-    return _open(path)[1]
+    return patiently(lambda: _open(path), path)[1]
 
 
 def open_features(path: Path) -> OpenFeatures:
@@ -278,18 +280,25 @@ def open_features(path: Path) -> OpenFeatures:
 
     :raises StoreError: it is no feature store, one of another version, or damaged.
     """
+    return patiently(lambda: _opened(path), path)
+
+
+def _opened(path: Path) -> OpenFeatures:
     group, facts = _open(path)
     try:
         features, coords = group["features"], group["coords"]
         shapes = features.shape, coords.shape
     except (*UNREADABLE, AttributeError) as error:
+        _let_through(error)
         raise _damaged(path, error) from error
     if shapes != ((shapes[1][0], facts.width), (shapes[0][0], 2)):
         wrong = f"features {shapes[0]}, coords {shapes[1]} and width {facts.width} do not fit"
         raise _damaged(path, ValueError(wrong))
     damaged = partial(_damaged, path)
     return OpenFeatures(
-        facts, RowReader(features, lost=math.nan, damaged=damaged), RowReader(coords, lost=_NOWHERE, damaged=damaged)
+        facts,
+        RowReader(features, path, lost=math.nan, damaged=damaged),
+        RowReader(coords, path, lost=_NOWHERE, damaged=damaged),
     )
 
 
@@ -303,8 +312,8 @@ def read_bag(path: Path) -> Bag:
 
 
 def read_bags(paths: Iterable[Path]) -> Iterator[Bag]:
-    """The bags of a cohort, one at a time."""
-    return map(read_bag, paths)
+    """The bags of a cohort, one at a time; a Mac's ``._<slide>.zarr`` beside a store is none."""
+    return (read_bag(path) for path in paths if not is_stray(path.name))
 
 
 def _open(path: Path) -> tuple[zarr.Group, FeatureFacts]:
@@ -312,6 +321,7 @@ def _open(path: Path) -> tuple[zarr.Group, FeatureFacts]:
         group = zarr.open_group(path, mode="r")
         attributes = dict(group.attrs)
     except (OSError, ValueError, KeyError, TypeError, AttributeError, ZarrUserWarning) as error:
+        _let_through(error)
         raise _damaged(path, error) from error  # what zarr raises depends on where its JSON is damaged
     kind, version = attributes.pop("encoding-type", None), attributes.pop("encoding-version", None)
     if (kind, version) != (ENCODING_TYPE, ENCODING_VERSION):
@@ -324,6 +334,13 @@ def _open(path: Path) -> tuple[zarr.Group, FeatureFacts]:
         return group, FeatureFacts.model_validate(attributes)
     except ValidationError as error:
         raise _damaged(path, error) from error
+
+
+def _let_through(error: Exception) -> None:
+    """Raise it again if the machine is at fault. What is missing may be damage too, and keeps its name."""
+    fault = reading_fault(error)
+    if fault is not None and fault.errno != errno.ENOENT:
+        raise error
 
 
 def _damaged(path: Path, error: Exception) -> StoreError:

@@ -16,7 +16,7 @@ train together, and a model that they trained refuses features whose weights are
 from __future__ import annotations
 
 import io
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -27,9 +27,10 @@ import pandas as pd
 from anndata import AnnData
 from numpy.typing import NDArray
 
-from ..artifact import surroundings, whole
-from ..errors import SlideError, StoreError, UsageError
+from ..artifact import whole
+from ..errors import SlideError, StoreError, UsageError, about
 from ..features.store import Bag, FeatureFacts
+from ..surroundings import patiently, reading_fault
 from ..tiling.grid import Coords
 from ..tiling.store import TileSet
 from ..units import Mpp, TilePx
@@ -40,6 +41,17 @@ UNKNOWN: Final = "unknown: "
 """How a fact begins that the imported file did not tell."""
 
 _AGAIN: Final = "give the HDF5 file of a slide that TRIDENT or CLAM has written, or extract with wsipipe"
+_ENCODER: Final = (
+    "encoder",
+    "encoder_name",
+    "patch_encoder",
+    "extractor",
+    "feature_extractor",
+    "model_name",
+    "backbone",
+)
+"""Attributes by which programs name what the features are from; TRIDENT's comes first."""
+_MPP: Final = ("mpp", "target_mpp", "patch_mpp", "tile_mpp")
 _BLOCK_ROWS: Final = 4096
 _WITHIN: Final = 0.02  # relative: as near as an mpp must be to be taken for the same
 
@@ -62,6 +74,8 @@ class ForeignFeatures:
     """The slide, if the file tells."""
     encoder: str | None
     """The backbone by that program's name, if the file tells."""
+    mpp: float | None = None
+    """Microns per pixel, of the tiles or of level 0, if the file tells."""
 
 
 def read_foreign_features(path: Path) -> ForeignFeatures:
@@ -72,35 +86,43 @@ def read_foreign_features(path: Path) -> ForeignFeatures:
     if path.suffix == ".pt":
         hint = f"give CLAM's h5_files/{path.stem}.h5 beside it, or let TRIDENT write HDF5: it says where the tiles are"
         raise StoreError("holds features without coordinates", path=path, hint=hint)
+    with about(path):
+        features, coords, of_features, of_coords, of_file = patiently(lambda: _held(path), path)
+        features, coords = _vectors(features), _places(coords)
+        if len(features) != len(coords):
+            wrong = f"{len(features)} feature vectors and {len(coords)} coordinates"
+            raise StoreError(wrong, hint=_AGAIN)
+        tiles = _tiles(path) if {"patch_size", "patch_size_level0", "patch_level"} & set(of_coords) else None
+        by_trident = "encoder" in of_features or (tiles is not None and tiles.source == "trident")
+        return ForeignFeatures(
+            path=path,
+            source="trident" if by_trident else "clam",
+            features=features,
+            coords=coords,
+            size_level0=None if tiles is None else tiles.size_level0,
+            patch_px=None if tiles is None else tiles.patch_px,
+            name=_told(of_features, "name") or _told(of_coords, "name"),
+            encoder=_encoder((of_features, of_coords, of_file)),
+            mpp=_mpp((of_features, of_coords, of_file)),
+        )
+
+
+def _held(path: Path) -> tuple[Any, Any, dict[str, Any], dict[str, Any], dict[str, Any]]:
+    """Features and coordinates, and the attributes of both and of the file."""
     try:
         with h5py.File(path, "r") as file:
             missing = [name for name in ("features", "coords") if not isinstance(file.get(name), h5py.Dataset)]
             if missing:
                 held = ", ".join(sorted(file)) or "nothing"
-                raise StoreError(f"no dataset `{missing[0]}` in it (it holds {held})", path=path, hint=_AGAIN)
-            features, coords = file["features"][()], file["coords"][()]
-            of_features, of_coords = dict(file["features"].attrs), dict(file["coords"].attrs)
+                raise StoreError(f"no dataset `{missing[0]}` in it (it holds {held})", hint=_AGAIN)
+            features, coords = file["features"], file["coords"]
+            return features[()], coords[()], dict(features.attrs), dict(coords.attrs), dict(file.attrs)
     except FileNotFoundError as error:
-        raise StoreError("there is no such file", path=path, hint=_AGAIN) from error
+        raise StoreError("there is no such file", hint=_AGAIN) from error
     except (OSError, KeyError, RuntimeError, ValueError, TypeError) as error:
-        known = surroundings(error, path) if isinstance(error, OSError) else None
-        raise known or StoreError(f"not HDF5, or damaged: {error}", path=path, hint=_AGAIN) from error
-    features, coords = _vectors(features, path), _places(coords, path)
-    if len(features) != len(coords):
-        wrong = f"{len(features)} feature vectors and {len(coords)} coordinates"
-        raise StoreError(wrong, path=path, hint=_AGAIN)
-    tiles = _tiles(path) if {"patch_size", "patch_size_level0", "patch_level"} & set(of_coords) else None
-    by_trident = "encoder" in of_features or (tiles is not None and tiles.source == "trident")
-    return ForeignFeatures(
-        path=path,
-        source="trident" if by_trident else "clam",
-        features=features,
-        coords=coords,
-        size_level0=None if tiles is None else tiles.size_level0,
-        patch_px=None if tiles is None else tiles.patch_px,
-        name=_told(of_features, "name") or _told(of_coords, "name"),
-        encoder=_told(of_features, "encoder"),
-    )
+        if reading_fault(error):
+            raise
+        raise StoreError(f"not HDF5, or damaged: {error}", hint=_AGAIN) from error
 
 
 def _tiles(path: Path) -> ForeignTiles:
@@ -116,26 +138,43 @@ def _told(attributes: Mapping[str, Any], name: str) -> str | None:
     return None if text in ("None", "") else text  # TRIDENT writes None as a word
 
 
-def _vectors(values: Any, path: Path) -> NDArray[np.floating[Any]]:
+def _encoder(attributes: Sequence[Mapping[str, Any]]) -> str | None:
+    names = {name: None for held in attributes for key in _ENCODER if (name := _told(held, key))}
+    if len(names) > 1:
+        wrong = f"it contradicts itself: its features are of the encoders {' and '.join(names)}"
+        raise StoreError(wrong, hint=_AGAIN)
+    return next(iter(names), None)
+
+
+def _mpp(attributes: Sequence[Mapping[str, Any]]) -> float | None:
+    for held in attributes:
+        for key in _MPP:
+            value = np.asarray(held.get(key, np.nan))
+            if value.size == 1 and value.dtype.kind in "iuf" and np.isfinite(value).all() and value.min() > 0:
+                return float(value.reshape(()))
+    return None
+
+
+def _vectors(values: Any) -> NDArray[np.floating[Any]]:
     features = np.asarray(values)
     if features.ndim == 3 and len(features) == 1:
         features = features[0]
     if features.ndim == 1 and features.size:
         wrong = "holds one vector for the whole slide, not one a tile"
-        raise StoreError(wrong, path=path, hint="give the features of the tiles that it was made from")
+        raise StoreError(wrong, hint="give the features of the tiles that it was made from")
     if features.ndim != 2 or features.dtype.kind != "f":
         wrong = f"its features have the shape {features.shape} and the type {features.dtype}, not (N, D) and numbers"
-        raise StoreError(wrong, path=path, hint=_AGAIN)
+        raise StoreError(wrong, hint=_AGAIN)
     return features if features.dtype == np.float16 else features.astype(np.float32, copy=False)
 
 
-def _places(values: Any, path: Path) -> Coords:
+def _places(values: Any) -> Coords:
     coords = np.asarray(values)
     if coords.ndim != 2 or coords.shape[1] != 2 or coords.dtype.kind not in "iuf":
         wrong = f"its coordinates have the shape {coords.shape} and the type {coords.dtype}, not (N, 2) and numbers"
-        raise StoreError(wrong, path=path, hint=_AGAIN)
+        raise StoreError(wrong, hint=_AGAIN)
     if not ((coords == np.round(coords)) & (coords >= 0) & (coords < 2**40)).all():
-        raise StoreError("its coordinates are not whole pixels of level 0", path=path, hint=_AGAIN)
+        raise StoreError("its coordinates are not whole pixels of level 0", hint=_AGAIN)
     return coords.astype(np.int64)
 
 
@@ -169,6 +208,12 @@ def imported_facts(
     unknown = f"{UNKNOWN}imported from {foreign.source}"
     of_encoder = unknown + (f", encoder {foreign.encoder}" if foreign.encoder else "")
     tile_px, size_level0, mpp = _resolution(foreign, slide_mpp=slide_mpp, mpp=mpp, tile_px=tile_px)
+    stated = [value for value in (mpp, slide_mpp) if value is not None]
+    if foreign.mpp is not None and all(abs(foreign.mpp / value - 1) > _WITHIN for value in stated):
+        wrong = f"it says {foreign.mpp:g} µm per pixel, and its tiles are taken for {mpp:g}"
+        raise UsageError(
+            wrong, path=foreign.path, hint=f"give the tiles that it was made from (--mpp {foreign.mpp:g}?)"
+        )
     return FeatureFacts(
         slide_id=slide_id,
         slide_digest=slide_digest or f"{unknown}, slide {slide_id}",

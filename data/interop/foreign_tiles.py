@@ -30,9 +30,9 @@ from typing import Any, Final, Literal
 import h5py
 import numpy as np
 
-from ..artifact import surroundings
-from ..errors import SlideError
+from ..errors import SlideError, about
 from ..slides.finding import existing
+from ..surroundings import patiently, reading_fault
 from ..tiling.grid import Coords, TileGrid
 from ..units import Level0Px, LevelPx, TilePx
 
@@ -98,43 +98,50 @@ def read_foreign_tiles(path: Path) -> ForeignTiles:
 
     :raises SlideError: no such file, no HDF5, no coordinates in it, or nothing that tells the size of the tiles.
     """
+    with about(path):
+        values, attributes, has_pictures = patiently(lambda: _held(path), path)
+        if has_pictures:
+            wrong = "made by CLAM's create_patches, which keeps pictures: its coordinates are not in pixels of level 0"
+            raise SlideError(wrong, hint=_AGAIN)
+        told = _Attributes(attributes)
+        if {"target_magnification", "patch_size_level0"} & set(attributes):
+            source: Source = "trident"
+            size_level0 = _trident_size(told)
+        elif "patch_level" in attributes:
+            source = "clam"
+            size_level0 = _clam_size(told)
+        else:
+            held = ", ".join(attributes) or "none"
+            wrong = f"it does not say how large the tiles are (attributes of `coords`: {held})"
+            hint = "give the files in `patches/` that the features were made from, not the features; or " + _AGAIN
+            raise SlideError(wrong, hint=hint)
+        width, height = told.number("level0_width"), told.number("level0_height")
+        name = attributes.get("name")
+        return ForeignTiles(
+            path=path,
+            source=source,
+            coords=_coords(values),
+            size_level0=size_level0,
+            patch_px=TilePx(round(told.needed("patch_size"))),
+            name=name.decode() if isinstance(name, bytes) else None if name is None else str(name),
+            slide_size=None if width is None or height is None else (Level0Px(round(width)), Level0Px(round(height))),
+        )
+
+
+def _held(path: Path) -> tuple[Any, dict[str, Any], bool]:
+    """Coordinates, their attributes, and whether there are pictures."""
     try:
         with h5py.File(path, "r") as file:
             if not isinstance(file.get("coords"), h5py.Dataset):
                 held = ", ".join(sorted(file)) or "nothing"
-                raise SlideError(f"no dataset `coords` in it (it holds {held})", path=path, hint=_AGAIN)
-            has_pictures = "imgs" in file
-            values, attributes = file["coords"][()], dict(file["coords"].attrs)
+                raise SlideError(f"no dataset `coords` in it (it holds {held})", hint=_AGAIN)
+            return file["coords"][()], dict(file["coords"].attrs), "imgs" in file
     except FileNotFoundError as error:
-        raise SlideError("there is no such file", path=path, hint=_AGAIN) from error
+        raise SlideError("there is no such file", hint=_AGAIN) from error
     except (OSError, KeyError, RuntimeError, ValueError, TypeError) as error:
-        known = surroundings(error, path) if isinstance(error, OSError) else None
-        raise known or SlideError(f"not HDF5, or damaged: {error}", path=path, hint=_AGAIN) from error
-    if has_pictures:
-        wrong = "made by CLAM's create_patches, which keeps pictures: its coordinates are not in pixels of level 0"
-        raise SlideError(wrong, path=path, hint=_AGAIN)
-    told = _Attributes(path, attributes)
-    if {"target_magnification", "patch_size_level0"} & set(attributes):
-        source: Source = "trident"
-        size_level0 = _trident_size(told)
-    elif "patch_level" in attributes:
-        source = "clam"
-        size_level0 = _clam_size(told)
-    else:
-        wrong = f"it does not say how large the tiles are (attributes of `coords`: {', '.join(attributes) or 'none'})"
-        hint = "give the files in `patches/` that the features were made from, not the features; or " + _AGAIN
-        raise SlideError(wrong, path=path, hint=hint)
-    width, height = told.number("level0_width"), told.number("level0_height")
-    name = attributes.get("name")
-    return ForeignTiles(
-        path=path,
-        source=source,
-        coords=_coords(values, path),
-        size_level0=size_level0,
-        patch_px=TilePx(round(told.needed("patch_size"))),
-        name=name.decode() if isinstance(name, bytes) else None if name is None else str(name),
-        slide_size=None if width is None or height is None else (Level0Px(round(width)), Level0Px(round(height))),
-    )
+        if reading_fault(error):
+            raise
+        raise SlideError(f"not HDF5, or damaged: {error}", hint=_AGAIN) from error
 
 
 def placed_on(
@@ -200,7 +207,6 @@ def _size(dimensions: tuple[int, int]) -> str:
 
 @dataclass(frozen=True)
 class _Attributes:
-    path: Path
     values: Mapping[str, Any]
 
     def number(self, name: str) -> float | None:
@@ -213,13 +219,13 @@ class _Attributes:
         except (TypeError, ValueError):
             number = math.nan
         if not (math.isfinite(number) and number >= 0):
-            raise SlideError(f"its {name} is {value!r}, which is no size", path=self.path, hint=_AGAIN)
+            raise SlideError(f"its {name} is {value!r}, which is no size", hint=_AGAIN)
         return number
 
     def needed(self, name: str) -> float:
         number = self.number(name)
         if not number:
-            raise SlideError(f"it does not say how large the tiles are: no {name}", path=self.path, hint=_AGAIN)
+            raise SlideError(f"it does not say how large the tiles are: no {name}", hint=_AGAIN)
         return number
 
 
@@ -231,14 +237,14 @@ def _trident_size(told: _Attributes) -> float:
     size = float(round(told.needed("patch_size") * level0 / target))
     if said and abs(said - size) > 1:
         wrong = f"it contradicts itself: tiles of {size:g} px of level 0 by their magnifications, and of {said:g}"
-        raise SlideError(wrong, path=told.path, hint=_AGAIN)
+        raise SlideError(wrong, hint=_AGAIN)
     return size
 
 
 def _clam_size(told: _Attributes) -> float:
     if told.values.get("custom_downsample", 1) != 1:
         wrong = "its custom_downsample leaves open how large the tiles are"
-        raise SlideError(wrong, path=told.path, hint=_AGAIN)
+        raise SlideError(wrong, hint=_AGAIN)
     if "downsample" not in told.values and told.number("patch_level") == 0:
         return told.needed("patch_size")
     try:
@@ -248,20 +254,20 @@ def _clam_size(told: _Attributes) -> float:
     mean = float(pair.mean())
     if not (mean >= 1 and np.ptp(pair) <= _SQUARE_WITHIN * mean):
         said = told.values.get("downsample")
-        raise SlideError(f"its downsample is {said}, which is no pair of sizes", path=told.path, hint=_AGAIN)
+        raise SlideError(f"its downsample is {said}, which is no pair of sizes", hint=_AGAIN)
     return told.needed("patch_size") * mean
 
 
-def _coords(values: Any, path: Path) -> Coords:
+def _coords(values: Any) -> Coords:
     coords = np.asarray(values)
     if coords.size == 0:
         return np.zeros((0, 2), np.int64)
     if coords.ndim != 2 or coords.shape[1] != 2 or coords.dtype.kind not in "iuf":
         wrong = f"its coordinates have the shape {coords.shape} and the type {coords.dtype}, not (N, 2) and numbers"
-        raise SlideError(wrong, path=path, hint=_AGAIN)
+        raise SlideError(wrong, hint=_AGAIN)
     if not (np.isfinite(coords) & (coords == np.round(coords)) & (np.abs(coords) < 2**40)).all():
-        raise SlideError("its coordinates are not whole pixels of level 0", path=path, hint=_AGAIN)
+        raise SlideError("its coordinates are not whole pixels of level 0", hint=_AGAIN)
     if (coords < 0).any():
         wrong = f"{int((coords < 0).any(axis=1).sum())} tiles have negative coordinates"
-        raise SlideError(wrong, path=path, hint=_AGAIN)
+        raise SlideError(wrong, hint=_AGAIN)
     return coords.astype(np.int64)

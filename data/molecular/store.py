@@ -12,7 +12,7 @@ whether anything changed.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -22,10 +22,12 @@ import numpy as np
 import numpy.typing as npt
 import zarr
 from anndata.io import read_elem, write_elem
+from zarr.storage import LocalStore
 
-from ..artifact import whole
+from ..artifact import is_stray, whole
 from ..cohort.ids import id_key, one_spelling, same_ids
 from ..errors import ExpressionError, StoreError
+from ..surroundings import patiently
 from ..wording import some
 from .block_table import BLOCKS
 from .blocks import Block, check_block_unit, feature_name
@@ -156,7 +158,7 @@ def read_expression(path: Path) -> ExpressionTable:
 
     :raises StoreError: it is not there, not ours, of a later version, or its matrix is not the one that was written.
     """
-    stored = _read(path)
+    stored = patiently(lambda: _read(path), path)
     uns = {key: str(value) for key, value in stored.uns.items() if isinstance(value, str | np.str_)}
     if uns.get("encoding_type") != ENCODING_TYPE:
         what = f"is AnnData, but no expression store of wsipipe (encoding_type {uns.get('encoding_type')!r})"
@@ -175,6 +177,15 @@ def read_expression(path: Path) -> ExpressionTable:
     return ExpressionTable(patients, genes, matrix, uns["unit"], uns["source"], block)
 
 
+class _WithoutStrays(LocalStore):  # type: ignore[misc]  # zarr has no types
+    """A store on disk, less what file browsers leave in its folders: AnnData takes every folder for a part of it."""
+
+    async def list_dir(self, prefix: str) -> AsyncIterator[str]:
+        async for name in super().list_dir(prefix):
+            if not is_stray(name):
+                yield name
+
+
 _AGAIN = "remove the store and run `wsipipe genomics` again"
 
 
@@ -182,7 +193,7 @@ def _read(path: Path) -> anndata.AnnData:
     if not path.is_dir():
         raise StoreError("there is no expression store", path=path, hint="run `wsipipe genomics` first")
     try:
-        stored = read_elem(zarr.open_group(path, mode="r"))
+        stored = read_elem(zarr.open_group(_WithoutStrays(path, read_only=True), mode="r"))
     except (OSError, ValueError, KeyError, TypeError, RuntimeError) as error:
         raise StoreError(f"the expression store is damaged ({error})", path=path, hint=_AGAIN) from error
     if not isinstance(stored, anndata.AnnData):

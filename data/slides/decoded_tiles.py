@@ -6,13 +6,15 @@ import os
 from collections import OrderedDict
 from collections.abc import Mapping
 from concurrent.futures import Future
+from contextlib import suppress
 from pathlib import Path
 from threading import Lock
 from typing import Final
 
 import numpy as np
 
-from ..errors import SlideError
+from ..errors import SurroundingsError
+from ..surroundings import patiently
 from ..units import LevelPx
 from .codecs import decoder_of
 from .slide import Mask, Rgb
@@ -27,18 +29,16 @@ class DecodedTiles:
     """Tiles by level, row and column, decoded when first asked for; those not used for longest are dropped first.
 
     :param white_gaps: tiles that are missing are white; else they cannot be read.
-    :raises SlideError: the file cannot be opened.
+    :raises OSError: the file cannot be opened.
     """
 
     def __init__(self, path: Path, levels: Mapping[int, TiledLevel], *, white_gaps: bool = False) -> None:
         self.levels = levels
         self._white_gaps = white_gaps
         self._decoders = {level: decoder_of(layout) for level, layout in levels.items()}
-        try:
-            self._file = os.open(path, os.O_RDONLY)
-        except OSError as error:
-            hint = "check the path, and that you may read it"
-            raise SlideError(f"cannot be read: {error.strerror}", path=path, hint=hint) from error
+        self._path = path
+        self._file = os.open(path, os.O_RDONLY)
+        self._stamp = _stamp(self._file)
         self._lock = Lock()
         self._tiles: OrderedDict[tuple[int, int], Future[Rgb | None]] = OrderedDict()  # by level and index
         self._bytes = self._most_bytes = 0
@@ -96,16 +96,37 @@ class DecodedTiles:
         return None if streams is None else self._decoders[level](streams, rows)
 
     def streams(self, level: int, index: int) -> list[bytes] | None:
-        """A tile as it lies in the file, one stream or one a plane; None if there is none, or it cannot be read."""
+        """A tile as it lies in the file, one stream or one a plane; None if there is none.
+
+        :raises SurroundingsError: it cannot be read.
+        """
         streams: list[bytes] = []
         for offset, count in self.levels[level].parts_of(index):
-            try:
-                streams.append(os.pread(self._file, count, offset))
-            except OSError:
-                return None
+            streams.append(patiently(lambda at=offset, size=count: self._bytes_at(at, size), self._path))  # type: ignore[misc]
             if not count or len(streams[-1]) != count:
                 return None
         return streams
+
+    def _bytes_at(self, offset: int, count: int) -> bytes:
+        try:
+            content = os.pread(self._file, count, offset)
+        except OSError:
+            with suppress(OSError):
+                self._open_again()
+            raise
+        if len(content) < count and _stamp(self._file) != self._stamp:
+            raise _other_file(self._path)
+        return content
+
+    def _open_again(self) -> None:
+        """A handle on network storage may be dead for good; the new one takes its number, in all threads at once."""
+        file = os.open(self._path, os.O_RDONLY)
+        try:
+            if _stamp(file) != self._stamp:
+                raise _other_file(self._path)
+            os.dup2(file, self._file)
+        finally:
+            os.close(file)
 
     def close(self) -> None:
         if self._file >= 0:
@@ -144,9 +165,29 @@ class DecodedTiles:
         for index, future in mine.items():
             try:
                 future.set_result(self.decode(level, index))
-            finally:  # an interrupt, say, leaves nobody waiting
-                if not future.done():
-                    for left in mine.values():
-                        if not left.done():
-                            left.set_result(None)
+            except BaseException as error:  # storage that does not answer, or an interrupt: leaves nobody waiting
+                self._forget(level, mine)
+                for left in mine.values():
+                    if not left.done():
+                        left.set_exception(error)
+                raise
         return [future.result() for future in futures]
+
+    def _forget(self, level: int, tiles: Mapping[int, Future[Rgb | None]]) -> None:
+        """Take tiles that are not decoded out of the cache, so that the next one to ask reads them again."""
+        with self._lock:
+            for index, future in tiles.items():
+                if not future.done() and self._tiles.get((level, index)) is future:
+                    del self._tiles[level, index]
+                    self._bytes -= self.levels[level].tile_bytes
+
+
+def _stamp(file: int) -> tuple[int, int]:
+    """Size and time of an open file: what makes another one of the same name another file."""
+    status = os.fstat(file)
+    return status.st_size, status.st_mtime_ns
+
+
+def _other_file(path: Path) -> SurroundingsError:
+    hint = "let whatever writes to it finish, then run the same command again"
+    return SurroundingsError("was replaced or changed while it was being read", path=path, hint=hint)

@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, Final
 
-from ..errors import CohortError, SlideError, UsageError
+from ..errors import CohortError, SurroundingsError, UsageError
+from ..surroundings import patiently, reading_fault
 from ..wording import some
 from .companions import companions
 from .dicom_header import read_dicom_header
@@ -92,7 +93,8 @@ def find_slides(given: Iterable[str | os.PathLike[str]]) -> FoundSlides:
     slides: dict[str, FoundSlide] = {}
     for path in sorted(found):
         slide = FoundSlide(slide_id_of(path), path)
-        other = slides.setdefault(slide.slide_id, slide)
+        # Many file systems take two names for one that differ in case, or in how an accent is written.
+        other = slides.setdefault(unicodedata.normalize("NFC", slide.slide_id).casefold(), slide)
         if other is not slide:
             wrong = f"two slides are called {slide.slide_id!r}: this one and {other.path}"
             hint = "rename one of them, or give paths that hold only one"
@@ -107,7 +109,7 @@ def _text(path: Path) -> str:
 
 def _dicom_slide(file: Path) -> Path:
     """The folder of a DICOM file, if it holds the files of its slide and of no other; else the file itself."""
-    here = _dicom_series(file.parent)
+    here = patiently(lambda: _dicom_series(file.parent), file)
     others = {series for series in here.values() if series}
     return file.parent if not others or (here.get(file) and len(others) == 1) else file
 
@@ -115,14 +117,18 @@ def _dicom_slide(file: Path) -> Path:
 def _dicom_series(folder: Path) -> dict[Path, str]:
     """DICOM files in a folder → the series of the slide that each belongs to; empty for what is of none.
 
-    A file that cannot be read, or is no image of a slide, belongs to none.
+    A file that one may not read, a dead link, or what is no image of a slide, belongs to none.
+
+    :raises OSError: storage fails.
     """
     series: dict[Path, str] = {}
     for file in sorted(folder.iterdir()):
         if file.suffix.lower() == _DICOM and not file.name.startswith("."):
             try:
                 header = read_dicom_header(file)
-            except OSError:
+            except OSError as error:
+                if reading_fault(error) and not isinstance(error, FileNotFoundError | PermissionError):
+                    raise
                 header = None
             series[file] = header.series if header is not None and header.whole_slide else ""
     return series
@@ -171,11 +177,10 @@ def _walk(folder: Path, above: frozenset[Path], left_out: dict[str, list[Path]])
     if here in above:
         return
     try:
-        entries = sorted(entry for entry in folder.iterdir() if not entry.name.startswith("."))
-        files = [entry for entry in entries if entry.is_file()]
-        folders = [entry for entry in entries if entry.is_dir()]
-    except OSError as error:
-        left_out.setdefault(f"a folder that cannot be read ({error.strerror})", []).append(folder)
+        entries, files, folders = patiently(lambda: _entries(folder), folder)
+    except (OSError, SurroundingsError) as error:
+        reason = error if isinstance(error, OSError) else error.__cause__
+        left_out.setdefault(f"a folder that cannot be read ({getattr(reason, 'strerror', error)})", []).append(folder)
         return
     looked_for = SLIDE_EXTENSIONS | _NOT_READ | {_DICOM}
     for entry in entries:
@@ -202,6 +207,12 @@ def _walk(folder: Path, above: frozenset[Path], left_out: dict[str, list[Path]])
             yield from _walk(entry, above | {here}, left_out)
 
 
+def _entries(folder: Path) -> tuple[list[Path], list[Path], list[Path]]:
+    """What is in a folder, hidden things apart, and which of it are files and which folders."""
+    entries = sorted(entry for entry in folder.iterdir() if not entry.name.startswith("."))
+    return entries, [entry for entry in entries if entry.is_file()], [entry for entry in entries if entry.is_dir()]
+
+
 def slide_identity(path: Path) -> tuple[int, str]:
     """Size in bytes, and ``sha256:…`` over what makes a slide this slide.
 
@@ -213,21 +224,20 @@ def slide_identity(path: Path) -> tuple[int, str]:
     A slide of several files (a DICOM folder, MRXS with its companion folder, VMS with the images that it names) is
     hashed over them all, sorted, with their names.
 
-    :raises SlideError: it cannot be read.
+    :raises SurroundingsError: it is not there, or cannot be read for some seconds.
     """
-    try:
-        parts = _parts(path)
-        total, digest = 0, hashlib.sha256()
-        for name, file in parts:
-            with file.open("rb") as stream:
-                size = os.fstat(stream.fileno()).st_size
-                digest.update(f"{name}\0{size}\n".encode(errors="surrogateescape"))
-                for offset in _block_offsets(size):
-                    digest.update(_block(stream, offset))
-            total += size
-    except OSError as error:
-        hint = "check the path, and that you may read it"
-        raise SlideError(f"cannot be read: {error.strerror}", path=path, hint=hint) from error
+    return patiently(lambda: _identity(path), path)
+
+
+def _identity(path: Path) -> tuple[int, str]:
+    total, digest = 0, hashlib.sha256()
+    for name, file in _parts(path):
+        with file.open("rb") as stream:
+            size = os.fstat(stream.fileno()).st_size
+            digest.update(f"{name}\0{size}\n".encode(errors="surrogateescape"))
+            for offset in _block_offsets(size):
+                digest.update(_block(stream, offset))
+        total += size
     return total, "sha256:" + digest.hexdigest()
 
 

@@ -13,10 +13,10 @@ from PIL import Image, UnidentifiedImageError
 from PIL import __version__ as pillow_version
 
 from ..errors import SlideError
+from ..surroundings import patiently, reading_fault
 from ..units import Level0Px, LevelPx, Mpp
 from .slide import IMAGE_EXTENSIONS, UPRIGHT, Mask, Rgb, Slide, on_white
 from .stream_colours import jpeg_bits
-from .tiff_layout import check_still_there
 
 _ORIENTATION: Final = 0x0112
 _HEAD: Final = 2**18  # bytes: EXIF and colour profiles lie before a JPEG's frame
@@ -87,7 +87,8 @@ class ImageReader(Slide):
         except UnidentifiedImageError as error:
             raise SlideError("neither a PNG nor a JPEG image", path=self.path, hint="check what it is") from error
         except OSError as error:
-            check_still_there(self.path, self.path)
+            if reading_fault(error):
+                raise
             hint = "check the disk or the network it lies on"
             raise SlideError(f"cannot be read: {error.strerror}", path=self.path, hint=hint) from error
 
@@ -97,16 +98,20 @@ class ImageReader(Slide):
                 raise self._broken
             if self._pixels is None:
                 try:
-                    with self._open() as image:
-                        see_through = image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info
-                        pixels = np.asarray(image.convert("RGBA" if see_through else "RGB"))
+                    pixels = patiently(self._converted, self.path)
                 except (OSError, SyntaxError, ValueError) as error:  # Pillow's for truncated and for broken files
                     hint = "copy or export it again"
                     self._broken = SlideError(f"cannot be decoded: {error}", path=self.path, hint=hint)
                     raise self._broken from error
+                see_through = pixels.shape[2] == 4
                 self._pixels = on_white(pixels) if see_through else pixels
                 self._transparent = pixels[..., 3] == 0 if see_through else None
             return self._pixels
+
+    def _converted(self) -> npt.NDArray[np.uint8]:
+        with self._open() as image:
+            see_through = image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info
+            return np.asarray(image.convert("RGBA" if see_through else "RGB"))
 
 
 def _bits(path: Path) -> int:
@@ -114,7 +119,9 @@ def _bits(path: Path) -> int:
     try:
         with path.open("rb") as file:
             head = file.read(_HEAD)
-    except OSError:
+    except OSError as error:
+        if reading_fault(error):
+            raise
         return 0  # which is told when it is opened
     if head.startswith(b"\x89PNG") and head[12:16] == b"IHDR":
         return head[24]

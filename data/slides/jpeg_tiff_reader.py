@@ -38,9 +38,16 @@ def fastest_reader(slide: OpenSlideReader) -> Slide:
     """The slide on the fast path; or as it is, with the reason in its ``reader``.
 
     :raises SlideError: OpenSlide has its colours wrong, and nothing else reads it.
+    :raises OSError: the file cannot be read now. The slide is closed then.
     """
-    if slide.mistake == "RGB taken for YCbCr":
-        return _without_openslide(slide)
+    try:
+        return _without_openslide(slide) if slide.mistake == "RGB taken for YCbCr" else _fastest(slide)
+    except BaseException:
+        slide.close()
+        raise
+
+
+def _fastest(slide: OpenSlideReader) -> Slide:
     if slide.format not in _FORMATS:
         return not_the_fast_path(slide, f"the format is {slide.format}")
     layouts = tiled_jpeg_levels(slide.path, slide.level_dimensions)
@@ -63,7 +70,11 @@ def fastest_reader(slide: OpenSlideReader) -> Slide:
         gaps = gaps or 0 in layout.byte_counts
     tiles = DecodedTiles(slide.path, levels)
     for level in list(levels):
-        compared, difference = difference_from_openslide(tiles, level, slide)
+        try:
+            compared, difference = difference_from_openslide(tiles, level, slide)
+        except BaseException:
+            tiles.close()
+            raise
         if difference:
             tiles.close()
             return not_the_fast_path(slide, difference)
@@ -86,12 +97,14 @@ def _drop_foreign_levels(slide: OpenSlideReader, layouts: list[TiledLevel | str]
     if len(known) == len(layouts):  # much faster between the pixels of level 0
         by = TiffReader(slide.path, DecodedTiles(slide.path, known, white_gaps=True), None, slide.format)
     kept = [0]
-    for level in range(1, len(layouts)):
-        places = [place for one in (kept[-1], level) for place in _places(layouts[one])]
-        if shows_the_same(by, kept[-1], level, places):
-            kept.append(level)
-    if by is not slide:
-        by.close()
+    try:
+        for level in range(1, len(layouts)):
+            places = [place for one in (kept[-1], level) for place in _places(layouts[one])]
+            if shows_the_same(by, kept[-1], level, places):
+                kept.append(level)
+    finally:
+        if by is not slide:
+            by.close()
     for level in sorted(set(range(len(layouts))) - set(kept), reverse=True):
         slide.drop(level, "it shows something else than level 0")
         del layouts[level]

@@ -9,6 +9,7 @@ from typing import Final
 import tifffile
 
 from ..errors import SlideError
+from ..surroundings import reading_fault
 from ..units import Mpp
 from .decoded_tiles import DecodedTiles
 from .jpeg_tiff_reader import difference_from_openslide, fastest_reader, not_the_fast_path
@@ -17,7 +18,7 @@ from .openslide_reader import OpenSlideReader
 from .pyramid import has_the_field
 from .resolution import mpp_from_properties
 from .slide import Slide
-from .tiff_layout import TIFFFILE_ERRORS, TiledLevel, check_still_there, check_upright, check_whole, tiled_level
+from .tiff_layout import TIFFFILE_ERRORS, TiledLevel, check_upright, check_whole, tiled_level
 from .tiff_reader import TiffReader
 
 _UNITS: Final = {2: "inch", 3: "centimeter"}
@@ -35,7 +36,9 @@ def ome_description(path: Path) -> str:
     try:
         with tifffile.TiffFile(path) as tiff:
             description = str(tiff.pages[0].description)
-    except TIFFFILE_ERRORS:
+    except TIFFFILE_ERRORS as error:
+        if reading_fault(error):
+            raise
         return ""
     return description if is_ome_xml(description) else ""
 
@@ -56,6 +59,14 @@ def open_ome_tiff(path: Path, mpp: tuple[Mpp, Mpp] | None) -> Slide | None:
     found = _main_image(path, xml)
     mpp = mpp or found.mpp
     tiles = DecodedTiles(path, dict(enumerate(found.levels)), white_gaps=True)
+    try:
+        return _compared(path, tiles, found, mpp)
+    except BaseException:
+        tiles.close()
+        raise
+
+
+def _compared(path: Path, tiles: DecodedTiles, found: _MainImage, mpp: tuple[Mpp, Mpp] | None) -> Slide:
     try:
         plain = OpenSlideReader(path, mpp)
     except SlideError as error:
@@ -101,7 +112,8 @@ def _main_image(path: Path, xml: str) -> _MainImage:
             layouts = [tiled_level(its) for its in (page, *(page.pages or ()))]
             mpp = image.mpp or _mpp_of_tags(page)
     except TIFFFILE_ERRORS as error:
-        check_still_there(path, path)
+        if reading_fault(error):
+            raise
         wrong = f"damaged: its directories cannot be read ({error})"
         raise SlideError(wrong, path=path, hint="copy it again from where it came") from error
     if isinstance(layouts[0], str):

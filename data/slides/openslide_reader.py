@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import errno
+import os
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from threading import Lock
@@ -13,17 +16,20 @@ import openslide
 from PIL.Image import Image
 
 from ..errors import SlideError
+from ..surroundings import patiently, reading_fault, reading_fault_in
 from ..units import Level0Px, LevelPx, Mpp
 from .pyramid import has_the_field
 from .resolution import mpp_from_properties
 from .slide import Mask, Rgb, Slide, on_white
 from .stream_colours import Mistake, as_ycbcr, dicom_mistakes, tiff_mistakes
-from .tiff_layout import TIFFFILE_ERRORS, check_kind, check_still_there, check_whole
+from .tiff_layout import TIFFFILE_ERRORS, check_kind, check_whole
 
 CONVERT: Final = (
     "convert it anew from the scanner's own file, to a tiled TIFF "
     "(`vips tiffsave in out.tif --tile --pyramid --compression jpeg`)"
 )
+_READING_FAILED: Final = re.compile(r"I/O error reading file|Read error at ")
+"""OpenSlide and libtiff, of bytes that they could not get. That the file has them is checked when it is opened."""
 
 
 class OpenSlideReader(Slide):
@@ -53,7 +59,7 @@ class OpenSlideReader(Slide):
             check_whole(self._file, path)
             self.grey = self.format == "generic-tiff" and check_kind(path)
             self.mistake = _mistake(path, self._file, self.format)
-        except SlideError:
+        except (SlideError, OSError):
             self.close()
             raise
         if self.mistake is not None:
@@ -89,26 +95,29 @@ class OpenSlideReader(Slide):
     def _rgba(self, level: int, x: Level0Px, y: Level0Px, width: LevelPx, height: LevelPx) -> npt.NDArray[np.uint8]:
         if not 0 <= level < len(self.level_dimensions):
             raise IndexError(f"{self.path} has no level {level}")  # OpenSlide would answer with blank pixels
-        level = self._levels[level]
+        of_file = self._levels[level]
+        return np.asarray(patiently(lambda: self._region(of_file, x, y, width, height), self.path))
+
+    def _region(self, level: int, x: Level0Px, y: Level0Px, width: LevelPx, height: LevelPx) -> Image:
         handle = self._opened()
         try:
-            region = handle.read_region((x, y), level, (width, height))
+            region: Image = handle.read_region((x, y), level, (width, height))
         except openslide.OpenSlideError:
             with self._lock:
                 # Dropped, not closed: other threads may be reading with it, and the last one to let go closes it.
                 if self._handle is handle:
                     self._handle = None
             region = self._read_alone(level, x, y, width, height)
-        return np.asarray(region)
+        return region
 
     def _read_alone(self, level: int, x: Level0Px, y: Level0Px, width: LevelPx, height: LevelPx) -> Image:
         """Read with a handle that no other thread has: the shared one may have died of another thread's tile."""
         try:
-            with openslide.OpenSlide(self._file) as handle:
+            with _handle(self._file) as handle:
                 region: Image = handle.read_region((x, y), level, (width, height))
                 return region
         except openslide.OpenSlideError as error:
-            check_still_there(self._file, self.path)
+            _refuse_unreadable(self._file, error)
             wrong = f"cannot decode {width} × {height} px of level {level} at ({x}, {y}): {error}"
             raise SlideError(wrong, path=self.path, hint="the file is damaged: copy or scan it again") from error
 
@@ -122,7 +131,7 @@ class OpenSlideReader(Slide):
         with self._lock:
             if self._handle is None:
                 try:
-                    self._handle = openslide.OpenSlide(self._file)
+                    self._handle = _handle(self._file)
                 except openslide.OpenSlideError as error:
                     raise _why_not(self.path, self._file, error) from error
             return self._handle
@@ -132,10 +141,13 @@ def _mistake(path: Path, file: Path, slide_format: str) -> Mistake | None:
     """How OpenSlide mistakes the colours of a slide.
 
     :raises SlideError: which of tag and stream is right cannot be told, or it is not the same in all levels.
+    :raises OSError: it cannot be read now.
     """
     try:
         mistakes = dicom_mistakes(file) if slide_format == "dicom" else tiff_mistakes(file, slide_format)
-    except TIFFFILE_ERRORS:
+    except TIFFFILE_ERRORS as error:
+        if reading_fault(error):
+            raise
         return None  # what is damaged is found out where it is read
     if not mistakes - {None}:
         return None
@@ -154,9 +166,31 @@ def _origin(properties: Mapping[str, str]) -> tuple[Level0Px, Level0Px]:
     return Level0Px(x), Level0Px(y)
 
 
+def _handle(file: Path) -> openslide.OpenSlide:
+    """:raises OSError: the file cannot be read, which OpenSlide takes for another format."""
+    try:
+        return openslide.OpenSlide(file)
+    except openslide.OpenSlideError as error:
+        _refuse_unreadable(file, error)
+        return openslide.OpenSlide(file)  # what kept it from reading may have passed just now
+
+
+def _refuse_unreadable(file: Path, error: openslide.OpenSlideError) -> None:
+    """Tell bytes that could not be read from bytes that could not be decoded.
+
+    :raises OSError: they could not be read.
+    """
+    if (named := reading_fault_in(str(error))) is not None:
+        raise named from error
+    with file.open("rb") as stream:
+        stream.read(1)
+        stream.seek(0, os.SEEK_END)
+    if _READING_FAILED.search(str(error)):
+        raise OSError(errno.EIO, str(error)) from error
+
+
 def _why_not(path: Path, file: Path, error: openslide.OpenSlideError) -> SlideError:
     try:
-        check_still_there(file, path)
         check_whole(file, path)
     except SlideError as reason:
         return reason
@@ -179,7 +213,7 @@ def _dicom_instance(folder: Path) -> Path:
     reason: openslide.OpenSlideError | None = None
     for file in files:
         try:
-            with openslide.OpenSlide(file) as handle:
+            with _handle(file) as handle:
                 series.setdefault(handle.properties.get("dicom.SeriesInstanceUID", ""), file)
         except openslide.OpenSlideError as error:  # reports and annotations lie beside images; one image is enough
             reason = error

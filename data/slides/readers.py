@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Final
 
 from ..errors import SlideError
+from ..surroundings import patiently
 from ..units import Mpp
 from .image_reader import open_image
 from .jpeg_tiff_reader import open_with_openslide
@@ -25,7 +26,7 @@ class Reader:
     """Of its files, as they are looked for in a folder. A file that is named itself may be called anything."""
     open: Callable[[Path, tuple[Mpp, Mpp] | None], Slide | None]
     """Opens a file or a folder; None if it is of another kind. Given an mpp, it stands in place of the file's own.
-    Raises SlideError for one of its own that is damaged."""
+    Raises SlideError for one of its own that is damaged, and OSError where storage fails: that is tried again."""
 
 
 READERS: Final = (
@@ -64,20 +65,22 @@ def open_slide(path: str | PathLike[str], mpp_override: float | None = None) -> 
     The first of :data:`READERS` that knows it reads it.
 
     :param mpp_override: microns per pixel of level 0, in place of what the file says: as was decided when it was tiled.
-    :raises SlideError: missing, empty, truncated, damaged, or of a format that nothing here reads. A slide without
-        mpp opens; :meth:`Slide.believed_mpp` is what fails.
+    :raises SlideError: empty, truncated, damaged, or of a format that nothing here reads. A slide without mpp opens;
+        :meth:`Slide.believed_mpp` is what fails.
+    :raises SurroundingsError: missing, or it cannot be read for some seconds.
     """
     path = Path(path)
     mpp = None if mpp_override is None else (Mpp(mpp_override), Mpp(mpp_override))
-    try:
-        if path.is_file() and path.stat().st_size == 0:
-            raise SlideError("the file is empty (0 bytes)", path=path, hint="copy it again from where it came")
-        if not path.is_dir():
-            with path.open("rb"):  # a missing or forbidden file is told apart from a damaged one here
-                pass
-    except OSError as error:
-        hint = "check the path, and that you may read it"
-        raise SlideError(f"cannot be read: {error.strerror}", path=path, hint=hint) from error
+    return patiently(lambda: _opened(path, mpp), path)
+
+
+def _opened(path: Path, mpp: tuple[Mpp, Mpp] | None) -> Slide:
+    """:raises OSError: it is missing, or cannot be read now."""
+    if path.is_file() and path.stat().st_size == 0:
+        raise SlideError("the file is empty (0 bytes)", path=path, hint="copy it again from where it came")
+    if not path.is_dir():
+        with path.open("rb"):  # a missing or forbidden file is told apart from a damaged one here
+            pass
     slide = next((slide for reader in READERS if (slide := reader.open(path, mpp)) is not None), None)
     if slide is None:
         raise SlideError("nothing here reads it", path=path, hint="convert it to a tiled pyramidal TIFF")

@@ -19,6 +19,7 @@ import numpy.typing as npt
 import tifffile
 
 from ..errors import SlideError
+from ..surroundings import reading_fault
 from .slide import UPRIGHT
 from .stream_colours import page_colours
 
@@ -52,26 +53,12 @@ def check_whole(file: Path, slide: Path) -> None:
     """Refuse a file that ends too early.
 
     :param slide: what was opened, for the message: the file itself, or its folder.
-    :raises SlideError: truncated, or it cannot be read.
+    :raises SlideError: truncated.
+    :raises OSError: it cannot be read.
     """
-    try:
-        missing = missing_bytes(file)
-    except OSError as error:
-        hint = "check the disk or the network it lies on"
-        raise SlideError(f"cannot be read: {error.strerror}", path=slide, hint=hint) from error
-    if missing:
+    if missing := missing_bytes(file):
         wrong = f"truncated: at least {missing:,} bytes are missing at its end"
         raise SlideError(wrong, path=slide, hint="copy it again from where it came")
-
-
-def check_still_there(file: Path, slide: Path) -> None:
-    """Refuse a file that is gone, which else looks like a damaged one.
-
-    :raises SlideError: it is.
-    """
-    if not file.exists():
-        hint = "it was moved or removed, or its disk is gone: bring it back, or leave it out"
-        raise SlideError("vanished while it was being read", path=slide, hint=hint)
 
 
 def check_kind(path: Path) -> bool:
@@ -79,13 +66,16 @@ def check_kind(path: Path) -> bool:
 
     :returns: whether it is grey.
     :raises SlideError: it is such a one.
+    :raises OSError: it cannot be read.
     """
     try:
         with tifffile.TiffFile(path) as tiff:
             page = tiff.pages[0]
             check_upright(page, path)
             bits, grey = int(np.max(page.bitspersample)), int(page.photometric) in _GREY
-    except TIFFFILE_ERRORS:
+    except TIFFFILE_ERRORS as error:
+        if reading_fault(error):
+            raise
         return False  # what is damaged is found out where it is read
     if bits > 8:
         wrong = f"an image of more than 8 bits a channel ({bits})"
@@ -241,6 +231,8 @@ def tiled_jpeg_levels(path: Path, level_dimensions: Sequence[tuple[int, int]]) -
         with tifffile.TiffFile(path) as tiff:
             return [_tiled_jpeg(tiff, *size) for size in level_dimensions]
     except TIFFFILE_ERRORS as error:
+        if reading_fault(error):
+            raise
         return [f"tifffile cannot read it: {error}"] * len(level_dimensions)
 
 

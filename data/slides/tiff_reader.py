@@ -7,12 +7,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ..errors import SlideError
+from ..surroundings import patiently
 from ..units import Level0Px, LevelPx, Mpp
 from .codecs import library_of
 from .decoded_tiles import DecodedTiles
 from .pyramid import downsample
 from .slide import Mask, Rgb, Slide
-from .tiff_layout import check_still_there
 
 
 class TiffReader(Slide):
@@ -49,7 +49,7 @@ class TiffReader(Slide):
             raise IndexError(f"{self.path} has no level {level}")
         region = self._tiles.region(level, *self._nearest(level, x, y), width, height)
         if region is None:
-            check_still_there(self.path, self.path)
+            patiently(self.path.stat, self.path)  # of a file that is gone nobody can say that it is damaged
             wrong = f"cannot decode {width} × {height} px of level {level} at ({x}, {y})"
             hint = "the file is damaged, or the disk it lies on: copy or scan it again"
             raise SlideError(wrong, path=self.path, hint=hint)

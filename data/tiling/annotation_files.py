@@ -10,9 +10,9 @@ import zlib
 from pathlib import Path
 from typing import Any, Final
 
-from ..artifact import surroundings
 from ..errors import SlideError
 from ..slides.finding import existing
+from ..surroundings import patiently
 from ..wording import some
 
 FROM_QUPATH: Final = "export the annotations from QuPath: File > Export objects as GeoJSON"
@@ -45,27 +45,23 @@ def annotation_json(path: Path) -> Any:
     """What a file of annotations holds.
 
     :raises SlideError: it is not there, cannot be read, or is no JSON.
-    :raises SurroundingsError: the disk is at fault.
+    :raises SurroundingsError: the disk is at fault, for some seconds.
     """
+    if not path.exists():
+        raise SlideError("there is no such file", path=path, hint=FROM_QUPATH)
     try:
-        return json.loads(_unpacked(path))
-    except FileNotFoundError as error:
-        raise SlideError("there is no such file", path=path, hint=FROM_QUPATH) from error
+        return json.loads(_unpacked(patiently(path.read_bytes, path)))
     except OSError as error:
-        known = surroundings(error, path)
-        raise known or SlideError(
-            f"could not be read: {error.strerror or error}", path=path, hint=FROM_QUPATH
-        ) from error
+        raise SlideError(f"could not be read: {error.strerror or error}", path=path, hint=FROM_QUPATH) from error
     except (ValueError, RecursionError, EOFError, zlib.error, zipfile.BadZipFile) as error:
         raise SlideError(f"not JSON: {error}", path=path, hint=FROM_QUPATH) from error
 
 
-def _unpacked(path: Path) -> bytes:
-    """The text in a file, gzipped or zipped.
+def _unpacked(content: bytes) -> bytes:
+    """The text in what a file holds, gzipped or zipped.
 
     :raises ValueError: a zip file that does not hold just one.
     """
-    content = path.read_bytes()
     if content.startswith(b"\x1f\x8b"):
         return gzip.decompress(content)
     if not content.startswith(b"PK\x03\x04"):

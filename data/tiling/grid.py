@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from math import log
-from os import PathLike
 from typing import Final, Literal
 
 import numpy as np
@@ -100,7 +99,6 @@ def plan_grid(
     overlap: TilePx,
     native_tolerance: float,
     allow_upsample: bool,
-    path: str | PathLike[str],
     level_policy: LevelPolicy = "coarsest",
 ) -> TileGrid:
     """Lay a grid over a slide.
@@ -113,10 +111,10 @@ def plan_grid(
     :param level_downsamples: pixels of level 0 along one of each level.
     :param slide_mpp: microns per pixel of level 0.
     :param allow_upsample: enlarge a slide that is coarser than asked, rather than refuse it: from its level 0.
-    :param path: the slide, for messages.
     :param level_policy: see :data:`LevelPolicy`.
     :returns: a grid, of no tiles where the slide is smaller than one.
-    :raises SlideError: the slide is coarser than asked (by more than a quarter, where ``nearest`` is the policy).
+    :raises SlideError: the slide is coarser than asked (by more than a quarter, where ``nearest`` is the policy); the
+        error names no file.
     :raises UsageError: an overlap of a whole tile or more, or a step of less than a pixel.
     """
     if not 0 <= overlap < tile_px:
@@ -127,7 +125,7 @@ def plan_grid(
     if level is None:
         wrong = f"coarser than asked: {slide_mpp:.6g} µm per pixel at its finest, and tiles are to have {mpp:g}"
         hint = f"ask for a coarser --mpp ({slide_mpp:.3g}, say), or enlarge it with --allow-upsample"
-        raise SlideError(wrong, path=path, hint=hint)
+        raise SlideError(wrong, hint=hint)
     level_mpp, downsample = level_mpps[level], level_downsamples[level]
     if abs(level_mpp / mpp - 1) <= native_tolerance + _ROUNDING:
         read_px = LevelPx(tile_px)

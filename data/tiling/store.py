@@ -30,6 +30,7 @@ import numpy.typing as npt
 from ..artifact import whole
 from ..errors import StoreError
 from ..slides.slide import Rgb, Slide
+from ..surroundings import patiently, reading_fault
 from ..units import Level0Px, LevelPx, Mpp, TilePx
 from ..version import __version__
 from .grid import Coords, TileGrid
@@ -113,7 +114,12 @@ def read_tiles(path: Path) -> TileSet:
     """Read a tile set.
 
     :raises StoreError: no such file, damaged, no tile set of ours, or of an encoding that is unknown here.
+    :raises SurroundingsError: it cannot be read for some seconds.
     """
+    return patiently(lambda: _read(path), path)
+
+
+def _read(path: Path) -> TileSet:
     again = "make the tiles again: remove it and run `wsipipe tile`"
     try:
         with h5py.File(path, "r") as file:
@@ -126,7 +132,9 @@ def read_tiles(path: Path) -> TileSet:
             tiles = _tile_set(dict(file["coords"].attrs), {name: file[name][:] for name in _SHAPES})
     except FileNotFoundError as error:
         raise StoreError("there is no such tile set", path=path, hint="run `wsipipe tile` first") from error
-    except (OSError, KeyError, ValueError, TypeError) as error:
+    except (OSError, RuntimeError, KeyError, ValueError, TypeError) as error:
+        if reading_fault(error):
+            raise
         raise StoreError(f"damaged: {error}", path=path, hint=again) from error
     return tiles
 

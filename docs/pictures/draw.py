@@ -111,7 +111,6 @@ def level_policy(slide: Slide) -> Figure:
                 native_tolerance=0.02,
                 level_policy=policy,
                 allow_upsample=False,
-                path=slide.path,
             )
             axes.annotate(
                 "", (asked, row), (grid.level_mpp, row), arrowprops={"arrowstyle": "-|>", "color": BLUE, "lw": 1.6}

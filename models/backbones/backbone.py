@@ -6,6 +6,8 @@
 from __future__ import annotations
 
 import difflib
+import math
+import re
 import tomllib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
@@ -18,11 +20,13 @@ import timm
 import torch
 from pydantic import BaseModel, ConfigDict
 from timm.layers import SwiGLUPacked
+from timm.models.vision_transformer import VisionTransformer, checkpoint_filter_fn
 from torch import Tensor, nn
 from torch.nn import functional
 
 from ...data.errors import BackboneError
-from .weights import Weights, find_weights, load_tensors
+from .state_dicts import SeveralNetworks, StateDict, difference, of_network
+from .weights import SAVE_ONE, Weights, find_weights, load_state_dict
 
 Pooling = Literal["cls", "mean", "cls+mean", "pooled"]
 Precision = Literal["fp32", "bf16", "fp16"]
@@ -40,6 +44,8 @@ class Backbone(BaseModel):
     architecture: str
     arguments: dict[str, Any] = {}
     hub_id: str | None = None
+    also: tuple[str, ...] = ()
+    """What other programs call it, beside this and its name at the hub."""
     parameters: int | None = None
     width: int | None = None
     pooling: Pooling
@@ -74,9 +80,34 @@ class Backbone(BaseModel):
             return asked
         return "fp32" if device == "cpu" else self.precision
 
+    def is_called(self, name: str) -> bool:
+        """Whether a name is one of its own, however it is written (``hoptimus0``, ``H-optimus-0``)."""
+        hub = self.hub_id or ""
+        return any(same_name(name, own) for own in (self.name, hub, hub.split("/")[-1], *self.also) if own)
+
+    def widths(self) -> frozenset[int]:
+        """How wide its features can be: as its card says, or, where that does not say, by any pooling."""
+        if self.width is not None:
+            return frozenset({self.width})
+        model = self.build("meta")
+        last = int(getattr(model, "num_features", 0))
+        wide = {"cls": {last}, "mean": {last}, "cls+mean": {2 * last}}
+        return frozenset(wide.get(self.pooling, {last, int(getattr(model, "head_hidden_size", 0) or last)}))
+
     def with_pooling(self, pooling: Pooling | None) -> Backbone:
         """The same network, its tokens pooled otherwise. ``width`` is then known after :meth:`output_width` only."""
         return self if pooling in (None, self.pooling) else self.model_copy(update={"pooling": pooling, "width": None})
+
+
+def same_name(one: str, other: str) -> bool:
+    """Whether two names differ in case and punctuation at most."""
+    one, other = (re.sub(r"[^a-z0-9]", "", name.casefold()) for name in (one, other))
+    return one == other
+
+
+def backbone_called(name: str) -> Backbone | None:
+    """The backbone of ``backbones.toml`` that goes by this name, here or elsewhere."""
+    return next((backbone for backbone in registry().values() if backbone.is_called(name)), None)
 
 
 @cache
@@ -233,13 +264,15 @@ def load_embedder(
 
     :param file: weights file to use instead of the package's or the hub's.
     :param compile: have torch.compile make the kernels; see :meth:`Embedder.warm_up`.
+    What had to be done to make them fit (prefixes, averaged weights, a classifier) is in ``weights.notes``.
+
     :raises BackboneError: weights that are not there, may not be had, or do not fit; missing and unexpected tensors
         are listed.
     """
     weights = find_weights(backbone.name, backbone.hub_id, gated=backbone.gated, file=file)
     model = backbone.build("cpu")
-    tensors = load_tensors(weights, like=model.state_dict())
-    _fit(model, tensors, weights)
+    notes = _fit(model, load_state_dict(weights, like=model.state_dict()), weights)
+    weights = replace(weights, notes=notes)
     return ready(backbone, model, weights, device=device, precision=precision, compile=compile)
 
 
@@ -275,21 +308,50 @@ def _memory_format(model: nn.Module) -> torch.memory_format:
     return torch.contiguous_format if hasattr(model, "patch_embed") else torch.channels_last
 
 
-def _fit(model: nn.Module, tensors: Mapping[str, Tensor], weights: Weights) -> None:
+def _fit(model: nn.Module, found: StateDict, weights: Weights) -> tuple[str, ...]:
+    """Load a network's tensors into it; what had to be done for it."""
     wanted = model.state_dict()
-    # A classifier is not part of a feature extractor; whatever else is left over means another network.
-    heads = ("head.", "fc.", "classifier.", "head_dist.")
-    extra = [n for n in tensors if n not in wanted and not n.startswith(heads)]
-    missing = [n for n in wanted if n not in tensors]
-    shapes = [n for n in wanted if n in tensors and tensors[n].shape != wanted[n].shape]
-    if extra or missing or shapes:
-        raise BackboneError(
-            "; ".join(
-                f"{len(names)} tensors {what}: {', '.join(names[:4])}{' …' if len(names) > 4 else ''}"
-                for what, names in (("missing", missing), ("not expected", extra), ("of another shape", shapes))
-                if names
-            ),
-            path=weights.path,
-            hint="these are the weights of another network: check --backbone and --weights",
+    try:
+        own = of_network(found, wanted)
+    except SeveralNetworks as error:
+        raise BackboneError(f"holds {error}", path=weights.path, hint=SAVE_ONE) from error
+    tensors, notes = own.tensors, own.notes
+    if difference(wanted, tensors) and (converted := _as_timm_reads_it(model, own)) is not None:
+        tensors, notes = converted.tensors, converted.notes
+    if wrong := difference(wanted, tensors):
+        hint = "these are the weights of another network: check --backbone and --weights"
+        raise BackboneError(wrong, path=weights.path, hint=hint)
+    model.load_state_dict({name: tensors[name] for name in wanted})
+    return notes
+
+
+def _as_timm_reads_it(model: nn.Module, own: StateDict) -> StateDict | None:
+    """A transformer's tensors by timm's own rules for files that differ in what it knows; None where it knows nothing.
+
+    These are DINOv2's names, and another size of image: its position embedding is resampled. Patches of another size
+    would be resampled too, which nobody means; they are refused.
+    """
+    patches = own.tensors.get("patch_embed.proj.weight")
+    if not isinstance(model, VisionTransformer) or patches is None:
+        return None
+    tensors, notes = dict(own.tensors), list(own.notes)
+    before = tensors.get("pos_embed")
+    if patches.shape != model.patch_embed.proj.weight.shape or model.pos_embed is None or before is None:
+        return None
+    of_tokens = 1 if "register_tokens" in tensors else 0 if model.no_embed_class else model.num_prefix_tokens
+    if before.ndim != 3 or math.isqrt(before.shape[1] - of_tokens) ** 2 != before.shape[1] - of_tokens:
+        return None
+    if "register_tokens" in tensors or any(".mlp.w12." in name for name in tensors):
+        notes.append("renamed DINOv2's tensors as timm does")
+        tensors["mask_token"] = torch.zeros(1)  # by which timm knows such files
+    try:
+        converted = checkpoint_filter_fn(dict(tensors), model)
+    except (RuntimeError, ValueError, LookupError, AssertionError):
+        return None
+    side, (height, width) = math.isqrt(before.shape[1] - of_tokens), model.patch_embed.grid_size
+    if (side, side) != (height, width):
+        notes.append(
+            f"resampled its position embedding from {side} × {side} to {height} × {width} patches, as timm does: "
+            f"it was trained on images of another size"
         )
-    model.load_state_dict({n: tensors[n] for n in wanted})
+    return StateDict(converted, tuple(notes))

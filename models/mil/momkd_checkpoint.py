@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from os import PathLike
+from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from ...data.errors import BundleError
-from ..backbones.weights import UNREADABLE
+from ...data.surroundings import patiently
+from ..backbones.state_dicts import without_common_prefix
+from ..backbones.weights import UNREADABLE, read_without_running
 from .memory import NEGATIVE, POSITIVE
 from .momkd import HEADS, MoMKD, MoMKDConfig
 from .network import require_same_tensors
@@ -65,17 +68,17 @@ def read_momkd_checkpoint(path: str | PathLike[str]) -> tuple[MoMKDConfig, dict[
 
 
 def _tensors(path: str | PathLike[str]) -> dict[str, Tensor]:
+    if not Path(path).exists():
+        raise BundleError("cannot be read: there is no such file", path=path, hint="check the path")
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except OSError as error:
-        raise BundleError(f"cannot be read: {error.strerror}", path=path, hint="check the path") from error
+        content = patiently(lambda: read_without_running(Path(path)), Path(path))
     except UNREADABLE as error:
         raise BundleError("is not a checkpoint that can be read without running code", path=path, hint=_HINT) from error
     if not isinstance(content, dict) or not all(
         isinstance(name, str) and isinstance(tensor, Tensor) for name, tensor in content.items()
     ):
         raise BundleError("is not a state dict (names and tensors)", path=path, hint=_HINT)
-    return {name: tensor.float() for name, tensor in content.items()}
+    return {name: tensor.float() for name, tensor in without_common_prefix(content).items()}
 
 
 def _config(theirs: dict[str, Tensor], path: str | PathLike[str]) -> MoMKDConfig:

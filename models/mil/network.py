@@ -17,6 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 
 from ...data.errors import BundleError, UsageError
+from ..backbones.state_dicts import difference
 from ..tasks.binary import BINARY
 from ..tasks.task import Task
 from .bag_tensors import BagBatch, Patient
@@ -162,16 +163,10 @@ class SlideNetwork(nn.Module, ABC):
 def require_same_tensors(
     wanted: Mapping[str, Tensor], found: Mapping[str, Tensor], path: str | PathLike[str] | None
 ) -> None:
-    """Refuse (``BundleError``) a state dict whose names or shapes are not the wanted ones, naming the first of each."""
-    faults = {
-        "lacks": sorted(wanted.keys() - found.keys()),
-        "has the unknown": sorted(found.keys() - wanted.keys()),
-        "has another shape of": sorted(k for k in wanted.keys() & found.keys() if wanted[k].shape != found[k].shape),
-    }
-    differences = [f"{what} {names[0]} ({len(names)} such)" for what, names in faults.items() if names]
-    if differences:
+    """Refuse (``BundleError``) a state dict whose names or shapes are not the wanted ones, naming some of them."""
+    if wrong := difference(wanted, found):
         raise BundleError(
-            f"the weights do not fit the network's configuration: the file {', '.join(differences)}",
+            f"the weights do not fit the network's configuration: {wrong}",
             path=path,
             hint="weights and configuration are of different models: use both from the same bundle",
         )

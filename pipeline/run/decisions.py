@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from ...data.artifact import digest_of_value, stamp
-from ...data.errors import InputError, UsageError
+from ...data.errors import InputError, SurroundingsError, UsageError
 from ...data.manifest import InputRecord, Json, Manifest, Record
 from ...stages.settings import RESOLVED, changed_settings
 from ...stages.stage import FileInput, Input, Item, OutputInput, Stage
@@ -82,7 +82,7 @@ def decide(stage: Stage[Any], item: Item, history: History, *, retry_failed: boo
     last = history.last(item.id)
     try:
         inputs = resolve(item.inputs, last)
-    except (InputError, OSError) as error:
+    except (InputError, SurroundingsError, OSError) as error:
         # Nothing to identify it by: run it, so that the stage itself says what is wrong.
         return Decision(item, "run", str(error), "unknown", {})
     mark = fingerprint(stage, inputs)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import re
 import time
 import traceback
@@ -10,9 +11,10 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
 
-from ...data.artifact import digest_of, size_of, surroundings
+from ...data.artifact import digest_of, size_of
 from ...data.errors import BundleError, DeviceError, InputError, StoreError, SurroundingsError, WsipipeError
 from ...data.manifest import ErrorRecord, OutputRecord
+from ...data.surroundings import reading_fault, surroundings
 from ...stages.stage import Item, Outcome, Progress, Stage
 from ..results import Result
 
@@ -57,11 +59,12 @@ def explain(error: BaseException, workspace: Path | None = None) -> ErrorRecord:
 
     :param workspace: what damaged files of ours lie in.
     """
-    if isinstance(error, OSError):
+    if isinstance(error, OSError) and error.errno != errno.ENOENT:  # readers say it of what vanished
         error = surroundings(error, Path(error.filename or ".")) or error
     error = device_error(error) or error
     if isinstance(error, WsipipeError):
-        retry = not isinstance(error, InputError) or _may_be_whole_again(error, workspace)
+        of_the_machine = reading_fault(error) is not None
+        retry = of_the_machine or not isinstance(error, InputError) or _may_be_whole_again(error, workspace)
         return ErrorRecord(type=type(error).__name__, message=str(error), hint=error.hint, retry=retry)
     if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
         short = SurroundingsError("not enough memory", hint="free some memory, or take a smaller --batch-size")

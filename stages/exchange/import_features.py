@@ -12,12 +12,12 @@ from pathlib import Path
 
 import numpy as np
 
-from ...data.errors import SlideError, StoreError, UsageError
+from ...data.errors import BackboneError, SlideError, StoreError, UsageError
 from ...data.features.store import write_features
 from ...data.interop.foreign_features import ForeignFeatures, imported_facts, read_foreign_features
 from ...data.manifest import Manifest
 from ...data.tiling.store import TileSet, read_tiles
-from ...models.backbones.backbone import Pooling, find_backbone
+from ...models.backbones.backbone import Backbone, Pooling, backbone_called, find_backbone, same_name
 from ...models.backbones.weights import digest_of_weights
 from ..extract.settings import ExtractSettings
 from ..registry import VERSIONS
@@ -50,6 +50,7 @@ class ImportStage(Stage[ExtractSettings]):
         super().__init__(settings, folder, workspace)
         self.tiles, self.source = tiles, source
         self._digest_of_weights = cache(digest_of_weights)
+        self._card = cache(self._find_card)
 
     def plan(self) -> Plan:
         tiled = upstream(Manifest.of(self.tiles), "tile", self.workspace)
@@ -88,6 +89,7 @@ class ImportStage(Stage[ExtractSettings]):
         task: SlideToImport = item.payload
         settings = self.settings
         tiles, foreign = read_tiles(task.tiles), read_foreign_features(task.features)
+        self._refuse_other_backbone(foreign)
         rows = _rows(foreign, tiles)
         without = rows < 0
         if without.mean() > settings.max_bad_tiles:
@@ -129,6 +131,41 @@ class ImportStage(Stage[ExtractSettings]):
                 "not_ours": len(foreign.coords) - int((~without).sum()),
             },
         )
+
+    def _refuse_other_backbone(self, foreign: ForeignFeatures) -> None:
+        """Hold what the file says, and how wide its features are, against the backbone that they are said to be of.
+
+        :raises StoreError: they are of another one.
+        """
+        name, encoder = self.settings.backbone, foreign.encoder
+        card, widths = self._card(name)
+        if encoder is not None and not (card.is_called(encoder) if card else same_name(name, encoder)):
+            known = backbone_called(encoder)
+            raise StoreError(
+                f"its features are of the encoder {encoder}, not of {name}",
+                path=foreign.path,
+                hint=f"give --backbone {known.name if known else encoder}, and its own --weights if any",
+            )
+        width = foreign.features.shape[1]
+        if widths and width not in widths:
+            wide = " or ".join(map(str, sorted(widths)))
+            pooling = "" if self.settings.pooling is None else f" with --pooling {self.settings.pooling}"
+            raise StoreError(
+                f"its features are {width} wide, and those of {name}{pooling} are {wide}",
+                path=foreign.path,
+                hint="give the --backbone (and --pooling) that they were extracted with",
+            )
+
+    def _find_card(self, name: str) -> tuple[Backbone | None, frozenset[int]]:
+        """What is known of a backbone, and how wide its features can be. That nobody here knows it is a fault only if
+        weights are given for it."""
+        try:
+            card = find_backbone(name, self.settings.pooling)
+        except BackboneError:
+            if self.settings.weights is not None:
+                raise
+            return None, frozenset()
+        return card, card.widths()
 
 
 def _rows(foreign: ForeignFeatures, tiles: TileSet) -> np.ndarray:

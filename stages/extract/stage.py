@@ -14,11 +14,12 @@ from typing import Any, Self
 import torch
 
 from ...data.artifact import stamp
-from ...data.errors import SlideError, StoreError, UsageError
+from ...data.errors import SlideError, StoreError, SurroundingsError, UsageError, WsipipeError
 from ...data.features.store import FeatureFacts, FeatureWriter, read_facts
 from ...data.manifest import InputRecord, Json, Manifest, OutputRecord, Record
 from ...data.slides.finding import slide_identity
 from ...data.slides.readers import open_slide
+from ...data.surroundings import patiently
 from ...data.tiling.store import read_tiles
 from ...data.version import __version__
 from ...models.backbones.backbone import Backbone, Embedder, find_backbone, load_embedder
@@ -70,6 +71,7 @@ class ExtractStage(Stage[ExtractSettings]):
         self.only = None if only is None else frozenset(only)
         self._digest_of_weights: Callable[[Path], str] = cache(digest_of_weights)  # of gigabytes: once a run
         self._report: FeedReport | None = None
+        self._weights_notes: list[str] = []
 
     @classmethod
     def made(cls, settings: ExtractSettings, workspace: Path, source: Path | None, **further: Any) -> Self:
@@ -88,13 +90,15 @@ class ExtractStage(Stage[ExtractSettings]):
         items = []
         changed = [slide_id for slide_id, standing in tiled.left_out.items() if "slide" in standing.changed]
         attempts = lineage.latest(self.tiles, "tile")
-        rejected = {slide_id: _changed(attempts[slide_id].inputs["slide"].path or slide_id) for slide_id in changed}
+        rejected: dict[str, WsipipeError] = {
+            slide_id: _changed(attempts[slide_id].inputs["slide"].path or slide_id) for slide_id in changed
+        }
         for slide_id, record in tiled.records.items():
             slide, tiles = record.inputs["slide"], record.outputs["tiles"]
             path = Path(slide.path or "")
             try:
                 _refuse_changed(path, slide)
-            except SlideError as error:
+            except (SlideError, SurroundingsError) as error:
                 rejected[slide_id] = error
                 continue
             payload = TiledSlide(
@@ -167,6 +171,8 @@ class ExtractStage(Stage[ExtractSettings]):
             file=settings.weights,
             compile=settings.compile,
         )
+        weights = self.embedder.weights
+        self._weights_notes = [f"{weights.path.name}: {note}" for note in weights.notes]
         self.weights_digest = self._digest_of_weights(self.embedder.weights.path.resolve())
 
     def stream(self, items: Iterable[Item], progress: Progress) -> Iterator[tuple[Item, Outcome | Exception]]:
@@ -184,8 +190,8 @@ class ExtractStage(Stage[ExtractSettings]):
         self._report = feed.report
 
     def closing_notes(self) -> Sequence[str]:
-        """What bound the extraction, for the end of its summary."""
-        return self._report.sentences() if self._report else ()
+        """What bound the extraction, and what was done to the weights, for the end of its summary."""
+        return [*(self._report.sentences() if self._report else ()), *self._weights_notes]
 
     def _open(self, item: Item) -> OpenBag:
         payload: TiledSlide = item.payload
@@ -212,7 +218,13 @@ class ExtractStage(Stage[ExtractSettings]):
             bag.sink.finish(self._facts(bag))
         except Exception as error:  # noqa: BLE001  fails this slide alone; the runner records it
             return error
-        stats = {"tiles": len(bag.tiles) - len(bag.bad), "bad_tiles": len(bag.bad), "width": self.embedder.width}
+        stats: dict[str, Json] = {
+            "tiles": len(bag.tiles) - len(bag.bad),
+            "bad_tiles": len(bag.bad),
+            "width": self.embedder.width,
+        }
+        if self.embedder.weights.notes:
+            stats["weights"] = list(self.embedder.weights.notes)
         notes = (
             [f"{bag.item.id}: {len(bag.bad)} of {len(bag.tiles)} tiles cannot be decoded, left out"] if bag.bad else []
         )
@@ -251,9 +263,11 @@ def transform_of(backbone: Backbone) -> dict[str, Json]:
 def _refuse_changed(path: Path, as_tiled: InputRecord) -> None:
     """Keep tiles of one slide from being read off another. A slide that is gone is no matter if its features are there.
 
-    :raises SlideError: its bytes are others than when it was tiled; or it cannot be read to tell.
+    :raises SlideError: its bytes are others than when it was tiled.
+    :raises SurroundingsError: it cannot be read to tell.
     """
-    if not path.exists() or stamp(path) == (as_tiled.bytes, as_tiled.mtime_ns):
+    known = as_tiled.bytes, as_tiled.mtime_ns
+    if patiently(lambda: not path.exists() or stamp(path) == known, path):
         return
     if slide_identity(path)[1] != as_tiled.digest:
         raise _changed(path)

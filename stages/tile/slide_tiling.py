@@ -129,7 +129,6 @@ def tile_slide(
         native_tolerance=native_tolerance,
         level_policy=level_policy,
         allow_upsample=allow_upsample,
-        path=slide.path,
     )
     overview = read_overview(slide)
     if not grid.columns * grid.rows:

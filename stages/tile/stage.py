@@ -20,7 +20,7 @@ import cv2
 from ...data.artifact import whole
 from ...data.cohort.slide_match import match_slides
 from ...data.cohort.table import CohortTable
-from ...data.errors import SlideError, UsageError
+from ...data.errors import SlideError, SurroundingsError, UsageError, about
 from ...data.interop.foreign_tiles import find_foreign_tiles, read_foreign_tiles
 from ...data.manifest import Record
 from ...data.slides.finding import FoundSlide, slide_identity
@@ -125,7 +125,7 @@ class TileStage(Stage[TileSettings]):
                 if not self.replace:
                     _refuse_another(slide, standing.get(slide.slide_id))
                 items.append(self._item(slide, overrides.get(slide.slide_id, self.settings.mpp_override)))
-            except SlideError as error:
+            except (SlideError, SurroundingsError) as error:
                 rejected[slide.slide_id] = error
         return Plan(items, rejected, self.notes)
 
@@ -159,7 +159,7 @@ class TileStage(Stage[TileSettings]):
         drawn = None
         if task.annotations is not None:
             drawn = read_annotations(task.annotations, settings.annotation_classes or None)
-        with open_with_mpp(task.path, task.mpp_override, overrule=settings.overrule_mpp) as slide:
+        with about(task.path), open_with_mpp(task.path, task.mpp_override, overrule=settings.overrule_mpp) as slide:
             result = tile_slide(
                 slide,
                 item.id,
@@ -201,7 +201,8 @@ class TileStage(Stage[TileSettings]):
 def _refuse_another(slide: FoundSlide, standing: Record | None) -> None:
     """Keep a slide from taking the place of the one that its name stands for here, if that one is still about.
 
-    :raises SlideError: it would; or it cannot be read to tell.
+    :raises SlideError: it would.
+    :raises SurroundingsError: it cannot be read to tell.
     """
     before = standing.inputs.get("slide") if standing else None
     if before is None or before.path is None or before.path == str(slide.path) or not Path(before.path).exists():

@@ -47,9 +47,7 @@ def tiles_of(slide: Slide, mpp: float, tile_px: int, *, tissue: bool, native_tol
     if tissue:
         return tile_slide(slide, slide.path.stem, min_tissue=0.25, allow_upsample=False, **its).tiles
     slide_mpp = slide.believed_mpp()
-    grid = plan_grid(
-        slide.level_dimensions, slide.level_downsamples, slide_mpp, allow_upsample=False, path=slide.path, **its
-    )
+    grid = plan_grid(slide.level_dimensions, slide.level_downsamples, slide_mpp, allow_upsample=False, **its)
     coords = grid.coords()
     nothing = np.zeros(len(coords), np.float32)
     return TileSet(

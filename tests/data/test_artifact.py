@@ -6,6 +6,7 @@ import errno
 import os
 import shutil
 import signal
+import stat
 import subprocess
 import sys
 from pathlib import Path
@@ -13,7 +14,8 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from wsipipe.data.artifact import digest_of, digest_of_value, recover, remove, size_of, whole
+from wsipipe.data import artifact
+from wsipipe.data.artifact import digest_of, digest_of_value, recover, remove, size_of, stamp, whole
 from wsipipe.data.errors import SurroundingsError
 
 
@@ -253,3 +255,109 @@ def test_the_digest_tells_values_apart_and_takes_no_nan() -> None:
     assert len({digest_of_value(value) for value in values}) == len(values)
     with pytest.raises(ValueError, match="JSON"):
         digest_of_value(float("nan"))
+
+
+STRAYS = [
+    ".DS_Store",
+    "._zarr.json",
+    ".nfs00000000055a0f1c00000012",
+    "c/.~lock.0#",
+    "c/Thumbs.db",
+    "c/desktop.ini",
+    "c/Icon\r",
+    ".AppleDouble/zarr.json",
+    "@eaDir/zarr.json/SYNO@.fileindexdb",
+    "c/0/#recycle/0",
+    "~$zarr.json",
+]
+
+
+@pytest.mark.parametrize("stray", STRAYS)
+def test_a_stray_is_no_part_of_a_folder(tmp_path: Path, stray: str) -> None:
+    store = tmp_path / "a.zarr"
+    (store / "c/0").mkdir(parents=True)
+    for file in ("zarr.json", "c/0/0", "c/zarr.json"):
+        (store / file).write_bytes(file.encode())
+    before = digest_of(store), size_of(store), stamp(store)
+    (store / stray).parent.mkdir(parents=True, exist_ok=True)
+    (store / stray).write_bytes(b"stray")
+    os.utime(store / stray, ns=(0, 2**62))
+    assert (digest_of(store), size_of(store), stamp(store)) == before
+    (store / ".AppleDouble").mkdir(exist_ok=True)
+    assert digest_of(store) == before[0]
+
+
+@pytest.mark.parametrize("file", ["zarr.json.tmp", "c/1", "zarr", "c/desktop.ini.json", ".zattrs", ".zarray", "a.zarr"])
+def test_anything_else_is_a_part_of_it(tmp_path: Path, file: str) -> None:
+    store = tmp_path / ".hidden" / "a.zarr"  # where a store lies hides nothing in it
+    (store / "c").mkdir(parents=True)
+    (store / "zarr.json").write_bytes(b"{}")
+    before = digest_of(store)
+    (store / file).write_bytes(b"more")
+    assert digest_of(store) != before
+    assert size_of(store) == 6
+
+
+# ----- file systems that cannot do everything
+
+
+NO_FLUSH = [errno.EINVAL, errno.ENOTSUP, errno.EACCES, errno.EBADF, errno.ENOSYS, errno.EPERM]
+
+
+@pytest.fixture
+def nothing_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(artifact, "_said", set())
+
+
+@pytest.mark.usefixtures("nothing_said")
+@pytest.mark.parametrize("number", NO_FLUSH)
+@pytest.mark.parametrize("call", ["fsync", "open"])
+def test_a_folder_that_cannot_be_flushed_is_said_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int, call: str
+) -> None:
+    real = getattr(os, call)
+
+    def refuse_folders(file: int | Path, *arguments: int) -> int:
+        is_folder = stat.S_ISDIR(os.fstat(file).st_mode) if isinstance(file, int) else Path(file).is_dir()
+        if is_folder and not (call == "open" and len(arguments) and arguments[0] != os.O_RDONLY):
+            raise OSError(number, os.strerror(number))
+        return int(real(file, *arguments) or 0)
+
+    monkeypatch.setattr(os, call, refuse_folders)
+
+    def write(name: str) -> None:
+        with whole(tmp_path / name) as scratch:
+            put(scratch, "text", folder=True)
+
+    with pytest.warns(UserWarning, match="does not flush what is written"):
+        write("one")
+    write("two")  # where a warning would be an error
+    assert (got(tmp_path / "one"), got(tmp_path / "two")) == ("text", "text")
+
+
+@pytest.mark.parametrize("number", [errno.EIO, errno.ENOSPC])
+def test_a_flush_that_fails_is_a_failure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int) -> None:
+    def fail(handle: int) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(os, "fsync", fail)
+    with pytest.raises(SurroundingsError, match=os.strerror(number)), whole(tmp_path / "a") as scratch:
+        scratch.write_text("text")
+    assert names(tmp_path) == []
+
+
+def test_a_folder_of_a_lower_layer_is_replaced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In a container, folders of the image cannot be renamed (overlayfs answers EXDEV)."""
+    put(tmp_path / "thing", "old", folder=True)
+    rename = os.rename
+
+    def refuse_the_old(old: str | Path, new: str | Path) -> None:
+        if Path(old).name == "thing":
+            raise OSError(errno.EXDEV, os.strerror(errno.EXDEV))
+        rename(old, new)
+
+    monkeypatch.setattr(os, "rename", refuse_the_old)
+    with whole(tmp_path / "thing") as scratch:
+        put(scratch, "new", folder=True)
+    assert got(tmp_path / "thing") == "new"
+    assert names(tmp_path) == ["thing"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import signal
@@ -14,6 +15,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from storage import Storage
+from wsipipe.data import artifact
 from wsipipe.data.artifact import digest_of
 from wsipipe.data.errors import BusyError, StoreError, SurroundingsError
 from wsipipe.data.manifest import ErrorRecord, InputRecord, Manifest, OutputRecord, Record
@@ -205,3 +208,89 @@ def test_the_lock_ends_with_the_block_however_that_ends(tmp_path: Path, error: t
 def test_other_folders_have_locks_of_their_own(tmp_path: Path, holder: subprocess.Popen[str]) -> None:
     with Manifest(tmp_path / "other" / "manifest.jsonl").lock():
         assert holder.poll() is None
+
+
+# ----- file systems without locks
+
+WITHOUT_LOCKS = """
+import errno, fcntl, os, warnings
+
+def no_locks(handle, operation):
+    raise OSError(NUMBER, os.strerror(NUMBER))
+
+fcntl.flock = no_locks
+warnings.simplefilter("ignore")
+"""
+
+
+@pytest.fixture(params=[errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP])
+def no_locks(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """A file system without locks, here; and what makes one of another process's."""
+
+    def refuse(handle: int, operation: int) -> None:
+        raise OSError(request.param, os.strerror(request.param))
+
+    monkeypatch.setattr("fcntl.flock", refuse)
+    monkeypatch.setattr(artifact, "_said", set())
+    return WITHOUT_LOCKS.replace("NUMBER", str(request.param))
+
+
+def test_without_locks_of_the_system_one_run_writes_at_a_time(tmp_path: Path, no_locks: str) -> None:
+    manifest = Manifest(tmp_path / "manifest.jsonl")
+    (tmp_path / ".lock").touch()  # of a run on a machine that has them
+    with pytest.warns(UserWarning, match="has no locks"), manifest.lock():
+        manifest.append(record("a"))
+    with manifest.lock():  # where a warning would be an error: it is said once
+        again = Manifest(manifest.path)
+        with pytest.raises(BusyError, match=f'"pid": {os.getpid()}') as caught, again.lock():
+            pytest.fail("two writers")
+        assert str(tmp_path / ".lock-file") in caught.value.hint
+    assert manifest.records() == [record("a")]
+
+
+def test_without_locks_a_dead_holders_is_taken_over(tmp_path: Path, no_locks: str) -> None:
+    command = [sys.executable, "-c", no_locks + HOLDER, str(tmp_path / "manifest.jsonl")]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    assert process.stdout.readline() == "held\n"
+    manifest = Manifest(tmp_path / "manifest.jsonl")
+    with pytest.warns(UserWarning, match="has no locks"), pytest.raises(BusyError), manifest.lock():
+        pytest.fail("two writers")
+    process.kill()
+    process.communicate()
+    with manifest.lock():
+        manifest.append(record("a"))
+
+
+def test_without_locks_a_holder_on_another_machine_is_named_with_the_way_out(tmp_path: Path, no_locks: str) -> None:
+    (tmp_path / ".lock-file").write_text("4711\nanother-host\n")
+    (tmp_path / ".lock-holder.json").write_text('{"host": "another-host", "pid": 4711}')
+    manifest = Manifest(tmp_path / "manifest.jsonl")
+    with (
+        pytest.warns(UserWarning, match="has no locks"),
+        pytest.raises(BusyError, match="another-host") as caught,
+        manifest.lock(),
+    ):
+        pytest.fail("two writers")
+    assert f"remove {tmp_path / '.lock-file'}" in caught.value.hint
+    (tmp_path / ".lock-file").unlink()
+    with manifest.lock():
+        pass
+
+
+def test_a_record_is_written_through_a_failure(tmp_path: Path, storage: Storage) -> None:
+    manifest = Manifest(tmp_path / "manifest.jsonl")
+    manifest.append(record("a"))
+    with storage.failing(manifest.path, "EIO", pauses=3):
+        manifest.append(record("b"))
+    assert manifest.records() == [record("a"), record("b")]
+    with storage.failing(manifest.path, "EIO"), pytest.raises(SurroundingsError):
+        manifest.append(record("c"))
+
+
+def test_an_output_is_looked_at_through_a_failure(tmp_path: Path, storage: Storage) -> None:
+    """A moment's failure does not make days of work count as lost."""
+    (tmp_path / "a").write_bytes(b"abc")
+    output = OutputRecord(path="a", bytes=3, digest=digest_of(tmp_path / "a"))
+    with storage.failing(tmp_path / "a", "ESTALE", pauses=3):
+        assert output.is_whole(tmp_path, check_digest=True)

@@ -192,11 +192,14 @@ DAMAGE: dict[str, tuple[Damage, str]] = {
     "something else": (lambda b: (b / "bundle.json").write_text("{}"), "is None version None"),
     "no tensors": (lambda b: (b / "model.safetensors").unlink(), "cannot be read"),
     "torn tensors": (lambda b: (b / "model.safetensors").write_bytes(b"torn"), "cannot be read"),
-    "a tensor lost": (lambda b: change_tensors(b, lambda s: s.pop("memory.slots")), "lacks memory.slots"),
-    "a tensor too many": (lambda b: change_tensors(b, lambda s: s.update(x=torch.ones(1))), "has the unknown x"),
+    "a tensor lost": (lambda b: change_tensors(b, lambda s: s.pop("memory.slots")), "missing: memory.slots"),
+    "a tensor too many": (
+        lambda b: change_tensors(b, lambda s: s.update(x=torch.ones(1))),
+        "not expected: x",
+    ),
     "another network": (
         lambda b: change_json(b, lambda c: c["network"].update(slots=5)),
-        "has another shape of memory.slots",
+        "another shape: memory.slots",
     ),
 }
 
@@ -230,3 +233,30 @@ def test_the_folds_of_a_model_come_in_order_and_all(tmp_path: Path, bundle: Path
         with pytest.raises(BundleError, match="there is no model here"):
             folds_of(nothing)
     assert isinstance(read_bundle(model / "fold-0", torch.device("cpu")), Bundle)
+
+
+def test_a_bundle_whose_network_does_not_fit_its_backbone_is_refused(tmp_path: Path, bundle: Path) -> None:
+    change_json(bundle, lambda c: c["recipe"].update(width=1280))
+    with pytest.raises(BundleError, match=f"takes features of {WIDTH} numbers, and its backbone gives them of 1280"):
+        read_facts(bundle)
+
+
+def test_features_of_another_width_are_refused_by_name(bundle: Path, tmp_path: Path) -> None:
+    with pytest.raises(BundleError, match=f"width is 99, not {WIDTH}"):
+        read_bundle(bundle, torch.device("cpu")).read(slide(width=99), tmp_path / "new.zarr")
+
+
+CARDS = [
+    *[("uni", "cls", 1024), ("virchow2", "cls+mean", 2560), ("virchow2", "cls", 1280), ("test_vit", "pooled", 64)],
+    ("uni", "unknown: imported", 7),
+]
+
+
+@pytest.mark.parametrize(("backbone", "pooling", "width"), CARDS)
+def test_a_model_is_held_against_its_backbones_card(bundle: Path, backbone: str, pooling: str, width: int) -> None:
+    recipe = read_facts(bundle).recipe.model_copy(update={"backbone": backbone, "pooling": pooling, "width": width})
+    recipe.refuse_other_width(bundle)
+    if pooling.startswith("unknown"):
+        return
+    with pytest.raises(BundleError, match=f"takes features of 999 numbers, and its backbone {backbone} gives {width}"):
+        recipe.model_copy(update={"width": 999}).refuse_other_width(bundle)

@@ -109,7 +109,7 @@ def test_a_default_changes_with_the_version_of_its_stage_alone(stage: str) -> No
     """A record says nothing of a setting that is younger: it was at its default, which must then stay what it was.
 
     Where this fails: for a new setting add a line above. For another default raise the stage's version in
-    stages/versions.py too: what was made by the default before is then made again.
+    stages/registry.py too: what was made by the default before is then made again.
     """
     settings, version, defaults = DEFAULTS[stage]
     now = {name: value for name, value in settings.defaults().items() if settings.kind(name) == "meaning"}

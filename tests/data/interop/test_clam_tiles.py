@@ -38,7 +38,6 @@ def tile_set(
         overlap=TilePx(0),
         native_tolerance=0.02,
         allow_upsample=False,
-        path="slide.svs",
     )
     return tile_set_of(grid, grid.coords()[:count], slide_mpp, size)
 

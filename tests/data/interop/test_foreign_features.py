@@ -45,7 +45,6 @@ def tiles() -> TileSet:
         overlap=TilePx(16),
         native_tolerance=0.02,
         allow_upsample=False,
-        path="slide.svs",
     )
     return tile_set_of(grid, grid.coords()[:TILES], SLIDE_MPP, (WIDTH, HEIGHT))
 

@@ -34,7 +34,7 @@ def plan(
         mpp=Mpp(mpp),
         tile_px=TilePx(tile_px),
         overlap=TilePx(overlap),
-        **({"native_tolerance": 0.02, "allow_upsample": False, "path": "slide.svs"} | changes),
+        **({"native_tolerance": 0.02, "allow_upsample": False} | changes),
     )
 
 

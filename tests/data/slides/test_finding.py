@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from dicom_files import dicom
-from wsipipe.data.errors import CohortError, SlideError, UsageError
+from wsipipe.data.errors import CohortError, SurroundingsError, UsageError
 from wsipipe.data.slides.dicom_header import read_dicom_header
 from wsipipe.data.slides.finding import checked_slide_id, existing, find_slides, slide_id_of, slide_identity
 
@@ -79,7 +79,7 @@ def test_links_are_followed_but_not_in_circles(tmp_path):
     assert "named" in found(tmp_path / "cohort"), "a link to a file has its own name"
 
 
-@pytest.mark.parametrize("other", ["sub/a.ndpi", "a.ndpi", "sub/a.png", "sub/a/1.dcm"])
+@pytest.mark.parametrize("other", ["sub/a.ndpi", "a.ndpi", "sub/a.png", "sub/a/1.dcm", "sub/A.svs", "A.ndpi"])
 def test_two_slides_with_one_id_are_both_named(tmp_path, other):
     touch(tmp_path, "a.svs", other)
     with pytest.raises(CohortError) as caught:
@@ -344,8 +344,8 @@ def test_two_vms_slides_in_one_folder_are_known_by_the_images_that_each_names(tm
     assert slide_identity(tmp_path / "a.vms") != a
 
 
-def test_a_slide_that_is_gone_is_a_slide_error(tmp_path):
-    with pytest.raises(SlideError, match="cannot be read"):
+def test_a_slide_that_is_gone_is_the_fault_of_the_surroundings(tmp_path):
+    with pytest.raises(SurroundingsError, match="could not be read"):
         slide_identity(tmp_path / "gone.svs")
 
 

@@ -6,7 +6,7 @@ import tifffile
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from ome_slides import damage, levels_of, opened, page_of, picture, rewrite_xml, write_ome
-from wsipipe.data.errors import SlideError
+from wsipipe.data.errors import SlideError, SurroundingsError
 from wsipipe.data.slides.readers import open_slide
 
 
@@ -89,7 +89,7 @@ def test_a_file_that_vanishes(tmp_path):
         before = slide.read(0, 64, 64, 60, 60)
         path.unlink()
         np.testing.assert_array_equal(slide.read(0, 64, 64, 60, 60), before)
-        with pytest.raises(SlideError, match="vanished") as caught:
+        with pytest.raises(SurroundingsError, match="vanished") as caught:
             slide.read(0, 0, 0, 60, 60)
         assert caught.value.path == str(path)
 

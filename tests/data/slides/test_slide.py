@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import tifffile
 from PIL import Image
-from wsipipe.data.errors import SlideError
+from wsipipe.data.errors import SlideError, SurroundingsError
 from wsipipe.data.slides.readers import open_slide
 from wsipipe.data.slides.resolution import mpp_from_properties
 from wsipipe.data.slides.tiff_layout import missing_bytes
@@ -197,7 +197,7 @@ def test_a_plain_image_has_no_mpp_of_its_own(tmp_path):
 
 
 def test_a_missing_file(tmp_path):
-    with pytest.raises(SlideError, match="No such file"):
+    with pytest.raises(SurroundingsError, match="No such file"):
         open_slide(tmp_path / "gone.svs")
 
 
@@ -222,7 +222,7 @@ def test_a_file_that_vanishes_before_it_is_read(tmp_path, name):
         path.write_bytes(content)
     with open_slide(path, mpp_override=0.5) as slide:
         path.unlink()
-        with pytest.raises(SlideError, match="vanished") as caught:
+        with pytest.raises(SurroundingsError, match="vanished") as caught:
             slide.read(0, 0, 0, 50, 50)
     assert caught.value.path == str(path)
     assert "bring it back" in caught.value.hint

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
-from wsipipe.data.errors import SlideError, UsageError
+from wsipipe.data.errors import SlideError, UsageError, about
 from wsipipe.data.tiling.grid import LevelPolicy, TileGrid, plan_grid
 from wsipipe.data.tiling.tissue import TissueMask, tissue_fractions
 from wsipipe.data.units import Level0Px, Mpp, TilePx
@@ -38,7 +38,6 @@ def grid_of(
         overlap=TilePx(overlap),
         native_tolerance=native_tolerance,
         allow_upsample=allow_upsample,
-        path="slide.svs",
         level_policy=level_policy,
     )
 
@@ -66,7 +65,7 @@ def test_the_field_of_view_is_the_asked_one_to_a_pixel(mpp0, read_px):
 
 
 def test_a_coarser_slide_is_refused_or_enlarged():
-    with pytest.raises(SlideError, match=r"0\.5056 µm per pixel") as caught:
+    with pytest.raises(SlideError, match=r"0\.5056 µm per pixel") as caught, about("slide.svs"):
         grid_of(0.5056)
     assert "--allow-upsample" in caught.value.hint
     assert caught.value.path == "slide.svs"
@@ -116,7 +115,6 @@ def test_the_field_of_view_is_exact_at_a_level_that_is_no_whole_number_of_pixels
         overlap=TilePx(overlap),
         native_tolerance=0.0,
         allow_upsample=False,
-        path="slide.svs",
     )
     assert grid.level == 1
     assert abs(grid.read_px * downsample * mpp0 - 224 * mpp) <= downsample * mpp0 / 2 * (1 + 1e-9)
@@ -163,8 +161,8 @@ def test_nearest_is_meant_by_ratio_and_on_either_side(mpp, nearest):
     """Between levels of 0.4 and 0.6 µm per pixel, both usable, the ratio turns at √0.24 = 0.4899."""
     its = {"mpp": Mpp(mpp), "tile_px": TilePx(224), "overlap": TilePx(0), "native_tolerance": 0.0}
     levels = [(9000, 9000), (6000, 6000)], [1.0, 1.5], Mpp(0.4)
-    assert plan_grid(*levels, level_policy="nearest", allow_upsample=False, path="a", **its).level == nearest
-    assert plan_grid(*levels, allow_upsample=False, path="a", **its).level == 0
+    assert plan_grid(*levels, level_policy="nearest", allow_upsample=False, **its).level == nearest
+    assert plan_grid(*levels, allow_upsample=False, **its).level == 0
 
 
 def test_a_level_that_is_cut_short_gives_no_tile_that_reaches_beyond_it():
@@ -180,7 +178,6 @@ def test_a_level_that_is_cut_short_gives_no_tile_that_reaches_beyond_it():
             overlap=TilePx(0),
             native_tolerance=0.0,
             allow_upsample=False,
-            path="slide.svs",
         )
         assert (grid.level, grid.read_px, grid.columns) == (1, tile_px, columns)
         assert grid.size_level0 <= 2000
@@ -288,7 +285,6 @@ def grids(draw: st.DrawFn) -> Drawn:
         overlap=TilePx(draw(st.integers(0, tile_px // 2))),
         native_tolerance=native_tolerance,
         allow_upsample=True,
-        path="slide.svs",
         level_policy=policy,
     )
     assume(grid.columns * grid.rows < 200_000)

@@ -365,7 +365,7 @@ def test_the_digest_is_of_the_tensors_and_not_of_the_file(tmp_path: Path, state:
     ("change", "said"),
     [
         (lambda s: s.pop("norm.weight"), "1 tensors missing: norm.weight"),
-        (lambda s: s.update({"mask_token": torch.ones(1)}), "1 tensors not expected: mask_token"),
+        (lambda s: s.update({"mask": torch.ones(1)}), "1 tensors not expected: mask"),
         (lambda s: s.update({"norm.weight": torch.ones(65)}), "1 tensors of another shape: norm.weight"),
         (
             lambda s: (s.pop("norm.weight"), s.update({"ln.weight": torch.ones(64), "cls_token": torch.ones(3)})),
@@ -419,8 +419,8 @@ def test_files_that_are_no_weights(tmp_path: Path, small: Backbone, state: dict[
         torch.save(nothing, tmp_path / "none.pt")
         with pytest.raises(BackboneError, match="holds no tensors"):
             load(small, tmp_path / "none.pt")
-    for missing in (tmp_path / "gone.pt", tmp_path):
-        with pytest.raises(BackboneError, match="no such weights file"):
+    for missing, said in ((tmp_path / "gone.pt", "no such weights file"), (tmp_path, "a folder of 4 weights files")):
+        with pytest.raises(BackboneError, match=said):
             load(small, missing)
 
 

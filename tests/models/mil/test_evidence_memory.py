@@ -406,7 +406,7 @@ def test_what_reading_needs_is_all_that_is_kept() -> None:
     assert torch.equal(again(batch).attention, network(batch).attention)
     assert not again.training
     del state["blend"]
-    with pytest.raises(BundleError, match="lacks blend"):
+    with pytest.raises(BundleError, match="missing: blend"):
         EvidenceMemory.for_inference(network.config, state)
 
 

