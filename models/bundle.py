@@ -5,14 +5,14 @@
       model.safetensors      the network's histology side, such as encoder, projections, memory, head
       genes.safetensors      what training fitted to the genes (only where RNA taught)
 
-Who trained it is kept as hashes: enough to keep a model from speaking of its own training patients, no list of names.
+Who trained it is kept as hashes: enough to keep a fold from reading its own training patients, no list of names.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -105,7 +105,8 @@ class BundleFacts(BaseModel):
     threshold: float
     """Probability from which a patient is called positive; chosen on the fold's validation patients."""
     seen: list[str]
-    """Hashes of the training and validation patients and of their slides' bytes, sorted."""
+    """Hashes of the training and validation patients, of their slides' ids and of their bytes, sorted; none of a model
+    that does not say who trained it."""
     patients: dict[str, int]
     """How many trained, validated, and are kept for the test."""
     genes: list[str]
@@ -114,14 +115,20 @@ class BundleFacts(BaseModel):
     """Settings, learning curve, best epoch, use of the memory, soft targets."""
     versions: dict[str, str]
 
-    def saw(self, patient_id: str | None, slide_digest: str | None) -> bool:
-        """Whether this fold was trained or validated on the patient, or on a slide with these bytes."""
-        return bool({anonymous(name) for name in (patient_id, slide_digest) if name} & set(self.seen))
+    def saw(self, patient_id: str | None, slide_digest: str | None, slide_id: str | None = None) -> bool:
+        """Whether this fold was trained or validated on the patient, on a slide with these bytes, or one so called."""
+        given = [name for name in (patient_id, slide_digest, slide_id and _slide_name(slide_id)) if name]
+        return bool({anonymous(name) for name in given} & set(self.seen))
 
 
 def anonymous(name: str) -> str:
-    """The hash under which a patient or slide stands in a bundle."""
+    """The hash under which a patient or slide stands in a bundle. Ids count as the tables write them."""
     return hashlib.sha256(b"wsipipe\0" + name.encode()).hexdigest()[:24]
+
+
+def _slide_name(slide_id: str) -> str:
+    """A slide's id, told from a patient's who is called the same."""
+    return f"slide\0{slide_id}"
 
 
 @dataclass(frozen=True)
@@ -236,6 +243,6 @@ def folds_of(model: Path) -> list[tuple[Path, BundleFacts]]:
     return bundles
 
 
-def seen_hashes(patients: Iterable[str], slide_digests: Sequence[str]) -> list[str]:
+def seen_hashes(patients: Iterable[str], slide_digests: Iterable[str], slide_ids: Iterable[str] = ()) -> list[str]:
     """The hashes that :class:`BundleFacts` keeps, sorted."""
-    return sorted({anonymous(name) for name in (*patients, *slide_digests)})
+    return sorted({anonymous(name) for name in (*patients, *slide_digests, *map(_slide_name, slide_ids))})

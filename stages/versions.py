@@ -1,6 +1,7 @@
 """The version of each stage: raised when the same settings and inputs would give other results than before.
 
-What an older version made is then stale, and is made again.
+What an older version made is then stale, and is made again. Names that stages had before are in
+:data:`~wsipipe.data.manifest.FORMER_STAGES`.
 """
 
 from typing import Final
@@ -14,12 +15,12 @@ VERSIONS: Final = {
     "genomics": 3,
     "split": 1,
     "train": 3,
-    "evaluate": 2,
-    "report": 4,
-    "predict": 1,
-    "omics": 1,
-    "compare": 3,
-    "summary": 2,
-    "read": 1,
-    "external": 3,
+    "cross_validate": 3,
+    "report": 5,
+    "predict": 2,
+    "omics": 2,
+    "compare": 4,
+    "prediction_report": 3,
+    "read_slides": 2,
+    "external_evaluate": 4,
 }

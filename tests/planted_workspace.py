@@ -31,7 +31,7 @@ from wsipipe.stages.extract.settings import ExtractSettings
 from wsipipe.stages.genomics.stage import GenomicsStage
 from wsipipe.stages.settings import Settings
 from wsipipe.stages.tile.settings import TileSettings
-from wsipipe.stages.train.cross_validate import EvaluateSettings, EvaluateStage, OutOfFold, read_oof
+from wsipipe.stages.train.cross_validate import CrossValidateSettings, CrossValidateStage, OutOfFold, read_oof
 from wsipipe.stages.train.split import SplitStage, SplitStageSettings
 from wsipipe.stages.train.stage import TrainStage
 from wsipipe.stages.versions import VERSIONS
@@ -127,11 +127,11 @@ class Planted:
             question="er",
         )
 
-    def evaluator(self, folder: Path | None = None, **settings: object) -> EvaluateStage:
+    def evaluator(self, folder: Path | None = None, **settings: object) -> CrossValidateStage:
         """The stage that tests the bundles of a folder, on the split of the model ``er``."""
-        given = EvaluateSettings.model_validate({"device": "cpu", **settings})
+        given = CrossValidateSettings.model_validate({"device": "cpu", **settings})
         features = self.workspace / FEATURES
-        return EvaluateStage(given, folder or self.model, self.workspace, features=features, splits=self.model)
+        return CrossValidateStage(given, folder or self.model, self.workspace, features=features, splits=self.model)
 
     def evaluation(self, folder: Path) -> list[OutOfFold]:
         """What cross-validation says of the bundles in a folder."""

@@ -5,8 +5,8 @@ The rule, in this order:
 1. an override that the user gives (``--mpp-override`` or the ``mpp`` column of the cohort table);
 2. what OpenSlide makes of the vendor's own metadata (``openslide.mpp-x`` and ``-y``);
 3. the TIFF tags XResolution and YResolution, if their unit is the inch or the centimetre and what they say lies
-   within :data:`~wsipipe.data.units.SLIDE_MPP`. Print resolutions that programs fill in by habit (72 or 300 dpi are 353 and 85 µm) do not,
-   and count as nothing said.
+   within :data:`~wsipipe.data.units.SLIDE_MPP`. Print resolutions that programs fill in by habit (72 or 300 dpi are 353
+   and 85 µm) do not, and count as nothing said.
 
 A nominal magnification is never turned into microns: 20x is anything from 0.45 to 0.55.
 """

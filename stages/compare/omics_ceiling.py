@@ -7,13 +7,15 @@ patients and asked about its test patients that have RNA. It reads no slide, and
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from ...data.cohort.splits import Splits
 from ...data.manifest import Manifest
+from ...models.evaluation.prediction import PatientPrediction
 from ...models.training.rna_teacher import RnaTeacher, measured
 from ..stage import Input, Item, Outcome, OutputInput, Plan, Progress, Stage
-from ..train.cross_validate import EvaluateSettings, OutOfFold, write_evaluation
+from ..train.cross_validate import CrossValidateSettings, write_evaluation
 from ..train.fold import fold_threshold
 from ..train.settings import TrainSettings
 from ..train.split import split_output
@@ -51,9 +53,9 @@ class OmicsCeilingStage(Stage[TrainSettings]):
         teaching = Teaching.read(self.stores, self.settings.gene_list)
         assert teaching is not None  # the stage is made with stores
         rows = [row for fold in range(splits.folds) for row in self._fold(splits, fold, teaching)]
-        return write_evaluation(self.folder, rows, EvaluateSettings())
+        return write_evaluation(self.folder, rows, CrossValidateSettings())
 
-    def _fold(self, splits: Splits, fold: int, teaching: Teaching) -> list[OutOfFold]:
+    def _fold(self, splits: Splits, fold: int, teaching: Teaching) -> list[PatientPrediction]:
         table, settings = teaching.table, self.settings
         train, validation, test = (measured(table, splits.patients(fold, r)) for r in ("train", "validation", "test"))
         selection = teaching.selection(settings)
@@ -65,6 +67,6 @@ class OmicsCeilingStage(Stage[TrainSettings]):
 
         threshold, _ = fold_threshold([splits.labels[p] for p in validation], logits(validation))
         return [
-            OutOfFold.of(patient, fold, splits.labels[patient], logit, threshold, slides=0)
-            for patient, logit in zip(test, logits(test), strict=True)
+            replace(PatientPrediction.of(p, [{fold: logit}], {fold: threshold}, label=splits.labels[p]), slides=0)
+            for p, logit in zip(test, logits(test), strict=True)
         ]

@@ -1,7 +1,7 @@
 """train: one model a fold, from the training and validation patients of that fold alone.
 
 Nothing here opens a slide, an expression row or a label of the fold's test patients: the epoch is chosen and the
-threshold is set on what the fold may see (:mod:`.fold`). :mod:`.evaluate` meets the test patients first.
+threshold is set on what the fold may see (:mod:`.fold`). :mod:`.cross_validate` meets the test patients first.
 """
 
 from __future__ import annotations
@@ -191,7 +191,8 @@ class TrainStage(Stage[TrainSettings]):
     def _facts(self, task: FoldTask, trained: TrainedFold, facts: FeatureFacts) -> BundleFacts:
         cohort, fitted, rna = task.cohort, trained.fitted, trained.rna
         threshold, threshold_from = trained.threshold()
-        seen = seen_hashes([*cohort.train, *cohort.validation], [digest for _, digest in cohort.slides.values()])
+        patients, digests = [*cohort.train, *cohort.validation], [digest for _, digest in cohort.slides.values()]
+        seen = seen_hashes(patients, digests, cohort.slides)
         network = trained.network
         return BundleFacts(
             question=Question(name=self.question or self.folder.name, **self.biomarker.model_dump()),

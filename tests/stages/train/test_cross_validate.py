@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from wsipipe.models.evaluation.metrics import binary_metrics
-from wsipipe.stages.train.cross_validate import EvaluateSettings, OutOfFold, read_oof, write_evaluation
+from wsipipe.stages.train.cross_validate import CrossValidateSettings, OutOfFold, read_oof, write_evaluation
 
 
 @pytest.mark.parametrize(
@@ -33,7 +33,7 @@ def test_an_evaluation_is_pooled_and_by_fold_and_reads_back(tmp_path: Path) -> N
         for fold, patients in enumerate(by_fold)
         for n, (logit, label) in enumerate(patients)
     ]
-    outcome = write_evaluation(tmp_path, rows, EvaluateSettings(bootstrap_rounds=20))
+    outcome = write_evaluation(tmp_path, rows, CrossValidateSettings(bootstrap_rounds=20))
     assert read_oof(outcome.outputs["predictions"]) == sorted(rows, key=lambda row: row.patient_id)
     told = json.loads(outcome.outputs["metrics"].read_text())
     assert [(fold["fold"], fold["auc"]["value"]) for fold in told["folds"]] == [(0, 1.0), (1, 0.75), (2, None)]
@@ -48,6 +48,6 @@ def test_an_evaluation_is_pooled_and_by_fold_and_reads_back(tmp_path: Path) -> N
         seed=0,
     )
     assert told["pooled"] == pooled.model_dump(mode="json")
-    alone = write_evaluation(tmp_path / "alone", rows[:4], EvaluateSettings(bootstrap_rounds=20))
+    alone = write_evaluation(tmp_path / "alone", rows[:4], CrossValidateSettings(bootstrap_rounds=20))
     told = json.loads(alone.outputs["metrics"].read_text())
     assert (told["auc_mean"], told["auc_sd"]) == (1.0, None)

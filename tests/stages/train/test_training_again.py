@@ -43,7 +43,7 @@ def test_folds_side_by_side_are_the_same_folds(trained: Planted, mine: Planted) 
     shutil.rmtree(mine.model / "fold-1")
     done = told("train", "-c", mine.settings, "--device", "cpu,cpu")
     assert done["train"]["done"] == 2
-    assert done["evaluate"]["before"] == 1
+    assert done["cross_validate"]["before"] == 1
     for fold in ("fold-0", "fold-1"):
         assert bundle_files(mine.model / fold) == bundle_files(trained.model / fold)
 

@@ -1,0 +1,226 @@
+"""prediction_report: all predictions of a folder in one table and on one page.
+
+Batches add up: every slide that was ever asked for here has a row. One whose prediction does not count any more (another
+model, a changed slide) is marked as stale and is in no patient's figures; one without a prediction says why.
+"""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from ...data.artifact import digest_of_value, whole
+from ...data.manifest import Manifest, Record
+from ...data.wording import some
+from ...models.bundle import BundleFacts, folds_of
+from ...models.evaluation.prediction import TRAINED_AT, PatientPrediction
+from ..pages.report_page import FailedSlide, PredictionReport, Question, SlidePrediction, StaleSlide, prediction_page
+from ..settings import Settings
+from ..stage import Input, Item, Outcome, OutputInput, Plan, Progress, Stage, ValueInput, upstream
+from ..versions import VERSIONS
+from .allowed_folds import allowed_folds
+from .earlier_batches import Standing, patients_before
+from .reading import SlideOutput, model_input, read_outputs
+from .stage import PredictionTask
+
+COLUMNS: Final = (
+    "level", "patient_id", "slide_id", "status", "probability", "spread", "threshold", "call", "folds", "note",
+    "prevalence", "model", "date",
+)  # fmt: skip
+"""Of ``predictions.csv``: a row a patient, then a row a slide. The prevalence is the one that probabilities are at, the
+model the digest of its bundles, the date when the slide was read."""
+
+
+class PredictionReportSettings(Settings):
+    """Nothing to set."""
+
+
+@dataclass(frozen=True)
+class _Predictions:
+    """By slide, but for the failed; the digests are of models."""
+
+    records: Mapping[str, Record]
+    outputs: Mapping[str, SlideOutput]
+    stale: Mapping[str, str]
+    failed: Sequence[FailedSlide]
+    asked: Mapping[str, str]
+
+
+class PredictionReportStage(Stage[PredictionReportSettings]):
+    """One item, ``predictions``."""
+
+    name = "prediction_report"
+    version = VERSIONS["prediction_report"]
+    items = "tables"
+
+    def __init__(
+        self,
+        settings: PredictionReportSettings,
+        folder: Path,
+        workspace: Path,
+        task: PredictionTask,
+        *,
+        other_patients: bool = False,
+    ) -> None:
+        super().__init__(settings, folder, workspace)
+        self.task, self.other_patients = task, other_patients
+
+    def plan(self) -> Plan:
+        asked = {**patients_before(self.manifest, self.workspace), **self.task.slides}
+        records = upstream(self.manifest, "predict", self.workspace, only=asked).records
+        outputs = read_outputs({s: self.workspace / r.outputs["prediction"].path for s, r in records.items()})
+        stale = self._stale(asked, records, outputs)
+        stages = {"tile": self.task.tiles, "extract": self.task.features, "predict": self.folder}
+        attempts = {stage: Manifest.of(folder).latest(stage) for stage, folder in stages.items()}
+        failed = [_why_not(slide, attempts) for slide in sorted(asked) if slide not in records]
+        inputs: dict[str, Input] = {slide: OutputInput(r.outputs["prediction"]) for slide, r in records.items()}
+        inputs["failed"] = ValueInput([vars(slide) for slide in failed])
+        inputs["stale"] = ValueInput(stale)
+        inputs["patients"] = ValueInput(asked)
+        inputs["models"] = ValueInput({slide: record.inputs["model"].digest for slide, record in records.items()})
+        notes = [f"stale, and in no patient's figures: {some(sorted(stale), 3)}; predict them again"] if stale else []
+        return Plan([Item("predictions", inputs, _Predictions(records, outputs, stale, failed, asked))], notes=notes)
+
+    def _stale(
+        self, asked: Mapping[str, str], records: Mapping[str, Record], outputs: Mapping[str, SlideOutput]
+    ) -> dict[str, str]:
+        """Slide → why its prediction does not count any more."""
+        bundles = [facts for _, facts in folds_of(self.task.model)]
+        patients = self.task.patients(asked)
+        other = {
+            asked[slide]: outputs[slide].other_patients for slide in sorted(outputs, key=lambda s: records[s].start)
+        }
+        other |= dict.fromkeys(self.task.slides.values(), self.other_patients)
+        standing = Standing(
+            model_digest(self.task.model),
+            tiled=upstream(Manifest.of(self.task.tiles), "tile", self.workspace, only=asked).records,
+            extracted=upstream(Manifest.of(self.task.features), "extract", self.workspace, only=asked).records,
+        )
+        stale = {}
+        for slide, output in outputs.items():
+            patient = asked[slide]
+            folds = allowed_folds(bundles, patients[patient], other_patients=other[patient]).folds
+            if why := standing.why_stale(records[slide], output, folds):
+                stale[slide] = why
+        return stale
+
+    def process(self, item: Item, progress: Progress) -> Outcome:
+        work: _Predictions = item.payload
+        bundles = [facts for _, facts in folds_of(self.task.model)]
+        report = self._report(work, bundles)
+        table, page = self.folder / "predictions.csv", self.folder / "report.html"
+        _write_predictions(table, report, work, model_digest(self.task.model))
+        with whole(page) as scratch:
+            scratch.write_text(prediction_page(report), encoding="utf-8")
+        stats = {
+            "slides": len(report.slides),
+            "patients": len(report.patients),
+            "failed_slides": len(report.failed),
+            "stale_slides": len(report.stale),
+            "asked": dict(work.asked),
+        }
+        return Outcome(outputs={"table": table, "page": page}, stats=stats)
+
+    def _report(self, work: _Predictions, bundles: Sequence[BundleFacts]) -> PredictionReport:
+        current = {slide: output for slide, output in work.outputs.items() if slide not in work.stale}
+        by_patient: dict[str, list[SlideOutput]] = {}
+        for slide, output in current.items():
+            by_patient.setdefault(work.asked[slide], []).append(output)
+        first = bundles[0]
+        question = first.question
+        return PredictionReport(
+            name=self.folder.name,
+            model=self.task.model.name,
+            backbone=first.recipe.backbone,
+            question=Question.of(question.label_column, question.positive, question.negative),
+            n_folds=len(bundles),
+            patients=tuple(_combined(patient, slides) for patient, slides in sorted(by_patient.items())),
+            slides=tuple(
+                self._slide(work.asked[slide], output, work.records[slide]) for slide, output in current.items()
+            ),
+            failed=tuple(work.failed),
+            stale=tuple(StaleSlide(slide=slide, reason=why) for slide, why in work.stale.items()),
+            facts=(
+                ("tiles", f"{first.recipe.tile_px} px at {first.recipe.tile['mpp']:g} µm per pixel"),
+                ("backbone", f"{first.recipe.backbone}, {first.recipe.pooling_text}"),
+                ("backbone weights", first.recipe.weights_digest),
+                ("model", model_digest(self.task.model)),
+                ("wsipipe that trained it", first.versions.get("wsipipe", "unknown")),
+            ),
+        )
+
+    def _slide(self, patient: str, output: SlideOutput, record: Record) -> SlidePrediction:
+        def beside(name: str) -> str | None:
+            made = record.outputs.get(name)
+            return (self.workspace / made.path).relative_to(self.folder).as_posix() if made else None
+
+        return SlidePrediction(
+            slide=output.slide_id,
+            n_tiles=output.tiles,
+            heatmap=beside("heatmap"),
+            top_tiles=beside("top_tiles"),
+            geojson=beside("geojson"),
+            prediction=_combined(patient, [output]),
+        )
+
+
+def model_digest(model: Path) -> str:
+    """The digest under which a model stands in records."""
+    return digest_of_value(model_input(model).value)
+
+
+def _why_not(slide: str, attempts: Mapping[str, Mapping[str, Record]]) -> FailedSlide:
+    """The first stage that did not bring a slide on, and what it says.
+
+    :param attempts: stage → its last record of each slide, in the chain's order.
+    """
+    for stage, records in attempts.items():
+        record = records.get(slide)
+        if record is not None and record.error is not None:
+            return FailedSlide(slide=slide, reason=f"{stage}: {record.error.message}", hint=record.error.hint)
+        if record is not None and record.status == "empty":
+            return FailedSlide(slide=slide, reason="no tissue was found on it", hint="look at its QC image")
+    return FailedSlide(slide=slide, reason="not done yet", hint="run the same command again")
+
+
+def _combined(patient: str, slides: Sequence[SlideOutput]) -> PatientPrediction:
+    """A patient's prediction, or that of one of their slides alone."""
+    first = slides[0]
+    remarks = dict.fromkeys(slide.remarks for slide in slides if slide.remarks)
+    why = "; ".join([first.why, *remarks])
+    return PatientPrediction.of(patient, [slide.logits for slide in slides], first.thresholds, why=why)
+
+
+def _write_predictions(path: Path, report: PredictionReport, work: _Predictions, model: str) -> None:
+    """Write ``predictions.csv``."""
+
+    def row(level: str, slide: str, status: str, p: PatientPrediction, note: str, *made: str) -> list[object]:
+        spread = "" if p.spread is None else f"{p.spread:.6f}"
+        figures = [f"{p.probability:.6f}", spread, f"{p.threshold:.6f}", "positive" if p.call else "negative"]
+        return [level, p.patient_id, slide, status, *figures, ";".join(map(str, p.folds)), note, TRAINED_AT, *made]
+
+    def date(slide: str) -> str:
+        return work.records[slide].start.date().isoformat()
+
+    slides_of: dict[str, list[str]] = {}
+    for slide in report.slides:
+        slides_of.setdefault(slide.prediction.patient_id, []).append(slide.slide)
+    with whole(path) as scratch, scratch.open("w", encoding="utf-8", newline="") as stream:
+        writer = csv.writer(stream, lineterminator="\n")
+        writer.writerow(COLUMNS)
+        for p in report.patients:
+            writer.writerow(row("patient", "", "done", p, p.why, model, max(map(date, slides_of[p.patient_id]))))
+        for one in report.slides:
+            p = one.prediction
+            writer.writerow(row("slide", one.slide, "done", p, p.why, model, date(one.slide)))
+        for slide, why in work.stale.items():
+            p = _combined(work.asked[slide], [work.outputs[slide]])
+            made_by = work.records[slide].inputs["model"].digest
+            writer.writerow(row("slide", slide, "stale", p, why, made_by, date(slide)))
+        for failed in report.failed:
+            note = f"{failed.reason} → {failed.hint}" if failed.hint else failed.reason
+            blank = [""] * 5
+            writer.writerow(["slide", work.asked[failed.slide], failed.slide, "failed", *blank, note, "", "", ""])
