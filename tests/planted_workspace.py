@@ -24,6 +24,7 @@ from wsipipe.data.manifest import InputRecord, Manifest, OutputRecord, Record, S
 from wsipipe.data.tiling.grid import plan_grid
 from wsipipe.data.tiling.store import write_tiles
 from wsipipe.data.units import Mpp, TilePx
+from wsipipe.models.evaluation.prediction import PatientPrediction
 from wsipipe.pipeline.config import Config, load_config
 from wsipipe.pipeline.console import Console
 from wsipipe.pipeline.run.runner import Runner
@@ -31,7 +32,7 @@ from wsipipe.stages.extract.settings import ExtractSettings
 from wsipipe.stages.genomics.stage import GenomicsStage
 from wsipipe.stages.settings import Settings
 from wsipipe.stages.tile.settings import TileSettings
-from wsipipe.stages.train.cross_validate import CrossValidateSettings, CrossValidateStage, OutOfFold, read_oof
+from wsipipe.stages.train.cross_validate import CrossValidateSettings, CrossValidateStage, read_oof
 from wsipipe.stages.train.split import SplitStage, SplitStageSettings
 from wsipipe.stages.train.stage import TrainStage
 from wsipipe.stages.versions import VERSIONS
@@ -133,7 +134,7 @@ class Planted:
         features = self.workspace / FEATURES
         return CrossValidateStage(given, folder or self.model, self.workspace, features=features, splits=self.model)
 
-    def evaluation(self, folder: Path) -> list[OutOfFold]:
+    def evaluation(self, folder: Path) -> list[PatientPrediction]:
         """What cross-validation says of the bundles in a folder."""
         assert not self.runner().run(self.evaluator(folder, bootstrap_rounds=10)).failures
         return read_oof(folder / "oof_predictions.csv")

@@ -1,8 +1,9 @@
 """Which folds of a model may read a patient's slides: those that trained on none of them.
 
 A fold was trained (or validated) on a patient if its bundle knows the patient's id, the id of one of the patient's
-slides, or the bytes of one. One slide that a fold knows keeps it from all slides of that patient, also from new ones. An
-id may be another person's who happens to be called the same: only the user can know, and says so (``--other-patients``).
+slides, or the bytes of one. One slide that a fold knows keeps it from all slides of that patient, also from new ones.
+An id may be another person's who happens to be called the same: only the user can know, and says so with
+``--other-patients``.
 Equal bytes are the same slide in any case.
 """
 

@@ -1,7 +1,7 @@
 """prediction_report: all predictions of a folder in one table and on one page.
 
-Batches add up: every slide that was ever asked for here has a row. One whose prediction does not count any more (another
-model, a changed slide) is marked as stale and is in no patient's figures; one without a prediction says why.
+Batches add up: every slide that was ever asked for here has a row. One whose prediction does not count any more
+(another model, a changed slide) is marked as stale and is in no patient's figures; one without a prediction says why.
 """
 
 from __future__ import annotations
@@ -90,9 +90,8 @@ class PredictionReportStage(Stage[PredictionReportSettings]):
         """Slide → why its prediction does not count any more."""
         bundles = [facts for _, facts in folds_of(self.task.model)]
         patients = self.task.patients(asked)
-        other = {
-            asked[slide]: outputs[slide].other_patients for slide in sorted(outputs, key=lambda s: records[s].start)
-        }
+        in_order = sorted(outputs, key=lambda slide: records[slide].start)
+        other = {asked[slide]: outputs[slide].other_patients for slide in in_order}  # a patient's last one decides
         other |= dict.fromkeys(self.task.slides.values(), self.other_patients)
         standing = Standing(
             model_digest(self.task.model),
@@ -205,21 +204,20 @@ def _write_predictions(path: Path, report: PredictionReport, work: _Predictions,
     def date(slide: str) -> str:
         return work.records[slide].start.date().isoformat()
 
-    slides_of: dict[str, list[str]] = {}
-    for slide in report.slides:
-        slides_of.setdefault(slide.prediction.patient_id, []).append(slide.slide)
+    dates: dict[str, list[str]] = {}
+    for one in report.slides:
+        dates.setdefault(one.prediction.patient_id, []).append(date(one.slide))
     with whole(path) as scratch, scratch.open("w", encoding="utf-8", newline="") as stream:
         writer = csv.writer(stream, lineterminator="\n")
         writer.writerow(COLUMNS)
         for p in report.patients:
-            writer.writerow(row("patient", "", "done", p, p.why, model, max(map(date, slides_of[p.patient_id]))))
+            writer.writerow(row("patient", "", "done", p, p.why, model, max(dates[p.patient_id])))
         for one in report.slides:
-            p = one.prediction
-            writer.writerow(row("slide", one.slide, "done", p, p.why, model, date(one.slide)))
+            writer.writerow(row("slide", one.slide, "done", one.prediction, one.prediction.why, model, date(one.slide)))
         for slide, why in work.stale.items():
-            p = _combined(work.asked[slide], [work.outputs[slide]])
+            before = _combined(work.asked[slide], [work.outputs[slide]])
             made_by = work.records[slide].inputs["model"].digest
-            writer.writerow(row("slide", slide, "stale", p, why, made_by, date(slide)))
+            writer.writerow(row("slide", slide, "stale", before, why, made_by, date(slide)))
         for failed in report.failed:
             note = f"{failed.reason} → {failed.hint}" if failed.hint else failed.reason
             blank = [""] * 5

@@ -140,8 +140,8 @@ def metrics_of(rows: Sequence[PatientPrediction], *, rounds: int, seed: int) -> 
 
 
 def write_metrics(path: Path, pooled: Metrics, by_fold: Mapping[int, Metrics]) -> None:
-    """Write ``metrics.json``: the prevalence that probabilities are at, figures of all patients and of each fold, and the
-    AUC's mean and deviation over the folds.
+    """Write ``metrics.json``: the prevalence that probabilities are at, figures of all patients and of each fold, and
+    the AUC's mean and deviation over the folds.
     """
     aucs = [own.auc.value for own in by_fold.values() if own.auc.value is not None]
     content = {

@@ -108,7 +108,7 @@ def test_a_fold_is_silent_on_patients_and_slides_that_it_knows(place: Path) -> N
     assert float(rows["P2"]["logit"]) == pytest.approx(np.mean(by_fold))
     assert float(rows["P2"]["threshold"]) == pytest.approx(np.mean([THRESHOLDS[0], THRESHOLDS[2]]))
     assert [fold["n_patients"] for fold in metrics(place)["folds"]] == [9, 9, 10]
-    assert "known to some folds, judged by the others: 2 patients" in judged.notes
+    assert "trained some folds, judged by the others: 2 patients" in judged.notes
     page = (place / "work/evaluations/her2/report.html").read_text()
     assert "judged by the others: 2. To that extent this is not another cohort" in page
     assert "by their id, but not by a slide: 2 patients" in page  # P4 and P7

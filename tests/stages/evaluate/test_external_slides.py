@@ -67,7 +67,7 @@ def test_a_damaged_store_costs_its_slide_and_no_other(place: Path) -> None:
     assert dropped(place) == {"P0": "the model could not read their slides"}
     assert len(predictions(place)) == 11
     assert predictions(place)["P2"]["slides"] == "2"
-    assert any("2 failed in read" in note for note in judged.notes)
+    assert any("2 failed in read_slides" in note for note in judged.notes)
 
 
 def test_without_features_there_is_nothing_to_judge(place: Path) -> None:
@@ -190,7 +190,7 @@ def test_the_command(place: Path) -> None:
     assert "her2: AUC 0." in result.stdout
     assert len(predictions(place)) == 12
     again = told(*asked)
-    assert (again["read"]["before"], again["external"]["before"]) == (15, 1)
+    assert (again["read_slides"]["before"], again["external_evaluate"]["before"]) == (15, 1)
     states = json.loads(wsipipe("status", "-w", place / "work", "--json").stdout)["items"]
     assert {item["state"] for item in states if item["folder"].startswith("evaluations")} == {"done"}
     named = wsipipe(*asked, "--name", "other", "--positive", "positive", "--features", FEATURES.relative_to("features"))
@@ -204,7 +204,7 @@ def test_the_command_when_nothing_can_be_read(place: Path) -> None:
         store.write_bytes(b" " * store.stat().st_size)
     result = wsipipe("evaluate", "--model", model, "--table", table, "-w", work)
     assert result.exit_code == 1
-    assert "her2: read failed, no metrics" in result.stdout
+    assert "her2: read_slides failed, no metrics" in result.stdout
 
 
 def test_the_command_says_what_is_missing(place: Path) -> None:

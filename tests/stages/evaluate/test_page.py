@@ -7,13 +7,13 @@ from typing import Any
 
 import numpy as np
 import pytest
-from scipy.special import expit
+from scipy.special import expit, logit
 from wsipipe.data.errors import UsageError
 from wsipipe.models.evaluation.metrics import Metrics, binary_metrics
+from wsipipe.models.evaluation.prediction import PatientPrediction
 from wsipipe.stages.evaluate.page import (
     ExternalReport,
     FoldAlone,
-    JudgedPatient,
     calibration_in_words,
     external_cautions,
     external_page,
@@ -35,17 +35,10 @@ def report_of(labels: Sequence[int], probabilities: Sequence[float], **changes: 
         "n_folds": 1,
         "cross_validated": None,
         "patients": tuple(
-            JudgedPatient(
-                patient=f"P{i}",
-                positive=bool(y),
-                called_positive=bool(call),
-                probability=p,
-                spread=None,
-                threshold=0.5,
-                slides=1,
-                folds=(0,),
+            PatientPrediction(
+                patient_id=f"P{i}", label=y, probability=p, logit=float(logit(p)), threshold=0.5, slides=1, folds=(0,)
             )
-            for i, (y, p, call) in enumerate(zip(labels, probabilities, calls, strict=True))
+            for i, (y, p) in enumerate(zip(labels, probabilities, strict=True))
         ),
         "known_by_id": 0,
         "differences": (),

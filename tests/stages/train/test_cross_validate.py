@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 from wsipipe.models.evaluation.metrics import binary_metrics
-from wsipipe.stages.train.cross_validate import CrossValidateSettings, OutOfFold, read_oof, write_evaluation
+from wsipipe.models.evaluation.prediction import PatientPrediction
+from wsipipe.stages.train.cross_validate import CrossValidateSettings, read_oof, write_evaluation
 
 
 @pytest.mark.parametrize(
@@ -16,10 +17,10 @@ from wsipipe.stages.train.cross_validate import CrossValidateSettings, OutOfFold
 )
 def test_a_patient_is_called_at_the_threshold_of_the_fold(probability: float, threshold: float, call: int) -> None:
     logit = log(probability / (1 - probability))
-    row = OutOfFold.of("P1", 2, 1, logit, threshold, slides=3)
+    row = PatientPrediction.of("P1", [{2: logit}], {2: threshold}, label=1)
     assert row.probability == pytest.approx(probability)
     assert (row.logit, row.threshold, row.call) == (logit, threshold, call)
-    assert (row.patient_id, row.fold, row.label, row.slides) == ("P1", 2, 1, 3)
+    assert (row.patient_id, row.fold, row.label, row.slides) == ("P1", 2, 1, 1)
 
 
 def test_an_evaluation_is_pooled_and_by_fold_and_reads_back(tmp_path: Path) -> None:
@@ -29,7 +30,7 @@ def test_an_evaluation_is_pooled_and_by_fold_and_reads_back(tmp_path: Path) -> N
         [(0.1, 1), (0.3, 1)],
     ]
     rows = [
-        OutOfFold.of(f"P{9 - n}{fold}", fold, label, logit, 0.4 + fold / 10, slides=1)
+        PatientPrediction.of(f"P{9 - n}{fold}", [{fold: logit}], {fold: 0.4 + fold / 10}, label=label)
         for fold, patients in enumerate(by_fold)
         for n, (logit, label) in enumerate(patients)
     ]

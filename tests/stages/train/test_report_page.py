@@ -12,6 +12,7 @@ import pytest
 from jinja2 import Environment
 from wsipipe.data.errors import UsageError
 from wsipipe.models.evaluation.metrics import Estimate, binary_metrics, youden_threshold
+from wsipipe.models.evaluation.prediction import PatientPrediction
 from wsipipe.stages.pages.charts import learning_chart, nice_ticks, place_chart
 from wsipipe.stages.pages.numbers import duration, figure, in_hundred, interval, mean_and_deviation, p_value, signed
 from wsipipe.stages.pages.report_page import (
@@ -19,8 +20,6 @@ from wsipipe.stages.pages.report_page import (
     EpochRow,
     FailedSlide,
     FoldSummary,
-    OofPatient,
-    PatientPrediction,
     PredictionReport,
     Question,
     SlidePrediction,
@@ -77,16 +76,18 @@ def training_report(n: int = 81, folds: int = 5, seed: int = 1, signal: float = 
             )
         )
         oof += [
-            OofPatient(
-                patient=f"TCGA-A2-A{i:03d}",
-                fold=fold,
-                positive=bool(positive[i]),
+            PatientPrediction(
+                patient_id=f"TCGA-A2-A{i:03d}",
+                label=int(positive[i]),
                 probability=float(probability[i]),
-                called_positive=bool(probability[i] >= threshold),
+                logit=float(np.log(probability[i] / (1 - probability[i]))),
+                threshold=threshold,
+                slides=1,
+                folds=(fold,),
             )
             for i in np.flatnonzero(test)
         ]
-    metrics = binary_metrics([p.positive for p in oof], [p.probability for p in oof], [p.called_positive for p in oof])
+    metrics = binary_metrics([bool(p.label) for p in oof], [p.probability for p in oof], [p.call for p in oof])
     shares = rng.dirichlet(np.full(16, 0.8), size=4)
     return TrainingReport(
         run="her2-momkd",
@@ -123,26 +124,27 @@ def prediction_report(n: int = 9) -> PredictionReport:
     for i in range(n):
         probability = float(rng.random())
         trained = i % 4 == 1
-        figures = {
-            "probability": probability,
-            "spread": None if trained else 0.0312 + 0.01 * i,
-            "threshold": 0.4567,
-            "positive": probability >= 0.4567,
-            "folds": (2,) if trained else (0, 1, 2, 3, 4),
-            "why": "the patient trained the others" if trained else "",
-        }
+        prediction = PatientPrediction(
+            patient_id=f"TCGA-A7-A13{i}",
+            probability=probability,
+            logit=float(np.log(probability / (1 - probability))),
+            spread=None if trained else 0.0312 + 0.01 * i,
+            threshold=0.4567,
+            slides=1,
+            folds=(2,) if trained else (0, 1, 2, 3, 4),
+            why="the patient trained the others" if trained else "",
+        )
         slides.append(
             SlidePrediction(
                 slide=f"TCGA-A7-A13D-01Z-00-DX{i}.B1A2C3D4-E5F6",
-                patient=f"TCGA-A7-A13{i}",
                 n_tiles=1234 + 17 * i,
                 heatmap=f"heatmaps/slide {i}#1.png",
                 top_tiles=f"heatmaps/slide {i}-top.png" if i % 2 else None,
                 geojson=f"heatmaps/slide {i}.geojson",
-                **figures,  # type: ignore[arg-type]
+                prediction=prediction,
             )
         )
-        patients.append(PatientPrediction(patient=f"TCGA-A7-A13{i}", n_slides=1, **figures))  # type: ignore[arg-type]
+        patients.append(prediction)
     return PredictionReport(
         name="new-cases",
         model="her2-momkd (5 folds)",
@@ -218,7 +220,7 @@ def test_training_page_shows_every_number_it_was_given() -> None:
         for name, value in pairs:
             assert f"{name} {value}" in text
     for patient in report.oof:
-        assert patient.patient in text
+        assert patient.patient_id in text
         assert f"{patient.probability:.3f}" in text
     for reason, n in report.accounting.dropped:
         assert f"Dropped: {reason} − {n:,}" in text
@@ -264,7 +266,7 @@ def test_accounting_that_does_not_add_up_is_refused() -> None:
 def test_confusion_matrix_matches_the_calls() -> None:
     report = training_report()
     (_, tp, fn, p), (_, fp, tn, n) = rows_after(training_page(report), "Confusion")
-    called = [(patient.positive, patient.called_positive) for patient in report.oof]
+    called = [(bool(patient.label), bool(patient.call)) for patient in report.oof]
     assert [int(x) for x in (tp, fn, fp, tn)] == [
         called.count(pair) for pair in ((True, True), (True, False), (False, True), (False, False))
     ]
@@ -312,7 +314,7 @@ def test_hostile_names_stay_text() -> None:
         run=HOSTILE,
         question=Question(label_column=HOSTILE, positive=HOSTILE, negative=HOSTILE),
         accounting=Accounting(in_table=82, used=81, dropped=((HOSTILE, 1),)),
-        oof=(replace(training.oof[0], patient=HOSTILE), *training.oof[1:]),
+        oof=(replace(training.oof[0], patient_id=HOSTILE), *training.oof[1:]),
         facts=((HOSTILE, HOSTILE),),
         settings=((HOSTILE, HOSTILE),),
         predict_command=HOSTILE,
@@ -327,7 +329,12 @@ def test_hostile_names_stay_text() -> None:
         name=HOSTILE,
         model=HOSTILE,
         slides=tuple(
-            replace(slide, slide=HOSTILE, patient=HOSTILE, why=HOSTILE, heatmap=f"heatmaps/{HOSTILE}.png")
+            replace(
+                slide,
+                slide=HOSTILE,
+                prediction=replace(slide.prediction, patient_id=HOSTILE, why=HOSTILE),
+                heatmap=f"heatmaps/{HOSTILE}.png",
+            )
             for slide in prediction.slides
         ),
         failed=(FailedSlide(slide=HOSTILE, reason=HOSTILE, hint=HOSTILE),),
@@ -347,14 +354,14 @@ def test_prediction_page_shows_every_number_it_was_given() -> None:
     for slide, row in zip(report.slides, rows, strict=True):
         assert row[:6] == [
             slide.slide,
-            slide.patient,
+            slide.prediction.patient_id,
             f"{slide.n_tiles:,}",
-            f"{slide.probability:.3f}",
-            "–" if slide.spread is None else f"± {slide.spread:.3f}",
+            f"{slide.prediction.probability:.3f}",
+            "–" if slide.prediction.spread is None else f"± {slide.prediction.spread:.3f}",
             "0.457",
         ]
-        assert row[7] == ("positive" if slide.positive else "negative")
-        assert row[8] == ("2 the patient trained the others" if slide.spread is None else "all")
+        assert row[7] == ("positive" if slide.prediction.call else "negative")
+        assert row[8] == ("2 the patient trained the others" if slide.prediction.spread is None else "all")
     text = Page(page).text
     for slide in report.failed:
         assert f"{slide.slide} {slide.reason} {slide.hint}" in text
@@ -385,7 +392,7 @@ def test_empty_and_one_sided_reports_still_make_a_page() -> None:
     assert "No slide could be predicted." in Page(prediction_page(nothing)).text
 
     report = training_report(n=12, folds=2)
-    one_sided = tuple(replace(patient, positive=False, called_positive=False) for patient in report.oof)
+    one_sided = tuple(replace(patient, label=0, threshold=1.1) for patient in report.oof)
     metrics = binary_metrics([0] * 12, [p.probability for p in one_sided], [0] * 12)
     folds = tuple(replace(f, test_auc=None, validation_auc=None, history=f.history[:1]) for f in report.folds)
     page = Page(training_page(replace(report, metrics=metrics, oof=one_sided, folds=folds, slots=())))
@@ -412,7 +419,7 @@ def test_auc_is_said_in_words() -> None:
     report = training_report()
     auc = report.metrics.auc.value
     assert auc is not None
-    pairs = [(p.probability, n.probability) for p in report.oof if p.positive for n in report.oof if not n.positive]
+    pairs = [(p.probability, n.probability) for p in report.oof if p.label for n in report.oof if not n.label]
     assert auc == pytest.approx(np.mean([p > n for p, n in pairs]))
     assert (
         f"the positive one the higher probability {round(100 * auc)} times in 100" in Page(training_page(report)).text

@@ -21,8 +21,9 @@ from wsipipe.data.manifest import Manifest
 from wsipipe.models.bundle import read_bundle, read_facts
 from wsipipe.models.evaluation.metrics import youden_threshold
 from wsipipe.models.training.methods import METHODS
+from wsipipe.stages.predict.reading import SlideOutput
 from wsipipe.stages.predict.settings import PredictSettings
-from wsipipe.stages.predict.stage import PredictionTask, PredictStage, SlideOutput
+from wsipipe.stages.predict.stage import PredictionTask, PredictStage
 
 CPU = torch.device("cpu")
 
