@@ -346,6 +346,11 @@ def test_hostile_names_stay_text() -> None:
         assert HOSTILE in page.text
 
 
+def test_every_page_says_at_which_prevalence_its_probabilities_are() -> None:
+    for page in (training_page(training_report()), prediction_page(prediction_report())):
+        assert page.count("Probabilities are at a prevalence of 50 %: training shows both classes equally often.") == 1
+
+
 def test_prediction_page_shows_every_number_it_was_given() -> None:
     report = prediction_report()
     page = prediction_page(report)
