@@ -127,7 +127,7 @@ def anonymous(name: str) -> str:
 
 
 def _slide_name(slide_id: str) -> str:
-    """A slide's id, told from a patient's who is called the same."""
+    """A slide's id, so that it is not the same as that of a patient with the same id."""
     return f"slide\0{slide_id}"
 
 

@@ -170,14 +170,14 @@ class ExternalCohort:
             (recipe.tile, [record.settings for record in self.tiled.values()]),
             (recipe.extract, [record.settings for record in self.extracted.values()]),
         ]
-        told = {
+        different = {
             f"{name} {settings[name]}, not {value}": None
             for wanted, all_settings in here
             for settings in all_settings
             for name, value in wanted.items()
             if name in settings and settings[name] != value
         }
-        return list(told)
+        return list(different)
 
 
 def _patients(

@@ -129,13 +129,13 @@ def calibration_in_words(report: ExternalReport) -> tuple[str, ...]:
         return ("With patients of one class alone, nothing can be said.",)
     share, low, high = report.share_positive
     mean, slope = report.mean_probability, report.metrics.calibration_slope
-    told = (
+    averages = (
         f"On average the model says {mean:.2f}, and {share:.2f} of the patients are positive ({low:.2f} – {high:.2f})"
     )
     if low <= mean <= high:
-        said = [f"{told}: no difference beyond chance."]
+        said = [f"{averages}: no difference beyond chance."]
     else:
-        said = [f"{told}: its probabilities are too {'high' if mean > high else 'low'} for this cohort."]
+        said = [f"{averages}: its probabilities are too {'high' if mean > high else 'low'} for this cohort."]
     if slope.value is None:
         said.append("Slope and intercept cannot be estimated: the probabilities of the classes do not overlap.")
     elif slope.low is None or slope.high is None:

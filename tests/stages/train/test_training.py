@@ -137,6 +137,7 @@ def test_a_bundle_knows_whom_it_was_made_from_and_nobody_else(trained: Planted, 
         known = patient.id not in tested
         assert facts.saw(patient.id, None) is known
         assert {facts.saw(None, digest_of_slide(slide)) for slide in patient.slides} == {known}
+        assert {facts.saw(None, None, slide) for slide in patient.slides} == {known}
 
 
 def test_patients_without_rna_train_the_histology_side_and_are_counted(trained: Planted) -> None:
