@@ -51,8 +51,8 @@ def checked_name(name: str, of: str) -> str:
     :param of: what the folder holds, such as ``a model``.
     :raises UsageError: it cannot.
     """
-    if not name or name.startswith(".") or not all(c.isalnum() or c in "._-" for c in name):
-        hint = "give a --name of letters, digits, dots, dashes and underscores"
+    if not name or name.startswith(".") or not all(c.isalnum() or c in "._-+" for c in name):
+        hint = "give a --name of letters, digits, dots, dashes, underscores and plus signs"
         raise UsageError(f"{name!r} cannot be {of}'s name", hint=hint)
     return name
 

@@ -24,6 +24,7 @@ from ...data.wording import some
 from ...models.bundle import BagRecipe, BundleFacts, folds_of
 from ...models.evaluation.metrics import Estimate
 from ..predict.allowed_folds import SAME_IDS, AllowedFolds, PatientSlides, allowed_folds
+from ..settings import Runtime
 from ..train.settings import BiomarkerSettings
 from ..train.split import slides_with_features
 
@@ -35,7 +36,7 @@ class ExternalSettings(BiomarkerSettings):
     """Judging a model on another cohort: where that has its labels, and how they are counted."""
 
     drop_conflicts: bool = False
-    other_patients: bool = False
+    other_patients: bool = Runtime(False)  # what it changes is among the inputs
     tcga_slides: Literal["diagnostic", "all"] = "diagnostic"
     bootstrap_rounds: int = 2000
     seed: int = 0

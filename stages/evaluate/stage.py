@@ -119,6 +119,7 @@ class ExternalEvaluateStage(Stage[ExternalSettings]):
             "table": FileInput(self.task.table.resolve()),
             "slides": ValueInput(dict(cohort.slides)),
             "dropped": ValueInput(dict(labels.dropped)),
+            "known_by_id": ValueInput(list(cohort.known_by_id)),
             "model": model_input(self.task.model),
             **{f"reading of {slide}": OutputInput(readings[slide]) for own in labels.slides.values() for slide in own},
         }

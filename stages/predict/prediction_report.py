@@ -182,7 +182,7 @@ def _why_not(slide: str, attempts: Mapping[str, Mapping[str, Record]]) -> Failed
             return FailedSlide(slide=slide, reason=f"{stage}: {record.error.message}", hint=record.error.hint)
         if record is not None and record.status == "empty":
             return FailedSlide(slide=slide, reason="no tissue was found on it", hint="look at its QC image")
-    return FailedSlide(slide=slide, reason="not done yet", hint="run the same command again")
+    return FailedSlide(slide=slide, reason="not done yet, or its outputs are lost", hint="predict it again")
 
 
 def _combined(patient: str, slides: Sequence[SlideOutput]) -> PatientPrediction:

@@ -124,7 +124,7 @@ class PredictStage(Stage[PredictSettings]):
                 tiles=self.workspace / tile.outputs["tiles"].path,
             )
             items.append(Item(slide_id, slide.inputs(record.outputs["features"], model), payload))
-        return Plan(items, rejected, [*done.notes, *_same_ids(allowed)])
+        return Plan(items, rejected, [*done.notes, *_unnamed(self.task.unnamed), *_same_ids(allowed)])
 
     def setup(self) -> None:
         self.reader = FoldReader(self.task.model, self.settings.device)
@@ -201,6 +201,13 @@ def _enlarged(tile: Record) -> str:
         return ""
     asked = tile.settings["mpp"]
     return f"enlarged from {slide_mpp:.6g} to {asked:g} µm per pixel: blurred beside what the model was trained on"
+
+
+def _unnamed(slides: Collection[str]) -> list[str]:
+    """What to say of slides whose patient nobody names."""
+    if not slides:
+        return []
+    return [f"slides that no table gives to a patient, each taken for a patient of its own: {some(sorted(slides), 3)}"]
 
 
 def _same_ids(allowed: Mapping[str, AllowedFolds]) -> list[str]:
