@@ -69,7 +69,9 @@ class PredictionReportStage(Stage[PredictionReportSettings]):
         self.task, self.other_patients = task, other_patients
 
     def plan(self) -> Plan:
-        asked = {**patients_before(self.manifest, self.workspace), **self.task.slides}
+        before = patients_before(self.manifest, self.workspace)
+        patient_of = self.task.patient_of(before)
+        asked = {slide: patient_of[slide] for slide in sorted(before.keys() | self.task.slides.keys())}
         records = upstream(self.manifest, "predict", self.workspace, only=asked).records
         outputs = read_outputs({s: self.workspace / r.outputs["prediction"].path for s, r in records.items()})
         stale = self._stale(asked, records, outputs)
@@ -92,7 +94,7 @@ class PredictionReportStage(Stage[PredictionReportSettings]):
         patients = self.task.patients(asked)
         in_order = sorted(outputs, key=lambda slide: records[slide].start)
         other = {asked[slide]: outputs[slide].other_patients for slide in in_order}  # a patient's last one decides
-        other |= dict.fromkeys(self.task.slides.values(), self.other_patients)
+        other |= {asked[slide]: self.other_patients for slide in self.task.slides}
         standing = Standing(
             model_digest(self.task.model),
             tiled=upstream(Manifest.of(self.task.tiles), "tile", self.workspace, only=asked).records,

@@ -60,19 +60,27 @@ class PredictionTask:
     unnamed: Collection[str] = ()
     """Slides whose patient nobody names: each is taken for a patient of its own."""
 
-    def patients(self, before: Mapping[str, str]) -> dict[str, PatientSlides]:
-        """Patient → all slides that are known to be theirs.
+    def patient_of(self, before: Mapping[str, str]) -> dict[str, str]:
+        """Slide → patient, of all slides that are known: what the table says now, else what was said before.
 
         :param before: slide → patient, of earlier batches.
         """
+        now = {slide: patient for slide, patient in self.slides.items() if slide not in self.unnamed}
+        return {**self.slides, **before, **self.further, **now}
+
+    def patients(self, before: Mapping[str, str]) -> dict[str, PatientSlides]:
+        """Patient → all slides that are known to be theirs.
+
+        :param before: as in :meth:`patient_of`.
+        """
         tiled = Manifest.of(self.tiles).latest("tile")
         slides: dict[str, dict[str, str | None]] = {}
-        for slide, patient in {**before, **self.further, **self.slides}.items():
+        for slide, patient in self.patient_of(before).items():
             record = tiled.get(slide)
             known = record.inputs.get("slide") if record else None
             slides.setdefault(patient, {})[slide] = known.digest if known else None
         return {
-            patient: PatientSlides(patient_id=patient, slides=own, named=not set(own) & set(self.unnamed))
+            patient: PatientSlides(patient_id=patient, slides=own, named=patient not in self.unnamed)
             for patient, own in slides.items()
         }
 
@@ -95,15 +103,17 @@ class PredictStage(Stage[PredictSettings]):
 
     def plan(self) -> Plan:
         bundles = [facts for _, facts in folds_of(self.task.model)]
-        model, asked, other = model_input(self.task.model), self.task.slides, self.settings.other_patients
+        model, asked, other = model_input(self.task.model), self.task.slides.keys(), self.settings.other_patients
         tiled = upstream(Manifest.of(self.task.tiles), "tile", self.workspace, only=asked).records
         done = upstream(Manifest.of(self.task.features), "extract", self.workspace, only=asked)
-        patients = self.task.patients(patients_before(self.manifest, self.workspace))
-        allowed = {p: allowed_folds(bundles, patients[p], other_patients=other) for p in set(asked.values())}
+        before = patients_before(self.manifest, self.workspace)
+        patients, patient_of = self.task.patients(before), self.task.patient_of(before)
+        of_asked = {patient_of[slide] for slide in asked}
+        allowed = {patient: allowed_folds(bundles, patients[patient], other_patients=other) for patient in of_asked}
         items: list[Item] = []
         rejected: dict[str, WsipipeError] = {}
         for slide_id, record in done.records.items():
-            patient, tile = asked[slide_id], tiled.get(slide_id)
+            patient, tile = patient_of[slide_id], tiled.get(slide_id)
             if tile is None:
                 continue  # said where it failed
             if not allowed[patient].folds:
@@ -124,7 +134,7 @@ class PredictStage(Stage[PredictSettings]):
                 tiles=self.workspace / tile.outputs["tiles"].path,
             )
             items.append(Item(slide_id, slide.inputs(record.outputs["features"], model), payload))
-        return Plan(items, rejected, [*done.notes, *_unnamed(self.task.unnamed), *_same_ids(allowed)])
+        return Plan(items, rejected, [*done.notes, *_unnamed(of_asked & set(self.task.unnamed)), *_same_ids(allowed)])
 
     def setup(self) -> None:
         self.reader = FoldReader(self.task.model, self.settings.device)

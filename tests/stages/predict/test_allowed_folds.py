@@ -61,6 +61,23 @@ def test_a_slide_found_later_makes_what_was_read_before_stale(archive: Archive) 
     }
 
 
+def test_whose_a_slide_is_can_be_said_later_and_is_not_forgotten(archive: Archive) -> None:
+    old, new = archive.slide("old"), archive.slide("new")
+    archive.model(seen=[["T0"], ["T1", digest_of_slide("old")], ["T2"]])
+    archive.predict(old)
+    archive.predict(new)
+    assert list(archive.rows("patient")) == ["new", "old"], "nobody says that they are one patient's"
+    assert archive.rows()["new"]["folds"] == "0;1;2"
+    archive.predict(new, patients={"old": "P", "new": "P"})
+    assert {slide: (row["patient_id"], row["folds"]) for slide, row in archive.rows().items()} == {
+        "old": ("P", "0;2"),
+        "new": ("P", "0;2"),
+    }
+    archive.predict(new)  # without the table
+    assert list(archive.rows("patient")) == ["P"]
+    assert archive.rows()["new"]["folds"] == "0;2"
+
+
 def test_the_same_bytes_under_another_name_are_the_same_slide(archive: Archive) -> None:
     renamed = archive.slide("renamed", bytes_of="trained")
     archive.model(seen=[["T0", digest_of_slide("trained")], ["T1"], ["T2"]])
