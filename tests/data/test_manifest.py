@@ -17,7 +17,8 @@ from typing import Any
 import pytest
 from wsipipe.data.artifact import digest_of
 from wsipipe.data.errors import BusyError, StoreError, SurroundingsError
-from wsipipe.data.manifest import ErrorRecord, InputRecord, Manifest, OutputRecord, Record
+from wsipipe.data.manifest import FORMER_STAGES, ErrorRecord, InputRecord, Manifest, OutputRecord, Record
+from wsipipe.stages.registry import VERSIONS
 
 
 def record(item: str, **changes: Any) -> Record:
@@ -208,3 +209,12 @@ def test_the_lock_ends_with_the_block_however_that_ends(tmp_path: Path, error: t
 def test_other_folders_have_locks_of_their_own(tmp_path: Path, holder: subprocess.Popen[str]) -> None:
     with Manifest(tmp_path / "other" / "manifest.jsonl").lock():
         assert holder.poll() is None
+
+
+def test_records_under_former_names_of_stages_are_read_under_those_they_have_now(tmp_path: Path) -> None:
+    assert set(FORMER_STAGES.values()) <= VERSIONS.keys()
+    assert not FORMER_STAGES.keys() & VERSIONS.keys(), "no name means two things"
+    manifest = Manifest(tmp_path / "manifest.jsonl")
+    for stage in [*FORMER_STAGES, "tile"]:
+        manifest.append(record(stage, stage=stage))
+    assert [r.stage for r in manifest.records()] == [*FORMER_STAGES.values(), "tile"]
