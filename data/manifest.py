@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 from filelock import BaseFileLock, FileLock, SoftFileLock, Timeout
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -28,6 +28,14 @@ from .surroundings import patiently, surroundings
 SCHEMA = 1
 
 Status = Literal["done", "empty", "failed"]
+
+FORMER_STAGES: Final = {
+    "evaluate": "cross_validate",
+    "read": "read_slides",
+    "external": "external_evaluate",
+    "summary": "prediction_report",
+}
+"""What earlier versions called a stage, and its name now. Their records are read under the name that it has now."""
 Json = Any
 """Whatever JSON can say."""
 
@@ -134,6 +142,8 @@ class Manifest:
                     path=self.path,
                     hint="use that version of wsipipe",
                 )
+            if isinstance(fields, dict):
+                fields["stage"] = FORMER_STAGES.get(fields.get("stage", ""), fields.get("stage"))
             return Record.model_validate(fields)
         except (json.JSONDecodeError, UnicodeDecodeError, ValidationError) as error:
             raise StoreError(

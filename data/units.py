@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
-from typing import NewType
+from typing import Final, NewType
 
 Mpp = NewType("Mpp", float)
 """Microns per pixel. Small is fine: 0.25 is what a scanner calls 40x, 0.5 what it calls 20x."""
+
+SLIDE_MPP: Final = (0.05, 20.0)
+"""Least and most microns per pixel that a slide or its tiles can have: of scanners and of downscaled exports. Anything
+else is a mistake, wherever it is said: in the file, in a table, or with a flag."""
 
 Microns = NewType("Microns", float)
 """A physical length."""

@@ -5,14 +5,14 @@
       model.safetensors      the network's histology side, such as encoder, projections, memory, head
       genes.safetensors      what training fitted to the genes (only where RNA was used)
 
-Its training patients are kept as hashes: enough to keep a model from predicting them, and no list of names.
+Its training patients are kept as hashes: enough to keep a fold from predicting them, and no list of names.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, get_args
@@ -131,8 +131,8 @@ class BundleFacts(BaseModel):
     threshold: float
     """Probability from which a patient is called positive; chosen on the fold's validation patients."""
     seen: list[str]
-    """Hashes of the training and validation patients and of their slides' bytes, sorted; the fold must not predict
-    them."""
+    """Hashes of the training and validation patients, of their slides' ids and of their bytes, sorted; the fold must
+    not predict them. Empty in a model that does not say who trained it."""
     patients: dict[str, int]
     """Number of training, validation and test patients."""
     genes: list[str]
@@ -141,15 +141,20 @@ class BundleFacts(BaseModel):
     """Settings, learning curve, best epoch, use of the memory, soft targets."""
     versions: dict[str, str]
 
-    def saw(self, patient_id: str | None, slide_digest: str | None) -> bool:
-        """Whether this fold was trained or validated on the patient, or on a slide with these bytes."""
-        names = [*(_writings(patient_id) if patient_id else ()), *([slide_digest] if slide_digest else ())]
-        return bool({anonymous(name) for name in names} & set(self.seen))
+    def saw(self, patient_id: str | None, slide_digest: str | None, slide_id: str | None = None) -> bool:
+        """Whether this fold was trained or validated on the patient, on a slide with these bytes, or one so called."""
+        names = [*(_writings(patient_id) if patient_id else ()), slide_digest, slide_id and _slide_name(slide_id)]
+        return bool({anonymous(name) for name in names if name} & set(self.seen))
 
 
 def anonymous(name: str) -> str:
-    """The hash under which a patient or slide stands in a bundle."""
+    """The hash under which a patient or slide stands in a bundle. Ids count as the tables write them."""
     return hashlib.sha256(b"wsipipe\0" + name.encode()).hexdigest()[:24]
+
+
+def _slide_name(slide_id: str) -> str:
+    """What all writings of a slide's id share, marked so that it is not taken for a patient of the same id."""
+    return f"slide\0{id_key(slide_id)}"
 
 
 @dataclass(frozen=True)
@@ -285,10 +290,10 @@ def folds_of(model: Path) -> list[tuple[Path, BundleFacts]]:
     return bundles
 
 
-def seen_hashes(patients: Iterable[str], slide_digests: Sequence[str]) -> list[str]:
+def seen_hashes(patients: Iterable[str], slide_digests: Iterable[str], slide_ids: Iterable[str] = ()) -> list[str]:
     """The hashes that :class:`BundleFacts` keeps, sorted."""
     writings = [written for patient in patients for written in _writings(patient)]
-    return sorted({anonymous(name) for name in (*writings, *slide_digests)})
+    return sorted({anonymous(name) for name in (*writings, *slide_digests, *map(_slide_name, slide_ids))})
 
 
 def _writings(patient: str) -> tuple[str, str]:

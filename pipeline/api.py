@@ -99,6 +99,7 @@ def evaluate(
     *,
     name: str | None = None,
     labels: Mapping[str, Any] | None = None,
+    other_patients: bool = False,
     retry_failed: bool = False,
     replace: bool = False,
     console: Console | None = None,
@@ -108,10 +109,11 @@ def evaluate(
     :param model: the model's folder, usually of another workspace.
     :param name: of the evaluation's folder; default: the model's.
     :param labels: ``label_column``, ``positive`` and ``negative``, where the table calls them otherwise than the model.
+    :param other_patients: ids that the model knows are other people's here; only slides' bytes are compared.
     :raises WsipipeError: what keeps a whole stage from running.
     """
     runner = _runner(config, console, retry_failed=retry_failed, replace=replace)
-    return chain.evaluate(config, runner, model, labels=labels or {}, name=name)[0]
+    return chain.evaluate(config, runner, model, labels=labels or {}, name=name, other_patients=other_patients)[0]
 
 
 def _runner(config: Config, console: Console | None, *, retry_failed: bool, replace: bool) -> Runner:

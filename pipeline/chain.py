@@ -16,14 +16,15 @@ from ..data.errors import UsageError
 from ..data.manifest import Json
 from .config import Config
 from .console import Console
-from .folders import checked_name, choose_features, choose_tiles
-from .results import Summary
+from .folders import checked_name, choose_features, choose_tiles, named_after, refuse_another_source
+from .results import Summary, summed
 from .run.runner import Runner
 from .steps import run_step
 from .training import metrics_of, train
 
 if TYPE_CHECKING:
     from ..data.cohort.table import CohortTable
+    from ..data.manifest import Record
     from ..data.slides.finding import FoundSlides
 
 
@@ -49,6 +50,39 @@ def _tile(config: Config, runner: Runner, found: FoundSlides, table: CohortTable
         config.tile, folder, runner.workspace, slides=found, table=table, replace=runner.replace, notes=found.notes()
     )
     return [runner.run(stage), runner.run(IndexStage(Settings(), folder, runner.workspace))]
+
+
+def _tile_for_model(
+    config: Config, runner: Runner, found: FoundSlides, table: CohortTable | None, *, allow_upsample: bool
+) -> list[Summary]:
+    """Tile new slides as a model's were tiled.
+
+    Whether a slide may be enlarged is that slide's own affair: one that has been tiled stays as it is, so that allowing
+    it for a coarse slide does not ask for the others to be tiled again.
+
+    :param config: tiling as the model's.
+    :param allow_upsample: enlarge slides that are coarser than the model's tiles.
+    """
+    from ..data.manifest import Manifest
+    from ..data.slides.finding import FoundSlides
+
+    folder = runner.workspace / "tiles" / config.tile.folder_name()
+    tiled = {slide: r for slide, r in Manifest.of(folder).latest("tile").items() if r.status != "failed"}
+    allowed = config.tile.allow_upsample or allow_upsample
+    summaries: list[Summary] = []
+    for enlarge in (False, True):
+        chosen = [s for s in found if _allowed(tiled.get(s.slide_id), default=allowed) == enlarge]
+        if chosen:
+            tile_settings = config.tile.model_copy(update={"allow_upsample": enlarge})
+            left_out = {} if summaries else found.left_out  # said once
+            slides = FoundSlides(chosen, left_out)
+            summaries += _tile(config.model_copy(update={"tile": tile_settings}), runner, slides, table)
+    return summed(summaries, folder) if len(summaries) > 2 else summaries
+
+
+def _allowed(tiled: Record | None, *, default: bool) -> bool:
+    """Whether a slide was tiled with leave to enlarge it."""
+    return default if tiled is None else bool(tiled.settings.get("allow_upsample", default))
 
 
 def _slides(given: Sequence[Path], table: CohortTable | None) -> FoundSlides:
@@ -130,40 +164,56 @@ def predict(
     from ..data.cohort.tcga import tcga_barcode
     from ..models.bundle import folds_of
     from ..stages.extract.settings import ExtractSettings
-    from ..stages.predict.report_stage import PredictionReportStage, SummarySettings
+    from ..stages.predict.prediction_report import PredictionReportSettings, PredictionReportStage
     from ..stages.predict.settings import PredictSettings
     from ..stages.predict.stage import PredictionTask, PredictStage
     from ..stages.tile.settings import TileSettings
 
     workspace = runner.workspace
     recipe = folds_of(model)[0][1].recipe
+    folder = workspace / "predictions" / named_after(model, name, "predictions")
+    refuse_another_source(runner, folder, "predict", model)
     recipe.refuse_other_width(model)
     here = config.tile.model_dump(
         include={"mpp_override", "overrule_mpp", "workers", "timeout", "tissue_weights", "device"}
     )
     # Annotations are of the slides that the model was trained on; of new ones all tissue is read.
     tile_settings = TileSettings(**{**recipe.tile, "annotation_classes": [], **here})
-    runtime = config.extract.model_dump(include={"weights", "batch_size", "threads", "device"})
+    runtime = config.extract.model_dump(include={"weights", "batch_size", "threads", "tile_timeout", "device"})
+    if "max_bad_tiles" in config.extract.model_fields_set:
+        runtime["max_bad_tiles"] = config.extract.max_bad_tiles
     extract_settings = ExtractSettings(**{**recipe.extract, **runtime})
     as_trained = config.model_copy(update={"tile": tile_settings, "extract": extract_settings})
 
     table = read_cohort(config.predict.table) if config.predict.table else None
     found = _slides(config.predict.slides, table)
-    slides = {slide.slide_id: slide.slide_id for slide in found}  # without a table a slide is its own patient
-    slides |= {slide: barcode.patient for slide in slides if (barcode := tcga_barcode(slide))}
+    named = {s.slide_id: code.patient for s in found if (code := tcga_barcode(s.slide_id))}
+    further: dict[str, str] = {}
     if table is not None:
         patients = dict(zip(table.frame["slide_id"], table.frame["patient_id"], strict=True))
-        slides |= {disk: patients[row] for disk, row in match_slides(slides, table).rows.items()}
+        named |= {disk: patients[row] for disk, row in match_slides([s.slide_id for s in found], table).rows.items()}
+        further = {slide: patient for slide, patient in patients.items() if slide}
+    # A slide whose patient nobody names is a patient of its own.
+    slides = {s.slide_id: named.get(s.slide_id, s.slide_id) for s in found}
 
     tiles = workspace / "tiles" / tile_settings.folder_name()
     features = workspace / "features" / as_trained.features_name()
-    folder = workspace / "predictions" / (name or model.resolve().name)
-    summaries = _tile(as_trained, runner, found, table)
+    summaries = _tile_for_model(as_trained, runner, found, table, allow_upsample=config.tile.allow_upsample)
     summaries.append(run_step("extract", as_trained, runner, tiles.name, only=list(slides)))
     settings = PredictSettings(**config.predict.model_dump(include=set(PredictSettings.model_fields)))
-    task = PredictionTask(model=model.resolve(), tiles=tiles, features=features, slides=slides)
+    task = PredictionTask(
+        model=model.resolve(),
+        tiles=tiles,
+        features=features,
+        slides=slides,
+        further=further,
+        unnamed=slides.keys() - named.keys(),
+    )
     summaries.append(runner.run(PredictStage(settings, folder, workspace, task)))
-    summaries.append(runner.run(PredictionReportStage(SummarySettings(), folder, workspace, task)))
+    report = PredictionReportStage(
+        PredictionReportSettings(), folder, workspace, task, other_patients=settings.other_patients
+    )
+    summaries.append(runner.run(report))
     result = {
         "predictions": str(folder / "predictions.csv"),
         "report": str(folder / "report.html"),
@@ -180,6 +230,7 @@ def evaluate(
     labels: Mapping[str, Any],
     name: str | None = None,
     features: str | None = None,
+    other_patients: bool = False,
 ) -> tuple[list[Summary], dict[str, Json]]:
     """Judge a trained model on this workspace's patients; its metrics by name.
 
@@ -187,19 +238,21 @@ def evaluate(
     :param labels: ``label_column``, ``positive`` and ``negative``, where the table calls them otherwise than the model.
     :param name: of the evaluation's folder; default: the model's.
     :param features: name of the features' folder; default: the one that the model's recipe names.
+    :param other_patients: ids that the model knows are other people's here; only slides' bytes are compared.
     :raises UsageError: no table, no features, or no name for an evaluation.
     """
     from ..models.bundle import folds_of
     from ..stages.evaluate.cohort import ExternalSettings, ExternalTask
-    from ..stages.evaluate.stage import ExternalStage, ReadSettings, ReadStage
+    from ..stages.evaluate.stage import ExternalEvaluateStage, ReadSlidesSettings, ReadSlidesStage
     from ..stages.extract.settings import ExtractSettings
     from ..stages.tile.settings import TileSettings
 
     workspace, model, table = runner.workspace, model.resolve(), config.cohort.table
     if table is None:
         raise UsageError("no cohort table is given", hint="use --table: slide_id, patient_id, labels")
-    name = checked_name(name or model.name, "an evaluation")
     recipe = folds_of(model)[0][1].recipe
+    folder = workspace / "evaluations" / named_after(model, name, "an evaluation")
+    refuse_another_source(runner, folder, "external_evaluate", model, table)
     wanted = f"{TileSettings(**recipe.tile).folder_name()}/{ExtractSettings(**recipe.extract).folder_name()}"
     how = f"wsipipe tile --mpp {recipe.tile['mpp']:g} --tile-px {recipe.tile_px}, wsipipe extract --backbone "
     source = choose_features(runner, wanted, features, how + recipe.backbone)
@@ -209,14 +262,13 @@ def evaluate(
         table=table,
         tiles=workspace / "tiles" / source.parent.name,
         features=source,
-        asked=ExternalSettings.of(model, **split, **labels),
+        asked=ExternalSettings.of(model, other_patients=other_patients, **split, **labels),
     )
-    folder = workspace / "evaluations" / name
-    read = runner.run(ReadStage(ReadSettings(device=config.predict.device), folder, workspace, task))
-    judged = runner.run(ExternalStage(folder, workspace, task))
-    failed = "external" if judged.failures else "read"
-    told = metrics_of(folder) if judged.done or judged.before else {"name": name, "failed": failed}
-    return [read, judged], {name: told}
+    read = runner.run(ReadSlidesStage(ReadSlidesSettings(device=config.predict.device), folder, workspace, task))
+    judged = runner.run(ExternalEvaluateStage(folder, workspace, task))
+    failed = judged.stage if judged.failures else read.stage
+    metrics = metrics_of(folder) if judged.done or judged.before else {"name": folder.name, "failed": failed}
+    return [read, judged], {folder.name: metrics}
 
 
 def import_checkpoint(config: Config, runner: Runner, checkpoints: Sequence[Path], name: str) -> Summary:

@@ -14,6 +14,7 @@ import typer
 from ..data.errors import UsageError
 from ..data.version import __version__
 from ..stages.compare.settings import CompareSettings
+from ..stages.extract.settings import ExtractSettings
 from ..stages.predict.settings import PredictSettings
 from ..stages.registry import steps
 from ..stages.tile.settings import TileSettings
@@ -179,6 +180,19 @@ def predict(
     overrule_mpp: Annotated[
         bool | None, typer.Option("--overrule-mpp", help="let --mpp-override, and the table's mpp, overrule the files")
     ] = None,
+    allow_upsample: Annotated[
+        bool | None,
+        typer.Option(
+            "--allow-upsample", help="enlarge slides that are coarser than the model's tiles; their rows say so"
+        ),
+    ] = None,
+    timeout: Annotated[float | None, typer.Option(help=TileSettings.model_fields["timeout"].description)] = None,
+    tile_timeout: Annotated[
+        float | None, typer.Option(help=ExtractSettings.model_fields["tile_timeout"].description)
+    ] = None,
+    max_bad_tiles: Annotated[
+        float | None, typer.Option(help=ExtractSettings.model_fields["max_bad_tiles"].description)
+    ] = None,
     weights: Weights = None,
     batch_size: Annotated[int | None, typer.Option(help="tiles a batch")] = None,
     gpu: Gpu = None,
@@ -187,8 +201,10 @@ def predict(
     call.on_gpu("predict", gpu)
     call.flags["predict"] |= {"slides": slides, "table": table}
     call.flags["tile"] = {"mpp_override": mpp_override, "overrule_mpp": overrule_mpp}
+    call.flags["tile"] |= {"allow_upsample": allow_upsample, "timeout": timeout}
     device = call.flags["predict"].get("device")
     call.flags["extract"] = {"weights": weights, "batch_size": batch_size, "device": device}
+    call.flags["extract"] |= {"tile_timeout": tile_timeout, "max_bad_tiles": max_bad_tiles}
     summaries, result = chain.predict(*call.open(), model, name=name)
     chain.show_predictions(call.console, result)
     call.finish(summaries, result)
@@ -210,6 +226,9 @@ def evaluate(
     drop_conflicts: Annotated[
         bool | None, typer.Option(help="drop patients whose rows say both; else they are an error")
     ] = None,
+    other_patients: Annotated[
+        bool, typer.Option("--other-patients", help=PredictSettings.model_fields["other_patients"].description)
+    ] = False,
     device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1 or mps; auto takes the first GPU")] = None,
     gpu: Gpu = None,
 ) -> None:
@@ -222,7 +241,9 @@ def evaluate(
     call.flags |= {"predict": {"device": device}, "split": {"drop_conflicts": drop_conflicts}}
     call.flags["cohort"] = {"table": table}
     call.on_gpu("predict", gpu)
-    summaries, metrics = chain.evaluate(*call.open(), model, labels=labels, name=name, features=features)
+    summaries, metrics = chain.evaluate(
+        *call.open(), model, labels=labels, name=name, features=features, other_patients=other_patients
+    )
     training.show_metrics(call.console, metrics)
     call.finish(summaries, {"evaluations": metrics})
 

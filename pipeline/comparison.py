@@ -63,7 +63,7 @@ def _compare_one(config: Config, runner: Runner, name: str, features: str | None
         else:
             ran = [runner.run(splits.train(variant.settings, folder))]
             if not ran[-1].failures:
-                ran.append(runner.run(splits.evaluate(variant.settings, folder)))
+                ran.append(runner.run(splits.cross_validate(variant.settings, folder)))
         summaries += ran
         if not ran[-1].failures:
             compared.append((variant, folder))

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from ..data.artifact import digest_of
 from ..data.errors import UsageError
+from ..data.manifest import Manifest, Record
 from .run.runner import Runner
 
 
@@ -49,6 +51,55 @@ def checked_name(name: str, of: str) -> str:
     :param of: what the folder holds, such as ``a model``.
     :raises UsageError: it cannot.
     """
-    if not name or name.startswith(".") or not all(c.isalnum() or c in "._-" for c in name):
-        raise UsageError(f"{name!r} cannot be {of}'s name", hint="use letters, digits, dots, dashes and underscores")
+    if not name or name.startswith(".") or not all(c.isalnum() or c in "._-+" for c in name):
+        hint = "give a --name of letters, digits, dots, dashes, underscores and plus signs"
+        raise UsageError(f"{name!r} cannot be {of}'s name", hint=hint)
     return name
+
+
+def named_after(model: Path, name: str | None, of: str) -> str:
+    """The name given to results of a model, else the model's own.
+
+    :raises UsageError: a folder cannot be called so.
+    """
+    return checked_name(name or model.resolve().name, of)
+
+
+def refuse_another_source(runner: Runner, folder: Path, stage: str, model: Path, table: Path | None = None) -> None:
+    """A folder holds the results of one model (on one table): another's do not take their place unasked.
+
+    A model that was trained again where it lies, or a table that was edited, is the same one: its results are made
+    again.
+
+    :param stage: that made what is there.
+    :raises UsageError: naming what is there, and the ways out.
+    """
+    if runner.replace:
+        return
+    from ..stages.lineage import model_record
+
+    asked = model_record(model, runner.workspace)
+    done = [record for record in Manifest.of(folder).latest(stage).values() if record.status == "done"]
+    if not done:
+        return
+    newest = max(done, key=lambda record: record.start)
+    there = newest.inputs["model"]
+    if there.path not in (None, asked.path) and there.digest != asked.digest:  # earlier versions did not record a path
+        raise _belongs(folder, f"the model {there.path}", asked.path)
+    if table is not None and _is_of_another(table, newest):
+        raise _belongs(folder, f"the table {newest.inputs['table'].path}", str(table))
+
+
+def _is_of_another(table: Path, record: Record) -> bool:
+    before = record.inputs["table"]
+    if before.path == str(table.resolve()) or not table.is_file():  # what is wrong with it is said when it is read
+        return False
+    return before.digest != digest_of(table)
+
+
+def _belongs(folder: Path, there: str, asked: str) -> UsageError:
+    return UsageError(
+        f"what is here is of {there}, not of {asked}",
+        path=folder,
+        hint="use another --name to keep both; --replace puts the new results in their place",
+    )

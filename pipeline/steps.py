@@ -13,6 +13,7 @@ from typing import Annotated, Any
 import typer
 
 from ..stages.registry import StageRow, steps
+from ..stages.stage import Stage
 from .command import Call, works
 from .config import Config
 from .folders import choose_features, choose_tiles
@@ -45,7 +46,8 @@ def run_step(name: str, config: Config, runner: Runner, source: str | None = Non
         folder = choose_tiles(runner, config.tile.folder_name(), source)
     elif row.after == "features":
         folder = choose_features(runner, config.features_name(), source)
-    return runner.run(row.make(getattr(config, name), runner.workspace, folder, **further))
+    stage: Stage[Any] = row.make(getattr(config, name), runner.workspace, folder, **further)
+    return runner.run(stage)
 
 
 def add_step(app: typer.Typer, row: StageRow) -> None:

@@ -105,11 +105,11 @@ class ToTrain:
             question=self.name,
         )
 
-    def evaluate(self, settings: TrainSettings, folder: Path) -> Stage[Any]:
-        from ..stages.train.cross_validate import EvaluateSettings, EvaluateStage
+    def cross_validate(self, settings: TrainSettings, folder: Path) -> Stage[Any]:
+        from ..stages.train.cross_validate import CrossValidateSettings, CrossValidateStage
 
-        evaluate = EvaluateSettings(device=settings.device)
-        return EvaluateStage(evaluate, folder, self.runner.workspace, features=self.features, splits=self.folder)
+        of_test = CrossValidateSettings(device=settings.device)
+        return CrossValidateStage(of_test, folder, self.runner.workspace, features=self.features, splits=self.folder)
 
     def refuse_unread_rna(self) -> None:
         """RNA that is configured, or was given to genomics, teaches; without it is trained only where that is asked.

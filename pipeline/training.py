@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 def train(
     config: Config, runner: Runner, names: Sequence[str] | None = None, *, features: str | None = None
 ) -> tuple[list[Summary], dict[str, Json]]:
-    """Split, train, evaluate and report each biomarker; its metrics by name.
+    """Split, train, cross-validate and report each biomarker; its metrics by name.
 
     :param names: the biomarkers to train; all by default.
     :param features: name of the features' folder, such as ``0.5mpp-224px/uni2-h``; needed only where there are several.
@@ -57,7 +57,7 @@ def _train_one(config: Config, runner: Runner, name: str, features: str | None) 
     stages: list[Callable[[], Stage[Any]]] = [  # made one after the other: each plans from what the one before left
         to_train.split,
         lambda: to_train.train(config.train, folder),
-        lambda: to_train.evaluate(config.train, folder),
+        lambda: to_train.cross_validate(config.train, folder),
         lambda: TrainingReportStage(ReportSettings(), folder, runner.workspace),
     ]
     summaries = []

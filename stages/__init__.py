@@ -1,1 +1,1 @@
-"""One module a stage: tile, extract, genomics, split, train, evaluate, predict, report."""
+"""One module a stage: tile, extract, genomics, split, train, cross_validate, predict, report."""

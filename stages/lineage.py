@@ -187,6 +187,7 @@ class Lineage:
 
 def model_record(model: Path, workspace: Path) -> OutputRecord:
     """A trained model as an input: its folder, relative to the workspace if it lies there, and its bundles' bytes."""
+    model, workspace = model.resolve(), workspace.resolve()
     place = model.relative_to(workspace).as_posix() if model.is_relative_to(workspace) else str(model)
     return OutputRecord(path=place, bytes=0, digest=digest_of_model(model) or "none")
 

@@ -5,7 +5,8 @@ What the rest of wsipipe knows of a stage follows from its row: the section of t
 and its step of ``wsipipe.run``. Stages and settings are named here, not imported: ``wsipipe --help`` reads this table.
 
 A version is raised when the same settings and inputs would give other results than before, or when a setting's default
-changes. What an older version made is then stale, and is made again.
+changes. What an older version made is then stale, and is made again. Names that stages had before are in
+:data:`~wsipipe.data.manifest.FORMER_STAGES`.
 """
 
 from __future__ import annotations
@@ -19,7 +20,6 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 
 if TYPE_CHECKING:
     from .settings import Settings
-    from .stage import Stage
 
 
 @dataclass(frozen=True)
@@ -49,14 +49,13 @@ class StageRow:
         found: type[Settings] = _found(self.settings)
         return found
 
-    def make(self, settings: Settings, workspace: Path, source: Path | None = None, **further: Any) -> Stage[Any]:
-        """The stage itself.
+    def make(self, settings: Settings, workspace: Path, source: Path | None = None, **further: Any) -> Any:
+        """The stage itself, a :class:`~wsipipe.stages.stage.Stage`.
 
         :param source: the folder that it reads.
         :param further: what the stage takes beside.
         """
-        made: Stage[Any] = _found(self.stage).made(settings, workspace, source, **further)
-        return made
+        return _found(self.stage).made(settings, workspace, source, **further)
 
 
 STAGES: Final = (
@@ -74,14 +73,14 @@ STAGES: Final = (
     StageRow("split", 1, ("models/*", "comparisons/*"), ".train.settings:SplitSettings"),
     StageRow("train", 3, ("models/*", "comparisons/*/*"), ".train.settings:TrainSettings"),
     StageRow("import-checkpoint", 1, ("models/*",)),
-    StageRow("evaluate", 2, ("models/*", "comparisons/*/*")),
-    StageRow("report", 4, ("models/*",)),
-    StageRow("omics", 1, ("comparisons/*/*",)),
-    StageRow("compare", 3, ("comparisons/*",), ".compare.settings:CompareSettings"),
-    StageRow("predict", 1, ("predictions/*",), ".predict.settings:PredictSettings"),
-    StageRow("summary", 2, ("predictions/*",)),
-    StageRow("read", 1, ("evaluations/*",)),
-    StageRow("external", 3, ("evaluations/*",)),
+    StageRow("cross_validate", 3, ("models/*", "comparisons/*/*")),
+    StageRow("report", 5, ("models/*",)),
+    StageRow("omics", 2, ("comparisons/*/*",)),
+    StageRow("compare", 4, ("comparisons/*",), ".compare.settings:CompareSettings"),
+    StageRow("predict", 2, ("predictions/*",), ".predict.settings:PredictSettings"),
+    StageRow("prediction_report", 3, ("predictions/*",)),
+    StageRow("read_slides", 2, ("evaluations/*",)),
+    StageRow("external_evaluate", 4, ("evaluations/*",)),
 )  # fmt: skip
 """In the order of the chain."""
 

@@ -19,7 +19,7 @@ from wsipipe.pipeline.console import Console
 from wsipipe.pipeline.results import Summary
 from wsipipe.pipeline.run.runner import Runner
 from wsipipe.stages.evaluate.cohort import ExternalSettings, ExternalTask
-from wsipipe.stages.evaluate.stage import ExternalStage, ReadSettings, ReadStage
+from wsipipe.stages.evaluate.stage import ExternalEvaluateStage, ReadSlidesSettings, ReadSlidesStage
 from wsipipe.stages.extract.settings import ExtractSettings
 from wsipipe.stages.tile.settings import TileSettings
 from wsipipe.stages.train.split import read_patients
@@ -39,12 +39,23 @@ def external_workspace(place: Path) -> Path:
     return place
 
 
-def model_at(folder: Path, *, seen: Sequence[Sequence[str]] = ((), (), ()), seed: int = 0, **recipe: Any) -> Path:
-    """Three folds of untrained networks. A name in ``seen`` that has a colon is a slide's digest."""
+def model_at(
+    folder: Path,
+    *,
+    seen: Sequence[Sequence[str]] = (("T0",), ("T1",), ("T2",)),
+    slides: Sequence[Sequence[str]] = ((), (), ()),
+    seed: int = 0,
+    **recipe: Any,
+) -> Path:
+    """Three folds of untrained networks.
+
+    :param seen: what each was trained on: patients, and, where it has a colon, the digest of a slide.
+    :param slides: ids of slides that each was trained on.
+    """
     for fold, threshold in enumerate(THRESHOLDS):
         torch.manual_seed(10 * seed + fold)
         sizes = {"hidden": 8, "shared": 4, "slots": 2, "head_hidden": 8}
-        network = MoMKD(MoMKDConfig.model_validate({"in_features": WIDTH, **sizes})).eval()
+        network = MoMKD(MoMKDConfig.model_validate({"in_features": recipe.get("width", WIDTH), **sizes})).eval()
         with torch.no_grad():
             network.head[-1].weight *= 20  # else all patients are near 0.5
         facts = BundleFacts(
@@ -56,7 +67,11 @@ def model_at(folder: Path, *, seen: Sequence[Sequence[str]] = ((), (), ()), seed
             method="momkd",
             network=network.config.model_dump(mode="json"),
             threshold=threshold,
-            seen=seen_hashes([name for name in seen[fold] if ":" not in name], [n for n in seen[fold] if ":" in n]),
+            seen=seen_hashes(
+                [name for name in seen[fold] if ":" not in name],
+                [name for name in seen[fold] if ":" in name],
+                slides[fold],
+            ),
             patients={},
             genes=[],
             gene_panel={},
@@ -110,8 +125,8 @@ def evaluate(place: Path, *, replace: bool = False, **given: Any) -> tuple[Summa
         asked=ExternalSettings.of(model, bootstrap_rounds=50, **given),
     )
     folder = place / "work/evaluations/her2"
-    read = runner.run(ReadStage(ReadSettings(device="cpu"), folder, place / "work", task))
-    return read, runner.run(ExternalStage(folder, place / "work", task))
+    read = runner.run(ReadSlidesStage(ReadSlidesSettings(device="cpu"), folder, place / "work", task))
+    return read, runner.run(ExternalEvaluateStage(folder, place / "work", task))
 
 
 def predictions(place: Path) -> dict[str, dict[str, str]]:

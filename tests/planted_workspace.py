@@ -24,6 +24,7 @@ from wsipipe.data.manifest import InputRecord, Manifest, OutputRecord, Record, S
 from wsipipe.data.tiling.grid import plan_grid
 from wsipipe.data.tiling.store import write_tiles
 from wsipipe.data.units import Mpp, TilePx
+from wsipipe.models.tasks.prediction import PatientPrediction
 from wsipipe.pipeline.config import Config, load_config
 from wsipipe.pipeline.console import Console
 from wsipipe.pipeline.run.runner import Runner
@@ -32,7 +33,7 @@ from wsipipe.stages.genomics.stage import GenomicsStage
 from wsipipe.stages.registry import VERSIONS
 from wsipipe.stages.settings import Settings
 from wsipipe.stages.tile.settings import TileSettings
-from wsipipe.stages.train.cross_validate import EvaluateSettings, EvaluateStage, OutOfFold, read_oof
+from wsipipe.stages.train.cross_validate import CrossValidateSettings, CrossValidateStage, read_oof
 from wsipipe.stages.train.split import SplitStage, SplitStageSettings
 from wsipipe.stages.train.stage import TrainStage
 
@@ -127,13 +128,13 @@ class Planted:
             question="er",
         )
 
-    def evaluator(self, folder: Path | None = None, **settings: object) -> EvaluateStage:
+    def evaluator(self, folder: Path | None = None, **settings: object) -> CrossValidateStage:
         """The stage that tests the bundles of a folder, on the split of the model ``er``."""
-        given = EvaluateSettings.model_validate({"device": "cpu", **settings})
+        given = CrossValidateSettings.model_validate({"device": "cpu", **settings})
         features = self.workspace / FEATURES
-        return EvaluateStage(given, folder or self.model, self.workspace, features=features, splits=self.model)
+        return CrossValidateStage(given, folder or self.model, self.workspace, features=features, splits=self.model)
 
-    def evaluation(self, folder: Path) -> list[OutOfFold]:
+    def evaluation(self, folder: Path) -> list[PatientPrediction]:
         """What cross-validation says of the bundles in a folder."""
         assert not self.runner().run(self.evaluator(folder, bootstrap_rounds=10)).failures
         return read_oof(folder / "oof_predictions.csv")

@@ -23,7 +23,7 @@ import pandas as pd
 
 from ..columns import label_words, names, plain_name, plain_names
 from ..errors import CohortError
-from ..units import Mpp
+from ..units import SLIDE_MPP, Mpp
 from ..wording import some
 from .ids import normal_id, one_spelling, same_ids
 from .tcga import tcga_barcode
@@ -278,8 +278,8 @@ def _mpp(text: str, line: int, path: Path) -> str:
         mpp = float(text.replace(",", "."))
     except ValueError:
         mpp = math.nan
-    if not 0.01 <= mpp < 10:  # also refuses nan; 10 and more are objectives (20x, 40x), less is millimetres
-        what = f"line {line}: mpp {text!r} is no number of microns per pixel"
+    if not SLIDE_MPP[0] <= mpp <= SLIDE_MPP[1]:  # also refuses nan
+        what = f"line {line}: mpp {text!r} is no number of microns per pixel from {SLIDE_MPP[0]:g} to {SLIDE_MPP[1]:g}"
         hint = "write 0.25 for what scanners call 40x and 0.5 for 20x, or leave the cell empty"
         raise CohortError(what, path=path, hint=hint)
     return repr(mpp)

@@ -6,8 +6,8 @@ The rule, in this order:
    nothing that can be believed, or the user wants the override to overrule it (``--overrule-mpp``);
 2. what OpenSlide makes of the vendor's own metadata (``openslide.mpp-x`` and ``-y``);
 3. the TIFF tags XResolution and YResolution, if their unit is the inch or the centimetre and what they say lies
-   within :data:`SANE`. Print resolutions that programs fill in by habit (72 or 300 dpi are 353 and 85 µm) do not,
-   and count as nothing said.
+   within :data:`~wsipipe.data.units.SLIDE_MPP`. Print resolutions that programs fill in by habit (72 or 300 dpi are 353
+   and 85 µm) do not, and count as nothing said.
 
 A nominal magnification is never turned into microns: 20x is anything from 0.45 to 0.55.
 """
@@ -20,10 +20,7 @@ from os import PathLike
 from typing import Final
 
 from ..errors import SlideError
-from ..units import Mpp
-
-SANE: Final = (0.05, 20.0)
-"""Microns per pixel of level 0 that a slide scanner or a downscaled export can have; anything else is a mistake."""
+from ..units import SLIDE_MPP, Mpp
 
 SQUARE_WITHIN: Final = 0.01
 """Largest relative difference of a pixel's sides that is taken for a rounding of the scanner's."""
@@ -48,13 +45,13 @@ def mpp_from_properties(properties: Mapping[str, str]) -> tuple[Mpp, Mpp] | None
 def believed_mpp(mpp: tuple[Mpp, Mpp] | None, path: str | PathLike[str]) -> Mpp:
     """The one mpp of square pixels: the mean of both sides.
 
-    :raises SlideError: no mpp, one outside :data:`SANE`, or sides that differ by more than :data:`SQUARE_WITHIN`.
+    :raises SlideError: no mpp, one outside :data:`SLIDE_MPP`, or sides that differ by more than :data:`SQUARE_WITHIN`.
     """
     if mpp is None:
         raise SlideError("the file does not say how large a pixel is (no mpp)", path=path, hint=WAYS_OUT)
     x, y = mpp
     if not (_is_sane(x) and _is_sane(y)):
-        wrong = f"a pixel of {x:.6g} × {y:.6g} µm cannot be (a slide has between {SANE[0]} and {SANE[1]} µm)"
+        wrong = f"a pixel of {x:.6g} × {y:.6g} µm cannot be (a slide has between {SLIDE_MPP[0]} and {SLIDE_MPP[1]} µm)"
         raise SlideError(wrong, path=path, hint=WAYS_OUT)
     mean = (x + y) / 2
     if abs(x - y) > SQUARE_WITHIN * mean:
@@ -87,4 +84,4 @@ def filled_mpp(
 
 
 def _is_sane(mpp: float) -> bool:
-    return math.isfinite(mpp) and SANE[0] <= mpp <= SANE[1]
+    return math.isfinite(mpp) and SLIDE_MPP[0] <= mpp <= SLIDE_MPP[1]

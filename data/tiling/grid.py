@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from math import log
+from math import ceil, log
 from typing import Final, Literal
 
 import numpy as np
@@ -124,7 +124,9 @@ def plan_grid(
     level = _level(level_mpps, mpp, level_policy, native_tolerance, allow_upsample=allow_upsample)
     if level is None:
         wrong = f"coarser than asked: {slide_mpp:.6g} µm per pixel at its finest, and tiles are to have {mpp:g}"
-        hint = f"ask for a coarser --mpp ({slide_mpp:.3g}, say), or enlarge it with --allow-upsample"
+        # Rounded up: a resolution that is asked for must not be finer than the slide by the digits left away.
+        coarse = f"{ceil(slide_mpp * 1e4) / 1e4:g}"
+        hint = f"enlarge it with --allow-upsample; or cut coarser tiles: wsipipe tile --mpp {coarse}"
         raise SlideError(wrong, hint=hint)
     level_mpp, downsample = level_mpps[level], level_downsamples[level]
     if abs(level_mpp / mpp - 1) <= native_tolerance + _ROUNDING:

@@ -1,9 +1,12 @@
 """How good a binary prediction is, patient by patient, and how sure one may be of that.
 
-Single values come from scikit-learn; the intervals are a stratified percentile bootstrap over patients (Efron and
-Tibshirani, An Introduction to the Bootstrap, 1993, section 13.3). A figure that is not defined, such as the AUC of one
-class alone, is None and never NaN. The percentile interval knows only the patients it was given: where ten patients
-happen to be told apart without fault it is [1, 1]. Read it together with the number of patients.
+Single values come from scikit-learn. Sensitivity and specificity are shares of patients and have Wilson's score
+interval (:func:`wilson_interval`), their mean, the balanced accuracy, the one that follows from both (MOVER: Zou and
+Donner, Stat. Med. 27:1693, 2008): of ten patients without an error it is [0.72, 1] and not [1, 1]. The other intervals
+are a stratified percentile bootstrap over patients (Efron and Tibshirani, An Introduction to the Bootstrap, 1993,
+section 13.3), which knows only the patients it was given: where these happen to be told apart without fault, the AUC's
+is [1, 1]. Read it together with the number of patients. A figure that is not defined, such as the AUC of one class
+alone, is None and never NaN.
 
 Calibration, whether a probability of 0.3 comes true three times in ten, is said in two ways:
 
@@ -34,7 +37,6 @@ from sklearn.metrics import (
     balanced_accuracy_score,
     brier_score_loss,
     f1_score,
-    recall_score,
     roc_auc_score,
     roc_curve,
 )
@@ -97,7 +99,10 @@ def binary_metrics(
 
     AUPRC is average precision (steps, no interpolation), to be read against the share of positives. F1 and
     sensitivity need a positive patient, specificity a negative one, AUC, AUPRC and balanced accuracy both. Intervals
-    need two of each class and at least one round. Calibration slope and intercept need classes that overlap.
+    need two of each class and at least one round; those of shares need no more than the share and a round. Calibration
+    slope and intercept need classes that overlap.
+
+    :param rounds: of the bootstrap; 0 for no intervals at all.
 
     :param labels: (N,) 0 or 1.
     :param probabilities: (N,) probability of label 1, in [0, 1].
@@ -112,6 +117,7 @@ def binary_metrics(
     intervals = min(n_positive, len(y) - n_positive) > 1 and rounds > 0
     drawn = bootstrap(y, p, call, _calibration_groups(p), rounds=rounds, seed=seed) if intervals else {}
     intercept, slope = _recalibration(y, p, intervals=intervals)
+    sensitivity, specificity = (_share(call[y], rounds), _share(~call[~y], rounds))
 
     def estimate(name: str) -> Estimate:
         if name not in values or name not in drawn:
@@ -126,10 +132,10 @@ def binary_metrics(
         n_positive=n_positive,
         auc=estimate("auc"),
         auprc=estimate("auprc"),
-        balanced_accuracy=estimate("balanced_accuracy"),
+        balanced_accuracy=_mean_share(sensitivity, specificity, values.get("balanced_accuracy")),
         f1=estimate("f1"),
-        sensitivity=estimate("sensitivity"),
-        specificity=estimate("specificity"),
+        sensitivity=sensitivity,
+        specificity=specificity,
         brier=estimate("brier"),
         calibration_error=estimate("calibration_error"),
         calibration_slope=slope,
@@ -151,9 +157,6 @@ def _figures(y: Bools, p: Floats, call: Bools) -> dict[str, float]:
         values["calibration_error"] = _calibration_error(calibration_bins(y, p))
     if y.any():
         values["f1"] = f1_score(y, call)
-        values["sensitivity"] = recall_score(y, call)
-    if not y.all():
-        values["specificity"] = recall_score(y, call, pos_label=0)
     if y.any() and not y.all():
         values["auc"] = roc_auc_score(y, p)
         values["auprc"] = average_precision_score(y, p)
@@ -219,7 +222,30 @@ def wilson_interval(hits: int, n: int) -> tuple[float, float]:
     share, z2 = hits / n, _Z95**2
     middle = (share + z2 / (2 * n)) / (1 + z2 / n)
     half = _Z95 / (1 + z2 / n) * sqrt(share * (1 - share) / n + z2 / (4 * n * n))
-    return max(0.0, middle - half), min(1.0, middle + half)
+    return min(share, max(0.0, middle - half)), max(share, min(1.0, middle + half))  # rounding leaves no share outside
+
+
+def _share(right: Bools, rounds: int) -> Estimate:
+    """The share of patients who were called right, with Wilson's interval where intervals are asked for."""
+    if not len(right):
+        return Estimate(value=None)
+    hits, n = int(right.sum()), len(right)
+    low, high = wilson_interval(hits, n) if rounds else (None, None)
+    return Estimate(value=hits / n, low=low, high=high)
+
+
+def _mean_share(one: Estimate, other: Estimate, value: float | None) -> Estimate:
+    """The mean of two shares of different patients; its interval is recovered from theirs.
+
+    :param value: what it is.
+    """
+    if value is None or one.value is None or other.value is None:
+        return Estimate(value=None)
+    if one.low is None or one.high is None or other.low is None or other.high is None:
+        return Estimate(value=value)
+    below = sqrt((one.value - one.low) ** 2 + (other.value - other.low) ** 2) / 2
+    above = sqrt((one.high - one.value) ** 2 + (other.high - other.value) ** 2) / 2
+    return Estimate(value=value, low=max(0.0, value - below), high=min(1.0, value + above))
 
 
 def _calibration_groups(p: Floats, bins: int = 5) -> npt.NDArray[np.intp]:

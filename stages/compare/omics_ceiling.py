@@ -7,15 +7,17 @@ patients, predicts its test patients that have RNA. It uses no slide, and gives 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from ...data.cohort.splits import Splits
 from ...data.manifest import Manifest
 from ...models.tasks.binary import BINARY
+from ...models.tasks.prediction import PatientPrediction
 from ...models.training.rna_teacher import RnaTeacher, measured
 from ..registry import VERSIONS
 from ..stage import Input, Item, Outcome, OutputInput, Plan, Progress, Stage
-from ..train.cross_validate import EvaluateSettings, OutOfFold, write_evaluation
+from ..train.cross_validate import CrossValidateSettings, write_evaluation
 from ..train.molecular_data import MolecularData, molecular_inputs
 from ..train.settings import TrainSettings
 from ..train.split import split_output
@@ -51,9 +53,9 @@ class OmicsCeilingStage(Stage[TrainSettings]):
         molecular = MolecularData.read(self.stores, self.settings.gene_list)
         assert molecular is not None  # the stage is made with stores
         rows = [row for fold in range(splits.folds) for row in self._fold(splits, fold, molecular)]
-        return write_evaluation(self.folder, rows, EvaluateSettings(), BINARY)
+        return write_evaluation(self.folder, rows, CrossValidateSettings(), BINARY)
 
-    def _fold(self, splits: Splits, fold: int, molecular: MolecularData) -> list[OutOfFold]:
+    def _fold(self, splits: Splits, fold: int, molecular: MolecularData) -> list[PatientPrediction]:
         table, settings = molecular.table, self.settings
         train, validation, test = (measured(table, splits.patients(fold, r)) for r in ("train", "validation", "test"))
         selection = molecular.selection(settings)
@@ -64,7 +66,8 @@ class OmicsCeilingStage(Stage[TrainSettings]):
             return teacher.predict(table.rows(patients), table.genes).tolist() if patients else []
 
         threshold, _ = BINARY.threshold([splits.labels[p] for p in validation], logits(validation))
-        return [
-            OutOfFold.of(patient, fold, splits.labels[patient], logit, threshold, slides=0, task=BINARY)
-            for patient, logit in zip(test, logits(test), strict=True)
-        ]
+        thresholds, rows = {fold: threshold}, []
+        for patient, logit in zip(test, logits(test), strict=True):
+            row = PatientPrediction.of(patient, [{fold: logit}], thresholds, BINARY, label=splits.labels[patient])
+            rows.append(replace(row, slides=0))
+        return rows

@@ -18,11 +18,12 @@ from ...data.errors import CohortError
 from ...data.manifest import Manifest
 from ...models.evaluation.metrics import Metrics, roc_points
 from ...models.evaluation.paired_tests import delong
+from ...models.tasks.prediction import PatientPrediction
 from ..lineage import Lineage
 from ..pages.report_page import Question
 from ..registry import VERSIONS
 from ..stage import Input, Item, Outcome, OutputInput, Plan, Progress, Stage, upstream
-from ..train.cross_validate import OutOfFold, read_oof
+from ..train.cross_validate import read_oof
 from ..train.settings import BiomarkerSettings
 from .figure import comparison_figure
 from .page import comparison_page, comparison_table
@@ -63,7 +64,7 @@ class CompareStage(Stage[CompareStageSettings]):
         notes: list[str] = []
         lineage = Lineage(self.workspace)
         for variant, folder in self.compared:
-            stage = "omics" if variant.settings is None else "evaluate"
+            stage = "omics" if variant.settings is None else "cross_validate"
             evaluated = upstream(Manifest.of(folder), stage, self.workspace, lineage=lineage)
             record = evaluated.records.get("cross-validation")
             if record is None:
@@ -110,22 +111,23 @@ class _Evaluated:
     seconds: float | None
 
 
-def _compared(method: _Evaluated, predictions: Mapping[str, Sequence[OutOfFold]]) -> ComparedMethod:
+def _compared(method: _Evaluated, predictions: Mapping[str, Sequence[PatientPrediction]]) -> ComparedMethod:
     metrics = json.loads(method.outputs["metrics"].read_text(encoding="utf-8"))
     variant, rows = method.variant, predictions[method.variant.name]
     reference = {row.patient_id: row for row in predictions[REFERENCE]}
+    labels = [bool(row.label) for row in rows]
     both = [(row, reference[row.patient_id]) for row in rows if row.patient_id in reference]
     difference = None
     if variant.name != REFERENCE:
-        labels = [row.label for row, _ in both]
-        difference = delong(labels, [row.probability for row, _ in both], [other.probability for _, other in both])
+        of_both = [bool(row.label) for row, _ in both]
+        difference = delong(of_both, [row.probability for row, _ in both], [other.probability for _, other in both])
     return ComparedMethod(
         name=variant.name,
         title=variant.title,
         soft_targets=variant.settings is not None and variant.settings.soft_targets,
         metrics=Metrics.model_validate(metrics["pooled"]),
         fold_aucs=tuple(fold["auc"]["value"] for fold in metrics["folds"]),
-        roc=tuple(map(tuple, roc_points([row.label for row in rows], [row.probability for row in rows]).tolist())),
+        roc=tuple(map(tuple, roc_points(labels, [row.probability for row in rows]).tolist())),
         against_reference=difference,
         note=variant.note,
         seconds=method.seconds,

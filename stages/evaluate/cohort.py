@@ -15,27 +15,28 @@ from typing import Any, Literal
 from pydantic import ValidationError
 
 from ...data.cohort.labels import PatientLabels, patient_labels
-from ...data.cohort.slide_match import match_slides
-from ...data.cohort.table import read_cohort
+from ...data.cohort.slide_match import SlideMatch, match_slides
+from ...data.cohort.table import CohortTable, read_cohort
 from ...data.errors import BundleError, CohortError, StoreError, UsageError
 from ...data.features.store import read_facts
 from ...data.manifest import Manifest, OutputRecord, Record
 from ...data.wording import some
 from ...models.bundle import BundleFacts, FeatureRecipe, folds_of
 from ...models.evaluation.metrics import Estimate
+from ..predict.allowed_folds import SAME_IDS, AllowedFolds, PatientSlides, allowed_folds
+from ..settings import Runtime
 from ..train.settings import BiomarkerSettings
 from ..train.split import slides_with_features
 
 SEEN_BY_ALL = "every fold of the model was trained on them"
 """Why a patient is dropped."""
-SAME_IDS = "Where another cohort's patients only happen to be numbered alike, give their ids a prefix in the table."
-"""The way out for patients of whom folds are silent for their id's sake."""
 
 
 class ExternalSettings(BiomarkerSettings):
     """Judging a model on another cohort: where that has its labels, and how they are counted."""
 
     drop_conflicts: bool = False
+    other_patients: bool = Runtime(False)  # what it changes is among the inputs
     tcga_slides: Literal["diagnostic", "all"] = "diagnostic"
     bootstrap_rounds: int = 2000
     seed: int = 0
@@ -75,17 +76,17 @@ class ExternalCohort:
     """The patients to judge.
 
     :param labels: patients that no fold may judge are among the dropped.
-    :param folds: patient → folds that may speak.
+    :param allowed: patient → folds that may read their slides.
     :param stores: slide → its features, of the slides to read.
     :param tiled, extracted: slide → record, of the same.
     :param slides: matched slide → ``usable``, or why it is not.
-    :param known_by_id: patients whose id some fold knows, and none of their slides. Another cohort's patients may only
-        happen to be numbered alike.
+    :param known_by_id: patients whom some fold knows by an id, and by no slide's bytes. Another cohort's patients may
+        only happen to be numbered alike.
     """
 
     bundles: Sequence[BundleFacts]
     labels: PatientLabels
-    folds: Mapping[str, tuple[int, ...]]
+    allowed: Mapping[str, AllowedFolds]
     stores: Mapping[str, OutputRecord]
     tiled: Mapping[str, Record]
     extracted: Mapping[str, Record]
@@ -112,10 +113,10 @@ class ExternalCohort:
             one_class_is_enough=True,
         )
         tiled, extracted = Manifest.of(task.tiles).latest("tile"), Manifest.of(task.features).latest("extract")
-        digests = {p: [tiled[s].inputs["slide"].digest for s in own] for p, own in labels.slides.items()}
-        folds = {patient: _unseen(bundles, patient, own) for patient, own in digests.items()}
-        by_id = [p for p, own in digests.items() if len(folds[p]) < len(bundles) and not _known(bundles, own)]
-        labels = without(labels, {patient: SEEN_BY_ALL for patient, unseen in folds.items() if not unseen})
+        patients = _patients(labels, table, match, tiled)
+        allowed = {p: allowed_folds(bundles, patients[p], other_patients=task.asked.other_patients) for p in patients}
+        by_id = [patient for patient, folds in allowed.items() if folds.by_id_alone]
+        labels = without(labels, {patient: SEEN_BY_ALL for patient, folds in allowed.items() if not folds.folds})
         if not labels.labels:
             reasons = ", ".join(f"{reason} ({count})" for reason, count in labels.reasons.items())
             raise CohortError(
@@ -127,7 +128,7 @@ class ExternalCohort:
         return cls(
             bundles=bundles,
             labels=labels,
-            folds={patient: folds[patient] for patient in labels.labels},
+            allowed={patient: allowed[patient] for patient in labels.labels},
             stores={slide: extracted[slide].outputs["features"] for slide in slides},
             tiled={slide: tiled[slide] for slide in slides},
             extracted={slide: extracted[slide] for slide in slides},
@@ -138,8 +139,8 @@ class ExternalCohort:
 
     @property
     def partly_seen(self) -> list[str]:
-        """Patients of whom not all folds may speak."""
-        return [patient for patient, folds in self.folds.items() if len(folds) < len(self.bundles)]
+        """Patients who trained some of the folds, and are read by the others."""
+        return [patient for patient, allowed in self.allowed.items() if len(allowed.folds) < len(self.bundles)]
 
     def refuse_other_tiles(self, recipe: FeatureRecipe, task: ExternalTask, workspace: Path) -> None:
         """Refuse slides that were tiled or extracted to other bags than the model's.
@@ -151,7 +152,7 @@ class ExternalCohort:
             has = {name: record.settings.get(name, value) for name, value in wanted.items()}
             other = [f"{name} is {has[name]:g}, not {value:g}" for name, value in wanted.items() if has[name] != value]
             if other:
-                flags = " ".join(f"--{name.replace('_', '-')} {value:g}" for name, value in wanted.items())
+                flags = " ".join(f"--{name.replace('_', '-')} {value}" for name, value in wanted.items())
                 raise BundleError(
                     f"these tiles are not what the model was trained on: {'; '.join(other)}",
                     path=task.tiles,
@@ -170,29 +171,35 @@ class ExternalCohort:
             (recipe.tile, [record.settings for record in self.tiled.values()]),
             (recipe.extract, [record.settings for record in self.extracted.values()]),
         ]
-        told = {
+        different = {
             f"{name} {settings[name]}, not {value}": None
             for wanted, all_settings in here
             for settings in all_settings
             for name, value in wanted.items()
             if name in settings and settings[name] != value
         }
-        return list(told)
+        return list(different)
 
 
-def _known(bundles: Sequence[BundleFacts], digests: Sequence[str]) -> bool:
-    """Whether any fold knows any of the slides."""
-    return any(facts.saw(None, digest) for facts in bundles for digest in digests)
+def _patients(
+    labels: PatientLabels, table: CohortTable, match: SlideMatch, tiled: Mapping[str, Record]
+) -> dict[str, PatientSlides]:
+    """The patients who have labels, with all their slides: those on disk, and those that the table alone names."""
+    slides: dict[str, dict[str, str | None]] = {patient: {} for patient in labels.slides}
+    patient_of = dict(zip(table.frame["slide_id"], table.frame["patient_id"], strict=True))
+    for slide, patient in patient_of.items():
+        if slide and patient in slides:
+            slides[patient][slide] = None
+    for slide, row in match.rows.items():
+        record = tiled.get(slide)
+        if patient_of[row] in slides and record is not None and "slide" in record.inputs:
+            slides[patient_of[row]][slide] = record.inputs["slide"].digest
+    return {patient: PatientSlides(patient_id=patient, slides=own) for patient, own in slides.items()}
 
 
 def _same_ids(patients: Sequence[str]) -> list[str]:
     """What to say of patients whom the model knows by their id alone."""
     return [f"known to the model by id, but not by slide: {some(patients)}. {SAME_IDS}"] if patients else []
-
-
-def _unseen(bundles: Sequence[BundleFacts], patient: str, digests: Sequence[str]) -> tuple[int, ...]:
-    """The folds that know neither the patient nor any of the patient's slides."""
-    return tuple(facts.fold for facts in bundles if not any(facts.saw(patient, digest) for digest in digests))
 
 
 def without(labels: PatientLabels, gone: Mapping[str, str]) -> PatientLabels:

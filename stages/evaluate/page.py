@@ -11,33 +11,20 @@ from statistics import fmean
 
 from ...data.errors import UsageError
 from ...models.evaluation.metrics import Estimate, Metrics, wilson_interval
+from ...models.tasks.prediction import PatientPrediction
 from ..pages.charts import place_chart
 from ..pages.numbers import TEMPLATES, mean_and_deviation
 from ..pages.report_page import Accounting, Facts, Question, cautions, performance_charts
-from .cohort import SAME_IDS
+from ..predict.allowed_folds import SAME_IDS
 
 
 @dataclass(frozen=True, kw_only=True)
 class FoldAlone:
-    """One fold's model by itself, on the patients of whom it may speak; the metrics without intervals."""
+    """One fold's model by itself, on the patients whom it may read; the metrics without intervals."""
 
     fold: int
     threshold: float
     metrics: Metrics
-
-
-@dataclass(frozen=True, kw_only=True)
-class JudgedPatient:
-    """A patient as seen by the folds that had not seen them."""
-
-    patient: str
-    positive: bool
-    called_positive: bool
-    probability: float
-    spread: float | None
-    threshold: float
-    slides: int
-    folds: tuple[int, ...]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,9 +41,9 @@ class ExternalReport:
     """Of the model; a fold that knows every patient is not in ``folds``."""
     cross_validated: Estimate | None
     """The AUC that it had out of fold, where it was trained."""
-    patients: tuple[JudgedPatient, ...]
+    patients: tuple[PatientPrediction, ...]
     known_by_id: int
-    """Patients whose id some folds know, but none of whose slides."""
+    """Patients whom some folds know by an id, but by no slide."""
     differences: tuple[str, ...]
     """Settings with which these slides were tiled and extracted, where the model's were others."""
     facts: Facts
@@ -69,6 +56,25 @@ class ExternalReport:
     def partly_seen(self) -> int:
         """Patients who trained some of the folds."""
         return sum(len(patient.folds) < self.n_folds for patient in self.patients)
+
+    @property
+    def kind(self) -> str:
+        """What kind of evaluation this is: an external one is of patients whom the model never saw."""
+        if not self.partly_seen:
+            return "External evaluation"
+        whole = self.partly_seen == len(self.patients)
+        return "Evaluation on the training cohort" if whole else "Evaluation on patients some of whom trained the model"
+
+    @property
+    def whom(self) -> str:
+        """On whom the model is judged."""
+        seen, all_ = self.partly_seen, len(self.patients)
+        if not seen:
+            return "another cohort"
+        return (
+            f"{all_:,} patients, {seen:,} of whom trained or validated some of its folds and are read only by folds "
+            "that were not trained on them"
+        )
 
     @property
     def share_positive(self) -> tuple[float, float, float]:
@@ -84,7 +90,7 @@ class ExternalReport:
 
 def external_page(report: ExternalReport) -> str:
     """The page as HTML: one file that needs no other."""
-    labels = [patient.positive for patient in report.patients]
+    labels = [bool(patient.label) for patient in report.patients]
     probabilities = [patient.probability for patient in report.patients]
     share, low, high = report.share_positive
     return TEMPLATES.get_template("external.html").render(
@@ -97,7 +103,7 @@ def external_page(report: ExternalReport) -> str:
         calibrated=calibration_in_words(report),
         fold_aucs=mean_and_deviation([fold.metrics.auc.value for fold in report.folds]),
         thresholds=sorted({patient.threshold for patient in report.patients}),
-        patients=sorted(report.patients, key=lambda patient: (-patient.probability, patient.patient)),
+        patients=sorted(report.patients, key=lambda patient: (-patient.probability, patient.patient_id)),
         place=place_chart,
     )
 
@@ -123,13 +129,13 @@ def calibration_in_words(report: ExternalReport) -> tuple[str, ...]:
         return ("With patients of one class alone, nothing can be said.",)
     share, low, high = report.share_positive
     mean, slope = report.mean_probability, report.metrics.calibration_slope
-    told = (
+    averages = (
         f"On average the model says {mean:.2f}, and {share:.2f} of the patients are positive ({low:.2f} – {high:.2f})"
     )
     if low <= mean <= high:
-        said = [f"{told}: no difference beyond chance."]
+        said = [f"{averages}: no difference beyond chance."]
     else:
-        said = [f"{told}: its probabilities are too {'high' if mean > high else 'low'} for this cohort."]
+        said = [f"{averages}: its probabilities are too {'high' if mean > high else 'low'} for this cohort."]
     if slope.value is None:
         said.append("Slope and intercept cannot be estimated: the probabilities of the classes do not overlap.")
     elif slope.low is None or slope.high is None:

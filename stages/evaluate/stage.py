@@ -1,4 +1,4 @@
-"""external: what a trained model is worth on the patients of another workspace.
+"""external_evaluate: what a trained model is worth on the patients of another workspace.
 
     readings/<slide>.json  what each fold says of a slide
     patients.csv           every patient of the table: judged, or dropped and why
@@ -7,129 +7,80 @@
     report.html            the page to look at
 
 Nothing is fitted here: network, threshold and the way from slide to bag are the model's, and labels are first looked
-at when all predictions are made. A fold that was trained or validated on a patient, or on a file with the bytes of one
-of the patient's slides, says nothing of that patient.
+at when all predictions are made. A fold that was trained or validated on one of a patient's slides reads none of that
+patient's (:mod:`wsipipe.stages.predict.allowed_folds`).
 """
 
 from __future__ import annotations
 
 import csv
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-
-import numpy as np
-from pydantic import BaseModel, ConfigDict
-from scipy.special import expit
+from typing import Final
 
 from ...data.artifact import whole
 from ...data.cohort.labels import PatientLabels
-from ...data.features.store import read_bag
-from ...models.backbones.devices import choose_devices
-from ...models.bundle import folds_of, read_bundle
 from ...models.evaluation.metrics import Estimate, Metrics
+from ...models.tasks.prediction import TRAINED_AT, PatientPrediction
 from ..lineage import model_record
 from ..pages.report_page import Accounting, Question
+from ..predict.reading import FoldReader, SlideToRead, read_outputs, write_output
 from ..registry import VERSIONS
 from ..settings import Runtime, Settings
 from ..stage import FileInput, Input, Item, Outcome, OutputInput, Plan, Progress, Stage, ValueInput, upstream
 from ..train.cross_validate import metrics_of, write_metrics
 from ..train.split import write_patients
 from .cohort import ExternalCohort, ExternalSettings, ExternalTask, cross_validated_auc, without
-from .page import ExternalReport, FoldAlone, JudgedPatient, external_page
+from .page import ExternalReport, FoldAlone, external_page
+
+PREDICTION_COLUMNS: Final = (
+    "patient_id", "label", "probability", "spread", "logit", "threshold", "call", "slides", "folds", "prevalence",
+)  # fmt: skip
+"""Of ``predictions.csv``. The prevalence is the one that probabilities are at."""
 
 
-class ReadSettings(Settings):
+class ReadSlidesSettings(Settings):
     """Reading slides with a model."""
 
     device: str = Runtime("auto")
 
 
-class SlideLogits(BaseModel):
-    """What is kept of a slide."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    slide_id: str
-    logits: dict[int, float]
-    """Fold → log-odds of positive, of the folds that may speak."""
-    tiles: int
-
-
-class ReadStage(Stage[ReadSettings]):
+class ReadSlidesStage(Stage[ReadSlidesSettings]):
     """Items are slides of patients that are to be judged. No label comes near it."""
 
-    name = "read"
-    version = VERSIONS["read"]
+    name = "read_slides"
+    version = VERSIONS["read_slides"]
 
-    def __init__(self, settings: ReadSettings, folder: Path, workspace: Path, task: ExternalTask) -> None:
+    def __init__(self, settings: ReadSlidesSettings, folder: Path, workspace: Path, task: ExternalTask) -> None:
         super().__init__(settings, folder, workspace)
         self.task = task
 
     def plan(self) -> Plan:
         cohort = ExternalCohort.of(self.task, self.workspace)
         cohort.refuse_other_tiles(cohort.bundles[0].recipe, self.task, self.workspace)
-        model = OutputInput(model_record(self.task.model, self.workspace))
-        return Plan(
-            [
-                Item(
-                    slide,
-                    {
-                        "features": OutputInput(cohort.stores[slide]),
-                        "model": model,
-                        "folds": ValueInput(list(cohort.folds[patient])),
-                    },
-                    (self.workspace / cohort.stores[slide].path, cohort.folds[patient]),
+        model = model_record(self.task.model, self.workspace)
+        items = []
+        for patient, slides in cohort.labels.slides.items():
+            for slide_id in slides:
+                store = cohort.stores[slide_id]
+                slide = SlideToRead(
+                    slide_id=slide_id,
+                    patient_id=patient,
+                    store=self.workspace / store.path,
+                    allowed=cohort.allowed[patient],
+                    other_patients=self.task.asked.other_patients,
                 )
-                for patient, slides in cohort.labels.slides.items()
-                for slide in slides
-            ]
-        )
+                items.append(Item(slide_id, slide.inputs(store, model), slide))
+        return Plan(items)
 
     def setup(self) -> None:
-        device = choose_devices(self.settings.device)[0]
-        self.bundles = {facts.fold: read_bundle(path, device) for path, facts in folds_of(self.task.model)}
+        self.reader = FoldReader(self.task.model, self.settings.device)
 
     def process(self, item: Item, progress: Progress) -> Outcome:
-        store, folds = item.payload
-        bag = read_bag(store)
-        logits = {fold: self.bundles[fold].read(bag, store).logit for fold in folds}
-        output = SlideLogits(slide_id=item.id, logits=logits, tiles=len(bag.coords))
-        path = self.folder / "readings" / f"{item.id}.json"
-        with whole(path) as scratch:
-            scratch.write_text(output.model_dump_json(indent=1) + "\n", encoding="utf-8")
-        return Outcome({"reading": path}, {"tiles": output.tiles, "folds": len(folds)})
-
-
-@dataclass(frozen=True)
-class ExternalPrediction:
-    """A patient's row in ``predictions.csv``."""
-
-    patient_id: str
-    label: int
-    probability: float
-    spread: float | None
-    """Standard deviation over the folds of their probabilities; None where one spoke."""
-    logit: float
-    """Mean over the folds of the mean over the slides."""
-    threshold: float
-    """Mean of the folds'."""
-    call: int
-    slides: int
-    folds: tuple[int, ...]
-
-    @classmethod
-    def of(
-        cls, patient: str, label: int, slides: Sequence[Mapping[int, float]], thresholds: Mapping[int, float]
-    ) -> ExternalPrediction:
-        """Of a patient whose slides were read by the same folds."""
-        folds = tuple(sorted(slides[0]))
-        by_fold = [float(np.mean([logits[fold] for logits in slides])) for fold in folds]
-        logit, threshold = float(np.mean(by_fold)), float(np.mean([thresholds[fold] for fold in folds]))
-        probability = float(expit(logit))
-        spread = float(np.std(expit(by_fold), ddof=1)) if len(folds) > 1 else None
-        called = int(probability >= threshold)
-        return cls(patient, label, probability, spread, logit, threshold, called, len(slides), folds)
+        output = self.reader.read(item.payload).output
+        path = write_output(self.folder / "readings" / f"{item.id}.json", output)
+        return Outcome({"reading": path}, {"tiles": output.tiles, "folds": len(output.logits)})
 
 
 @dataclass(frozen=True)
@@ -142,11 +93,11 @@ class _Judgement:
     cross_validated: Estimate | None
 
 
-class ExternalStage(Stage[ExternalSettings]):
+class ExternalEvaluateStage(Stage[ExternalSettings]):
     """One item, ``cohort``."""
 
-    name = "external"
-    version = VERSIONS["external"]
+    name = "external_evaluate"
+    version = VERSIONS["external_evaluate"]
     items = "cohorts"
 
     def __init__(self, folder: Path, workspace: Path, task: ExternalTask) -> None:
@@ -155,7 +106,7 @@ class ExternalStage(Stage[ExternalSettings]):
 
     def plan(self) -> Plan:
         cohort = ExternalCohort.of(self.task, self.workspace)
-        done = upstream(self.manifest, "read", self.workspace, only=cohort.stores)
+        done = upstream(self.manifest, "read_slides", self.workspace, only=cohort.stores)
         readings = {slide: record.outputs["reading"] for slide, record in done.records.items()}
         read = {patient: tuple(s for s in own if s in readings) for patient, own in cohort.labels.slides.items()}
         unread = {patient: "the model could not read their slides" for patient, own in read.items() if not own}
@@ -164,11 +115,12 @@ class ExternalStage(Stage[ExternalSettings]):
         if not labels.labels:
             return Plan([], notes=notes)  # why the slides could not be read has been said
         if cohort.partly_seen:
-            notes.append(f"known to some folds, judged by the others: {len(cohort.partly_seen)} patients")
+            notes.append(f"trained some folds, judged by the others: {len(cohort.partly_seen)} patients")
         inputs: dict[str, Input] = {
             "table": FileInput(self.task.table.resolve()),
             "slides": ValueInput(dict(cohort.slides)),
             "dropped": ValueInput(dict(labels.dropped)),
+            "known_by_id": ValueInput(list(cohort.known_by_id)),
             "model": OutputInput(model_record(self.task.model, self.workspace)),
             **{f"reading of {slide}": OutputInput(readings[slide]) for own in labels.slides.values() for slide in own},
         }
@@ -180,17 +132,19 @@ class ExternalStage(Stage[ExternalSettings]):
     def process(self, item: Item, progress: Progress) -> Outcome:
         work: _Judgement = item.payload
         thresholds = {facts.fold: facts.threshold for facts in work.cohort.bundles}
-        logits = {
-            patient: [SlideLogits.model_validate_json(work.readings[s].read_bytes()).logits for s in slides]
-            for patient, slides in work.labels.slides.items()
-        }
-
-        def predictions(folds: Mapping[int, float]) -> list[ExternalPrediction]:
-            """Of the patients of whom any of these folds may speak, those folds alone heard."""
-            heard = {p: [{f: one[f] for f in one if f in folds} for one in own] for p, own in logits.items()}
-            return [ExternalPrediction.of(p, work.labels.labels[p], own, folds) for p, own in heard.items() if own[0]]
-
         task = work.cohort.bundles[0].question.task
+        outputs = read_outputs({slide: work.readings[slide] for own in work.labels.slides.values() for slide in own})
+
+        def predictions(folds: Mapping[int, float]) -> list[PatientPrediction]:
+            """Of the patients whom any of these folds may read, by those folds alone."""
+            rows = []
+            for patient, slides in work.labels.slides.items():
+                logits = [{f: logit for f, logit in outputs[s].logits.items() if f in folds} for s in slides]
+                if logits[0]:
+                    label, why = work.labels.labels[patient], outputs[slides[0]].why
+                    rows.append(PatientPrediction.of(patient, logits, folds, task, label=label, why=why))
+            return rows
+
         rows = predictions(thresholds)
         alone = {fold: predictions({fold: threshold}) for fold, threshold in thresholds.items()}
         pooled = metrics_of(rows, task, rounds=self.settings.bootstrap_rounds, seed=self.settings.seed)
@@ -203,13 +157,13 @@ class ExternalStage(Stage[ExternalSettings]):
         with whole(page) as scratch:
             report = self._report(work, rows, pooled, by_fold, thresholds)
             scratch.write_text(external_page(report), encoding="utf-8")
-        outputs = {"patients": patients, "predictions": table, "metrics": metrics, "page": page}
-        return Outcome(outputs, {"patients": len(rows), "auc": pooled.auc.model_dump()})
+        files = {"patients": patients, "predictions": table, "metrics": metrics, "page": page}
+        return Outcome(files, {"patients": len(rows), "auc": pooled.auc.model_dump()})
 
     def _report(
         self,
         work: _Judgement,
-        rows: Sequence[ExternalPrediction],
+        rows: Sequence[PatientPrediction],
         pooled: Metrics,
         by_fold: Mapping[int, Metrics],
         thresholds: Mapping[int, float],
@@ -228,15 +182,7 @@ class ExternalStage(Stage[ExternalSettings]):
             folds=tuple(FoldAlone(fold=f, threshold=thresholds[f], metrics=own) for f, own in by_fold.items()),
             n_folds=len(thresholds),
             cross_validated=work.cross_validated,
-            patients=tuple(
-                JudgedPatient(
-                    patient=row.patient_id,
-                    positive=bool(row.label),
-                    called_positive=bool(row.call),
-                    **{name: getattr(row, name) for name in ("probability", "spread", "threshold", "slides", "folds")},
-                )
-                for row in rows
-            ),
+            patients=tuple(rows),
             known_by_id=len(work.cohort.known_by_id),
             differences=tuple(work.cohort.differences(first.recipe)),
             facts=(
@@ -252,12 +198,12 @@ class ExternalStage(Stage[ExternalSettings]):
         )
 
 
-def _write_predictions(path: Path, rows: Sequence[ExternalPrediction]) -> None:
+def _write_predictions(path: Path, rows: Sequence[PatientPrediction]) -> None:
     """Write ``predictions.csv``."""
-    names = [field.name for field in fields(ExternalPrediction)]
     with whole(path) as scratch, scratch.open("w", encoding="utf-8", newline="") as stream:
         writer = csv.writer(stream, lineterminator="\n")
-        writer.writerow(names)
+        writer.writerow(PREDICTION_COLUMNS)
         for row in rows:
-            values = {**vars(row), "folds": ";".join(map(str, row.folds))}
-            writer.writerow(["" if values[name] is None else values[name] for name in names])
+            values = {name: getattr(row, name) for name in PREDICTION_COLUMNS[:-1]}
+            values |= {"folds": ";".join(map(str, row.folds)), "spread": "" if row.spread is None else row.spread}
+            writer.writerow([*values.values(), TRAINED_AT])

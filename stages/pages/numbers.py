@@ -8,6 +8,7 @@ from statistics import fmean, stdev
 from typing import Final
 
 from ...models.evaluation.metrics import Estimate
+from ...models.tasks.prediction import TRAINED_AT
 from .templates import page_templates
 
 
@@ -73,6 +74,13 @@ def mean_and_deviation(values: Sequence[float | None]) -> tuple[float | None, fl
     return (fmean(known) if known else None), (stdev(known) if len(known) > 1 else None)
 
 
+AT_PREVALENCE: Final = (
+    f"Probabilities are at a prevalence of {TRAINED_AT:.0%}: training shows both classes equally often. Where positive "
+    "patients are rarer than that, fewer of them are positive than their probabilities say."
+).replace("%", " %")
+"""What every page says that shows a probability, or a figure that is made of them."""
+
 TEMPLATES: Final = page_templates(
     figure=figure, signed=signed, interval=interval, p_value=p_value, in_hundred=in_hundred, duration=duration
 )
+TEMPLATES.globals["at_prevalence"] = AT_PREVALENCE

@@ -18,6 +18,7 @@ from markupsafe import Markup
 
 from ...data.errors import UsageError
 from ...models.evaluation.metrics import Estimate, Metrics, calibration_bins, roc_points
+from ...models.tasks.prediction import PatientPrediction
 from .charts import Floats, calibration_chart, learning_chart, place_chart, probability_chart, roc_chart, slot_chart
 from .numbers import TEMPLATES, figure, mean_and_deviation
 
@@ -98,17 +99,6 @@ class FoldSummary:
 
 
 @dataclass(frozen=True, kw_only=True)
-class OofPatient:
-    """A patient as seen by the one fold that was not trained on them."""
-
-    patient: str
-    fold: int
-    positive: bool
-    probability: float
-    called_positive: bool
-
-
-@dataclass(frozen=True, kw_only=True)
 class SlotUsage:
     """Of the training tiles of one class in one fold: the share whose nearest slot is each slot of that class."""
 
@@ -131,7 +121,8 @@ class TrainingReport:
     accounting: Accounting
     metrics: Metrics
     folds: tuple[FoldSummary, ...]
-    oof: tuple[OofPatient, ...]
+    oof: tuple[PatientPrediction, ...]
+    """Each patient as seen by the one fold that was not trained on them."""
     slots: tuple[SlotUsage, ...]
     """Empty for methods without a memory."""
     facts: Facts
@@ -149,37 +140,16 @@ class TrainingReport:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Prediction:
-    """What the model says of one patient or one slide."""
-
-    probability: float
-    spread: float | None
-    """Standard deviation over the folds that spoke, in probability; None where one fold spoke."""
-    threshold: float
-    positive: bool
-    folds: tuple[int, ...]
-    why: str
-    """Why these folds and not others."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class PatientPrediction(Prediction):
-    """One patient: the mean of the slides' logits."""
-
-    patient: str
-    n_slides: int
-
-
-@dataclass(frozen=True, kw_only=True)
-class SlidePrediction(Prediction):
+class SlidePrediction:
     """One slide. Pictures are paths relative to the page."""
 
     slide: str
-    patient: str
     n_tiles: int
     heatmap: str | None
     top_tiles: str | None
     geojson: str | None
+    prediction: PatientPrediction
+    """Its patient's, from this slide alone."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -189,6 +159,14 @@ class FailedSlide:
     slide: str
     reason: str
     hint: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class StaleSlide:
+    """A slide whose prediction does not count any more, and why."""
+
+    slide: str
+    reason: str
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -203,15 +181,16 @@ class PredictionReport:
     patients: tuple[PatientPrediction, ...]
     slides: tuple[SlidePrediction, ...]
     failed: tuple[FailedSlide, ...]
+    stale: tuple[StaleSlide, ...] = ()
     facts: Facts
 
 
 def training_page(report: TrainingReport) -> str:
     """The training report as HTML: one file that needs no other."""
-    labels = [patient.positive for patient in report.oof]
+    labels = [bool(patient.label) for patient in report.oof]
     probabilities = [patient.probability for patient in report.oof]
     of_fold = {fold.fold: [patient for patient in report.oof if patient.fold == fold.fold] for fold in report.folds}
-    curves = [roc_points([p.positive for p in part], [p.probability for p in part]) for part in of_fold.values()]
+    curves = [roc_points([bool(p.label) for p in part], [p.probability for p in part]) for part in of_fold.values()]
     losses = tuple(dict.fromkeys(name for fold in report.folds for row in fold.history for name in row.losses))
     return TEMPLATES.get_template("training.html").render(
         report=report,
@@ -224,7 +203,7 @@ def training_page(report: TrainingReport) -> str:
         slots=[(use, slot_chart(use.shares, "positive" if use.positive else "negative")) for use in report.slots],
         test_aucs=mean_and_deviation([fold.test_auc for fold in report.folds]),
         validation_aucs=mean_and_deviation([fold.validation_auc for fold in report.folds]),
-        oof=sorted(report.oof, key=lambda patient: (-patient.probability, patient.patient)),
+        oof=sorted(report.oof, key=lambda patient: (-patient.probability, patient.patient_id)),
     )
 
 

@@ -13,6 +13,11 @@ class PredictSettings(Settings):
     """Predictions on slides, histology alone."""
 
     top_tiles: int = Presentation(8, ge=0, le=64, description="most attended tiles shown of each slide")
+    other_patients: bool = Runtime(
+        False,
+        description="these are other people than those who trained the model, though some ids are the same: compare "
+        "slides by their bytes alone",
+    )
     device: str = Runtime("auto", description="cpu, cuda, cuda:1 or mps; auto takes the first GPU there is")
 
 

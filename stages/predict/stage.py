@@ -1,64 +1,49 @@
 """predict: a trained model reads slides, histology alone.
 
-    slides/<slide>.json        what each fold says, which folds spoke, and why
+    slides/<slide>.json        what each fold says, which folds read it, and why these
     heatmaps/<slide>.png       where the model looked
     tiles/<slide>.png          the tiles it looked at most
     geojson/<slide>.geojson    every tile's attention and score, for QuPath
 
-A fold that was trained or validated on a patient does not speak of that patient.
+A fold that was trained or validated on one of a patient's slides reads none of that patient's (:mod:`.allowed_folds`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict
 from scipy.special import expit
 
 from ...data.artifact import whole
-from ...data.errors import SlideError, UsageError
-from ...data.features.store import Bag, read_bag
-from ...data.manifest import Manifest
+from ...data.cohort.ids import id_key, one_spelling
+from ...data.errors import SlideError, WsipipeError
+from ...data.features.store import Bag
+from ...data.manifest import Manifest, Record
 from ...data.slides.readers import open_slide
 from ...data.tiling.overview import read_overview
 from ...data.tiling.store import read_tile, read_tiles
-from ...models.backbones.devices import choose_device
-from ...models.bundle import Bundle, folds_of, read_bundle
+from ...data.wording import some
+from ...models.bundle import folds_of
 from ..lineage import Lineage, model_record
 from ..registry import VERSIONS
-from ..stage import Input, Item, Outcome, OutputInput, Plan, Progress, Stage, ValueInput, upstream
+from ..stage import Item, Outcome, Plan, Progress, Stage, upstream
+from .allowed_folds import SAME_IDS, AllowedFolds, PatientSlides, allowed_folds
+from .earlier_batches import patients_before
 from .heatmap import draw_heatmap, tile_scores_geojson, top_tiles_strip
+from .reading import FoldReader, SlideOutput, SlideToRead, write_output
 from .settings import PredictSettings
 
 
-class SlideOutput(BaseModel):
-    """What is kept of a slide's prediction."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    slide_id: str
-    patient_id: str
-    logits: dict[int, float]
-    """Fold → log-odds of positive, of the folds that spoke."""
-    thresholds: dict[int, float]
-    why: str
-    tiles: int
-
-
 @dataclass(frozen=True)
-class _SlideToRead:
-    slide_id: str
-    patient_id: str
+class _SlideToPredict:
+    read: SlideToRead
     path: Path
     mpp_override: float | None
     tiles: Path
-    features: Path
-    folds: tuple[int, ...]
-    why: str
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,6 +57,42 @@ class PredictionTask:
     """Folders of the stages that made the slides' bags."""
     slides: Mapping[str, str]
     """Slide → patient, all that were asked for."""
+    further: Mapping[str, str] = field(default_factory=dict)
+    """Slide → patient, what else the table says of whose slides there are."""
+    unnamed: Collection[str] = ()
+    """Slides whose patient nobody names: each is taken for a patient of its own."""
+
+    def patient_of(self, before: Mapping[str, str]) -> dict[str, str]:
+        """Slide → patient, of all slides that are known: what the table says now, else what was said before.
+
+        Ids that mean the same are one (:mod:`wsipipe.data.cohort.ids`); a patient's is written as the table writes it.
+
+        :param before: slide → patient, of earlier batches.
+        """
+        now = {slide: patient for slide, patient in self.slides.items() if slide not in self.unnamed}
+        known = (now, self.further, before, self.slides)  # the first that names a slide's patient is right
+        spelling = one_spelling(patient for said in known for patient in said.values())
+        patients: dict[str, str] = {}
+        for said in known:
+            for slide, patient in said.items():
+                patients.setdefault(id_key(slide), spelling[patient])
+        return {slide: patients[id_key(slide)] for said in known for slide in said}
+
+    def patients(self, before: Mapping[str, str]) -> dict[str, PatientSlides]:
+        """Patient → all slides that are known to be theirs.
+
+        :param before: as in :meth:`patient_of`.
+        """
+        tiled = Manifest.of(self.tiles).latest("tile")
+        slides: dict[str, dict[str, str | None]] = {}
+        for slide, patient in self.patient_of(before).items():
+            record = tiled.get(slide)
+            known = record.inputs.get("slide") if record else None
+            slides.setdefault(patient, {})[slide] = known.digest if known else None
+        return {
+            patient: PatientSlides(patient_id=patient, slides=own, named=patient not in self.unnamed)
+            for patient, own in slides.items()
+        }
 
 
 class PredictStage(Stage[PredictSettings]):
@@ -91,80 +112,61 @@ class PredictStage(Stage[PredictSettings]):
         self.task = task
 
     def plan(self) -> Plan:
-        bundles = folds_of(self.task.model)
-        model = OutputInput(model_record(self.task.model, self.workspace))
-        lineage, slides = Lineage(self.workspace), self.task.slides
-        tiled = upstream(Manifest.of(self.task.tiles), "tile", self.workspace, only=slides, lineage=lineage)
+        bundles = [facts for _, facts in folds_of(self.task.model)]
+        model, asked = model_record(self.task.model, self.workspace), self.task.slides.keys()
+        lineage, other = Lineage(self.workspace), self.settings.other_patients
+        tiled = upstream(Manifest.of(self.task.tiles), "tile", self.workspace, only=asked, lineage=lineage)
         done = upstream(Manifest.of(self.task.features), "extract", self.workspace, only=tiled.records, lineage=lineage)
         doubt = lineage.doubt_of_model(self.task.model)
-        items = []
+        before = patients_before(self.manifest, self.workspace)
+        patients, patient_of = self.task.patients(before), self.task.patient_of(before)
+        of_asked = {patient_of[slide] for slide in asked}
+        allowed = {patient: allowed_folds(bundles, patients[patient], other_patients=other) for patient in of_asked}
+        items: list[Item] = []
+        rejected: dict[str, WsipipeError] = {}
         for slide_id, record in done.records.items():
-            patient, tile = slides[slide_id], tiled.records[slide_id]
-            unseen = tuple(f.fold for _, f in bundles if not f.saw(patient, tile.inputs["slide"].digest))
-            payload = _SlideToRead(
+            patient, tile = patient_of[slide_id], tiled.records[slide_id]
+            if not allowed[patient].folds:
+                rejected[slide_id] = allowed[patient].refusal()
+                continue
+            slide = SlideToRead(
                 slide_id=slide_id,
                 patient_id=patient,
+                store=self.workspace / record.outputs["features"].path,
+                allowed=allowed[patient],
+                other_patients=other,
+                remarks=_enlarged(tile),
+            )
+            payload = _SlideToPredict(
+                slide,
                 path=Path(tile.inputs["slide"].path or ""),
                 mpp_override=tile.stats.get("mpp_override"),
                 tiles=self.workspace / tile.outputs["tiles"].path,
-                features=self.workspace / record.outputs["features"].path,
-                folds=unseen,
-                why=_why(unseen, len(bundles)),
             )
-            inputs: dict[str, Input] = {
-                "features": OutputInput(record.outputs["features"]),
-                "model": model,
-                "patient": ValueInput(patient),
-            }
-            items.append(Item(slide_id, inputs, payload))
-        return Plan(items, notes=[*tiled.notes, *done.notes, *([doubt] if doubt else [])])
+            items.append(Item(slide_id, slide.inputs(record.outputs["features"], model), payload))
+        notes = [*tiled.notes, *done.notes, *_unnamed(of_asked & set(self.task.unnamed)), *_same_ids(allowed)]
+        return Plan(items, rejected, [*notes, *([doubt] if doubt else [])])
 
     def setup(self) -> None:
-        device = choose_device(self.settings.device)
-        self.bundles: dict[int, Bundle] = {
-            facts.fold: read_bundle(path, device) for path, facts in folds_of(self.task.model)
-        }
+        self.reader = FoldReader(self.task.model, self.settings.device)
 
     def process(self, item: Item, progress: Progress) -> Outcome:
-        slide: _SlideToRead = item.payload
-        progress.say(slide.slide_id)
-        if not slide.folds:
-            raise UsageError(
-                f"every fold of the model was trained on patient {slide.patient_id}",
-                path=slide.slide_id,
-                hint="a model says nothing honest of its own training patients",
-            )
-        bag = read_bag(slide.features)
-        readings = {fold: self.bundles[fold].read(bag, slide.features) for fold in slide.folds}
-        output = SlideOutput(
-            slide_id=slide.slide_id,
-            patient_id=slide.patient_id,
-            logits={fold: reading.logit for fold, reading in readings.items()},
-            thresholds={fold: self.bundles[fold].facts.threshold for fold in slide.folds},
-            why=slide.why if not bag.facts.bad_tiles else f"{slide.why}; {_undecoded(len(bag.facts.bad_tiles))}",
-            tiles=len(bag.coords),
-        )
-        attention = _mean(reading.attention for reading in readings.values())
-        scores = _mean(reading.scores for reading in readings.values())
+        slide: _SlideToPredict = item.payload
+        progress.say(item.id)
+        read = self.reader.read(slide.read)
         return Outcome(
             outputs={
-                "prediction": self._write(slide, output),
-                "geojson": self._geojson(slide, bag, attention, scores),
-                **self._pictures(slide, bag, attention, output),
+                "prediction": write_output(self.folder / "slides" / f"{item.id}.json", read.output),
+                "geojson": self._geojson(slide, read.bag, read.attention, read.scores),
+                **self._pictures(slide, read.bag, read.attention, read.output),
             },
-            stats={"tiles": len(bag.coords), "folds": len(readings)},
+            stats={"tiles": read.output.tiles, "folds": len(read.output.logits)},
         )
 
-    def _write(self, slide: _SlideToRead, output: SlideOutput) -> Path:
-        path = self.folder / "slides" / f"{slide.slide_id}.json"
-        with whole(path) as scratch:
-            scratch.write_text(output.model_dump_json(indent=1) + "\n", encoding="utf-8")
-        return path
-
     def _geojson(
-        self, slide: _SlideToRead, bag: Bag, attention: NDArray[np.float64], scores: NDArray[np.float64]
+        self, slide: _SlideToPredict, bag: Bag, attention: NDArray[np.float64], scores: NDArray[np.float64]
     ) -> Path:
-        path = self.folder / "geojson" / f"{slide.slide_id}.geojson"
+        path = self.folder / "geojson" / f"{slide.read.slide_id}.geojson"
         with open_slide(slide.path, mpp_override=slide.mpp_override) as opened:
             origin = opened.origin
         measurements = {"attention": attention, "score": scores}
@@ -174,12 +176,12 @@ class PredictStage(Stage[PredictSettings]):
         return path
 
     def _pictures(
-        self, slide: _SlideToRead, bag: Bag, attention: NDArray[np.float64], output: SlideOutput
+        self, slide: _SlideToPredict, bag: Bag, attention: NDArray[np.float64], output: SlideOutput
     ) -> dict[str, Path]:
         probability = float(expit(np.mean(list(output.logits.values()))))
-        caption = f"{slide.slide_id} · {self.task.model.name} {probability:.2f}"
-        heatmap = self.folder / "heatmaps" / f"{slide.slide_id}.png"
-        strip = self.folder / "tiles" / f"{slide.slide_id}.png"
+        caption = f"{output.slide_id} · {self.task.model.name} {probability:.2f}"
+        heatmap = self.folder / "heatmaps" / f"{output.slide_id}.png"
+        strip = self.folder / "tiles" / f"{output.slide_id}.png"
         tiles = read_tiles(slide.tiles)
         with open_slide(slide.path, mpp_override=slide.mpp_override) as opened:
             overview = read_overview(opened)
@@ -214,16 +216,23 @@ class PredictStage(Stage[PredictSettings]):
         return {"heatmap": heatmap, "top_tiles": strip}
 
 
-def _mean(values: Iterable[NDArray[np.float32]]) -> NDArray[np.float64]:
-    mean: NDArray[np.float64] = np.mean(np.stack(list(values)), axis=0, dtype=np.float64)
-    return mean
+def _enlarged(tile: Record) -> str:
+    """What to say of a slide whose tiles were enlarged; nothing of others."""
+    read_px, tile_px, slide_mpp = tile.stats.get("read_px"), tile.settings.get("tile_px"), tile.stats.get("slide_mpp")
+    if read_px is None or tile_px is None or slide_mpp is None or read_px >= tile_px:
+        return ""
+    asked = tile.settings["mpp"]
+    return f"enlarged from {slide_mpp:.6g} to {asked:g} µm per pixel: blurred beside what the model was trained on"
 
 
-def _undecoded(tiles: int) -> str:
-    return f"{tiles} {'tile' if tiles == 1 else 'tiles'} could not be decoded"
+def _unnamed(slides: Collection[str]) -> list[str]:
+    """What to say of slides whose patient nobody names."""
+    if not slides:
+        return []
+    return [f"slides that no table gives to a patient, each taken for a patient of its own: {some(sorted(slides), 3)}"]
 
 
-def _why(unseen: tuple[int, ...], folds: int) -> str:
-    if len(unseen) == folds:
-        return "no fold was trained on this patient"
-    return f"{folds - len(unseen)} of {folds} folds were trained or validated on this patient and do not speak"
+def _same_ids(allowed: Mapping[str, AllowedFolds]) -> list[str]:
+    """What to say of patients for whom folds are left out though the model knows them by an id alone."""
+    patients = sorted(patient for patient, folds in allowed.items() if folds.by_id_alone)
+    return [f"known to the model by id, but not by slide: {some(patients)}. {SAME_IDS}"] if patients else []

@@ -7,13 +7,14 @@ from typing import Any, Final, Literal
 
 from pydantic import Field, field_validator
 
+from ...data.units import SLIDE_MPP
 from ..settings import Runtime, Settings
 
 
 class TileSettings(Settings):
     """Tissue segmentation and tiling."""
 
-    mpp: float = Field(0.5, ge=0.05, le=20, description="resolution of the tiles, in µm per pixel")
+    mpp: float = Field(0.5, ge=SLIDE_MPP[0], le=SLIDE_MPP[1], description="resolution of the tiles, in µm per pixel")
     tile_px: int = Field(224, ge=16, le=8192, description="side of a tile, in pixels")
     overlap: int = Field(0, ge=0, description="overlap of neighbouring tiles, in pixels")
     min_tissue: float = Field(0.5, ge=0, le=1, description="least fraction of tissue in a tile that is kept")
@@ -52,8 +53,8 @@ class TileSettings(Settings):
     )
     mpp_override: float | None = Runtime(
         None,
-        ge=0.05,
-        le=20,
+        ge=SLIDE_MPP[0],
+        le=SLIDE_MPP[1],
         examples=[0.25],
         description="µm per pixel of slides whose files do not say it (recorded with each slide)",
     )

@@ -25,6 +25,8 @@ TOO_LITTLE_TISSUE: Final = "too little tissue"
 NOT_SHARP: Final = "not sharp"
 OVER_THE_EDGE: Final = "over the edge"
 
+_SMALLER: Final = "leave it out; or cut smaller tiles: wsipipe tile with a smaller --tile-px or a finer --mpp"
+
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class TileResult:
@@ -135,7 +137,7 @@ def tile_slide(
         width, height = slide.dimensions
         side = grid.size_level0
         wrong = f"{width} × {height} px is too small for one tile, which takes {side} × {side} px of it"
-        raise SlideError(wrong, path=slide.path, hint="ask for a smaller --tile-px or a finer --mpp, or leave it out")
+        raise SlideError(wrong, path=slide.path, hint=_SMALLER)
     tissue = _where_scanned(find(slide, overview), overview)
     dropped: dict[str, Coords] = {}
     if placed is None:

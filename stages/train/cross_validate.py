@@ -1,4 +1,4 @@
-"""evaluate: every patient predicted by the one fold that was neither trained nor validated on them.
+"""cross_validate: every patient predicted by the one fold that was neither trained nor validated on them.
 
 oof_predictions.csv    a row a patient
 metrics.json           pooled over the patients with 95 % intervals, and by fold
@@ -9,9 +9,9 @@ from __future__ import annotations
 import csv
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Final
 
 import numpy as np
 
@@ -22,6 +22,7 @@ from ...data.manifest import Manifest
 from ...models.backbones.devices import choose_devices
 from ...models.bundle import read_bundle
 from ...models.evaluation.metrics import Metrics
+from ...models.tasks.prediction import TRAINED_AT, PatientPrediction
 from ...models.tasks.task import Task
 from ..lineage import Lineage
 from ..registry import VERSIONS
@@ -30,7 +31,7 @@ from ..stage import Input, Item, Outcome, OutputInput, Plan, Progress, Stage, up
 from .split import features_of, split_output
 
 
-class EvaluateSettings(Settings):
+class CrossValidateSettings(Settings):
     """Evaluation by cross-validation."""
 
     bootstrap_rounds: int = 2000
@@ -38,26 +39,10 @@ class EvaluateSettings(Settings):
     device: str = Runtime("auto")
 
 
-@dataclass(frozen=True)
-class OutOfFold:
-    """A patient's row in ``oof_predictions.csv``."""
-
-    patient_id: str
-    fold: int
-    label: int
-    probability: float
-    logit: float
-    threshold: float
-    call: int
-    slides: int
-
-    @classmethod
-    def of(
-        cls, patient: str, fold: int, label: int, logit: float, threshold: float, slides: int, task: Task
-    ) -> OutOfFold:
-        """The row of a patient with a known score, which a binary task calls the logit."""
-        probability = task.probability(logit)
-        return cls(patient, fold, label, probability, logit, threshold, task.call(probability, threshold), slides)
+OOF_COLUMNS: Final = (
+    "patient_id", "fold", "label", "probability", "logit", "threshold", "call", "slides", "prevalence",
+)  # fmt: skip
+"""Of ``oof_predictions.csv``. The prevalence is the one that probabilities are at."""
 
 
 @dataclass(frozen=True)
@@ -68,20 +53,20 @@ class _TestFold:
     """Why its training does not count any more, or nothing."""
 
 
-class EvaluateStage(Stage[EvaluateSettings]):
+class CrossValidateStage(Stage[CrossValidateSettings]):
     """One item, ``cross-validation``.
 
     :param features: folder of the stage whose slides are used.
     :param splits: folder of the split that was trained on; default: the model's own.
     """
 
-    name = "evaluate"
-    version = VERSIONS["evaluate"]
+    name = "cross_validate"
+    version = VERSIONS["cross_validate"]
     items = "models"
 
     def __init__(
         self,
-        settings: EvaluateSettings,
+        settings: CrossValidateSettings,
         folder: Path,
         workspace: Path,
         *,
@@ -121,7 +106,7 @@ class EvaluateStage(Stage[EvaluateSettings]):
 
     def process(self, item: Item, progress: Progress) -> Outcome:
         device = choose_devices(self.settings.device)[0]
-        rows: list[OutOfFold] = []
+        rows: list[PatientPrediction] = []
         for test in item.payload:
             if test.stale:
                 hint = "run wsipipe train: it trains the fold again, and goes on from there"
@@ -135,12 +120,14 @@ class EvaluateStage(Stage[EvaluateSettings]):
                     what = f"was trained on patient {patient}, on whom it is to be tested, or on the same slide"
                     hint = "the split was changed by hand: move the model away, and train again"
                     raise CohortError(what, path=test.bundle, hint=hint)
-                logit = task.join([bundle.read(*bag).logit for bag in zip(bags, stores, strict=True)])
-                rows.append(OutOfFold.of(patient, facts.fold, label, logit, facts.threshold, len(stores), task))
+                logits = [{facts.fold: bundle.read(*bag).logit} for bag in zip(bags, stores, strict=True)]
+                rows.append(PatientPrediction.of(patient, logits, {facts.fold: facts.threshold}, task, label=label))
         return write_evaluation(self.folder, rows, self.settings, task)
 
 
-def write_evaluation(folder: Path, rows: Sequence[OutOfFold], settings: EvaluateSettings, task: Task) -> Outcome:
+def write_evaluation(
+    folder: Path, rows: Sequence[PatientPrediction], settings: CrossValidateSettings, task: Task
+) -> Outcome:
     """Write both files of an evaluation by cross-validation."""
     rows = sorted(rows, key=lambda row: row.patient_id)
     pooled = metrics_of(rows, task, rounds=settings.bootstrap_rounds, seed=settings.seed)
@@ -156,30 +143,22 @@ def write_evaluation(folder: Path, rows: Sequence[OutOfFold], settings: Evaluate
     )
 
 
-class Judged(Protocol):
-    """A patient's row: label, probability and call."""
-
-    @property
-    def label(self) -> int: ...
-    @property
-    def probability(self) -> float: ...
-    @property
-    def call(self) -> int: ...
-
-
-def metrics_of(rows: Sequence[Judged], task: Task, *, rounds: int, seed: int) -> Metrics:
-    """Figures of these patients.
+def metrics_of(rows: Sequence[PatientPrediction], task: Task, *, rounds: int, seed: int) -> Metrics:
+    """Figures of these patients, whose labels are all known.
 
     :param rounds: of the bootstrap; 0 for no intervals.
     """
-    labels, probabilities = [row.label for row in rows], [row.probability for row in rows]
+    labels, probabilities = [row.label for row in rows if row.label is not None], [row.probability for row in rows]
     return task.metrics(labels, probabilities, [row.call for row in rows], rounds=rounds, seed=seed)
 
 
 def write_metrics(path: Path, pooled: Metrics, by_fold: Mapping[int, Metrics]) -> None:
-    """Write ``metrics.json``: pooled, each fold by itself, and the AUC's mean and deviation over the folds."""
+    """Write ``metrics.json``: the prevalence that probabilities are at, figures of all patients and of each fold, and
+    the AUC's mean and deviation over the folds.
+    """
     aucs = [own.auc.value for own in by_fold.values() if own.auc.value is not None]
     content = {
+        "prevalence": TRAINED_AT,
         "pooled": pooled.model_dump(mode="json"),
         "folds": [{"fold": fold, **own.model_dump(mode="json")} for fold, own in by_fold.items()],
         "auc_mean": float(np.mean(aucs)) if aucs else None,
@@ -189,19 +168,27 @@ def write_metrics(path: Path, pooled: Metrics, by_fold: Mapping[int, Metrics]) -
         scratch.write_text(json.dumps(content, indent=1, allow_nan=False) + "\n", encoding="utf-8")
 
 
-def write_oof(path: Path, rows: Sequence[OutOfFold]) -> None:
-    """Write ``oof_predictions.csv``."""
+def write_oof(path: Path, rows: Sequence[PatientPrediction]) -> None:
+    """Write ``oof_predictions.csv``, a row a patient."""
     with whole(path) as scratch, scratch.open("w", encoding="utf-8", newline="") as stream:
         writer = csv.writer(stream, lineterminator="\n")
-        writer.writerow([field.name for field in fields(OutOfFold)])
-        writer.writerows([[getattr(row, field.name) for field in fields(OutOfFold)] for row in rows])
+        writer.writerow(OOF_COLUMNS)
+        writer.writerows([[*(getattr(row, name) for name in OOF_COLUMNS[:-1]), TRAINED_AT] for row in rows])
 
 
-def read_oof(path: Path) -> list[OutOfFold]:
-    """Read what :func:`write_oof` wrote."""
-    kinds: dict[str, Any] = {"patient_id": str, "probability": float, "logit": float, "threshold": float}
+def read_oof(path: Path) -> list[PatientPrediction]:
+    """Read what :func:`write_oof` wrote, or what it wrote before it named the prevalence."""
     with path.open(encoding="utf-8", newline="") as stream:
         return [
-            OutOfFold(**{name: kinds.get(name, int)(value) for name, value in row.items()})
+            PatientPrediction(
+                patient_id=row["patient_id"],
+                label=int(row["label"]),
+                probability=float(row["probability"]),
+                logit=float(row["logit"]),
+                threshold=float(row["threshold"]),
+                call=int(row["call"]),
+                slides=int(row["slides"]),
+                folds=(int(row["fold"]),),
+            )
             for row in csv.DictReader(stream)
         ]

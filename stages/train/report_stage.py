@@ -11,6 +11,7 @@ from ...data.artifact import whole
 from ...data.manifest import Record
 from ...models.bundle import BundleFacts, read_facts
 from ...models.evaluation.metrics import Metrics
+from ...models.tasks.prediction import PatientPrediction
 from ...models.training.methods import find_method
 from ..lineage import Lineage
 from ..pages.report_page import (
@@ -18,7 +19,6 @@ from ..pages.report_page import (
     EpochRow,
     Facts,
     FoldSummary,
-    OofPatient,
     Question,
     SlotUsage,
     TrainingReport,
@@ -27,7 +27,7 @@ from ..pages.report_page import (
 from ..registry import VERSIONS
 from ..settings import Settings
 from ..stage import Input, Item, Outcome, OutputInput, Plan, Progress, Stage, upstream
-from .cross_validate import OutOfFold, read_oof
+from .cross_validate import read_oof
 from .split import PatientRow, read_patients, reasons
 
 
@@ -36,7 +36,7 @@ class ReportSettings(Settings):
 
 
 class TrainingReportStage(Stage[ReportSettings]):
-    """One item, ``report.html``, from the records of split, train and evaluate."""
+    """One item, ``report.html``, from the records of split, train and cross_validate."""
 
     name = "report"
     version = VERSIONS["report"]
@@ -45,7 +45,7 @@ class TrainingReportStage(Stage[ReportSettings]):
     def plan(self) -> Plan:
         records: dict[str, Record] = {}
         lineage = Lineage(self.workspace)
-        for stage in ("split", "train", "evaluate"):  # folds of an earlier split do not count any more
+        for stage in ("split", "train", "cross_validate"):  # folds of an earlier split do not count any more
             records |= upstream(self.manifest, stage, self.workspace, lineage=lineage).records
         inputs: dict[str, Input] = {
             f"{item} {name}": OutputInput(output)
@@ -53,7 +53,7 @@ class TrainingReportStage(Stage[ReportSettings]):
             for name, output in record.outputs.items()
         }
         if "cross-validation" not in records:
-            return Plan([])  # evaluate has failed and says why
+            return Plan([])  # cross_validate has failed and says why
         return Plan([Item("report.html", inputs, records)])
 
     def process(self, item: Item, progress: Progress) -> Outcome:
@@ -76,7 +76,7 @@ class TrainingReportStage(Stage[ReportSettings]):
 def _report(
     folder: Path,
     patients: list[PatientRow],
-    oof: list[OutOfFold],
+    oof: list[PatientPrediction],
     metrics: Mapping[str, Any],
     bundles: list[BundleFacts],
 ) -> TrainingReport:
@@ -92,16 +92,7 @@ def _report(
         ),
         metrics=Metrics.model_validate(metrics["pooled"]),
         folds=tuple(_fold(bundle, test_auc.get(bundle.fold)) for bundle in bundles),
-        oof=tuple(
-            OofPatient(
-                patient=row.patient_id,
-                fold=row.fold,
-                positive=bool(row.label),
-                probability=row.probability,
-                called_positive=bool(row.call),
-            )
-            for row in oof
-        ),
+        oof=tuple(oof),
         slots=tuple(
             SlotUsage(fold=bundle.fold, positive=label == "positive", shares=tuple(use["shares"]))
             for bundle in bundles

@@ -196,7 +196,8 @@ class TrainStage(Stage[TrainSettings]):
     def _facts(self, cohort: FoldCohort, trained: TrainedFold, facts: FeatureFacts) -> BundleFacts:
         fitted, rna = trained.fitted, trained.rna
         threshold, threshold_from = trained.threshold()
-        hashes = seen_hashes([*cohort.train, *cohort.validation], [digest for _, digest in cohort.slides.values()])
+        patients, digests = [*cohort.train, *cohort.validation], [digest for _, digest in cohort.slides.values()]
+        hashes = seen_hashes(patients, digests, cohort.slides)
         network = trained.network
         return BundleFacts(
             question=Question(name=self.question or self.folder.name, **self.biomarker.model_dump()),

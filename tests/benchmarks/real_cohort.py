@@ -21,8 +21,9 @@ from scipy.special import expit
 from sklearn.metrics import roc_auc_score
 from wsipipe.models.evaluation.metrics import binary_metrics
 from wsipipe.models.evaluation.paired_tests import delong
+from wsipipe.models.tasks.prediction import PatientPrediction
 from wsipipe.stages.compare.variants import REFERENCE, variants
-from wsipipe.stages.train.cross_validate import OutOfFold, read_oof
+from wsipipe.stages.train.cross_validate import read_oof
 from wsipipe.stages.train.settings import TrainSettings
 
 SETTINGS = Path(__file__).resolve().parents[1] / "brca/wsipipe.toml"
@@ -81,7 +82,7 @@ def show(folder: Path) -> None:
             print(f"| {name} | {auc} | {seeds} | {against} | {p_value} |")
 
 
-def _auc(rows: list[OutOfFold]) -> float:
+def _auc(rows: list[PatientPrediction]) -> float:
     return float(roc_auc_score([row.label for row in rows], [row.logit for row in rows]))
 
 

@@ -19,7 +19,8 @@ from storage import Storage
 from wsipipe.data import artifact
 from wsipipe.data.artifact import digest_of
 from wsipipe.data.errors import BusyError, StoreError, SurroundingsError
-from wsipipe.data.manifest import ErrorRecord, InputRecord, Manifest, OutputRecord, Record
+from wsipipe.data.manifest import FORMER_STAGES, ErrorRecord, InputRecord, Manifest, OutputRecord, Record
+from wsipipe.stages.registry import VERSIONS
 
 
 def record(item: str, **changes: Any) -> Record:
@@ -294,3 +295,12 @@ def test_an_output_is_looked_at_through_a_failure(tmp_path: Path, storage: Stora
     output = OutputRecord(path="a", bytes=3, digest=digest_of(tmp_path / "a"))
     with storage.failing(tmp_path / "a", "ESTALE", pauses=3):
         assert output.is_whole(tmp_path, check_digest=True)
+
+
+def test_records_under_former_names_of_stages_are_read_under_those_they_have_now(tmp_path: Path) -> None:
+    assert set(FORMER_STAGES.values()) <= VERSIONS.keys()
+    assert not FORMER_STAGES.keys() & VERSIONS.keys(), "no name means two things"
+    manifest = Manifest(tmp_path / "manifest.jsonl")
+    for stage in [*FORMER_STAGES, "tile"]:
+        manifest.append(record(stage, stage=stage))
+    assert [r.stage for r in manifest.records()] == [*FORMER_STAGES.values(), "tile"]

@@ -265,6 +265,7 @@ def test_settings_are_frozen_and_say_what_changes_results() -> None:
         config.tile.mpp = 1.0
     runtime = {"device", "batch_size", "threads", "workers", "timeout", "weights", "matrix", "mpp_override"}
     runtime |= {"tile_timeout", "compile", "profile", "tensorboard"}
+    runtime |= {"other_patients"}  # what it changes, which folds read a patient, is among the inputs
     runtime |= {
         "gene_list",
         "aliases",

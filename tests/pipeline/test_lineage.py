@@ -21,7 +21,7 @@ from wsipipe.pipeline.console import Console
 from wsipipe.pipeline.demo.slides import write_aperio
 from wsipipe.pipeline.results import Summary
 from wsipipe.pipeline.run.runner import Runner
-from wsipipe.stages.predict.report_stage import PredictionReportStage, SummarySettings
+from wsipipe.stages.predict.prediction_report import PredictionReportSettings, PredictionReportStage
 from wsipipe.stages.predict.settings import PredictSettings
 from wsipipe.stages.predict.stage import PredictionTask, PredictStage
 
@@ -109,7 +109,7 @@ def predicted(project: Path, stages: Iterable[str]) -> list[Summary]:
     folder = workspace / "predictions/her2"
     all_stages = {
         "predict": PredictStage(PredictSettings(device="cpu"), folder, workspace, task),
-        "summary": PredictionReportStage(SummarySettings(), folder, workspace, task),
+        "prediction_report": PredictionReportStage(PredictionReportSettings(), folder, workspace, task),
     }
     runner = Runner(workspace, Console(json_only=True))
     return [runner.run(all_stages[name]) for name in stages]
@@ -147,7 +147,7 @@ HARMS = ("tiles gone", "features gone", "tile failed", "extract failed", "slide 
 
 
 @pytest.mark.parametrize("what", HARMS)
-@pytest.mark.parametrize("stages", [("predict", "summary"), ("summary",)], ids=["both", "summary"])
+@pytest.mark.parametrize("stages", [("predict", "prediction_report"), ("prediction_report",)], ids=["both", "report"])
 def test_a_prediction_is_passed_on_only_while_its_tiles_and_features_count(
     project: Path, what: str, stages: tuple[str, ...]
 ) -> None:
@@ -171,7 +171,7 @@ def test_what_is_made_again_with_equal_bytes_counts_again_and_nothing_after_it_i
         harm(project, what)
     stages = told("run", "-c", project / "wsipipe.toml")
     assert (stages["predict"]["done"], stages["predict"]["before"]) == (0, 2)
-    assert (stages["summary"]["done"], stages["summary"]["before"]) == (0, 1)
+    assert (stages["prediction_report"]["done"], stages["prediction_report"]["before"]) == (0, 1)
     assert {item["state"] for item in status(project).values()} == {"done"}
 
 
@@ -179,7 +179,7 @@ def test_an_input_archived_after_use_still_counts_from_end_to_end(project: Path)
     shutil.rmtree(project / "slides")
     shutil.rmtree(project / "new")
     assert {item["state"] for item in status(project).values()} == {"done"}
-    assert not predicted(project, ["predict", "summary"])[0].failures
+    assert not predicted(project, ["predict", "prediction_report"])[0].failures
     assert {row["status"] for row in rows(project).values()} == {"done"}
 
 
@@ -239,7 +239,7 @@ def test_predictions_and_evaluations_of_a_model_that_is_gone_or_changed_are_stal
 
     shutil.rmtree(outside)
     items = status(project)
-    for stage in ("read", "external"):
+    for stage in ("read_slides", "external_evaluate"):
         [state] = {(i["state"], i["why"]) for (of, _), i in items.items() if of == stage}
         assert state[0] == "stale"
         assert "the model is gone" in state[1]
@@ -247,7 +247,7 @@ def test_predictions_and_evaluations_of_a_model_that_is_gone_or_changed_are_stal
 
     assert wsipipe("train", "-c", config, "--learning-rate", 0.01, "--replace").exit_code == 0
     items = status(project)
-    assert items["predict", "n1"]["state"] == items["summary", "predictions"]["state"] == "stale"
+    assert items["predict", "n1"]["state"] == items["prediction_report", "predictions"]["state"] == "stale"
     assert "the model changed (models/her2)" in items["predict", "n1"]["why"]
     assert wsipipe("predict", project / "new", "-c", config, "--model", model).exit_code == 0
     assert status(project)["predict", "n1"]["state"] == "done"
@@ -281,7 +281,7 @@ def test_other_pictures_are_drawn_unasked_and_the_prediction_stays(project: Path
     before = [(folder / name).read_bytes() for name in ("slides/n1.json", "predictions.csv")]
     again = ("predict", project / "new", "-c", project / "wsipipe.toml", "--model", project / "work/models/her2")
     done = told(*again, "--top-tiles", 0)
-    assert (done["predict"]["done"], done["summary"]["done"]) == (2, 0)
+    assert (done["predict"]["done"], done["prediction_report"]["done"]) == (2, 0)
     assert "top_tiles" not in Manifest.of(folder).latest("predict")["n1"].outputs
     assert [(folder / name).read_bytes() for name in ("slides/n1.json", "predictions.csv")] == before
     assert told(*again, "--top-tiles", 0)["predict"]["before"] == 2

@@ -14,7 +14,7 @@ from wsipipe.stages.predict.settings import PredictSettings
 from wsipipe.stages.registry import VERSIONS
 from wsipipe.stages.settings import Settings
 from wsipipe.stages.tile.settings import TileSettings
-from wsipipe.stages.train.cross_validate import EvaluateSettings
+from wsipipe.stages.train.cross_validate import CrossValidateSettings
 from wsipipe.stages.train.settings import BiomarkerSettings, TrainSettings
 from wsipipe.stages.train.split import SplitStageSettings
 
@@ -89,15 +89,15 @@ DEFAULTS: dict[str, tuple[type[Settings], int, dict[str, Any]]] = {
     ),
     "split": (SplitStageSettings, 1, {**QUESTION, **SPLIT}),
     "train": (TrainSettings, 3, TRAIN),
-    "omics": (TrainSettings, 1, TRAIN),
-    "evaluate": (EvaluateSettings, 2, {"bootstrap_rounds": 2000, "seed": 0}),
-    "external": (
+    "omics": (TrainSettings, 2, TRAIN),
+    "cross_validate": (CrossValidateSettings, 3, {"bootstrap_rounds": 2000, "seed": 0}),
+    "external_evaluate": (
         ExternalSettings,
-        3,
+        4,
         {**QUESTION, "drop_conflicts": False, "tcga_slides": "diagnostic", "bootstrap_rounds": 2000, "seed": 0},
     ),
-    "predict": (PredictSettings, 1, {}),
-    "compare": (CompareStageSettings, 3, QUESTION),
+    "predict": (PredictSettings, 2, {}),
+    "compare": (CompareStageSettings, 4, QUESTION),
     "import-checkpoint": (BiomarkerSettings, 1, QUESTION),
     "export": (ExportSettings, 1, {"format": "clam"}),
 }

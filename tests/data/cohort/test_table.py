@@ -6,11 +6,13 @@ import gzip
 from pathlib import Path
 
 import pytest
+from pydantic import ValidationError
 from wsipipe.data.cohort.labels import PatientLabels, patient_labels, patient_sites
 from wsipipe.data.cohort.slide_match import match_slides
 from wsipipe.data.cohort.table import CohortTable, read_cohort, slide_name
 from wsipipe.data.cohort.tcga import is_frozen, tcga_barcode, tcga_slide_kind
 from wsipipe.data.errors import CohortError
+from wsipipe.stages.tile.settings import TileSettings
 
 BRCA = Path(__file__).resolve().parents[3] / "../shared/data/brca"
 
@@ -123,6 +125,22 @@ def test_bad_tables_say_what_and_where(tmp_path: Path, content: str | bytes, mes
     with pytest.raises(CohortError, match=message):
         table(tmp_path, content)
     refused(tmp_path, content)
+
+
+@pytest.mark.parametrize(
+    ("mpp", "fits"), [("0.04", False), ("0.05", True), ("0,25", True), ("12.5", True), ("20", True), ("20.1", False)]
+)
+def test_the_table_and_the_flag_have_one_bound_of_mpp(tmp_path: Path, mpp: str, fits: bool) -> None:
+    content = f"slide_id;patient_id;mpp\nS1;P1;{mpp}\n"
+    value = float(mpp.replace(",", "."))
+    if fits:
+        assert table(tmp_path, content).mpps() == {"S1": value}
+        assert TileSettings(mpp_override=value).mpp_override == value
+        return
+    with pytest.raises(CohortError, match=r"microns per pixel from 0\.05 to 20"):
+        table(tmp_path, content)
+    with pytest.raises(ValidationError):
+        TileSettings(mpp_override=value)
 
 
 def test_no_file_and_a_folder(tmp_path: Path) -> None:

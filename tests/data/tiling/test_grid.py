@@ -74,6 +74,16 @@ def test_a_coarser_slide_is_refused_or_enlarged():
     assert abs(grid.read_px * 0.5056 - 112) <= 0.5056 / 2
 
 
+@pytest.mark.parametrize("mpp0", [0.526036, 0.52349, 0.6004, 1.00001, 0.8888888, 15.12344, 2.0])
+@pytest.mark.parametrize("policy", ["coarsest", "finest", "nearest"])
+def test_the_resolution_that_the_refusal_names_is_accepted(mpp0, policy):
+    with pytest.raises(SlideError) as caught:
+        grid_of(mpp0, mpp=0.25, native_tolerance=0, level_policy=policy)
+    named = float(caught.value.hint.rpartition("--mpp ")[2])
+    assert mpp0 <= named <= mpp0 + 1e-4
+    assert grid_of(mpp0, mpp=named, native_tolerance=0, level_policy=policy).level == 0
+
+
 @pytest.mark.parametrize("mpp0", [0.494, 0.499, 0.5, 0.5056, 0.51])
 def test_a_level_within_the_tolerance_is_read_as_it_is(mpp0):
     grid = grid_of(mpp0, native_tolerance=0.02)

@@ -73,6 +73,27 @@ def test_one_patient_in_a_class_has_values_without_intervals() -> None:
     assert m.bootstrap_rounds == 0
 
 
+@pytest.mark.parametrize(("n", "low"), [(2, 0.342), (10, 0.722), (100, 0.963)])
+def test_shares_without_an_error_have_an_honest_interval(n: int, low: float) -> None:
+    """Wilson's lower limit of n of n is n / (n + z²); the bootstrap's would be 1."""
+    y = np.repeat([0, 1], n)
+    m = binary_metrics(y, np.linspace(0.1, 0.9, 2 * n), y, rounds=20)
+    for share in (m.sensitivity, m.specificity):
+        assert (share.value, share.high) == (1, 1)
+        assert share.low == pytest.approx(low, abs=1e-3)
+    assert m.balanced_accuracy.high == 1
+    assert m.balanced_accuracy.low == pytest.approx(1 - (1 - n / (n + 3.8414588)) / 2**0.5)
+    none_right = binary_metrics(y, np.linspace(0.1, 0.9, 2 * n), 1 - y, rounds=20)
+    assert none_right.sensitivity.low == 0
+    assert none_right.sensitivity.high == pytest.approx(1 - low, abs=1e-3)
+
+
+def test_a_share_of_one_class_alone_has_its_interval_too() -> None:
+    m = binary_metrics([1, 1, 1, 1], [0.9, 0.1, 0.7, 0.8], [1, 0, 1, 1], rounds=20)
+    assert (m.sensitivity.low, m.sensitivity.high) == wilson_interval(3, 4)
+    assert (m.specificity.value, m.balanced_accuracy.value) == (None, None)
+
+
 def test_json_round_trip() -> None:
     m = binary_metrics([1, 0, 1, 0], [0.9, 0.1, 0.4, 0.5], [1, 0, 0, 1])
     assert Metrics.model_validate_json(m.model_dump_json()) == m

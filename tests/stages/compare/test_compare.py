@@ -24,9 +24,10 @@ from wsipipe.data.molecular.store import read_expression
 from wsipipe.models.bundle import read_facts
 from wsipipe.models.evaluation.metrics import youden_threshold
 from wsipipe.models.evaluation.paired_tests import delong, holm
+from wsipipe.models.tasks.prediction import PatientPrediction
 from wsipipe.models.training.methods import METHODS
 from wsipipe.models.training.rna_teacher import RnaTeacher
-from wsipipe.stages.train.cross_validate import OutOfFold, read_oof
+from wsipipe.stages.train.cross_validate import read_oof
 
 CONTROLS = ["momkd-no-rna", "momkd-shuffled-rna", "momkd-fixed-memory", "evidence-no-rna"]
 EVERYTHING = [name + soft for name in (*METHODS, *CONTROLS) for soft in ("", "+soft")] + ["omics"]
@@ -55,7 +56,7 @@ def state(folder: Path) -> dict[Path, tuple[int, int]]:
     return {path: (stat.st_size, stat.st_mtime_ns) for path, stat in stats.items()}
 
 
-def oof(planted: Planted, method: str) -> list[OutOfFold]:
+def oof(planted: Planted, method: str) -> list[PatientPrediction]:
     return read_oof(folder_of(planted, method) / "oof_predictions.csv")
 
 

@@ -11,9 +11,9 @@ from typing import Final
 
 import numpy as np
 import pytest
+from html_page import HOSTILE, Page, rows_after
 from PIL import Image
 from scipy.special import expit
-from test_report_page import HOSTILE, Page, rows_after
 from wsipipe.data.errors import UsageError
 from wsipipe.models.evaluation.metrics import Estimate, binary_metrics, roc_points
 from wsipipe.models.evaluation.paired_tests import PairedDifference, delong

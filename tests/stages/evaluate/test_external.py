@@ -108,12 +108,57 @@ def test_a_fold_is_silent_on_patients_and_slides_that_it_knows(place: Path) -> N
     assert float(rows["P2"]["logit"]) == pytest.approx(np.mean(by_fold))
     assert float(rows["P2"]["threshold"]) == pytest.approx(np.mean([THRESHOLDS[0], THRESHOLDS[2]]))
     assert [fold["n_patients"] for fold in metrics(place)["folds"]] == [9, 9, 10]
-    assert "known to some folds, judged by the others: 2 patients" in judged.notes
+    assert "trained some folds, judged by the others: 2 patients" in judged.notes
     page = (place / "work/evaluations/her2/report.html").read_text()
     assert "judged by the others: 2. To that extent this is not another cohort" in page
     assert "by their id, but not by a slide: 2 patients" in page  # P4 and P7
     assert any("by id, but not by slide: P4, P7. Where another" in note for note in judged.notes)
     assert f"Dropped: {SEEN_BY_ALL}" in page
+
+
+def test_ids_that_are_other_peoples_keep_no_fold_from_reading(place: Path) -> None:
+    shutil.rmtree(place / "development")
+    seen = [["P4", "P7", digest_of_slide("S6")], ["P7"], ["P7"]]
+    model_at(place / "development/models/her2", seen=seen, slides=[["S3"], [], []])
+    evaluate(place, other_patients=True)
+    rows = predictions(place)
+    assert dropped(place) == {}
+    assert {patient for patient, row in rows.items() if row["folds"] != "0;1;2"} == {"P6"}, "its bytes trained fold 0"
+    assert rows["P6"]["folds"] == "1;2"
+
+
+def test_a_slide_of_the_table_that_is_not_here_counts_too(place: Path) -> None:
+    """Fold 2 was trained on a slide that the table gives to P5, and that was never copied to this workspace."""
+    shutil.rmtree(place / "development")
+    model_at(place / "development/models/her2", slides=[[], [], ["S5-older"]])
+    table_at(place / "external.csv", {**COHORT, "P5": ["S5", "S5-older"]})
+    evaluate(place)
+    assert {p: row["folds"] for p, row in predictions(place).items() if row["folds"] != "0;1;2"} == {"P5": "0;1"}
+
+
+@pytest.mark.parametrize(
+    ("patients", "kind", "whom"),
+    [
+        ([], "External evaluation", "on another cohort"),
+        (["P4", "P5"], "Evaluation on patients some of whom trained the model", "on 12 patients, 2 of whom trained"),
+        (list(COHORT), "Evaluation on the training cohort", "on 12 patients, 12 of whom trained"),
+    ],
+)
+def test_the_page_says_on_whom_the_model_is_judged(place: Path, patients: list[str], kind: str, whom: str) -> None:
+    shutil.rmtree(place / "development")
+    model_at(place / "development/models/her2", seen=[[*patients, "T0"], ["T1"], ["T2"]])
+    evaluate(place)
+    page = (place / "work/evaluations/her2/report.html").read_text()
+    assert f'<p class="kind">{kind}</p>' in page
+    assert whom in page
+    assert ("another cohort. <b>" in page) == (not patients)
+
+
+def test_whatever_shows_a_probability_says_at_which_prevalence(place: Path) -> None:
+    evaluate(place)
+    assert {row["prevalence"] for row in predictions(place).values()} == {"0.5"}
+    assert metrics(place)["prevalence"] == 0.5
+    assert "at a prevalence of 50 %" in (place / "work/evaluations/her2/report.html").read_text()
 
 
 def test_of_one_fold_there_is_no_spread(place: Path) -> None:

@@ -20,6 +20,7 @@ from external_workspace import (
     table_at,
 )
 from planted_workspace import FEATURES, WEIGHTS
+from typer.testing import Result
 from wsipipe.data.errors import BundleError, CohortError, StoreError
 from wsipipe.stages.tile.settings import TileSettings
 
@@ -67,7 +68,7 @@ def test_a_damaged_store_costs_its_slide_and_no_other(place: Path) -> None:
     assert dropped(place) == {"P0": "the model could not read their slides"}
     assert len(predictions(place)) == 11
     assert predictions(place)["P2"]["slides"] == "2"
-    assert any("2 failed in read" in note for note in judged.notes)
+    assert any("2 failed in read_slides" in note for note in judged.notes)
 
 
 def test_without_features_there_is_nothing_to_judge(place: Path) -> None:
@@ -190,12 +191,59 @@ def test_the_command(place: Path) -> None:
     assert "her2: AUC 0." in result.stdout
     assert len(predictions(place)) == 12
     again = told(*asked)
-    assert (again["read"]["before"], again["external"]["before"]) == (15, 1)
+    assert (again["read_slides"]["before"], again["external_evaluate"]["before"]) == (15, 1)
     states = json.loads(wsipipe("status", "-w", place / "work", "--json").stdout)["items"]
     assert {item["state"] for item in states if item["folder"].startswith("evaluations")} == {"done"}
     named = wsipipe(*asked, "--name", "other", "--positive", "positive", "--features", FEATURES.relative_to("features"))
     assert named.exit_code == 0, named.output
     assert (place / "work/evaluations/other/predictions.csv").is_file()
+
+
+def test_another_model_or_table_does_not_take_the_place_of_what_is_there(place: Path) -> None:
+    model, table, work = place / "development/models/her2", place / "external.csv", place / "work"
+
+    def asked(model: Path, table: Path, *words: str) -> Result:
+        return wsipipe("evaluate", "--model", model, "--table", table, "-w", work, "--device", "cpu", *words)
+
+    assert asked(model, table).exit_code == 0
+    before = (work / "evaluations/her2/predictions.csv").read_bytes()
+    other_model = model_at(place / "elsewhere/her2", seed=1)
+    other_table = table_at(place / "second.csv", {"P0": ["S0"], "P1": ["S1"]})
+    for refused, what in (((other_model, table), "the model"), ((model, other_table), "the table")):
+        result = asked(*refused)
+        assert result.exit_code == 2
+        assert f"what is here is of {what}" in " ".join(result.stderr.split())
+        assert "another --name" in " ".join(result.stderr.split())
+    assert (work / "evaluations/her2/predictions.csv").read_bytes() == before
+    assert asked(model, other_table, "--name", "second").exit_code == 0
+    assert (work / "evaluations/her2/predictions.csv").read_bytes() == before
+    copied = Path(shutil.copyfile(table, place / "copied.csv"))
+    assert asked(model, copied).exit_code == 0, "the same table at another place"
+    assert asked(other_model, other_table, "--replace").exit_code == 0
+    assert len(predictions(place)) == 2
+
+
+def test_an_evaluation_recorded_under_former_names_is_made_again(place: Path) -> None:
+    model, table, work = place / "development/models/her2", place / "external.csv", place / "work"
+    asked = ("evaluate", "--model", model, "--table", table, "-w", work, "--device", "cpu")
+    assert wsipipe(*asked).exit_code == 0
+    manifest = work / "evaluations/her2/manifest.jsonl"
+    former = {"read_slides": ("read", 1), "external_evaluate": ("external", 3)}
+    lines = [json.loads(line) for line in manifest.read_text().splitlines()]
+    for line in lines:
+        line["stage"], line["stage_version"] = former[line["stage"]]
+        line["fingerprint"] = "sha256:of-before"
+        line["stats"].pop("model", None)
+        line["settings"].pop("other_patients", None)
+    manifest.write_text("".join(json.dumps(line) + "\n" for line in lines))
+
+    def states() -> set[tuple[str, str]]:
+        items = json.loads(wsipipe("status", "-w", work, "--json").stdout)["items"]
+        return {(item["stage"], item["state"]) for item in items if item["folder"].startswith("evaluations")}
+
+    assert states() == {("read_slides", "stale"), ("external_evaluate", "stale")}
+    assert wsipipe(*asked).exit_code == 0
+    assert states() == {("read_slides", "done"), ("external_evaluate", "done")}
 
 
 def test_the_command_when_nothing_can_be_read(place: Path) -> None:
@@ -204,7 +252,7 @@ def test_the_command_when_nothing_can_be_read(place: Path) -> None:
         store.write_bytes(b" " * store.stat().st_size)
     result = wsipipe("evaluate", "--model", model, "--table", table, "-w", work)
     assert result.exit_code == 1
-    assert "her2: read failed, no metrics" in result.stdout
+    assert "her2: read_slides failed, no metrics" in result.stdout
 
 
 def test_the_command_says_what_is_missing(place: Path) -> None:

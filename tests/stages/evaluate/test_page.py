@@ -7,13 +7,13 @@ from typing import Any
 
 import numpy as np
 import pytest
-from scipy.special import expit
+from scipy.special import expit, logit
 from wsipipe.data.errors import UsageError
 from wsipipe.models.evaluation.metrics import Metrics, binary_metrics
+from wsipipe.models.tasks.prediction import PatientPrediction
 from wsipipe.stages.evaluate.page import (
     ExternalReport,
     FoldAlone,
-    JudgedPatient,
     calibration_in_words,
     external_cautions,
     external_page,
@@ -35,13 +35,13 @@ def report_of(labels: Sequence[int], probabilities: Sequence[float], **changes: 
         "n_folds": 1,
         "cross_validated": None,
         "patients": tuple(
-            JudgedPatient(
-                patient=f"P{i}",
-                positive=bool(y),
-                called_positive=bool(call),
+            PatientPrediction(
+                patient_id=f"P{i}",
+                label=y,
                 probability=p,
-                spread=None,
+                logit=float(logit(p)),
                 threshold=0.5,
+                call=call,
                 slides=1,
                 folds=(0,),
             )

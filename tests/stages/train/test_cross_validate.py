@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 from wsipipe.models.evaluation.metrics import binary_metrics
 from wsipipe.models.tasks.binary import BINARY
-from wsipipe.stages.train.cross_validate import EvaluateSettings, OutOfFold, read_oof, write_evaluation
+from wsipipe.models.tasks.prediction import PatientPrediction
+from wsipipe.stages.train.cross_validate import CrossValidateSettings, read_oof, write_evaluation
 
 
 @pytest.mark.parametrize(
@@ -17,10 +18,10 @@ from wsipipe.stages.train.cross_validate import EvaluateSettings, OutOfFold, rea
 )
 def test_a_patient_is_called_at_the_threshold_of_the_fold(probability: float, threshold: float, call: int) -> None:
     logit = log(probability / (1 - probability))
-    row = OutOfFold.of("P1", 2, 1, logit, threshold, slides=3, task=BINARY)
+    row = PatientPrediction.of("P1", [{2: logit}], {2: threshold}, BINARY, label=1)
     assert row.probability == pytest.approx(probability)
     assert (row.logit, row.threshold, row.call) == (logit, threshold, call)
-    assert (row.patient_id, row.fold, row.label, row.slides) == ("P1", 2, 1, 3)
+    assert (row.patient_id, row.fold, row.label, row.slides) == ("P1", 2, 1, 1)
 
 
 def test_an_evaluation_is_pooled_and_by_fold_and_reads_back(tmp_path: Path) -> None:
@@ -30,11 +31,11 @@ def test_an_evaluation_is_pooled_and_by_fold_and_reads_back(tmp_path: Path) -> N
         [(0.1, 1), (0.3, 1)],
     ]
     rows = [
-        OutOfFold.of(f"P{9 - n}{fold}", fold, label, logit, 0.4 + fold / 10, slides=1, task=BINARY)
+        PatientPrediction.of(f"P{9 - n}{fold}", [{fold: logit}], {fold: 0.4 + fold / 10}, BINARY, label=label)
         for fold, patients in enumerate(by_fold)
         for n, (logit, label) in enumerate(patients)
     ]
-    outcome = write_evaluation(tmp_path, rows, EvaluateSettings(bootstrap_rounds=20), BINARY)
+    outcome = write_evaluation(tmp_path, rows, CrossValidateSettings(bootstrap_rounds=20), BINARY)
     assert read_oof(outcome.outputs["predictions"]) == sorted(rows, key=lambda row: row.patient_id)
     told = json.loads(outcome.outputs["metrics"].read_text())
     assert [(fold["fold"], fold["auc"]["value"]) for fold in told["folds"]] == [(0, 1.0), (1, 0.75), (2, None)]
@@ -49,6 +50,6 @@ def test_an_evaluation_is_pooled_and_by_fold_and_reads_back(tmp_path: Path) -> N
         seed=0,
     )
     assert told["pooled"] == pooled.model_dump(mode="json")
-    alone = write_evaluation(tmp_path / "alone", rows[:4], EvaluateSettings(bootstrap_rounds=20), BINARY)
+    alone = write_evaluation(tmp_path / "alone", rows[:4], CrossValidateSettings(bootstrap_rounds=20), BINARY)
     told = json.loads(alone.outputs["metrics"].read_text())
     assert (told["auc_mean"], told["auc_sd"]) == (1.0, None)

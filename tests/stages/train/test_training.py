@@ -21,8 +21,9 @@ from wsipipe.data.manifest import Manifest
 from wsipipe.models.bundle import read_bundle, read_facts
 from wsipipe.models.evaluation.metrics import youden_threshold
 from wsipipe.models.training.methods import METHODS
+from wsipipe.stages.predict.reading import SlideOutput
 from wsipipe.stages.predict.settings import PredictSettings
-from wsipipe.stages.predict.stage import PredictionTask, PredictStage, SlideOutput
+from wsipipe.stages.predict.stage import PredictionTask, PredictStage
 
 CPU = torch.device("cpu")
 
@@ -136,6 +137,7 @@ def test_a_bundle_knows_whom_it_was_made_from_and_nobody_else(trained: Planted, 
         known = patient.id not in tested
         assert facts.saw(patient.id, None) is known
         assert {facts.saw(None, digest_of_slide(slide)) for slide in patient.slides} == {known}
+        assert {facts.saw(None, None, slide) for slide in patient.slides} == {known}
 
 
 def test_patients_without_rna_train_the_histology_side_and_are_counted(trained: Planted) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import signal
@@ -43,9 +44,29 @@ def test_folds_side_by_side_are_the_same_folds(trained: Planted, mine: Planted) 
     shutil.rmtree(mine.model / "fold-1")
     done = told("train", "-c", mine.settings, "--device", "cpu,cpu")
     assert done["train"]["done"] == 2
-    assert done["evaluate"]["before"] == 1
+    assert done["cross_validate"]["before"] == 1
     for fold in ("fold-0", "fold-1"):
         assert bundle_files(mine.model / fold) == bundle_files(trained.model / fold)
+
+
+def test_an_evaluation_recorded_under_its_former_name_is_made_again(trained: Planted, mine: Planted) -> None:
+    """Cross-validation was called `evaluate`: its records are known, stale, and replaced without an error."""
+    manifest = mine.model / "manifest.jsonl"
+    lines = [json.loads(line) for line in manifest.read_text().splitlines()]
+    for line in lines:
+        if line["stage"] == "cross_validate":
+            line |= {"stage": "evaluate", "stage_version": 2, "fingerprint": "sha256:of-before"}
+    manifest.write_text("".join(json.dumps(line) + "\n" for line in lines))
+
+    def states() -> dict[str, str]:
+        items = json.loads(wsipipe("status", "-w", mine.workspace, "--json").stdout)["items"]
+        return {item["stage"]: item["state"] for item in items if item["folder"] == "models/er"}
+
+    assert states() == {"split": "done", "train": "done", "cross_validate": "stale", "report": "stale"}
+    done = told("train", "-c", mine.settings)
+    assert [done[stage]["done"] for stage in ("split", "train", "cross_validate")] == [0, 0, 1]
+    assert set(states().values()) == {"done"}
+    assert (mine.model / "oof_predictions.csv").read_bytes() == (trained.model / "oof_predictions.csv").read_bytes()
 
 
 def events(folder: Path) -> dict[str, list[int]]:

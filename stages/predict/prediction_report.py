@@ -1,0 +1,239 @@
+"""prediction_report: all predictions of a folder in one table and on one page.
+
+Batches add up: every slide that was ever asked for here has a row. One whose prediction does not count any more
+(another model, a changed slide) is marked as stale and is in no patient's figures; one without a prediction says why.
+"""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from ...data.artifact import whole
+from ...data.manifest import Record
+from ...data.wording import some
+from ...models.bundle import BundleFacts, folds_of
+from ...models.tasks.prediction import TRAINED_AT, PatientPrediction
+from ...models.tasks.task import Task
+from ..lineage import Lineage, model_record
+from ..pages.report_page import FailedSlide, PredictionReport, Question, SlidePrediction, StaleSlide, prediction_page
+from ..registry import VERSIONS
+from ..settings import Settings
+from ..stage import Input, Item, Outcome, OutputInput, Plan, Progress, Stage, ValueInput, upstream
+from .allowed_folds import allowed_folds
+from .earlier_batches import patients_before, why_stale
+from .reading import SlideOutput, read_outputs
+from .stage import PredictionTask
+
+COLUMNS: Final = (
+    "level", "patient_id", "slide_id", "status", "probability", "spread", "threshold", "call", "folds", "note",
+    "prevalence", "model", "date",
+)  # fmt: skip
+"""Of ``predictions.csv``: a row a patient, then a row a slide. The prevalence is the one that probabilities are at, the
+model the digest of its bundles, the date when the slide was read."""
+
+
+class PredictionReportSettings(Settings):
+    """Nothing to set."""
+
+
+@dataclass(frozen=True)
+class _Predictions:
+    """By slide, but for the failed.
+
+    :param model: digest of the model.
+    :param asked: slide → patient, of all slides that were ever asked for.
+    """
+
+    model: str
+
+    records: Mapping[str, Record]
+    outputs: Mapping[str, SlideOutput]
+    stale: Mapping[str, str]
+    failed: Sequence[FailedSlide]
+    asked: Mapping[str, str]
+
+
+class PredictionReportStage(Stage[PredictionReportSettings]):
+    """One item, ``predictions``."""
+
+    name = "prediction_report"
+    version = VERSIONS["prediction_report"]
+    items = "tables"
+
+    def __init__(
+        self,
+        settings: PredictionReportSettings,
+        folder: Path,
+        workspace: Path,
+        task: PredictionTask,
+        *,
+        other_patients: bool = False,
+    ) -> None:
+        super().__init__(settings, folder, workspace)
+        self.task, self.other_patients = task, other_patients
+
+    def plan(self) -> Plan:
+        before = patients_before(self.manifest, self.workspace)
+        patient_of = self.task.patient_of(before)
+        asked = {slide: patient_of[slide] for slide in sorted(before.keys() | self.task.slides.keys())}
+        lineage, model = Lineage(self.workspace), model_record(self.task.model, self.workspace).digest
+        predicted = lineage.latest(self.folder, "predict")
+        done = upstream(self.manifest, "predict", self.workspace, only=asked, lineage=lineage)
+        old = {s for s, why in done.left_out.items() if why.state == "stale" and s not in self.task.slides}
+        records = {**done.records, **{slide: predicted[slide] for slide in old}}
+        outputs = read_outputs({s: self.workspace / r.outputs["prediction"].path for s, r in records.items()})
+        stale = self._stale(asked, records, outputs, lineage, model)
+        stages = {"tile": self.task.tiles, "extract": self.task.features, "predict": self.folder}
+        attempts = {stage: lineage.latest(folder, stage) for stage, folder in stages.items()}
+        failed = [_why_not(slide, attempts, lineage) for slide in sorted(asked) if slide not in records]
+        made = {slide: record.outputs["prediction"] for slide, record in records.items()}
+        inputs: dict[str, Input] = {slide: OutputInput(made[slide]) for slide in records if slide not in stale}
+        inputs["failed"] = ValueInput([vars(slide) for slide in failed])
+        inputs["stale"] = ValueInput({slide: [why, made[slide].digest] for slide, why in stale.items()})
+        inputs["patients"] = ValueInput(asked)
+        inputs["models"] = ValueInput({slide: record.inputs["model"].digest for slide, record in records.items()})
+        notes = [f"stale, and in no patient's figures: {some(sorted(stale), 3)}; predict them again"] if stale else []
+        work = _Predictions(model, records, outputs, stale, failed, asked)
+        return Plan([Item("predictions", inputs, work)], notes=notes)
+
+    def _stale(
+        self,
+        asked: Mapping[str, str],
+        records: Mapping[str, Record],
+        outputs: Mapping[str, SlideOutput],
+        lineage: Lineage,
+        model: str,
+    ) -> dict[str, str]:
+        """Slide → why its prediction does not count any more."""
+        bundles = [facts for _, facts in folds_of(self.task.model)]
+        patients = self.task.patients(asked)
+        in_order = sorted(outputs, key=lambda slide: records[slide].start)
+        other = {asked[slide]: outputs[slide].other_patients for slide in in_order}  # a patient's last one decides
+        other |= {asked[slide]: self.other_patients for slide in self.task.slides}
+        stale = {}
+        for slide, output in outputs.items():
+            patient, record = asked[slide], records[slide]
+            folds = allowed_folds(bundles, patients[patient], other_patients=other[patient]).folds
+            if why := why_stale(record, output, model=model, folds=folds, standing=lineage.standing(record)):
+                stale[slide] = why
+        return stale
+
+    def process(self, item: Item, progress: Progress) -> Outcome:
+        work: _Predictions = item.payload
+        bundles = [facts for _, facts in folds_of(self.task.model)]
+        report = self._report(work, bundles)
+        table, page = self.folder / "predictions.csv", self.folder / "report.html"
+        _write_predictions(table, report, work, bundles[0].question.task)
+        with whole(page) as scratch:
+            scratch.write_text(prediction_page(report), encoding="utf-8")
+        stats = {
+            "slides": len(report.slides),
+            "patients": len(report.patients),
+            "failed_slides": len(report.failed),
+            "stale_slides": len(report.stale),
+            "asked": dict(work.asked),
+        }
+        return Outcome(outputs={"table": table, "page": page}, stats=stats)
+
+    def _report(self, work: _Predictions, bundles: Sequence[BundleFacts]) -> PredictionReport:
+        current = {slide: output for slide, output in work.outputs.items() if slide not in work.stale}
+        by_patient: dict[str, list[SlideOutput]] = {}
+        for slide, output in current.items():
+            by_patient.setdefault(work.asked[slide], []).append(output)
+        first = bundles[0]
+        question, task = first.question, first.question.task
+        return PredictionReport(
+            name=self.folder.name,
+            model=self.task.model.name,
+            backbone=first.recipe.backbone,
+            question=Question.of(question.label_column, question.positive, question.negative),
+            n_folds=len(bundles),
+            patients=tuple(_combined(patient, slides, task) for patient, slides in sorted(by_patient.items())),
+            slides=tuple(
+                self._slide(work.asked[slide], output, work.records[slide], task) for slide, output in current.items()
+            ),
+            failed=tuple(work.failed),
+            stale=tuple(StaleSlide(slide=slide, reason=why) for slide, why in work.stale.items()),
+            facts=(
+                ("tiles", f"{first.recipe.tile_px} px at {first.recipe.tile['mpp']:g} µm per pixel"),
+                ("backbone", f"{first.recipe.backbone}, {first.recipe.pooling_text}"),
+                ("backbone weights", first.recipe.weights_digest),
+                ("model", work.model),
+                ("wsipipe that trained it", first.versions.get("wsipipe", "unknown")),
+            ),
+        )
+
+    def _slide(self, patient: str, output: SlideOutput, record: Record, task: Task) -> SlidePrediction:
+        def beside(name: str) -> str | None:
+            made = record.outputs.get(name)
+            return (self.workspace / made.path).relative_to(self.folder).as_posix() if made else None
+
+        return SlidePrediction(
+            slide=output.slide_id,
+            n_tiles=output.tiles,
+            heatmap=beside("heatmap"),
+            top_tiles=beside("top_tiles"),
+            geojson=beside("geojson"),
+            prediction=_combined(patient, [output], task),
+        )
+
+
+def _why_not(slide: str, attempts: Mapping[str, Mapping[str, Record]], lineage: Lineage) -> FailedSlide:
+    """The first stage that did not bring a slide on, and what it says.
+
+    :param attempts: stage → its last record of each slide, in the chain's order.
+    """
+    for stage, records in attempts.items():
+        record = records.get(slide)
+        if record is not None and record.error is not None:
+            return FailedSlide(slide=slide, reason=f"{stage}: {record.error.message}", hint=record.error.hint)
+        if record is not None and record.status == "empty":
+            return FailedSlide(slide=slide, reason="no tissue was found on it", hint="look at its QC image")
+        if record is not None and not (standing := lineage.standing(record)).counts:
+            reason = f"{stage}: {standing.state}, {standing.why}"
+            return FailedSlide(slide=slide, reason=reason, hint="predict it again")
+    return FailedSlide(slide=slide, reason="not done yet", hint="predict it again")
+
+
+def _combined(patient: str, slides: Sequence[SlideOutput], task: Task) -> PatientPrediction:
+    """A patient's prediction, or that of one of their slides alone."""
+    first = slides[0]
+    remarks = dict.fromkeys(slide.remarks for slide in slides if slide.remarks)
+    why = "; ".join([first.why, *remarks])
+    return PatientPrediction.of(patient, [slide.logits for slide in slides], first.thresholds, task, why=why)
+
+
+def _write_predictions(path: Path, report: PredictionReport, work: _Predictions, task: Task) -> None:
+    """Write ``predictions.csv``."""
+
+    def row(level: str, slide: str, status: str, p: PatientPrediction, note: str, *made: str) -> list[object]:
+        spread = "" if p.spread is None else f"{p.spread:.6f}"
+        figures = [f"{p.probability:.6f}", spread, f"{p.threshold:.6f}", "positive" if p.call else "negative"]
+        return [level, p.patient_id, slide, status, *figures, ";".join(map(str, p.folds)), note, TRAINED_AT, *made]
+
+    def date(slide: str) -> str:
+        return work.records[slide].start.date().isoformat()
+
+    dates: dict[str, list[str]] = {}
+    for one in report.slides:
+        dates.setdefault(one.prediction.patient_id, []).append(date(one.slide))
+    with whole(path) as scratch, scratch.open("w", encoding="utf-8", newline="") as stream:
+        writer = csv.writer(stream, lineterminator="\n")
+        writer.writerow(COLUMNS)
+        for p in report.patients:
+            writer.writerow(row("patient", "", "done", p, p.why, work.model, max(dates[p.patient_id])))
+        for one in report.slides:
+            p = one.prediction
+            writer.writerow(row("slide", one.slide, "done", p, p.why, work.model, date(one.slide)))
+        for slide, why in work.stale.items():
+            before = _combined(work.asked[slide], [work.outputs[slide]], task)
+            made_by = work.records[slide].inputs["model"].digest
+            writer.writerow(row("slide", slide, "stale", before, why, made_by, date(slide)))
+        for failed in report.failed:
+            note = f"{failed.reason} → {failed.hint}" if failed.hint else failed.reason
+            blank = [""] * 5
+            writer.writerow(["slide", work.asked[failed.slide], failed.slide, "failed", *blank, note, "", "", ""])
