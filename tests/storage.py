@@ -41,6 +41,24 @@ class Storage:
             yield
 
     @contextmanager
+    def failing_once(self, folder: Path, fault: str, *, at: int) -> Iterator[list[str]]:
+        """Only the ``at``-th time that something in ``folder`` is opened or read fails, counted from 0.
+
+        :returns: what was opened or read so far.
+        """
+        number, seen = getattr(errno, fault), list[str]()
+
+        def fails(file: Any) -> bool:
+            name = str(Path(f"/proc/self/fd/{file}").readlink()) if isinstance(file, int) else os.fspath(file)
+            if not name.startswith(f"{folder}/"):
+                return False
+            seen.append(name)
+            return len(seen) == at + 1
+
+        with self._patched(fails, number):
+            yield seen
+
+    @contextmanager
     def no_more_files(self, *, pauses: int = 0) -> Iterator[None]:
         """The process may open no more files."""
         before = resource.getrlimit(resource.RLIMIT_NOFILE)
@@ -67,25 +85,29 @@ class Storage:
 
     @contextmanager
     def _refused(self, path: Path, number: int, pauses: int) -> Iterator[None]:
+        status = path.stat()
+        here = (status.st_dev, status.st_ino)
+
+        def is_here(file: Any) -> bool:
+            if isinstance(file, int):
+                found = os.fstat(file)
+                return (found.st_dev, found.st_ino) == here
+            return str(path) in os.fspath(file)
+
+        with self._patched(is_here, number) as patch, self._until(patch.undo, pauses):
+            yield
+
+    @contextmanager
+    def _patched(self, fails: Callable[[Any], bool], number: int) -> Iterator[pytest.MonkeyPatch]:
         with pytest.MonkeyPatch.context() as patch:
-            status = path.stat()
-            here = (status.st_dev, status.st_ino)
-
-            def is_here(file: Any) -> bool:
-                if isinstance(file, int):
-                    found = os.fstat(file)
-                    return (found.st_dev, found.st_ino) == here
-                return str(path) in os.fspath(file)
-
             for module, name in ((io, "open"), (os, "open"), (os, "pread")):
                 real = getattr(module, name)
 
                 def refusing(file: Any, *arguments: Any, real: Callable[..., Any] = real, **named: Any) -> Any:
-                    if is_here(file):
+                    if fails(file):
                         raise OSError(number, os.strerror(number), None if isinstance(file, int) else os.fspath(file))
                     return real(file, *arguments, **named)
 
                 patch.setattr(module, name, refusing)
             patch.setattr("builtins.open", io.open)
-            with self._until(patch.undo, pauses):
-                yield
+            yield patch

@@ -16,6 +16,7 @@ import h5py
 import numpy as np
 import pytest
 import tifffile
+from dicom_files import dicom
 from PIL import Image
 from storage import Storage
 from tile_sets import tile_set
@@ -23,7 +24,7 @@ from wsipipe.data.errors import InputError, SlideError, StoreError, Surroundings
 from wsipipe.data.features.store import FeatureFacts, open_features, read_bag, read_facts, write_features
 from wsipipe.data.interop.foreign_features import read_foreign_features
 from wsipipe.data.manifest import Manifest
-from wsipipe.data.slides.finding import slide_identity
+from wsipipe.data.slides.finding import FoundSlide, find_slides, slide_identity
 from wsipipe.data.slides.readers import open_slide
 from wsipipe.data.surroundings import patiently, reading_fault, surroundings
 from wsipipe.data.tiling.grid import plan_grid
@@ -164,6 +165,55 @@ def test_a_slide_whose_storage_stays_away_has_no_bad_tiles(
         with storage.failing(path, fault), pytest.raises(SurroundingsError):
             slide.read(0, 10, 20, 200, 150)
         assert slide.read(0, 10, 20, 200, 150).shape == (150, 200, 3), "and can be read when it is back"
+
+
+@pytest.mark.parametrize(
+    "name", ["a.tif", "b.tif", "c.ome.tif", "d.png", "deep.png", "deep.tif", "grey.tif", "turned.tif", "colours.tif"]
+)
+def test_whichever_access_to_a_slide_fails_it_is_what_it_is(name: str, tmp_path: Path, storage: Storage) -> None:
+    """What is refused, corrected or chosen by a look into the file must not depend on whether one look succeeds."""
+    slides(tmp_path)
+    Image.fromarray(np.full((200, 300), 40_000, np.uint16)).save(tmp_path / "deep.png")
+    write_tiff(tmp_path / "turned.tif", extratags=[(274, 3, 1, 6, True)])
+    for other, dtype in (("deep.tif", np.uint16), ("grey.tif", np.uint8)):
+        plane = np.full((200, 300), 200, dtype)
+        tifffile.imwrite(tmp_path / other, plane, tile=(64, 64), photometric="minisblack", metadata=None)
+    mistaken = write_tiff(tmp_path / "colours.tif", compression="jpeg")
+    with tifffile.TiffFile(mistaken, mode="r+") as tiff:
+        tiff.pages[0].tags["PhotometricInterpretation"].overwrite(2)
+
+    def outcome() -> tuple[object, ...]:
+        try:
+            with open_slide(tmp_path / name, mpp_override=0.5) as slide:
+                return slide.reader, slide.grey, slide.read(0, 10, 20, 200, 150).tobytes()
+        except SlideError as error:
+            return (str(error),)
+
+    with storage.failing_once(tmp_path, "EIO", at=-1) as seen:
+        expected = outcome()
+    assert len(seen) >= 2
+    for at in range(len(seen)):
+        before = len(storage.pauses)
+        with storage.failing_once(tmp_path, "EIO", at=at):
+            assert outcome() == expected, seen[at]
+        assert len(storage.pauses) == before + 1
+
+
+def test_whichever_access_to_a_dicom_slide_fails_its_identity_and_place_stay(tmp_path: Path, storage: Storage) -> None:
+    one = dicom(tmp_path, "1.dcm", "1.2")
+    dicom(tmp_path, "2.dcm", "1.2")
+    dicom(tmp_path, "3.dcm", "9.9")
+
+    def outcome() -> tuple[object, ...]:
+        return slide_identity(one), find_slides([one])
+
+    with storage.failing_once(tmp_path, "ESTALE", at=-1) as seen:
+        expected = outcome()
+    assert expected[1] == [FoundSlide("1", one)]
+    for at in range(len(seen)):
+        with storage.failing_once(tmp_path, "ESTALE", at=at):
+            assert outcome() == expected, seen[at]
+    assert len(storage.pauses) == len(seen)
 
 
 def test_a_stale_handle_is_opened_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, storage: Storage) -> None:
