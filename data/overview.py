@@ -47,6 +47,8 @@ class Overview:
     mpp: Mpp
     unread: npt.NDArray[np.bool_]
     """(height, width): what could not be decoded. The pixels there are :data:`UNREAD_GREY` and mean nothing."""
+    unscanned: npt.NDArray[np.bool_] | None = None
+    """(height, width): what lies outside the bounds that were scanned; None where the file states none."""
 
 
 def read_overview(slide: Slide, max_unread: float = MAX_UNREAD) -> Overview:
