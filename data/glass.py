@@ -11,7 +11,8 @@ has texture, both in comparison with the glass *of this slide*:
 
 Unlike glass is what is darker than the glass in some channel by more than the noise, gaps between cells closed, and
 either three times as textured as the glass or half as dark as what is. What has no colour at all, not even as much as
-silver leaves, is dust, dirt, an air bubble, a shadow, or tissue that nobody has stained: it is kept apart.
+silver leaves, nor its contrast, is dust, dirt, an air bubble, a shadow, or tissue that nobody has stained: it is kept
+apart.
 """
 
 from __future__ import annotations
@@ -59,6 +60,8 @@ _SMALLEST: Final = SquareMicrons(30_000)  # dust that the closing joins stays be
 _SOLID: Final = 0.7
 _COLOURED: Final = 1.0  # grey levels of chroma, of means over 72 µm
 _COLOURED_SHARE: Final = 0.04  # of the darkness: silver has 0.06 and more, dust 0.01
+_CONTRAST: Final = 12  # grey levels of standard deviation
+_SILVER: Final = SquareMicrons(250_000)  # so much of dust, dirt or a bubble's rim does not hang together
 
 
 @dataclass(frozen=True, eq=False)
@@ -171,12 +174,12 @@ def _fitted(smooth: Rgb, known: Mask) -> Rgb:
         return flat
     terms = _quadratic(columns * step / width * 2 - 1, rows * step / height * 2 - 1)
     fits = (np.abs(colours - median) <= _FAR_OFF).all(axis=1)
-    factors = np.zeros((6, 3))
+    factors = np.asarray(np.zeros((6, 3)))
     for _ in range(3):
         if fits.sum() < _FEWEST:
             return flat
         of_glass = terms[fits]
-        factors = np.linalg.solve(of_glass.T @ of_glass + 1e-6 * np.eye(6), of_glass.T @ colours[fits])
+        factors = np.asarray(np.linalg.solve(of_glass.T @ of_glass + 1e-6 * np.eye(6), of_glass.T @ colours[fits]))
         fits = (np.abs(colours - terms @ factors) <= _OUTLIER).all(axis=1)
     if fits.sum() < _FEWEST:
         return flat
@@ -205,6 +208,7 @@ def unlike_glass(smooth: Rgb, variance: Variance, glass: Glass, left_out: Mask, 
     darker = _DARKER + glass.noise
     takes_light = (dark > darker) & ~left_out
     textured = variance >= max(PLAIN, _TEXTURED * glass.texture) ** 2
+    textured = morphed(textured, cv2.MORPH_ERODE, disc(Microns(TEXTURE_ACROSS / 2), mpp))  # it looks over its border
     body = morphed(takes_light, cv2.MORPH_CLOSE, disc(_GAP, mpp)) & ~left_out
     of_tissue = dark[takes_light & textured]
     dense = dark > max(float(np.median(of_tissue)) / 2 if of_tissue.size else 0.0, darker)
@@ -212,21 +216,24 @@ def unlike_glass(smooth: Rgb, variance: Variance, glass: Glass, left_out: Mask, 
     found = pieces(without_holes(found, left_out, mpp), _SMALLEST, mpp, MIN_WIDTH, goes_on=True)
     across = texture_across(mpp)
     solid = np.asarray(cv2.boxFilter(takes_light.astype(np.float32), cv2.CV_32F, (2 * across[0], 2 * across[1])))
-    tissue = _coloured(found, takes_light, dark, smooth, glass, mpp)
+    tissue = _stained(found, takes_light, _colour_over_cells(smooth, glass, mpp), dark, variance, mpp)
     return UnlikeGlass(tissue, found & ~tissue & textured, solid >= _SOLID, darker)
 
 
-def _coloured(found: Mask, takes_light: Mask, dark: Grey, smooth: Rgb, glass: Glass, mpp: Mpp) -> Mask:
-    """The pieces that have a colour beside that of the glass."""
+def _stained(
+    found: Mask, takes_light: Mask, colour: npt.NDArray[np.float32], dark: Grey, variance: Variance, mpp: Mpp
+) -> Mask:
+    """The pieces that have a colour beside that of the glass, and large ones of the contrast of silver."""
     count, labels = cv2.connectedComponents(found.astype(np.uint8), connectivity=4)
     inside = found & takes_light
     of_piece = np.asarray(labels)[inside]
-    pixels = np.maximum(np.bincount(of_piece, minlength=count), 1)
-    colour, darkest = (
-        np.bincount(of_piece, weights=values[inside], minlength=count) / pixels
-        for values in (_colour_over_cells(smooth, glass, mpp), dark)
+    pixels = np.bincount(of_piece, minlength=count)
+    mean_colour, mean_dark, contrast = (
+        np.bincount(of_piece, weights=values[inside], minlength=count) / np.maximum(pixels, 1)
+        for values in (colour, dark, variance >= _CONTRAST**2)
     )
-    keep = colour >= np.maximum(_COLOURED, _COLOURED_SHARE * darkest)
+    keep = mean_colour >= np.maximum(_COLOURED, _COLOURED_SHARE * mean_dark)
+    keep |= (contrast > 0.5) & (pixels * mpp**2 >= _SILVER)
     keep[0] = False
     return np.asarray(keep[np.asarray(labels)])
 

@@ -3,8 +3,8 @@
 Ink has hues that haematoxylin, eosin and DAB do not have, or not so pure. Other stains do: methenamine silver is
 counterstained with light green, trichromes and Alcian blue are as blue as a marker, and silver and melanin are black.
 Two things tell such a stain from ink. Ink lies on the cover slip, out of focus, and is plain within its stroke but for
-the tissue below, where a stained section has texture through and through. And a stain is most of what there is to see
-on its slide, while ink stands beside the tissue, or over a part of it.
+the tissue below, where a stained section has texture through and through. And a stain is much of what there is to see
+on its slide, or has the very colour of the rest, while ink stands beside tissue of another colour, or over part of it.
 """
 
 from __future__ import annotations
@@ -26,7 +26,11 @@ _PEN_MARGIN: Final = Microns(60)  # its rim, where ink and glass mix
 _BORDER: Final = Microns(16)  # of a stroke, where the change from ink to glass looks like texture
 _THROUGH: Final = 0.8  # part of a piece that has texture: through and through
 _SOMEWHERE: Final = 0.4
-_MOST: Final = 0.5  # part of all that is not glass
+_MUCH: Final = 1 / 3  # part of all that has texture
+_MOST: Final = 0.5  # part of all that is neither glass nor black
+_MUCH_INK: Final = 0.1  # part of a slide
+_ALIKE: Final = 0.98  # cosine: black ink is at 0.97 and less of H&E, a blue marker at 0.95 of haematoxylin
+_DENSITY: Final = -np.log10((np.arange(256, dtype=np.float32) + 1) / 256)
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,7 +40,7 @@ class Ink:
     mask: Mask
     """(height, width), with its rim."""
     doubtful: bool
-    """Most of what is on the slide was taken for ink, though it has some texture."""
+    """Much of what is on the slide was taken for ink, and may be stained tissue."""
 
 
 def find_ink(picture: Rgb, smooth: Rgb, plain: Mask, glass: Mask, mpp: Mpp) -> Ink:
@@ -44,14 +48,69 @@ def find_ink(picture: Rgb, smooth: Rgb, plain: Mask, glass: Mask, mpp: Mpp) -> I
 
     :param smooth: the picture, smoothed.
     :param plain: where it has no texture.
-    :param glass: what looks like glass.
+    :param glass: what looks like glass, or is missing.
     """
-    of_all = int((~glass).sum())
-    parts = [_judged(seen, picture, of_all, mpp) for seen in (_ink_coloured(smooth, plain, mpp), _black(smooth))]
-    mask = np.zeros_like(glass)
-    for part in parts:
-        mask |= _with_rim(part.mask, mpp)
-    return Ink(mask, any(part.doubtful for part in parts))
+    coloured = pieces(_ink_coloured(smooth, plain, mpp), _MIN_PEN, mpp)
+    black = pieces(_black(smooth), _MIN_PEN, mpp)
+    if not (coloured | black).any():
+        return Ink(coloured, doubtful=False)
+    textured = ~plain & ~glass
+    rest = _absorbed(smooth, textured & ~coloured & ~black)
+    kept, through, somewhat = [], 0, 0
+    of_pieces = [_Pieces.of(part, picture, mpp) for part in (coloured, black)]
+    for part in of_pieces:
+        through += int((part.mask(part.textured >= _THROUGH) & textured).sum())
+        somewhat += int((part.mask(part.textured >= _SOMEWHERE) & textured).sum())
+    much = _MUCH * max(int(textured.sum()), 1)
+    for part in of_pieces:
+        if through >= much:
+            stain = part.textured >= _SOMEWHERE
+        else:
+            stain = (part.textured >= _THROUGH) & part.absorb_like(rest, smooth)
+        kept.append(part.mask(~stain))
+    nothing_else = coloured.mean() > _MUCH_INK and coloured.sum() > _MOST * (~glass & ~black).sum()
+    doubtful = through < much and (bool(nothing_else) or somewhat >= much)
+    return Ink(_with_rims(kept, mpp), doubtful)
+
+
+@dataclass(frozen=True, eq=False)
+class _Pieces:
+    """The connected pieces of a mask."""
+
+    labels: npt.NDArray[np.int32]
+    """(height, width); 0 is none."""
+    textured: npt.NDArray[np.float64]
+    """(number of labels,): the part of each that has texture."""
+
+    @classmethod
+    def of(cls, seen: Mask, picture: Rgb, mpp: Mpp) -> _Pieces:
+        inner = morphed(seen, cv2.MORPH_ERODE, disc(_BORDER, mpp))
+        count, found = cv2.connectedComponents(seen.astype(np.uint8), connectivity=4)
+        labels = np.asarray(found, np.int32)
+        within = np.bincount(labels[inner], minlength=count)
+        textured = np.bincount(labels[inner & _textured_within(inner, picture, mpp)], minlength=count)
+        return cls(labels, textured / np.maximum(within, 1))
+
+    def mask(self, which: npt.NDArray[np.bool_]) -> Mask:
+        """Those of the pieces for whose label it says so."""
+        which = which.copy()
+        which[0] = False
+        return np.asarray(which[self.labels])
+
+    def absorb_like(self, colour: npt.NDArray[np.float64], smooth: Rgb) -> npt.NDArray[np.bool_]:
+        """By label, whether a piece takes red, green and blue away in the proportions of a colour."""
+        alike = np.zeros(len(self.textured), bool)
+        for label in range(1, len(alike)):
+            own = _absorbed(smooth, self.labels == label)
+            alike[label] = own @ colour >= _ALIKE * np.linalg.norm(own) * np.linalg.norm(colour) > 0
+        return alike
+
+
+def _absorbed(smooth: Rgb, where: Mask) -> npt.NDArray[np.float64]:
+    """Mean optical density of red, green and blue; zeros where there is nothing."""
+    if not where.any():
+        return np.zeros(3)
+    return np.asarray(_DENSITY[smooth[where]].mean(axis=0, dtype=np.float64))
 
 
 def _ink_coloured(smooth: Rgb, plain: Mask, mpp: Mpp) -> Mask:
@@ -74,27 +133,6 @@ def _black(smooth: Rgb) -> Mask:
     return (highest < 90) & (highest - lowest < 30)
 
 
-def _judged(seen: Mask, picture: Rgb, of_all: int, mpp: Mpp) -> Ink:
-    """What looks like ink, without specks, and without what is a stain."""
-    kept = pieces(seen, _MIN_PEN, mpp)
-    if kept.sum() < _MOST * of_all:
-        return Ink(kept, doubtful=False)
-    inner = morphed(kept, cv2.MORPH_ERODE, disc(_BORDER, mpp))
-    count, labels = cv2.connectedComponents(kept.astype(np.uint8), connectivity=4)
-    labels = np.asarray(labels)
-    area, within, textured = (
-        np.bincount(labels[part], minlength=count).astype(float)
-        for part in (kept, inner, inner & _textured_within(inner, picture, mpp))
-    )
-    share = np.divide(textured, within, out=np.ones_like(within), where=within > 0)
-    through = (share >= _THROUGH) & (within > 0)
-    if area[through].sum() < _MOST * of_all:
-        return Ink(kept, doubtful=bool(area[share >= _SOMEWHERE].sum() >= _MOST * of_all))
-    plain = share < _SOMEWHERE  # ink beside a stain of its colour
-    plain[0] = False
-    return Ink(np.asarray(plain[labels]), doubtful=False)
-
-
 def _textured_within(inner: Mask, picture: Rgb, mpp: Mpp) -> Mask:
     """Where green varies over 72 µm within a mask, whatever lies beside it."""
     green = np.asarray(cv2.extractChannel(picture, 1)).astype(np.float32)
@@ -109,5 +147,7 @@ def _textured_within(inner: Mask, picture: Rgb, mpp: Mpp) -> Mask:
     return np.asarray(mean(green * green * weight) / of_mask - average**2 >= PLAIN**2)
 
 
-def _with_rim(ink: Mask, mpp: Mpp) -> Mask:
-    return morphed(ink, cv2.MORPH_DILATE, disc(_PEN_MARGIN, mpp)) if ink.any() else ink
+def _with_rims(parts: list[Mask], mpp: Mpp) -> Mask:
+    return np.logical_or.reduce(
+        [morphed(part, cv2.MORPH_DILATE, disc(_PEN_MARGIN, mpp)) if part.any() else part for part in parts]
+    )

@@ -32,6 +32,7 @@ import numpy.typing as npt
 from .glass import (
     GLASS_SHARE,
     PLAIN,
+    TEXTURE_ACROSS,
     Glass,
     UnlikeGlass,
     Variance,
@@ -78,7 +79,7 @@ WEAK: Final = 5
 """Chroma, smoothed over twice as much, above which textured surroundings of tissue are tissue too. Glass, its tint
 divided out, stays below, the noise of strong JPEG compression included."""
 
-MISSED: Final = 0.2
+MISSED: Final = 0.1
 """Part of what is unlike glass that colour may leave out, and part of what colour finds that may be glass."""
 
 _RIM: Final = Microns(24)  # over which smoothing mixes tissue and glass
@@ -188,11 +189,11 @@ class _Found:
         if isinstance(way, int):
             dark = darkness(look.smooth, look.glass) >= way
             found = cls(look.cleaned(dark & ~look.left_out), "darker than glass", way, nothing)
-        elif way == "colour":
+        elif way == "colour" or min(missing.shape) * mpp < TEXTURE_ACROSS / 2:  # too small to judge the glass by
             found = look.by_colour()
         else:
             unlike = unlike_glass(look.smooth, look.variance, look.glass, look.left_out, mpp)
-            found = look.by_glass(unlike) if way == "glass" else look.by_what_is_right(unlike)
+            found = look.by_what_is_right(unlike) if way == "auto" else look.by_glass(unlike, unlike.colourless)
         if not found.mask.any() and found.verdict != "not understood":
             found = replace(found, verdict="nothing")
         return found
@@ -239,8 +240,9 @@ class _Look:
         mask = _followed((coloured > threshold) & ~self.left_out, weak & ~self.left_out, self.mpp)
         return _Found(self.cleaned(mask), verdict, threshold, self.pen)
 
-    def by_glass(self, unlike: UnlikeGlass) -> _Found:
-        return _Found(unlike.tissue, "unlike glass", unlike.darker, self.pen)
+    def by_glass(self, unlike: UnlikeGlass, too: Mask | None = None) -> _Found:
+        mask = unlike.tissue if too is None else unlike.tissue | too
+        return _Found(mask, "unlike glass", unlike.darker, self.pen)
 
     def by_what_is_right(self, unlike: UnlikeGlass) -> _Found:
         """The mask by colour, or what is unlike glass where the two differ by much."""
