@@ -21,6 +21,9 @@ from .pieces import Mask, disc, morphed, pieces
 from .slide import Rgb
 from .units import Microns, Mpp, SquareMicrons
 
+Density = npt.NDArray[np.float64]
+"""(3,): optical density of red, green and blue."""
+
 _MIN_PEN: Final = SquareMicrons(30_000)  # a stroke is a fraction of a millimetre wide; less is ink-coloured tissue
 _PEN_MARGIN: Final = Microns(60)  # its rim, where ink and glass mix
 _BORDER: Final = Microns(16)  # of a stroke, where the change from ink to glass looks like texture
@@ -30,7 +33,7 @@ _MUCH: Final = 1 / 3  # part of all that has texture
 _MOST: Final = 0.5  # part of all that is neither glass nor black
 _MUCH_INK: Final = 0.1  # part of a slide
 _ALIKE: Final = 0.98  # cosine: black ink is at 0.97 and less of H&E, a blue marker at 0.95 of haematoxylin
-_DENSITY: Final = -np.log10((np.arange(256, dtype=np.float32) + 1) / 256)
+_DENSITY: Final = -np.log10((np.arange(256, dtype=np.float32) + 1) / 256)  # of a grey level
 
 
 @dataclass(frozen=True, eq=False)
@@ -55,7 +58,8 @@ def find_ink(picture: Rgb, smooth: Rgb, plain: Mask, glass: Mask, mpp: Mpp) -> I
     if not (coloured | black).any():
         return Ink(coloured, doubtful=False)
     textured = ~plain & ~glass
-    rest = _absorbed(smooth, textured & ~coloured & ~black)
+    white = _density(smooth, glass & (extremes(smooth)[0] < 255))
+    rest = _density(smooth, textured & ~coloured & ~black) - white
     kept, through, somewhat = [], 0, 0
     of_pieces = [_Pieces.of(part, picture, mpp) for part in (coloured, black)]
     for part in of_pieces:
@@ -66,7 +70,7 @@ def find_ink(picture: Rgb, smooth: Rgb, plain: Mask, glass: Mask, mpp: Mpp) -> I
         if through >= much:
             stain = part.textured >= _SOMEWHERE
         else:
-            stain = (part.textured >= _THROUGH) & part.absorb_like(rest, smooth)
+            stain = (part.textured >= _THROUGH) & part.absorb_like(rest, smooth, white)
         kept.append(part.mask(~stain))
     nothing_else = coloured.mean() > _MUCH_INK and coloured.sum() > _MOST * (~glass & ~black).sum()
     doubtful = through < much and (bool(nothing_else) or somewhat >= much)
@@ -97,16 +101,16 @@ class _Pieces:
         which[0] = False
         return np.asarray(which[self.labels])
 
-    def absorb_like(self, colour: npt.NDArray[np.float64], smooth: Rgb) -> npt.NDArray[np.bool_]:
-        """By label, whether a piece takes red, green and blue away in the proportions of a colour."""
+    def absorb_like(self, colour: Density, smooth: Rgb, white: Density) -> npt.NDArray[np.bool_]:
+        """By label, whether a piece takes red, green and blue away from white in the proportions of a colour."""
         alike = np.zeros(len(self.textured), bool)
         for label in range(1, len(alike)):
-            own = _absorbed(smooth, self.labels == label)
+            own = _density(smooth, self.labels == label) - white
             alike[label] = own @ colour >= _ALIKE * np.linalg.norm(own) * np.linalg.norm(colour) > 0
         return alike
 
 
-def _absorbed(smooth: Rgb, where: Mask) -> npt.NDArray[np.float64]:
+def _density(smooth: Rgb, where: Mask) -> Density:
     """Mean optical density of red, green and blue; zeros where there is nothing."""
     if not where.any():
         return np.zeros(3)
