@@ -61,7 +61,8 @@ _SOLID: Final = 0.7
 _COLOURED: Final = 1.0  # grey levels of chroma, of means over 72 µm
 _COLOURED_SHARE: Final = 0.04  # of the darkness: silver has 0.06 and more, dust 0.01
 _CONTRAST: Final = 12  # grey levels of standard deviation
-_SILVER: Final = SquareMicrons(250_000)  # so much of dust, dirt or a bubble's rim does not hang together
+_SILVER: Final = SquareMicrons(250_000)  # so much of dust and dirt does not hang together
+_BROAD: Final = Microns(100)  # half the width of what is no bubble's rim, and no shadow of the cover slip's edge
 
 
 @dataclass(frozen=True, eq=False)
@@ -233,7 +234,8 @@ def _stained(
         for values in (colour, dark, variance >= _CONTRAST**2)
     )
     keep = mean_colour >= np.maximum(_COLOURED, _COLOURED_SHARE * mean_dark)
-    keep |= (contrast > 0.5) & (pixels * mpp**2 >= _SILVER)
+    broad = morphed(found, cv2.MORPH_OPEN, disc(_BROAD, mpp))
+    keep |= (contrast > 0.5) & (np.bincount(np.asarray(labels)[broad], minlength=count) * mpp**2 >= _SILVER)
     keep[0] = False
     return np.asarray(keep[np.asarray(labels)])
 

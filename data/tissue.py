@@ -291,7 +291,7 @@ def _is_fluorescence(picture: Rgb, read: Mask) -> bool:
         return False
     if not lit.any() or np.median(lowest[lit]) < 25:
         return True
-    return bool(np.median(highest[lit] - lowest[lit]) < 4 and np.percentile(highest[lit], 75) < 140)
+    return bool(np.median(highest[lit] - lowest[lit]) < 8 and np.percentile(highest[lit], 75) < 140)
 
 
 def _without_tint(smooth: tuple[Rgb, Rgb], glass: Mask) -> tuple[Rgb, Rgb]:
