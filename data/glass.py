@@ -24,7 +24,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from .pieces import MIN_WIDTH, Mask, disc, morphed, pieces, without_holes
+from .pieces import MIN_WIDTH, Mask, morphed, pieces, square, without_holes
 from .slide import Rgb
 from .units import Microns, Mpp, SquareMicrons
 
@@ -42,6 +42,7 @@ palest tissue in focus 4 and more."""
 GLASS_SHARE: Final = 0.02
 """Part of a picture that must be glass for it to be known."""
 
+_WIDEST: Final = 181  # px: squares of more grey levels do not add up in the 31 bits that OpenCV has for them
 _DARKEST: Final = 140  # grey levels: dimly lit, or grey by the mounting medium
 _STAIN: Final = 12  # grey levels that green is below red and blue: both stains of H&E take it out first, no glass does
 _TINT: Final = 60  # grey levels of chroma: yellowed mounting medium, a warm lamp
@@ -55,14 +56,15 @@ _FAR_OFF: Final = 25  # grey levels off the median, before anything is fitted
 
 _DARKER: Final = 3  # grey levels beyond the noise
 _TEXTURED: Final = 3  # times the texture of the glass
-_GAP: Final = Microns(32)  # half of what is closed: lumina, the web of thin tissue
+_OVER: Final = Microns(54)  # by half of it, texture is seen over its border
+_GAP: Final = Microns(60)  # what is closed: lumina, the web of thin tissue
 _SMALLEST: Final = SquareMicrons(30_000)  # dust that the closing joins stays below
 _SOLID: Final = 0.7
 _COLOURED: Final = 1.0  # grey levels of chroma, of means over 72 µm
 _COLOURED_SHARE: Final = 0.04  # of the darkness: silver has 0.06 and more, dust 0.01
 _CONTRAST: Final = 12  # grey levels of standard deviation
 _SILVER: Final = SquareMicrons(250_000)  # so much of dust and dirt does not hang together
-_BROAD: Final = Microns(100)  # half the width of what is no bubble's rim, and no shadow of the cover slip's edge
+_BROAD: Final = Microns(200)  # no bubble's rim is as wide, and no shadow of the cover slip's edge
 
 
 @dataclass(frozen=True, eq=False)
@@ -120,7 +122,7 @@ def texture(picture: Rgb, mpp: Mpp) -> Variance:
 
 def texture_across(mpp: Mpp) -> tuple[int, int]:
     """Pixels along the square over which texture is judged; an odd number."""
-    across = 2 * max(round(TEXTURE_ACROSS / mpp / 2), 1) + 1
+    across = min(2 * max(round(TEXTURE_ACROSS / mpp / 2), 1) + 1, _WIDEST)
     return across, across
 
 
@@ -141,16 +143,20 @@ def tinted(smooth: Rgb, glass: Mask) -> Mask:
     return tells if tells.mean() >= GLASS_SHARE else np.zeros_like(tells)
 
 
-def glass_of(smooth: Rgb, variance: Variance, glass: Mask) -> Glass | None:
-    """The glass of a slide; None where next to none is seen.
+def glass_of(smooth: Rgb, variance: Variance, glass: Mask, left_out: Mask) -> Glass:
+    """The glass of a slide; where next to none is seen, the brightest that is stands in for it.
 
     :param glass: where there is glass, by :func:`looks_like_glass`.
     """
     known = tinted(smooth, glass)
     if not known.any():
         known = glass
-    if not known.any() or known.mean() < GLASS_SHARE:
-        return None
+    if known.mean() < GLASS_SHARE:
+        seen = smooth[~left_out] if not left_out.all() else smooth.reshape(-1, 3)
+        seen = seen[:: max(len(seen) // _SAMPLES, 1)]
+        lowest = seen.min(axis=1)
+        brightest = np.median(seen[lowest >= np.percentile(lowest, 99)], axis=0)
+        return Glass(np.asarray(np.broadcast_to(np.rint(brightest).astype(np.uint8), smooth.shape)), 0, 0.0)
     colour = _fitted(smooth, known)
     brighter = extremes(np.asarray(cv2.subtract(smooth, colour), np.uint8))[1][known]
     step = max(brighter.size // _SAMPLES, 1)
@@ -209,11 +215,11 @@ def unlike_glass(smooth: Rgb, variance: Variance, glass: Glass, left_out: Mask, 
     darker = _DARKER + glass.noise
     takes_light = (dark > darker) & ~left_out
     textured = variance >= max(PLAIN, _TEXTURED * glass.texture) ** 2
-    textured = morphed(textured, cv2.MORPH_ERODE, disc(Microns(TEXTURE_ACROSS / 2), mpp))  # it looks over its border
-    body = morphed(takes_light, cv2.MORPH_CLOSE, disc(_GAP, mpp)) & ~left_out
+    textured = morphed(textured, cv2.MORPH_ERODE, square(_OVER, mpp))
+    body = morphed(takes_light, cv2.MORPH_CLOSE, square(_GAP, mpp)) & ~left_out
     of_tissue = dark[takes_light & textured]
     dense = dark > max(float(np.median(of_tissue)) / 2 if of_tissue.size else 0.0, darker)
-    found = morphed(body & (textured | dense), cv2.MORPH_OPEN, disc(Microns(MIN_WIDTH / 2), mpp))
+    found = morphed(body & (textured | dense), cv2.MORPH_OPEN, square(MIN_WIDTH, mpp))
     found = pieces(without_holes(found, left_out, mpp), _SMALLEST, mpp, MIN_WIDTH, goes_on=True)
     across = texture_across(mpp)
     solid = np.asarray(cv2.boxFilter(takes_light.astype(np.float32), cv2.CV_32F, (2 * across[0], 2 * across[1])))
@@ -234,7 +240,7 @@ def _stained(
         for values in (colour, dark, variance >= _CONTRAST**2)
     )
     keep = mean_colour >= np.maximum(_COLOURED, _COLOURED_SHARE * mean_dark)
-    broad = morphed(found, cv2.MORPH_OPEN, disc(_BROAD, mpp))
+    broad = morphed(found, cv2.MORPH_OPEN, square(_BROAD, mpp))
     keep |= (contrast > 0.5) & (np.bincount(np.asarray(labels)[broad], minlength=count) * mpp**2 >= _SILVER)
     keep[0] = False
     return np.asarray(keep[np.asarray(labels)])

@@ -29,7 +29,7 @@ _PEN_MARGIN: Final = Microns(60)  # its rim, where ink and glass mix
 _BORDER: Final = Microns(16)  # of a stroke, where the change from ink to glass looks like texture
 _THROUGH: Final = 0.8  # part of a piece that has texture: through and through
 _SOMEWHERE: Final = 0.4
-_MUCH: Final = 1 / 3  # part of all that has texture
+_MUCH: Final = 0.5  # part of all that has texture
 _MOST: Final = 0.5  # part of all that is neither glass nor black
 _MUCH_INK: Final = 0.1  # part of a slide
 _ALIKE: Final = 0.98  # cosine: black ink is at 0.97 and less of H&E, a blue marker at 0.95 of haematoxylin
@@ -59,7 +59,7 @@ def find_ink(picture: Rgb, smooth: Rgb, plain: Mask, glass: Mask, mpp: Mpp) -> I
         return Ink(coloured, doubtful=False)
     textured = ~plain & ~glass
     white = _density(smooth, glass & (extremes(smooth)[0] < 255))
-    rest = _density(smooth, textured & ~coloured & ~black) - white
+    rest = _density(smooth, textured & ~_with_rims([coloured, black], mpp)) - white
     kept, through, somewhat = [], 0, 0
     of_pieces = [_Pieces.of(part, picture, mpp) for part in (coloured, black)]
     for part in of_pieces:

@@ -49,7 +49,7 @@ from .glass import (
 from .ink import find_ink
 from .overview import Overview, shrink
 from .pieces import MAX_HOLE as MAX_HOLE
-from .pieces import MIN_PIECE, MIN_WIDTH, morphed, pieces, without_holes
+from .pieces import MIN_PIECE, MIN_WIDTH, morphed, pieces, square, without_holes
 from .pieces import Mask as Mask
 from .slide import Rgb
 from .units import Level0Px, Microns, Mpp, SquareMicrons
@@ -213,7 +213,6 @@ class _Look:
     """Ink, black, and what is missing."""
     is_glass: Mask
     glass: Glass
-    """White where next to none is seen."""
 
     @classmethod
     def at(cls, picture: Rgb, missing: Mask, mpp: Mpp, *, ink: bool) -> _Look:
@@ -224,7 +223,7 @@ class _Look:
         pen = found.mask & ~missing if ink else np.zeros_like(missing)
         left_out = pen | missing
         glass &= ~left_out
-        of_slide = glass_of(smooth, variance, glass) or Glass(np.full_like(smooth, 255), 0, 0.0)
+        of_slide = glass_of(smooth, variance, glass, left_out)
         return cls(picture, smooth, variance, mpp, pen, found.doubtful, left_out, glass, of_slide)
 
     def cleaned(self, mask: Mask) -> Mask:
@@ -247,7 +246,7 @@ class _Look:
     def by_what_is_right(self, unlike: UnlikeGlass) -> _Found:
         """The mask by colour, or what is unlike glass where the two differ by much."""
         found, by_glass = self.by_colour(), self.by_glass(unlike)
-        wide = np.ones((max(round(MIN_WIDTH / self.mpp), 1),) * 2, np.uint8)
+        wide = square(MIN_WIDTH, self.mpp)
         missed = morphed(unlike.tissue & ~found.mask & unlike.solid, cv2.MORPH_OPEN, wide)
         taken = morphed(found.mask & ~unlike.tissue, cv2.MORPH_OPEN, wide)
         if self._much(missed, unlike.tissue):

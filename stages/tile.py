@@ -4,7 +4,8 @@
 contours/<slide>.geojson      the tissue, for QuPath
 qc/<slide>.jpg                what was found, to look at
 
-Where tissue is, the mask finds; or annotations say it, a network finds it, or other tools have placed the tiles.
+Where tissue is, the mask finds, in the way that --tissue says; or annotations say it, a network finds it, or other
+tools have placed the tiles.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import cv2
 
@@ -28,10 +29,11 @@ from ..data.readers import open_slide
 from ..data.slide_match import match_slides
 from ..data.slides_on_disk import FoundSlide, slide_identity
 from ..data.tiles import write_tiles
+from ..data.tissue import find_tissue
 from .settings import TileSettings
 from .stage import FileInput, Input, Item, Outcome, Plan, Progress, Stage, ValueInput
 from .tile_qc import draw_qc
-from .tiling import FindTissue, by_the_mask, tile_slide
+from .tiling import FindTissue, TileResult, by_the_mask, tile_slide
 from .versions import VERSIONS
 
 if TYPE_CHECKING:
@@ -169,13 +171,28 @@ class TileStage(Stage[TileSettings]):
             draw_qc(result, scratch)
         overridden = {} if task.mpp_override is None else {"mpp_override": float(task.mpp_override)}
         stats = result.stats | {"reader": slide.reader} | overridden
-        return Outcome(outputs, stats, status="done" if len(result.tiles) else "empty")
+        status: Literal["done", "empty"] = "done" if len(result.tiles) else "empty"
+        notes = _notes(item.id, result, outputs["qc"]) if task.coordinates is None else ()
+        return Outcome(outputs, stats, status=status, notes=notes)
 
     def _finder(self, task: SlideToTile) -> FindTissue:
         if task.annotations is not None:
             annotations = read_annotations(task.annotations, self.settings.annotation_classes or None)
             return lambda _, overview: annotated_tissue(annotations, overview)
-        return by_the_mask if self.network is None else self.network.find
+        if self.network is not None:
+            return self.network.find
+        way = self.settings.tissue_way()
+        return by_the_mask if way == "auto" else lambda _, overview: find_tissue(overview, way)
+
+
+def _notes(slide_id: str, result: TileResult, picture: Path) -> Sequence[str]:
+    """What the user should look at now."""
+    if result.tissue.verdict != "not understood":
+        return ()
+    return (
+        f"{slide_id}: which part of it is tissue is not understood ({len(result.tiles):,} tiles; see {picture.name}); "
+        "--tissue glass, --tissue all, or --tissue with a number of grey levels decides",
+    )
 
 
 def _refuse_another(slide: FoundSlide, standing: Record | None) -> None:

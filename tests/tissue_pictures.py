@@ -519,7 +519,7 @@ def film() -> Picture:
     drawing = stained(SCHIFF)
     where = drawing.blob(WIDTH * 0.5, HEIGHT * 0.5, WIDTH * 0.6, HEIGHT * 0.3)
     near = cv2.GaussianBlur(where.astype(float), (0, 0), 60)
-    glue = np.clip(0.03 + 0.2 * near + 0.012 * drawing.cloud(40) + 0.012 * drawing.cloud(1.5), 0, None)
+    glue = np.clip(0.03 + 0.3 * near + 0.012 * drawing.cloud(40) + 0.012 * drawing.cloud(1.5), 0, None)
     drawing.light *= np.exp(-glue[..., None] * np.array(SCHIFF))
     drawing.stain(where, eosin=0.9, nuclei=0.5)
     return drawing.done()
