@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from itertools import product
 from pathlib import Path
-from typing import Any, Final, Literal, cast
+from typing import Any, Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
@@ -51,8 +51,8 @@ class TileSettings(Settings):
     allow_upsample: bool = Field(False, description="accept slides that are coarser than the asked mpp")
     tissue: str = Field(
         "auto",
-        description="where the tissue is: auto (by colour, or what is unlike the glass of the slide, whichever is "
-        "right), colour, glass, all of the slide, or grey levels by which it is darker than the glass, such as 12",
+        description="what is tissue: auto (coloured, or unlike the glass of the slide, whichever is right), colour, "
+        "glass, all (of the slide), or what is darker than the glass by a number of grey levels, such as 12",
     )
     annotations: Path | None = Runtime(
         None,
@@ -85,8 +85,8 @@ class TileSettings(Settings):
     @classmethod
     def _way_to_find_tissue(cls, tissue: Any) -> Any:
         text = str(tissue).strip().lower()
-        if text in TISSUE_BY or (text.isascii() and text.isdigit() and 1 <= int(text) <= 254):
-            return str(int(text)) if text.isdigit() else text
+        if text in TISSUE_BY or (re.fullmatch("[1-9][0-9]{0,2}", text) and int(text) < 255):
+            return text
         raise ValueError(f"must be one of {', '.join(TISSUE_BY)}, or a whole number of grey levels from 1 to 254")
 
     @field_validator("overlap")
@@ -99,27 +99,19 @@ class TileSettings(Settings):
     def folder_name(self) -> str:
         """Such as ``0.5mpp-224px``, or ``0.5mpp-224px-annotated``: the settings that give a tile its meaning."""
         overlap = f"-overlap{self.overlap}" if self.overlap else ""
-        words = TISSUE_FROM | {"tissue": TISSUE_BY.get(self.tissue, f"darker{self.tissue}")}
+        words = TISSUE_FROM | {"tissue": self.tissue if self.tissue in TISSUE_BY else f"darker{self.tissue}"}
         source = "".join(f"-{words[name]}" for name in self.tissue_from())
         return f"{self.mpp:g}mpp-{self.tile_px}px{overlap}{source}"
 
-    def tissue_way(self) -> TissueWay | int:
-        """``tissue`` as :func:`..data.tissue.find_tissue` takes it: a word, or grey levels as a number."""
-        return int(self.tissue) if self.tissue.isdigit() else cast("TissueWay", self.tissue)
-
     def tissue_from(self) -> list[str]:
         """The settings given that say where the tissue is; at most one can be meant. None: the mask finds it."""
-        files = [name for name in TISSUE_FROM if getattr(self, name) is not None]
-        return files if self.tissue == "auto" else ["tissue", *files]
+        asked = ["tissue"] if self.tissue != "auto" else []
+        return asked + [name for name in TISSUE_FROM if getattr(self, name) is not None]
 
 
-TissueWay = Literal["auto", "colour", "glass", "all"]
-
-TISSUE_BY: Final = {"auto": "", "colour": "colour", "glass": "glass", "all": "all"}
-"""Ways to find the tissue, and the word for each in a folder's name."""
-
+TISSUE_BY: Final = ("auto", "colour", "glass", "all")
 TISSUE_FROM: Final = {"annotations": "annotated", "coordinates": "imported", "tissue_weights": "network"}
-"""Settings that say where the tissue is, and the word for each in a folder's name."""
+"""Ways to find the tissue, and settings that say where it is, with the word for each in a folder's name."""
 
 
 class ExtractSettings(Settings):

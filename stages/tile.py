@@ -14,7 +14,7 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, cast
 
 import cv2
 
@@ -29,7 +29,7 @@ from ..data.readers import open_slide
 from ..data.slide_match import match_slides
 from ..data.slides_on_disk import FoundSlide, slide_identity
 from ..data.tiles import write_tiles
-from ..data.tissue import find_tissue
+from ..data.tissue import Way, find_tissue
 from .settings import TileSettings
 from .stage import FileInput, Input, Item, Outcome, Plan, Progress, Stage, ValueInput
 from .tile_qc import draw_qc
@@ -181,8 +181,13 @@ class TileStage(Stage[TileSettings]):
             return lambda _, overview: annotated_tissue(annotations, overview)
         if self.network is not None:
             return self.network.find
-        way = self.settings.tissue_way()
+        way = way_of(self.settings)
         return by_the_mask if way == "auto" else lambda _, overview: find_tissue(overview, way)
+
+
+def way_of(settings: TileSettings) -> Way | int:
+    """How tissue is to be found: the word that was given, or grey levels."""
+    return int(settings.tissue) if settings.tissue.isdigit() else cast("Way", settings.tissue)
 
 
 def _notes(slide_id: str, result: TileResult, picture: Path) -> Sequence[str]:

@@ -21,6 +21,7 @@ from wsipipe.data.overview import Overview, read_overview
 from wsipipe.data.readers import open_slide
 from wsipipe.data.tissue import TissueMask, find_tissue
 from wsipipe.stages.settings import TileSettings
+from wsipipe.stages.tile import way_of
 
 OUTLINES = json.loads((Path(__file__).parent / "tissue_outlines.json").read_text())
 Mask = npt.NDArray[np.bool_]
@@ -62,7 +63,7 @@ def main() -> None:
     parser.add_argument("--mpp-override", type=float, default=1.0, help="of slides that do not say it")
     parser.add_argument("--pictures", type=Path, help="draw what was found and what was drawn into this folder")
     asked = parser.parse_args()
-    ways = [TileSettings(tissue=way).tissue_way() for way in asked.tissue]
+    ways = [way_of(TileSettings(tissue=way)) for way in asked.tissue]
     print(f"{'slide':28}", *(f"{way!s:>8} recall precision     ms" for way in ways), " verdict")
     for path in asked.slides:
         if path.stem not in OUTLINES:
