@@ -27,16 +27,8 @@ from torchvision.models.segmentation import deeplabv3_resnet50
 from ..data.errors import BackboneError, SlideError
 from ..data.slides.slide import Rgb, Slide
 from ..data.tiling.overview import Overview
-from ..data.tiling.tissue import (
-    LONG_SIDE,
-    MASK_MPP,
-    MIN_PIECE,
-    MIN_WIDTH,
-    TissueMask,
-    _pieces,
-    _without_holes,
-    find_tissue,
-)
+from ..data.tiling.pieces import MIN_PIECE, MIN_WIDTH, pieces, without_holes
+from ..data.tiling.tissue import LONG_SIDE, MASK_MPP, TissueMask, find_tissue
 from ..data.units import Level0Px, LevelPx, Microns, Mpp
 from .backbones.state_dicts import SeveralNetworks, difference, of_network
 from .backbones.weights import SAVE_ONE, Weights, load_state_dict
@@ -134,7 +126,7 @@ class TissueNetwork:
                 tissue[field.part(*corner)] = by_colour[field.part(*corner)]
         pen = np.zeros(field.shape, bool)
         mpp = Mpp(overview.mpp * field.factor)
-        mask = _pieces(_without_holes(tissue >= 0.5, pen, mpp), MIN_PIECE, mpp, MIN_WIDTH)
+        mask = pieces(without_holes(tissue >= 0.5, pen, mpp), MIN_PIECE, mpp, MIN_WIDTH, goes_on=True)
         return TissueMask(
             mask=mask,
             downsample=field.downsample,

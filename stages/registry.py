@@ -59,7 +59,7 @@ class StageRow:
 
 
 STAGES: Final = (
-    StageRow("tile", 2, ("tiles/*",), ".tile.settings:TileSettings"),
+    StageRow("tile", 3, ("tiles/*",), ".tile.settings:TileSettings"),
     StageRow("index", 1, ("tiles/*",)),
     StageRow("export", 1, ("exports/*/*", "exports/*/*/*")),
     StageRow(

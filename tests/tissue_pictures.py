@@ -15,6 +15,9 @@ WIDTH, HEIGHT = 1000, 750  # 8 × 6 mm
 
 EOSIN, HAEMATOXYLIN, DAB = STAINS = np.array([(0.07, 0.99, 0.11), (0.65, 0.70, 0.29), (0.27, 0.57, 0.78)])
 """Of red, green and blue, at density 1."""
+LIGHT_GREEN, ANILINE_BLUE, ALCIAN_BLUE = (0.9, 0.25, 0.55), (0.85, 0.5, 0.15), (0.8, 0.3, 0.1)
+SCHIFF, CONGO_RED, PONCEAU, AZURE = (0.2, 0.9, 0.35), (0.05, 0.7, 0.75), (0.25, 0.8, 0.6), (0.75, 0.6, 0.2)
+SILVER, GREY, YELLOW = (0.58, 0.6, 0.57), (0.58, 0.58, 0.58), (0.02, 0.2, 0.8)
 GLASS = (243, 243, 243)
 
 BLUE, GREEN, RED, BLACK = (45, 70, 170), (30, 130, 70), (205, 30, 45), (25, 25, 28)
@@ -42,6 +45,7 @@ class Drawing:
 
     def __init__(self, width: int = WIDTH, height: int = HEIGHT, glass: tuple[int, int, int] = GLASS, seed: int = 0):
         self.rng = np.random.default_rng(seed)
+        self.stains = STAINS
         self.light = np.full((height, width, 3), glass, float)
         self.truth = np.zeros((height, width), bool)
         self.either = np.zeros((height, width), bool)
@@ -84,7 +88,7 @@ class Drawing:
         cells = np.clip(1 + 0.5 * self.cloud(0.7) + 0.4 * self.cloud(15), 0.1, None)[inside]
         brown = np.clip(1 + 0.7 * self.cloud(10) + 0.3 * self.cloud(1), 0, None)[inside]
         layers = (eosin * fibres, nuclei * cells, dab * brown)
-        density = sum(layer[..., None] * stain for layer, stain in zip(layers, STAINS, strict=True))
+        density = sum(layer[..., None] * stain for layer, stain in zip(layers, self.stains, strict=True))
         self.light[inside] *= np.where(where[inside][..., None], np.exp(-density), 1)
         if truth:
             self.truth |= where
@@ -109,6 +113,17 @@ class Drawing:
             _, data = cv2.imencode(".jpg", pixels[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, quality])
             pixels = cv2.imdecode(data, cv2.IMREAD_COLOR)[..., ::-1].copy()
         return Picture(pixels, self.truth, self.either)
+
+
+def stained(
+    fibres: tuple[float, float, float],
+    nuclei: tuple[float, float, float] = tuple(HAEMATOXYLIN),
+    glass: tuple[int, int, int] = GLASS,
+) -> Drawing:
+    """A slide on which these stains take the place of eosin and haematoxylin."""
+    drawing = Drawing(glass=glass)
+    drawing.stains = np.array([fibres, nuclei, DAB])
+    return drawing
 
 
 def _section(drawing: Drawing, **stains: float) -> Drawing:
@@ -467,3 +482,125 @@ CASES: dict[str, Callable[[], Picture]] = {
     "blank, yellow": lambda: blank((240, 230, 195)),
     "all at once": all_at_once,
 }
+
+
+# --------------------------------------------------------------------------------- beyond H&E
+
+
+def faint(drawing: Drawing) -> Drawing:
+    """Immunohistochemistry of a negative case, hardly counterstained."""
+    return _section(drawing, eosin=0.0, nuclei=0.055)
+
+
+def positive_in_part() -> Picture:
+    """A dense brown nodule in tissue that is hardly counterstained."""
+    drawing = faint(Drawing())
+    drawing.stain(drawing.blob(430, 330, 120, 100), eosin=0, nuclei=0, dab=1.2)
+    return drawing.done()
+
+
+def web() -> Picture:
+    """Arachnoid: thin strands, pale, with gaps of 30 µm, beside a clot of blood."""
+    drawing = Drawing()
+    cells = drawing.rng.uniform((0, 0), drawing.size, (WIDTH * HEIGHT // 14, 2))
+    seeds = np.ones((HEIGHT, WIDTH), np.uint8)
+    seeds[cells[:, 1].astype(int), cells[:, 0].astype(int)] = 0
+    _, of = cv2.distanceTransformWithLabels(seeds, cv2.DIST_L2, 5, labelType=cv2.DIST_LABEL_CCOMP)
+    walls = (of != np.roll(of, 1, 0)) | (of != np.roll(of, 1, 1))
+    region = drawing.blob(560, 400, 600, 460, ragged=0.05)
+    drawing.stain(region & walls, eosin=0.035, nuclei=0.04, truth=False)
+    drawing.truth |= region
+    drawing.stain(drawing.blob(170, 180, 130, 110), eosin=1.0, nuclei=0.0)
+    return drawing.done()
+
+
+def film() -> Picture:
+    """PAS: the glue on the glass is stained too, in streaks and clouds, and most around the tissue."""
+    drawing = stained(SCHIFF)
+    where = drawing.blob(WIDTH * 0.5, HEIGHT * 0.5, WIDTH * 0.6, HEIGHT * 0.3)
+    near = cv2.GaussianBlur(where.astype(float), (0, 0), 60)
+    glue = np.clip(0.03 + 0.3 * near + 0.012 * drawing.cloud(40) + 0.012 * drawing.cloud(1.5), 0, None)
+    drawing.light *= np.exp(-glue[..., None] * np.array(SCHIFF))
+    drawing.stain(where, eosin=0.9, nuclei=0.5)
+    return drawing.done()
+
+
+def smear_of_cells() -> Picture:
+    """Cytology: clusters of cells, pale blue-green and pink, strewn over the glass."""
+    drawing = Drawing()
+    for index, (x, y) in enumerate(drawing.rng.uniform((60, 60), (WIDTH - 60, HEIGHT - 60), (26, 2))):
+        drawing.stains = np.array([ALCIAN_BLUE if index % 3 else CONGO_RED, HAEMATOXYLIN, DAB])
+        across = float(drawing.rng.uniform(40, 90))
+        drawing.stain(drawing.blob(float(x), float(y), across, across * 0.8), eosin=0.2, nuclei=0.15)
+    return drawing.done()
+
+
+def uneven(drawing: Drawing) -> Picture:
+    """Faint, and light that falls by 25 grey levels to one corner."""
+    drawing = faint(drawing)
+    columns, rows = np.meshgrid(np.linspace(0, 1, WIDTH), np.linspace(0, 1, HEIGHT))
+    drawing.light *= 1 - ((columns + rows) / 2)[..., None] * 25 / 243
+    return drawing.done()
+
+
+def dirty(drawing: Drawing) -> Picture:
+    """Dust, a hair, an air bubble, the shadow of a cover slip's edge."""
+    for x, y in drawing.rng.uniform((0, 0), drawing.size, (40, 2)).astype(int):
+        cv2.circle(drawing.light, (int(x), int(y)), int(drawing.rng.integers(1, 5)), (120, 119, 118), -1)
+    hair = drawing.stroke([(200, 60), (260, 120), (380, 140), (430, 100)], 2)
+    drawing.light[hair] = (110, 108, 105)
+    ring = drawing.blob(130, 600, 160, 150, ragged=0.01) ^ drawing.blob(130, 600, 146, 136, ragged=0.01)
+    drawing.shade(ring, 0.5)
+    drawing.shade(drawing.stroke([(0, 30), (999, 50)], 6), 0.7)
+    return drawing.done()
+
+
+def faint_beside_pen(ink: tuple[int, int, int]) -> Picture:
+    drawing = faint(Drawing())
+    drawing.mark(drawing.stroke([(130, 80), (190, 330), (110, 700)], 32), ink)
+    return drawing.done()
+
+
+def glowing(colour: tuple[int, int, int], around: int) -> Picture:
+    """Fluorescence: cells of one colour on black, in a frame that was not scanned, which is white."""
+    drawing = Drawing(glass=(0, 0, 0))
+    cells = np.clip(1 + 0.5 * drawing.cloud(1.0) + 0.4 * drawing.cloud(15), 0, 2)[..., None]
+    where = drawing.blob(500, 380, 400, 300)
+    drawing.light[where] = (cells * np.array(colour) / 2)[where]  # nothing of it is to be tiled
+    picture = drawing.done()
+    frame = np.ones((HEIGHT, WIDTH), bool)
+    frame[around : HEIGHT - around, around : WIDTH - around] = False
+    picture.pixels[frame] = 255
+    return picture
+
+
+BEYOND_HE: dict[str, Callable[[], Picture]] = {
+    "faint counterstain": lambda: faint(Drawing()).done(),
+    "positive in part": positive_in_part,
+    "faint, glass yellow": lambda: faint(Drawing(glass=(240, 230, 195))).done(),
+    "faint, glass blue": lambda: faint(Drawing(glass=(222, 232, 243))).done(),
+    "faint, uneven light": lambda: uneven(Drawing()),
+    "faint, uneven light, warm": lambda: uneven(Drawing(glass=(243, 236, 222))),
+    "faint, dirty": lambda: dirty(faint(Drawing())),
+    **{f"faint, {name} pen": lambda ink=ink: faint_beside_pen(ink) for name, ink in INKS.items()},
+    "silver": lambda: _section(stained(SILVER, GREY), eosin=0.3, nuclei=0.8).done(),
+    "black and white": lambda: _section(stained(GREY, GREY), eosin=0.3, nuclei=0.5).done(),
+    "light green": lambda: _section(stained(LIGHT_GREEN, GREY), eosin=0.8, nuclei=0.3).done(),
+    "light green, pale": lambda: _section(stained(LIGHT_GREEN, GREY), eosin=0.25, nuclei=0.1).done(),
+    "light green, dirty": lambda: dirty(_section(stained(LIGHT_GREEN, GREY), eosin=0.8, nuclei=0.3)),
+    "trichrome": lambda: _section(stained(ANILINE_BLUE, PONCEAU), eosin=0.9, nuclei=0.4).done(),
+    "Alcian blue": lambda: _section(stained(ALCIAN_BLUE), eosin=0.4, nuclei=0.1).done(),
+    "Alcian blue, faint": lambda: _section(stained(ALCIAN_BLUE), eosin=0.05, nuclei=0.03).done(),
+    "Congo red": lambda: _section(stained(CONGO_RED), eosin=0.4, nuclei=0.1).done(),
+    "Giemsa": lambda: _section(stained((0.5, 0.6, 0.2), AZURE), eosin=0.5, nuclei=1.0).done(),
+    "elastic": lambda: _section(stained(YELLOW, GREY), eosin=0.3, nuclei=1.8).done(),
+    "toluidine blue": lambda: _section(stained((0.9, 0.6, 0.1), (0.9, 0.6, 0.1)), eosin=0.5, nuclei=0.9).done(),
+    "web": web,
+    "stained film": film,
+    "cells": smear_of_cells,
+    "dirt alone": lambda: dirty(Drawing()),
+    "blue cells glow, white around": lambda: glowing((0, 0, 220), 120),
+    "grey cells glow, white around": lambda: glowing((110, 110, 110), 120),
+    "grey cells glow": lambda: glowing((110, 110, 110), 0),
+}
+"""Slides that are not H&E, and what lies beside them."""

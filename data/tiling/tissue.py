@@ -6,19 +6,23 @@ the two (N. Otsu, IEEE Trans. SMC 9, 1979), and what it finds is followed into p
 texture of tissue (hysteresis: J. Canny, IEEE Trans. PAMI 8, 1986). Chroma stands in for HSV's saturation, which noise
 makes large in black areas. Otsu is wrong wherever there are not just these two classes, hence the guards:
 
-- pen ink (blue, green to teal, red) and black (pen, edges of the glass, unscanned area) are found by colour and
-  taken out first, and so is what could not be read;
+- pen ink (blue, green to teal, red) and black (pen, edges of the glass, unscanned area) are found first
+  (:mod:`.ink`) and taken out, and so is what could not be read or was not scanned;
 - the threshold is held between :data:`LOWEST` and :data:`HIGHEST`, so that it neither falls into the noise of an
   empty slide nor climbs between pale and dense tissue;
 - where next to no glass is to be seen, the image is a cropped region: all that has colour is tissue;
 - a picture that glows on black is fluorescence: nothing in it is H&E, and the mask is empty.
+
+Colour is right for H&E. Whether it is right for this slide, a second opinion says: what is unlike its glass
+(:mod:`.glass`). Where colour leaves out much of that, or takes in much of what is glass, the second opinion is the
+mask. Where neither can be relied on, the mask is the better guess and the verdict is "not understood".
 
 Specks, fibres and holes are judged by their size in µm, so that the same tissue gives the same mask on every scanner.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final, Literal
 
 import cv2
@@ -27,44 +31,63 @@ import numpy.typing as npt
 
 from ..slides.slide import Rgb
 from ..units import Level0Px, Microns, Mpp, SquareMicrons
+from .glass import (
+    GLASS_SHARE,
+    PLAIN,
+    TEXTURE_ACROSS,
+    Glass,
+    UnlikeGlass,
+    Variance,
+    chroma,
+    darkness,
+    extremes,
+    glass_of,
+    looks_like_glass,
+    smoothed,
+    texture,
+    tinted,
+    unlike_glass,
+)
+from .ink import find_ink
 from .overview import Overview, shrink
+from .pieces import MAX_HOLE as MAX_HOLE
+from .pieces import MIN_PIECE, MIN_WIDTH, morphed, pieces, square, without_holes
+from .pieces import Mask as Mask
 
-Mask = npt.NDArray[np.bool_]
 Floats = npt.NDArray[np.float64]
-Verdict = Literal["tissue and glass", "tissue all over", "nothing", "dark background", "annotated", "learned"]
+Verdict = Literal[
+    "tissue and glass",
+    "tissue all over",
+    "unlike glass",
+    "not understood",
+    "nothing",
+    "dark background",
+    "darker than glass",
+    "all of it",
+    "annotated",
+    "learned",
+]
 
 MASK_MPP: Final = Mpp(8.0)
 LONG_SIDE: Final = 256
 """Pixels along the longer side of the mask of a slide that is smaller than that at 8 µm, where it has them."""
 
-SMOOTHING: Final = Microns(5.0)
-TEXTURE_ACROSS: Final = Microns(72)
-"""Side of the square over which texture is judged: several cells."""
 LOWEST: Final = 7
 HIGHEST: Final = 11
 """Bounds of the threshold, in grey levels of chroma (0 to 255)."""
 WEAK: Final = 5
 """Chroma, smoothed over twice as much, above which textured surroundings of tissue are tissue too. Glass, its tint
 divided out, stays below, the noise of strong JPEG compression included."""
-PLAIN: Final = 2.5
-"""Texture below which nothing is tissue by its texture, in grey levels of standard deviation: glass has below 1, the
-palest tissue in focus 4 and more."""
 
-MIN_PIECE: Final = SquareMicrons(15_000)
-"""Smaller pieces are specks: just over the field of one 224-px tile at 0.5 µm per pixel (12,544 µm²)."""
-MIN_WIDTH: Final = Microns(56)
-"""What is nowhere so wide is a hair, a textile fibre, or the coloured rim of a line: half the side of such a tile."""
-MAX_HOLE: Final = SquareMicrons(6_000)
-"""Smaller gaps within tissue (fat cells, lumina, cracks) belong to it: less than half of such a tile, so that none is
-kept for a hole that was filled."""
+MISSED: Final = 0.1
+"""Part of what is unlike glass that colour may leave out, and part of what colour finds that may be glass."""
 
-_MIN_PEN: Final = SquareMicrons(30_000)  # a stroke is a fraction of a millimetre wide; less is ink-coloured tissue
-_PEN_MARGIN: Final = Microns(60)  # its rim, where ink and glass mix
 _RIM: Final = Microns(24)  # over which smoothing mixes tissue and glass
-_GLASS_SHARE: Final = 0.02
-_GLASS_DARKEST: Final = 140  # grey levels: dimly lit, or grey by the mounting medium
-_STAIN: Final = 12  # grey levels that green is below red and blue: both stains of H&E take it out first, no glass does
-_TINT: Final = 60  # grey levels of chroma: yellowed mounting medium, a warm lamp
+_LEAST: Final = SquareMicrons(250_000)  # less that is unlike glass says nothing against the colour: dust does that
+_LEAST_SHARE: Final = 0.05  # of a picture, where that is less
+_PALER: Final = 0.25  # times as dark: a film of protein, where tissue that is thin has texture
+_PLAIN_SHARE: Final = 0.3  # of a picture without glass
+_WHITE: Final = 250  # not scanned, in fluorescence
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -78,7 +101,7 @@ class TissueMask:
     mpp: Mpp
     verdict: Verdict
     threshold: int
-    """Chroma above which a pixel is tissue."""
+    """Above which a pixel is tissue: chroma, or grey levels below the glass."""
     pen: Mask
     """(height, width): ink and black, which were taken out."""
 
@@ -87,33 +110,28 @@ class TissueMask:
         return SquareMicrons(float(self.mask.sum()) * self.mpp**2)
 
 
-def find_tissue(overview: Overview) -> TissueMask:
-    """Mask the tissue in an overview. The same pixels give the same mask; no pixels make it fail."""
+Way = Literal["auto", "colour", "glass", "all"]
+"""How tissue is found: by colour or what is unlike glass, whichever is right; by one of the two; or all is tissue."""
+
+
+def find_tissue(overview: Overview, way: Way | int = "auto") -> TissueMask:
+    """Mask the tissue in an overview. The same pixels give the same mask; no pixels make it fail.
+
+    :param way: or grey levels: all that is by so much darker than the glass is tissue, ink included.
+    """
     height, width = overview.pixels.shape[:2]
     wanted = min(MASK_MPP, overview.mpp * max(height, width) / LONG_SIDE)
     factor = max(round(wanted / overview.mpp), 1)
-    picture = shrink(overview.pixels, factor)
     mpp = Mpp(overview.mpp * factor)
-    unread = _shrunk(overview.unread, factor)
-    mask = np.zeros(picture.shape[:2], bool)
-    pen = np.zeros_like(mask)
-    threshold = LOWEST
-    verdict: Verdict = "dark background"
-    if not _is_fluorescence(picture, ~unread):
-        smooth = _smooth(picture, mpp)
-        plain = _plain(picture, mpp)
-        pen = (_ink(smooth, _to_its_border(plain, mpp), mpp) | _black(smooth, mpp)) & ~unread
-        left_out = pen | unread
-        glass = _glass(smooth, plain) & ~left_out
-        chroma, around = (_chroma(seen) for seen in _without_tint((smooth, _smooth(picture, mpp, 2)), glass))
-        threshold, verdict = _threshold(chroma, left_out, glass)
-        mask = _followed((chroma > threshold) & ~left_out, (around > WEAK) & ~plain & ~left_out, mpp)
-        mask = _without_holes(mask, left_out, mpp)
-        mask = _pieces(mask, MIN_PIECE, mpp, MIN_WIDTH)
-        if not mask.any():
-            verdict = "nothing"
+    missing = overview.unread if overview.unscanned is None else overview.unread | overview.unscanned
+    found = _Found.on(shrink(overview.pixels, factor), _shrunk(missing, factor), mpp, way)
     return TissueMask(
-        mask=mask, downsample=overview.downsample * factor, mpp=mpp, verdict=verdict, threshold=threshold, pen=pen
+        mask=found.mask,
+        downsample=overview.downsample * factor,
+        mpp=mpp,
+        verdict=found.verdict,
+        threshold=found.threshold,
+        pen=found.pen,
     )
 
 
@@ -150,106 +168,148 @@ def _at(table: Floats, x: Floats, y: Floats) -> Floats:
     )
 
 
-def _smooth(picture: Rgb, mpp: Mpp, times: int = 1) -> Rgb:
-    sigma = times * SMOOTHING / mpp
-    return np.asarray(cv2.GaussianBlur(picture, (0, 0), sigma, borderType=cv2.BORDER_REPLICATE), np.uint8)
+@dataclass(frozen=True, eq=False)
+class _Found:
+    """A mask at the resolution of a picture."""
+
+    mask: Mask
+    verdict: Verdict
+    threshold: int
+    pen: Mask
+
+    @classmethod
+    def on(cls, picture: Rgb, missing: Mask, mpp: Mpp, way: Way | int) -> _Found:
+        """Find the tissue in a picture, but where it shows nothing of the slide."""
+        nothing = np.zeros_like(missing)
+        if way == "all":
+            return cls(~missing, "nothing" if missing.all() else "all of it", 0, nothing)
+        if way == "auto" and _is_fluorescence(picture, ~missing):
+            return cls(nothing, "dark background", LOWEST, nothing)
+        look = _Look.at(picture, missing, mpp, ink=not isinstance(way, int))
+        if isinstance(way, int):
+            dark = darkness(look.smooth, look.glass) >= way
+            found = cls(look.cleaned(dark & ~look.left_out), "darker than glass", way, nothing)
+        elif way == "colour" or min(missing.shape) * mpp < TEXTURE_ACROSS / 2:  # too small to judge the glass by
+            found = look.by_colour()
+        else:
+            unlike = unlike_glass(look.smooth, look.variance, look.glass, look.left_out, mpp)
+            found = look.by_what_is_right(unlike) if way == "auto" else look.by_glass(unlike, unlike.colourless)
+        if not found.mask.any() and found.verdict != "not understood":
+            found = replace(found, verdict="nothing")
+        return found
 
 
-def _chroma(picture: Rgb) -> npt.NDArray[np.uint8]:
-    lowest, highest = _extremes(picture)
-    return highest - lowest
+@dataclass(frozen=True, eq=False)
+class _Look:
+    """A picture, and what is known of it before its tissue is."""
 
+    picture: Rgb
+    smooth: Rgb
+    variance: Variance
+    mpp: Mpp
+    pen: Mask
+    pen_doubtful: bool
+    left_out: Mask
+    """Ink, black, and what is missing."""
+    is_glass: Mask
+    glass: Glass
 
-def _extremes(picture: Rgb) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.uint8]]:
-    """Smallest and largest channel of each pixel."""
-    red, green, blue = cv2.split(picture)
-    lowest, highest = cv2.min(cv2.min(red, green), blue), cv2.max(cv2.max(red, green), blue)
-    return np.asarray(lowest, np.uint8), np.asarray(highest, np.uint8)
+    @classmethod
+    def at(cls, picture: Rgb, missing: Mask, mpp: Mpp, *, ink: bool) -> _Look:
+        smooth, variance = smoothed(picture, mpp), texture(picture, mpp)
+        plain = variance < PLAIN**2
+        glass = looks_like_glass(smooth, plain)
+        found = find_ink(picture, smooth, plain, glass | missing, mpp)
+        pen = found.mask & ~missing if ink else np.zeros_like(missing)
+        left_out = pen | missing
+        glass &= ~left_out
+        of_slide = glass_of(smooth, variance, glass, left_out)
+        return cls(picture, smooth, variance, mpp, pen, found.doubtful, left_out, glass, of_slide)
+
+    def cleaned(self, mask: Mask) -> Mask:
+        """Without holes, specks and fibres."""
+        filled = without_holes(mask, self.left_out, self.mpp)
+        return pieces(filled, MIN_PIECE, self.mpp, MIN_WIDTH, goes_on=True)
+
+    def by_colour(self) -> _Found:
+        twice = smoothed(self.picture, self.mpp, 2)
+        coloured, around = (chroma(seen) for seen in _without_tint((self.smooth, twice), self.is_glass))
+        threshold, verdict = _threshold(coloured, self.left_out, self.is_glass)
+        weak = (around > WEAK) & (self.variance >= PLAIN**2)
+        mask = _followed((coloured > threshold) & ~self.left_out, weak & ~self.left_out, self.mpp)
+        return _Found(self.cleaned(mask), verdict, threshold, self.pen)
+
+    def by_glass(self, unlike: UnlikeGlass, too: Mask | None = None) -> _Found:
+        mask = unlike.tissue if too is None else unlike.tissue | too
+        return _Found(mask, "unlike glass", unlike.darker, self.pen)
+
+    def by_what_is_right(self, unlike: UnlikeGlass) -> _Found:
+        """The mask by colour, or what is unlike glass where the two differ by much."""
+        found, by_glass = self.by_colour(), self.by_glass(unlike)
+        wide = square(MIN_WIDTH, self.mpp)
+        missed = morphed(unlike.tissue & ~found.mask & unlike.solid, cv2.MORPH_OPEN, wide)
+        taken = morphed(found.mask & ~unlike.tissue, cv2.MORPH_OPEN, wide)
+        if self._much(missed, unlike.tissue):
+            found = replace(by_glass, mask=unlike.tissue | found.mask)
+        elif self._much(taken, found.mask) and self._paler(taken, unlike.tissue):
+            found = by_glass
+        colourless = morphed(unlike.colourless & ~found.mask & unlike.solid, cv2.MORPH_OPEN, wide)
+        # Tissue without colour? Ink that is a stain? A background that is neither glass nor tissue?
+        if (
+            self._much(colourless, found.mask | colourless)
+            or self.pen_doubtful
+            or (found.verdict == "tissue all over" and self._plain_share() > _PLAIN_SHARE)
+        ):
+            found = replace(found, verdict="not understood")
+        return found
+
+    def _much(self, part: Mask, of: Mask) -> bool:
+        """Whether a part is much of a mask, and not next to nothing of the slide."""
+        least = min(_LEAST / self.mpp**2, _LEAST_SHARE * part.size)
+        return bool(part.sum() >= max(least, MISSED * of.sum(), 1))
+
+    def _paler(self, part: Mask, than: Mask) -> bool:
+        """Whether glue, a stained film or a smear may be what colour takes for tissue."""
+        dark = darkness(self.smooth, self.glass)
+        return bool(than.any() and np.median(dark[part]) < _PALER * np.median(dark[than]))
+
+    def _plain_share(self) -> float:
+        seen = ~self.left_out
+        return float((self.variance[seen] < PLAIN**2).mean()) if seen.any() else 0.0
 
 
 def _is_fluorescence(picture: Rgb, read: Mask) -> bool:
-    """Pure colours on black. Tissue on black, as scanners and masks leave it, reflects in all three channels."""
-    lowest, highest = _extremes(picture)
+    """Colours that glow on black, in a frame of white or none: one pure colour, or the grey of a single channel.
+
+    Tissue on black, as scanners and masks leave it, reflects in all three channels, and glass is bright.
+    """
+    lowest, highest = extremes(picture)
+    read = read & (lowest < _WHITE)
     lit = (highest >= 40) & read
-    return bool(lit.sum() < 0.9 * read.sum() and (not lit.any() or np.median(lowest[lit]) < 25))
-
-
-def _plain(picture: Rgb, mpp: Mpp) -> Mask:
-    """Where green, which both stains of H&E absorb most, has a standard deviation of less than :data:`PLAIN`."""
-    green, across = cv2.extractChannel(picture, 1), _texture_across(mpp)
-    square_of_mean = cv2.boxFilter(green, cv2.CV_32F, across, borderType=cv2.BORDER_REFLECT)
-    cv2.multiply(square_of_mean, square_of_mean, dst=square_of_mean)
-    mean_of_squares = cv2.sqrBoxFilter(green, cv2.CV_32F, across, borderType=cv2.BORDER_REFLECT)
-    return np.asarray(cv2.subtract(mean_of_squares, square_of_mean, dst=mean_of_squares)) < PLAIN**2
-
-
-def _to_its_border(plain: Mask, mpp: Mpp) -> Mask:
-    """All of a plain area: near its border, texture looks beyond it."""
-    return np.asarray(cv2.dilate(plain.astype(np.uint8), np.ones(_texture_across(mpp), np.uint8))).astype(bool)
-
-
-def _texture_across(mpp: Mpp) -> tuple[int, int]:
-    across = 2 * max(round(TEXTURE_ACROSS / mpp / 2), 1) + 1
-    return across, across
-
-
-def _glass(smooth: Rgb, plain: Mask) -> Mask:
-    """Bright, without texture, and of no stain's colour, though perhaps tinted."""
-    lowest, highest = _extremes(smooth)
-    red, green, blue = cv2.split(smooth)
-    stained = np.asarray(cv2.subtract(cv2.addWeighted(red, 0.5, blue, 0.5, 0), green)) > _STAIN
-    return np.asarray((lowest >= _GLASS_DARKEST) & (highest - lowest <= _TINT) & ~stained & plain)
+    if lit.sum() >= 0.9 * read.sum():
+        return False
+    if not lit.any() or np.median(lowest[lit]) < 25:
+        return True
+    return bool(np.median(highest[lit] - lowest[lit]) < 8 and np.percentile(highest[lit], 75) < 140)
 
 
 def _without_tint(smooth: tuple[Rgb, Rgb], glass: Mask) -> tuple[Rgb, Rgb]:
-    """Two pictures with their glass made white, by its colour in the first; as they are where there is next to none.
-
-    Pure white says nothing of the glass: it is an area that was not scanned, where there is other glass beside it.
-    """
-    tinted = glass & (_extremes(smooth[0])[0] < 254)
-    if tinted.mean() < _GLASS_SHARE:
+    """Two pictures with their glass made white, by its colour in the first; as they are where there is next to none."""
+    known = tinted(smooth[0], glass)
+    if not known.any():
         return smooth
-    tint = np.median(smooth[0][tinted], axis=0)
+    tint = np.median(smooth[0][known], axis=0)
     of_channels = [np.minimum(np.arange(256) * 255 / channel + 0.5, 255).astype(np.uint8) for channel in tint]
     whiter = np.stack(of_channels, axis=1)[None]
     return np.asarray(cv2.LUT(smooth[0], whiter), np.uint8), np.asarray(cv2.LUT(smooth[1], whiter), np.uint8)
 
 
-def _threshold(chroma: npt.NDArray[np.uint8], left_out: Mask, glass: Mask) -> tuple[int, Verdict]:
-    in_question = chroma[~left_out]
-    if glass.sum() <= _GLASS_SHARE * in_question.size:  # so it is, too, where nothing is in question
+def _threshold(coloured: npt.NDArray[np.uint8], left_out: Mask, glass: Mask) -> tuple[int, Verdict]:
+    in_question = coloured[~left_out]
+    if glass.sum() <= GLASS_SHARE * in_question.size:  # so it is, too, where nothing is in question
         return LOWEST, "tissue all over"
     otsu, _ = cv2.threshold(in_question, 0, 255, cv2.THRESH_BINARY | cv2.THRESH_OTSU)
     return int(min(max(otsu, LOWEST), HIGHEST)), "tissue and glass"
-
-
-def _ink(smooth: Rgb, plain: Mask, mpp: Mpp) -> Mask:
-    """Pen: hues that haematoxylin, eosin and DAB do not have, or not so pure. Where there is no texture, which tissue
-    has and a stroke has not, less will do: ink that has faded, or that light shines through."""
-    hue, saturation, _ = (np.asarray(part) for part in cv2.split(np.asarray(cv2.cvtColor(smooth, cv2.COLOR_RGB2HSV))))
-    chroma = _chroma(smooth)
-    # OpenCV counts a hue in steps of two degrees.
-    green = (hue > 75 / 2) & (hue < 196 / 2) & (chroma > 20)
-    azure = (hue >= 196 / 2) & (hue < 218 / 2) & (chroma > 50)
-    blue = (hue >= 196 / 2) & (hue < 245 / 2) & ((chroma > 90) & (saturation > 128) | (chroma > 40) & plain)
-    red = ((hue > 345 / 2) | (hue < 15 / 2)) & (chroma > 100) & ((saturation > 204) | (saturation > 160) & plain)
-    return _grown(green | azure | blue | red, mpp)
-
-
-def _black(smooth: Rgb, mpp: Mpp) -> Mask:
-    """Dark without colour: marker, edges of the glass, what was not scanned."""
-    lowest, highest = _extremes(smooth)
-    return _grown((highest < 90) & (highest - lowest < 30), mpp)
-
-
-def _grown(ink: Mask, mpp: Mpp) -> Mask:
-    """Ink without its specks, and with its rim."""
-    kept = _pieces(ink, _MIN_PEN, mpp, Microns(0))
-    if not kept.any():
-        return kept
-    radius = max(round(_PEN_MARGIN / mpp), 1)
-    disc = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * radius + 1, 2 * radius + 1))
-    return np.asarray(cv2.dilate(kept.astype(np.uint8), disc)).astype(bool)
 
 
 def _followed(strong: Mask, weak: Mask, mpp: Mpp) -> Mask:
@@ -261,32 +321,6 @@ def _followed(strong: Mask, weak: Mask, mpp: Mpp) -> Mask:
     count, labels = cv2.connectedComponents((weak | strong).astype(np.uint8), connectivity=4)
     keep = np.zeros(count, bool)
     keep[np.asarray(labels)[strong]] = True
-    return np.asarray(keep[np.asarray(labels)])
-
-
-def _without_holes(mask: Mask, left_out: Mask, mpp: Mpp) -> Mask:
-    """Fill gaps up to :data:`MAX_HOLE` that are closed all around; ink stays out however small."""
-    _, labels, stats, _ = cv2.connectedComponentsWithStats((~mask).astype(np.uint8), connectivity=4)
-    height, width = mask.shape
-    left, top, wide, high, area = stats.T
-    closed = (left > 0) & (top > 0) & (left + wide < width) & (top + high < height)
-    fill = closed & (area * mpp**2 <= MAX_HOLE)
-    fill[0] = False  # label 0 is the tissue
-    return np.asarray(mask | (fill[np.asarray(labels)] & ~left_out))
-
-
-def _pieces(mask: Mask, at_least: SquareMicrons, mpp: Mpp, width: Microns) -> Mask:
-    """The connected pieces of a mask that are not smaller than so much, and somewhere so wide."""
-    _, labels, stats, _ = cv2.connectedComponentsWithStats(mask.astype(np.uint8), connectivity=4)
-    keep = stats[:, cv2.CC_STAT_AREA] * mpp**2 >= at_least
-    across = round(width / mpp)
-    if across > 1:
-        # Beyond the picture's edge the tissue goes on.
-        core = cv2.erode(mask.astype(np.uint8), np.ones((across, across), np.uint8), borderValue=1)
-        wide = np.zeros_like(keep)
-        wide[np.asarray(labels)[np.asarray(core) > 0]] = True
-        keep &= wide
-    keep[0] = False
     return np.asarray(keep[np.asarray(labels)])
 
 

@@ -119,6 +119,8 @@ def _judge(usual: Sequence[Record]) -> Callable[[Record], tuple[str, ...]]:
             elif said := tiles.far(record):
                 few = {"little": "few", "much": "many"}[said]
                 why.append(f"{few} tiles: {figure(tiles.value(record))}, the median is {figure(tiles.median)}")
+            if doubt := _DOUBT.get(str(record.stats.get("tissue_verdict"))):
+                why.append(doubt)
             if sharpness.far(record) == "little":
                 here = figure(sharpness.value(record))
                 why.append(f"little sharpness: {here}, the median is {figure(sharpness.median)}")
@@ -140,6 +142,12 @@ def _judge(usual: Sequence[Record]) -> Callable[[Record], tuple[str, ...]]:
 _EMPTY: Final = {
     "nothing": "empty: no tissue was found",
     "dark background": "empty: it glows on black, as fluorescence does",
+    "not understood": "empty: what is tissue is not understood; --tissue decides",
+}
+
+_DOUBT: Final = {
+    "not understood": "what is tissue is not understood; --tissue decides",
+    "unlike glass": "not coloured like H&E: tissue is what differs from the glass",
 }
 
 

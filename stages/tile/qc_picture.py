@@ -163,6 +163,8 @@ def _why_empty(result: TileResult) -> str:
         return ""
     if result.tissue.verdict == "dark background":
         return "Empty: colours that glow on black, as in fluorescence. None of it is H&E."
+    if result.tissue.verdict == "not understood":
+        return "Empty: what is tissue is not understood. Tile it with --tissue glass, all, or a number of grey levels."
     if not result.tissue.mask.any():
         return "Empty: no tissue was found" + (" beside the ink." if result.tissue.pen.any() else ".")
     dropped = [f"{len(coords):,} {reason}" for reason, coords in result.dropped.items() if len(coords)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any, Final, Literal
 
@@ -29,6 +30,11 @@ class TileSettings(Settings):
         description="level to read: the coarsest that is fine enough, always the finest, or the nearest to asked",
     )
     allow_upsample: bool = Field(False, description="accept slides that are coarser than the asked mpp")
+    tissue: str = Field(
+        "auto",
+        description="what is tissue: auto (coloured, or unlike the glass of the slide, whichever is right), colour, "
+        "glass, all (of the slide), or what is darker than the glass by a number of grey levels, such as 12",
+    )
     annotations: Path | None = Runtime(
         None,
         examples=["annotations/"],
@@ -65,6 +71,14 @@ class TileSettings(Settings):
     device: str = Runtime("auto", description="where the network of tissue_weights runs: cpu, cuda, cuda:1, mps")
     timeout: float = Runtime(30.0, gt=0, description="minutes after which a slide that hangs is given up")
 
+    @field_validator("tissue", mode="before")
+    @classmethod
+    def _way_to_find_tissue(cls, tissue: Any) -> Any:
+        text = str(tissue).strip().lower()
+        if text in TISSUE_BY or (re.fullmatch("[1-9][0-9]{0,2}", text) and int(text) < 255):
+            return text
+        raise ValueError(f"must be one of {', '.join(TISSUE_BY)}, or a whole number of grey levels from 1 to 254")
+
     @field_validator("overlap")
     @classmethod
     def _smaller_than_a_tile(cls, overlap: int, info: Any) -> int:
@@ -75,13 +89,16 @@ class TileSettings(Settings):
     def folder_name(self) -> str:
         """Such as ``0.5mpp-224px``, or ``0.5mpp-224px-annotated``: the settings that give a tile its meaning."""
         overlap = f"-overlap{self.overlap}" if self.overlap else ""
-        source = "".join(f"-{TISSUE_FROM[name]}" for name in self.tissue_from())
+        words = TISSUE_FROM | {"tissue": self.tissue if self.tissue in TISSUE_BY else f"darker{self.tissue}"}
+        source = "".join(f"-{words[name]}" for name in self.tissue_from())
         return f"{self.mpp:g}mpp-{self.tile_px}px{overlap}{source}"
 
     def tissue_from(self) -> list[str]:
         """The settings given that say where the tissue is; at most one can be meant. None: the mask finds it."""
-        return [name for name in TISSUE_FROM if getattr(self, name) is not None]
+        asked = ["tissue"] if self.tissue != "auto" else []
+        return asked + [name for name in TISSUE_FROM if getattr(self, name) is not None]
 
 
+TISSUE_BY: Final = ("auto", "colour", "glass", "all")
 TISSUE_FROM: Final = {"annotations": "annotated", "coordinates": "imported", "tissue_weights": "network"}
-"""Settings that say where the tissue is, and the word for each in a folder's name."""
+"""Ways to find the tissue, and settings that say where it is, with the word for each in a folder's name."""

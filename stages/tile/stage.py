@@ -4,7 +4,8 @@
 contours/<slide>.geojson      the tissue, for QuPath
 qc/<slide>.jpg                what was found, to look at
 
-Where tissue is, the mask finds; or annotations say it, a network finds it, or other tools have placed the tiles.
+Where tissue is, the mask finds, in the way that --tissue says; or annotations say it, a network finds it, or other
+tools have placed the tiles.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import cv2
 
@@ -35,11 +36,12 @@ from ...data.tiling.annotations import (
 )
 from ...data.tiling.contours import geojson
 from ...data.tiling.store import write_tiles
+from ...data.tiling.tissue import Way, find_tissue
 from ..registry import VERSIONS
 from ..stage import FileInput, Input, Item, Outcome, Plan, Progress, Stage, ValueInput
 from .qc_picture import draw_qc
 from .settings import TileSettings
-from .slide_tiling import FindTissue, by_the_mask, tile_slide
+from .slide_tiling import FindTissue, TileResult, by_the_mask, tile_slide
 
 if TYPE_CHECKING:
     from ...models.tissue_network import TissueNetwork
@@ -189,13 +191,33 @@ class TileStage(Stage[TileSettings]):
         stats = result.stats | {"reader": slide.reader} | overridden
         note = "" if drawn is None else passed_over_note(drawn)
         notes = [f"{item.id}: annotations in {note}"] if note else []
+        if task.coordinates is None:
+            notes += _notes(item.id, result, outputs["qc"])
         return Outcome(outputs, stats, status="done" if len(result.tiles) else "empty", notes=notes)
 
     def _finder(self, annotations: Annotations | None) -> FindTissue:
         if annotations is not None:
             counted_from = self.settings.annotation_origin
             return lambda slide, overview: annotated_tissue(placed(annotations, slide.origin, counted_from), overview)
-        return by_the_mask if self.network is None else self.network.find
+        if self.network is not None:
+            return self.network.find
+        way = way_of(self.settings)
+        return by_the_mask if way == "auto" else lambda _, overview: find_tissue(overview, way)
+
+
+def way_of(settings: TileSettings) -> Way | int:
+    """How tissue is to be found: the word that was given, or grey levels."""
+    return int(settings.tissue) if settings.tissue.isdigit() else cast("Way", settings.tissue)
+
+
+def _notes(slide_id: str, result: TileResult, picture: Path) -> Sequence[str]:
+    """What the user should look at now."""
+    if result.tissue.verdict != "not understood":
+        return ()
+    return (
+        f"{slide_id}: which part of it is tissue is not understood ({len(result.tiles):,} tiles; see {picture.name}); "
+        "--tissue glass, --tissue all, or --tissue with a number of grey levels decides",
+    )
 
 
 def _refuse_another(slide: FoundSlide, standing: Record | None) -> None:

@@ -289,6 +289,9 @@ def test_folder_names_carry_what_gives_the_numbers_their_meaning() -> None:
     assert Config().tile.folder_name() == "0.5mpp-224px"
     assert parse({"tile": {"mpp": 2, "tile_px": 256, "overlap": 32}}).tile.folder_name() == "2mpp-256px-overlap32"
     assert parse({"tile": {"annotations": "a"}}).tile.folder_name() == "0.5mpp-224px-annotated"
+    assert parse({"tile": {"tissue": "all"}}).tile.folder_name() == "0.5mpp-224px-all"
+    assert parse({"tile": {"tissue": 12}}).tile.folder_name() == "0.5mpp-224px-darker12"
+    assert parse({"tile": {"tissue": "Auto"}}).tile.folder_name() == "0.5mpp-224px"
     assert Config().extract.folder_name() == "efficientnet-lite0"
     hub = parse({"extract": {"backbone": "hf-hub:../../evil name", "pooling": "cls+mean"}}).extract.folder_name()
     assert hub == "hf-hub_.._.._evil_name-cls+mean"

@@ -54,7 +54,7 @@ TRAIN = {
 DEFAULTS: dict[str, tuple[type[Settings], int, dict[str, Any]]] = {
     "tile": (
         TileSettings,
-        2,
+        3,
         {
             "mpp": 0.5,
             "tile_px": 224,
@@ -64,6 +64,7 @@ DEFAULTS: dict[str, tuple[type[Settings], int, dict[str, Any]]] = {
             "native_tolerance": 0.02,
             "level_policy": "coarsest",
             "allow_upsample": False,
+            "tissue": "auto",
             "annotation_classes": [],
         },
     ),

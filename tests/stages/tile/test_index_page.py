@@ -247,6 +247,18 @@ def test_tiles_that_cannot_be_decoded_are_worth_a_look() -> None:
     assert cohort(record("a", bad_tiles=1200))["a"] == "1,200 tiles cannot be decoded"
 
 
+def test_doubt_about_the_tissue_is_said() -> None:
+    assert cohort(
+        record("a", "empty", tiles=0, tissue_mm2=0.0, tissue_verdict="not understood"),
+        record("b", tissue_verdict="not understood"),
+        record("c", tissue_verdict="unlike glass"),
+    ) == {
+        "a": "empty: what is tissue is not understood; --tissue decides",
+        "b": "what is tissue is not understood; --tissue decides",
+        "c": "not coloured like H&E: tissue is what differs from the glass",
+    }
+
+
 def test_several_reasons_are_all_said() -> None:
     why = cohort(record("a", ink_fraction=MUCH_INK + 0.01, unread_fraction=0.25))["a"]
     assert why == "ink on 6 % of it; 25 % could not be read"

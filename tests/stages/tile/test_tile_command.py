@@ -162,8 +162,40 @@ def test_a_network_in_place_of_the_mask(tmp_path: Path) -> None:
     assert told(*words, "--replace")["tile"]["empty"] == 1
 
 
+def grey_slide(path: Path) -> Path:
+    """Texture without any colour, hardly darker than the glass: dirt, or tissue that nobody has stained."""
+    rng = np.random.default_rng(0)
+    pixels = np.full((2048, 2048, 1), 243.0)
+    grain = np.asarray(Image.fromarray(rng.normal(0, 12, (88, 88)).astype(np.float32)).resize((1400, 1400)))
+    pixels[300:1700, 300:1700] = (222 + grain)[..., None]
+    Image.fromarray(pixels.clip(0, 255).astype(np.uint8).repeat(3, axis=2)).save(path)
+    return path
+
+
+def test_a_slide_that_is_not_understood_is_named_and_tissue_is_the_way_out() -> None:
+    words = ("tile", grey_slide(Path("grey.png")), "--mpp-override", 0.5)
+    result = wsipipe(*words)
+    assert result.exit_code == 0
+    assert "grey: which part of it is tissue is not understood" in result.stderr
+    assert "--tissue" in result.stderr
+    assert records()["grey"].stats["tissue_verdict"] == "not understood"
+    assert told(*words, "--tissue", "all")["tile"]["stats"]["tiles"] == 81
+    for way, folder in (("glass", "glass"), ("9", "darker9")):
+        stage = told(*words, "--tissue", way)["tile"]
+        assert 25 <= stage["stats"]["tiles"] <= 49, way
+        assert records(f"tiles/0.5mpp-224px-{folder}")["grey"].status == "done"
+    # Of a slide that is understood, nothing is said.
+    quiet = wsipipe("tile", slide(Path("a.tiff")))
+    assert "not understood" not in quiet.stderr
+
+
 def test_tissue_can_come_from_one_place_only() -> None:
     slide(Path("a.tiff"))
+    result = wsipipe("tile", "a.tiff", "--annotations", "x", "--tissue", "all")
+    assert result.exit_code == 2
+    assert "tissue and annotations both say where the tissue is" in result.stderr
+    for wrong in ("some", "0", "255", "1.5", "-3"):
+        assert wsipipe("tile", "a.tiff", f"--tissue={wrong}").exit_code == 2, wrong
     result = wsipipe("tile", "a.tiff", "--annotations", "x", "--coordinates", "y")
     assert result.exit_code == 2
     assert "annotations and coordinates both say where the tissue is" in result.stderr
