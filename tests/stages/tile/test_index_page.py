@@ -230,7 +230,6 @@ def test_each_reason_is_said_plainly() -> None:
         record("e", ink_fraction=0.11),
         record("f", dropped_not_sharp=500),
         record("g", unread_fraction=0.004),
-        record("g2", bad_tiles=1200),
         record("h", "empty", tiles=0, tissue_mm2=0.0, tissue_verdict="dark background"),
     ) == {
         "a": "little tissue: 0.4 mm², the median is 12.5",
@@ -240,9 +239,12 @@ def test_each_reason_is_said_plainly() -> None:
         "e": "ink on 11 % of it",
         "f": "33 % of the tiles on tissue are not sharp",
         "g": "0.4 % could not be read",
-        "g2": "1,200 tiles cannot be decoded",
         "h": "empty: it glows on black, as fluorescence does",
     }
+
+
+def test_tiles_that_cannot_be_decoded_are_worth_a_look() -> None:
+    assert cohort(record("a", bad_tiles=1200))["a"] == "1,200 tiles cannot be decoded"
 
 
 def test_several_reasons_are_all_said() -> None:
