@@ -4,7 +4,6 @@ coded. Pixels are not read, and no file is believed to be whole.
 
 from __future__ import annotations
 
-import mmap
 import struct
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,6 +26,7 @@ _PER_FRAME: Final = 0x52009230  # a sequence of an item a frame; nothing that is
 _FRAMES: Final = b"\xe0\x7f\x10\x00OB\x00\x00\xff\xff\xff\xff\xfe\xff\x00\xe0"
 """The element of encapsulated frames, and the first item in it, which is a table of offsets."""
 _HEAD: Final = 2**16
+_BLOCK: Final = 2**22
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -119,13 +119,23 @@ def _skip_sequence(stream: BinaryIO, *, explicit: bool) -> None:
 
 def _first_frame(stream: BinaryIO) -> bytes:
     """Found by its mark, for what lies between may be an item of a sequence for each of 100,000 frames."""
-    with mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as content:
-        table = content.find(_FRAMES)
-        if table < 0:
-            return b""
-        at = table + len(_FRAMES)
-        at += 4 + int.from_bytes(content[at : at + 4], "little")
-        if content[at : at + 4] != b"\xfe\xff\x00\xe0":
-            return b""
-        length = int.from_bytes(content[at + 4 : at + 8], "little")
-        return bytes(content[at + 8 : at + 8 + min(length, _HEAD)])
+    table = _find(stream, _FRAMES)
+    if table < 0:
+        return b""
+    stream.seek(table + len(_FRAMES))
+    stream.seek(int.from_bytes(stream.read(4), "little"), 1)
+    if stream.read(4) != b"\xfe\xff\x00\xe0":
+        return b""
+    return stream.read(min(int.from_bytes(stream.read(4), "little"), _HEAD))
+
+
+def _find(stream: BinaryIO, mark: bytes) -> int:
+    """Where a mark stands in a file; -1 if nowhere. A mapped file would kill the process where storage fails."""
+    at, kept = stream.seek(0), b""
+    while block := stream.read(_BLOCK):
+        content = kept + block
+        if (found := content.find(mark)) >= 0:
+            return at - len(kept) + found
+        at += len(block)
+        kept = content[-len(mark) + 1 :]
+    return -1
