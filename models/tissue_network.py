@@ -26,9 +26,9 @@ from torchvision.models.segmentation import deeplabv3_resnet50
 
 from ..data.errors import BackboneError, SlideError
 from ..data.slides.slide import Rgb, Slide
-from ..data.tiling.overview import Overview
+from ..data.tiling.overview import WITHIN, Overview, sufficient_levels
 from ..data.tiling.pieces import MIN_PIECE, MIN_WIDTH, pieces, without_holes
-from ..data.tiling.tissue import LONG_SIDE, MASK_MPP, TissueMask, find_tissue
+from ..data.tiling.tissue import TissueMask, find_tissue, mask_factor
 from ..data.units import Level0Px, LevelPx, Microns, Mpp
 from .backbones.state_dicts import SeveralNetworks, difference, of_network
 from .backbones.weights import SAVE_ONE, Weights, load_state_dict
@@ -43,7 +43,6 @@ _Floats = npt.NDArray[np.float32]
 _Corner = tuple[int, int]
 """Top and left of a tile, in pixels of the mask."""
 
-_WITHIN: Final = 1.25  # a level this much coarser than wanted will do: pyramids have levels at 1.01 and 1.05 µm
 _TISSUE: Final = 1  # class 0 is glass and whatever else is no tissue
 _MEAN: Final = (0.485, 0.456, 0.406)
 _STD: Final = (0.229, 0.224, 0.225)
@@ -118,7 +117,7 @@ class TissueNetwork:
         if slide_mpp > COARSEST:
             wrong = f"its pixels are {slide_mpp:.4g} µm, and the tissue network was made for {NETWORK_MPP:.4g} µm"
             raise SlideError(wrong, path=slide.path, hint="tile this slide without the learned tissue mask")
-        field = _Field.over(overview, _factor(overview))
+        field = _Field.over(overview, mask_factor(overview))
         tissue, undecodable = self._look(slide, field, [c for c in field.corners() if not field.is_white(overview, *c)])
         if undecodable:
             by_colour = find_tissue(overview).mask
@@ -205,11 +204,8 @@ class _Field:
 
     def read(self, slide: Slide, top: int, left: int) -> Rgb:
         """What the network sees of a tile."""
-        slide_mpp = slide.believed_mpp()
-        suffice = [d for d in slide.level_downsamples if slide_mpp * d <= NETWORK_MPP * _WITHIN]
-        downsample = max(suffice, default=1.0)
-        level = slide.level_downsamples.index(downsample) if suffice else 0
-        scale = self.downsample / downsample
+        level = sufficient_levels(slide, Mpp(NETWORK_MPP * WITHIN))[0]
+        scale = self.downsample / slide.level_downsamples[level]
         pixels = slide.read(
             level,
             Level0Px(round(left * self.downsample)),
@@ -219,12 +215,6 @@ class _Field:
         )
         width, height = (max(round(side * self.pixels_per), 1) for side in (self.width, self.height))
         return _resized(pixels, width, height)
-
-
-def _factor(overview: Overview) -> int:
-    """Pixels of the overview along one of the mask, as :func:`find_tissue` has them."""
-    wanted = min(MASK_MPP, overview.mpp * max(overview.pixels.shape[:2]) / LONG_SIDE)
-    return max(round(float(wanted / overview.mpp)), 1)
 
 
 def _resized(picture: npt.NDArray[Any], width: int, height: int) -> npt.NDArray[Any]:

@@ -16,10 +16,11 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
 from ..errors import CohortError
+from ..slide_names import slide_name
 from ..units import Mpp
 from ..wording import some
 from .ids import normal_id
-from .table import CohortTable, slide_name
+from .table import CohortTable
 from .tcga import tcga_barcode
 
 

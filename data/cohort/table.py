@@ -13,7 +13,6 @@ import difflib
 import gzip
 import io
 import math
-import re
 import zlib
 from collections import Counter
 from dataclasses import dataclass
@@ -23,6 +22,7 @@ import pandas as pd
 
 from ..columns import label_words, names, plain_name, plain_names
 from ..errors import CohortError
+from ..slide_names import slide_name
 from ..units import SLIDE_MPP, Mpp
 from ..wording import some
 from .ids import normal_id, one_spelling, same_ids
@@ -223,17 +223,6 @@ def _slide_ids(slides: list[str], paths: list[str], columns: dict[str, int], not
     if "slide_id" not in columns:
         notes.append("no column of slide ids: they are the file names in the path column, without extension")
     return [normal_id(slide_name(slide or path)) for slide, path in zip(slides, paths, strict=True)]
-
-
-def slide_name(file_name: str) -> str:
-    """A slide's id from a file name: without folder (``/`` or ``\\``) and without the extension of a slide format.
-
-    >>> slide_name("batch 1/S1.ome.tif"), slide_name("TCGA-A7-A0DA-01Z-00-DX1.4E6EB156.svs"), slide_name("12.345")
-    ('S1', 'TCGA-A7-A0DA-01Z-00-DX1.4E6EB156', '12.345')
-    """
-    name = re.split(r"[/\\]", file_name)[-1]
-    fitting = [suffix for suffix in names("slide", "suffixes") if name.lower().endswith(suffix)]
-    return name[: -len(max(fitting, key=len))] if fitting else name
 
 
 def _patient_ids(

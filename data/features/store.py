@@ -62,7 +62,7 @@ class FeatureFacts(BaseModel):
     """What the numbers of a store are.
 
     A text that begins with ``unknown:`` stands for what the file did not tell that the store was imported from
-    (:func:`~wsipipe.data.interop.foreign_features.imported_facts`).
+    (:func:`~wsipipe.data.interop.imported_features.imported_facts`).
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")

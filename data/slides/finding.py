@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import BinaryIO, Final
 
 from ..errors import CohortError, SurroundingsError, UsageError
+from ..slide_names import without_extension
 from ..surroundings import patiently, reading_fault
 from ..wording import some
 from .companions import companions
@@ -24,7 +25,6 @@ _NOT_READ: Final = frozenset({
 })  # fmt: skip
 """Formats of slides that nothing here reads: left out, but not in silence."""
 
-_DOUBLE_EXTENSIONS: Final = (".ome.tif", ".ome.tiff")
 _DICOM: Final = ".dcm"
 _WITH_IMAGES_BESIDE: Final = frozenset({".vms", ".vmu"})
 """Hamamatsu's older formats: an index, and beside it the images that it names, which are no slides of their own."""
@@ -141,12 +141,7 @@ def slide_id_of(path: Path) -> str:
 
     :raises CohortError: see :func:`checked_slide_id`.
     """
-    name = path.name
-    if not path.is_dir():
-        endings = (*_DOUBLE_EXTENSIONS, path.suffix.lower())
-        ending = next(ending for ending in endings if name.lower().endswith(ending))
-        name = name[: len(name) - len(ending)]
-    return checked_slide_id(name, path)
+    return checked_slide_id(path.name if path.is_dir() else without_extension(path.name, path.suffix), path)
 
 
 def checked_slide_id(slide_id: str, where: str | os.PathLike[str]) -> str:

@@ -1,11 +1,8 @@
-"""Outlines of the tissue, and the GeoJSON in which QuPath takes them (drag the file onto the open slide)."""
+"""Outlines of the tissue."""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Final
 
 import cv2
 import numpy as np
@@ -16,9 +13,6 @@ from .tissue import TissueMask
 
 Ring = npt.NDArray[np.float64]
 """(n, 2) x and y in pixels of level 0; the last point is the first again."""
-
-NAME: Final = "Tissue"
-COLOUR: Final = (0, 130, 60)
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,29 +42,6 @@ def outlines(tissue: TissueMask) -> list[Outline]:
         else:
             holes[label].append(ring if _area(ring) < 0 else ring[::-1])
     return [Outline(outer[label], tuple(holes[label])) for label in range(1, count)]
-
-
-def geojson(pieces: Sequence[Outline], origin: tuple[int, int] = (0, 0)) -> str:
-    """The text of a FeatureCollection of QuPath annotations, a feature a piece, in pixels of level 0.
-
-    :param origin: where QuPath counts from, see :attr:`~wsipipe.data.slides.slide.Slide.origin`.
-    """
-    features = [
-        {
-            "type": "Feature",
-            "geometry": {
-                "type": "Polygon",
-                "coordinates": [(ring - origin).round(1).tolist() for ring in (piece.outer, *piece.holes)],
-            },
-            "properties": {
-                "objectType": "annotation",
-                "name": f"{NAME} {number}",
-                "classification": {"name": NAME, "color": list(COLOUR)},
-            },
-        }
-        for number, piece in enumerate(pieces, 1)
-    ]
-    return json.dumps({"type": "FeatureCollection", "features": features}, separators=(",", ":"))
 
 
 def _is_around(points: npt.NDArray[np.float64], pieces: npt.NDArray[np.uint8]) -> bool:

@@ -159,14 +159,20 @@ def _level(
     """The level to read; None where the slide is too coarse. Of two that are equally good, the first."""
     spare = max(native_tolerance, MOST_COARSER) if policy == "nearest" else native_tolerance
     most = mpp * (1 + spare) * (1 + _ROUNDING)
-    fine_enough = [level for level, its in enumerate(level_mpps) if its <= most]
+    fine_enough = fine_levels(level_mpps, most)
     if not fine_enough:
         return 0 if allow_upsample else None
     if policy == "finest":
         return 0
     if policy == "nearest":
-        return min(fine_enough, key=lambda level: abs(log(level_mpps[level] / mpp)))
-    return max(fine_enough, key=lambda level: level_mpps[level])
+        return min(sorted(fine_enough), key=lambda level: abs(log(level_mpps[level] / mpp)))
+    return fine_enough[0]
+
+
+def fine_levels(level_mpps: Sequence[float], most: float) -> list[int]:
+    """Levels of at most so many µm per pixel, coarsest first; of those that are equal, the first one first."""
+    fine_enough = [level for level, level_mpp in enumerate(level_mpps) if level_mpp <= most]
+    return sorted(fine_enough, key=lambda level: -level_mpps[level])
 
 
 def _positions(step: float, count: int) -> npt.NDArray[np.int64]:

@@ -13,6 +13,7 @@ import numpy.typing as npt
 from ..errors import SlideError
 from ..slides.slide import Rgb, Slide
 from ..units import Level0Px, LevelPx, Microns, Mpp
+from .grid import fine_levels
 
 WANTED_MPP: Final = Mpp(8.0)
 """Resolution of an overview, about, unless the slide is small."""
@@ -21,7 +22,8 @@ LONG_SIDE: Final = 1024
 """Pixels that the overview of a smaller slide has along its longer side, about, where the slide has them."""
 
 WITHIN: Final = 1.25
-"""What is read may be this much coarser than wanted: pyramids have levels at 4.04 and 8.09 µm, not at 4 and 8."""
+"""What is read may be this much coarser than wanted: pyramids have levels at 1.01, 4.04 and 8.09 µm, not at
+1, 4 and 8."""
 
 MAX_UNREAD: Final = 0.01
 """Share of an overview that may be missing."""
@@ -83,8 +85,7 @@ def read_overview(slide: Slide, max_unread: float = MAX_UNREAD) -> Overview:
 def sufficient_levels(slide: Slide, mpp: Mpp) -> list[int]:
     """Levels of at most so many µm per pixel, coarsest first; level 0 where none is."""
     level_mpps = [slide.believed_mpp() * downsample for downsample in slide.level_downsamples]
-    fine_enough = [level for level, its in enumerate(level_mpps) if its <= mpp]
-    return sorted(fine_enough, key=lambda level: -level_mpps[level]) or [0]
+    return fine_levels(level_mpps, mpp) or [0]
 
 
 def _read_reduced(slide: Slide, level: int, factor: int, max_unread: float) -> Overview | tuple[float, SlideError]:

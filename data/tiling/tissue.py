@@ -49,7 +49,7 @@ from .glass import (
     unlike_glass,
 )
 from .ink import find_ink
-from .overview import Overview, shrink
+from .overview import Overview, shrink, shrink_mask
 from .pieces import MAX_HOLE as MAX_HOLE
 from .pieces import MIN_PIECE, MIN_WIDTH, morphed, pieces, square, without_holes
 from .pieces import Mask as Mask
@@ -119,12 +119,10 @@ def find_tissue(overview: Overview, way: Way | int = "auto") -> TissueMask:
 
     :param way: or grey levels: all that is by so much darker than the glass is tissue, ink included.
     """
-    height, width = overview.pixels.shape[:2]
-    wanted = min(MASK_MPP, overview.mpp * max(height, width) / LONG_SIDE)
-    factor = max(round(wanted / overview.mpp), 1)
+    factor = mask_factor(overview)
     mpp = Mpp(overview.mpp * factor)
     missing = overview.unread if overview.unscanned is None else overview.unread | overview.unscanned
-    found = _Found.on(shrink(overview.pixels, factor), _shrunk(missing, factor), mpp, way)
+    found = _Found.on(shrink(overview.pixels, factor), ~shrink_mask(~missing, factor), mpp, way)
     return TissueMask(
         mask=found.mask,
         downsample=overview.downsample * factor,
@@ -133,6 +131,12 @@ def find_tissue(overview: Overview, way: Way | int = "auto") -> TissueMask:
         threshold=found.threshold,
         pen=found.pen,
     )
+
+
+def mask_factor(overview: Overview) -> int:
+    """Pixels of the overview along one of the mask: so many that it has about 8 µm, or more pixels on a small slide."""
+    wanted = min(MASK_MPP, overview.mpp * max(overview.pixels.shape[:2]) / LONG_SIDE)
+    return max(round(float(wanted / overview.mpp)), 1)
 
 
 def tissue_fractions(
@@ -322,11 +326,3 @@ def _followed(strong: Mask, weak: Mask, mpp: Mpp) -> Mask:
     keep = np.zeros(count, bool)
     keep[np.asarray(labels)[strong]] = True
     return np.asarray(keep[np.asarray(labels)])
-
-
-def _shrunk(unread: Mask, factor: int) -> Mask:
-    """Whether anything of a ``factor`` × ``factor`` square could not be read."""
-    if not unread.any():
-        return np.zeros((-(-unread.shape[0] // factor), -(-unread.shape[1] // factor)), bool)
-    padded = np.pad(unread, [(0, -side % factor) for side in unread.shape])
-    return np.asarray(padded.reshape(padded.shape[0] // factor, factor, -1, factor).any(axis=(1, 3)))

@@ -17,8 +17,9 @@ from typing import Final
 from ...data.artifact import whole
 from ...data.errors import SlideError, UsageError
 from ...data.features.store import read_bag
-from ...data.interop.clam_tiles import clam_process_list, write_clam_tiles
-from ...data.interop.foreign_features import write_anndata, write_clam_features, write_trident_features
+from ...data.interop.anndata import write_anndata
+from ...data.interop.clam import clam_process_list, write_clam_features, write_clam_tiles
+from ...data.interop.trident import write_trident_features
 from ...data.manifest import Manifest, Record
 from ...data.tiling.store import read_tiles, write_tiles
 from ..registry import VERSIONS

@@ -14,7 +14,12 @@ import numpy as np
 
 from ...data.errors import BackboneError, SlideError, StoreError, UsageError
 from ...data.features.store import write_features
-from ...data.interop.foreign_features import ForeignFeatures, imported_facts, read_foreign_features
+from ...data.interop.imported_features import (
+    ForeignFeatures,
+    find_foreign_features,
+    imported_facts,
+    read_foreign_features,
+)
 from ...data.manifest import Manifest
 from ...data.tiling.store import TileSet, read_tiles
 from ...models.backbones.backbone import Backbone, Pooling, backbone_called, find_backbone, same_name
@@ -63,13 +68,10 @@ class ImportStage(Stage[ExtractSettings]):
             )
         items, rejected = [], {}
         for slide_id, record in tiled.records.items():
-            places = [self.source / f"{slide_id}.h5", self.source / "h5_files" / f"{slide_id}.h5"]
-            file = next((place for place in places if place.is_file()), None)
-            if file is None:
-                wrong = f"no features of {slide_id}: {slide_id}.h5 is neither here nor in h5_files"
-                rejected[slide_id] = SlideError(
-                    wrong, path=self.source, hint="extract them there, or with wsipipe extract"
-                )
+            try:
+                file = find_foreign_features(self.source, slide_id)
+            except SlideError as error:
+                rejected[slide_id] = error
                 continue
             tiles = record.outputs["tiles"]
             payload = SlideToImport(

@@ -1,15 +1,13 @@
-"""Tile scores as things to look at: a heatmap on the slide's overview, a strip of tiles, and GeoJSON for QuPath.
+"""Tile scores as pictures: a heatmap on the slide's overview, and a strip of tiles.
 
-All three are byte for byte the same for the same input: no dates, no random ids, a font that comes with matplotlib.
+Both are byte for byte the same for the same input: no dates, no random ids, a font that comes with matplotlib.
 """
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Final, Literal
-from uuid import NAMESPACE_OID, uuid5
 
 import cv2
 import matplotlib
@@ -17,10 +15,10 @@ import numpy as np
 import numpy.typing as npt
 
 from ...data.errors import UsageError
+from ...data.tiling.tile_scores import Floats, scored_tiles
 from ...data.units import Mpp
 from ..pages.sheet import FAINT, LINE, MARGIN, Rgb, Sheet
 
-Floats = npt.NDArray[np.float64]
 Scale = Literal["rank", "clipped"]
 
 COLOURS: Final = (matplotlib.colormaps["viridis"](np.arange(256))[:, :3] * 255).round().astype(np.uint8)
@@ -65,7 +63,7 @@ def draw_heatmap(
     :param mpp: microns per level-0 pixel; with it a scale bar is drawn.
     :raises UsageError: no tiles, scores that are not finite, or a tile that lies outside the overview.
     """
-    corners, values = _tiles(coords, scores)
+    corners, values = scored_tiles(coords, scores)
     panel = _panel(overview)
     zoom = panel.shape[1] / (overview.shape[1] * downsample)  # panel pixels per level-0 pixel
     heat = rasterise(corners * zoom, tile_size * zoom, scale_scores(values, scale), panel.shape[:2])
@@ -161,57 +159,6 @@ def top_tiles_strip(images: Sequence[Rgb], scores: Sequence[float], path: Path, 
             sheet.text(x, f"{first + column + 1}.  {scores[i]:.3g}", below=_STRIP_TILE + 4)
         sheet.gap(_STRIP_TILE + 4 + LINE)
     path.write_bytes(sheet.png())
-
-
-def tile_scores_geojson(
-    coords: npt.ArrayLike,
-    tile_size: float,
-    measurements: Mapping[str, npt.ArrayLike],
-    *,
-    top: int | None = None,
-    origin: tuple[int, int] = (0, 0),
-) -> str:
-    """Tiles as a GeoJSON FeatureCollection that QuPath (0.4 and later) takes when it is dropped on the open slide.
-
-    Every tile is a QuPath tile object whose measurements carry the scores (*Measure > Show measurement maps*), in
-    falling order of the first of them. Ids are made from the tile's place: the same tile keeps its id.
-
-    :param coords: (N, 2) x and y of upper left corners, level-0 pixels.
-    :param tile_size: side of a tile, level-0 pixels.
-    :param measurements: name → (N,) finite numbers; the first orders the tiles.
-    :param top: only so many of the highest; None for all.
-    :param origin: where QuPath counts from, see :attr:`~wsipipe.data.slides.slide.Slide.origin`.
-    :raises UsageError: as :func:`draw_heatmap`, or no measurement.
-    """
-    if not measurements:
-        raise UsageError("tiles without a measurement say nothing in QuPath")
-    columns = {name: _tiles(coords, values)[1] for name, values in measurements.items()}
-    corners = (np.asarray(coords) - origin).tolist()
-    features = []
-    for i in np.argsort(-next(iter(columns.values())), kind="stable")[:top].tolist():
-        x0, y0 = corners[i]
-        x1, y1 = x0 + tile_size, y0 + tile_size
-        features.append(
-            {
-                "type": "Feature",
-                "id": str(uuid5(NAMESPACE_OID, f"wsipipe tile {x0} {y0} {tile_size}")),
-                "geometry": {"type": "Polygon", "coordinates": [[[x0, y0], [x1, y0], [x1, y1], [x0, y1], [x0, y0]]]},
-                "properties": {
-                    "objectType": "tile",
-                    "measurements": {name: float(column[i]) for name, column in columns.items()},
-                },
-            }
-        )
-    return json.dumps({"type": "FeatureCollection", "features": features}, separators=(",", ":"), allow_nan=False)
-
-
-def _tiles(coords: npt.ArrayLike, scores: npt.ArrayLike) -> tuple[Floats, Floats]:
-    corners, values = np.asarray(coords, dtype=np.float64), np.asarray(scores, dtype=np.float64)
-    if not len(corners) or corners.shape != (len(values), 2) or values.ndim != 1:
-        raise UsageError(f"coordinates {corners.shape} and scores {values.shape} are not N tiles' (N, 2) and (N,)")
-    if not np.isfinite(values).all():
-        raise UsageError(f"{(~np.isfinite(values)).sum()} of {len(values)} tile scores are not finite")
-    return corners, values
 
 
 def _sum_of_squares(

@@ -22,6 +22,7 @@ from ...data.artifact import whole
 from ...data.cohort.ids import id_key, one_spelling
 from ...data.errors import SlideError, WsipipeError
 from ...data.features.store import Bag
+from ...data.interop.qupath import tile_scores_geojson
 from ...data.manifest import Manifest, Record
 from ...data.slides.readers import open_slide
 from ...data.tiling.overview import read_overview
@@ -33,7 +34,7 @@ from ..registry import VERSIONS
 from ..stage import Item, Outcome, Plan, Progress, Stage, upstream
 from .allowed_folds import SAME_IDS, AllowedFolds, PatientSlides, allowed_folds
 from .earlier_batches import patients_before
-from .heatmap import draw_heatmap, tile_scores_geojson, top_tiles_strip
+from .heatmap import draw_heatmap, top_tiles_strip
 from .reading import FoldReader, SlideOutput, SlideToRead, write_output
 from .settings import PredictSettings
 

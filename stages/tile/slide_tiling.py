@@ -9,7 +9,7 @@ from typing import Final
 import numpy as np
 
 from ...data.errors import SlideError
-from ...data.interop.foreign_tiles import ForeignTiles, placed_on
+from ...data.interop.tile_positions import ForeignTiles, placed_on
 from ...data.slides.slide import Slide
 from ...data.tiling.contours import Outline, outlines
 from ...data.tiling.grid import Coords, LevelPolicy, plan_grid

@@ -22,19 +22,13 @@ from ...data.artifact import whole
 from ...data.cohort.slide_match import match_slides
 from ...data.cohort.table import CohortTable
 from ...data.errors import SlideError, SurroundingsError, UsageError, about
-from ...data.interop.foreign_tiles import find_foreign_tiles, read_foreign_tiles
+from ...data.interop.qupath import passed_over_note, placed, read_annotations, tissue_geojson
+from ...data.interop.qupath_files import find_annotations
+from ...data.interop.tile_positions import find_foreign_tiles, read_foreign_tiles
 from ...data.manifest import Record
 from ...data.slides.finding import FoundSlide, slide_identity
 from ...data.slides.readers import open_with_mpp
-from ...data.tiling.annotation_files import find_annotations
-from ...data.tiling.annotations import (
-    Annotations,
-    annotated_tissue,
-    passed_over_note,
-    placed,
-    read_annotations,
-)
-from ...data.tiling.contours import geojson
+from ...data.tiling.annotations import Annotations, annotated_tissue
 from ...data.tiling.store import write_tiles
 from ...data.tiling.tissue import Way, find_tissue
 from ..registry import VERSIONS
@@ -183,7 +177,7 @@ class TileStage(Stage[TileSettings]):
         }
         write_tiles(outputs["tiles"], result.tiles)
         with whole(outputs["contours"]) as scratch:
-            scratch.write_text(geojson(result.outlines, slide.origin), encoding="utf-8")
+            scratch.write_text(tissue_geojson(result.outlines, slide.origin), encoding="utf-8")
         with whole(outputs["qc"]) as scratch:
             draw_qc(result, scratch)
         given = task.mpp_override  # which counts where the file says nothing

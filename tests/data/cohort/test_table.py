@@ -9,7 +9,7 @@ import pytest
 from pydantic import ValidationError
 from wsipipe.data.cohort.labels import PatientLabels, patient_labels, patient_sites
 from wsipipe.data.cohort.slide_match import match_slides
-from wsipipe.data.cohort.table import CohortTable, read_cohort, slide_name
+from wsipipe.data.cohort.table import CohortTable, read_cohort
 from wsipipe.data.cohort.tcga import is_frozen, tcga_barcode, tcga_slide_kind
 from wsipipe.data.errors import CohortError
 from wsipipe.stages.tile.settings import TileSettings

@@ -1,4 +1,4 @@
-"""Files of annotations: where the one of a slide lies, and the JSON in it."""
+"""Files of annotations: where the one of a slide lies, and the JSON in it, plain or packed."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from pathlib import Path
 from typing import Any, Final
 
 from ..errors import SlideError
-from ..slides.finding import existing
 from ..surroundings import patiently
 from ..wording import some
+from .slide_files import file_of_slide
 
 FROM_QUPATH: Final = "export the annotations from QuPath: File > Export objects as GeoJSON"
 
 _ENDINGS: Final = (".geojson", ".json", ".geojson.zip", ".json.zip", ".zip", ".geojson.gz", ".json.gz")
-_BELOW: Final = ("contours/", "contours_geojson/")
+_PLACES: Final = ("", "contours/", "contours_geojson/")
 
 
 def find_annotations(folder: Path, slide_id: str, file_name: str = "") -> Path:
@@ -29,16 +29,16 @@ def find_annotations(folder: Path, slide_id: str, file_name: str = "") -> Path:
     :raises SlideError: there are none, or several in one place.
     """
     names = [f"{name}{ending}" for name in dict.fromkeys((slide_id, file_name or slide_id)) for ending in _ENDINGS]
-    for place in (folder, *(folder / below for below in _BELOW)):
-        found = [file for name in names if (file := existing(place / name)) and file.is_file()]
-        if len(found) > 1:
-            wrong = f"several annotations of {slide_id!r}: {some([file.name for file in found])}"
-            raise SlideError(wrong, path=place, hint="keep the one that counts")
-        if found:
-            return found[0]
-    plain = [f"{below}{slide_id}{ending}" for below in ("", *_BELOW) for ending in (".geojson", ".json")]
-    wrong = f"no annotations for {slide_id!r}; looked for {', '.join(plain)}, also zipped or gzipped"
-    raise SlideError(wrong, path=folder, hint="put it there under the slide's name, or leave the slide out")
+    places = [[f"{below}{name}" for name in names] for below in _PLACES]
+    plain = ", ".join(f"{below}{slide_id}{ending}" for below in _PLACES for ending in (".geojson", ".json"))
+    return file_of_slide(
+        "annotations",
+        slide_id,
+        folder,
+        places,
+        hint="put it there under the slide's name, or leave the slide out",
+        looked_for=f"{plain}, also zipped or gzipped",
+    )
 
 
 def annotation_json(path: Path) -> Any:

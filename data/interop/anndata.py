@@ -1,0 +1,60 @@
+"""AnnData: the features of a slide as a table with an observation a tile, for scanpy, squidpy and the like.
+
+===================  ===========================================================================
+X                    the features, float32 (many tools that take AnnData know no float16)
+obsm["spatial"]      x, y of the tiles' upper left corners, in pixels of level 0
+obs["slide_id"]      the slide, as a category, so that slides can be concatenated
+obs_names            ``<slide>:<row>``;  var_names: ``<backbone>:<column>``
+uns["wsipipe"]       the store's facts; ``tile_size_level0`` is what squidpy calls a spot's diameter
+===================  ===========================================================================
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from anndata import AnnData
+
+from ..artifact import whole
+from ..features.store import Bag
+
+
+def to_anndata(bag: Bag) -> AnnData:
+    """A slide as AnnData, an observation a tile."""
+    tiles, width = bag.features.shape
+    facts = _without_none(bag.facts.model_dump(mode="json"))
+    facts["bad_tiles"] = np.array(bag.facts.bad_tiles, np.int64).reshape(-1, 2)
+    return AnnData(
+        X=bag.features.astype(np.float32),
+        obs=pd.DataFrame(
+            {"slide_id": pd.Categorical([bag.slide_id] * tiles, categories=[bag.slide_id])},
+            index=pd.Index([f"{bag.slide_id}:{row}" for row in range(tiles)], dtype=object),
+        ),
+        var=pd.DataFrame(
+            index=pd.Index([f"{bag.facts.backbone}:{column}" for column in range(width)], dtype=object),
+        ),
+        obsm={"spatial": bag.coords},
+        uns={"wsipipe": facts},
+    )
+
+
+def _without_none(values: Mapping[str, Any]) -> dict[str, Any]:
+    """AnnData's files have no way to say None that older versions read."""
+    return {
+        key: _without_none(value) if isinstance(value, Mapping) else value
+        for key, value in values.items()
+        if value is not None
+    }
+
+
+def write_anndata(path: Path, bag: Bag) -> None:
+    """Write :func:`to_anndata` as ``.h5ad``, whole. The same bag gives the same bytes with the same version of anndata.
+
+    :raises SurroundingsError: the disk is full or read-only.
+    """
+    with whole(path) as scratch:
+        to_anndata(bag).write_h5ad(scratch)
