@@ -22,7 +22,7 @@ from storage import Storage
 from tile_sets import tile_set
 from wsipipe.data.errors import InputError, SlideError, StoreError, SurroundingsError
 from wsipipe.data.features.store import FeatureFacts, open_features, read_bag, read_facts, write_features
-from wsipipe.data.interop.foreign_features import read_foreign_features
+from wsipipe.data.interop.imported_features import read_foreign_features
 from wsipipe.data.manifest import Manifest
 from wsipipe.data.slides.finding import FoundSlide, find_slides, slide_identity
 from wsipipe.data.slides.readers import open_slide

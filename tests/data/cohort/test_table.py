@@ -12,6 +12,7 @@ from wsipipe.data.cohort.slide_match import match_slides
 from wsipipe.data.cohort.table import CohortTable, read_cohort
 from wsipipe.data.cohort.tcga import is_frozen, tcga_barcode, tcga_slide_kind
 from wsipipe.data.errors import CohortError
+from wsipipe.data.slide_names import slide_name
 from wsipipe.stages.tile.settings import TileSettings
 
 BRCA = Path(__file__).resolve().parents[3] / "../shared/data/brca"

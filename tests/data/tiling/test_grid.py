@@ -10,7 +10,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from wsipipe.data.errors import SlideError, UsageError, about
-from wsipipe.data.tiling.grid import LevelPolicy, TileGrid, plan_grid
+from wsipipe.data.tiling.grid import LevelPolicy, TileGrid, fine_levels, plan_grid
 from wsipipe.data.tiling.tissue import TissueMask, tissue_fractions
 from wsipipe.data.units import Level0Px, Mpp, TilePx
 
@@ -450,3 +450,8 @@ def test_every_pixel_of_tissue_within_the_grid_is_in_a_tile_that_is_kept(drawn):
         full[y : y + side, x : x + side] = False
     extent = coords.max(axis=0) + side
     assert not full[: extent[1], : extent[0]].any()
+
+
+def test_of_levels_that_are_equally_fine_the_first_is_first():
+    assert fine_levels([0.25, 1.0, 1.0, 4.0, 0.5], 1.0) == [1, 2, 4, 0]
+    assert fine_levels([0.25, 1.0], 0.2) == []

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from wsipipe.data.errors import SlideError
 from wsipipe.data.slides.readers import open_slide
 from wsipipe.data.slides.slide import Rgb, Slide
-from wsipipe.data.tiling.overview import MAX_UNREAD, UNREAD_GREY, read_overview, sufficient_levels
+from wsipipe.data.tiling.overview import MAX_UNREAD, UNREAD_GREY, read_overview, shrink_mask, sufficient_levels
 from wsipipe.data.tiling.tissue import find_tissue
 from wsipipe.data.units import Mpp
 
@@ -181,6 +181,16 @@ def test_levels_that_suffice_come_coarsest_first():
     assert sufficient_levels(slide, Mpp(2.0)) == [2, 1, 0]
     assert sufficient_levels(slide, Mpp(1.9)) == [1, 0]
     assert sufficient_levels(slide, Mpp(0.3)) == [0]
+
+
+@pytest.mark.parametrize("factor", [1, 2, 3, 5])
+def test_a_mask_pixel_is_set_where_all_of_its_square_is(factor):
+    mask = np.random.default_rng(0).random((23, 31)) < 0.9
+    expected = [
+        [mask[top : top + factor, left : left + factor].all() for left in range(0, 31, factor)]
+        for top in range(0, 23, factor)
+    ]
+    np.testing.assert_array_equal(shrink_mask(mask, factor), expected)
 
 
 # ----------------------------------------------------------------------------------- a damaged file

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import time
-from itertools import pairwise
 from pathlib import Path
-from uuid import UUID
 
 import cv2
 import numpy as np
@@ -25,7 +22,6 @@ from wsipipe.stages.predict.heatmap import (
     overlay,
     rasterise,
     scale_scores,
-    tile_scores_geojson,
     top_tiles_strip,
 )
 
@@ -225,41 +221,3 @@ def test_strip_wraps_after_six(tmp_path: Path) -> None:
         top_tiles_strip([np.full((9, 9, 3), 50, np.uint8)] * n, [1.0] * n, tmp_path / "s.png", caption="x")
         heights.append(read(tmp_path / "s.png").shape[0])
     assert heights[1] > heights[0] + 200
-
-
-def test_geojson_is_what_qupath_reads() -> None:
-    measurements = {"attention": np.array([0.1, 0.4, 0.2, 0.3], np.float32), "score": [1.0, -2, 3, 4]}
-    text = tile_scores_geojson(GRID, 224, measurements, top=2)
-    collection = json.loads(text)
-    assert collection["type"] == "FeatureCollection"
-    first, second = collection["features"]
-    assert first["type"] == "Feature"
-    assert first["geometry"] == {
-        "type": "Polygon",
-        "coordinates": [[[224, 0], [448, 0], [448, 224], [224, 224], [224, 0]]],
-    }
-    assert first["properties"]["objectType"] == "tile"
-    assert first["properties"]["measurements"] == {"attention": pytest.approx(0.4), "score": -2}
-    assert second["properties"]["measurements"]["attention"] == pytest.approx(0.3)
-    assert UUID(first["id"]) != UUID(second["id"])
-    assert tile_scores_geojson(GRID, 224, measurements, top=2) == text
-
-
-def test_geojson_holds_every_tile_as_a_closed_ring() -> None:
-    features = json.loads(tile_scores_geojson(GRID, 223.5, {"attention": [1, 2, 3, 4]}))["features"]
-    assert len(features) == 4
-    for feature in features:
-        ring = feature["geometry"]["coordinates"][0]
-        assert ring[0] == ring[-1]
-        assert len(ring) == 5
-        # Shoelace: the rectangle's area, whichever way round.
-        area = sum(x0 * y1 - x1 * y0 for (x0, y0), (x1, y1) in pairwise(ring)) / 2
-        assert abs(area) == pytest.approx(223.5**2)
-    assert len({feature["id"] for feature in features}) == 4
-
-
-def test_geojson_refuses_what_json_cannot_say() -> None:
-    with pytest.raises(UsageError):
-        tile_scores_geojson(GRID, 224, {"attention": [1, 2, 3, float("inf")]})
-    with pytest.raises(UsageError):
-        tile_scores_geojson(GRID, 224, {})

@@ -11,10 +11,10 @@ import pytest
 import tifffile
 from command import told, wsipipe
 from PIL import Image
+from wsipipe.data.interop.qupath import tile_scores_geojson
 from wsipipe.data.slides.openslide_reader import _origin
 from wsipipe.data.slides.readers import open_slide
 from wsipipe.data.tiling.overview import read_overview
-from wsipipe.stages.predict.heatmap import tile_scores_geojson
 
 GLASS, SCAN, CORNER = (4000, 3000), (2048, 1536), (1500, 1000)
 """Width and height of the glass and of the part of it that was scanned, and where that begins, in pixels of 0.5 µm."""
