@@ -105,6 +105,7 @@ def predicted(project: Path, stages: Iterable[str]) -> list[Summary]:
         tiles=workspace / TILES,
         features=workspace / FEATURES,
         slides={"n1": "n1", "n2": "n2"},
+        unnamed={"n1", "n2"},
     )
     folder = workspace / "predictions/her2"
     all_stages = {

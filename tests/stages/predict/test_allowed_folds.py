@@ -85,6 +85,23 @@ def test_the_same_bytes_under_another_name_are_the_same_slide(archive: Archive) 
     assert archive.rows()["renamed"]["folds"] == "1;2"
 
 
+def test_an_id_written_in_another_way_is_the_same_patient(archive: Archive) -> None:
+    """In the model, in an earlier batch, and of a slide whose patient the table now names."""
+    archive.model(seen=[["P05"], ["T1", digest_of_slide("a")], ["T2"]], slides=[[], [], ["Scan-9"]])
+    archive.predict(archive.slide("a"), patients={"a": "P05"})
+    archive.predict(archive.slide("b"), patients={"b": "p05 "})
+    rows = archive.rows()
+    assert {slide: (row["patient_id"], row["folds"]) for slide, row in rows.items()} == {
+        "a": ("p05 ", "2"),
+        "b": ("p05 ", "2"),
+    }
+    [patient] = archive.rows("patient").values()
+    assert patient["folds"] == "2"
+    archive.predict(archive.slide("scan-9"), patients={"SCAN-9": "Q"})
+    row = archive.rows()["scan-9"]
+    assert (row["patient_id"], row["folds"]) == ("Q", "0;1")
+
+
 def test_a_rescan_without_a_table_is_known_by_its_name(archive: Archive) -> None:
     archive.model(slides=[[], [], ["S7"]])
     archive.predict(archive.slide("S7"), archive.slide("S8"))

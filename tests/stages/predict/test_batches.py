@@ -66,8 +66,15 @@ def test_a_slide_that_changed_is_stale_until_it_is_predicted_again(clinic: Clini
     assert clinic.predict(a, b).exit_code == 0
     clinic.slide("a", seed=5)
     assert clinic.predict(b).exit_code == 0  # nothing new of b; a is looked at too
-    assert (clinic.rows()["a"]["status"], clinic.rows()["a"]["note"]) == ("stale", "the slide has changed")
+    assert clinic.rows()["a"]["status"] == "stale"
+    assert "slide changed (a.svs)" in clinic.rows()["a"]["note"]
     assert list(clinic.rows("patient")) == ["b"]
+    states = {
+        (item["stage"], item["item"]): item["state"]
+        for item in json.loads(wsipipe("status", "-w", clinic.workspace, "--json").stdout)["items"]
+    }
+    assert (states["predict", "a"], states["predict", "b"]) == ("stale", "done")
+    assert states["prediction_report", "predictions"] == "done", "it says itself what is stale"
     assert clinic.predict(a).exit_code == 0
     assert clinic.rows()["a"]["status"] == "done"
 
@@ -76,7 +83,8 @@ def test_a_slide_whose_features_are_gone_is_stale(clinic: Clinic) -> None:
     assert clinic.predict(clinic.slide("a"), clinic.slide("b")).exit_code == 0
     shutil.rmtree(clinic.workspace / "features/0.5mpp-224px/efficientnet-lite0/a.zarr")
     assert clinic.predict(clinic.slide("b")).exit_code == 0
-    assert clinic.rows()["a"]["note"] == "its tiles or features are gone"
+    assert clinic.rows()["a"]["status"] == "stale"
+    assert "a.zarr is missing" in clinic.rows()["a"]["note"]
 
 
 def test_another_model_of_the_same_folder_name_is_refused(clinic: Clinic) -> None:
