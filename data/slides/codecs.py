@@ -1,4 +1,4 @@
-"""Compressed tiles of a TIFF to pixels. What is damaged is refused, never filled up."""
+"""Decoders of a TIFF's compressed tiles. A damaged tile is refused, never filled up."""
 
 from __future__ import annotations
 
@@ -17,19 +17,20 @@ from .slide import Rgb
 from .tiff_layout import JPEG, JPEG_2000, TiledJpeg, TiledLevel
 
 Decoder = Callable[[Sequence[bytes], int], Rgb | None]
-"""From the streams of a tile, one or one a plane, and its rows, to (rows, tile width, 3); None if it is damaged."""
+"""Turns a tile's streams (one, or one per plane) and its number of rows into pixels (rows, tile width, 3); None if
+the tile is damaged."""
 
 _Plane = npt.NDArray[np.uint8]
 _PlaneDecoder = Callable[[bytes, tuple[int, int, int]], _Plane | None]
 
 _START_OF_IMAGE: Final = b"\xff\xd8"
 _ADOBE: Final = b"\xff\xee\x00\x0eAdobe\x00\x64\x00\x00\x00\x00"
-"""A marker that tells the decoder how colours are coded; its last byte, which follows, is 1 for YCbCr and 0 for RGB."""
+"""The JPEG marker for how colours are coded, without its last byte, which is 1 for YCbCr and 0 for RGB."""
 
 _CODESTREAM: Final = b"\xff\x4f\xff\x51"
-"""JPEG 2000 (ISO/IEC 15444-1, annex A): start of the codestream, and of the segment that says its size."""
+"""JPEG 2000 (ISO/IEC 15444-1, annex A): start of the codestream and of its size segment."""
 _SIZES: Final = struct.Struct(">HHIIIIIIIIH")
-_JP2_BOXES: Final = 2**16  # bytes: more than what lies before a codestream that is wrapped in a file of its own
+_JP2_BOXES: Final = 2**16  # bytes: upper bound of the JP2 headers in front of a wrapped codestream
 
 _DECOMPRESS: Final[dict[str, Callable[..., bytes | bytearray]]] = {
     "LZW": imagecodecs.lzw_decode,
@@ -40,7 +41,7 @@ _DECOMPRESS: Final[dict[str, Callable[..., bytes | bytearray]]] = {
 
 
 def decoder_of(layout: TiledLevel) -> Decoder:
-    """What decodes a level's tiles; safe in many threads."""
+    """Build the decoder of a level's tiles; it may be called from many threads."""
     plane: _PlaneDecoder
     if isinstance(layout, TiledJpeg):
         plane = partial(_jpeg, _head(layout))
@@ -61,7 +62,7 @@ def decoder_of(layout: TiledLevel) -> Decoder:
 
 
 def library_of(compression: str) -> str:
-    """The library that decodes it, with its version."""
+    """Name the library that decodes a compression, with its version."""
     if compression == JPEG:
         return f"libjpeg-turbo (simplejpeg {version('simplejpeg')})"
     name = {JPEG_2000: "OpenJPEG", "none": "no compression"}.get(compression, compression)
@@ -69,13 +70,16 @@ def library_of(compression: str) -> str:
 
 
 def _head(layout: TiledJpeg) -> bytes:
-    """What makes a tile's stream, less its start, a whole image: its colour space, and the shared tables."""
+    """Build the bytes that turn a tile's stream, without its first marker, into a whole JPEG.
+
+    They hold the colour space and the shared tables.
+    """
     colours = _ADOBE + bytes([layout.colour_space == "YCBCR"]) if layout.planes == 1 else b""
     return _START_OF_IMAGE + colours + (layout.tables[2:-2] if layout.tables else b"")
 
 
 def _jpeg(head: bytes, stream: bytes, shape: tuple[int, int, int]) -> _Plane | None:
-    """Refuses data to spare too, some of which OpenSlide lets pass."""
+    """Decode a JPEG tile; None if it is damaged or has surplus data (some of which OpenSlide accepts)."""
     if not stream.startswith(_START_OF_IMAGE):
         return None
     tile = np.empty(shape, np.uint8)
@@ -88,7 +92,10 @@ def _jpeg(head: bytes, stream: bytes, shape: tuple[int, int, int]) -> _Plane | N
 
 
 def _jpeg_2000(stream: bytes, shape: tuple[int, int, int]) -> _Plane | None:
-    """Only a stream of just this size: a damaged one may ask for any amount of memory."""
+    """Decode a JPEG 2000 tile; None if it is damaged.
+
+    The size in the stream must be exactly ``shape``: a damaged stream could ask for any amount of memory.
+    """
     start = stream.find(_CODESTREAM, 0, _JP2_BOXES)
     height, width, samples = shape
     parts = 4 + _SIZES.size
@@ -97,7 +104,7 @@ def _jpeg_2000(stream: bytes, shape: tuple[int, int, int]) -> _Plane | None:
     _, _, right, bottom, left, top, *_, components = _SIZES.unpack_from(stream, start + 4)
     kinds = stream[start + parts : start + parts + 3 * samples]
     if (right - left, bottom - top, components, kinds) != (width, height, samples, b"\x07\x01\x01" * samples):
-        return None  # a kind is: 8 bits without sign, neither thinned out across nor down
+        return None  # each component must be unsigned 8 bit and not subsampled in x or y
     try:
         decoded: _Plane = imagecodecs.jpeg2k_decode(stream, numthreads=1)
     except (RuntimeError, ValueError):

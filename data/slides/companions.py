@@ -1,4 +1,4 @@
-"""Pictures that lie beside slides and are none: thumbnails, labels, macro images of the glass, masks."""
+"""Images beside slides that are not slides themselves: thumbnails, labels, macro images of the glass, masks."""
 
 from __future__ import annotations
 
@@ -21,11 +21,12 @@ _ALONE: Final = re.compile(rf"^{_WORD}$", re.IGNORECASE)
 
 
 def companions(slides: Sequence[Path]) -> set[Path]:
-    """Which of the files of a folder that look like slides by their extensions are pictures of others.
+    """Find the companion images among a folder's files with a slide's extension.
 
-    These are: a plain image called like a slide of another kind (``one.jpg`` beside ``one.svs``); any file whose name
-    is another's with such a word before or after it (``one_macro.tif``, ``thumb-one.png``, ``one.svs.label.png``); and
-    a plain image with such a word in a folder that holds slides of other kinds.
+    These are: a plain image named like a slide of another format (``one.jpg`` beside ``one.svs``); any file named like
+    another one plus a word such as "label" before or after it (``one_macro.tif``, ``thumb-one.png``,
+    ``one.svs.label.png``); and a plain image with such a word in its name in a folder that holds slides of other
+    formats.
     """
     stems = {path: path.stem.casefold() for path in slides}
     images = {path for path in slides if path.suffix.lower() in IMAGE_EXTENSIONS}

@@ -1,4 +1,4 @@
-"""The compressed tiles of a slide, each decoded once where regions are read row by row, by one thread or by many."""
+"""A cache of decoded tiles: a tile is decoded once when regions are read row by row, by one thread or by many."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ from .slide import Mask, Rgb
 from .tiff_layout import TiledLevel
 
 CACHE_BYTES: Final = 256 * 2**20
-"""Most that a slide's decoded tiles take, beside those of the regions being read. They take less where a level's rows
-are short: one row of tiles more than the tallest region so far has touched."""
+"""Upper bound of the cache of one slide, apart from the tiles of the regions being read. A slide with short rows takes
+less: the cache holds one row of tiles more than the tallest region so far."""
 
 
 class DecodedTiles:
-    """Tiles by level, row and column, decoded when first asked for; those not used for longest are dropped first.
+    """Tiles by level, row and column, decoded on first use; the least recently used are dropped first.
 
-    :param white_gaps: tiles that are missing are white; else they cannot be read.
+    :param white_gaps: whether missing tiles are white; if not, reading one gives None.
     :raises OSError: the file cannot be opened.
     """
 
@@ -44,7 +44,7 @@ class DecodedTiles:
         self._bytes = self._most_bytes = 0
 
     def region(self, level: int, left: int, top: int, width: LevelPx, height: LevelPx) -> Rgb | None:
-        """Pixels of a region, (height, width, 3), white outside the level; None if a tile in it cannot be read.
+        """Read the pixels of a region, (height, width, 3), white outside the level; None if one of its tiles fails.
 
         :param left, top: its upper left corner in pixels of ``level``.
         """
@@ -75,7 +75,7 @@ class DecodedTiles:
         return region
 
     def gaps(self, level: int, left: int, top: int, width: LevelPx, height: LevelPx) -> Mask | None:
-        """Which pixels of a region lie in tiles that are missing, (height, width); None for none."""
+        """Mark the pixels of a region that lie in missing tiles, (height, width); None if no tile is missing."""
         layout = self.levels[level]
         if 0 not in layout.byte_counts:
             return None
@@ -87,7 +87,7 @@ class DecodedTiles:
         return gaps if gaps.any() else None
 
     def decode(self, level: int, index: int) -> Rgb | None:
-        """One tile, (tile_height, tile_width, 3); None if it is missing or damaged."""
+        """Decode one tile, (tile_height, tile_width, 3); None if it is missing or damaged."""
         layout = self.levels[level]
         rows = layout.rows_of(index)
         if self._white_gaps and not all(count for _, count in layout.parts_of(index)):
@@ -96,7 +96,7 @@ class DecodedTiles:
         return None if streams is None else self._decoders[level](streams, rows)
 
     def streams(self, level: int, index: int) -> list[bytes] | None:
-        """A tile as it lies in the file, one stream or one a plane; None if there is none.
+        """Read a tile's compressed bytes, one stream or one per plane; None if the tile is missing.
 
         :raises SurroundingsError: it cannot be read.
         """
@@ -119,7 +119,10 @@ class DecodedTiles:
         return content
 
     def _open_again(self) -> None:
-        """A handle on network storage may be dead for good; the new one takes its number, in all threads at once."""
+        """Reopen the file under the same descriptor: after a network fault the old handle may never work again.
+
+        All threads use the new handle at once.
+        """
         file = os.open(self._path, os.O_RDONLY)
         try:
             if _stamp(file) != self._stamp:
@@ -136,16 +139,17 @@ class DecodedTiles:
         self._bytes = 0
 
     def _keep_rows(self, level: int, rows: int) -> None:
-        """Keep as many rows of tiles of a level from now on, if they fit."""
+        """Enlarge the cache to hold this many rows of a level's tiles, up to :data:`CACHE_BYTES`."""
         wanted = min(rows * self.levels[level].columns * self.levels[level].tile_bytes, CACHE_BYTES)
         if wanted > self._most_bytes:
             with self._lock:
                 self._most_bytes = max(self._most_bytes, wanted)
 
     def _of_row(self, level: int, row: int, columns: range) -> list[Rgb | None]:
-        """Some tiles of a row.
+        """Read some tiles of a row, from the cache where possible.
 
-        Who asks first decodes, others wait; nobody waits before the tiles that fell to him are decoded.
+        The first caller decodes a tile; others wait on its future. A thread decodes its own tiles before it waits, so
+        that two threads never wait on each other.
         """
         first = row * self.levels[level].columns
         futures: list[Future[Rgb | None]] = []
@@ -165,16 +169,16 @@ class DecodedTiles:
         for index, future in mine.items():
             try:
                 future.set_result(self.decode(level, index))
-            except BaseException as error:  # storage that does not answer, or an interrupt: leaves nobody waiting
+            except BaseException as error:  # storage fails, or an interrupt: the waiting threads must get the error
                 self._forget(level, mine)
-                for left in mine.values():
-                    if not left.done():
-                        left.set_exception(error)
+                for unfinished in mine.values():
+                    if not unfinished.done():
+                        unfinished.set_exception(error)
                 raise
         return [future.result() for future in futures]
 
     def _forget(self, level: int, tiles: Mapping[int, Future[Rgb | None]]) -> None:
-        """Take tiles that are not decoded out of the cache, so that the next one to ask reads them again."""
+        """Remove tiles that were not decoded from the cache, so that the next caller reads them again."""
         with self._lock:
             for index, future in tiles.items():
                 if not future.done() and self._tiles.get((level, index)) is future:
@@ -183,7 +187,7 @@ class DecodedTiles:
 
 
 def _stamp(file: int) -> tuple[int, int]:
-    """Size and time of an open file: what makes another one of the same name another file."""
+    """Size and modification time of an open file, which reveal that the file was replaced."""
     status = os.fstat(file)
     return status.st_size, status.st_mtime_ns
 

@@ -1,5 +1,6 @@
-"""What the header of a DICOM file says (PS3.10, PS3.5): which series it is of, and how the colours of its frames are
-coded. Pixels are not read, and no file is believed to be whole.
+"""Headers of DICOM files (PS3.10, PS3.5): the series of the file, and how the colours of its frames are coded.
+
+Pixels are not read. Any file may be truncated or damaged, so every length is checked.
 """
 
 from __future__ import annotations
@@ -21,31 +22,31 @@ _UNDEFINED: Final = 0xFFFFFFFF
 _ITEM, _END_OF_ITEM, _END_OF_SEQUENCE = 0xFFFEE000, 0xFFFEE00D, 0xFFFEE0DD
 _TRANSFER_SYNTAX: Final = 0x00020010
 _WANTED: Final = frozenset({_TRANSFER_SYNTAX, 0x00080016, 0x0020000E, 0x00280004, 0x00480006, 0x00480007})
-_LONGEST: Final = 1024  # bytes of a value that is wanted
-_PER_FRAME: Final = 0x52009230  # a sequence of an item a frame; nothing that is wanted comes after it
+_MAX_VALUE_BYTES: Final = 1024
+_PER_FRAME: Final = 0x52009230  # a sequence with one item per frame; all wanted elements come before it
 _FRAMES: Final = b"\xe0\x7f\x10\x00OB\x00\x00\xff\xff\xff\xff\xfe\xff\x00\xe0"
-"""The element of encapsulated frames, and the first item in it, which is a table of offsets."""
+"""The element that holds compressed frames, and the start of its first item, a table of offsets."""
 _HEAD: Final = 2**16
 _BLOCK: Final = 2**22
 
 
 @dataclass(frozen=True, kw_only=True)
 class DicomHeader:
-    """Of one file. Texts are empty where it does not say."""
+    """The header of one file. Texts are empty where the file lacks them."""
 
     series: str
     whole_slide: bool
-    """Whether it is an image of a whole slide, and no report or annotation."""
+    """Whether the file is an image of a whole slide, not a report or an annotation."""
     transfer_syntax: str
     photometric: str
     size: tuple[int, int]
     """Width and height of the whole image."""
     frame: bytes
-    """The beginning of the first compressed frame; nothing where frames are not compressed."""
+    """The beginning of the first compressed frame; empty if frames are not compressed."""
 
 
 def read_dicom_header(file: Path) -> DicomHeader | None:
-    """The header of a DICOM file; None for anything else.
+    """Read the header of a DICOM file; None for anything else.
 
     :raises OSError: it cannot be read.
     """
@@ -72,7 +73,7 @@ def read_dicom_header(file: Path) -> DicomHeader | None:
 
 
 def _walk(stream: BinaryIO, values: dict[int, bytes]) -> None:
-    """Collect what is wanted, up to the frames."""
+    """Collect the wanted elements, up to the frames."""
     explicit = True
     while (element := _element(stream, explicit=explicit)) is not None:
         tag, kind, length = element
@@ -80,7 +81,7 @@ def _walk(stream: BinaryIO, values: dict[int, bytes]) -> None:
             return
         if length == _UNDEFINED:
             _skip_sequence(stream, explicit=explicit and kind != b"UN")
-        elif tag in _WANTED and length <= _LONGEST:
+        elif tag in _WANTED and length <= _MAX_VALUE_BYTES:
             values[tag] = stream.read(length)
         else:
             stream.seek(length, 1)
@@ -89,7 +90,7 @@ def _walk(stream: BinaryIO, values: dict[int, bytes]) -> None:
 
 
 def _element(stream: BinaryIO, *, explicit: bool) -> tuple[int, bytes, int] | None:
-    """Tag, kind of value (empty where it does not stand) and length; None at the end of the file."""
+    """Read an element's tag, kind of value (empty if implicit) and length; None at the end of the file."""
     head = stream.read(8)
     if len(head) < 8:
         return None
@@ -106,7 +107,7 @@ def _element(stream: BinaryIO, *, explicit: bool) -> tuple[int, bytes, int] | No
 
 
 def _skip_sequence(stream: BinaryIO, *, explicit: bool) -> None:
-    """Past a sequence, or an item, of which only the end is marked."""
+    """Skip a sequence or an item of undefined length, up to its end mark."""
     while (element := _element(stream, explicit=explicit)) is not None:
         tag, kind, length = element
         if tag in (_END_OF_SEQUENCE, _END_OF_ITEM):
@@ -118,7 +119,10 @@ def _skip_sequence(stream: BinaryIO, *, explicit: bool) -> None:
 
 
 def _first_frame(stream: BinaryIO) -> bytes:
-    """Found by its mark, for what lies between may be an item of a sequence for each of 100,000 frames."""
+    """Read the beginning of the first compressed frame; empty if there is none.
+
+    It is searched by its mark: the sequence in front of it may have an item for each of 100,000 frames.
+    """
     table = _find(stream, _FRAMES)
     if table < 0:
         return b""
@@ -130,7 +134,10 @@ def _first_frame(stream: BinaryIO) -> bytes:
 
 
 def _find(stream: BinaryIO, mark: bytes) -> int:
-    """Where a mark stands in a file; -1 if nowhere. A mapped file would kill the process where storage fails."""
+    """Find the offset of a mark in a file; -1 if absent.
+
+    The file is read, not memory-mapped: a fault of the storage would kill a process that maps it.
+    """
     at, kept = stream.seek(0), b""
     while block := stream.read(_BLOCK):
         content = kept + block

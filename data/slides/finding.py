@@ -1,4 +1,4 @@
-"""Slides on disk: which files are slides, what each is called, and what tells whether it has changed."""
+"""Slides on disk: which files are slides, their ids, and a checksum that shows whether one has changed."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ _NOT_READ: Final = frozenset({
     ".afi", ".dcx", ".eps", ".ets", ".isyntax", ".jp2", ".jpx", ".kfb", ".lif", ".mds", ".mdsx", ".mkt", ".nd2",
     ".oir", ".qptiff", ".sdpc", ".tmap", ".tron", ".vsi", ".zif", ".zvi",
 })  # fmt: skip
-"""Formats of slides that nothing here reads: left out, but not in silence."""
+"""Slide formats that no reader here supports: left out, and reported."""
 
 _DICOM: Final = ".dcm"
 _WITH_IMAGES_BESIDE: Final = frozenset({".vms", ".vmu"})
-"""Hamamatsu's older formats: an index, and beside it the images that it names, which are no slides of their own."""
+"""Hamamatsu's older formats: an index file, and beside it the images it names, which are not slides by themselves."""
 
-_LONGEST_ID: Final = 200
-"""Bytes: file systems take 255 for a name, and ours carry an extension and a scratch prefix."""
+_MAX_ID_BYTES: Final = 200
+"""File systems allow 255 bytes for a name, and the workspace's names add an extension and a temporary prefix."""
 
 _BLOCK: Final = 1 << 16
 _BLOCKS: Final = 64
@@ -38,16 +38,16 @@ _BLOCKS: Final = 64
 
 @dataclass(frozen=True)
 class FoundSlide:
-    """A slide and what it is called everywhere: file names, manifests, tables."""
+    """A slide and its id, which names it in files, manifests and tables."""
 
     slide_id: str
     path: Path
 
 
 class FoundSlides(list[FoundSlide]):
-    """Slides, sorted by id, and what lay among them and is left out.
+    """Slides sorted by id, and the files and folders that were left out.
 
-    :param left_out: why → paths.
+    :param left_out: reason → paths.
     """
 
     def __init__(self, slides: Iterable[FoundSlide], left_out: Mapping[str, list[Path]]) -> None:
@@ -55,7 +55,7 @@ class FoundSlides(list[FoundSlide]):
         self.left_out = left_out
 
     def notes(self) -> list[str]:
-        """What is left out, a sentence a reason, with names."""
+        """Describe what was left out: one sentence per reason, with paths."""
         return [
             f"left out, {why}: {len(paths)} ({some([_text(path) for path in paths], 5)})"
             for why, paths in sorted(self.left_out.items())
@@ -63,14 +63,14 @@ class FoundSlides(list[FoundSlide]):
 
 
 def find_slides(given: Iterable[str | os.PathLike[str]]) -> FoundSlides:
-    """The slides among files and folders, sorted by id. Folders are searched with all that is in them.
+    """Find the slides among files and folders (searched recursively), sorted by id.
 
-    A folder that holds ``.dcm`` files is one slide, called like the folder; a ``.dcm`` file that is named itself means
-    that slide if it is the only one of its folder, else itself. Hidden files, the companion folders of MRXS slides and
-    the images beside a VMS index are passed over. What else is no slide but might be missed is left out and counted:
-    pictures of a slide beside it, formats that are not read, dead links, folders that cannot be read.
+    A folder that holds ``.dcm`` files is one slide, named after the folder. A single ``.dcm`` file given by path stands
+    for its folder if the folder holds only one slide, else for itself. Hidden files, the companion folders of MRXS
+    slides and the images beside a VMS index are skipped. Anything else a user might miss is left out and counted:
+    companion images, unsupported formats, dead links, folders that cannot be read.
 
-    :raises UsageError: a path that is not there, or no slide at all.
+    :raises UsageError: a path that does not exist, or no slide at all.
     :raises CohortError: two slides with one id, or an id that cannot be a file name in the workspace.
     """
     left_out: dict[str, list[Path]] = {}
@@ -79,7 +79,7 @@ def find_slides(given: Iterable[str | os.PathLike[str]]) -> FoundSlides:
     for path in roots:
         if not path.exists():
             raise UsageError("no such file or folder", path=path, hint="check the path of the slides")
-        if not (path.is_dir() or path.is_file()):  # reading a pipe would wait for ever
+        if not (path.is_dir() or path.is_file()):  # reading a pipe could block for ever
             raise UsageError("neither a file nor a folder", path=path, hint="check the path of the slides")
         if path.is_dir():
             found.update(dict.fromkeys(_walk(path, frozenset(), left_out)))
@@ -93,7 +93,7 @@ def find_slides(given: Iterable[str | os.PathLike[str]]) -> FoundSlides:
     slides: dict[str, FoundSlide] = {}
     for path in sorted(found):
         slide = FoundSlide(slide_id_of(path), path)
-        # Many file systems take two names for one that differ in case, or in how an accent is written.
+        # Many file systems treat names as equal that differ only in case or in how an accent is encoded.
         other = slides.setdefault(unicodedata.normalize("NFC", slide.slide_id).casefold(), slide)
         if other is not slide:
             wrong = f"two slides are called {slide.slide_id!r}: this one and {other.path}"
@@ -103,21 +103,21 @@ def find_slides(given: Iterable[str | os.PathLike[str]]) -> FoundSlides:
 
 
 def _text(path: Path) -> str:
-    """For a message: bytes that are no text are written as escapes."""
+    """Format a path for a message, with bytes that are not text written as escapes."""
     return str(path).encode(errors="backslashreplace").decode()
 
 
 def _dicom_slide(file: Path) -> Path:
-    """The folder of a DICOM file, if it holds the files of its slide and of no other; else the file itself."""
+    """Return the folder of a DICOM file if it holds that slide only; else the file itself."""
     here = patiently(lambda: _dicom_series(file.parent), file)
     others = {series for series in here.values() if series}
     return file.parent if not others or (here.get(file) and len(others) == 1) else file
 
 
 def _dicom_series(folder: Path) -> dict[Path, str]:
-    """DICOM files in a folder → the series of the slide that each belongs to; empty for what is of none.
+    """Map each DICOM file of a folder to the series of its slide; empty if it is not part of a slide.
 
-    A file that one may not read, a dead link, or what is no image of a slide, belongs to none.
+    That holds for a file without read permission, a dead link, and a file that is not an image of a slide.
 
     :raises OSError: storage fails.
     """
@@ -135,9 +135,9 @@ def _dicom_series(folder: Path) -> dict[Path, str]:
 
 
 def slide_id_of(path: Path) -> str:
-    """A slide's id: its file's name without the extension (``.ome.tiff`` whole), or the name of its folder.
+    """Derive a slide's id: its file name without the extension (``.ome.tiff`` counts as one), or its folder's name.
 
-    In Unicode's composed form (NFC): a Mac writes ``ä`` as two characters, tables have it as one.
+    The id is in Unicode's composed form (NFC): a Mac writes ``ä`` as two characters, tables as one.
 
     :raises CohortError: see :func:`checked_slide_id`.
     """
@@ -145,21 +145,22 @@ def slide_id_of(path: Path) -> str:
 
 
 def checked_slide_id(slide_id: str, where: str | os.PathLike[str]) -> str:
-    """``slide_id`` in Unicode's composed form, if it can be a file name in the workspace; spaces, dots and Unicode may
-    be in it.
+    """Return ``slide_id`` in Unicode's composed form, if it can be a file name in the workspace.
+
+    Spaces, dots and Unicode are allowed.
 
     :param where: the slide, or the table that names it, for the message.
-    :raises CohortError: empty, ``.`` or ``..``, a separator, a control character, bytes that are no text, too long.
+    :raises CohortError: empty, ``.`` or ``..``, a separator, a control character, bytes that are not text, too long.
     """
     slide_id = unicodedata.normalize("NFC", slide_id)
     if slide_id.strip() in ("", ".", ".."):
-        reason = "is no name"
+        reason = "is not a name"
     elif "/" in slide_id or "\\" in slide_id:
-        reason = "has a path separator in it and would leave the workspace"
+        reason = "contains a path separator and would leave the workspace"
     elif any(unicodedata.category(character) in ("Cc", "Cs") for character in slide_id):
-        reason = "has control characters or bytes in it that are no text"
-    elif len(slide_id.encode()) > _LONGEST_ID:
-        reason = f"is longer than {_LONGEST_ID} bytes"
+        reason = "contains control characters or bytes that are not text"
+    elif len(slide_id.encode()) > _MAX_ID_BYTES:
+        reason = f"is longer than {_MAX_ID_BYTES} bytes"
     else:
         return slide_id
     where = os.fspath(where).encode(errors="backslashreplace").decode()
@@ -167,7 +168,7 @@ def checked_slide_id(slide_id: str, where: str | os.PathLike[str]) -> str:
 
 
 def _walk(folder: Path, above: frozenset[Path], left_out: dict[str, list[Path]]) -> Iterator[Path]:
-    """Slides in a folder and below. Links to folders are followed, but not in circles."""
+    """Yield the slides in a folder and below. Links to folders are followed, but not in circles."""
     here = folder.resolve()
     if here in above:
         return
@@ -194,7 +195,7 @@ def _walk(folder: Path, above: frozenset[Path], left_out: dict[str, list[Path]])
             left_out.setdefault(f"a format that is not read ({extension})", []).append(file)
     beside = companions(slides)
     if beside:
-        left_out.setdefault("a picture that belongs to a slide beside it", []).extend(sorted(beside))
+        left_out.setdefault("a companion image of a slide beside it", []).extend(sorted(beside))
     yield from (slide for slide in slides if slide not in beside)
     mirax = {file.stem for file in files if file.suffix.lower() == ".mrxs"}
     for entry in folders:
@@ -203,23 +204,23 @@ def _walk(folder: Path, above: frozenset[Path], left_out: dict[str, list[Path]])
 
 
 def _entries(folder: Path) -> tuple[list[Path], list[Path], list[Path]]:
-    """What is in a folder, hidden things apart, and which of it are files and which folders."""
+    """List a folder without hidden entries: all entries, the files, the folders."""
     entries = sorted(entry for entry in folder.iterdir() if not entry.name.startswith("."))
     return entries, [entry for entry in entries if entry.is_file()], [entry for entry in entries if entry.is_dir()]
 
 
 def slide_identity(path: Path) -> tuple[int, str]:
-    """Size in bytes, and ``sha256:…`` over what makes a slide this slide.
+    """Return a slide's size in bytes and a checksum ``sha256:…`` over a sample of its content.
 
-    A slide has gigabytes, a cohort terabytes: reading all of it to see that nothing changed would take longer than
-    tiling. Of every file the size, the first and last 64 KiB and 62 blocks spread evenly between are hashed; a file
-    of up to 4 MiB whole. Another scan, export or a truncated copy differs in these; a single flipped byte in the
-    middle may not, which is the price.
+    A slide has gigabytes, a cohort terabytes: hashing everything to detect a change would take longer than tiling. The
+    checksum covers, for every file, the size, the first and last 64 KiB and 62 blocks spread evenly in between; a file
+    of up to 4 MiB is hashed completely. Another scan, another export or a truncated copy differs in these; a single
+    flipped byte in the middle can go unnoticed.
 
-    A slide of several files (a DICOM folder, MRXS with its companion folder, VMS with the images that it names) is
-    hashed over them all, sorted, with their names.
+    A slide of several files (a DICOM folder, MRXS with its companion folder, VMS with the images it names) is hashed
+    over all of them, sorted, with their names.
 
-    :raises SurroundingsError: it is not there, or cannot be read for some seconds.
+    :raises SurroundingsError: the slide does not exist, or cannot be read for some seconds.
     """
     return patiently(lambda: _identity(path), path)
 
@@ -237,7 +238,7 @@ def _identity(path: Path) -> tuple[int, str]:
 
 
 def _parts(path: Path) -> list[tuple[str, Path]]:
-    """The files of a slide, each with the name it has within; a single file has none, so that it may be renamed."""
+    """List the files of a slide with their names inside it; a single file has no name, so that it may be renamed."""
     if path.is_dir():
         return _files_below(path)
     if path.suffix.lower() == ".mrxs":
@@ -252,17 +253,17 @@ def _parts(path: Path) -> list[tuple[str, Path]]:
 
 
 def _index_and_images(index: Path) -> list[tuple[str, Path]]:
-    """A VMS or VMU index and the files that it names: ``key=name`` on a line each. If it names none, all beside it."""
+    """List a VMS or VMU index and the files it names (a line ``key=name`` each); all files beside it if none."""
     values = (line.partition("=")[2].strip() for line in index.read_text("utf-8", "surrogateescape").splitlines())
     named = {name for name in values if name and "/" not in name and (index.parent / name).is_file()}
     return sorted((name, index.parent / name) for name in named | {index.name}) if named else _files_below(index.parent)
 
 
 def existing(path: Path) -> Path | None:
-    """The file or folder of that name, in whichever Unicode form it lies on disk; None if there is none.
+    """Find a file or folder by name in whichever Unicode form it is stored; None if there is none.
 
-    Names that look alike differ by their bytes: composed (NFC) as most programs write them, or decomposed (NFD) as a
-    Mac does.
+    The same name can have different bytes: composed (NFC), as most programs write it, or decomposed (NFD), as a Mac
+    does.
     """
     forms = (path, *(Path(unicodedata.normalize(form, str(path))) for form in ("NFC", "NFD")))
     return next((form for form in forms if form.exists()), None)

@@ -19,22 +19,22 @@ from .slide import IMAGE_EXTENSIONS, UPRIGHT, Mask, Rgb, Slide, on_white
 from .stream_colours import jpeg_bits
 
 _ORIENTATION: Final = 0x0112
-_HEAD: Final = 2**18  # bytes: EXIF and colour profiles lie before a JPEG's frame
+_HEAD: Final = 2**18  # bytes: EXIF and colour profiles come before a JPEG's frame
 
 
 def open_image(path: Path, mpp: tuple[Mpp, Mpp] | None) -> Slide | None:
-    """A plain PNG or JPEG, by its extension; None for others."""
+    """Open a plain PNG or JPEG, recognised by its extension; None for other files."""
     return ImageReader(path, mpp) if path.suffix.lower() in IMAGE_EXTENSIONS else None
 
 
 class ImageReader(Slide):
-    """Decodes the image whole, at the first read, and keeps it: 3 bytes a pixel.
+    """A plain image as a slide, decoded completely at the first read and kept in memory (3 bytes per pixel).
 
-    Its mpp is only what is given: the resolution in such files is that of printers and screens. Pillow is used, and not
-    OpenCV, because it refuses a truncated image where OpenCV fills the rest with grey.
+    The mpp comes from the caller only: the resolution stored in such files is that of printers and screens. Pillow is
+    used because it refuses a truncated image, where OpenCV fills the missing part with grey.
 
-    :raises SlideError: not a PNG or JPEG, larger than Pillow's own bound (about 179 million pixels), of more than 8
-        bits a channel, or with a tag that says to turn it.
+    :raises SlideError: not a PNG or JPEG, larger than Pillow's own limit (about 179 million pixels), more than 8 bits
+        per channel, or an orientation tag that asks for a rotation.
     """
 
     def __init__(self, path: Path, mpp: tuple[Mpp, Mpp] | None) -> None:
@@ -43,13 +43,13 @@ class ImageReader(Slide):
         self.reader = f"pillow {pillow_version}"
         self._pixels: Rgb | None = None
         self._transparent: Mask | None = None
-        self._broken: SlideError | None = None  # told again without decoding again
+        self._broken: SlideError | None = None  # raised again at later reads, without decoding again
         self._lock = Lock()
         if (bits := _bits(path)) > 8:
             wrong = f"an image of more than 8 bits a channel ({bits})"
             raise SlideError(wrong, path=path, hint="save it with 8 bits a channel, its values brought to 0 to 255")
         with self._open() as image:
-            # The method of the base class: that of PNG decodes the image first, in case a tag comes after it.
+            # The base class's method: PNG's own decodes the whole image first, because a tag may come after it.
             if (orientation := Image.Image.getexif(image).get(_ORIENTATION, 1)) != 1:
                 wrong = f"its orientation tag ({orientation}) says to turn it, which some programs do and others do not"
                 raise SlideError(wrong, path=path, hint=UPRIGHT)
@@ -115,21 +115,24 @@ class ImageReader(Slide):
 
 
 def _bits(path: Path) -> int:
-    """Bits a channel, as the header of a PNG or JPEG says; 0 for neither. Pillow cuts some off, and refuses others."""
+    """Read the bits per channel from the header of a PNG or JPEG; 0 for other files.
+
+    Pillow truncates some images of more than 8 bits and refuses others.
+    """
     try:
         with path.open("rb") as file:
             head = file.read(_HEAD)
     except OSError as error:
         if reading_fault(error):
             raise
-        return 0  # which is told when it is opened
+        return 0  # opening the image reports it
     if head.startswith(b"\x89PNG") and head[12:16] == b"IHDR":
         return head[24]
     return jpeg_bits(head) if head.startswith(b"\xff\xd8") else 0
 
 
 def _paste(picture: npt.NDArray[Any], region: npt.NDArray[Any], x: int, y: int) -> None:
-    """What a region shows of the picture, if its upper left corner lies at (x, y)."""
+    """Copy into ``region`` the part of the picture it shows when its upper left corner lies at (x, y)."""
     left, top = max(x, 0), max(y, 0)
     inside = picture[top : max(y + region.shape[0], 0), left : max(x + region.shape[1], 0)]
     region[top - y : top - y + inside.shape[0], left - x : left - x + inside.shape[1]] = inside

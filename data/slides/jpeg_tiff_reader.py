@@ -1,8 +1,8 @@
-"""The fast path: slides whose levels are JPEG or JPEG 2000 tiles in a TIFF, decoded without OpenSlide, to its pixels.
+"""The fast path: TIFF slides of JPEG or JPEG 2000 tiles, decoded without OpenSlide to the same pixels.
 
-OpenSlide says what the slide is (levels, mpp), and reads whatever is out of the ordinary: levels of another kind,
-positions between the pixels of a level (which it blends), tiles that are missing or damaged. So all pixels are its
-pixels. A few tiles of each level are compared when the slide is opened; where one differs, the fast path is not taken.
+OpenSlide supplies the levels and the mpp, and reads the exceptions: levels of another compression, positions between
+the pixels of a level (which it blends), missing or damaged tiles. So all pixels equal OpenSlide's. When a slide is
+opened, a few tiles of each level are compared; if one differs, the fast path is not taken.
 """
 
 from __future__ import annotations
@@ -24,21 +24,21 @@ from .tiff_layout import TiledLevel, tiled_jpeg_levels
 from .tiff_reader import TiffReader
 
 _FORMATS: Final = frozenset({"aperio", "generic-tiff"})
-"""Others lay their tiles out in ways of their own."""
+"""Other formats arrange their tiles differently."""
 
 _CHECKED_TILES: Final = 3
 
 
 def open_with_openslide(path: Path, mpp: tuple[Mpp, Mpp] | None) -> Slide:
-    """Whatever OpenSlide opens: on the fast path if that gives its pixels."""
+    """Open a slide that OpenSlide supports, on the fast path if that gives the same pixels."""
     return fastest_reader(OpenSlideReader(path, mpp))
 
 
 def fastest_reader(slide: OpenSlideReader) -> Slide:
-    """The slide on the fast path; or as it is, with the reason in its ``reader``.
+    """Move a slide to the fast path; if that fails, return it unchanged with the reason in its ``reader``.
 
-    :raises SlideError: OpenSlide has its colours wrong, and nothing else reads it.
-    :raises OSError: the file cannot be read now. The slide is closed then.
+    :raises SlideError: OpenSlide decodes its colours wrongly, and no other reader supports it.
+    :raises OSError: the file cannot be read now. The slide is then closed.
     """
     try:
         return _without_openslide(slide) if slide.mistake == "RGB taken for YCbCr" else _fastest(slide)
@@ -61,9 +61,9 @@ def _fastest(slide: OpenSlideReader) -> Slide:
             others[level] = layout
             continue
         if gaps and slide.format == "aperio":
-            # OpenSlide distrusts what Aperio's software made of them, and paints such places from the finer level.
+            # OpenSlide does not trust the coarser tiles there and fills such places from the finer level.
             others[level] = "tiles are missing in a finer level"
-        elif not slide.level_downsamples[level].is_integer():  # then nearly all positions lie between pixels
+        elif not slide.level_downsamples[level].is_integer():  # nearly all positions would lie between pixels
             others[level] = f"downsample of {slide.level_downsamples[level]:.6g}"
         else:
             levels[level] = layout
@@ -88,9 +88,9 @@ def _fastest(slide: OpenSlideReader) -> Slide:
 
 
 def _drop_foreign_levels(slide: OpenSlideReader, layouts: list[TiledLevel | str]) -> None:
-    """Leave out levels that do not show what the finer ones show, of the slide and of ``layouts``.
+    """Remove levels that show something else than the finer ones, from the slide and from ``layouts``.
 
-    In a generic TIFF any reduced image in tiles counts as a level; in a vendor's format the vendor has said which.
+    OpenSlide takes any reduced tiled image of a generic TIFF for a level; vendor formats mark their levels.
     """
     known = {level: layout for level, layout in enumerate(layouts) if isinstance(layout, TiledLevel)}
     by: Slide = slide
@@ -111,7 +111,7 @@ def _drop_foreign_levels(slide: OpenSlideReader, layouts: list[TiledLevel | str]
 
 
 def _places(layout: TiledLevel | str) -> Sequence[Place]:
-    """Where a level has most to show, as far as its compressed tiles tell; else all over."""
+    """Choose where to compare a level: at its tiles with most data, or all over if they are unknown."""
     if isinstance(layout, str):
         return ALL_OVER
     tiles = (divmod(index, layout.columns) for index in _detailed(layout))
@@ -122,9 +122,9 @@ def _places(layout: TiledLevel | str) -> Sequence[Place]:
 
 
 def _without_openslide(slide: OpenSlideReader) -> TiffReader:
-    """The slide by its compressed tiles alone.
+    """Open the slide from its compressed tiles alone.
 
-    :raises SlideError: there is a level whose tiles cannot be decoded here.
+    :raises SlideError: the tiles of a level cannot be decoded here.
     """
     layouts = tiled_jpeg_levels(slide.path, slide.level_dimensions)
     levels = {level: layout for level, layout in enumerate(layouts) if isinstance(layout, TiledLevel)}
@@ -136,16 +136,18 @@ def _without_openslide(slide: OpenSlideReader) -> TiffReader:
 
 
 def not_the_fast_path(slide: OpenSlideReader, reason: str) -> OpenSlideReader:
-    """The slide as it is, with the reason in its ``reader``."""
+    """Return the slide unchanged, with the reason added to its ``reader``."""
     slide.say(f"not the fast path: {reason}")
     return slide
 
 
 class JpegTiffReader(Slide):
-    """Each compressed tile is decoded once where regions are read row by row, by one thread or by many.
+    """A slide whose compressed tiles are decoded here, with OpenSlide for the exceptions.
 
-    :param openslide: the same slide; it is this reader's from now on.
-    :param others: levels that OpenSlide reads, and why.
+    A tile is decoded once when regions are read row by row, by one thread or by many.
+
+    :param openslide: the same slide; this reader takes it over and closes it.
+    :param others: level → why OpenSlide reads it.
     """
 
     def __init__(self, openslide: OpenSlideReader, tiles: DecodedTiles, others: Mapping[int, str]) -> None:
@@ -184,7 +186,10 @@ class JpegTiffReader(Slide):
 
 
 def difference_from_openslide(tiles: DecodedTiles, level: int, slide: OpenSlideReader) -> tuple[int, str]:
-    """How many tiles of a level were compared, and where one differs from OpenSlide's pixels; empty if none does."""
+    """Compare a few tiles of a level with OpenSlide's pixels.
+
+    :returns: the number of tiles compared, and a description of the first difference; empty if there is none.
+    """
     layout = tiles.levels[level]
     downsample = int(slide.level_downsamples[level])
     compared = 0
@@ -197,17 +202,17 @@ def difference_from_openslide(tiles: DecodedTiles, level: int, slide: OpenSlideR
         width, height = min(layout.tile_width, layout.width - left), min(layout.tile_height, layout.height - top)
         x, y = Level0Px(left * downsample), Level0Px(top * downsample)
         try:
-            theirs = slide.read(level, x, y, LevelPx(width), LevelPx(height))
+            expected = slide.read(level, x, y, LevelPx(width), LevelPx(height))
         except SlideError:
             return compared, f"OpenSlide cannot decode the tile of level {level} at ({x}, {y})"
-        if not np.array_equal(tile[:height, :width], theirs):
+        if not np.array_equal(tile[:height, :width], expected):
             return compared, f"other pixels than OpenSlide's in the tile of level {level} at ({x}, {y})"
         compared += 1
     return compared, ""
 
 
 def _detailed(layout: TiledLevel) -> Iterator[int]:
-    """Of each third of a level, the tile with most data: tissue, most likely."""
+    """Yield, for each third of a level, the tile with most data, which most likely shows tissue."""
     counts = np.asarray(layout.byte_counts[: layout.tiles])
     start = 0
     for part in np.array_split(counts, min(_CHECKED_TILES, counts.size)):

@@ -1,4 +1,4 @@
-"""OME-TIFF: the main image of those in the file, its pyramid in SubIFDs, of which OpenSlide sees the finest level."""
+"""OME-TIFF: the main image of the file with its pyramid in SubIFDs, of which OpenSlide sees only the finest level."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ _JOIN: Final = (
 
 
 def ome_description(path: Path) -> str:
-    """The OME-XML of a TIFF; empty if it is not an OME-TIFF. Only the first directory is read."""
+    """Read the OME-XML of a TIFF from its first directory; empty if it is not an OME-TIFF."""
     try:
         with tifffile.TiffFile(path) as tiff:
             description = str(tiff.pages[0].description)
@@ -44,12 +44,12 @@ def ome_description(path: Path) -> str:
 
 
 def open_ome_tiff(path: Path, mpp: tuple[Mpp, Mpp] | None) -> Slide | None:
-    """The main image of an OME-TIFF, which its first directory tells, whatever the file is called; None for others.
+    """Open the main image of an OME-TIFF, recognised by its first directory; None for other files.
 
-    Three of its tiles are compared with OpenSlide's, if OpenSlide opens it; where one differs, OpenSlide reads it, and
-    ``reader`` says so.
+    If OpenSlide opens the file, three tiles are compared; if one differs, OpenSlide reads the slide, and ``reader``
+    says so.
 
-    :param mpp: in place of what the file says.
+    :param mpp: replaces the mpp of the file.
     :raises SlideError: truncated or damaged, or the main image is not one plane of 8-bit RGB.
     """
     xml = "" if path.is_dir() else ome_description(path)
@@ -76,7 +76,7 @@ def _compared(path: Path, tiles: DecodedTiles, found: _MainImage, mpp: tuple[Mpp
         remark = "not compared with OpenSlide, which reads another image of the file"
     elif plain.mistake == "RGB taken for YCbCr":
         remark = f"not compared with OpenSlide: {plain.mistake} by its tags"
-    elif len(plain.level_dimensions) > len(found.levels) == 1:  # a pyramid of the kind before SubIFDs
+    elif len(plain.level_dimensions) > len(found.levels) == 1:  # an older pyramid, without SubIFDs
         tiles.close()
         return fastest_reader(plain)
     else:
@@ -109,7 +109,7 @@ def _main_image(path: Path, xml: str) -> _MainImage:
         with tifffile.TiffFile(path) as tiff:
             page = tiff.pages[image.directory]
             _check(image, page, path)
-            layouts = [tiled_level(its) for its in (page, *(page.pages or ()))]
+            layouts = [tiled_level(image_page) for image_page in (page, *(page.pages or ()))]
             mpp = image.mpp or _mpp_of_tags(page)
     except TIFFFILE_ERRORS as error:
         if reading_fault(error):
@@ -123,7 +123,7 @@ def _main_image(path: Path, xml: str) -> _MainImage:
         if isinstance(layout, str):
             remarks.append(f"without its sub-image {number}: {layout}")
         elif layout.width >= levels[-1].width or not has_the_field(
-            *((its.width, its.height) for its in (levels[0], layout))
+            *((level.width, level.height) for level in (levels[0], layout))
         ):
             remarks.append(f"without its sub-image {number}: of {layout.width} × {layout.height} px")
         else:
@@ -132,7 +132,7 @@ def _main_image(path: Path, xml: str) -> _MainImage:
 
 
 def _check(image: OmeImage, page: tifffile.TiffPage, path: Path) -> None:
-    """Refuse what is not one plane of 8-bit colours."""
+    """Refuse an image that is not one plane of 8-bit colours."""
     check_upright(page, path)
     planes = -(-image.channels // page.samplesperpixel)
     if image.focal_planes > 1 or image.time_points > 1:
@@ -145,8 +145,8 @@ def _check(image: OmeImage, page: tifffile.TiffPage, path: Path) -> None:
         wrong = f"not 8-bit RGB (pixels of type {image.pixel_type})"
         hint = f"convert it to 8 bits: `vips cast in.ome.tif {_TILED} uchar --shift`"
     elif (page.imagewidth, page.imagelength) != (image.width, image.height):
-        its = f"{page.imagewidth} × {page.imagelength}"
-        wrong = f"its OME-XML speaks of {image.width} × {image.height} px where there are {its}"
+        stored = f"{page.imagewidth} × {page.imagelength}"
+        wrong = f"its OME-XML states {image.width} × {image.height} px, but the image has {stored}"
         hint = _ANEW
     else:
         return

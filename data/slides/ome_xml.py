@@ -1,4 +1,4 @@
-"""What OME-XML says of the images in its TIFF (OME data model, https://docs.openmicroscopy.org/ome-model)."""
+"""OME-XML: the description of an OME-TIFF's images (OME data model, https://docs.openmicroscopy.org/ome-model)."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from xml.etree import ElementTree
 from ..units import Mpp
 
 _ROOT: Final = re.compile(r"<(\w+:)?OME[\s>]")
-_PREAMBLE: Final = 4096  # characters: an XML declaration and a comment of Bio-Formats lie before the root
+_PREAMBLE: Final = 4096  # characters: an XML declaration and a comment of Bio-Formats come before the root
 
 _MICRONS: Final = {"nm": 1e-3, "µm": 1.0, "μm": 1.0, "um": 1.0, "mm": 1e3, "cm": 1e4, "m": 1e6, "in": 25_400.0}
-"""Others (``pixel``, ``reference frame``) are no lengths, or no lengths of a microscope's."""
+"""Other units (``pixel``, ``reference frame``) are not lengths, or not lengths of a microscope image."""
 
 _BESIDE: Final = re.compile(r"label|macro|thumbnail|overview", re.IGNORECASE)
 
 
 class OmeXmlError(Exception):
-    """OME-XML that is damaged or speaks of no image; the message says what is wrong."""
+    """OME-XML that is damaged or describes no image; the message says what is wrong."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,18 +36,19 @@ class OmeImage:
     pixel_type: str
     """``uint8``, say."""
     directory: int
-    """Which of the TIFF's directories its first plane is."""
+    """Index of the TIFF directory that holds its first plane."""
     elsewhere: str
-    """The other file that its pixels lie in; empty where it is this one."""
+    """Name of another file that holds its pixels; empty if this file does."""
     mpp: tuple[Mpp, Mpp] | None
 
 
 def is_ome_xml(description: str) -> bool:
+    """Whether a TIFF's description is OME-XML, by its root element."""
     return _ROOT.search(description, 0, _PREAMBLE) is not None
 
 
 def main_image(xml: str) -> OmeImage:
-    """The largest of the images that are not called a label, macro, thumbnail or overview; the first of equals.
+    """Choose the largest image that is not named label, macro, thumbnail or overview; the first of equals.
 
     :raises OmeXmlError: there is none.
     """

@@ -29,15 +29,18 @@ CONVERT: Final = (
     "(`vips tiffsave in out.tif --tile --pyramid --compression jpeg`)"
 )
 _READING_FAILED: Final = re.compile(r"I/O error reading file|Read error at ")
-"""OpenSlide and libtiff, of bytes that they could not get. That the file has them is checked when it is opened."""
+"""Messages of OpenSlide and libtiff for bytes that could not be read. That the file is complete is checked when it is
+opened, so these mean a fault of the storage."""
 
 
 class OpenSlideReader(Slide):
-    """After a read error OpenSlide's handle is dead and answers every read with that error: the next read opens the
-    file again, so that one bad tile does not lose the slide.
+    """A slide read by OpenSlide, with a new handle after each read error.
+
+    After an error, OpenSlide answers every read of that handle with the same error. The next read opens the file
+    again, so that one bad tile does not lose the slide.
 
     :raises SlideError: unsupported, truncated or damaged; a folder without DICOM files or with those of two slides;
-        colours that cannot be told.
+        contradictory statements about how colours are coded.
     """
 
     def __init__(self, path: Path, mpp: tuple[Mpp, Mpp] | None) -> None:
@@ -68,12 +71,12 @@ class OpenSlideReader(Slide):
             self.say(f"without its level {level} of {sizes[level][0]} × {sizes[level][1]} px: not of level 0's shape")
 
     def say(self, remark: str) -> None:
-        """Let ``reader`` say something more."""
+        """Add a remark to ``reader``."""
         self.remarks.append(remark)
         self.reader = f"{self.library} ({'; '.join(self.remarks)})"
 
     def drop(self, level: int, why: str) -> None:
-        """Do without a level from now on; those after it move up."""
+        """Remove a level; the levels after it move up."""
         width, height = self.level_dimensions[level]
         self.say(f"without its level {self._levels.pop(level)} of {width} × {height} px: {why}")
         self.level_dimensions, self.level_downsamples = (
@@ -104,14 +107,14 @@ class OpenSlideReader(Slide):
             region: Image = handle.read_region((x, y), level, (width, height))
         except openslide.OpenSlideError:
             with self._lock:
-                # Dropped, not closed: other threads may be reading with it, and the last one to let go closes it.
+                # Dropped, not closed: other threads may still read with it; it closes with its last reference.
                 if self._handle is handle:
                     self._handle = None
             region = self._read_alone(level, x, y, width, height)
         return region
 
     def _read_alone(self, level: int, x: Level0Px, y: Level0Px, width: LevelPx, height: LevelPx) -> Image:
-        """Read with a handle that no other thread has: the shared one may have died of another thread's tile."""
+        """Read with a handle of its own: the shared one may have failed on another thread's tile."""
         try:
             with _handle(self._file) as handle:
                 region: Image = handle.read_region((x, y), level, (width, height))
@@ -138,17 +141,17 @@ class OpenSlideReader(Slide):
 
 
 def _mistake(path: Path, file: Path, slide_format: str) -> Mistake | None:
-    """How OpenSlide mistakes the colours of a slide.
+    """Determine whether OpenSlide decodes a slide's colours wrongly, and how.
 
-    :raises SlideError: which of tag and stream is right cannot be told, or it is not the same in all levels.
-    :raises OSError: it cannot be read now.
+    :raises SlideError: tag and stream disagree and either may be right, or levels differ in it.
+    :raises OSError: the file cannot be read now.
     """
     try:
         mistakes = dicom_mistakes(file) if slide_format == "dicom" else tiff_mistakes(file, slide_format)
     except TIFFFILE_ERRORS as error:
         if reading_fault(error):
             raise
-        return None  # what is damaged is found out where it is read
+        return None  # damage is reported when the tile is read
     if not mistakes - {None}:
         return None
     if len(mistakes) == 1 and "undecided" not in mistakes:
@@ -158,7 +161,7 @@ def _mistake(path: Path, file: Path, slide_format: str) -> Mistake | None:
 
 
 def _origin(properties: Mapping[str, str]) -> tuple[Level0Px, Level0Px]:
-    """The corner of the scanned area; as in QuPath, only where all four of its properties are there."""
+    """Read the corner of the scanned area; as in QuPath, only if all four bounds properties exist."""
     try:
         x, y, _, _ = (int(properties[f"openslide.bounds-{side}"]) for side in ("x", "y", "width", "height"))
     except (KeyError, ValueError):
@@ -167,16 +170,19 @@ def _origin(properties: Mapping[str, str]) -> tuple[Level0Px, Level0Px]:
 
 
 def _handle(file: Path) -> openslide.OpenSlide:
-    """:raises OSError: the file cannot be read, which OpenSlide takes for another format."""
+    """Open a file with OpenSlide.
+
+    :raises OSError: the file cannot be read, which OpenSlide reports as an unknown format.
+    """
     try:
         return openslide.OpenSlide(file)
     except openslide.OpenSlideError as error:
         _refuse_unreadable(file, error)
-        return openslide.OpenSlide(file)  # what kept it from reading may have passed just now
+        return openslide.OpenSlide(file)  # the fault of the storage may have passed by now
 
 
 def _refuse_unreadable(file: Path, error: openslide.OpenSlideError) -> None:
-    """Tell bytes that could not be read from bytes that could not be decoded.
+    """Raise an OSError if OpenSlide failed because bytes could not be read, rather than decoded.
 
     :raises OSError: they could not be read.
     """
@@ -199,13 +205,13 @@ def _why_not(path: Path, file: Path, error: openslide.OpenSlideError) -> SlideEr
             "copy it again from where it came; if it is a whole image of another format, convert it to a tiled TIFF "
             "(`vips tiffsave in out.tif --tile --pyramid --compression jpeg`)"
         )
-        return SlideError("damaged, or of a format that OpenSlide does not read", path=path, hint=hint)
+        return SlideError("damaged, or in a format that OpenSlide does not read", path=path, hint=hint)
     hint = "copy it again from where it came, or convert it to a tiled pyramidal TIFF"
     return SlideError(f"OpenSlide cannot open it: {error}", path=path, hint=hint)
 
 
 def _dicom_instance(folder: Path) -> Path:
-    """One file of the slide in a folder of DICOM files; OpenSlide finds the others of its series by itself."""
+    """Choose one file of the slide in a folder of DICOM files; OpenSlide finds the rest of its series."""
     files = sorted(file for file in folder.glob("*.[dD][cC][mM]") if not file.name.startswith("."))
     if not files:
         raise SlideError("a folder without DICOM files (.dcm)", path=folder, hint="give a slide file or a DICOM folder")
@@ -215,7 +221,7 @@ def _dicom_instance(folder: Path) -> Path:
         try:
             with _handle(file) as handle:
                 series.setdefault(handle.properties.get("dicom.SeriesInstanceUID", ""), file)
-        except openslide.OpenSlideError as error:  # reports and annotations lie beside images; one image is enough
+        except openslide.OpenSlideError as error:  # reports and annotations may lie beside; one image is enough
             reason = error
     if not series:
         raise _why_not(folder, files[0], reason or openslide.OpenSlideError("no image")) from reason

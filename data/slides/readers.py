@@ -1,4 +1,4 @@
-"""Which reader opens a slide."""
+"""The readers of slides, and the choice of one for a file."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ from .slide import IMAGE_EXTENSIONS, Slide
 
 @dataclass(frozen=True)
 class Reader:
-    """A kind of slide."""
+    """A reader of one family of slide formats."""
 
     extensions: frozenset[str]
-    """Of its files, as they are looked for in a folder. A file that is named itself may be called anything."""
+    """Extensions that are searched for in a folder. A file given by its path may have any name."""
     open: Callable[[Path, tuple[Mpp, Mpp] | None], Slide | None]
-    """Opens a file or a folder; None if it is of another kind. Given an mpp, it stands in place of the file's own.
-    Raises SlideError for one of its own that is damaged, and OSError where storage fails: that is tried again."""
+    """Opens a file or a folder; None if it is of another format. A given mpp replaces that of the file.
+    Raises SlideError if a slide of its own format is damaged, OSError if storage fails (then it is tried again)."""
 
 
 READERS: Final = (
@@ -37,17 +37,17 @@ READERS: Final = (
         open_with_openslide,
     ),
 )
-"""Tried in this order; the last takes what is left, and says why it cannot be opened."""
+"""Tried in this order; the last one gets every other file, and its error says why a file cannot be opened."""
 
 SLIDE_EXTENSIONS: Final = frozenset().union(*(reader.extensions for reader in READERS))
 
 
 def open_with_mpp(path: str | PathLike[str], mpp: float | None, *, overrule: bool = False) -> Slide:
-    """Open a slide to whose mpp the user has something to say.
+    """Open a slide for which the user may have given an mpp.
 
-    :param mpp: microns per pixel of level 0; it fills what the file does not say.
-    :param overrule: it counts whatever the file says.
-    :raises SlideError: as :func:`open_slide`, or the file says another one.
+    :param mpp: microns per pixel of level 0, used if the file states none.
+    :param overrule: use it even if the file states another one.
+    :raises SlideError: as :func:`open_slide`, or the file states another mpp.
     """
     slide = open_slide(path)
     if mpp is not None:
@@ -62,12 +62,12 @@ def open_with_mpp(path: str | PathLike[str], mpp: float | None, *, overrule: boo
 def open_slide(path: str | PathLike[str], mpp_override: float | None = None) -> Slide:
     """Open a slide file, a folder of DICOM files, or a plain PNG or JPEG.
 
-    The first of :data:`READERS` that knows it reads it.
+    The first of :data:`READERS` that recognises it reads it.
 
-    :param mpp_override: microns per pixel of level 0, in place of what the file says: as was decided when it was tiled.
-    :raises SlideError: empty, truncated, damaged, or of a format that nothing here reads. A slide without mpp opens;
-        :meth:`Slide.believed_mpp` is what fails.
-    :raises SurroundingsError: missing, or it cannot be read for some seconds.
+    :param mpp_override: microns per pixel of level 0 that replace those of the file, as decided when it was tiled.
+    :raises SlideError: empty, truncated, damaged, or of a format that no reader supports. A slide without mpp opens;
+        only :meth:`Slide.believed_mpp` fails for it.
+    :raises SurroundingsError: missing, or unreadable for some seconds.
     """
     path = Path(path)
     mpp = None if mpp_override is None else (Mpp(mpp_override), Mpp(mpp_override))
@@ -75,13 +75,16 @@ def open_slide(path: str | PathLike[str], mpp_override: float | None = None) -> 
 
 
 def _opened(path: Path, mpp: tuple[Mpp, Mpp] | None) -> Slide:
-    """:raises OSError: it is missing, or cannot be read now."""
+    """Open a slide, once.
+
+    :raises OSError: it is missing, or cannot be read now.
+    """
     if path.is_file() and path.stat().st_size == 0:
         raise SlideError("the file is empty (0 bytes)", path=path, hint="copy it again from where it came")
     if not path.is_dir():
-        with path.open("rb"):  # a missing or forbidden file is told apart from a damaged one here
+        with path.open("rb"):  # a missing or forbidden file fails here, a damaged one later
             pass
     slide = next((slide for reader in READERS if (slide := reader.open(path, mpp)) is not None), None)
     if slide is None:
-        raise SlideError("nothing here reads it", path=path, hint="convert it to a tiled pyramidal TIFF")
+        raise SlideError("no reader supports this format", path=path, hint="convert it to a tiled pyramidal TIFF")
     return slide

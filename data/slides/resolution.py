@@ -1,15 +1,15 @@
-"""How large a pixel is: where a slide's microns per pixel come from, and which of them are believed.
+"""The size of a pixel: where a slide's microns per pixel come from, and which source takes precedence.
 
-The rule, in this order:
+In this order:
 
-1. an override that the user gives (``--mpp-override`` or the ``mpp`` column of the cohort table), if the file says
-   nothing that can be believed, or the user wants the override to overrule it (``--overrule-mpp``);
-2. what OpenSlide makes of the vendor's own metadata (``openslide.mpp-x`` and ``-y``);
-3. the TIFF tags XResolution and YResolution, if their unit is the inch or the centimetre and what they say lies
-   within :data:`~wsipipe.data.units.SLIDE_MPP`. Print resolutions that programs fill in by habit (72 or 300 dpi are 353
-   and 85 µm) do not, and count as nothing said.
+1. the user's value (``--mpp-override`` or the ``mpp`` column of the cohort table), if the file states no plausible
+   one, or with ``--overrule-mpp``;
+2. the vendor's metadata as read by OpenSlide (``openslide.mpp-x`` and ``-y``);
+3. the TIFF tags XResolution and YResolution, if their unit is the inch or the centimetre and the value lies within
+   :data:`~wsipipe.data.units.SLIDE_MPP`. The print resolutions that many programs write by default (72 or 300 dpi,
+   which are 353 and 85 µm) lie outside and are ignored.
 
-A nominal magnification is never turned into microns: 20x is anything from 0.45 to 0.55.
+A nominal magnification is never converted to microns: 20x can be anything from 0.45 to 0.55.
 """
 
 from __future__ import annotations
@@ -23,15 +23,15 @@ from ..errors import SlideError
 from ..units import SLIDE_MPP, Mpp
 
 SQUARE_WITHIN: Final = 0.01
-"""Largest relative difference of a pixel's sides that is taken for a rounding of the scanner's."""
+"""Largest relative difference of a pixel's sides that passes as the scanner's rounding."""
 
-WAYS_OUT: Final = "say its µm per pixel with --mpp-override, or in an `mpp` column of the cohort table"
+WAYS_OUT: Final = "give its µm per pixel with --mpp-override, or in an `mpp` column of the cohort table"
 
 _MICRONS: Final = {"inch": 25_400.0, "centimeter": 10_000.0}
 
 
 def mpp_from_properties(properties: Mapping[str, str]) -> tuple[Mpp, Mpp] | None:
-    """Microns per pixel along x and y from OpenSlide's properties, or None where the file does not say."""
+    """Read the microns per pixel along x and y from OpenSlide's properties; None if the file does not state them."""
     if "openslide.mpp-x" in properties and "openslide.mpp-y" in properties:
         return Mpp(float(properties["openslide.mpp-x"])), Mpp(float(properties["openslide.mpp-y"]))
     unit = _MICRONS.get(properties.get("tiff.ResolutionUnit", ""))
@@ -43,15 +43,15 @@ def mpp_from_properties(properties: Mapping[str, str]) -> tuple[Mpp, Mpp] | None
 
 
 def believed_mpp(mpp: tuple[Mpp, Mpp] | None, path: str | PathLike[str]) -> Mpp:
-    """The one mpp of square pixels: the mean of both sides.
+    """Check that pixels are plausible and square, and return their mpp: the mean of both sides.
 
     :raises SlideError: no mpp, one outside :data:`SLIDE_MPP`, or sides that differ by more than :data:`SQUARE_WITHIN`.
     """
     if mpp is None:
-        raise SlideError("the file does not say how large a pixel is (no mpp)", path=path, hint=WAYS_OUT)
+        raise SlideError("the file does not state the size of a pixel (no mpp)", path=path, hint=WAYS_OUT)
     x, y = mpp
     if not (_is_sane(x) and _is_sane(y)):
-        wrong = f"a pixel of {x:.6g} × {y:.6g} µm cannot be (a slide has between {SLIDE_MPP[0]} and {SLIDE_MPP[1]} µm)"
+        wrong = f"a pixel of {x:.6g} × {y:.6g} µm is implausible (slides have {SLIDE_MPP[0]} to {SLIDE_MPP[1]} µm)"
         raise SlideError(wrong, path=path, hint=WAYS_OUT)
     mean = (x + y) / 2
     if abs(x - y) > SQUARE_WITHIN * mean:
@@ -63,10 +63,10 @@ def believed_mpp(mpp: tuple[Mpp, Mpp] | None, path: str | PathLike[str]) -> Mpp:
 def filled_mpp(
     stated: tuple[Mpp, Mpp] | None, given: Mpp, path: str | PathLike[str], *, overrule: bool = False
 ) -> tuple[Mpp, Mpp]:
-    """What counts where the user gives an mpp too: what the file states, and the user's where it states nothing.
+    """Combine the file's mpp with the user's: the file's if it states a plausible one, else the user's.
 
-    :param overrule: the user's counts, whatever the file states.
-    :raises SlideError: both say something else, by more than :data:`SQUARE_WITHIN`.
+    :param overrule: use the user's in any case.
+    :raises SlideError: the two differ by more than :data:`SQUARE_WITHIN`.
     """
     if overrule or stated is None:
         return given, given

@@ -1,7 +1,7 @@
-"""A slide as the rest of the package sees it: levels of pixels, and how large a pixel is.
+"""A slide as the rest of the package sees it: levels of pixels, and the size of a pixel.
 
 One interface over several readers. A position is always in pixels of level 0, a size in pixels of the level that is
-read; what lies outside the slide, and what is transparent in it, is white.
+read; pixels outside the slide and transparent pixels are white.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ Rgb = npt.NDArray[np.uint8]
 Mask = npt.NDArray[np.bool_]
 """(height, width)."""
 
-UPRIGHT: Final = "turn its pixels (`vips autorot in out`, `mogrify -auto-orient`), so that no tag has to be followed"
-"""The way out for a picture with an orientation tag, which some programs follow and others do not."""
+UPRIGHT: Final = "rotate its pixels (`vips autorot in out`, `mogrify -auto-orient`), so that no tag is needed"
+"""The hint for a picture with an orientation tag, which some programs follow and others do not."""
 
 IMAGE_EXTENSIONS: Final = frozenset({".png", ".jpg", ".jpeg"})
 """Plain images: one level, no mpp of their own."""
@@ -39,21 +39,21 @@ class Slide(ABC):
     path: Path
     """The file, or the folder of a DICOM slide, as it was given."""
     format: str
-    """What wrote it, in OpenSlide's words (``aperio``, ``dicom``, ``generic-tiff``), or ``png``, ``jpeg``."""
+    """The vendor's format, in OpenSlide's words (``aperio``, ``dicom``, ``generic-tiff``), or ``png``, ``jpeg``."""
     reader: str
-    """What decodes it, with its version."""
+    """The library that decodes it, with its version and remarks."""
     level_dimensions: tuple[tuple[int, int], ...]
     """Width and height of each level in its own pixels, finest first."""
     level_downsamples: tuple[float, ...]
     """Pixels of level 0 along one pixel of each level. Hardly ever whole numbers: never truncate them."""
     mpp: tuple[Mpp, Mpp] | None
-    """Microns per pixel of level 0 along x and y as stated, believable or not; see :mod:`.resolution`."""
+    """Microns per pixel of level 0 along x and y as stated, plausible or not; see :mod:`.resolution`."""
     origin: tuple[Level0Px, Level0Px] = (Level0Px(0), Level0Px(0))
-    """Where QuPath counts from: the corner of the scanned area, where the file says it (``openslide.bounds-x``, ``-y``)
-    and the slide reaches beyond it. GeoJSON is in pixels from there; everything else is in pixels from (0, 0)."""
+    """The origin of QuPath's coordinates: the corner of the scanned area, if the file states one
+    (``openslide.bounds-x``, ``-y``). GeoJSON is in pixels from there; everything else is in pixels from (0, 0)."""
 
     grey: bool = False
-    """Whether its pixels have one value each, so that no stain can be told by its colour."""
+    """Whether its pixels have one value each, so that stains cannot be distinguished by colour."""
 
     @property
     def dimensions(self) -> tuple[Level0Px, Level0Px]:
@@ -64,21 +64,21 @@ class Slide(ABC):
     def believed_mpp(self) -> Mpp:
         """Microns per pixel of level 0.
 
-        :raises SlideError: it is missing, absurd, or the pixels are not square; the hint names the ways out.
+        :raises SlideError: it is missing or implausible, or the pixels are not square; the hint says what to do.
         """
         return believed_mpp(self.mpp, self.path)
 
     @abstractmethod
     def read(self, level: int, x: Level0Px, y: Level0Px, width: LevelPx, height: LevelPx) -> Rgb:
-        """Pixels of a region, (height, width, 3) uint8 RGB.
+        """Read the pixels of a region, (height, width, 3) uint8 RGB.
 
-        :param x, y: its upper left corner; may lie outside.
+        :param x, y: its upper left corner; may lie outside the slide.
         :param width, height: its size at ``level``.
-        :raises SlideError: it cannot be decoded. The slide stays usable: other regions may be whole.
+        :raises SlideError: it cannot be decoded. The slide stays usable: other regions may be intact.
         """
 
     def unscanned(self, level: int, x: Level0Px, y: Level0Px, width: LevelPx, height: LevelPx) -> Mask | None:
-        """Which pixels of a region are white because there is no picture of them, (height, width); None for none.
+        """Mark the pixels of a region that were never scanned and are therefore white, (height, width); None if none.
 
         Parameters and errors are those of :meth:`read`.
         """
@@ -86,7 +86,7 @@ class Slide(ABC):
 
     @abstractmethod
     def close(self) -> None:
-        """Give the file back. A second time does nothing."""
+        """Close the file. A second call does nothing."""
 
     def __enter__(self) -> Self:
         return self
@@ -98,7 +98,7 @@ class Slide(ABC):
 
 
 def on_white(rgba: npt.NDArray[np.uint8]) -> Rgb:
-    """Lay (h, w, 4) pixels, alpha not premultiplied, on white: (h, w, 3)."""
+    """Blend (h, w, 4) pixels, alpha not premultiplied, onto white: (h, w, 3)."""
     alpha = rgba[..., 3]
     rgb = np.asarray(cv2.cvtColor(rgba, cv2.COLOR_RGBA2RGB), np.uint8)
     if alpha.min(initial=255) == 255:

@@ -1,14 +1,13 @@
-"""How the colours of compressed tiles are coded: what their streams say, and where OpenSlide takes them for something
-else.
+"""How the colours of compressed tiles are coded, and where OpenSlide misreads them.
 
-OpenSlide goes by the tags of a TIFF (PhotometricInterpretation) and of DICOM (the attribute of the same name). Where
-tag and stream disagree the stream is right, for who wrote it has coded the colours, and tags are copied from elsewhere.
-If OpenSlide takes YCbCr for RGB, its pixels can be turned into what they should be; the other way round it has clipped
-them.
+OpenSlide follows the tags of a TIFF (PhotometricInterpretation) and of DICOM (the attribute of the same name). If tag
+and stream disagree, the stream is right: the encoder wrote it together with the pixels, while tags get copied from
+elsewhere. If OpenSlide takes YCbCr for RGB, its pixels can be converted; if it takes RGB for YCbCr, it has clipped
+them, and they are lost.
 
-A JPEG stream says it as libjpeg understands it (ITU-T T.871; Adobe's marker; component ids); one that thins out its
-second and third component codes chroma. A JPEG 2000 codestream that transforms its components gives RGB when it is
-decoded (ISO/IEC 15444-1, annex G); one that does not leaves it open.
+A JPEG stream states its colour space as libjpeg understands it (ITU-T T.871; Adobe's marker; component ids); a stream
+that subsamples its second and third component is YCbCr. A JPEG 2000 codestream that transforms its components decodes
+to RGB (ISO/IEC 15444-1, annex G); one that does not may be either.
 """
 
 from __future__ import annotations
@@ -24,17 +23,17 @@ from .dicom_header import read_dicom_header
 from .slide import Rgb
 
 Colours = Literal["RGB", "YCBCR", ""]
-"""Empty where nothing is said."""
+"""Empty if not stated."""
 
 Mistake = Literal["YCbCr taken for RGB", "RGB taken for YCbCr", "undecided"]
 
 _HEAD: Final = 4096
-"""Bytes of a stream that hold all that it says of its colours."""
+"""Bytes at the start of a stream that hold every statement about its colours."""
 
 _BY_TAG: Final = frozenset({"aperio", "generic-tiff", "huron", "leica", "philips", "trestle", "ventana"})
-"""Formats in which OpenSlide goes by the TIFF's tags."""
+"""Formats in which OpenSlide follows the TIFF's tags."""
 _JPEG: Final = frozenset({6, 7})
-_JPEG_2000: Final[dict[int, Colours]] = {33003: "YCBCR", 33005: "RGB"}  # as OpenSlide takes Aperio's
+_JPEG_2000: Final[dict[int, Colours]] = {33003: "YCBCR", 33005: "RGB"}  # as OpenSlide reads Aperio's
 _PHOTOMETRIC: Final[dict[int, Colours]] = {2: "RGB", 6: "YCBCR"}
 
 _CODESTREAM: Final = b"\xff\x4f\xff\x51"
@@ -46,8 +45,8 @@ _DICOM_JPEG_2000: Final = frozenset({"1.2.840.10008.1.2.4.90", "1.2.840.10008.1.
 
 
 def jpeg_colours(stream: bytes) -> Colours:
-    """What a JPEG stream of three components, or its beginning, says of itself."""
-    adobe, ids, thinned = -1, b"", False
+    """Read the colour space that a JPEG stream of three components states; its beginning is enough."""
+    adobe, ids, subsampled = -1, b"", False
     for marker, segment in _segments(stream):
         if marker == 0xE0 and segment.startswith(b"JFIF\0"):
             return "YCBCR"
@@ -55,21 +54,21 @@ def jpeg_colours(stream: bytes) -> Colours:
             adobe = segment[11]
         elif marker in _FRAME_STARTS:
             ids, sampling = segment[6::3], segment[7::3]
-            thinned = len(set(sampling)) > 1
+            subsampled = len(set(sampling)) > 1
     if adobe >= 0:
         return "YCBCR" if adobe == 1 else "RGB"
-    if ids == b"RGB" and not thinned:
+    if ids == b"RGB" and not subsampled:
         return "RGB"
-    return "YCBCR" if thinned else ""
+    return "YCBCR" if subsampled else ""
 
 
 def jpeg_bits(stream: bytes) -> int:
-    """Bits a component of a JPEG stream; 0 where its beginning does not say."""
+    """Read the bits per component of a JPEG stream; 0 if its beginning does not state them."""
     return next((segment[0] for marker, segment in _segments(stream) if marker in _FRAME_STARTS and segment), 0)
 
 
 def _segments(stream: bytes) -> Iterator[tuple[int, bytes]]:
-    """Markers of a JPEG stream and what stands in them, up to its scan or its end."""
+    """Yield the markers of a JPEG stream with their content, up to its scan or its end."""
     at = 2
     while at + 4 <= len(stream) and stream[at] == 0xFF:
         marker = stream[at + 1]
@@ -84,23 +83,22 @@ def _segments(stream: bytes) -> Iterator[tuple[int, bytes]]:
 
 
 def jpeg_2000_colours(stream: bytes) -> Colours:
-    """What a JPEG 2000 codestream of three components, or its beginning, gives when it is decoded."""
+    """Read which colours a JPEG 2000 codestream of three components decodes to; its beginning is enough."""
     start = stream.find(_CODESTREAM)
     if start < 0:
         return ""
     at = start + 2
     size = int.from_bytes(stream[at + 2 : at + 4], "big")
-    thinned = len({stream[at + 40 + 3 * part + 1 : at + 40 + 3 * part + 3] for part in range(3)}) > 1
+    subsampled = len({stream[at + 40 + 3 * part + 1 : at + 40 + 3 * part + 3] for part in range(3)}) > 1
     at += 2 + size
     while at + 4 <= len(stream) and stream[at : at + 2] != _CODING:
         at += 2 + int.from_bytes(stream[at + 2 : at + 4], "big")
     transformed = len(stream) > at + 8 and stream[at + 8] == 1
-    return "RGB" if transformed else "YCBCR" if thinned else ""
+    return "RGB" if transformed else "YCBCR" if subsampled else ""
 
 
 def tiff_mistakes(path: Path, slide_format: str) -> set[Mistake | None]:
-    """Where OpenSlide takes the colours of a TIFF's tiled images for something else; None among them for those that it
-    takes for what they are.
+    """Collect OpenSlide's colour mistakes over the tiled images of a TIFF; None stands for an image it reads correctly.
 
     :raises Exception: one of :data:`.tiff_layout.TIFFFILE_ERRORS`, if tifffile cannot read it.
     """
@@ -111,7 +109,7 @@ def tiff_mistakes(path: Path, slide_format: str) -> set[Mistake | None]:
 
 
 def dicom_mistakes(file: Path) -> set[Mistake | None]:
-    """The same of the slide that a DICOM file is of.
+    """Collect OpenSlide's colour mistakes over the files of a DICOM slide, as :func:`tiff_mistakes` does.
 
     :raises OSError: a file cannot be read.
     """
@@ -126,13 +124,13 @@ def dicom_mistakes(file: Path) -> set[Mistake | None]:
             mistakes.add(_mistake(jpeg_colours(header.frame), taken))
         elif header.transfer_syntax in _DICOM_JPEG_2000 and header.photometric != "MONOCHROME2":
             said = jpeg_2000_colours(header.frame)
-            # What is not transformed has the colours that the tag says, and a tag that says a transformation is wrong.
+            # Without a transformation the tag states the colours; a tag that states a transformation is then wrong.
             mistakes.add(None if said == "RGB" or (not said and header.photometric == "RGB") else "undecided")
     return mistakes
 
 
 def as_ycbcr(pixels: Rgb) -> Rgb:
-    """RGB of pixels, (height, width, 3), whose channels are Y, Cb and Cr in truth: libjpeg's arithmetic, to the bit."""
+    """Convert pixels (height, width, 3) whose channels are really Y, Cb and Cr to RGB, bit for bit as libjpeg does."""
     y, cb, cr = (pixels[..., channel].astype(np.int32) for channel in range(3))
     half = 1 << 15
     cb, cr = cb - 128, cr - 128
@@ -156,7 +154,7 @@ def _mistake_of_page(page: tifffile.TiffPage) -> Mistake | None:
 
 
 def page_colours(page: tifffile.TiffPage) -> Colours:
-    """What the first stream of an image says, of JPEG or JPEG 2000; nothing for others."""
+    """Read the colours that an image's first JPEG or JPEG 2000 stream states; empty for other compressions."""
     compression = int(page.compression)
     if page.planarconfig != 1 or page.samplesperpixel != 3:
         return ""
@@ -166,7 +164,7 @@ def page_colours(page: tifffile.TiffPage) -> Colours:
 
 
 def _stream_head(page: tifffile.TiffPage) -> bytes:
-    """The beginning of the first tile that is there."""
+    """Read the beginning of the first tile that is not missing."""
     for offset, count in zip(page.dataoffsets, page.databytecounts, strict=True):
         if count:
             page.parent.filehandle.seek(offset)

@@ -1,8 +1,7 @@
-"""What a TIFF file says of itself: how long it must be, which tells a truncated slide from a strange one, and where
-the compressed tiles of its levels lie. Pixels are not read.
+"""The layout of a TIFF file: its expected length, which reveals truncation, and the positions of its compressed tiles.
 
-For the length only the directories are walked (TIFF 6.0, section 2; BigTIFF; SubIFDs of TIFF Supplement 1), so that
-it can be told of files that nothing reads.
+Pixels are not read. The length follows from the directories alone (TIFF 6.0, section 2; BigTIFF; SubIFDs of TIFF
+Supplement 1), so that it is known even for files that no reader supports.
 """
 
 from __future__ import annotations
@@ -23,7 +22,7 @@ from ..surroundings import reading_fault
 from .slide import UPRIGHT
 from .stream_colours import page_colours
 
-logging.getLogger("tifffile").addHandler(logging.NullHandler())  # what it says is in our errors, not on the screen
+logging.getLogger("tifffile").addHandler(logging.NullHandler())  # its complaints are part of our errors, not printed
 
 _PAIRS: Final = ((273, 279), (324, 325))  # offsets and byte counts of strips, and of tiles
 _ORIENTATION: Final = 274
@@ -36,15 +35,16 @@ _MOST_DIRECTORIES: Final = 10_000  # a slide has a few dozen
 
 
 def missing_bytes(path: Path) -> int:
-    """Bytes that the file's directories speak of and that lie beyond its end; 0 for a whole TIFF and for no TIFF.
+    """Count the bytes that the file's directories refer to and that lie beyond its end.
 
-    An NDPI file beyond 4 GiB abbreviates its offsets in a way of its own, and gives 0 too.
+    It is 0 for a complete TIFF and for other files, and for an NDPI file above 4 GiB, whose offsets are abbreviated in
+    a proprietary way.
     """
     size = path.stat().st_size
     with path.open("rb") as stream:
         try:
             end = _end(stream, size)
-        except (struct.error, ValueError):  # a directory or a table that the end of the file cuts
+        except (struct.error, ValueError):  # the file ends within a directory or a table
             return 1
     return max(end - size, 0)
 
@@ -52,7 +52,7 @@ def missing_bytes(path: Path) -> int:
 def check_whole(file: Path, slide: Path) -> None:
     """Refuse a file that ends too early.
 
-    :param slide: what was opened, for the message: the file itself, or its folder.
+    :param slide: the path that was opened, for the message: the file itself, or its folder.
     :raises SlideError: truncated.
     :raises OSError: it cannot be read.
     """
@@ -62,10 +62,10 @@ def check_whole(file: Path, slide: Path) -> None:
 
 
 def check_kind(path: Path) -> bool:
-    """Refuse a TIFF that nobody reads as it is meant: of more than 8 bits a channel, or with an orientation tag.
+    """Refuse a TIFF that would be misread: more than 8 bits per channel, or an orientation tag.
 
     :returns: whether it is grey.
-    :raises SlideError: it is such a one.
+    :raises SlideError: it has one of the two.
     :raises OSError: it cannot be read.
     """
     try:
@@ -76,16 +76,16 @@ def check_kind(path: Path) -> bool:
     except TIFFFILE_ERRORS as error:
         if reading_fault(error):
             raise
-        return False  # what is damaged is found out where it is read
+        return False  # damage is reported when the tile is read
     if bits > 8:
         wrong = f"an image of more than 8 bits a channel ({bits})"
-        hint = "bring its values to 0 to 255: `vips cast in.tif out.tif uchar --shift` for 16 bits that are all used"
+        hint = "scale its values to 0 to 255: `vips cast in.tif out.tif uchar --shift` if all 16 bits are used"
         raise SlideError(wrong, path=path, hint=hint)
     return grey
 
 
 def check_upright(page: tifffile.TiffPage, path: Path) -> None:
-    """Refuse an image whose tag says to turn it.
+    """Refuse an image whose orientation tag asks for a rotation or a mirror image.
 
     :raises SlideError: it does.
     """
@@ -96,7 +96,7 @@ def check_upright(page: tifffile.TiffPage, path: Path) -> None:
 
 
 def _end(stream: BinaryIO, size: int) -> int:
-    """One past the last byte that the directories name."""
+    """Find the offset just past the last byte that the directories refer to."""
     header = stream.read(16)
     order = {b"II": "<", b"MM": ">"}.get(header[:2])
     version = None if order is None else struct.unpack_from(order + "H", header, 2)[0]
@@ -133,7 +133,7 @@ def _end(stream: BinaryIO, size: int) -> int:
                 if length > len(value):
                     (offset,) = number.unpack(value)
                     end = max(end, offset + length)
-                    if end > size:  # not to be read, least of all by a length that is damaged
+                    if end > size:  # beyond the end of the file; the length itself may be damaged
                         continue
                     stream.seek(offset)
                     value = stream.read(length)
@@ -152,7 +152,7 @@ _COMPRESSIONS: Final = {
     1: "none", 5: "LZW", 7: JPEG, 8: "deflate", 32946: "deflate", 32773: "PackBits", 33003: JPEG_2000,
     33004: JPEG_2000, 33005: JPEG_2000, 34712: JPEG_2000, 34926: "zstd", 50000: "zstd",
 }  # fmt: skip
-_JPEG_2000_OF_TWO_KINDS: Final = 33003  # Bio-Formats: colours as the tags say; Aperio: YCbCr, thinned out
+_JPEG_2000_OF_TWO_KINDS: Final = 33003  # Bio-Formats: colours as tagged; Aperio: subsampled YCbCr
 _CONTIGUOUS: Final = 1
 _COLOUR_SPACES: Final = {2: "RGB", 6: "YCBCR"}  # of the TIFF's PhotometricInterpretation
 _DIFFERENCES: Final = 2  # a Predictor
@@ -163,7 +163,7 @@ TIFFFILE_ERRORS: Final = (
     tifffile.TiffFileError, struct.error, ValueError, LookupError, TypeError, AttributeError, ArithmeticError,
     NotImplementedError, MemoryError, OSError,
 )  # fmt: skip
-"""What tifffile raises over a file that is damaged."""
+"""The errors that tifffile raises for a damaged file."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -175,17 +175,17 @@ class TiledLevel:
     tile_width: int
     tile_height: int
     offsets: Sequence[int]
-    """Where each tile's stream begins in the file; of several planes, all tiles of one before those of the next."""
+    """Offset of each tile's stream in the file; with several planes, all tiles of a plane before the next plane's."""
     byte_counts: Sequence[int]
     """0 where a tile is missing."""
     compression: str
     """One of :data:`JPEG`, :data:`JPEG_2000`, ``LZW``, ``deflate``, ``zstd``, ``PackBits``, ``none``."""
     planes: int = 1
-    """1, or 3 where red, green and blue lie apart."""
+    """1, or 3 if red, green and blue are stored separately."""
     differences: bool = False
     """Whether each value is stored as its difference from the one on its left."""
     strips: bool = False
-    """Then the last one is only as high as the image is."""
+    """Whether the tiles are strips; then the last one ends with the image."""
 
     @property
     def columns(self) -> int:
@@ -201,7 +201,7 @@ class TiledLevel:
         return self.tile_width * self.tile_height * 3
 
     def rows_of(self, tile: int) -> int:
-        """Rows of pixels that a tile's stream holds."""
+        """Number of pixel rows in a tile's stream."""
         if not self.strips:
             return self.tile_height
         return min(self.tile_height, self.height - tile // self.columns * self.tile_height)
@@ -217,15 +217,15 @@ class TiledJpeg(TiledLevel):
     """A level whose tiles are JPEG streams."""
 
     tables: bytes | None
-    """Quantisation and Huffman tables that all tiles share, if they do not have their own."""
+    """Quantisation and Huffman tables shared by all tiles, if they do not have their own."""
     colour_space: str
-    """``RGB`` or ``YCBCR``: how the colours are coded, by the streams, or by the tag where they do not say it."""
+    """``RGB`` or ``YCBCR``: how the colours are coded, as stated by the streams, or else by the tag."""
 
 
 def tiled_jpeg_levels(path: Path, level_dimensions: Sequence[tuple[int, int]]) -> list[TiledLevel | str]:
-    """Each level's tiles, of JPEG or JPEG 2000, or why they are none.
+    """Locate each level's JPEG or JPEG 2000 tiles, or say why a level has none.
 
-    :param level_dimensions: width and height of each level; the one tiled image of that size is the level.
+    :param level_dimensions: width and height of each level; the single tiled image of that size is the level.
     """
     try:
         with tifffile.TiffFile(path) as tiff:
@@ -251,10 +251,10 @@ def _tiled_jpeg(tiff: tifffile.TiffFile, width: int, height: int) -> TiledLevel 
 
 
 def tiled_level(page: tifffile.TiffPage) -> TiledLevel | str:
-    """How an image of 8-bit colours lies in its file, or why it is not one that is decoded here."""
+    """Describe how an image of 8-bit colours is stored, or say why it cannot be decoded here."""
     compression = _COMPRESSIONS.get(int(page.compression))
     tag = _COLOUR_SPACES.get(int(page.photometric), "")
-    colour_space = (tag and page_colours(page)) or tag  # where they disagree, the stream is right
+    colour_space = (tag and page_colours(page)) or tag  # if they disagree, the stream is right
     if compression is None:
         return f"compression {getattr(page.compression, 'name', page.compression)}"
     if (page.samplesperpixel, page.bitspersample, page.dtype) != (3, 8, np.uint8) or not colour_space:
@@ -271,7 +271,7 @@ def tiled_level(page: tifffile.TiffPage) -> TiledLevel | str:
         height=page.imagelength,
         tile_width=page.imagewidth if strips else page.tilewidth,
         tile_height=min(page.rowsperstrip, page.imagelength) if strips else page.tilelength,
-        # A damaged tag may hold letters where numbers belong: told now, and not at the first read.
+        # A damaged tag may hold letters in place of numbers: that must fail now, not at the first read.
         offsets=np.asarray(page.dataoffsets, np.int64).tolist(),
         byte_counts=np.asarray(page.databytecounts, np.int64).tolist(),
         compression=compression,
@@ -293,7 +293,7 @@ def tiled_level(page: tifffile.TiffPage) -> TiledLevel | str:
 
 
 def _short_strips(layout: TiledLevel) -> TiledLevel:
-    """Uncompressed strips that follow one another are as good as many short ones; some are as large as the image."""
+    """Split contiguous uncompressed strips into short ones, since some files have one strip as large as the image."""
     row_bytes = layout.width * 3 // layout.planes
     plane_bytes = row_bytes * layout.height
     starts, counts = (

@@ -16,14 +16,15 @@ from .slide import Mask, Rgb, Slide
 
 
 class TiffReader(Slide):
-    """Each compressed tile is decoded once where regions are read row by row, by one thread or by many.
+    """A slide read from its compressed tiles alone; missing tiles are white.
 
-    A position between two pixels of a level is taken for the nearest one: pixels are those of the file, never blended,
-    and lie at most half a pixel of their level from where they were asked. Missing tiles are white.
+    A tile is decoded once when regions are read row by row, by one thread or by many. A position between two pixels of
+    a level is rounded to the nearest: pixels are those of the file, never blended, and lie at most half a pixel of
+    their level from the requested position.
 
-    :param tiles: of all levels; they are this reader's from now on.
+    :param tiles: the tiles of all levels; this reader takes them over and closes them.
     :param slide_format: see :attr:`.slide.Slide.format`.
-    :param remarks: what ``reader`` says beside the decoder.
+    :param remarks: remarks that ``reader`` gives after the decoder's name.
     """
 
     def __init__(
@@ -49,9 +50,9 @@ class TiffReader(Slide):
             raise IndexError(f"{self.path} has no level {level}")
         region = self._tiles.region(level, *self._nearest(level, x, y), width, height)
         if region is None:
-            patiently(self.path.stat, self.path)  # of a file that is gone nobody can say that it is damaged
+            patiently(self.path.stat, self.path)  # a file that is gone must not be reported as damaged
             wrong = f"cannot decode {width} × {height} px of level {level} at ({x}, {y})"
-            hint = "the file is damaged, or the disk it lies on: copy or scan it again"
+            hint = "the file or its disk is damaged: copy or scan it again"
             raise SlideError(wrong, path=self.path, hint=hint)
         return region
 
@@ -59,7 +60,7 @@ class TiffReader(Slide):
         return self._tiles.gaps(level, *self._nearest(level, x, y), width, height)
 
     def _nearest(self, level: int, x: Level0Px, y: Level0Px) -> tuple[int, int]:
-        """In pixels of the level."""
+        """Round a position in level 0 to the nearest pixel of a level."""
         left, top = (math.floor(at / self.level_downsamples[level] + 0.5) for at in (x, y))
         return left, top
 

@@ -151,7 +151,7 @@ def test_a_failure_and_its_way_out_stand_once_on_the_screen(tmp_path: Path, work
     for debug in ([], ["--debug", "--retry-failed"]):
         result = wsipipe("tile", "slides", "--workers", workers, *debug)
         screen = result.stdout + result.stderr
-        assert screen.count("→ say its µm per pixel") + screen.count("    say its µm per pixel") == 1
+        assert screen.count("→ give its µm per pixel") + screen.count("    give its µm per pixel") == 1
         assert "failed nompp (why: below)" in result.stderr, "that it failed is said at once"
         assert "failed in tile: nompp: " in result.stdout
 
@@ -159,7 +159,7 @@ def test_a_failure_and_its_way_out_stand_once_on_the_screen(tmp_path: Path, work
 def test_machines_have_the_reason_as_soon_as_it_is_known(tmp_path: Path) -> None:
     slide(tmp_path / "slides" / "nompp.tiff", mpp=None)
     result = wsipipe("tile", "slides", "--json")
-    assert result.stderr.count("does not say how large a pixel is") == 1
+    assert result.stderr.count("does not state the size of a pixel") == 1
 
 
 def test_reasons_are_given_where_there_is_no_closing_table(capsys: pytest.CaptureFixture[str]) -> None:

@@ -120,7 +120,7 @@ def test_a_file_name_of_bytes_that_are_no_text_is_refused(tmp_path):
         (tmp_path / os.fsdecode(b"a\xff.svs")).touch()
     except OSError:
         pytest.skip("this file system takes text alone")
-    with pytest.raises(CohortError, match="no text") as caught:
+    with pytest.raises(CohortError, match="not text") as caught:
         find_slides([tmp_path])
     str(caught.value).encode()
 
@@ -128,7 +128,7 @@ def test_a_file_name_of_bytes_that_are_no_text_is_refused(tmp_path):
 # ------------------------------------------------------------------------------- what is left out
 
 
-BESIDE = "a picture that belongs to a slide beside it"
+BESIDE = "a companion image of a slide beside it"
 
 
 @pytest.mark.parametrize(
