@@ -1,1 +1,1 @@
-"""What computes: backbones, the MoMKD network with its memory and losses, the model bundle."""
+"""Models: backbones, slide networks, their tasks, training and evaluation, and the model bundle."""

@@ -1,11 +1,11 @@
-"""A trained model on disk: a folder of safetensors and JSON, in which nothing can run code.
+"""A trained model on disk: a folder of safetensors and JSON, which cannot run code.
 
     fold-0/
-      bundle.json            what it is: the question, how slides become bags, the network, threshold, training
+      bundle.json            the question, how slides become bags, the network, threshold, training
       model.safetensors      the network's histology side, such as encoder, projections, memory, head
-      genes.safetensors      what training fitted to the genes (only where RNA was used)
+      genes.safetensors      the fitted gene panel (only if RNA was used)
 
-Its training patients are kept as hashes: enough to keep a fold from predicting them, and no list of names.
+Its training patients are stored as hashes: enough to keep a fold from predicting them, without a list of names.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ ENCODING_VERSION = "1"
 
 
 class Question(BaseModel):
-    """What the model answers, about which label."""
+    """The question a model answers: the label column and its positive and negative values."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -53,7 +53,7 @@ class Question(BaseModel):
 
     @property
     def task(self) -> Task:
-        """The task of the question; bundles of this version are binary, and do not say so."""
+        """The task of the question; bundles of this version are always binary and do not store it."""
         return find_task("binary")
 
 
@@ -62,7 +62,7 @@ _IMPORT_AGAIN = "its features were imported: import them again with --weights FI
 
 
 class FeatureRecipe(BaseModel):
-    """How a slide's features were made: the settings of both stages, and what must be exactly the same."""
+    """How a slide's features were made: the settings of both stages, and the values that must match exactly."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -83,12 +83,12 @@ class FeatureRecipe(BaseModel):
         )
 
     def refuse_other(self, facts: FeatureFacts, path: Path) -> None:
-        """Refuse features that are of another backbone, other weights, other tiles, or of another width.
+        """Refuse features of another backbone, other weights, other tiles, or another width.
 
-        :raises BundleError: naming what differs.
+        :raises BundleError: they differ; the message names the values.
         """
-        mine = {name: getattr(self, name) for name in ("backbone", "pooling", "weights_digest", "tile_px", "width")}
-        other = [f"{n} is {getattr(facts, n)}, not {value}" for n, value in mine.items() if getattr(facts, n) != value]
+        own = {name: getattr(self, name) for name in ("backbone", "pooling", "weights_digest", "tile_px", "width")}
+        other = [f"{n} is {getattr(facts, n)}, not {value}" for n, value in own.items() if getattr(facts, n) != value]
         if other:
             raise BundleError(
                 f"these features are not what the model was trained on: {'; '.join(other)}",
@@ -97,7 +97,7 @@ class FeatureRecipe(BaseModel):
             )
 
     def refuse_other_width(self, path: Path) -> None:
-        """Refuse a model that its own backbone cannot feed, before days of extraction for it.
+        """Refuse a model whose width its own backbone cannot give, before days of extraction for it.
 
         :param path: the model's folder.
         :raises BundleError: the backbone gives features of another width than the model takes.
@@ -132,7 +132,7 @@ class BundleFacts(BaseModel):
     """Probability from which a patient is called positive; chosen on the fold's validation patients."""
     seen: list[str]
     """Hashes of the training and validation patients, of their slides' ids and of their bytes, sorted; the fold must
-    not predict them. Empty in a model that does not say who trained it."""
+    not predict them. Empty in a model without this record."""
     patients: dict[str, int]
     """Number of training, validation and test patients."""
     genes: list[str]
@@ -142,18 +142,18 @@ class BundleFacts(BaseModel):
     versions: dict[str, str]
 
     def saw(self, patient_id: str | None, slide_digest: str | None, slide_id: str | None = None) -> bool:
-        """Whether this fold was trained or validated on the patient, on a slide with these bytes, or one so called."""
-        names = [*(_writings(patient_id) if patient_id else ()), slide_digest, slide_id and _slide_name(slide_id)]
+        """Whether this fold was trained or validated on the patient, or on a slide with these bytes or this id."""
+        names = [*(_spellings(patient_id) if patient_id else ()), slide_digest, slide_id and _slide_name(slide_id)]
         return bool({anonymous(name) for name in names if name} & set(self.seen))
 
 
 def anonymous(name: str) -> str:
-    """The hash under which a patient or slide stands in a bundle. Ids count as the tables write them."""
+    """Hash a patient's or slide's id for a bundle. Different spellings of an id give different hashes."""
     return hashlib.sha256(b"wsipipe\0" + name.encode()).hexdigest()[:24]
 
 
 def _slide_name(slide_id: str) -> str:
-    """What all writings of a slide's id share, marked so that it is not taken for a patient of the same id."""
+    """The normalised form of a slide's id, marked so that a patient with the same id has another hash."""
     return f"slide\0{id_key(slide_id)}"
 
 
@@ -166,7 +166,7 @@ class SlideReading:
     attention: NDArray[np.float32]
     """(P), sums to 1."""
     scores: NDArray[np.float32]
-    """(P), the evidence of single tiles; of a binary task above zero where it is for positive."""
+    """(P), the evidence of each tile; of a binary task above zero if it is for positive."""
 
 
 @dataclass(frozen=True)
@@ -177,7 +177,7 @@ class Bundle:
     network: SlideNetwork
 
     def read(self, bag: Bag, path: Path) -> SlideReading:
-        """Score, attention and tile scores of a slide.
+        """Compute a slide's score, attention and tile scores.
 
         :param path: the bag's store, for messages.
         :raises BundleError: the features are not what the model was trained on.
@@ -193,7 +193,7 @@ class Bundle:
 def write_bundle(
     path: Path, facts: BundleFacts, network: SlideNetwork, gene_arrays: Mapping[str, NDArray[Any]]
 ) -> None:
-    """Write a bundle, whole or not at all. Equal content gives equal bytes."""
+    """Write a bundle, completely or not at all. Equal content gives equal bytes."""
     content = {
         "encoding-type": ENCODING_TYPE,
         "encoding-version": ENCODING_VERSION,
@@ -210,9 +210,9 @@ def write_bundle(
 
 
 def read_facts(path: Path) -> BundleFacts:
-    """A bundle's facts.
+    """Read a bundle's facts.
 
-    :raises BundleError: it is no bundle, or one of another version.
+    :raises BundleError: it is not a bundle, or one of another version.
     """
     file = path / "bundle.json"
     try:
@@ -228,7 +228,7 @@ def read_facts(path: Path) -> BundleFacts:
     except (json.JSONDecodeError, UnicodeDecodeError, AttributeError, TypeError, ValidationError) as error:
         first = str(error).splitlines()[0]
         raise BundleError(
-            f"is damaged or no bundle: {first}", path=file, hint="copy it again, or train again"
+            f"is damaged or not a bundle: {first}", path=file, hint="copy it again, or train again"
         ) from error
 
     takes = facts.network.get("in_features")
@@ -246,13 +246,13 @@ def _text(path: Path, file: Path) -> str:
     try:
         return file.read_text(encoding="utf-8")
     except (FileNotFoundError, NotADirectoryError) as error:
-        raise BundleError("there is no bundle here", path=path, hint="`wsipipe train` makes one a fold") from error
+        raise BundleError("there is no bundle here", path=path, hint="`wsipipe train` makes one per fold") from error
 
 
 def read_bundle(path: Path, device: torch.device) -> Bundle:
-    """A bundle's facts and its network, in evaluation mode.
+    """Read a bundle's facts and its network, in evaluation mode.
 
-    :raises BundleError: it is no bundle, or facts and weights do not fit each other.
+    :raises BundleError: it is not a bundle, or facts and weights do not match.
     """
     facts = read_facts(path)
     file = path / "model.safetensors"
@@ -271,9 +271,9 @@ def _tensors(file: Path) -> dict[str, Tensor]:
 
 
 def folds_of(model: Path) -> list[tuple[Path, BundleFacts]]:
-    """The bundles of a trained model, one a fold, in order.
+    """Read the bundles of a trained model, one per fold, in order.
 
-    :raises BundleError: none are there, one is missing, or they are not of one training.
+    :raises BundleError: there are none, one is missing, or they are from different trainings.
     """
     folder = model
     first = read_facts(folder / "fold-0") if folder.is_dir() else None
@@ -285,17 +285,17 @@ def folds_of(model: Path) -> list[tuple[Path, BundleFacts]]:
     for path, facts in bundles:
         if facts.splits_digest != first.splits_digest or facts.recipe != first.recipe:
             raise BundleError(
-                "is of another training than fold-0", path=path, hint="run wsipipe train to the end, or copy it whole"
+                "is from another training than fold-0", path=path, hint="run wsipipe train to the end, or copy it whole"
             )
     return bundles
 
 
 def seen_hashes(patients: Iterable[str], slide_digests: Iterable[str], slide_ids: Iterable[str] = ()) -> list[str]:
-    """The hashes that :class:`BundleFacts` keeps, sorted."""
-    writings = [written for patient in patients for written in _writings(patient)]
-    return sorted({anonymous(name) for name in (*writings, *slide_digests, *map(_slide_name, slide_ids))})
+    """Compute the hashes for :attr:`BundleFacts.seen`, sorted."""
+    spellings = [spelling for patient in patients for spelling in _spellings(patient)]
+    return sorted({anonymous(name) for name in (*spellings, *slide_digests, *map(_slide_name, slide_ids))})
 
 
-def _writings(patient: str) -> tuple[str, str]:
-    """An id as it is written, under which bundles of earlier versions keep it, and what all its writings share."""
+def _spellings(patient: str) -> tuple[str, str]:
+    """A patient's id as given, which bundles of earlier versions hash, and its normalised form."""
     return patient, id_key(patient)

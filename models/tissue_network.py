@@ -3,10 +3,10 @@
 The network is the one that came with HEST (Jaume et al., NeurIPS 2024) and that TRIDENT uses (Zhang et al., arXiv
 2502.06750): torchvision's DeepLabV3 on a ResNet-50 (Chen et al., arXiv 1706.05587), two classes of which the second is
 tissue, run on tiles of 512 px at 1 µm per pixel without overlap. Its checkpoint, ``deeplabv3_seg_v4.ckpt``, is not
-ours to pass on: labs bring it, or the same tensors as safetensors.
+distributed with this package: users provide it, or the same tensors as safetensors.
 
-What it finds becomes a :class:`TissueMask` on the very grid of :func:`find_tissue`, with the same rules for specks and
-holes, so that nothing that follows has to know which of the two it is given.
+The result is a :class:`TissueMask` on the same grid as that of :func:`find_tissue`, with the same rules for specks and
+holes, so that later steps need not distinguish the two.
 """
 
 from __future__ import annotations
@@ -35,9 +35,9 @@ from .backbones.weights import SAVE_ONE, Weights, load_state_dict
 
 NETWORK_MPP: Final = Mpp(1.0)
 COARSEST: Final = Mpp(2.0)
-"""Of a slide: HEST's own fast mode is as coarse; nobody vouches for the network beyond."""
+"""Coarsest resolution of a slide: that of HEST's own fast mode; the network was not tested beyond."""
 TILE: Final = 512
-"""Side in pixels of what the network sees at a time."""
+"""Side in pixels of the network's input."""
 
 _Floats = npt.NDArray[np.float32]
 _Corner = tuple[int, int]
@@ -63,13 +63,13 @@ class TissueNetwork:
 
     @classmethod
     def load(cls, path: Path, device: str | torch.device = "cpu", *, batch: int | None = None) -> Self:
-        """Read the weights; nothing is downloaded, and nothing in the file can run code.
+        """Read the weights, without downloading anything or running code in the file.
 
         :param path: a checkpoint as PyTorch Lightning saves it (``state_dict`` with names that start with ``model.``;
             an auxiliary head is left out), a plain state dict, or safetensors.
         :param batch: tiles at a time; by default 8, and 1 on a CPU, where more costs 150 MB each and saves little.
-        :raises BackboneError: no such file, not one of weights, or of another network; some of the tensors that are
-            missing, left over or of another shape are named.
+        :raises BackboneError: no such file, not a weights file, or of another network; the message names some of the
+            tensors that are missing, surplus or of another shape.
         """
         if not path.is_file():
             raise BackboneError("no such file of tissue weights", path=path, hint=_HINT)
@@ -93,7 +93,7 @@ class TissueNetwork:
 
     @torch.inference_mode()
     def __call__(self, tiles: npt.NDArray[np.uint8]) -> _Floats:
-        """Probability of tissue for every pixel.
+        """Compute the probability of tissue for every pixel.
 
         :param tiles: (B, height, width, 3) RGB at about 1 µm per pixel.
         :returns: (B, height, width).
@@ -106,12 +106,12 @@ class TissueNetwork:
     def find(self, slide: Slide, overview: Overview) -> TissueMask:
         """Mask the tissue of a slide, on the grid of ``find_tissue(overview)``.
 
-        A pixel of the mask is tissue where the mean probability over its area is at least one half. Tiles are read one
+        A pixel of the mask is tissue if the mean probability over its area is at least one half. Tiles are read one
         batch at a time, each from the coarsest level that is fine enough, so memory does not grow with the slide.
-        Tiles of which the overview shows nothing but pure white (not scanned, transparent) are not read. Of those that
-        cannot be decoded the overview has the word, by :func:`find_tissue`.
+        Tiles that are pure white in the overview (not scanned, transparent) are not read. Tiles that cannot be decoded
+        get the mask that :func:`find_tissue` finds in the overview.
 
-        :raises SlideError: coarser than :data:`COARSEST`, no believable mpp, or no tile that can be decoded.
+        :raises SlideError: coarser than :data:`COARSEST`, no plausible mpp, or no tile that can be decoded.
         """
         slide_mpp = slide.believed_mpp()
         if slide_mpp > COARSEST:
@@ -136,7 +136,7 @@ class TissueNetwork:
         )
 
     def _look(self, slide: Slide, field: _Field, corners: list[_Corner]) -> tuple[_Floats, list[_Corner]]:
-        """Mean probability of tissue in each pixel of the mask, and the tiles that cannot be decoded."""
+        """Compute the mean probability of tissue in each pixel of the mask; also list the tiles that failed."""
         tissue = np.zeros(field.shape, np.float32)
         undecodable = []
         for start in range(0, len(corners), self.batch):
@@ -156,20 +156,20 @@ class TissueNetwork:
 
 @dataclass(frozen=True, kw_only=True)
 class _Field:
-    """The mask's grid cut into tiles of one size, each a whole number of mask pixels: about 512 µm, or all there is.
+    """The mask's grid cut into tiles of one size, each a whole number of mask pixels: about 512 µm, or the whole slide.
 
-    As tiles begin and end with pixels of the mask, none of these mixes two tiles, and rounding does not add up.
+    Since tiles begin and end with pixels of the mask, none of these mixes two tiles, and rounding does not add up.
     """
 
     shape: tuple[int, int]
-    """Of the mask: height, width."""
+    """Height and width of the mask."""
     factor: int
     """Pixels of the overview along one of the mask."""
     downsample: float
     """Pixels of level 0 along one of the mask."""
     height: int
     width: int
-    """Of a tile, in pixels of the mask."""
+    """Height and width of a tile, in pixels of the mask."""
     pixels_per: float
     """Pixels that the network sees along one of the mask."""
 
@@ -187,7 +187,7 @@ class _Field:
         )
 
     def corners(self) -> Iterator[_Corner]:
-        """Each tile, row by row. The last ones are moved back so as not to look beyond the slide."""
+        """Yield each tile's corner, row by row. The last ones are moved back so as not to reach beyond the slide."""
         height, width = self.shape
         for top in range(0, height, self.height):
             for left in range(0, width, self.width):
@@ -218,6 +218,6 @@ class _Field:
 
 
 def _resized(picture: npt.NDArray[Any], width: int, height: int) -> npt.NDArray[Any]:
-    """Means over the area where it shrinks, linear where it grows."""
+    """Resize a picture: area means when it shrinks, linear interpolation when it grows."""
     way = cv2.INTER_AREA if width <= picture.shape[1] else cv2.INTER_LINEAR
     return np.asarray(cv2.resize(picture, (width, height), interpolation=way))

@@ -1,18 +1,18 @@
-"""Lineage: which records of a workspace count, and why the others do not.
+"""Lineage: which records of a workspace are valid, and why the others are not.
 
-A record counts while each input that it was made from is what its producer gives now, and the producer's record counts
-too. Bytes decide, not runs: what was lost and is made again with equal bytes leaves everything after it as it was.
+A record is valid while each of its inputs equals the present output of its producer, and the producer's record is valid
+too. Bytes decide, not runs: an output that was lost and is made again with equal bytes leaves everything after it
+valid.
 
     tiles/…/a.h5  →  features/…/a.zarr  →  models/her2/fold-0  →  models/her2/oof_predictions.csv  →  report.html
 
-An input's recorded path says who made it: a path within the workspace is an output of the stage whose manifest lies
-nearest above it, an absolute one, or one with a time, is a file of the user's. A file of the user's that is gone was
-archived after use, and what was made from it still counts; one that is there with other bytes was changed. A trained
-model is whole in itself: its bundles are held against their bytes, not against the cohort that they were trained on
-(see :meth:`Lineage.doubt`).
+The recorded path of an input shows its producer: a path within the workspace is an output of the stage with the nearest
+manifest above it; an absolute path, or one with a time, is a user's file. A user's file that is gone counts as archived
+after use, and its results stay valid; a file with other bytes has changed. A trained model stands for itself: its
+bundles are compared by their bytes, not with the cohort that they were trained on (see :meth:`Lineage.doubt`).
 
-Nothing big is read: outputs are compared by their sizes and recorded digests, and a file of the user's is hashed only
-where its size or time differs from the recorded one.
+Nothing large is read: outputs are compared by size and recorded digest, and a user's file is hashed only if its size or
+time differs from the recorded one.
 """
 
 from __future__ import annotations
@@ -33,21 +33,22 @@ State = Literal["done", "empty", "failed", "lost", "stale"]
 
 MODEL = "model"
 """Name of the input that is a trained model's folder."""
-_REASONS = 3
-"""Reasons told of one record; a fold may be made from hundreds of inputs."""
+_MAX_REASONS = 3
+"""Number of reasons listed for one record; a fold may have hundreds of inputs."""
 
 
 @dataclass(frozen=True)
 class Standing:
-    """How a record stands: it counts as ``done`` or ``empty``, or it does not, and why."""
+    """The state of a record: valid as ``done`` or ``empty``, or not valid, and why."""
 
     state: State
     why: str = ""
     changed: tuple[str, ...] = ()
-    """Names of the inputs that are no longer what they were."""
+    """Names of the inputs that have changed."""
 
     @property
     def counts(self) -> bool:
+        """Whether the record is valid."""
         return self.state in ("done", "empty")
 
 
@@ -59,7 +60,7 @@ class _Folder:
 
     @cached_property
     def latest(self) -> dict[tuple[str, str], Record]:
-        """The last record of each stage and item."""
+        """The latest record of each stage and item."""
         return {(record.stage, record.item): record for record in self._records}
 
     @cached_property
@@ -69,41 +70,41 @@ class _Folder:
 
 
 class Lineage:
-    """A look at a workspace as it is now. It remembers what it has read: make another one after anything has run."""
+    """A snapshot of a workspace, which caches what it has read: make a new one after any stage has run."""
 
     def __init__(self, workspace: Path) -> None:
         self.workspace = workspace
         self._folders: dict[Path, _Folder] = {}
         self._places: dict[PurePosixPath, Path | None] = {}
-        self._standings: dict[int, tuple[Record, Standing]] = {}  # the record too, so that its id stays its own
+        self._standings: dict[int, tuple[Record, Standing]] = {}  # holds the record, so that its id is not reused
         self._files: dict[tuple[str, InputRecord], str] = {}
         self._models: dict[Path, str | None] = {}
 
     def latest(self, folder: Path, stage: str | None = None) -> dict[str, Record]:
-        """The last record of each item of a stage's folder, whether or not it counts."""
+        """Return the latest record of each item of a stage's folder, valid or not."""
         return {item: r for (of, item), r in self._folder(folder).latest.items() if stage in (None, of)}
 
     def all_latest(self, folder: Path) -> list[Record]:
-        """The last record of each stage and item of a folder, whether or not it counts."""
+        """Return the latest record of each stage and item of a folder, valid or not."""
         return list(self._folder(folder).latest.values())
 
     def standing(self, record: Record) -> Standing:
-        """How a record stands, as the last of its item."""
-        known = self._standings.get(id(record))
-        if known is None:
-            known = self._standings[id(record)] = record, self._judged(record)
-        return known[1]
+        """Determine the state of a record, which must be the latest of its item."""
+        cached = self._standings.get(id(record))
+        if cached is None:
+            cached = self._standings[id(record)] = record, self._judged(record)
+        return cached[1]
 
     def doubt(self, record: Record) -> str:
-        """Why the trained model of this workspace that a record was made with will itself be made again, or nothing.
+        """Say why the trained model behind a record is itself out of date; empty if it is not.
 
-        The record counts: whoever uses a trained model may go on using it when its cohort grows. It should be said.
+        The record stays valid, since a trained model may still be used when its cohort grows, but users should know.
         """
         given = record.inputs.get(MODEL)
         return "" if given is None or given.path is None else self.doubt_of_model(Path(given.path))
 
     def doubt_of_model(self, model: Path) -> str:
-        """The same of a model's folder; it may be one of another workspace, of which nothing can be said."""
+        """Say why a model's folder is out of date; empty if it is not, or if it belongs to another workspace."""
         place = self.workspace / model
         if not place.is_relative_to(self.workspace) or not (place / "manifest.jsonl").is_file():
             return ""
@@ -124,14 +125,14 @@ class Lineage:
         if record.stage_version != VERSIONS.get(record.stage, record.stage_version):
             reasons.append(f"{record.stage} has changed since (version {record.stage_version})")
         if reasons:
-            more = f"; and {len(reasons) - _REASONS} more" if len(reasons) > _REASONS else ""
-            return Standing("stale", "; ".join(reasons[:_REASONS]) + more, tuple(changed))
+            more = f"; and {len(reasons) - _MAX_REASONS} more" if len(reasons) > _MAX_REASONS else ""
+            return Standing("stale", "; ".join(reasons[:_MAX_REASONS]) + more, tuple(changed))
         return Standing(record.status)
 
     def _changed(self, record: Record, name: str, given: InputRecord) -> str:
-        """Why an input is no longer what it was, or nothing."""
+        """Say how an input has changed; empty if it has not."""
         if given.path is None:
-            return ""  # a value: who plans the item holds it against the present one
+            return ""  # a value: compared when the item is planned
         if name == MODEL:
             return self._model_changed(given.path, given.digest)
         if given.mtime_ns is None and Path(given.path).is_absolute():
@@ -155,7 +156,7 @@ class Lineage:
         return "" if standing.counts else f"{name} will be made again ({standing.why})"
 
     def _changed_before(self, record: Record, name: str, digest: str) -> str:
-        """A file that an earlier stage identified (a slide, which tiling read): it is what that stage read of it."""
+        """Compare a file's digest with that recorded by an earlier stage (for a slide, by tiling)."""
         for given in record.inputs.values():
             made = None if given.path is None or Path(given.path).is_absolute() else self._maker(given.path)
             if made is not None and name in made.inputs and made.inputs[name].digest != digest:
@@ -170,7 +171,7 @@ class Lineage:
         return f"the model is gone ({path})" if now is None else "" if now == digest else f"the model changed ({path})"
 
     def _maker(self, path: str) -> Record | None:
-        """The last record of the item that wrote an output."""
+        """Find the latest record of the item that wrote an output."""
         first = PurePosixPath(path).parent
         if first not in self._places:
             above = (self.workspace / parent for parent in PurePosixPath(path).parents)
@@ -186,14 +187,14 @@ class Lineage:
 
 
 def model_record(model: Path, workspace: Path) -> OutputRecord:
-    """A trained model as an input: its folder, relative to the workspace if it lies there, and its bundles' bytes."""
+    """Describe a trained model as an input: its folder, relative to the workspace if inside, and a digest."""
     model, workspace = model.resolve(), workspace.resolve()
     place = model.relative_to(workspace).as_posix() if model.is_relative_to(workspace) else str(model)
     return OutputRecord(path=place, bytes=0, digest=digest_of_model(model) or "none")
 
 
 def digest_of_model(model: Path) -> str | None:
-    """What the bundles of all folds hold; None where there is no whole model."""
+    """Compute the digest of all folds' bundles; None if the model is not complete."""
     folds = _folds(model)
     bundles = {str(fold): model / f"fold-{fold}" for fold in range(folds or 0)}
     if not bundles or not all(bundle.is_dir() for bundle in bundles.values()):
@@ -202,7 +203,7 @@ def digest_of_model(model: Path) -> str | None:
 
 
 def _folds(model: Path) -> int | None:
-    """How many folds a model says it has: earlier trainings may have left more."""
+    """Read the number of folds of a model from its first bundle, since earlier trainings may have left more folders."""
     try:
         folds = json.loads((model / "fold-0" / "bundle.json").read_bytes())["folds"]
     except (OSError, ValueError, KeyError, TypeError):
@@ -211,22 +212,22 @@ def _folds(model: Path) -> int | None:
 
 
 def _file_changed(name: str, given: InputRecord) -> str:
-    """Why a file of the user's is no longer what it was, or nothing."""
+    """Say how a user's file has changed; empty if it has not."""
     path = Path(given.path or "")
     if not path.exists():
-        return ""  # moved away after use: what was made from it still counts
+        return ""  # moved away after use: its results stay valid
     try:
         if stamp(path) == (given.bytes, given.mtime_ns) or _digest(name, path) == given.digest:
-            return ""  # at most touched
+            return ""  # the same bytes, perhaps with a new time
     except (OSError, WsipipeError):
         return f"{name} cannot be read ({path.name})"
     return f"{name} changed ({path.name})"
 
 
 def _digest(name: str, path: Path) -> str:
-    """The digest of a file of the user's, as the stage that reads it takes it."""
+    """Compute the digest of a user's file, as the stage that reads it does."""
     if name == "slide":
-        from ..data.slides.finding import slide_identity  # loads readers, which most need not
+        from ..data.slides.finding import slide_identity  # loads readers, which are rarely needed
 
         return slide_identity(path)[1]
     if name == "weights":
@@ -237,7 +238,7 @@ def _digest(name: str, path: Path) -> str:
 
 
 def count_by_reason(left_out: Mapping[str, Standing]) -> dict[str, list[str]]:
-    """``failed``, ``empty``, ``with lost outputs`` or ``stale`` → the items that are."""
+    """Group items by reason: ``failed``, ``empty``, ``with lost outputs`` or ``stale``."""
     words = {"lost": "with lost outputs"}
     grouped: dict[str, list[str]] = {}
     for item, standing in left_out.items():

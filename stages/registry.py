@@ -1,11 +1,11 @@
-"""Every stage, a row each: its name, its version, where its manifests lie, its settings and how it is made.
+"""The table of all stages: name, version, folders of the manifests, settings and class.
 
-What the rest of wsipipe knows of a stage follows from its row: the section of the settings file, its rows in
-``wsipipe status``, whether what is recorded is of its present version and, where the row names the stage, its command
-and its step of ``wsipipe.run``. Stages and settings are named here, not imported: ``wsipipe --help`` reads this table.
+Everything else about a stage follows from its row: the section of the settings file, its rows in ``wsipipe status``,
+whether a record is of its present version and, if the row names the class, its command and its step of
+``wsipipe.run``. Classes are given as import paths, not imported, since ``wsipipe --help`` reads this table.
 
 A version is raised when the same settings and inputs would give other results than before, or when a setting's default
-changes. What an older version made is then stale, and is made again. Names that stages had before are in
+changes. Results of an older version are then stale and are made again. Former names of stages are in
 :data:`~wsipipe.data.manifest.FORMER_STAGES`.
 """
 
@@ -24,14 +24,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class StageRow:
-    """A stage.
+    """The row of one stage.
 
-    :param name: in manifests and on the console; also of its command and its section of the settings file.
-    :param folders: of a workspace, as glob patterns, in which its manifests lie.
-    :param settings: its settings, as ``.module:Class`` seen from here; empty where it has no section of its own.
-    :param stage: the stage, as ``.module:Class``, if ``Class.made(settings, workspace, source)`` makes it; it then
-        has a command and a step of its own.
-    :param after: the folder that it reads, chosen by ``--tiles`` or ``--features``, and given to it as ``source``.
+    :param name: its name in manifests and on the console, of its command and of its section of the settings file.
+    :param folders: glob patterns of the workspace folders with its manifests.
+    :param settings: its settings as ``.module:Class``, relative to this package; empty if it has no section of its own.
+    :param stage: its class as ``.module:Class``, if ``Class.made(settings, workspace, source)`` builds it; it then has
+        a command and a step of its own.
+    :param after: the kind of folder that it reads, chosen by ``--tiles`` or ``--features`` and passed as ``source``.
     :param argument: the setting that its command takes without a flag.
     """
 
@@ -50,10 +50,10 @@ class StageRow:
         return found
 
     def make(self, settings: Settings, workspace: Path, source: Path | None = None, **further: Any) -> Any:
-        """The stage itself, a :class:`~wsipipe.stages.stage.Stage`.
+        """Build the stage, a :class:`~wsipipe.stages.stage.Stage`.
 
         :param source: the folder that it reads.
-        :param further: what the stage takes beside.
+        :param further: further arguments of the stage.
         """
         return _found(self.stage).made(settings, workspace, source, **further)
 
@@ -82,14 +82,14 @@ STAGES: Final = (
     StageRow("read_slides", 2, ("evaluations/*",)),
     StageRow("external_evaluate", 4, ("evaluations/*",)),
 )  # fmt: skip
-"""In the order of the chain."""
+"""All stages, in the order of the pipeline."""
 
 VERSIONS: Final[Mapping[str, int]] = MappingProxyType({row.name: row.version for row in STAGES})
 FOLDERS: Final = tuple(dict.fromkeys(folder for row in STAGES for folder in row.folders))
 
 
 def steps() -> dict[str, StageRow]:
-    """The stages that have a command and a step of their own, by name."""
+    """List the stages that have a command and a step of their own, by name."""
     return {row.name: row for row in STAGES if row.stage}
 
 

@@ -1,8 +1,8 @@
-"""Rows of a zarr v3 array, read when asked for and written as they come: one shard, in the memory of one chunk.
+"""Streaming reader and writer of a zarr v3 array's rows: one shard, in the memory of one chunk.
 
-zarr's own writer needs a shard in memory, and its size beforehand. In a shard (zarr v3 ``sharding_indexed``, index at
-the end) chunks may lie in any order, and what counts them comes last; so they can be written as they fill, and the
-array be described when its length is known. The bytes are those that zarr's writer makes of the whole array.
+zarr's own writer needs a whole shard in memory and its size in advance. In a shard (zarr v3 ``sharding_indexed``, index
+at the end) chunks may be stored in any order, and the index comes last; so chunks can be written as they fill, and the
+array's metadata when its length is known. The bytes equal those that zarr's writer produces for the whole array.
 """
 
 from __future__ import annotations
@@ -25,24 +25,24 @@ _CHUNK_BYTES = 1 << 20
 """About this much is decompressed at a time when rows are read."""
 
 _BLOCK_BYTES = 8 << 20
-"""About this much is read at a time where more is asked for."""
+"""About this much is read at a time if more is requested."""
 
 _LEVEL = 3
-"""Of zstd: levels 1 to 6 store the same of random numbers, at over 1 GB/s on one core; lz4 stores all of it."""
+"""Level of zstd: levels 1 to 6 compress features equally well, at over 1 GB/s on one core; lz4 saves nothing."""
 
 Rows = int | slice | list[int] | NDArray[np.integer[Any]] | NDArray[np.bool_]
-"""What chooses rows of an array, as NumPy takes it."""
+"""A selection of rows, as in NumPy."""
 
 UNREADABLE = (KeyError, ValueError, TypeError, OSError, RuntimeError)
-"""What zarr raises for an array that is damaged depends on where it is."""
+"""Errors that zarr raises for a damaged array, depending on where the damage is."""
 
 
 class RowReader:
-    """An array of two dimensions whose rows are read when asked for: only the chunks that they lie in.
+    """A two-dimensional array whose rows are read on access, chunk by chunk.
 
-    :param folder: of the store.
-    :param lost: what zarr reads where a file is missing.
-    :param damaged: makes the error to raise where rows are lost or damaged.
+    :param folder: the folder of the store.
+    :param lost: the fill value that zarr returns if a file is missing.
+    :param damaged: builds the error to raise if rows are lost or damaged.
     """
 
     def __init__(
@@ -57,7 +57,7 @@ class RowReader:
         return self.shape[0]
 
     def __getitem__(self, rows: Rows) -> NDArray[Any]:
-        """(n, width), or (width,) for one row.
+        """Read rows: (n, width), or (width,) for one row.
 
         :raises IndexError: there is no such row.
         :raises SurroundingsError: the store cannot be read for some seconds.
@@ -81,16 +81,16 @@ class RowReader:
                 raise
             raise self._damaged(error) from error
         if not np.isfinite(values).all() or (values == self._lost).any():
-            self._folder.stat()  # zarr reads what is lost where the whole store is gone, with its disk say
+            self._folder.stat()  # zarr also returns the fill value if the whole store is gone, for example its disk
             raise self._damaged(ValueError("a part of it is lost"))
         return np.asarray(values)
 
 
 class RowWriter:
-    """An array of two dimensions in a zarr group on disk, from first row to last.
+    """A two-dimensional array in a zarr group on disk, written from the first row to the last.
 
-    :param group: where the array is to be, in ``folder``; nothing of its name may be there.
-    :param lost: what zarr reads where a file of the array is missing; must never be a value.
+    :param group: the group in ``folder`` that gets the array; it must not contain one of that name.
+    :param lost: the fill value that zarr returns if a file of the array is missing; must never occur as a value.
     """
 
     def __init__(self, group: zarr.Group, folder: Path, name: str, *, width: int, dtype: str, lost: float) -> None:
@@ -101,11 +101,11 @@ class RowWriter:
         self._chunk: NDArray[Any] = np.empty((self.chunk_rows, width), dtype)
         self._filled = 0
         self._index: list[tuple[int, int]] = []
-        """Where each chunk begins in the shard, and how many bytes it has."""
+        """Offset in the shard and length in bytes of each chunk."""
         self._stream: BinaryIO | None = None
 
     def append(self, rows: NDArray[Any]) -> None:
-        """Write what fills a chunk, keep the rest."""
+        """Add rows: full chunks are written, the rest is kept until the next call."""
         while len(rows):
             taken = rows[: len(self._chunk) - self._filled]
             self._chunk[self._filled : self._filled + len(taken)] = taken
@@ -116,8 +116,8 @@ class RowWriter:
                 self._write_chunk()
 
     def finish(self) -> None:
-        """Write what is left, the shard's index, and the array's description."""
-        chunk = self.chunk_rows if self._index else max(1, self._filled)  # an array of one chunk has no more than that
+        """Write the last chunk, the shard's index and the array's metadata."""
+        chunk = self.chunk_rows if self._index else max(1, self._filled)  # a single chunk is as short as the array
         if self._filled:
             padded = np.full((chunk, self.width), self._lost, self._chunk.dtype)
             padded[: self._filled] = self._chunk[: self._filled]
@@ -137,7 +137,7 @@ class RowWriter:
         )
 
     def close(self) -> None:
-        """Let go of the file, finished or not."""
+        """Close the file, finished or not."""
         if self._stream is not None:
             self._stream.close()
             self._stream = None

@@ -1,30 +1,30 @@
-"""The feature store: one zarr v3 group a slide, written whole, that says what its numbers are.
+"""The feature store: one self-describing zarr v3 group per slide, written completely or not at all.
 
     <slide>.zarr/
-      features   (N, D) float16 or float32   one vector a tile
+      features   (N, D) float16 or float32   one vector per tile
       coords     (N, 2) int64                x, y of the tile's top left corner, in level-0 pixels
 
-Each array is one shard, so a slide is a handful of files. The group's attributes say everything that is needed to
-know what the numbers mean (:class:`FeatureFacts`), beside ``encoding-type`` and ``encoding-version``.
+Each array is one shard, so a slide is a handful of files. The group's attributes hold everything needed to interpret
+the numbers (:class:`FeatureFacts`), beside ``encoding-type`` and ``encoding-version``.
 
 Reading, from least to most::
 
-    facts = read_facts(path)              # what it is; no numbers
-    slide = open_features(path)           # numbers when asked for, and only the chunks (about 1 MiB) they lie in
+    facts = read_facts(path)              # the metadata; no numbers
+    slide = open_features(path)           # numbers on access, and only their chunks (about 1 MiB each)
     slide.shape                           # (N, D)
-    slide.features[1000:1064]             # a slice, an index in any order, a boolean mask: what NumPy takes for rows
+    slide.features[1000:1064]             # a slice, an index in any order, a boolean mask, as in NumPy
     slide.coords[slide.coords[:, 0] < 5000]
     bag = read_bag(path)                  # all of a slide, in memory, for training
     for bag in read_bags(sorted(folder.glob("*.zarr"))): ...      # a cohort, a slide at a time
 
-Writing, in the memory of a chunk however many tiles a slide has::
+Writing, in the memory of one chunk for any number of tiles::
 
     with FeatureWriter(path, width=1536, dtype="float16", most=len(tiles)) as writer:
         for features, coords in batches:
             writer.append(features, coords)
-        writer.finish(facts)              # left without it, nothing has happened
+        writer.finish(facts)              # without this, nothing is stored
 
-:func:`write_features` is the same for arrays that are there already.
+:func:`write_features` does the same for arrays in memory.
 """
 
 from __future__ import annotations
@@ -55,11 +55,11 @@ ENCODING_VERSION = "1"
 
 StoreDtype = Literal["float16", "float32"]
 _NOWHERE = np.iinfo(np.int64).min
-"""The coordinate that is read where a file of the store is lost; features then read NaN. Neither is ever written."""
+"""The coordinate that is read if a file of the store is lost; features then read NaN. Neither is ever written."""
 
 
 class FeatureFacts(BaseModel):
-    """What the numbers of a store are.
+    """The metadata of a store: where its numbers come from and how they were computed.
 
     A text that begins with ``unknown:`` stands for what the file did not tell that the store was imported from
     (:func:`~wsipipe.data.interop.imported_features.imported_facts`).
@@ -71,7 +71,7 @@ class FeatureFacts(BaseModel):
     slide_digest: str
     tiles_digest: str
     mpp: float
-    """True µm per pixel of the tiles before the backbone's own resize; near the asked one, within the tolerance."""
+    """True µm per pixel of the tiles before the backbone's own resize; within the tolerance of the requested one."""
     tile_px: int
     tile_size_level0: float
     """Side of a tile in level-0 pixels."""
@@ -83,13 +83,13 @@ class FeatureFacts(BaseModel):
     precision: str
     transform: dict[str, Any]
     bad_tiles: list[list[int]] = []
-    """x, y (level-0 pixels) of tiles that could not be decoded and are left out."""
+    """x, y (level-0 pixels) of the tiles that could not be decoded and were left out."""
     versions: dict[str, str] = {}
 
 
 @dataclass(frozen=True)
 class Bag:
-    """A slide as a model sees it."""
+    """A slide as a model sees it: its features and coordinates in memory."""
 
     slide_id: str
     features: NDArray[np.floating[Any]]
@@ -100,14 +100,14 @@ class Bag:
 
 
 class FeatureWriter:
-    """A slide's store, written as the features come: under its own name only when finished, else not at all.
+    """A streaming writer of a slide's store, which appears under its name only when finished.
 
-    Equal content gives equal bytes, in however many pieces it came. After any error nothing is left of it.
-    What it needs of memory is a chunk of about 1 MiB an array. One thread at a time.
+    Equal content gives equal bytes, in whatever pieces it was appended. After any error nothing is left on disk. It
+    needs the memory of one chunk of about 1 MiB per array. For one thread at a time.
 
-    :param path: of the store; an older one there is replaced when this one is finished.
-    :param most: no more tiles than this will come.
-    :raises SurroundingsError: the disk is full or read-only; so do ``append`` and ``finish``.
+    :param path: the path of the store; an existing one is replaced when this one is finished.
+    :param most: upper bound of the number of tiles.
+    :raises SurroundingsError: the disk is full or read-only; also raised by ``append`` and ``finish``.
     """
 
     def __init__(self, path: Path, *, width: int, dtype: StoreDtype, most: int) -> None:
@@ -125,16 +125,16 @@ class FeatureWriter:
 
     @property
     def tiles(self) -> int:
-        """How many were appended."""
+        """The number of tiles appended so far."""
         return self._features.rows
 
     def append(self, features: NDArray[np.floating[Any]], coords: NDArray[np.int64]) -> None:
-        """Add tiles after those that are there.
+        """Add tiles after the existing ones.
 
-        :param features: (n, D), finite, and finite still in the store's type; any n.
+        :param features: (n, D), finite, also after conversion to the store's type; any n.
         :param coords: (n, 2) in level-0 pixels.
         :raises StoreError: values that are not finite; the message names the first tile.
-        :raises UsageError: another width, more tiles than ``most``, or a writer that is closed.
+        :raises UsageError: another width, more tiles than ``most``, or a closed writer.
         """
         self._refuse_closed()
         try:
@@ -144,15 +144,15 @@ class FeatureWriter:
             raise
 
     def finish(self, facts: FeatureFacts) -> None:
-        """Write what is left and what the numbers are, and take the place under ``path``.
+        """Write the remaining rows and the metadata, and put the store in place at ``path``.
 
-        :raises UsageError: facts of another width, or a writer that is closed.
+        :raises UsageError: facts with another width, or a closed writer.
         """
         self._refuse_closed()
         try:
             if facts.width != self._features.width:
-                wrong = f"features {self._features.width} wide with facts that say {facts.width}"
-                raise UsageError(wrong, path=self.path, hint="give the width that the backbone has")
+                wrong = f"features of width {self._features.width}, but the facts state {facts.width}"
+                raise UsageError(wrong, path=self.path, hint="give the backbone's width")
             self._features.finish()
             self._places.finish()
             self._group.attrs.update(
@@ -168,7 +168,7 @@ class FeatureWriter:
         self._leave(None)
 
     def discard(self) -> None:
-        """Leave no trace. Does nothing to a writer that is finished or discarded."""
+        """Remove the unfinished store. Does nothing if the writer is finished or discarded."""
         if self._open:
             self._leave(_Discarded())
 
@@ -188,7 +188,7 @@ class FeatureWriter:
         if before + len(features) > self.most:
             wrong = f"{before + len(features)} tiles where at most {self.most} were announced"
             raise UsageError(wrong, path=self.path, hint="announce as many as the slide has")
-        step = self._features.chunk_rows  # so that a whole slide at once is not copied at once
+        step = self._features.chunk_rows  # so that a whole slide is never copied at once
         for start in range(0, len(features), step):
             part, places = features[start : start + step], coords[start : start + step]
             with np.errstate(over="ignore"):
@@ -214,19 +214,22 @@ class FeatureWriter:
 
     def _refuse_closed(self) -> None:
         if not self._open:
-            raise UsageError("its writer is closed", path=self.path, hint="open another one")
+            raise UsageError("the writer is closed", path=self.path, hint="open another one")
 
     def _leave(self, error: BaseException | None) -> None:
-        """End the scratch store, well or for this reason; what is said of a full disk is said there."""
+        """Close the temporary store: put it in place, or remove it because of an error.
+
+        An error for a full disk is raised there.
+        """
         self._open = False
         for rows in (self._features, self._places):
-            with suppress(OSError):  # of a full disk, again: what counts is `error`
+            with suppress(OSError):  # a full disk may fail here again; `error` is the one to report
                 rows.close()
         self._whole.__exit__(None if error is None else type(error), error, None)
 
 
-class _Discarded(Exception):  # noqa: N818  no error: it never leaves this module
-    """Why a store was not finished: nobody wanted it."""
+class _Discarded(Exception):  # noqa: N818  not an error: it never leaves this module
+    """The reason for removing a store whose writer was discarded."""
 
 
 def write_features(
@@ -237,9 +240,9 @@ def write_features(
     *,
     dtype: StoreDtype = "float16",
 ) -> None:
-    """Write a slide's features, whole or not at all. Equal content gives equal bytes.
+    """Write a slide's features, completely or not at all. Equal content gives equal bytes.
 
-    :param features: (N, D), finite, and finite still in ``dtype``.
+    :param features: (N, D), finite, also after conversion to ``dtype``.
     :param coords: (N, 2) in level-0 pixels.
     :raises StoreError: values that are not finite; the message names the first tile.
     """
@@ -250,7 +253,7 @@ def write_features(
 
 @dataclass(frozen=True)
 class OpenFeatures:
-    """A store whose numbers are read when asked for. There is nothing to close."""
+    """A store whose numbers are read on access. It needs no closing."""
 
     facts: FeatureFacts
     features: RowReader
@@ -260,7 +263,7 @@ class OpenFeatures:
 
     @property
     def shape(self) -> tuple[int, int]:
-        """Tiles and width."""
+        """The number of tiles and the width."""
         return self.features.shape
 
     def __len__(self) -> int:
@@ -268,17 +271,17 @@ class OpenFeatures:
 
 
 def read_facts(path: Path) -> FeatureFacts:
-    """What a store holds, without its numbers.
+    """Read a store's metadata, without its numbers.
 
-    :raises StoreError: it is no feature store, or one of another version.
+    :raises StoreError: it is not a feature store, or one of another version.
     """
     return patiently(lambda: _open(path), path)[1]
 
 
 def open_features(path: Path) -> OpenFeatures:
-    """A slide's features and coordinates, none of them read yet.
+    """Open a slide's features and coordinates, without reading them yet.
 
-    :raises StoreError: it is no feature store, one of another version, or damaged.
+    :raises StoreError: it is not a feature store, one of another version, or damaged.
     """
     return patiently(lambda: _opened(path), path)
 
@@ -303,16 +306,16 @@ def _opened(path: Path) -> OpenFeatures:
 
 
 def read_bag(path: Path) -> Bag:
-    """A slide's features and coordinates, in memory.
+    """Read a slide's features and coordinates into memory.
 
-    :raises StoreError: it is no feature store, one of another version, or damaged.
+    :raises StoreError: it is not a feature store, one of another version, or damaged.
     """
     store = open_features(path)
     return Bag(store.facts.slide_id, store.features[:], store.coords[:], store.facts)
 
 
 def read_bags(paths: Iterable[Path]) -> Iterator[Bag]:
-    """The bags of a cohort, one at a time; a Mac's ``._<slide>.zarr`` beside a store is none."""
+    """Read the bags of a cohort, one at a time, skipping a Mac's ``._<slide>.zarr`` files."""
     return (read_bag(path) for path in paths if not is_stray(path.name))
 
 
@@ -326,7 +329,7 @@ def _open(path: Path) -> tuple[zarr.Group, FeatureFacts]:
     kind, version = attributes.pop("encoding-type", None), attributes.pop("encoding-version", None)
     if (kind, version) != (ENCODING_TYPE, ENCODING_VERSION):
         raise StoreError(
-            f"is {kind or 'no store of ours'} version {version}, not {ENCODING_TYPE} version {ENCODING_VERSION}",
+            f"is {kind or 'an unknown store'} version {version}, not {ENCODING_TYPE} version {ENCODING_VERSION}",
             path=path,
             hint="use the wsipipe that wrote it, or extract again",
         )
@@ -337,7 +340,7 @@ def _open(path: Path) -> tuple[zarr.Group, FeatureFacts]:
 
 
 def _let_through(error: Exception) -> None:
-    """Raise it again if the machine is at fault. What is missing may be damage too, and keeps its name."""
+    """Raise the error again if the storage is at fault; a missing file counts as damage and is not raised."""
     fault = reading_fault(error)
     if fault is not None and fault.errno != errno.ENOENT:
         raise error
@@ -346,7 +349,7 @@ def _let_through(error: Exception) -> None:
 def _damaged(path: Path, error: Exception) -> StoreError:
     first = (str(error).splitlines() or [repr(error)])[0]
     return StoreError(
-        f"is damaged or no feature store: {first}",
+        f"is damaged or not a feature store: {first}",
         path=path,
         hint="remove it and run wsipipe extract: only this slide is done again",
     )

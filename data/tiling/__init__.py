@@ -1,1 +1,1 @@
-"""Tissue and tiles: where they lie on a slide, their pixels, and the HDF5 file that keeps them."""
+"""Tissue and tiles: their positions on a slide, their pixels, and the HDF5 file that stores them."""

@@ -1,6 +1,6 @@
-"""Where the tiles of a slide lie: the level to read, how much of it, and at which positions.
+"""The grid of a slide's tiles: the level to read, the size to read, and the positions.
 
-Three scales meet here, and each number says which one is its own: pixels of level 0 (positions), pixels of the
+There are three scales, and each number's type says which one it is in: pixels of level 0 (positions), pixels of the
 level that is read, and pixels of the tile as the backbone sees it.
 """
 
@@ -21,19 +21,20 @@ Coords = npt.NDArray[np.int64]
 """(N, 2): x and y of the tiles' upper left corners, in pixels of level 0."""
 
 LevelPolicy = Literal["coarsest", "finest", "nearest"]
-"""Which level of the pyramid the tiles are read from. The field of view asked for is the same with each.
+"""The level of the pyramid that tiles are read from. The field of view of a tile is the same with each.
 
-- ``coarsest``: the coarsest that is at least as fine as asked. Least is decoded, and nothing is enlarged.
-- ``finest``: level 0, whatever it costs: as tools do that know no pyramid, and blind to how a scanner made its levels.
-- ``nearest``: the one whose resolution is nearest by ratio, though it may be up to 25 % coarser
-  (:data:`MOST_COARSER`) and its tiles then enlarged a little. Decodes less still, for a little sharpness.
+- ``coarsest``: the coarsest that is at least as fine as requested. Least is decoded, and nothing is enlarged.
+- ``finest``: level 0, whatever it costs: like tools without pyramid support, and independent of how a scanner computed
+  its levels.
+- ``nearest``: the one with the nearest resolution by ratio, which may be up to 25 % coarser (:data:`MOST_COARSER`), so
+  that its tiles are enlarged a little. Decodes even less, and loses a little sharpness.
 """
 
 MOST_COARSER: Final = 0.25
-"""How much coarser than asked, as a share of it, a level may be for ``nearest`` to read it. ``allow_upsample`` is for
-slides that have no such level, and changes nothing for others."""
+"""How much coarser than requested a level may be for ``nearest``, as a fraction. ``allow_upsample`` is for slides
+without such a level, and changes nothing for others."""
 
-_ROUNDING: Final = 1e-9  # relative: 0.5 asked and 0.25 × 2.0000000001 read are the same
+_ROUNDING: Final = 1e-9  # relative: 0.5 requested and 0.25 × 2.0000000001 read are the same
 _SLACK: Final = 1e-6  # px: positions divided by a fractional downsample
 
 
@@ -42,16 +43,16 @@ class TileGrid:
     """A grid of square tiles over one slide.
 
     A tile is a square of ``read_px`` pixels of ``level``, resized to ``tile_px`` unless both are equal. Its field of
-    view is the asked one to half a pixel of that level (``native_tolerance`` aside), and neighbours abut
+    view is the requested one to half a pixel of that level (``native_tolerance`` aside), and neighbours adjoin
     exactly, or overlap by ``overlap / tile_px`` of their side.
     """
 
     mpp: Mpp
-    """As asked."""
+    """The requested resolution."""
     tile_px: TilePx
     """Side of a tile as the backbone sees it."""
     overlap: TilePx
-    """What neighbours share, in pixels of the tile."""
+    """Overlap of neighbours, in pixels of the tile."""
     level: int
     downsample: float
     """Pixels of level 0 along one pixel of ``level``."""
@@ -61,16 +62,16 @@ class TileGrid:
     """Side of the square to read at ``level``."""
     columns: int
     rows: int
-    """Tiles that lie wholly inside the slide."""
+    """Number of rows; as with columns, of tiles completely inside the slide."""
 
     @property
     def native(self) -> bool:
-        """Whether tiles are pixels of the slide as they are, without resampling."""
+        """Whether tiles are the slide's own pixels, without resampling."""
         return int(self.read_px) == int(self.tile_px)
 
     @property
     def tile_mpp(self) -> Mpp:
-        """True microns per pixel of a tile: within the tolerance, or the rounding of ``read_px``, the asked one."""
+        """True microns per pixel of a tile: as requested, to within the tolerance or the rounding of ``read_px``."""
         return Mpp(self.read_px * self.level_mpp / self.tile_px)
 
     @property
@@ -80,7 +81,7 @@ class TileGrid:
 
     @property
     def step(self) -> float:
-        """Pixels of level 0 from a tile to the next; not whole where the downsample or the overlap is not."""
+        """Pixels of level 0 from a tile to the next; can be fractional, like the downsample and the overlap."""
         return self.read_px * self.downsample * (self.tile_px - self.overlap) / self.tile_px
 
     def coords(self) -> Coords:
@@ -103,18 +104,18 @@ def plan_grid(
 ) -> TileGrid:
     """Lay a grid over a slide.
 
-    Read is, unless ``level_policy`` says otherwise, the coarsest level that is at least as fine as asked. A level
-    within ``native_tolerance`` (0.02 is 2 %) counts as what was asked and is read as it is: scanners' 20x runs from
-    0.494 to 0.506.
+    By default the coarsest level that is at least as fine as requested is read. A level within ``native_tolerance``
+    (0.02 is 2 %) of the requested resolution is read without resampling: the 20x of scanners ranges from 0.494 to 0.506
+    µm per pixel.
 
     :param level_dimensions: width and height of each level in its own pixels, finest first.
     :param level_downsamples: pixels of level 0 along one of each level.
     :param slide_mpp: microns per pixel of level 0.
-    :param allow_upsample: enlarge a slide that is coarser than asked, rather than refuse it: from its level 0.
+    :param allow_upsample: enlarge level 0 of a slide that is coarser than requested, instead of refusing it.
     :param level_policy: see :data:`LevelPolicy`.
-    :returns: a grid, of no tiles where the slide is smaller than one.
-    :raises SlideError: the slide is coarser than asked (by more than a quarter, where ``nearest`` is the policy); the
-        error names no file.
+    :returns: a grid, without tiles if the slide is smaller than one.
+    :raises SlideError: the slide is coarser than requested (by more than a quarter with ``nearest``); the error names
+        no file.
     :raises UsageError: an overlap of a whole tile or more, or a step of less than a pixel.
     """
     if not 0 <= overlap < tile_px:
@@ -123,8 +124,8 @@ def plan_grid(
     level_mpps = [Mpp(slide_mpp * downsample) for downsample in level_downsamples]
     level = _level(level_mpps, mpp, level_policy, native_tolerance, allow_upsample=allow_upsample)
     if level is None:
-        wrong = f"coarser than asked: {slide_mpp:.6g} µm per pixel at its finest, and tiles are to have {mpp:g}"
-        # Rounded up: a resolution that is asked for must not be finer than the slide by the digits left away.
+        wrong = f"coarser than requested: {slide_mpp:.6g} µm per pixel at its finest level, and tiles need {mpp:g}"
+        # Rounded up: the suggested resolution must not be finer than the slide because of dropped digits.
         coarse = f"{ceil(slide_mpp * 1e4) / 1e4:g}"
         hint = f"enlarge it with --allow-upsample; or cut coarser tiles: wsipipe tile --mpp {coarse}"
         raise SlideError(wrong, hint=hint)
@@ -145,10 +146,11 @@ def plan_grid(
         rows=0,
     )
     if grid.step < 1:
-        wrong = f"an overlap of {overlap} of {tile_px} px leaves less than a pixel from tile to tile"
+        wrong = f"with an overlap of {overlap} of {tile_px} px, tiles are less than a pixel apart"
         raise UsageError(wrong, path="overlap", hint="give a smaller one")
     columns, rows = (
-        _count(grid, full, own) for full, own in zip(level_dimensions[0], level_dimensions[level], strict=True)
+        _count(grid, level0_side, level_side)
+        for level0_side, level_side in zip(level_dimensions[0], level_dimensions[level], strict=True)
     )
     return replace(grid, columns=columns, rows=rows)
 
@@ -179,8 +181,8 @@ def _positions(step: float, count: int) -> npt.NDArray[np.int64]:
     return np.asarray(np.rint(np.arange(count) * step), np.int64)
 
 
-def _count(grid: TileGrid, full: int, own: int) -> int:
-    """Tiles along an axis of ``full`` pixels at level 0 and ``own`` at the level read, which may be cut short there."""
-    at = _positions(grid.step, int(full / grid.step) + 2)
-    inside = (at + grid.size_level0 <= full) & (at / grid.downsample + grid.read_px <= own + _SLACK)
+def _count(grid: TileGrid, level0_side: int, level_side: int) -> int:
+    """Count the tiles along an axis, given its pixels at level 0 and at the level read, which may be cropped."""
+    at = _positions(grid.step, int(level0_side / grid.step) + 2)
+    inside = (at + grid.size_level0 <= level0_side) & (at / grid.downsample + grid.read_px <= level_side + _SLACK)
     return int(inside.sum())

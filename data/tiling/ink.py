@@ -1,10 +1,11 @@
-"""Pen on a slide, and what is black: both are taken out before anything is called tissue.
+"""Pen ink and black areas on a slide; both are excluded before tissue is searched.
 
-Ink has hues that haematoxylin, eosin and DAB do not have, or not so pure. Other stains do: methenamine silver is
-counterstained with light green, trichromes and Alcian blue are as blue as a marker, and silver and melanin are black.
-Two things tell such a stain from ink. Ink lies on the cover slip, out of focus, and is plain within its stroke but for
-the tissue below, where a stained section has texture through and through. And a stain is much of what there is to see
-on its slide, or has the very colour of the rest, while ink stands beside tissue of another colour, or over part of it.
+Ink has hues that haematoxylin, eosin and DAB lack, or do not have as pure. Other stains do have them: methenamine
+silver is counterstained with light green, trichromes and Alcian blue are as blue as a marker, and silver and melanin
+are black. Two properties distinguish such a stain from ink. Ink lies on the cover slip, out of focus, and its strokes
+are smooth apart from tissue below them, while a stained section has texture throughout. And a stain makes up much of
+the tissue of its slide, or has the same colour as the rest, while ink lies beside tissue of another colour, or over
+part of it.
 """
 
 from __future__ import annotations
@@ -24,34 +25,34 @@ from .pieces import Mask, disc, morphed, pieces
 Density = npt.NDArray[np.float64]
 """(3,): optical density of red, green and blue."""
 
-_MIN_PEN: Final = SquareMicrons(30_000)  # a stroke is a fraction of a millimetre wide; less is ink-coloured tissue
-_PEN_MARGIN: Final = Microns(60)  # its rim, where ink and glass mix
-_BORDER: Final = Microns(16)  # of a stroke, where the change from ink to glass looks like texture
-_THROUGH: Final = 0.8  # part of a piece that has texture: through and through
-_SOMEWHERE: Final = 0.4
-_MUCH: Final = 0.5  # part of all that has texture
-_MOST: Final = 0.5  # part of all that is neither glass nor black
-_MUCH_INK: Final = 0.1  # part of a slide
-_ALIKE: Final = 0.98  # cosine: black ink is at 0.97 and less of H&E, a blue marker at 0.95 of haematoxylin
-_DENSITY: Final = -np.log10((np.arange(256, dtype=np.float32) + 1) / 256)  # of a grey level
+_MIN_PEN: Final = SquareMicrons(30_000)  # a stroke is a fraction of a millimetre wide; smaller is ink-coloured tissue
+_PEN_MARGIN: Final = Microns(60)  # the rim of a stroke, where ink and glass mix
+_BORDER: Final = Microns(16)  # the border of a stroke, where the step from ink to glass looks like texture
+_MOSTLY_TEXTURED: Final = 0.8  # fraction of a piece that has texture
+_PARTLY_TEXTURED: Final = 0.4
+_MUCH_OF_TISSUE: Final = 0.5  # fraction of all pixels with texture
+_MOST_OF_CONTENT: Final = 0.5  # fraction of all pixels that are neither glass nor black
+_MUCH_OF_SLIDE: Final = 0.1
+_MIN_COSINE: Final = 0.98  # of two colours: black ink has at most 0.97 to H&E, a blue marker 0.95 to haematoxylin
+_DENSITY: Final = -np.log10((np.arange(256, dtype=np.float32) + 1) / 256)  # optical density of each grey level
 
 
 @dataclass(frozen=True, eq=False)
 class Ink:
-    """Ink and black."""
+    """The ink and black areas of a slide."""
 
     mask: Mask
-    """(height, width), with its rim."""
+    """(height, width), including the rims of strokes."""
     doubtful: bool
-    """Much of what is on the slide was taken for ink, and may be stained tissue."""
+    """Whether much of the slide was classified as ink and may in fact be stained tissue."""
 
 
 def find_ink(picture: Rgb, smooth: Rgb, plain: Mask, glass: Mask, mpp: Mpp) -> Ink:
-    """Where there is ink, or black, on a slide.
+    """Find ink and black areas on a slide.
 
     :param smooth: the picture, smoothed.
     :param plain: where it has no texture.
-    :param glass: what looks like glass, or is missing.
+    :param glass: places that look like glass or are missing.
     """
     coloured = pieces(_ink_coloured(smooth, plain, mpp), _MIN_PEN, mpp)
     black = pieces(_black(smooth), _MIN_PEN, mpp)
@@ -60,21 +61,21 @@ def find_ink(picture: Rgb, smooth: Rgb, plain: Mask, glass: Mask, mpp: Mpp) -> I
     textured = ~plain & ~glass
     white = _density(smooth, glass & (extremes(smooth)[0] < 255))
     rest = _density(smooth, textured & ~_with_rims([coloured, black], mpp)) - white
-    kept, through, somewhat = [], 0, 0
-    of_pieces = [_Pieces.of(part, picture, mpp) for part in (coloured, black)]
-    for part in of_pieces:
-        through += int((part.mask(part.textured >= _THROUGH) & textured).sum())
-        somewhat += int((part.mask(part.textured >= _SOMEWHERE) & textured).sum())
-    much = _MUCH * max(int(textured.sum()), 1)
-    for part in of_pieces:
-        if through >= much:
-            stain = part.textured >= _SOMEWHERE
+    ink, mostly, partly = [], 0, 0
+    coloured_and_black = [_Pieces.of(part, picture, mpp) for part in (coloured, black)]
+    for part in coloured_and_black:
+        mostly += int((part.mask(part.textured >= _MOSTLY_TEXTURED) & textured).sum())
+        partly += int((part.mask(part.textured >= _PARTLY_TEXTURED) & textured).sum())
+    much = _MUCH_OF_TISSUE * max(int(textured.sum()), 1)
+    for part in coloured_and_black:
+        if mostly >= much:
+            stain = part.textured >= _PARTLY_TEXTURED
         else:
-            stain = (part.textured >= _THROUGH) & part.absorb_like(rest, smooth, white)
-        kept.append(part.mask(~stain))
-    nothing_else = coloured.mean() > _MUCH_INK and coloured.sum() > _MOST * (~glass & ~black).sum()
-    doubtful = through < much and (bool(nothing_else) or somewhat >= much)
-    return Ink(_with_rims(kept, mpp), doubtful)
+            stain = (part.textured >= _MOSTLY_TEXTURED) & part.absorb_like(rest, smooth, white)
+        ink.append(part.mask(~stain))
+    nothing_else = coloured.mean() > _MUCH_OF_SLIDE and coloured.sum() > _MOST_OF_CONTENT * (~glass & ~black).sum()
+    doubtful = mostly < much and (bool(nothing_else) or partly >= much)
+    return Ink(_with_rims(ink, mpp), doubtful)
 
 
 @dataclass(frozen=True, eq=False)
@@ -84,7 +85,7 @@ class _Pieces:
     labels: npt.NDArray[np.int32]
     """(height, width); 0 is none."""
     textured: npt.NDArray[np.float64]
-    """(number of labels,): the part of each that has texture."""
+    """(number of labels,): the fraction of each piece that has texture."""
 
     @classmethod
     def of(cls, seen: Mask, picture: Rgb, mpp: Mpp) -> _Pieces:
@@ -96,31 +97,35 @@ class _Pieces:
         return cls(labels, textured / np.maximum(within, 1))
 
     def mask(self, which: npt.NDArray[np.bool_]) -> Mask:
-        """Those of the pieces for whose label it says so."""
+        """Mark the pieces whose label is selected."""
         which = which.copy()
         which[0] = False
         return np.asarray(which[self.labels])
 
     def absorb_like(self, colour: Density, smooth: Rgb, white: Density) -> npt.NDArray[np.bool_]:
-        """By label, whether a piece takes red, green and blue away from white in the proportions of a colour."""
+        """Decide by label whether a piece absorbs red, green and blue in the same proportions as a colour."""
         alike = np.zeros(len(self.textured), bool)
         for label in range(1, len(alike)):
             own = _density(smooth, self.labels == label) - white
-            alike[label] = own @ colour >= _ALIKE * np.linalg.norm(own) * np.linalg.norm(colour) > 0
+            alike[label] = own @ colour >= _MIN_COSINE * np.linalg.norm(own) * np.linalg.norm(colour) > 0
         return alike
 
 
 def _density(smooth: Rgb, where: Mask) -> Density:
-    """Mean optical density of red, green and blue; zeros where there is nothing."""
+    """Compute the mean optical density of red, green and blue; zeros for an empty mask."""
     if not where.any():
         return np.zeros(3)
     return np.asarray(_DENSITY[smooth[where]].mean(axis=0, dtype=np.float64))
 
 
 def _ink_coloured(smooth: Rgb, plain: Mask, mpp: Mpp) -> Mask:
-    """Hues of pens. Where there is no texture, which tissue has and a stroke has not, less will do: ink that has faded,
-    or that light shines through."""
-    plain = morphed(plain, cv2.MORPH_DILATE, np.ones(texture_across(mpp), np.uint8))  # texture looks over its border
+    """Mark the hues of pens.
+
+    In places without texture (tissue has it, a stroke does not) a weaker colour is enough: ink may have faded or be
+    translucent.
+    """
+    # The square that measures texture reaches beyond the border of textured places.
+    plain = morphed(plain, cv2.MORPH_DILATE, np.ones(texture_across(mpp), np.uint8))
     hue, saturation, _ = (np.asarray(part) for part in cv2.split(np.asarray(cv2.cvtColor(smooth, cv2.COLOR_RGB2HSV))))
     coloured = chroma(smooth)
     # OpenCV counts a hue in steps of two degrees.
@@ -132,13 +137,13 @@ def _ink_coloured(smooth: Rgb, plain: Mask, mpp: Mpp) -> Mask:
 
 
 def _black(smooth: Rgb) -> Mask:
-    """Dark without colour: marker, edges of the glass, what was not scanned."""
+    """Mark dark pixels without colour: marker, edges of the glass, areas that were not scanned."""
     lowest, highest = extremes(smooth)
     return (highest < 90) & (highest - lowest < 30)
 
 
 def _textured_within(inner: Mask, picture: Rgb, mpp: Mpp) -> Mask:
-    """Where green varies over 72 µm within a mask, whatever lies beside it."""
+    """Mark where green varies over 72 µm, counting only pixels inside the mask."""
     green = np.asarray(cv2.extractChannel(picture, 1)).astype(np.float32)
     weight = inner.astype(np.float32)
     across = texture_across(mpp)

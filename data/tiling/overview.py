@@ -1,4 +1,4 @@
-"""A small picture of the whole slide, for the tissue mask and the eye."""
+"""A small picture of the whole slide, for the tissue mask and for people to look at."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from ..units import Level0Px, LevelPx, Microns, Mpp
 from .grid import fine_levels
 
 WANTED_MPP: Final = Mpp(8.0)
-"""Resolution of an overview, about, unless the slide is small."""
+"""Approximate resolution of an overview, unless the slide is small."""
 
 LONG_SIDE: Final = 1024
-"""Pixels that the overview of a smaller slide has along its longer side, about, where the slide has them."""
+"""Approximate pixels along the longer side of the overview of a small slide, if the slide has that many."""
 
 WITHIN: Final = 1.25
 """What is read may be this much coarser than wanted: pyramids have levels at 1.01, 4.04 and 8.09 µm, not at
@@ -29,14 +29,14 @@ MAX_UNREAD: Final = 0.01
 """Share of an overview that may be missing."""
 
 UNREAD_GREY: Final = 128
-"""Of pixels that could not be decoded: plain to see in a picture, and like no glass and no stain."""
+"""Colour of pixels that could not be decoded: easy to see in a picture, and unlike glass or any stain."""
 
 _WHITE: Final = (255, 255, 255)
 _BLOCK: Final = LevelPx(2048)
 """Pixels of a level that are read at a time along each side: 16 MiB, whatever the slide's size."""
 _SMALLEST: Final = LevelPx(128)
-"""A block that cannot be decoded is quartered down to this: half the side of most compressed tiles, whose grid need not
-be that of the blocks."""
+"""Blocks that cannot be decoded are quartered down to this: half the side of most compressed tiles, whose grid may
+differ from that of the blocks."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -49,21 +49,21 @@ class Overview:
     """Pixels of level 0 along one pixel, on both axes."""
     mpp: Mpp
     unread: npt.NDArray[np.bool_]
-    """(height, width): what could not be decoded. The pixels there are :data:`UNREAD_GREY` and mean nothing."""
+    """(height, width): pixels that could not be decoded. They are :data:`UNREAD_GREY` and carry no information."""
     unscanned: npt.NDArray[np.bool_] | None = None
-    """(height, width): what the scanner has left out. The pixels there are white and mean nothing. None: nothing."""
+    """(height, width): pixels that were not scanned, white and without information. None if there are none."""
 
 
 def read_overview(slide: Slide, max_unread: float = MAX_UNREAD) -> Overview:
-    """The slide at about 8 µm per pixel, or finer where that leaves it less than 1024 px long.
+    """Read the slide at about 8 µm per pixel, or finer if that would leave it less than 1024 px long.
 
-    It is read from the coarsest level that suffices, block by block, and every pixel is the mean of a square of whole
-    pixels of that level, so that nothing aliases and memory stays bounded. Level 0 is decoded only where there is no
-    coarser level that will do. Where a block cannot be decoded, as much of it as can is read in smaller ones; where
-    more than ``max_unread`` of a level is lost, the next finer level takes its place.
+    It is read from the coarsest sufficient level, block by block, and every pixel is the mean of a square of whole
+    pixels of that level, so that nothing aliases and memory stays bounded. Level 0 is decoded only if no coarser level
+    suffices. If a block cannot be decoded, it is read in smaller ones as far as possible; if more than ``max_unread``
+    of a level is lost, the next finer level is read instead.
 
-    :param max_unread: share of the overview, from 0 to 1, that may be missing.
-    :raises SlideError: no believable mpp, or more than that cannot be decoded at any level that suffices.
+    :param max_unread: fraction of the overview, from 0 to 1, that may be missing.
+    :raises SlideError: no plausible mpp, or more than that cannot be decoded at every sufficient level.
     """
     slide_mpp = slide.believed_mpp()
     long_side = Microns(max(slide.dimensions) * slide_mpp)
@@ -83,13 +83,13 @@ def read_overview(slide: Slide, max_unread: float = MAX_UNREAD) -> Overview:
 
 
 def sufficient_levels(slide: Slide, mpp: Mpp) -> list[int]:
-    """Levels of at most so many µm per pixel, coarsest first; level 0 where none is."""
+    """List the levels of at most ``mpp`` µm per pixel, coarsest first; level 0 if there are none."""
     level_mpps = [slide.believed_mpp() * downsample for downsample in slide.level_downsamples]
     return fine_levels(level_mpps, mpp) or [0]
 
 
 def _read_reduced(slide: Slide, level: int, factor: int, max_unread: float) -> Overview | tuple[float, SlideError]:
-    """A level, shrunk; or the share that is lost, as far as it was read, and the first error."""
+    """Read a level and shrink it; if too much is lost, return the fraction lost so far and the first error."""
     width, height = slide.level_dimensions[level]
     downsample = slide.level_downsamples[level] * factor
     pixels = np.full((-(-height // factor), -(-width // factor), 3), UNREAD_GREY, np.uint8)
@@ -122,7 +122,7 @@ _Area = tuple[slice, slice]
 
 
 def _blocks(slide: Slide, level: int, factor: int, area: _Area) -> Iterator[tuple[_Area, Rgb | SlideError]]:
-    """The pixels of an area, in one piece, or in those pieces that can be decoded and the errors of the others."""
+    """Yield the pixels of an area in one piece; if that fails, its decodable pieces and the errors of the others."""
     *_, width, height = region = _region(slide, level, factor, area)
     try:
         part = slide.read(level, *region)
@@ -141,7 +141,7 @@ def _blocks(slide: Slide, level: int, factor: int, area: _Area) -> Iterator[tupl
 
 
 def _region(slide: Slide, level: int, factor: int, area: _Area) -> tuple[Level0Px, Level0Px, LevelPx, LevelPx]:
-    """Where to read an area: its corner in pixels of level 0, its width and height in those of the level."""
+    """Return the region to read for an area: its corner in pixels of level 0, its width and height in the level's."""
     width, height = slide.level_dimensions[level]
     downsample = slide.level_downsamples[level]
     rows, columns = area
@@ -151,7 +151,7 @@ def _region(slide: Slide, level: int, factor: int, area: _Area) -> tuple[Level0P
 
 
 def _unscanned(slide: Slide, level: int, factor: int, area: _Area) -> npt.NDArray[np.bool_] | bool:
-    """Where all that a pixel stands for was left out by the scanner."""
+    """Mark pixels whose whole square was not scanned."""
     left_out = slide.unscanned(level, *_region(slide, level, factor, area))
     return False if left_out is None else shrink_mask(left_out, factor)
 
@@ -167,7 +167,7 @@ def _halves(side: slice) -> list[slice]:
 
 
 def shrink(pixels: Rgb, factor: int) -> Rgb:
-    """Means of ``factor`` × ``factor`` squares, those at the right and lower edge over what there is of them."""
+    """Average ``factor`` × ``factor`` squares; those cut by the right and lower edge over their existing part."""
     if factor == 1:
         return pixels
     height, width = pixels.shape[:2]
@@ -179,7 +179,7 @@ def shrink(pixels: Rgb, factor: int) -> Rgb:
 
 
 def shrink_mask(mask: npt.NDArray[np.bool_], factor: int) -> npt.NDArray[np.bool_]:
-    """Whether all of a square is set; at the right and lower edge, all that there is of it."""
+    """Mark squares that are set completely; at the right and lower edge, in their existing part."""
     return np.asarray(shrink(np.where(mask[..., None], np.uint8(255), np.uint8(0)), factor) == 255).reshape(
         -(-mask.shape[0] // factor), -(-mask.shape[1] // factor)
     )

@@ -1,17 +1,17 @@
-"""The tiles of one slide: a record, the HDF5 file that keeps it, and their pixels.
+"""The tiles of one slide: a record, the HDF5 file that stores it, and their pixels.
 
-The file holds ``coords`` (N, 2) int64, ``tissue_fraction`` (N,) and ``sharpness`` (N,) float32, and is read by TRIDENT
-as it is: its attributes stand on ``coords`` beside ours. TRIDENT speaks of magnifications and means 10 / mpp; given
-ours it arrives at the same field of view, to a pixel of the level that it reads. It looks for
-``patches/<id>_patches.h5``, where ``wsipipe export trident`` puts these very bytes.
+The file holds ``coords`` (N, 2) int64, ``tissue_fraction`` (N,) and ``sharpness`` (N,) float32, and TRIDENT can read it
+unchanged: ``coords`` carries TRIDENT's attributes beside ours. TRIDENT's magnifications are 10 / mpp; from ours it
+derives the same field of view, to a pixel of the level that it reads. It looks for ``patches/<id>_patches.h5``, where
+``wsipipe export trident`` writes a copy of this file.
 
 ====================  ==========================================================================
 patch_size            side of a tile as the backbone sees it, px
 patch_size_level0     the same in px of level 0
 level0_magnification  10 / mpp of level 0
-target_magnification  10 / true mpp of the tiles (which is not quite the mpp asked, see TileGrid)
+target_magnification  10 / true mpp of the tiles (slightly different from the requested mpp, see TileGrid)
 overlap               px of the tile
-name, savetodir       the slide's id; and ``.``, for a workspace may move
+name, savetodir       the slide's id; and ``.``, because a workspace may move
 level0_width, _height px
 ====================  ==========================================================================
 """
@@ -44,7 +44,7 @@ Scores = npt.NDArray[np.float32]
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class TileSet:
-    """Which tiles of a slide are kept, and all it takes to read their pixels."""
+    """The kept tiles of a slide, with everything needed to read their pixels."""
 
     slide_id: str
     slide_format: str
@@ -52,7 +52,7 @@ class TileSet:
     slide_size: tuple[Level0Px, Level0Px]
     """Width and height of level 0."""
     slide_mpp: Mpp
-    """Microns per pixel of level 0 that was believed: the file's, or an override."""
+    """Microns per pixel of level 0 that was used: the file's, or an override."""
     grid: TileGrid
     min_tissue: float
     """Tiles with a smaller fraction of tissue are not in the set."""
@@ -61,23 +61,23 @@ class TileSet:
     tissue_fraction: Scores
     """(N,) from 0 to 1."""
     sharpness: Scores
-    """(N,), see :mod:`.sharpness`; NaN where it cannot be decoded."""
+    """(N,), see :mod:`.sharpness`; NaN for tiles that cannot be decoded."""
     sharpness_mpp: Mpp
     """Resolution at which sharpness was measured."""
     wsipipe: str = __version__
-    """Version that made the set."""
+    """Version of wsipipe that made the set."""
 
     def __len__(self) -> int:
         return len(self.coords)
 
 
 def read_tile(slide: Slide, tiles: TileSet, index: int) -> Rgb:
-    """Pixels of one tile, (tile_px, tile_px, 3) uint8 RGB, as the backbone is to see them.
+    """Read the pixels of one tile, (tile_px, tile_px, 3) uint8 RGB, as the backbone needs them.
 
-    A native tile is the slide's own pixels. Others are resized once: antialiased where they shrink, by a cubic where
-    ``allow_upsample`` lets them grow; see :func:`~.resize.resize_tile`.
+    A native tile is the slide's own pixels. Others are resized once: antialiased when they shrink, bicubic when
+    ``allow_upsample`` enlarges them; see :func:`~.resize.resize_tile`.
 
-    :raises SlideError: it cannot be decoded. There is no stand-in: leave the tile out, and count it.
+    :raises SlideError: it cannot be decoded. There is no substitute: leave the tile out, and count it.
     """
     grid = tiles.grid
     x, y = (Level0Px(int(at)) for at in tiles.coords[index])
@@ -85,7 +85,9 @@ def read_tile(slide: Slide, tiles: TileSet, index: int) -> Rgb:
 
 
 def write_tiles(path: Path, tiles: TileSet) -> None:
-    """Write a tile set, whole. The same set gives the same bytes: no times, no compression, a fixed order.
+    """Write a tile set, completely or not at all.
+
+    The same set gives the same bytes: no times, no compression, a fixed order.
 
     :raises SurroundingsError: the disk is full or read-only.
     """
@@ -113,7 +115,7 @@ def write_tiles(path: Path, tiles: TileSet) -> None:
 def read_tiles(path: Path) -> TileSet:
     """Read a tile set.
 
-    :raises StoreError: no such file, damaged, no tile set of ours, or of an encoding that is unknown here.
+    :raises StoreError: no such file, damaged, not a tile set of wsipipe, or of an unknown encoding version.
     :raises SurroundingsError: it cannot be read for some seconds.
     """
     return patiently(lambda: _read(path), path)
@@ -142,33 +144,33 @@ def _read(path: Path) -> TileSet:
 _SHAPES: Final = {"coords": (2,), "tissue_fraction": (), "sharpness": ()}
 
 
-def _tile_set(its: dict[str, Any], arrays: dict[str, npt.NDArray[Any]]) -> TileSet:
-    count = int(its["tile_count"])
+def _tile_set(attributes: dict[str, Any], arrays: dict[str, npt.NDArray[Any]]) -> TileSet:
+    count = int(attributes["tile_count"])
     for name, shape in _SHAPES.items():
         if arrays[name].shape != (count, *shape):
             raise ValueError(f"{name} has the shape {arrays[name].shape}, not {(count, *shape)}")
     return TileSet(
-        slide_id=str(its["name"]),
-        slide_format=str(its["slide_format"]),
-        slide_size=(Level0Px(int(its["level0_width"])), Level0Px(int(its["level0_height"]))),
-        slide_mpp=Mpp(float(its["slide_mpp"])),
+        slide_id=str(attributes["name"]),
+        slide_format=str(attributes["slide_format"]),
+        slide_size=(Level0Px(int(attributes["level0_width"])), Level0Px(int(attributes["level0_height"]))),
+        slide_mpp=Mpp(float(attributes["slide_mpp"])),
         grid=TileGrid(
-            mpp=Mpp(float(its["mpp"])),
-            tile_px=TilePx(int(its["patch_size"])),
-            overlap=TilePx(int(its["overlap"])),
-            level=int(its["level"]),
-            downsample=float(its["level_downsample"]),
-            level_mpp=Mpp(float(its["level_mpp"])),
-            read_px=LevelPx(int(its["read_px"])),
-            columns=int(its["grid_columns"]),
-            rows=int(its["grid_rows"]),
+            mpp=Mpp(float(attributes["mpp"])),
+            tile_px=TilePx(int(attributes["patch_size"])),
+            overlap=TilePx(int(attributes["overlap"])),
+            level=int(attributes["level"]),
+            downsample=float(attributes["level_downsample"]),
+            level_mpp=Mpp(float(attributes["level_mpp"])),
+            read_px=LevelPx(int(attributes["read_px"])),
+            columns=int(attributes["grid_columns"]),
+            rows=int(attributes["grid_rows"]),
         ),
-        min_tissue=float(its["min_tissue"]),
+        min_tissue=float(attributes["min_tissue"]),
         coords=arrays["coords"],
         tissue_fraction=arrays["tissue_fraction"],
         sharpness=arrays["sharpness"],
-        sharpness_mpp=Mpp(float(its["sharpness_mpp"])),
-        wsipipe=str(its["wsipipe_version"]),
+        sharpness_mpp=Mpp(float(attributes["sharpness_mpp"])),
+        wsipipe=str(attributes["wsipipe_version"]),
     )
 
 
@@ -187,7 +189,7 @@ def _trident_attributes(tiles: TileSet) -> dict[str, int | float | str]:
 
 
 def _own_attributes(tiles: TileSet) -> dict[str, int | float | str | bool]:
-    """What TRIDENT has no name for; microns per pixel wherever it says mpp."""
+    """Build the attributes that TRIDENT does not have; ``mpp`` in a name means microns per pixel."""
     grid = tiles.grid
     return {
         "tile_count": len(tiles),

@@ -1,21 +1,21 @@
-"""Where the tissue is: a deterministic mask at about 8 µm per pixel.
+"""The tissue mask of a slide: deterministic, at about 8 µm per pixel.
 
 Tissue is coloured and has texture; glass has neither. The colour of a pixel is its chroma (largest minus smallest
-channel, after the picture has been smoothed over 5 µm and the tint of the glass divided out); Otsu's threshold parts
-the two (N. Otsu, IEEE Trans. SMC 9, 1979), and what it finds is followed into paler places as long as they have the
-texture of tissue (hysteresis: J. Canny, IEEE Trans. PAMI 8, 1986). Chroma stands in for HSV's saturation, which noise
-makes large in black areas. Otsu is wrong wherever there are not just these two classes, hence the guards:
+channel, after smoothing over 5 µm and removing the tint of the glass). Otsu's threshold separates the two (N. Otsu,
+IEEE Trans. SMC 9, 1979), and the mask is extended into paler places as long as they have the texture of tissue
+(hysteresis: J. Canny, IEEE Trans. PAMI 8, 1986). Chroma is used instead of HSV's saturation, which noise makes large in
+black areas. Otsu's method assumes exactly these two classes, so other content is handled first:
 
 - pen ink (blue, green to teal, red) and black (pen, edges of the glass, unscanned area) are found first
-  (:mod:`.ink`) and taken out, and so is what could not be read or was not scanned;
-- the threshold is held between :data:`LOWEST` and :data:`HIGHEST`, so that it neither falls into the noise of an
-  empty slide nor climbs between pale and dense tissue;
-- where next to no glass is to be seen, the image is a cropped region: all that has colour is tissue;
-- a picture that glows on black is fluorescence: nothing in it is H&E, and the mask is empty.
+  (:mod:`.ink`) and excluded, and so are places that could not be read or were not scanned;
+- the threshold is limited to :data:`LOWEST` to :data:`HIGHEST`, so that it neither falls into the noise of an
+  empty slide nor rises to a value between pale and dense tissue;
+- if hardly any glass is visible, the image is a cropped region: everything with colour is tissue;
+- bright colours on black mean fluorescence: nothing there is H&E, and the mask is empty.
 
-Colour is right for H&E. Whether it is right for this slide, a second opinion says: what is unlike its glass
-(:mod:`.glass`). Where colour leaves out much of that, or takes in much of what is glass, the second opinion is the
-mask. Where neither can be relied on, the mask is the better guess and the verdict is "not understood".
+Colour works for H&E. A second method checks whether it works for this slide: what is unlike its glass
+(:mod:`.glass`). If the colour mask misses much of that, or includes much glass, the second method gives the mask. If
+neither is reliable, the mask is the better guess and the verdict is "not understood".
 
 Specks, fibres and holes are judged by their size in µm, so that the same tissue gives the same mask on every scanner.
 """
@@ -70,29 +70,29 @@ Verdict = Literal[
 
 MASK_MPP: Final = Mpp(8.0)
 LONG_SIDE: Final = 256
-"""Pixels along the longer side of the mask of a slide that is smaller than that at 8 µm, where it has them."""
+"""Pixels along the longer side of the mask of a small slide, one with fewer at 8 µm, if the slide has that many."""
 
 LOWEST: Final = 7
 HIGHEST: Final = 11
 """Bounds of the threshold, in grey levels of chroma (0 to 255)."""
 WEAK: Final = 5
-"""Chroma, smoothed over twice as much, above which textured surroundings of tissue are tissue too. Glass, its tint
-divided out, stays below, the noise of strong JPEG compression included."""
+"""Chroma, smoothed over 10 µm, above which textured surroundings of tissue are tissue too. Glass without its tint stays
+below, even with the noise of strong JPEG compression."""
 
 MISSED: Final = 0.1
-"""Part of what is unlike glass that colour may leave out, and part of what colour finds that may be glass."""
+"""Tolerated fraction of the area unlike glass that colour misses, and of the colour mask that is glass."""
 
-_RIM: Final = Microns(24)  # over which smoothing mixes tissue and glass
-_LEAST: Final = SquareMicrons(250_000)  # less that is unlike glass says nothing against the colour: dust does that
-_LEAST_SHARE: Final = 0.05  # of a picture, where that is less
-_PALER: Final = 0.25  # times as dark: a film of protein, where tissue that is thin has texture
-_PLAIN_SHARE: Final = 0.3  # of a picture without glass
-_WHITE: Final = 250  # not scanned, in fluorescence
+_RIM: Final = Microns(24)  # width over which smoothing mixes tissue and glass
+_MIN_EVIDENCE: Final = SquareMicrons(250_000)  # a smaller disagreement with the colour mask may be dust
+_MIN_EVIDENCE_SHARE: Final = 0.05  # of a picture, if that is less
+_PALER: Final = 0.25  # relative darkness of a film of protein; thin tissue is darker, or has texture
+_MAX_PLAIN_SHARE: Final = 0.3  # of a picture without glass
+_WHITE: Final = 250  # areas that were not scanned, in fluorescence
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class TissueMask:
-    """Tissue of a whole slide."""
+    """The tissue of a whole slide."""
 
     mask: Mask
     """(height, width)."""
@@ -101,9 +101,9 @@ class TissueMask:
     mpp: Mpp
     verdict: Verdict
     threshold: int
-    """Above which a pixel is tissue: chroma, or grey levels below the glass."""
+    """Value above which a pixel is tissue: chroma, or grey levels below the glass."""
     pen: Mask
-    """(height, width): ink and black, which were taken out."""
+    """(height, width): ink and black areas, which were excluded."""
 
     @property
     def area(self) -> SquareMicrons:
@@ -111,13 +111,14 @@ class TissueMask:
 
 
 Way = Literal["auto", "colour", "glass", "all"]
-"""How tissue is found: by colour or what is unlike glass, whichever is right; by one of the two; or all is tissue."""
+"""How tissue is found: by colour or by difference from glass, chosen per slide; by one of the two; or all is tissue."""
 
 
 def find_tissue(overview: Overview, way: Way | int = "auto") -> TissueMask:
-    """Mask the tissue in an overview. The same pixels give the same mask; no pixels make it fail.
+    """Mask the tissue in an overview; the same pixels always give the same mask, and no picture makes it fail.
 
-    :param way: or grey levels: all that is by so much darker than the glass is tissue, ink included.
+    :param way: a method, or a number of grey levels: then every pixel darker than the glass by that much is tissue,
+        ink included.
     """
     factor = mask_factor(overview)
     mpp = Mpp(overview.mpp * factor)
@@ -142,7 +143,7 @@ def mask_factor(overview: Overview) -> int:
 def tissue_fractions(
     tissue: TissueMask, coords: npt.NDArray[np.int64], size_level0: Level0Px
 ) -> npt.NDArray[np.float32]:
-    """Share of tissue in each tile, (N,), from 0 to 1, exact to the fraction of a mask pixel (integral image).
+    """Compute the fraction of tissue in each tile, (N,), exact to fractions of a mask pixel (integral image).
 
     :param coords: (N, 2) positions in pixels of level 0.
     :param size_level0: side of a tile in pixels of level 0.
@@ -153,7 +154,7 @@ def tissue_fractions(
     left, top = start[:, 0], start[:, 1]
     right, bottom = left + side, top + side
     area = _at(table, right, bottom) - _at(table, left, bottom) - _at(table, right, top) + _at(table, left, top)
-    # A tile beside the tissue has none of it, and not the last digits of a difference of large numbers.
+    # A tile beside the tissue must have exactly 0, not the rounding error of a difference of large numbers.
     noise = 64 * np.finfo(np.float64).eps * max(table[-1, -1], 1.0)
     area[area <= noise] = 0
     area[area >= side**2 - noise] = side**2
@@ -161,7 +162,7 @@ def tissue_fractions(
 
 
 def _at(table: Floats, x: Floats, y: Floats) -> Floats:
-    """The integral image between its knots: bilinear is exact, for the mask is constant within a pixel."""
+    """Interpolate the integral image bilinearly, which is exact because the mask is constant within a pixel."""
     x, y = x.clip(0, table.shape[1] - 1), y.clip(0, table.shape[0] - 1)
     column = np.minimum(x.astype(np.int64), table.shape[1] - 2)
     row = np.minimum(y.astype(np.int64), table.shape[0] - 2)
@@ -183,7 +184,7 @@ class _Found:
 
     @classmethod
     def on(cls, picture: Rgb, missing: Mask, mpp: Mpp, way: Way | int) -> _Found:
-        """Find the tissue in a picture, but where it shows nothing of the slide."""
+        """Find the tissue in a picture, outside the missing pixels."""
         nothing = np.zeros_like(missing)
         if way == "all":
             return cls(~missing, "nothing" if missing.all() else "all of it", 0, nothing)
@@ -193,7 +194,7 @@ class _Found:
         if isinstance(way, int):
             dark = darkness(look.smooth, look.glass) >= way
             found = cls(look.cleaned(dark & ~look.left_out), "darker than glass", way, nothing)
-        elif way == "colour" or min(missing.shape) * mpp < TEXTURE_ACROSS / 2:  # too small to judge the glass by
+        elif way == "colour" or min(missing.shape) * mpp < TEXTURE_ACROSS / 2:  # too small to model the glass
             found = look.by_colour()
         else:
             unlike = unlike_glass(look.smooth, look.variance, look.glass, look.left_out, mpp)
@@ -205,7 +206,7 @@ class _Found:
 
 @dataclass(frozen=True, eq=False)
 class _Look:
-    """A picture, and what is known of it before its tissue is."""
+    """A picture with its ink, its glass and its texture, before its tissue is found."""
 
     picture: Rgb
     smooth: Rgb
@@ -214,7 +215,7 @@ class _Look:
     pen: Mask
     pen_doubtful: bool
     left_out: Mask
-    """Ink, black, and what is missing."""
+    """Ink, black areas and missing pixels."""
     is_glass: Mask
     glass: Glass
 
@@ -231,11 +232,12 @@ class _Look:
         return cls(picture, smooth, variance, mpp, pen, found.doubtful, left_out, glass, of_slide)
 
     def cleaned(self, mask: Mask) -> Mask:
-        """Without holes, specks and fibres."""
+        """Fill small holes; remove specks and fibres."""
         filled = without_holes(mask, self.left_out, self.mpp)
         return pieces(filled, MIN_PIECE, self.mpp, MIN_WIDTH, goes_on=True)
 
     def by_colour(self) -> _Found:
+        """Find tissue by its chroma."""
         twice = smoothed(self.picture, self.mpp, 2)
         coloured, around = (chroma(seen) for seen in _without_tint((self.smooth, twice), self.is_glass))
         threshold, verdict = _threshold(coloured, self.left_out, self.is_glass)
@@ -243,12 +245,13 @@ class _Look:
         mask = _followed((coloured > threshold) & ~self.left_out, weak & ~self.left_out, self.mpp)
         return _Found(self.cleaned(mask), verdict, threshold, self.pen)
 
-    def by_glass(self, unlike: UnlikeGlass, too: Mask | None = None) -> _Found:
-        mask = unlike.tissue if too is None else unlike.tissue | too
+    def by_glass(self, unlike: UnlikeGlass, colourless: Mask | None = None) -> _Found:
+        """Find tissue as what is unlike glass, with the colourless parts if given."""
+        mask = unlike.tissue if colourless is None else unlike.tissue | colourless
         return _Found(mask, "unlike glass", unlike.darker, self.pen)
 
     def by_what_is_right(self, unlike: UnlikeGlass) -> _Found:
-        """The mask by colour, or what is unlike glass where the two differ by much."""
+        """Choose the mask by colour, or the one of what is unlike glass if the two differ much."""
         found, by_glass = self.by_colour(), self.by_glass(unlike)
         wide = square(MIN_WIDTH, self.mpp)
         missed = morphed(unlike.tissue & ~found.mask & unlike.solid, cv2.MORPH_OPEN, wide)
@@ -258,22 +261,22 @@ class _Look:
         elif self._much(taken, found.mask) and self._paler(taken, unlike.tissue):
             found = by_glass
         colourless = morphed(unlike.colourless & ~found.mask & unlike.solid, cv2.MORPH_OPEN, wide)
-        # Tissue without colour? Ink that is a stain? A background that is neither glass nor tissue?
+        # Colourless tissue? A stain that looks like ink? A background that is neither glass nor tissue?
         if (
             self._much(colourless, found.mask | colourless)
             or self.pen_doubtful
-            or (found.verdict == "tissue all over" and self._plain_share() > _PLAIN_SHARE)
+            or (found.verdict == "tissue all over" and self._plain_share() > _MAX_PLAIN_SHARE)
         ):
             found = replace(found, verdict="not understood")
         return found
 
     def _much(self, part: Mask, of: Mask) -> bool:
-        """Whether a part is much of a mask, and not next to nothing of the slide."""
-        least = min(_LEAST / self.mpp**2, _LEAST_SHARE * part.size)
+        """Whether a part is a large fraction of a mask and not negligible on the slide."""
+        least = min(_MIN_EVIDENCE / self.mpp**2, _MIN_EVIDENCE_SHARE * part.size)
         return bool(part.sum() >= max(least, MISSED * of.sum(), 1))
 
     def _paler(self, part: Mask, than: Mask) -> bool:
-        """Whether glue, a stained film or a smear may be what colour takes for tissue."""
+        """Whether a part found by colour is much paler than the tissue: perhaps glue, a stained film or a smear."""
         dark = darkness(self.smooth, self.glass)
         return bool(than.any() and np.median(dark[part]) < _PALER * np.median(dark[than]))
 
@@ -283,9 +286,10 @@ class _Look:
 
 
 def _is_fluorescence(picture: Rgb, read: Mask) -> bool:
-    """Colours that glow on black, in a frame of white or none: one pure colour, or the grey of a single channel.
+    """Whether a picture shows bright colours on black: one pure colour, or the grey of a single channel.
 
-    Tissue on black, as scanners and masks leave it, reflects in all three channels, and glass is bright.
+    Tissue that scanners or masks put on black is bright in all three channels, and so is glass. White pixels do not
+    count: they were not scanned.
     """
     lowest, highest = extremes(picture)
     read = read & (lowest < _WHITE)
@@ -298,7 +302,7 @@ def _is_fluorescence(picture: Rgb, read: Mask) -> bool:
 
 
 def _without_tint(smooth: tuple[Rgb, Rgb], glass: Mask) -> tuple[Rgb, Rgb]:
-    """Two pictures with their glass made white, by its colour in the first; as they are where there is next to none."""
+    """Scale two pictures so that the glass of the first becomes white; unchanged if hardly any glass is visible."""
     known = tinted(smooth[0], glass)
     if not known.any():
         return smooth
@@ -309,15 +313,15 @@ def _without_tint(smooth: tuple[Rgb, Rgb], glass: Mask) -> tuple[Rgb, Rgb]:
 
 
 def _threshold(coloured: npt.NDArray[np.uint8], left_out: Mask, glass: Mask) -> tuple[int, Verdict]:
-    in_question = coloured[~left_out]
-    if glass.sum() <= GLASS_SHARE * in_question.size:  # so it is, too, where nothing is in question
+    candidates = coloured[~left_out]
+    if glass.sum() <= GLASS_SHARE * candidates.size:  # also true if there are no candidates
         return LOWEST, "tissue all over"
-    otsu, _ = cv2.threshold(in_question, 0, 255, cv2.THRESH_BINARY | cv2.THRESH_OTSU)
+    otsu, _ = cv2.threshold(candidates, 0, 255, cv2.THRESH_BINARY | cv2.THRESH_OTSU)
     return int(min(max(otsu, LOWEST), HIGHEST)), "tissue and glass"
 
 
 def _followed(strong: Mask, weak: Mask, mpp: Mpp) -> Mask:
-    """Strong pixels and what is weak around them, but for the rim, where tissue and glass mix."""
+    """Extend strong pixels into connected weak ones, except the rim where tissue and glass mix (hysteresis)."""
     across = round(_RIM / mpp)
     if across > 1:
         square = np.ones((across, across), np.uint8)

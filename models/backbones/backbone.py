@@ -1,6 +1,6 @@
 """Backbones: networks that turn a tile into a feature vector, described as data and loaded by one function.
 
-``backbones.toml`` holds the pathology foundation models that labs use; any other name is taken for timm's own.
+``backbones.toml`` lists the pathology foundation models that labs use; any other name is looked up in timm.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 class Backbone(BaseModel):
-    """One network: how it is built, how its tokens become one vector, what pixels it expects."""
+    """The description of one network: architecture, pooling of its tokens, and the pixels it expects."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -45,14 +45,14 @@ class Backbone(BaseModel):
     arguments: dict[str, Any] = {}
     hub_id: str | None = None
     also: tuple[str, ...] = ()
-    """What other programs call it, beside this and its name at the hub."""
+    """Its names in other programs, beside ``name`` and its name at the hub."""
     parameters: int | None = None
     width: int | None = None
     pooling: Pooling
     resize: int
-    """Side in pixels that a tile is brought to."""
+    """Side in pixels to which a tile is resized."""
     crop: int | None = None
-    """Side of the centre that the network sees; None: all of it."""
+    """Side of the centre crop that the network sees; None for no crop."""
     interpolation: Literal["bicubic", "bilinear"] = "bicubic"
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
@@ -65,14 +65,14 @@ class Backbone(BaseModel):
     note: str = ""
 
     def build(self, device: str | torch.device) -> nn.Module:
-        """The network without its weights; on torch's ``meta`` device it costs nothing."""
+        """Build the network without its weights; on torch's ``meta`` device this takes no memory."""
         arguments = {key: _LAYERS.get(v, v) if isinstance(v, str) else v for key, v in self.arguments.items()}
         with torch.device(device):
             model: nn.Module = timm.create_model(self.architecture, pretrained=False, num_classes=0, **arguments)
         return model.eval()
 
     def precision_on(self, device: str, asked: Literal["auto"] | Precision) -> Precision:
-        """The arithmetic asked for; ``auto`` is fp32 on a CPU, and elsewhere what the card recommends.
+        """Resolve the requested precision; ``auto`` is fp32 on a CPU, and elsewhere this backbone's recommendation.
 
         :param device: its type, such as ``cuda``.
         """
@@ -81,12 +81,12 @@ class Backbone(BaseModel):
         return "fp32" if device == "cpu" else self.precision
 
     def is_called(self, name: str) -> bool:
-        """Whether a name is one of its own, however it is written (``hoptimus0``, ``H-optimus-0``)."""
+        """Whether a name is one of its names, ignoring case and punctuation (``hoptimus0``, ``H-optimus-0``)."""
         hub = self.hub_id or ""
         return any(same_name(name, own) for own in (self.name, hub, hub.split("/")[-1], *self.also) if own)
 
     def widths(self) -> frozenset[int]:
-        """How wide its features can be: as its card says, or, where that does not say, by any pooling."""
+        """The possible widths of its features: ``width``, or without it the widths that its pooling can give."""
         if self.width is not None:
             return frozenset({self.width})
         model = self.build("meta")
@@ -95,7 +95,7 @@ class Backbone(BaseModel):
         return frozenset(wide.get(self.pooling, {last, int(getattr(model, "head_hidden_size", 0) or last)}))
 
     def with_pooling(self, pooling: Pooling | None) -> Backbone:
-        """The same network, its tokens pooled otherwise. ``width`` is then known after :meth:`output_width` only."""
+        """Return the same network with another pooling. Its ``width`` is then None, and known once it is loaded."""
         return self if pooling in (None, self.pooling) else self.model_copy(update={"pooling": pooling, "width": None})
 
 
@@ -106,21 +106,21 @@ def same_name(one: str, other: str) -> bool:
 
 
 def backbone_called(name: str) -> Backbone | None:
-    """The backbone of ``backbones.toml`` that goes by this name, here or elsewhere."""
+    """Find the backbone of ``backbones.toml`` with this name, here or in another program."""
     return next((backbone for backbone in registry().values() if backbone.is_called(name)), None)
 
 
 @cache
 def registry() -> Mapping[str, Backbone]:
-    """The backbones of ``backbones.toml``, by name."""
+    """Read the backbones of ``backbones.toml``, by name."""
     text = files(__package__).joinpath("backbones.toml").read_text(encoding="utf-8")
     return {name: Backbone(name=name, **fields) for name, fields in tomllib.loads(text).items()}
 
 
 def find_backbone(name: str, pooling: Pooling | None = None) -> Backbone:
-    """The registry's entry, or one made from timm's own description of the model of that name.
+    """Find a backbone in the registry, or describe timm's model of that name.
 
-    :raises BackboneError: nobody knows the name; the message suggests near ones.
+    :raises BackboneError: the name is unknown; the message suggests similar ones.
     """
     backbone = registry().get(name) or _from_timm(name)
     return backbone.with_pooling(pooling)
@@ -152,11 +152,11 @@ def _from_timm(name: str) -> Backbone:
 
 
 def embed(model: nn.Module, pixels: Tensor, pooling: Pooling) -> Tensor:
-    """Feature vectors of normalised pixels.
+    """Compute the feature vectors of normalised pixels.
 
     :param pixels: (B, 3, side, side) float.
     :returns: (B, width): timm's own pooled output, or class token (B, C), mean of the patch tokens (B, C), or both
-        side by side (B, 2C), as published with Virchow (Vorontsov et al. 2024). Registers belong to neither.
+        side by side (B, 2C), as published with Virchow (Vorontsov et al. 2024). Register tokens are left out.
     """
     if pooling == "pooled":
         return torch.as_tensor(model(pixels))
@@ -188,7 +188,7 @@ class Embedder:
 
     @torch.inference_mode()
     def __call__(self, tiles: Tensor) -> Tensor:
-        """Features of tiles.
+        """Compute the features of tiles.
 
         :param tiles: (B, side, side, 3) uint8 RGB, on any device.
         :returns: (B, width) float32, on this embedder's device.
@@ -202,8 +202,8 @@ class Embedder:
     def pixels(self, tiles: Tensor) -> Tensor:
         """Resize (antialiased), crop and normalise on the device: (B, 3, crop, crop) float32.
 
-        Pixels are those of the backbone's own transform, which Pillow makes: it resizes one axis after the other, and
-        brings both results to whole grey values. Near a half, a value here and there is rounded the other way.
+        The result equals the backbone's own transform with Pillow, which resizes one axis after the other and rounds
+        both results to whole grey values; a few values near a half are rounded the other way.
         """
         backbone = self.backbone
         x = tiles.to(self.device, non_blocking=True).permute(0, 3, 1, 2).float()
@@ -222,7 +222,7 @@ class Embedder:
         return resized.clamp_(0, 255).add_(0.5).floor_()
 
     def warm_up(self, batch_size: int) -> None:
-        """Compute one batch of the shape that will come, so that what cannot be compiled is told before the work.
+        """Compute one batch of the final shape, so that a failure of torch.compile is reported before the work.
 
         :raises BackboneError: torch.compile fails on this machine or network.
         """
@@ -231,7 +231,7 @@ class Embedder:
             self(torch.zeros((batch_size, side, side, 3), dtype=torch.uint8))
         except torch.OutOfMemoryError:
             raise
-        except RuntimeError as error:  # what torch.compile raises, whichever of its parts fails
+        except RuntimeError as error:  # the base of all errors that torch.compile raises
             if not self.compiled:
                 raise
             raise BackboneError(
@@ -245,7 +245,7 @@ class Embedder:
 
     @cached_property
     def _mean_and_std(self) -> tuple[Tensor, Tensor]:
-        """On the device once: a copy from ordinary memory with each batch would make the GPU wait for it."""
+        """Mean and standard deviation on the device, copied once: a copy with each batch would make the GPU wait."""
         mean, std = (
             torch.tensor(v, device=self.device).view(1, 3, 1, 1) for v in (self.backbone.mean, self.backbone.std)
         )
@@ -264,10 +264,10 @@ def load_embedder(
 
     :param file: weights file to use instead of the package's or the hub's.
     :param compile: have torch.compile make the kernels; see :meth:`Embedder.warm_up`.
-    What had to be done to make them fit (prefixes, averaged weights, a classifier) is in ``weights.notes``.
-
-    :raises BackboneError: weights that are not there, may not be had, or do not fit; missing and unexpected tensors
-        are listed.
+    :returns: the embedder; ``weights.notes`` lists adaptations of the file (prefixes removed, averaged weights chosen,
+        a classifier left out).
+    :raises BackboneError: weights that are missing, not accessible, or do not fit; missing and unexpected tensors are
+        listed.
     """
     weights = find_weights(backbone.name, backbone.hub_id, gated=backbone.gated, file=file)
     model = backbone.build("cpu")
@@ -285,10 +285,10 @@ def ready(
     precision: Literal["auto"] | Precision = "auto",
     compile: bool = False,
 ) -> Embedder:
-    """A network with its weights in it, on its device and in its number format.
+    """Move a network with loaded weights to its device and precision.
 
-    Under autocast, the weights of convolutions and linear layers are cast at every batch; cast here, once, they give
-    the same bits in half the memory. Norms, embeddings and scales stay in fp32, as autocast leaves them.
+    Autocast would cast the weights of convolutions and linear layers at every batch; casting them once here gives the
+    same bits in half the memory. Norms, embeddings and scales stay in fp32, as under autocast.
     """
     precision = backbone.precision_on(device.type, precision)
     if precision != "fp32":
@@ -303,13 +303,12 @@ def ready(
 
 
 def _memory_format(model: nn.Module) -> torch.memory_format:
-    """Convolutional networks are faster with channels last in memory; transformers have one convolution, at the start,
-    and do not care."""
+    """Choose channels-last memory for convolutional networks, which are then faster; transformers do not benefit."""
     return torch.contiguous_format if hasattr(model, "patch_embed") else torch.channels_last
 
 
 def _fit(model: nn.Module, found: StateDict, weights: Weights) -> tuple[str, ...]:
-    """Load a network's tensors into it; what had to be done for it."""
+    """Load a network's tensors into it, and return notes on how they were adapted."""
     wanted = model.state_dict()
     try:
         own = of_network(found, wanted)
@@ -326,10 +325,10 @@ def _fit(model: nn.Module, found: StateDict, weights: Weights) -> tuple[str, ...
 
 
 def _as_timm_reads_it(model: nn.Module, own: StateDict) -> StateDict | None:
-    """A transformer's tensors by timm's own rules for files that differ in what it knows; None where it knows nothing.
+    """Convert a transformer's tensors by timm's own rules for foreign files; None if these do not apply.
 
-    These are DINOv2's names, and another size of image: its position embedding is resampled. Patches of another size
-    would be resampled too, which nobody means; they are refused.
+    The rules rename DINOv2's tensors, and resample the position embedding of another image size. They would also
+    resample patches of another size, which is never intended here; such files are refused.
     """
     patches = own.tensors.get("patch_embed.proj.weight")
     if not isinstance(model, VisionTransformer) or patches is None:
@@ -343,7 +342,7 @@ def _as_timm_reads_it(model: nn.Module, own: StateDict) -> StateDict | None:
         return None
     if "register_tokens" in tensors or any(".mlp.w12." in name for name in tensors):
         notes.append("renamed DINOv2's tensors as timm does")
-        tensors["mask_token"] = torch.zeros(1)  # by which timm knows such files
+        tensors["mask_token"] = torch.zeros(1)  # timm recognises such files by it
     try:
         converted = checkpoint_filter_fn(dict(tensors), model)
     except (RuntimeError, ValueError, LookupError, AssertionError):

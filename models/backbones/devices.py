@@ -1,4 +1,4 @@
-"""Which device a network runs on, from what the user says."""
+"""The devices that a network runs on, chosen by the user's setting."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from ...data.errors import UsageError
 
 
 def choose_device(name: str) -> torch.device:
-    """``auto`` is the first GPU there is, else the CPU; any other name is torch's own.
+    """Find a device by name: ``auto`` is the first GPU, else the CPU; any other name is torch's own.
 
-    :raises UsageError: there is no such device here.
+    :raises UsageError: this machine has no such device.
     """
     if name != "auto":
         try:
@@ -25,9 +25,9 @@ def choose_device(name: str) -> torch.device:
 
 
 def choose_devices(name: str) -> list[torch.device]:
-    """One device, or several: ``cuda:0,cuda:1``, or ``cuda:all`` for every GPU there is.
+    """Find one or several devices: ``cuda:0,cuda:1``, or ``cuda:all`` for every GPU.
 
-    :raises UsageError: one of them is not here, or none is.
+    :raises UsageError: this machine lacks one of them, or has no GPU at all.
     """
     if name == "cuda:all":
         name = ",".join(f"cuda:{number}" for number in range(torch.cuda.device_count()))

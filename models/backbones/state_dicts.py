@@ -1,9 +1,9 @@
-"""State dicts of other people's training: which of the tensors are the network's, and in what they differ from it.
+"""Checkpoints from other people's training: finding the network's tensors in them, and listing differences.
 
-What is saved during training holds more than the network, under longer names: ``module.`` (DataParallel),
-``_orig_mod.`` (``torch.compile``), ``teacher.backbone.`` (DINO), ``encoder.`` beside a decoder, weights averaged over
-the steps (EMA) beside those of the last step. Averaged ones are taken where there are both, as timm takes them: they
-are what the authors evaluate. What cannot be decided so is refused.
+A training checkpoint holds more than the network, under longer names: ``module.`` (DataParallel), ``_orig_mod.``
+(``torch.compile``), ``teacher.backbone.`` (DINO), ``encoder.`` beside a decoder, weights averaged over the steps (EMA)
+beside those of the last step. If there are both, the averaged ones are used, as in timm: they are what the authors
+evaluate. If this leaves more than one candidate, the file is refused.
 """
 
 from __future__ import annotations
@@ -21,22 +21,22 @@ from ...data.wording import some
 
 _AVERAGED: Final = ("state_dict_ema", "model_ema", "ema_state_dict", "model_state_dict_ema", "ema", "teacher")
 _CONTAINERS: Final = ("state_dict", "model_state_dict", "model", "module", "net", "network", "weights", "student")
-"""Where a checkpoint keeps its state dict, beside an optimizer's and others; averaged weights before all others."""
+"""Keys under which checkpoints keep a network's state dict, beside an optimiser's; averaged weights take precedence."""
 
 _WRAPPERS: Final = re.compile(r"(?<![^.])(?:_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\.")
-"""Parts of a name that say how the network ran, and not where a tensor is in it; they stand anywhere in a name."""
+"""Parts of a name that wrappers of the network add; they can stand anywhere in a name."""
 _OF_AN_AVERAGE: Final = re.compile(r"(?:^|[._])(?:ema|teacher|target)(?:[._]|$)")
 
 OF_TRAINING: Final = re.compile(
     r"(?:head|heads|fc|classifier|aux_classifier|head_dist|mask_token|\w+_head|last_layer|prototypes|pre_logits"
     r"|decoder\w*|predictor\w*|projector\w*|projection\w*|queue\w*|criterion|\w*loss\w*)(?:\.|$)"
 )
-"""What a network has for its training only: classifiers, heads of self-supervision, decoders of masked images. Whatever
-else is too many means another network."""
+"""Tensors that serve training only: classifiers, heads of self-supervision, decoders of masked images. Any other
+surplus tensor means that the file is of another network."""
 
 
-class SeveralNetworks(ValueError):  # noqa: N818  it names what was found
-    """A file holds several networks that would fit; nothing says which of them is meant."""
+class SeveralNetworks(ValueError):  # noqa: N818  named after what was found
+    """A file holds several networks that would fit, and the choice is ambiguous."""
 
 
 @dataclass(frozen=True)
@@ -45,11 +45,11 @@ class StateDict:
 
     tensors: Mapping[str, Tensor]
     notes: tuple[str, ...] = ()
-    """What was stripped of the names, and what was left out."""
+    """Prefixes removed from the names, and tensors left out."""
 
 
 def unwrapped(content: Any) -> StateDict:
-    """The state dict in what a file holds; without tensors if there is none.
+    """Find the state dict in a file's content; without tensors if there is none.
 
     :raises SeveralNetworks: averaged weights of two kinds.
     """
@@ -70,7 +70,7 @@ def unwrapped(content: Any) -> StateDict:
 
 
 def without_common_prefix(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Names without what they all have in common by the way the network ran: ``module.``, ``_orig_mod.``."""
+    """Remove the prefixes that wrappers add to all names: ``module.``, ``_orig_mod.``."""
     named = {_WRAPPERS.sub("", name): tensor for name, tensor in tensors.items()}
     while named and all(name.startswith("module.") for name in named):
         named = {name.removeprefix("module."): tensor for name, tensor in named.items()}
@@ -78,12 +78,12 @@ def without_common_prefix(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def of_network(found: StateDict, wanted: Mapping[str, Tensor], of_training: re.Pattern[str] = OF_TRAINING) -> StateDict:
-    """The tensors of a network among those of a file, under the network's names.
+    """Select the tensors of a network from those of a file, under the network's names.
 
-    All that lies under the prefix with most of the wanted tensors is given, without what only training needs.
+    These are all tensors under the prefix with most of the wanted ones, except those that only training needs.
 
-    :param of_training: names that a network has for its training only.
-    :raises SeveralNetworks: two prefixes have as many, and neither is an average's.
+    :param of_training: names of tensors that serve training only.
+    :raises SeveralNetworks: two prefixes have equally many, and neither belongs to averaged weights.
     """
     notes = list(found.notes)
     tensors = {_WRAPPERS.sub("", name): tensor for name, tensor in found.tensors.items()}
@@ -136,7 +136,7 @@ def _equal(one: Any, other: Any) -> bool:
 
 
 def difference(wanted: Mapping[str, Tensor], found: Mapping[str, Tensor]) -> str:
-    """In what a state dict is not the wanted one, with some of the names; empty if it fits."""
+    """Describe how a state dict differs from the wanted one, with some of the names; empty if it fits."""
     shapes = [
         f"{name} {tuple(found[name].shape)}, not {tuple(wanted[name].shape)}"
         for name in wanted

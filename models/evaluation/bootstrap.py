@@ -1,8 +1,8 @@
 """A stratified bootstrap of binary predictions over patients, all rounds at once.
 
 Patients are drawn with replacement within each class (Efron and Tibshirani, An Introduction to the Bootstrap, 1993),
-so that every round has both. A round is a vector of how often each patient was drawn, and every figure is arithmetic on
-those vectors, equal to what it would be on the drawn patients themselves.
+so that every round has both. A round is a vector of how often each patient was drawn, and every figure is computed from
+those vectors, with the same result as on the drawn patients themselves.
 """
 
 from __future__ import annotations
@@ -20,15 +20,15 @@ _CELLS_AT_ONCE: Final = 2_000_000  # rounds × patients held in memory together:
 def bootstrap(
     y: Bools, p: Floats, call: Bools, groups: npt.NDArray[np.intp], *, rounds: int, seed: int
 ) -> dict[str, Floats]:
-    """Every figure in every round, name → (rounds,). The same seed gives the same rounds.
+    """Compute every figure in every round, name → (rounds,). The same seed gives the same rounds.
 
     :param y: (N,) labels; both classes have patients.
     :param p: (N,) probability of the label 1.
-    :param call: (N,) labels that the model settled on.
-    :param groups: (N,) the calibration group of each patient, from 0. Groups stay what they are in every round.
+    :param call: (N,) predicted labels.
+    :param groups: (N,) the calibration group of each patient, from 0; the same in every round.
     """
     rng = np.random.default_rng(seed)
-    order = np.argsort(-p, kind="stable")  # by falling probability, so that cumulative sums walk down the thresholds
+    order = np.argsort(-p, kind="stable")  # by falling probability: cumulative sums then run over the thresholds
     y, p, call, groups = y[order], p[order], call[order], groups[order]
     step = max(1, _CELLS_AT_ONCE // len(y))
     parts = [
@@ -39,7 +39,7 @@ def bootstrap(
 
 
 def draws(y: Bools, rounds: int, rng: np.random.Generator) -> Floats:
-    """(rounds, N): how often each patient comes up when each class is drawn with replacement to its own size."""
+    """Draw each class with replacement to its own size: (rounds, N), how often each patient was drawn."""
     weights = np.zeros((rounds, len(y)))
     for members in (y, ~y):
         n = int(members.sum())
@@ -51,7 +51,7 @@ def draws(y: Bools, rounds: int, rng: np.random.Generator) -> Floats:
 def figures_of_rounds(
     weights: Floats, y: Bools, p: Floats, call: Bools, groups: npt.NDArray[np.intp]
 ) -> dict[str, Floats]:
-    """Every figure of the rounds in ``weights``, name → (rounds,).
+    """Compute every figure of the rounds in ``weights``, name → (rounds,).
 
     :param p: (N,) in falling order; the other arrays in the same order.
     """
@@ -60,7 +60,7 @@ def figures_of_rounds(
     positives = np.add.reduceat(weights * y, ties, axis=1)
     negatives = np.add.reduceat(weights * ~y, ties, axis=1)
     true_positives, false_positives = positives.cumsum(axis=1), negatives.cumsum(axis=1)
-    # A negative is beaten by all positives above it, and by half of those it ties with.
+    # For each negative: the positives ranked above it, and half of those with the same probability.
     auc = (negatives * (true_positives - positives / 2)).sum(axis=1) / (n_positive * n_negative)
     called = true_positives + false_positives
     precision = np.divide(true_positives, called, out=np.zeros_like(called), where=called > 0)

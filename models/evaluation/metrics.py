@@ -1,24 +1,26 @@
-"""How good a binary prediction is, patient by patient, and how sure one may be of that.
+"""Metrics of binary predictions over patients, with 95 % intervals.
 
-Single values come from scikit-learn. Sensitivity and specificity are shares of patients and have Wilson's score
-interval (:func:`wilson_interval`), their mean, the balanced accuracy, the one that follows from both (MOVER: Zou and
-Donner, Stat. Med. 27:1693, 2008): of ten patients without an error it is [0.72, 1] and not [1, 1]. The other intervals
-are a stratified percentile bootstrap over patients (Efron and Tibshirani, An Introduction to the Bootstrap, 1993,
-section 13.3), which knows only the patients it was given: where these happen to be told apart without fault, the AUC's
+Single values come from scikit-learn. Sensitivity and specificity are proportions of patients and have Wilson's score
+interval (:func:`wilson_interval`). Their mean, the balanced accuracy, has the interval that follows from both (MOVER:
+Zou and Donner, Stat. Med. 27:1693, 2008): for ten patients without an error it is [0.72, 1] and not [1, 1]. The other
+intervals are a stratified percentile bootstrap over patients (Efron and Tibshirani, An Introduction to the Bootstrap,
+1993, section 13.3), which knows only the given patients: if these happen to be separated perfectly, the AUC's interval
 is [1, 1]. Read it together with the number of patients. A figure that is not defined, such as the AUC of one class
 alone, is None and never NaN.
 
-Calibration, whether a probability of 0.3 comes true three times in ten, is said in two ways:
+Calibration means that a probability of 0.3 comes true three times in ten. It is measured in two ways:
 
 - The expected calibration error (Naeini, Cooper, Hauskrecht, AAAI 2015) over up to five groups of about equally many
   patients (:func:`calibration_bins`): the mean distance between the share of positives in a group and its mean
-  probability, weighted by patients. It is biased upwards, for noise is distance too: perfect probabilities show about
-  0.10 with 60 patients, 0.09 with 80, 0.05 with 300. A percentile interval would be biased twice and never hold the
-  truth of such; it has the basic one (Davison and Hinkley, Bootstrap Methods, 1997, section 5.2), cut off at 0.
-  That holds the truth in 70 (perfect probabilities) to 94 of 100 simulations: read it as a rough guide.
-- Slope b and intercept a of logit P(positive) = a + b · logit p (Cox, Biometrika 45:562, 1958), by maximum likelihood
-  without a penalty, both at once; perfect is 1 and 0. A slope below 1 says that probabilities are too extreme, as after
-  overfitting. The intervals are Wald's: draws within the classes would hide how unsure the share of positives is.
+  probability, weighted by patients. It is biased upwards, since noise also adds distance: perfect probabilities have
+  about 0.10 with 60 patients, 0.09 with 80, 0.05 with 300. A percentile interval would be biased twice and never
+  contain the true value of perfect probabilities; the basic interval is used instead (Davison and Hinkley, Bootstrap
+  Methods, 1997, section 5.2), cut off at 0. It contains the true value in 70 (perfect probabilities) to 94 of 100
+  simulations: read it as a rough guide.
+- Slope b and intercept a of logit P(positive) = a + b · logit p (Cox, Biometrika 45:562, 1958), fitted together by
+  maximum likelihood without a penalty; perfect is 1 and 0. A slope below 1 means that probabilities are too extreme, as
+  after overfitting. The intervals are Wald's: a bootstrap within the classes would ignore the uncertainty of the share
+  of positives.
 """
 
 from __future__ import annotations
@@ -47,13 +49,13 @@ from .bootstrap import bootstrap
 Floats = npt.NDArray[np.float64]
 Bools = npt.NDArray[np.bool_]
 _Z95: Final = 1.959963984540054  # 97.5th percentile of the standard normal
-_NEAREST: Final = 1e-6  # for calibration slope and intercept no probability is nearer to 0 or 1
-_MOST_STEPS: Final = 50
-_SINGULAR: Final = 1e10
+_MIN_PROBABILITY: Final = 1e-6  # probabilities are clipped this far from 0 and 1 for calibration slope and intercept
+_MAX_STEPS: Final = 50
+_MAX_CONDITION: Final = 1e10
 
 
 class Estimate(BaseModel):
-    """A figure and its 95 % interval. All None where it is undefined; the limits None where there is no interval."""
+    """A figure and its 95 % interval. All are None if it is undefined; the limits are None if there is no interval."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
@@ -95,18 +97,17 @@ class Metrics(BaseModel):
 def binary_metrics(
     labels: npt.ArrayLike, probabilities: npt.ArrayLike, calls: npt.ArrayLike, *, rounds: int = 2000, seed: int = 0
 ) -> Metrics:
-    """Figures of N patients with 95 % intervals. The same patients, rounds and seed give the same figures.
+    """Compute the figures of N patients with 95 % intervals.
 
-    AUPRC is average precision (steps, no interpolation), to be read against the share of positives. F1 and
-    sensitivity need a positive patient, specificity a negative one, AUC, AUPRC and balanced accuracy both. Intervals
-    need two of each class and at least one round; those of shares need no more than the share and a round. Calibration
-    slope and intercept need classes that overlap.
-
-    :param rounds: of the bootstrap; 0 for no intervals at all.
+    The same patients, rounds and seed give the same figures. AUPRC is average precision (steps, no interpolation), to
+    be compared with the share of positives. F1 and sensitivity need a positive patient, specificity a negative one,
+    AUC, AUPRC and balanced accuracy both. Intervals need two patients of each class and at least one round; those of
+    proportions need only the proportion and a round. Calibration slope and intercept need classes that overlap.
 
     :param labels: (N,) 0 or 1.
     :param probabilities: (N,) probability of label 1, in [0, 1].
-    :param calls: (N,) 0 or 1: the label that the model settled on, patient by patient.
+    :param calls: (N,) 0 or 1, the predicted label of each patient.
+    :param rounds: number of bootstrap rounds; 0 for no intervals at all.
     :raises UsageError: lengths differ, or a value is outside its range.
     """
     y, p, call = zeros_and_ones(labels), _probabilities(probabilities), zeros_and_ones(calls, name="calls")
@@ -150,7 +151,7 @@ def binary_metrics(
 
 
 def _figures(y: Bools, p: Floats, call: Bools) -> dict[str, float]:
-    """Those figures that these patients define, without intervals."""
+    """Compute the figures that are defined for these patients, without intervals."""
     values: dict[str, float] = {}
     if len(y):
         values["brier"] = brier_score_loss(y, p)
@@ -165,12 +166,12 @@ def _figures(y: Bools, p: Floats, call: Bools) -> dict[str, float]:
 
 
 def youden_threshold(labels: npt.ArrayLike, probabilities: npt.ArrayLike) -> float | None:
-    """The threshold with the greatest sensitivity + specificity − 1 (Youden, Cancer 3:32, 1950), or None.
+    """Find the threshold with the greatest sensitivity + specificity − 1 (Youden, Cancer 3:32, 1950), or None.
 
     A patient is called positive at or above it. Candidates lie half-way between neighbouring probabilities, so that
-    a new patient a hair below a validation patient is not called otherwise; of equal ones the nearest to 0.5 is
-    taken. None where no threshold tells the classes apart: one class only, equal probabilities, or all worse than
-    chance. To be chosen on validation patients, never on those it is tested on.
+    a new patient with a slightly lower probability than a validation patient gets the same call; of equally good ones
+    the nearest to 0.5 is taken. None if no threshold separates the classes: one class only, equal probabilities, or all
+    worse than chance. Choose it on validation patients, never on the patients it is tested on.
     """
     y, p = zeros_and_ones(labels), _probabilities(probabilities)
     if y.all() or not y.any():
@@ -189,7 +190,7 @@ def youden_threshold(labels: npt.ArrayLike, probabilities: npt.ArrayLike) -> flo
 
 
 def roc_points(labels: npt.ArrayLike, probabilities: npt.ArrayLike) -> Floats:
-    """Corners of the ROC, (points, 2): 1 − specificity, sensitivity, from (0, 0) to (1, 1); none of one class."""
+    """Compute the ROC's corners (points, 2): 1 − specificity, sensitivity, from (0, 0) to (1, 1); none for a class."""
     y, p = zeros_and_ones(labels), _probabilities(probabilities)
     if y.all() or not y.any():
         return np.zeros((0, 2))
@@ -199,7 +200,7 @@ def roc_points(labels: npt.ArrayLike, probabilities: npt.ArrayLike) -> Floats:
 
 @dataclass(frozen=True)
 class CalibrationBin:
-    """Patients of like probability: what was predicted, what came, and the 95 % Wilson interval of the latter."""
+    """Patients of similar probability: their mean probability, the share of positives, and its 95 % Wilson interval."""
 
     n: int
     mean_probability: float
@@ -209,7 +210,7 @@ class CalibrationBin:
 
 
 def calibration_bins(labels: npt.ArrayLike, probabilities: npt.ArrayLike, bins: int = 5) -> tuple[CalibrationBin, ...]:
-    """Up to ``bins`` groups of about equally many patients, by rising probability; equal ones stay together."""
+    """Form up to ``bins`` groups of about equally many patients, by rising probability; ties stay together."""
     y, p = zeros_and_ones(labels), _probabilities(probabilities)
     if not len(y):
         return ()
@@ -218,15 +219,15 @@ def calibration_bins(labels: npt.ArrayLike, probabilities: npt.ArrayLike, bins: 
 
 
 def wilson_interval(hits: int, n: int) -> tuple[float, float]:
-    """95 % score interval of a proportion, n ≥ 1 (Wilson, J. Am. Stat. Assoc. 22:209, 1927)."""
+    """Compute the 95 % score interval of a proportion, n ≥ 1 (Wilson, J. Am. Stat. Assoc. 22:209, 1927)."""
     share, z2 = hits / n, _Z95**2
     middle = (share + z2 / (2 * n)) / (1 + z2 / n)
     half = _Z95 / (1 + z2 / n) * sqrt(share * (1 - share) / n + z2 / (4 * n * n))
-    return min(share, max(0.0, middle - half)), max(share, min(1.0, middle + half))  # rounding leaves no share outside
+    return min(share, max(0.0, middle - half)), max(share, min(1.0, middle + half))  # despite rounding, share is inside
 
 
 def _share(right: Bools, rounds: int) -> Estimate:
-    """The share of patients who were called right, with Wilson's interval where intervals are asked for."""
+    """Compute the share of correctly called patients, with Wilson's interval if intervals are requested."""
     if not len(right):
         return Estimate(value=None)
     hits, n = int(right.sum()), len(right)
@@ -235,9 +236,9 @@ def _share(right: Bools, rounds: int) -> Estimate:
 
 
 def _mean_share(one: Estimate, other: Estimate, value: float | None) -> Estimate:
-    """The mean of two shares of different patients; its interval is recovered from theirs.
+    """Combine two proportions of different patients into their mean, its interval recovered from both (MOVER).
 
-    :param value: what it is.
+    :param value: the mean.
     """
     if value is None or one.value is None or other.value is None:
         return Estimate(value=None)
@@ -249,7 +250,7 @@ def _mean_share(one: Estimate, other: Estimate, value: float | None) -> Estimate
 
 
 def _calibration_groups(p: Floats, bins: int = 5) -> npt.NDArray[np.intp]:
-    """(N,) number of each patient's calibration group."""
+    """Compute the index of each patient's calibration group (N,)."""
     edges = np.unique(np.quantile(p, np.arange(1, bins) / bins, method="closest_observation"))
     return np.searchsorted(edges, p, side="left")  # a patient on an edge belongs below it
 
@@ -264,27 +265,27 @@ def _calibration_error(bins: tuple[CalibrationBin, ...]) -> float:
 
 
 def _recalibration(y: Bools, p: Floats, *, intervals: bool) -> tuple[Estimate, Estimate]:
-    """Calibration intercept and slope. All None where the maximum of the likelihood is not a finite one."""
-    nowhere = Estimate(value=None)
-    x = logit(np.clip(p, _NEAREST, 1 - _NEAREST))
+    """Compute calibration intercept and slope; all None if the likelihood has no finite maximum."""
+    undefined = Estimate(value=None)
+    x = logit(np.clip(p, _MIN_PROBABILITY, 1 - _MIN_PROBABILITY))
     if y.all() or not y.any() or not (x[y].min() < x[~y].max() and x[~y].min() < x[y].max()):
-        return nowhere, nowhere  # the classes do not overlap (Albert and Anderson, Biometrika 71:1, 1984)
+        return undefined, undefined  # the classes do not overlap (Albert and Anderson, Biometrika 71:1, 1984)
     mean, sd = x.mean(), x.std()
     design = np.column_stack([np.ones(len(x)), (x - mean) / sd])
-    at, height = np.zeros(2), -len(y) * log(2)  # where the log-likelihood is sought, and how high it is there
-    for _ in range(_MOST_STEPS):
+    at, height = np.zeros(2), -len(y) * log(2)  # current coefficients, and the log-likelihood there
+    for _ in range(_MAX_STEPS):
         q = expit(design @ at)
         information = design.T @ (design * (q * (1 - q))[:, None])
-        if np.linalg.cond(information) > _SINGULAR:
-            return nowhere, nowhere  # the overlap is too narrow to be told from none
+        if np.linalg.cond(information) > _MAX_CONDITION:
+            return undefined, undefined  # the overlap is numerically indistinguishable from none
         step = np.linalg.solve(information, design.T @ (y - q))
         if np.abs(step).max() < 1e-9 * (1 + np.abs(at).max()):
             break
         while (there := _log_likelihood(design @ (at + step), y)) < height - 1e-12 * abs(height):
-            step /= 2  # Newton's step can lead too far; half of it, often enough, never does
+            step /= 2  # Newton's step can overshoot: halve it until the likelihood does not fall
         at, height = at + step, there
     else:
-        return nowhere, nowhere
+        return undefined, undefined
     back = np.array([[1, -mean / sd], [0, 1 / sd]])  # from standardised logits to logits
     half = _Z95 * np.sqrt(np.diag(back @ np.linalg.inv(information) @ back.T))
     intercept, slope = (
@@ -299,9 +300,9 @@ def _log_likelihood(logits: Floats, y: Bools) -> float:
 
 
 def zeros_and_ones(values: npt.ArrayLike, name: str = "labels") -> Bools:
-    """(N,) as booleans.
+    """Convert (N,) zeros and ones to booleans.
 
-    :raises UsageError: something else is among them.
+    :raises UsageError: there are other values.
     """
     array = np.asarray(values)
     if array.ndim != 1 or not np.isin(array, (0, 1)).all():

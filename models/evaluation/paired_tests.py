@@ -1,11 +1,11 @@
-"""Is one way to tell the classes apart better than another on the same patients?
+"""Paired tests: does one method separate the classes better than another on the same patients?
 
 The test of E. DeLong, D. DeLong and D. Clarke-Pearson (Biometrics 44:837, 1988) for the areas under two ROC curves of
 the same patients, computed from midranks as X. Sun and W. Xu do (IEEE Signal Processing Letters 21:1389, 2014), and
 S. Holm's correction for many tests (Scandinavian Journal of Statistics 6:65, 1979).
 
-The test speaks of two given sets of scores and of other patients like these. That a network trained from another seed
-or on other folds would score otherwise is not in its interval.
+The test compares two given sets of scores, as if on other patients of the same kind. It does not cover the variation
+between networks trained from another seed or on other folds.
 """
 
 from __future__ import annotations
@@ -28,9 +28,9 @@ _Z95: Final = 1.959963984540054  # 97.5th percentile of the standard normal
 class PairedDifference(BaseModel):
     """AUC of the one minus AUC of the other, its 95 % interval and the two-sided p-value of no difference.
 
-    Interval and p-value are None where the variance cannot be estimated: with one patient in a class, or where scores
-    differ in AUC and yet in the same way for every patient, as the perfect and the perfectly wrong do. Scores that put
-    the patients in the same order differ by 0, from 0 to 0, with a p-value of 1.
+    Interval and p-value are None if the variance cannot be estimated: with one patient in a class, or if the scores
+    differ in the same way for every patient, as perfect and perfectly wrong scores do. Scores that put the patients in
+    the same order have a difference of 0, an interval from 0 to 0, and a p-value of 1.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
@@ -49,9 +49,9 @@ class PairedDifference(BaseModel):
 
 
 def delong(labels: npt.ArrayLike, one: npt.ArrayLike, other: npt.ArrayLike) -> PairedDifference | None:
-    """Compare two scores of the same N patients by AUC; ties count a half. None where a class has no patient.
+    """Compare two scores of the same N patients by AUC; ties count a half. None if a class has no patient.
 
-    The interval may reach beyond ±1, for it is the normal one around the difference.
+    The interval is the normal one around the difference, so it may reach beyond ±1.
 
     :param labels: (N,) 0 or 1.
     :param one: (N,) scores, higher for label 1; probabilities or logits.
@@ -65,7 +65,7 @@ def delong(labels: npt.ArrayLike, one: npt.ArrayLike, other: npt.ArrayLike) -> P
     n_positive, n_negative = int(y.sum()), int((~y).sum())
     if not n_positive or not n_negative:
         return None
-    # How many patients of the other class each is told apart from: halves, so that subtraction is without error.
+    # For each patient, the patients of the other class ranked correctly: multiples of a half, subtracted exactly.
     wins_one, wins_other = (_wins(y, score) for score in scores)
     gained = wins_one - wins_other
     positive, negative = gained[y] / n_negative, gained[~y] / n_positive  # differences of structural components
@@ -86,9 +86,9 @@ def delong(labels: npt.ArrayLike, one: npt.ArrayLike, other: npt.ArrayLike) -> P
 
 
 def holm(p_values: Sequence[float | None]) -> tuple[float | None, ...]:
-    """p-values after Holm's step-down correction. Those that are None stay so and do not count.
+    """Correct p-values by Holm's step-down method. Values of None stay None and are not counted.
 
-    Where no difference is real, the chance that any of them falls to 0.05 or below is 5 % at most.
+    If no difference is real, the probability that any corrected value is 0.05 or less is at most 5 %.
     """
     known = sorted((p, i) for i, p in enumerate(p_values) if p is not None)
     corrected: list[float | None] = [None] * len(p_values)
@@ -100,7 +100,7 @@ def holm(p_values: Sequence[float | None]) -> tuple[float | None, ...]:
 
 
 def _wins(y: npt.NDArray[np.bool_], score: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-    """(N,): negatives below a positive, and positives above a negative; ties count a half."""
+    """Count for each patient the correctly ranked patients of the other class (N,); ties count a half."""
     among_all = rankdata(score)
     wins = np.empty(len(y))
     wins[y] = among_all[y] - rankdata(score[y])

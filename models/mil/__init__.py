@@ -1,1 +1,1 @@
-"""Multiple-instance learning: networks that read a bag of tiles, and what only they use."""
+"""Multiple-instance learning: networks from a bag of tiles to a slide's logits, and their layers, losses and graphs."""

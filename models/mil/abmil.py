@@ -1,7 +1,7 @@
 """ABMIL: attention-based multiple-instance learning (Ilse, Tomczak, Welling, ICML 2018).
 
 Tiles are embedded one by one, h_i = dropout(ReLU(W x_i + b)); gated attention (their equations 7 and 9) pools them,
-z = Σ a_i h_i; a linear head gives the slide's logits. Nothing depends on where a tile lies or on the order of tiles.
+z = Σ a_i h_i; a linear head gives the slide's logits. Neither the positions of tiles nor their order matter.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ class ABMILConfig(NetworkConfig):
 
 @dataclass(frozen=True)
 class ABMILOutput(NetworkOutput):
-    """The network's output with what CLAM's clustering needs."""
+    """The network's output with the bags and embedded tiles, for CLAM's clustering."""
 
     bags: BagBatch
     embedded: Tensor

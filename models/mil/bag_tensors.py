@@ -1,4 +1,4 @@
-"""Bags as the networks take them: tensors with the graph of a slide's tiles, one slide or several in a batch.
+"""Bags as input of the networks: tensors with the graph of a slide's tiles, one slide or several in a batch.
 
 Four types, each for one thing: :class:`~wsipipe.data.features.store.Bag` is what a feature store holds,
 :class:`BagTensors` is that slide with its graph, :class:`BagBatch` is what a network is called with, and
@@ -24,11 +24,11 @@ from .tile_graph import knn_edges
 
 @dataclass(frozen=True)
 class BagTensors:
-    """One slide.
+    """One slide: its features and the graph of its tiles.
 
     :param features: (P, D) as stored, float16 or float32.
     :param edges: (2, E) int32, from each tile to its neighbours: sorted by source, every tile has at least one.
-    :param facts: backbone, weights and tiles that the features are of; None where they are not from a store.
+    :param facts: backbone, weights and tiles of the features; None if they do not come from a store.
     """
 
     slide_id: str
@@ -42,18 +42,18 @@ class BagTensors:
         return self.features.nbytes + self.edges.nbytes
 
     def to(self, device: torch.device) -> BagTensors:
-        """The same on another device."""
+        """Copy the slide to another device."""
         return replace(self, features=self.features.to(device), edges=self.edges.to(device))
 
 
 @dataclass(frozen=True)
 class Patient:
-    """A patient: slides, label, and what else training may use.
+    """A patient: slides, label, and optionally expression and a soft target for training.
 
     :param label: y; of a binary task 0 or 1.
     :param bags: the patient's slides.
-    :param expression: (n_genes) where RNA was measured and the training uses it.
-    :param target: a soft target, of a binary task the probability of positive; None: the label is the target.
+    :param expression: (n_genes) if RNA was measured and the training uses it.
+    :param target: a soft target, of a binary task the probability of positive; None if the label is the target.
     :raises UsageError: a label or a soft target that the task cannot have, or expression that is not finite.
     """
 
@@ -66,11 +66,11 @@ class Patient:
 
     @property
     def value(self) -> float:
-        """What the loss compares the logits of the patient's slides with (:meth:`.Task.value`)."""
+        """The target value that the loss compares the slides' logits with (:meth:`.Task.value`)."""
         return self.task.value(self.patient_id, self.label, self.target)
 
     def __post_init__(self) -> None:
-        self.task.value(self.patient_id, self.label, self.target)  # refuses what the task cannot have
+        self.task.value(self.patient_id, self.label, self.target)  # refuses values that the task cannot have
         if self.expression is not None and not bool(self.expression.isfinite().all()):
             what = "expression used in training must be finite: the fold's panel of genes imputes it"
             raise UsageError(what, path=self.patient_id)
@@ -91,7 +91,7 @@ class BagBatch:
 
     @classmethod
     def of(cls, bags: Sequence[BagTensors], device: torch.device | str = "cpu") -> BagBatch:
-        """Bags, in their order, on a device."""
+        """Join bags, in their order, on a device."""
         sizes = tuple(len(bag.features) for bag in bags)
         if len(bags) == 1:
             return cls(bags[0].features.to(device).float(), bags[0].edges.to(device).long(), sizes)
@@ -101,13 +101,13 @@ class BagBatch:
 
     @cached_property
     def member(self) -> Tensor:
-        """(B, N) bool, true where a tile is of a slide."""
+        """(B, N) bool, true if a tile belongs to a slide."""
         slides = torch.arange(len(self.sizes), device=self.x.device)
         return slides[:, None] == self.slide_of_tile[None, :]
 
     @cached_property
     def slide_of_tile(self) -> Tensor:
-        """(N) int64, the slide that a tile is of."""
+        """(N) int64, the index of each tile's slide."""
         slides = torch.arange(len(self.sizes), device=self.x.device)
         sizes = torch.tensor(self.sizes, device=self.x.device)
         return torch.repeat_interleave(slides, sizes, output_size=len(self.x))
@@ -127,11 +127,11 @@ class BagBatch:
         return sums / (sizes if values.ndim == 1 else sizes[:, None])
 
     def split(self, values: Tensor) -> tuple[Tensor, ...]:
-        """Values of all tiles (N, …) as one tensor a slide."""
+        """Split values of all tiles (N, …) into one tensor per slide."""
         return torch.split(values, list(self.sizes))
 
 
 def bag_tensors(bag: Bag, neighbours: int) -> BagTensors:
-    """A slide's tensors, its graph built of each tile's nearest ``neighbours`` on the slide."""
+    """Build a slide's tensors, with a graph from each tile to its nearest ``neighbours`` on the slide."""
     edges = knn_edges(bag.coords, neighbours).to(torch.int32)
     return BagTensors(bag.slide_id, torch.from_numpy(bag.features), edges, bag.facts)

@@ -34,8 +34,8 @@ class CLAMConfig(ABMILConfig):
 class CLAM(ABMIL):
     """Single-branch CLAM: ABMIL with the clustering loss in training.
 
-    Tile scores are the head's log-odds, as in ABMIL. Those of the clustering would not do: its classifiers are trained
-    on the tiles of highest and lowest attention only.
+    Tile scores are the head's log-odds, as in ABMIL. The clustering's classifiers are not used for them: they are
+    trained on the tiles of highest and lowest attention only.
     """
 
     Config = CLAMConfig
@@ -47,7 +47,7 @@ class CLAM(ABMIL):
         """One for negative and one for positive slides: is a tile of the lowest or of the highest attention?"""
 
     def loss(self, output: ABMILOutput, targets: Targets) -> Losses:
-        """0.7 cross entropy + 0.3 clustering.
+        """Compute 0.7 cross entropy + 0.3 clustering.
 
         With a soft target t the clustering is t times that of a positive slide and 1 − t times that of a negative one;
         with labels that is the paper's.

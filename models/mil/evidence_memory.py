@@ -1,6 +1,7 @@
 """Evidence memory: tiles, slides and RNA are compared with the same slots, and attention grows with |evidence|.
 
-Not of the MoMKD paper. Slots ĉ_k (unit vectors of S) each carry a weight m_k, above zero for evidence of positive.
+A method of this package, not of the MoMKD paper. Slots ĉ_k (unit vectors of S) each carry a weight m_k, above zero for
+evidence of positive.
 Tiles, slides and RNA are projected into the slots' space; the evidence for slot k is the product with ĉ_k:
 
 - tile: h_i = dropout(ReLU(W x_i)), s_ik = (W_p h_i)·ĉ_k, relative to its slide: s̄_k the mean over the slide's tiles,
@@ -136,7 +137,7 @@ class EvidenceMemory(SlideNetwork):
         return Losses(terms, total)
 
     def epoch_figures(self) -> dict[str, float]:
-        """β and λ."""
+        """Return β and λ."""
         return {"sharpness": float(self.log_sharpness.detach().exp()), "blend": float(self.blend.detach().sigmoid())}
 
 

@@ -1,4 +1,4 @@
-"""Distillation within the batch by feature matching: the baseline without a memory that MoMKD is compared with.
+"""Distillation within the batch by feature matching: MoMKD's baseline without a memory.
 
 Slides go through MoMKD's histology encoder and gated attention (Ilse, Tomczak, Welling 2018, equation 9). An omics
 encoder learns the label on its own. A regressor of the slide's features (Romero et al., FitNets, ICLR 2015, section

@@ -1,10 +1,10 @@
 """GATv2 attention over a fixed graph (Brody, Alon, Yahav 2022, "How attentive are graph attention networks?").
 
-The arithmetic and the state dict are those of ``torch_geometric.nn.GATv2Conv``. That one makes about ten arrays of
-E × H numbers a layer and direction, and on a GPU sums them in no fixed order. Here edges are sorted by target once,
-sums over a tile's edges are ``embedding_bag`` calls, and the values of edges are computed in chunks that stay in the
-processor's cache, and computed again in the backward pass. Every sum has a fixed order: the same numbers on every run
-of one device.
+The arithmetic and the state dict are those of ``torch_geometric.nn.GATv2Conv``. That implementation makes about ten
+arrays of E × H numbers per layer and direction, and on a GPU sums them in no fixed order. Here edges are sorted by
+target once, sums over a tile's edges are ``embedding_bag`` calls, and the values of edges are computed in chunks that
+stay in the processor's cache, and computed again in the backward pass. Every sum has a fixed order: the same numbers on
+every run of one device.
 
 N is the number of tiles, of one bag or of several that lie one after the other with no edge between them; C is the
 width of a head, H = heads · C.

@@ -70,8 +70,8 @@ class ClassMemory(nn.Module):
         """Move the slots of class ``label`` towards the vectors nearest to them (mode ``momentum``).
 
         c ← ‖m c + (1 − m) p̄_c‖, p̄_c the mean of the tiles p (P, S) nearest to c, then the same with the omics
-        vectors u (R, S); P and R may be 0. Tiles and omics take turns because in one mean an omics vector would count
-        for nothing among thousands of tiles. A slot that is nearest to none stays.
+        vectors u (R, S); P and R may be 0. Tiles and omics are averaged separately because a few omics vectors would
+        have no weight among thousands of tiles. A slot without nearest vectors stays.
         """
         for points in (p, u):
             belongs = functional.one_hot(self.assigned(points, label), self.slots.shape[1]).to(points.dtype)  # (N, K)

@@ -11,10 +11,10 @@ Precision = Literal["fp32", "bf16"]
 
 
 def arithmetic(device: torch.device, precision: Precision) -> torch.autocast:
-    """The autocast context for the forward pass and the loss; gradients and steps are taken outside it."""
+    """Return the autocast context for the forward pass and the loss; gradients and steps are taken outside it."""
     return torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16")
 
 
 def in_float32(tensor: Tensor) -> torch.autocast:
-    """The context, on the tensor's device, for what bfloat16's three digits do not suffice for: cosines, small sums."""
+    """Return a context without autocast for cosines and small sums, which need more than bfloat16's three digits."""
     return torch.autocast(tensor.device.type, enabled=False)

@@ -40,7 +40,7 @@ from .network import Losses, NetworkConfig, NetworkOutput, SlideNetwork, Targets
 HEADS = 2
 """Attention heads of each GATv2 layer."""
 KMEANS_TILES = 50_000
-"""Tiles of a class whose projections the k-means takes, at most about."""
+"""Approximate upper bound of the tiles per class whose projections enter the k-means."""
 
 
 class EncodersConfig(NetworkConfig):
@@ -86,10 +86,11 @@ PRESETS: dict[PresetName, dict[str, Any]] = {
     "paper": {"hidden": 256, "shared": 128, "slots": 16, "loss": {"reconstruction_weight": 0.01}},
 }
 """Values in which the authors' public code and their paper differ; the rest are :class:`MoMKDConfig`'s defaults.
-``standard`` is the public code's network with a patience of ours (:data:`PATIENCE`)."""
+``standard`` is the public code's network with another patience (:data:`PATIENCE`)."""
 
 PATIENCE: dict[PresetName, int] = {"standard": 15, "official": 1, "paper": 15}
-"""Epochs without gain after which training stops. The public script's 1 keeps its own schedule from ever acting."""
+"""Epochs without gain after which training stops. With the public script's 1, training stops before its
+learning-rate schedule ever acts."""
 
 
 def preset(name: PresetName, in_features: int, n_genes: int) -> MoMKDConfig:
@@ -101,7 +102,7 @@ def preset(name: PresetName, in_features: int, n_genes: int) -> MoMKDConfig:
 
 @dataclass(frozen=True)
 class MoMKDOutput(NetworkOutput):
-    """The network's output with what the losses need."""
+    """The network's output with the tensors that the losses need."""
 
     bags: BagBatch
     contextual: Tensor

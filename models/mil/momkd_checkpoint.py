@@ -29,35 +29,35 @@ _NAMES = {
     "rna_decoder.decoder": "omics_decoder",
     "rna_projector": "omics_projection",
 }
-"""Their module → ours; the rest of a tensor's name is the same."""
+"""Module in the public code → module here; the rest of a tensor's name is the same."""
 _SLOTS = {NEGATIVE: "mem_neg._codebook.embed", POSITIVE: "mem_pos._codebook.embed"}
 _VQ_STATE = {
     f"mem_{side}._codebook.{name}" for side in ("pos", "neg") for name in ("initted", "cluster_size", "embed_avg")
 }
-"""Bookkeeping of their quantiser's moving average, which the method does not use."""
+"""State of the public code's vector quantiser for its moving average, which the method does not use."""
 _HINT = "only the state dict that the public MoMKD code saves (s_<fold>_mkd_checkpoint.pt) can be read here"
 
 
 def read_momkd_checkpoint(path: str | PathLike[str]) -> tuple[MoMKDConfig, dict[str, Tensor]]:
-    """Configuration and state dict (float32, CPU) of one of the authors' checkpoints.
+    """Read the configuration and the state dict (float32, CPU) from one of the authors' checkpoints.
 
-    Sizes come from the tensors' shapes; dropouts and loss weights, which no shape gives, are the public code's.
-    Nothing in the file is run: it is read with ``weights_only=True``.
+    Sizes come from the tensors' shapes; dropouts and loss weights are the public code's, since no shape shows them.
+    No code in the file is run: it is read with ``weights_only=True``.
 
     :raises BundleError: no file, not a checkpoint, or not of this network.
     """
-    theirs = _tensors(path)
+    tensors = _tensors(path)
     state: dict[str, Tensor] = {}
-    for name, tensor in theirs.items():
+    for name, tensor in tensors.items():
         module = next((module for module in _NAMES if name.startswith(module + ".")), None)
         if module is not None:
             state[_NAMES[module] + name.removeprefix(module)] = tensor
         elif name == "attn_log_tau":
             state["log_tau"] = tensor
         elif name not in _VQ_STATE and name not in _SLOTS.values():
-            raise BundleError(f"no MoMKD checkpoint has a tensor {name}", path=path, hint=_HINT)
-    config = _config(theirs, path)
-    state["memory.slots"] = torch.cat([theirs[_SLOTS[NEGATIVE]], theirs[_SLOTS[POSITIVE]]])
+            raise BundleError(f"not a MoMKD checkpoint: it has a tensor {name}", path=path, hint=_HINT)
+    config = _config(tensors, path)
+    state["memory.slots"] = torch.cat([tensors[_SLOTS[NEGATIVE]], tensors[_SLOTS[POSITIVE]]])
     with torch.device("meta"):
         wanted = MoMKD(config).state_dict()
     require_same_tensors(wanted, state, path)
@@ -81,13 +81,13 @@ def _tensors(path: str | PathLike[str]) -> dict[str, Tensor]:
     return {name: tensor.float() for name, tensor in without_common_prefix(content).items()}
 
 
-def _config(theirs: dict[str, Tensor], path: str | PathLike[str]) -> MoMKDConfig:
-    """Sizes from the shapes of five tensors; :func:`require_same_tensors` then checks all the others against them."""
+def _config(tensors: dict[str, Tensor], path: str | PathLike[str]) -> MoMKDConfig:
+    """Derive the sizes from the shapes of a few tensors; :func:`require_same_tensors` then checks all the others."""
 
     def shape(name: str, dimensions: int) -> tuple[int, ...]:
-        if name not in theirs or theirs[name].ndim != dimensions:
-            raise BundleError(f"no MoMKD checkpoint lacks {name} with {dimensions} axes", path=path, hint=_HINT)
-        return tuple(theirs[name].shape)
+        if name not in tensors or tensors[name].ndim != dimensions:
+            raise BundleError(f"not a MoMKD checkpoint: it has no {name} with {dimensions} axes", path=path, hint=_HINT)
+        return tuple(tensors[name].shape)
 
     hidden, in_features = shape("wsi_encoder.gat1.lin_l.weight", 2)
     _, heads, _ = shape("wsi_encoder.gat1.att", 3)
@@ -95,7 +95,7 @@ def _config(theirs: dict[str, Tensor], path: str | PathLike[str]) -> MoMKDConfig
     shared, omics_embedding = shape("rna_projector.weight", 2)
     head_hidden, _ = shape("wsi_classifier_proto.1.weight", 2)
     _, slots, _ = shape(_SLOTS[POSITIVE], 3)
-    if theirs[_SLOTS[POSITIVE]].shape != shape(_SLOTS[NEGATIVE], 3):
+    if tensors[_SLOTS[POSITIVE]].shape != shape(_SLOTS[NEGATIVE], 3):
         raise BundleError("its two memories differ in shape", path=path, hint=_HINT)
     if heads != HEADS or hidden % HEADS:
         raise BundleError(f"its graph layers have {heads} attention heads, MoMKD has {HEADS}", path=path, hint=_HINT)

@@ -1,4 +1,4 @@
-"""The interface of all networks here: how training, bundles and prediction use them.
+"""The interface of all slide networks, as used by training, bundles and prediction.
 
 A step of training is ``output = network(bags)``, ``network.loss(output, targets).total.backward()``, the optimiser's
 step, then ``network.update_memory(output, targets)``. Inference is ``network(bags)`` alone, and never needs omics.
@@ -36,27 +36,27 @@ class NetworkConfig(BaseModel):
 
 @dataclass(frozen=True)
 class NetworkOutput:
-    """What a network computes from B slides of N tiles together."""
+    """The output of a network for B slides with N tiles in total."""
 
     logits: Tensor
     """(B, outputs of the task); of a binary task negative and positive."""
     attention: Tensor
     """(N), sums to 1 over each slide's tiles."""
     scores: Tensor
-    """(N), the evidence of a single tile; of a binary task above zero where it is for positive."""
+    """(N), the evidence of each tile; of a binary task above zero if it is for positive."""
 
 
 @dataclass(frozen=True)
 class Targets:
-    """What the loss compares the output for B bags with. Several bags may be of one patient."""
+    """The targets of the loss for B bags, several of which may belong to one patient."""
 
     labels: Tensor
     """y (B) int64."""
     values: Tensor
-    """(B) float32, what the logits are compared with; of a binary task the probability of positive: y itself, or a
-    soft target."""
+    """(B) float32, the target values of the logits; of a binary task the probability of positive: y itself, or a soft
+    target."""
     expression: Tensor | None = None
-    """g (R, n_genes): a row for each bag whose patient has expression; None where no patient has."""
+    """g (R, n_genes): a row for each bag whose patient has expression; None if no patient has."""
     measured: Tensor | None = None
     """(R) int64, which bags the rows of ``expression`` belong to."""
 
@@ -74,7 +74,7 @@ class Targets:
 
 @dataclass(frozen=True)
 class Losses:
-    """The unweighted terms of a step, means over its bags, and their weighted total; scalars all."""
+    """The unweighted loss terms of a step, means over its bags, and their weighted total; all scalars."""
 
     terms: Mapping[str, Tensor]
     total: Tensor
@@ -85,11 +85,11 @@ class Losses:
 
 
 class SlideNetwork(nn.Module, ABC):
-    """A network from slides to logits; float32 parameters, on the device where they are."""
+    """A network from slides to logits, with float32 parameters on any device."""
 
     Config: ClassVar[type[NetworkConfig]]
     omics: ClassVar[tuple[str, ...]] = ()
-    """What the state-dict keys of the omics side begin with, which inference does without."""
+    """Prefixes of the state-dict keys of the omics side, which inference does not need."""
 
     def __init__(self, config: Any, task: Task = BINARY) -> None:
         super().__init__()
@@ -98,7 +98,7 @@ class SlideNetwork(nn.Module, ABC):
 
     @property
     def device(self) -> torch.device:
-        """Where its parameters are."""
+        """The device of its parameters."""
         return next(self.parameters()).device
 
     @abstractmethod
@@ -106,14 +106,14 @@ class SlideNetwork(nn.Module, ABC):
         """Logits, attention and tile scores of slides, from histology alone."""
 
     def loss(self, output: Any, targets: Targets) -> Losses:
-        """All terms of the loss; ``output`` is this network's own. Here the task's loss alone."""
+        """Compute all terms of the loss for this network's output; by default the task's loss alone."""
         task = self.task.loss(output.logits, targets.values)
         return Losses({"task": task}, task)
 
     def measured_expression(self, targets: Targets) -> tuple[Tensor, Tensor] | None:
-        """``expression`` and ``measured`` of the targets, for a network with an omics side; None where there are none.
+        """Return ``expression`` and ``measured`` of the targets, for a network with an omics side; None if unmeasured.
 
-        :raises UsageError: there is expression, and this network was built without genes.
+        :raises UsageError: there is expression, but this network was built without genes.
         """
         if targets.expression is None or targets.measured is None:
             return None
@@ -122,20 +122,20 @@ class SlideNetwork(nn.Module, ABC):
         return targets.expression, targets.measured
 
     def init_memory(self, patients: Sequence[Patient], generator: torch.Generator) -> None:
-        """Set what depends on the training patients, before the first epoch; networks without a memory do nothing.
+        """Initialise the memory from the training patients before the first epoch; by default does nothing.
 
         :param generator: a CPU generator.
         """
 
     def update_memory(self, output: Any, targets: Targets) -> None:
-        """Move what moves without gradients, after the optimiser's step; here nothing."""
+        """Update the memory without gradients, after the optimiser's step; by default does nothing."""
 
     def epoch_figures(self) -> dict[str, float]:
-        """Figures of the network for the learning curve, since the last call."""
+        """Return the network's own figures for the learning curve, since the last call."""
         return {}
 
     def inference_state(self) -> dict[str, Tensor]:
-        """The part of the state dict that inference needs."""
+        """Return the part of the state dict that inference needs."""
         return {key: value for key, value in self.state_dict().items() if not key.startswith(self.omics)}
 
     @classmethod
@@ -147,12 +147,12 @@ class SlideNetwork(nn.Module, ABC):
         task: Task = BINARY,
         path: str | PathLike[str] | None = None,
     ) -> SlideNetwork:
-        """The network for inference, in evaluation mode on the CPU, from what :meth:`inference_state` gave.
+        """Build the network for inference, in evaluation mode on the CPU, from the tensors of :meth:`inference_state`.
 
-        It has no omics side (its ``config.n_genes`` is 0), however it was trained.
+        It has no omics side (its ``config.n_genes`` is 0), even if it was trained with one.
 
         :param path: the file the state is from, for the message.
-        :raises BundleError: a tensor is missing, too many, or of another shape.
+        :raises BundleError: a tensor is missing, surplus, or of another shape.
         """
         network = cls(config.model_copy(update={"n_genes": 0}), task)
         require_same_tensors(network.state_dict(), state, path)
@@ -163,7 +163,7 @@ class SlideNetwork(nn.Module, ABC):
 def require_same_tensors(
     wanted: Mapping[str, Tensor], found: Mapping[str, Tensor], path: str | PathLike[str] | None
 ) -> None:
-    """Refuse (``BundleError``) a state dict whose names or shapes are not the wanted ones, naming some of them."""
+    """Raise ``BundleError`` if the names or shapes of a state dict differ from the wanted ones, listing some."""
     if wrong := difference(wanted, found):
         raise BundleError(
             f"the weights do not fit the network's configuration: {wrong}",

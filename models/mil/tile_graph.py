@@ -11,15 +11,15 @@ from ...data.errors import UsageError
 
 
 def knn_edges(coords: NDArray[np.integer], k: int = 8) -> torch.Tensor:
-    """Edges from every tile (source) to its ``min(k, P − 1)`` nearest tiles (targets).
+    """Build the edges from every tile (source) to its ``min(k, P − 1)`` nearest tiles (targets).
 
-    A tile grid is full of equal distances, so ties have a rule: the nearer tile first (squared Euclidean distance,
-    exact in integers), and of two equally near the one with the lower index. Edges are ordered by source, then by
-    that rule; the same coordinates give the same edges on every machine. A single tile has its self-loop.
+    A tile grid is full of equal distances, so there is a rule for ties: the nearer tile first (squared Euclidean
+    distance, exact in integers), and of two equally near the one with the lower index. Edges are ordered by source,
+    then by that rule; the same coordinates give the same edges on every machine. A single tile has its self-loop.
 
-    :param coords: (P, 2) integer positions, pixels of any one scale. Distinct in a tile grid; tiles that share a place
-        are neighbours at distance 0.
-    :param k: neighbours a tile.
+    :param coords: (P, 2) integer positions, pixels of any one scale. Distinct in a tile grid; tiles at the same
+        position are neighbours at distance 0.
+    :param k: neighbours per tile.
     :returns: (2, E) int64 on the CPU, row 0 the source and row 1 the target, E = P · min(k, P − 1).
     :raises UsageError: no tile, coordinates that are not (P, 2) integers, or ``k`` below 1.
     """
@@ -39,28 +39,29 @@ def knn_edges(coords: NDArray[np.integer], k: int = 8) -> torch.Tensor:
     tree = cKDTree(places)
     targets = np.empty((tiles, k), dtype=np.int64)
     unsettled = np.arange(tiles)
-    asked = min(2 * k + 1, tiles)
+    queried = min(2 * k + 1, tiles)
     while len(unsettled):
-        nearest, certain = _nearest(tree, places, unsettled, k, asked)
+        nearest, certain = _nearest(tree, places, unsettled, k, queried)
         targets[unsettled[certain]] = nearest[certain]
         unsettled = unsettled[~certain]
-        asked = min(2 * asked, tiles)
+        queried = min(2 * queried, tiles)
     edges = np.stack([np.repeat(np.arange(tiles), k), targets.ravel()])
     return torch.from_numpy(edges)
 
 
 def _nearest(
-    tree: cKDTree, places: NDArray[np.int64], tiles: NDArray[np.int64], k: int, asked: int
+    tree: cKDTree, places: NDArray[np.int64], tiles: NDArray[np.int64], k: int, queried: int
 ) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
-    """The ``k`` neighbours by rule among the ``asked`` that the tree returns, and whether the tie rule is certain.
+    """Choose ``k`` neighbours among the ``queried`` that the tree returns, and say whether each row is certain.
 
-    Rows whose k-th neighbour is as far as the farthest candidate may have lost a tie to a tile that the tree left out.
+    A row is uncertain if its k-th neighbour is as far as the farthest candidate: a tile that the tree did not return
+    may be equally near and come first by the rule for ties.
     """
-    _, candidates = tree.query(places[tiles], k=asked)
+    _, candidates = tree.query(places[tiles], k=queried)
     candidates = candidates.astype(np.int64)
     squared = ((places[candidates] - places[tiles][:, None]) ** 2).sum(axis=2)
     farthest = squared.max(axis=1)
     squared[candidates == tiles[:, None]] = np.iinfo(np.int64).max  # a tile is not its own neighbour: last in order
     order = np.lexsort((candidates, squared), axis=1)[:, :k]
     certain = np.take_along_axis(squared, order[:, -1:], axis=1)[:, 0] < farthest
-    return np.take_along_axis(candidates, order, axis=1), certain | (asked == len(places))
+    return np.take_along_axis(candidates, order, axis=1), certain | (queried == len(places))

@@ -110,7 +110,7 @@ class AttentionLayer(nn.Module):
         return tokens + added
 
     def first(self, tokens: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """What attention adds to the first token, the logarithm of its weights, and what each token alone would add.
+        """Compute the attention output for the first token, its log weights, and the output for each token alone.
 
         :returns: (H), (heads, L) and (L, H).
         """

@@ -1,1 +1,1 @@
-"""Tasks: what a model answers, one file each behind one seam."""
+"""Tasks: the kinds of questions that a model answers, one file each behind one interface."""

@@ -1,7 +1,8 @@
-"""Binary: is a patient positive or negative?
+"""The binary task: is a patient positive or negative?
 
-Logits are two, negative and positive; the score is the log-odds, positive minus negative. A patient's score is the mean
-of the slides' log-odds, and the patient is called positive from a threshold that the fold's validation patients set.
+There are two logits, negative and positive; the score is the log-odds, positive minus negative. A patient's score is
+the mean of the slides' log-odds, and the patient is called positive from a threshold chosen on the fold's validation
+patients.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from ..evaluation.metrics import Metrics, binary_metrics, youden_threshold
 from .task import Task, Validation
 
 MIN_RANKED_PATIENTS = 5
-"""With fewer validation patients that have a soft target the rank correlation says too little, and the AUC decides."""
+"""With fewer validation patients that have a soft target, the rank correlation is too noisy, and the AUC is used."""
 
 
 class BinaryTask(Task):
@@ -67,7 +68,7 @@ class BinaryTask(Task):
         return logits[..., 1] - logits[..., 0]
 
     def join(self, scores: Sequence[float]) -> float:
-        """The mean of the slides' log-odds, in whatever order they come."""
+        """The mean of the slides' log-odds, independent of their order."""
         return math.fsum(scores) / len(scores)
 
     def validate(
@@ -85,7 +86,7 @@ class BinaryTask(Task):
         return float(expit(score))
 
     def threshold(self, labels: Sequence[int], scores: Sequence[float]) -> tuple[float, str]:
-        """Youden's, or 0.5 where the validation patients give none."""
+        """Youden's threshold, or 0.5 if the validation patients do not determine one."""
         chosen = youden_threshold(labels, expit(np.array(scores)))
         return (0.5, "default 0.5") if chosen is None else (chosen, "Youden on the validation patients")
 
@@ -110,7 +111,7 @@ BINARY = BinaryTask()
 
 
 def _rank_correlation(scores: Sequence[float], soft_targets: Sequence[float | None]) -> float | None:
-    """Spearman's of scores with soft targets, over the patients that have one; 0 where all scores are equal."""
+    """Spearman's correlation of scores and soft targets, over patients that have one; 0 if all scores are equal."""
     pairs = [(score, target) for score, target in zip(scores, soft_targets, strict=True) if target is not None]
     if len(pairs) < MIN_RANKED_PATIENTS or len({target for _, target in pairs}) < 2:
         return None

@@ -1,7 +1,7 @@
-"""What a model says of a patient: one record, whether out of fold, of another cohort, or of a new slide.
+"""The prediction for a patient: one record, whether out of fold, for another cohort, or for a new slide.
 
-A patient's score is the mean over the folds of what each makes of the slides together, by the task's rule. The
-threshold is the mean of the folds', the spread the standard deviation of their probabilities.
+Each fold joins its scores of the patient's slides by the task's rule; the patient's score is the mean over the folds.
+The threshold is the mean of the folds' thresholds, the spread the standard deviation of their probabilities.
 """
 
 from __future__ import annotations
@@ -13,36 +13,36 @@ from typing import TYPE_CHECKING, Final, Self
 import numpy as np
 
 if TYPE_CHECKING:
-    from .task import Task  # loads torch, which pages do without
+    from .task import Task  # loads torch, which pages do not need
 
 TRAINED_AT: Final = 0.5
-"""The prevalence that probabilities are at: training draws both classes equally often."""
+"""The prevalence that probabilities refer to: training draws both classes equally often."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class PatientPrediction:
-    """A patient, as read by the folds that were not trained on them."""
+    """A patient's prediction by the folds that were not trained on them."""
 
     patient_id: str
     label: int | None = None
-    """1 for positive, 0 for negative; None where it is not known."""
+    """1 for positive, 0 for negative; None if unknown."""
     probability: float
     logit: float
     """The patient's score; of a binary task the log-odds of positive."""
     spread: float | None = None
-    """Standard deviation over the folds of their probabilities; None of one fold."""
+    """Standard deviation of the folds' probabilities; None with one fold."""
     threshold: float
     """Probability from which the patient is called positive."""
     call: int
-    """The label that the model settles on: 1 where the patient is called positive, else 0."""
+    """The predicted label: 1 if the patient is called positive, else 0."""
     slides: int
     folds: tuple[int, ...]
     why: str = ""
-    """Why these folds and not others."""
+    """Why these folds were used and not others."""
 
     @property
     def fold(self) -> int:
-        """The one fold of a patient who was read by one."""
+        """The fold of a patient who was predicted by exactly one."""
         [fold] = self.folds
         return fold
 
@@ -57,9 +57,9 @@ class PatientPrediction:
         label: int | None = None,
         why: str = "",
     ) -> Self:
-        """The prediction of a patient from what each fold says of each slide.
+        """Combine the scores of each slide by each fold into the prediction of a patient.
 
-        :param slides: fold → score, a slide each; all were read by the same folds.
+        :param slides: for each slide, fold → score; all slides were read by the same folds.
         :param thresholds: fold → its threshold.
         """
         folds = tuple(sorted(slides[0]))

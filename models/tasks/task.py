@@ -1,10 +1,10 @@
-"""A task is what a model answers, and everything that depends on it.
+"""The interface of a task: the kind of question a model answers, and everything that depends on it.
 
-Networks ask it for the width of their head and the loss, training for targets, for the groups that it samples from and
-for the score that stops it early, evaluation for the way from slides to a patient, the decision and the figures. Binary
-(:mod:`.binary`) is the only task so far; another is a file beside it and a row in :data:`TASKS`.
+A task defines, for networks, the width of their head and the loss; for training, the targets, the groups to sample from
+and the score for early stopping; for evaluation, how slides combine into a patient, the decision and the figures.
+Binary (:mod:`.binary`) is the only task so far; another one is a file beside it and a row in :data:`TASKS`.
 
-A patient's *score* is one number that grows with the answer, such as log-odds; its *probability* is what people read.
+A patient's *score* is one number that grows with the answer, such as log-odds; the *probability* is shown to people.
 """
 
 from __future__ import annotations
@@ -22,45 +22,45 @@ from ..evaluation.metrics import Metrics
 
 @dataclass(frozen=True)
 class Validation:
-    """How a network does on the validation patients."""
+    """A network's performance on the validation patients."""
 
     auc: float | None
-    """None where they are of one class."""
+    """None if they are all of one class."""
     loss: float
     """Mean over the patients, against their labels."""
     rank_correlation: float | None
-    """Spearman's, with their soft targets; None without these, or with too few."""
+    """Spearman's correlation with their soft targets; None without soft targets, or with too few."""
 
     @property
     def score(self) -> float:
-        """What early stopping and the schedule maximise: the rank correlation, else the AUC, else minus the loss."""
+        """The value that early stopping and the schedule maximise: rank correlation, else AUC, else minus the loss."""
         values = (self.rank_correlation, self.auc, -self.loss)
         return next(value for value in values if value is not None)
 
 
 class Task(ABC):
-    """What a model answers. A task holds no state."""
+    """The kind of question a model answers; it holds no state."""
 
     name: ClassVar[str]
     outputs: ClassVar[int]
-    """Numbers that a network's head gives for a slide."""
+    """Width of a network's head."""
     page_parts: ClassVar[tuple[str, ...]]
-    """Charts of the performance section that mean something for it, in the order of the page."""
+    """Charts of the performance section that apply to it, in the order of the page."""
 
     @abstractmethod
     def strata(self, labels: Mapping[str, int]) -> dict[str, int]:
-        """Patient → stratum; splits keep the share of every stratum alike in all folds."""
+        """Map each patient to a stratum; splits keep the share of every stratum equal in all folds."""
 
     @abstractmethod
     def sampling_groups(self, labels: Sequence[int]) -> list[list[int]]:
-        """Positions of the training patients in groups that training draws from equally often.
+        """Group the positions of the training patients; training draws from each group equally often.
 
         :raises CohortError: these patients cannot train for the task.
         """
 
     @abstractmethod
     def value(self, patient_id: str, label: int, soft_target: float | None) -> float:
-        """What the loss compares a patient's logits with: the soft target where there is one, else the label.
+        """Return the target value of a patient's logits: the soft target if there is one, else the label.
 
         :param patient_id: for messages.
         :raises UsageError: a label or a soft target that the task cannot have.
@@ -68,33 +68,33 @@ class Task(ABC):
 
     @abstractmethod
     def loss(self, logits: Tensor, values: Tensor) -> Tensor:
-        """The loss of logits (B, outputs) against the :meth:`value` of each (B), a scalar: the mean over the bags."""
+        """Compute the loss of logits (B, outputs) against target values (B): a scalar, the mean over the bags."""
 
     @abstractmethod
     def score(self, logits: Tensor) -> Tensor:
-        """The score of slides, or of single tiles; (…, outputs) → (…)."""
+        """Compute the scores of slides, or of single tiles, from logits; (…, outputs) → (…)."""
 
     @abstractmethod
     def join(self, scores: Sequence[float]) -> float:
-        """A patient's score from those of the patient's slides."""
+        """Combine the scores of a patient's slides into the patient's score."""
 
     @abstractmethod
     def validate(
         self, labels: Sequence[int], scores: Sequence[float], soft_targets: Sequence[float | None]
     ) -> Validation:
-        """How these patients' scores agree with their labels and soft targets."""
+        """Measure how well patients' scores agree with their labels and soft targets."""
 
     @abstractmethod
     def probability(self, score: float) -> float:
-        """The probability that a score stands for."""
+        """Convert a score to a probability."""
 
     @abstractmethod
     def threshold(self, labels: Sequence[int], scores: Sequence[float]) -> tuple[float, str]:
-        """The probability from which :meth:`call` decides, chosen on validation patients, and how it was chosen."""
+        """Choose the threshold for :meth:`call` on validation patients; also say how it was chosen."""
 
     @abstractmethod
     def call(self, probability: float, threshold: float) -> int:
-        """The label that a model settles on for a patient."""
+        """Decide the predicted label of a patient."""
 
     @abstractmethod
     def metrics(
@@ -106,18 +106,18 @@ class Task(ABC):
         rounds: int,
         seed: int,
     ) -> Metrics:
-        """Figures of these patients.
+        """Compute the performance figures over patients.
 
-        :param rounds: of the bootstrap; 0 for no intervals.
+        :param rounds: number of bootstrap rounds; 0 for no intervals.
         """
 
 
 TASKS: Final = {"binary": "binary:BinaryTask"}
-"""Name → module beside this one, and its class."""
+"""Name → module beside this one and the task's class in it."""
 
 
 def find_task(name: str) -> Task:
-    """A task by its name."""
+    """Find a task by its name."""
     module, _, kind = TASKS[name].partition(":")
     task: Task = getattr(import_module(f"{__package__}.{module}"), kind)()
     return task

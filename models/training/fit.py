@@ -1,9 +1,9 @@
-"""Fitting a network to one fold: the loop, its schedule, and resuming where a killed run stopped.
+"""Fitting a network to one fold: the training loop, its schedule, and resuming after a killed run.
 
 MoMKD's recipe (CVPR 2026) for all networks: AdamW, the groups of patients drawn equally often with replacement, the
-gradient's norm clipped, the learning rate lowered when the validation score stalls; one bag a step as in the paper, or
-several. Everything random in an epoch is seeded by the fit's seed and the epoch's number, so that a resumed fit gives
-the same numbers as an undisturbed one.
+gradient's norm clipped, the learning rate lowered when the validation score stalls; one bag per step as in the paper,
+or several. Everything random in an epoch is seeded by the fit's seed and the epoch's number, so that a resumed fit
+gives the same numbers as an uninterrupted one.
 """
 
 from __future__ import annotations
@@ -25,13 +25,14 @@ from ..mil.network import SlideNetwork, Targets
 from ..tasks.task import Task, Validation
 
 PLATEAU_FACTOR, PLATEAU_PATIENCE = 0.2, 5
-"""The learning rate is multiplied by this after more than so many epochs without gain on the validation patients."""
+"""The learning rate is multiplied by the factor after more than ``PLATEAU_PATIENCE`` epochs without a better
+validation score."""
 
 _DIVERGED_HINT = "take a lower --learning-rate, or --precision fp32"
 
 Plateau = torch.optim.lr_scheduler.ReduceLROnPlateau
 Parts = Mapping[str, SlideNetwork | torch.optim.Optimizer | Plateau]
-"""What a resumed fit needs, beside its history."""
+"""The parts of a fit whose state is saved for resuming, beside its history."""
 T = TypeVar("T")
 
 
@@ -40,13 +41,13 @@ class FitSettings:
     """Length, learning rate, arithmetic and seed of a fit."""
 
     epochs: int = 100
-    """Epochs at most."""
+    """Maximum number of epochs."""
     patience: int = 15
-    """Epochs without gain on the validation patients after which it stops."""
+    """Epochs without a better validation score after which the fit stops."""
     learning_rate: float = 2e-4
     weight_decay: float = 1e-4
     clip: float = 16.0
-    """Greatest norm of the gradient."""
+    """Maximum norm of the gradient."""
     bags_per_step: int = 1
     precision: Precision = "fp32"
     seed: int = 0
@@ -63,24 +64,24 @@ class Epoch:
     validation_rank: float | None
     learning_rate: float
     figures: Mapping[str, float]
-    """Of the network itself, such as τ and the use of its slots."""
+    """The network's own figures, such as τ and the use of its slots."""
 
     @classmethod
     def of(
         cls, number: int, losses: Mapping[str, float], validation: Validation, rate: float, figures: Mapping[str, float]
     ) -> Epoch:
-        """An epoch and its validation."""
+        """Combine an epoch's losses with its validation."""
         v = validation
         return cls(number, losses, v.auc, v.loss, v.rank_correlation, rate, figures)
 
     @property
     def gain(self) -> float:
-        """The validation score, to be maximised; it is of one kind in all epochs of a fit."""
+        """The validation score, to be maximised; the same measure in all epochs of a fit."""
         return Validation(self.validation_auc, self.validation_loss, self.validation_rank).score
 
     @property
     def rank(self) -> tuple[float, float]:
-        """The best epoch has the greatest: of equal scores the one with the lowest loss."""
+        """The sort key of epochs, greatest for the best: by score, and for equal scores by the lower loss."""
         return self.gain, -self.validation_loss
 
 
@@ -93,7 +94,7 @@ class Fit:
     state: dict[str, Tensor] = field(default_factory=dict)
 
     def add(self, epoch: Epoch, network: SlideNetwork) -> None:
-        """Append an epoch, and keep the network's state if none was better."""
+        """Append an epoch, and keep the network's state if it is the best so far."""
         self.history.append(epoch)
         if self.best_epoch < 0 or epoch.rank > self.history[self.best_epoch].rank:
             self.best_epoch = len(self.history) - 1
@@ -111,8 +112,8 @@ def fit(
 ) -> Fit:
     """Fit ``network`` in place; it ends in evaluation mode with the best epoch's state.
 
-    :param resume: file that keeps the fit's state after every epoch; where it exists the fit goes on from there.
-    :param tell: called after every epoch, also for those that a resumed fit finds done.
+    :param resume: file for the fit's state, written after every epoch; if it exists the fit continues from it.
+    :param tell: called after every epoch, and for each earlier epoch of a resumed fit.
     :raises CohortError: no training patient of one class, no validation patient, or a loss that is not finite.
     """
     groups = sampling_groups(network.task, train)
@@ -122,7 +123,7 @@ def fit(
         mode="max",
         factor=PLATEAU_FACTOR,
         patience=PLATEAU_PATIENCE,
-        threshold=0,  # any gain is one, as for patience; torch's own is relative, and lets what is negative fall
+        threshold=0,  # any gain counts, as for patience; torch's default is relative, and wrong for negative scores
     )
     parts: Parts = {"model": network, "optimiser": optimiser, "schedule": schedule}
     done = Fit()
@@ -145,12 +146,12 @@ def fit(
             _keep(resume, done, parts)
         tell(epoch)
     network.load_state_dict(done.state)
-    network.eval()  # a resumed fit that was over has validated nothing
+    network.eval()  # a resumed fit that was already over has not validated, which would do this
     return done
 
 
 def sampling_groups(task: Task, train: Sequence[Patient]) -> list[list[Patient]]:
-    """The training patients with slides, in the groups that are drawn equally often; of a binary task the classes.
+    """Group the training patients with slides; groups are drawn equally often (of a binary task, the classes).
 
     :raises CohortError: a group is empty.
     """
@@ -160,7 +161,7 @@ def sampling_groups(task: Task, train: Sequence[Patient]) -> list[list[Patient]]
 
 
 def _is_over(done: Fit, settings: FitSettings) -> bool:
-    """All epochs done, or none of the last ``patience`` gained on the ones before."""
+    """Whether all epochs are done, or none of the last ``patience`` was better than the ones before."""
     if len(done.history) >= settings.epochs:
         return True
     gains = [epoch.gain for epoch in done.history]
@@ -168,7 +169,7 @@ def _is_over(done: Fit, settings: FitSettings) -> bool:
 
 
 def new_optimiser(network: SlideNetwork, settings: FitSettings) -> torch.optim.AdamW:
-    """The optimiser of :func:`fit`, at the learning rate that it starts with."""
+    """Build the optimiser of :func:`fit`, with its initial learning rate."""
     return torch.optim.AdamW(
         network.parameters(),
         lr=settings.learning_rate,
@@ -185,11 +186,11 @@ def train_epoch(
     settings: FitSettings,
     number: int,
 ) -> dict[str, float]:
-    """One epoch of :func:`fit`: bags drawn with replacement, a step for every few.
+    """Train one epoch of :func:`fit`: bags are drawn with replacement, ``bags_per_step`` for each step.
 
     :param groups: patients with slides (:func:`sampling_groups`).
-    :param bags: number of bags to draw; in :func:`fit` as many as there are.
-    :param number: the epoch's, from 0; with the settings' seed it seeds everything random.
+    :param bags: number of bags to draw; in :func:`fit` the number of all training bags.
+    :param number: the epoch's number, from 0; with the settings' seed it seeds everything random.
     :returns: the unweighted terms of the loss and its ``total``, means over the bags.
     :raises CohortError: a loss is not a finite number.
     """
@@ -222,7 +223,7 @@ def train_epoch(
 
 
 def _draw(groups: Sequence[Sequence[Patient]], draw: torch.Generator) -> tuple[Patient, BagTensors]:
-    """A group, a patient of it, one of the patient's slides: many slides do not make a patient weigh more."""
+    """Draw a group, then a patient of it, then one of their slides, so that many slides give no extra weight."""
     patient = _one_of(_one_of(groups, draw), draw)
     return patient, _one_of(patient.bags, draw)
 
@@ -238,9 +239,9 @@ def _seed(seed: int, epoch: int, purpose: int) -> int:
 def patient_scores(
     network: SlideNetwork, patients: Sequence[Patient], *, together: int = 1, precision: Precision = "fp32"
 ) -> dict[str, float]:
-    """Patient → score, joined from the patient's slides by the task; a patient without slides is left out.
+    """Compute each patient's score, combined from their slides by the task; patients without slides are left out.
 
-    :param together: slides in a batch.
+    :param together: slides per batch.
     """
     network.eval()
     slides = [(patient.patient_id, bag) for patient in patients for bag in patient.bags]
@@ -258,11 +259,11 @@ def patient_scores(
 def validate(
     network: SlideNetwork, patients: Sequence[Patient], *, together: int = 1, precision: Precision = "fp32"
 ) -> Validation:
-    """How a network does on validation patients, and on their soft targets where they have some.
+    """Validate a network on patients' labels, and on their soft targets if they have some.
 
-    Patients without slides do not count, as in training.
+    Patients without slides are ignored, as in training.
 
-    :raises CohortError: there are no patients with slides, or a score is not finite.
+    :raises CohortError: no patient has slides, or a score is not finite.
     """
     scores = patient_scores(network, patients, together=together, precision=precision)
     judged = [patient for patient in patients if patient.patient_id in scores]

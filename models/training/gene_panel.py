@@ -1,8 +1,8 @@
-"""The gene panel: what is fitted to expression inside each training fold, and travels in the bundle.
+"""The gene panel: the choice and scaling of genes, fitted inside each training fold and stored in the bundle.
 
-Filter, choose genes, impute, standardise. All four look at the training patients alone, so that a test patient's
-values and labels change nothing here. Joined blocks (``cnv:ERBB2`` beside ``ERBB2``; see
-:mod:`wsipipe.data.molecular.blocks`) are fitted each by itself, on the training patients that it measured.
+It filters, chooses genes, imputes and standardises. All four steps use the training patients alone, so that a test
+patient's values and labels have no influence. Joined blocks (``cnv:ERBB2`` beside ``ERBB2``; see
+:mod:`wsipipe.data.molecular.blocks`) are fitted separately, each on the training patients with measurements in it.
 """
 
 from __future__ import annotations
@@ -23,17 +23,17 @@ Selection = Literal["anova", "variance", "xgboost", "list"]
 
 
 class GenePanel:
-    """Chosen genes with the mean and scale of each, in the manner of a scikit-learn transformer.
+    """Chosen genes with the mean and scale of each, used like a scikit-learn transformer.
 
-    :param n_genes: how many genes to keep at most of each block (768 in the authors' code); a given list is kept whole.
+    :param n_genes: maximum number of genes of each block (768 in the authors' code); a given list is kept completely.
     :param selection: ``anova``, the largest F statistic between the classes; ``variance``, the largest variance;
-        ``xgboost``, the largest gain in boosted trees (needs the package xgboost), genes that no tree uses behind them
-        by F; ``list``, the given ones.
+        ``xgboost``, the largest gain in boosted trees (needs the package xgboost), followed by the genes that no tree
+        uses, ordered by F; ``list``, the given ones.
     :param gene_list: the genes of ``list``. ``ERBB2`` means this gene in every block that has it, ``cnv:ERBB2`` in one.
-    :param max_missing: a gene with a larger fraction of missing values among the training patients that its block
-        measured is filtered out.
-    :param max_absent: a matrix that lacks a larger fraction of the panel is refused by :meth:`transform`.
-    :param seed: of the trees of ``xgboost``.
+    :param max_missing: a gene with a larger fraction of missing values is filtered out; only training patients with
+        measurements in its block count.
+    :param max_absent: :meth:`transform` refuses a matrix that lacks a larger fraction of the panel.
+    :param seed: the seed of ``xgboost``'s trees.
     """
 
     def __init__(
@@ -47,9 +47,9 @@ class GenePanel:
         seed: int = 0,
     ) -> None:
         if n_genes < 1 or not 0 <= max_missing < 1:
-            raise UsageError(f"a panel of {n_genes} genes with up to {max_missing:.0%} missing cannot be meant")
+            raise UsageError(f"a panel of {n_genes} genes with up to {max_missing:.0%} missing makes no sense")
         if not 0 <= max_absent < 1:
-            raise UsageError(f"a panel of which {max_absent:.0%} may be absent cannot be meant")
+            raise UsageError(f"a panel of which {max_absent:.0%} may be absent makes no sense")
         if (selection == "list") != bool(gene_list):
             raise UsageError("a gene list goes with the selection 'list', and the other way round")
         self.n_genes = n_genes
@@ -61,23 +61,23 @@ class GenePanel:
         self.genes: tuple[str, ...] = ()
         """The chosen genes, block by block: the best first, or in the given list's order. Empty before :meth:`fit`."""
         self.mean: npt.NDArray[np.float64] = np.zeros(0)
-        """Of each chosen gene over the training patients that have a value."""
+        """Mean of each chosen gene over the training patients that have a value."""
         self.scale: npt.NDArray[np.float64] = np.zeros(0)
-        """Standard deviation (divided by n) likewise; above 0."""
+        """Standard deviation (divided by n) over the same patients; above 0."""
         self.counts: dict[str, int] = {}
-        """Genes offered, filtered for missing values, filtered as constant, chosen (of several blocks also each), and
-        patients that a block did not measure; for a list, those of its genes that are not to be had."""
+        """Numbers of genes offered, filtered for missing values, filtered as constant, and chosen (with several blocks
+        also per block); of patients without measurements in a block; for a list, of its genes that are unavailable."""
 
     def fit(self, matrix: npt.NDArray[np.float32], genes: Sequence[str], labels: npt.ArrayLike) -> Self:
         """Choose genes and learn their mean and scale from training patients.
 
-        The order of genes makes no difference; equal scores are settled by the gene's name.
+        The order of genes makes no difference; genes with equal scores are ordered by name.
 
         :param matrix: (n, g), NaN where missing.
         :param genes: g names, each once.
-        :param labels: (n,) 0 or 1; ``anova`` and ``xgboost`` ask for both classes.
+        :param labels: (n,) 0 or 1; ``anova`` and ``xgboost`` need both classes.
         :raises ExpressionError: shapes or names do not fit, or no gene of a block is left.
-        :raises UsageError: the package of ``xgboost`` is not there.
+        :raises UsageError: the package xgboost is needed and not installed.
         """
         _check(matrix, genes)
         classes = np.asarray(labels)
@@ -122,7 +122,7 @@ class GenePanel:
         classes: npt.NDArray[np.generic],
         counts: Counter[str],
     ) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.float64], npt.NDArray[np.float64]]:
-        """Places of the chosen genes in ``names``, with the mean and scale of each."""
+        """Choose the genes of one block: their indices in ``names``, with the mean and scale of each."""
         if self.selection in ("anova", "xgboost") and len(np.unique(classes)) < 2:
             raise ExpressionError(
                 f"{block} is chosen between two classes, 0 and 1: both must be there",
@@ -135,7 +135,7 @@ class GenePanel:
         values[missing] = 0.0
         mean = values.sum(axis=0) / np.maximum(present, 1)
         values -= mean
-        values[missing] = 0.0  # imputed with the mean, that is
+        values[missing] = 0.0  # values are centred: this imputes the mean
         total = np.square(values).sum(axis=0)
         scale = np.sqrt(total / np.maximum(present, 1))
         # A constant's rounding noise is not variance.
@@ -168,13 +168,13 @@ class GenePanel:
         return np.array([index for _, index in sorted(listed)], dtype=np.intp)
 
     def transform(self, matrix: npt.NDArray[np.float32], genes: Sequence[str]) -> npt.NDArray[np.float32]:
-        """Standardised values of the chosen genes, (n, len(self.genes)) float32 without NaN.
+        """Standardise the values of the chosen genes, (n, len(self.genes)) float32 without NaN.
 
-        Missing values, and genes that this matrix lacks (see :meth:`missing`), are the training mean: 0.
+        Missing values, and genes that this matrix lacks (see :meth:`missing`), get the training mean, which is 0.
 
         :param matrix: (n, g), in the unit that the panel was fitted in.
         :param genes: g names, each once, in any order.
-        :raises ExpressionError: more than ``max_absent`` of the panel's genes are not there.
+        :raises ExpressionError: more than ``max_absent`` of the panel's genes are absent.
         """
         _check(matrix, genes)
         if not self.genes:
@@ -194,12 +194,12 @@ class GenePanel:
         return np.nan_to_num(standard, nan=0.0).astype(np.float32)
 
     def missing(self, genes: Sequence[str]) -> tuple[str, ...]:
-        """The chosen genes that another matrix lacks."""
+        """List the chosen genes that a matrix lacks."""
         there = set(genes)
         return tuple(gene for gene in self.genes if gene not in there)
 
     def state(self) -> tuple[dict[str, npt.NDArray[np.float64]], dict[str, Any]]:
-        """The panel as arrays (for safetensors) and JSON: numbers and names, nothing that can run."""
+        """Return the panel as arrays (for safetensors) and JSON: only numbers and names, no code."""
         arrays = {"mean": self.mean, "scale": self.scale}
         return arrays, {
             "n_genes": self.n_genes,
@@ -214,7 +214,7 @@ class GenePanel:
 
     @classmethod
     def from_state(cls, arrays: Mapping[str, npt.NDArray[np.float64]], info: Mapping[str, Any]) -> Self:
-        """The panel that :meth:`state` was taken from, to the bit.
+        """Restore the panel from its :meth:`state`, bit by bit.
 
         :raises BundleError: the parts do not fit together.
         """
@@ -240,7 +240,7 @@ class GenePanel:
 
 
 def _columns_of_blocks(genes: Sequence[str]) -> dict[Block, npt.NDArray[np.intp]]:
-    """Block → its columns, in the order of :data:`BLOCKS`."""
+    """Map each block to its columns, in the order of :data:`BLOCKS`."""
     columns: dict[Block, list[int]] = {block: [] for block in BLOCKS}
     for index, gene in enumerate(genes):
         columns[block_of(gene)[0]].append(index)
@@ -250,15 +250,15 @@ def _columns_of_blocks(genes: Sequence[str]) -> dict[Block, npt.NDArray[np.intp]
 def _explained(
     centred: npt.NDArray[np.float64], total: npt.NDArray[np.float64], classes: npt.NDArray[np.generic]
 ) -> npt.NDArray[np.float64]:
-    """(g) part of each gene's variance that lies between the classes, R².
+    """Compute the fraction of each gene's variance that lies between the classes, R² (g).
 
     It orders genes as the F statistic of a one-way analysis of variance does, F = (n − 2) R² / (1 − R²), and stays
-    finite where a gene separates the classes perfectly.
+    finite if a gene separates the classes perfectly.
 
     :param centred: (n, g), the mean of each column 0.
     :param total: (g) sum of squares of each column.
     """
-    # Summed column by column, not by a matrix product: equal columns must give equal numbers wherever they stand.
+    # Summed column by column, not by a matrix product: equal columns must give equal numbers at any position.
     of_ones = centred[classes == 1].sum(axis=0)
     ones = int((classes == 1).sum())
     between = np.square(of_ones) * (1 / ones + 1 / (len(classes) - ones))
@@ -267,11 +267,11 @@ def _explained(
 
 
 def _gain(centred: npt.NDArray[np.float64], classes: npt.NDArray[np.generic], seed: int) -> npt.NDArray[np.float64]:
-    """(g) share of each gene in the gain of gradient-boosted trees, 0 where no tree uses it.
+    """Compute each gene's share in the gain of gradient-boosted trees (g), 0 for genes that no tree uses.
 
-    Chen and Guestrin, XGBoost, KDD 2016. The gain is summed over a gene's splits: its mean, XGBoost's default, favours
-    genes that were used once, deep down. Shallow trees and few bins keep time and memory bearable with all genes
-    offered. One thread, so that equal seeds give equal trees.
+    Chen and Guestrin, XGBoost, KDD 2016. The gain is summed over a gene's splits: the mean, XGBoost's default, favours
+    genes that were used once, deep in a tree. Shallow trees and few bins limit time and memory with many genes. One
+    thread, so that equal seeds give equal trees.
     """
     try:
         from xgboost import XGBClassifier
@@ -296,4 +296,4 @@ def _check(matrix: npt.NDArray[np.float32], genes: Sequence[str]) -> None:
     if matrix.ndim != 2 or matrix.shape[1] != len(genes):
         raise ExpressionError(f"a matrix of shape {matrix.shape} does not fit {len(genes)} genes")
     if len(set(genes)) < len(genes):
-        raise ExpressionError("a gene is there twice", hint="`wsipipe genomics` collapses duplicates")
+        raise ExpressionError("a gene occurs twice", hint="`wsipipe genomics` collapses duplicates")

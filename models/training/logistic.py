@@ -1,6 +1,6 @@
-"""Logistic regression on the means of slides, which fits mean pooling.
+"""Logistic regression on the means of slides: the fit of mean pooling.
 
-scikit-learn fits it; the strength of the penalty is chosen on the validation patients.
+It uses scikit-learn; the strength of the penalty is chosen on the validation patients.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ from .fit import Epoch, Fit, FitSettings, sampling_groups, validate
 PENALTIES: tuple[float, ...] = (1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0)
 """C of scikit-learn, the inverse of the penalty, strongest penalty first."""
 MAX_ITERATIONS = 10_000
-"""Iterations of the solver at most; hundreds are usual."""
+"""Maximum number of solver iterations; hundreds are usual."""
 TOLERANCE = 1e-6
-"""The solver's tolerance on its gradient: weights then agree to four digits or so in any order of the patients."""
+"""The solver's tolerance on its gradient: weights then agree to about four digits for any order of the patients."""
 ROUNDING = 1e-6
-"""A feature whose standard deviation is less than this of its mean varies by float32's rounding alone."""
+"""A feature whose standard deviation is less than this fraction of its mean varies by float32's rounding alone."""
 
 Floats = NDArray[np.float64]
 
@@ -40,10 +40,10 @@ def fit_mean(
 ) -> Fit:
     """Fit ``network`` in place; the signature is that of :func:`~.fit.fit`. Nothing is random: the seed has no effect.
 
-    Both classes weigh the same in all, the patients of a class the same, and a patient's slides share its weight. A
-    patient with the soft target t counts twice, as positive with t and as negative with 1 − t times its weight.
+    Both classes have the same total weight, the patients of a class the same weight each, and a patient's slides share
+    it. A patient with the soft target t counts twice, as positive with t and as negative with 1 − t times their weight.
 
-    :param settings: batch size and arithmetic of the validation; the rest is about gradient steps.
+    :param settings: batch size and arithmetic of the validation; the other settings concern gradient steps.
     :param resume: not used; the fit takes seconds.
     :param tell: called after every penalty.
     :returns: a history with an "epoch" for each of :data:`PENALTIES` (figure ``C``, no learning rate), the best chosen
@@ -75,7 +75,7 @@ def fit_mean(
 
 
 def _slides(groups: Sequence[Sequence[Patient]]) -> tuple[Floats, Floats, Floats]:
-    """The means (slides, D), targets and weights of training slides; the weights sum to the number of patients."""
+    """Collect the means (slides, D), targets and weights of training slides; weights sum to the number of patients."""
     patients = sum(len(group) for group in groups)
     means, targets, weights = [], [], []
     for group in groups:
@@ -88,7 +88,7 @@ def _slides(groups: Sequence[Sequence[Patient]]) -> tuple[Floats, Floats, Floats
 
 
 def _standard(means: Floats, weights: Floats) -> tuple[Floats, Floats]:
-    """Weighted mean and standard deviation (D) of slide means, 1 where a feature does not vary."""
+    """Compute the weighted mean and standard deviation (D) of slide means, 1 for features that do not vary."""
     centre = np.average(means, axis=0, weights=weights)
     scale = np.sqrt(np.average((means - centre) ** 2, axis=0, weights=weights))
     varies = scale > ROUNDING * np.abs(centre)

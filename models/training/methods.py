@@ -1,6 +1,6 @@
-"""The methods that can be trained, a row each: which network, fitted how. All use the same bags, on the same splits.
+"""The table of methods that can be trained: a network and its fitting function each, on the same bags and splits.
 
-A row names the place of its network, so that the table loads without PyTorch: settings and ``--help`` list it.
+A row holds the import path of its network, so that settings and ``--help`` can list the table without loading PyTorch.
 """
 
 from __future__ import annotations
@@ -23,23 +23,23 @@ if TYPE_CHECKING:  # all that is heavy to import
     from .fit import Fit
 
 BY_STEPS: Final = "training.fit:fit"
-"""Where gradient descent is."""
+"""Module and function of the fit by gradient descent."""
 
 
 @dataclass(frozen=True)
 class Method:
-    """A way to train a model of slides."""
+    """A way to train a slide model."""
 
     title: str
-    """For tables and reports."""
+    """Its name in tables and reports."""
     source: str
-    """What it is, or whose."""
+    """A short description, or the paper."""
     network_at: str
     """Module below ``models`` and class of its network."""
     fit_at: str = BY_STEPS
     """Module below ``models`` and function that fits it, with the signature of :func:`.fit.fit`."""
     uses_rna: bool = False
-    """Whether patients' expression enters its training, beside soft targets."""
+    """Whether its training uses patients' expression directly, beside soft targets."""
     uses_graph: bool = False
     """Whether it uses the graph of a slide's tiles."""
 
@@ -96,7 +96,7 @@ METHODS: Final[dict[str, Method]] = {
 
 
 def find_method(name: str) -> Method:
-    """A method by its name.
+    """Find a method by its name.
 
     :raises UsageError: there is none of that name.
     """
@@ -108,10 +108,10 @@ def find_method(name: str) -> Method:
 def network_for_inference(
     method: str, config: Mapping[str, Any], state: Mapping[str, Tensor], *, task: Task, path: str | PathLike[str]
 ) -> SlideNetwork:
-    """A network for inference, on the CPU, from a bundle's configuration and tensors.
+    """Build a network for inference, on the CPU, from a bundle's configuration and tensors.
 
     :param path: the file the state is from, for messages.
-    :raises BundleError: no such method, a configuration that is not its own, or tensors that do not fit it.
+    :raises BundleError: unknown method, a configuration of another method, or tensors that do not fit it.
     """
     hint = "use the wsipipe that wrote it, or copy it again"
     if method not in METHODS:

@@ -4,16 +4,16 @@ A ridge logistic regression on a gene panel. Its probability for a patient whom 
 corrects labels that RNA contradicts, and is independent of what only the slide shows, such as the site. The same
 teacher's prediction of test patients is the omics-only ceiling.
 
-*Even prevalence.* The regression is fitted to the patients as they are; then the log-odds of their prevalence is taken
-off the intercept (Prentice and Pyke, Biometrika 66:403, 1979, equation 2.3, there for case-control samples): the
-probability is the one where both classes are equally frequent, and 0.5 is neutral. It becomes the target of a network
-that is shown both classes equally often; a probability at the cohort's prevalence would teach that network the
-prevalence, against its own sampling. Weighing the classes in the fit serves the same end and was measured worse. To
-calibrate to a cohort, add the log-odds of its prevalence again.
+*Even prevalence.* The regression is fitted without weights; then the log-odds of the cohort's prevalence is subtracted
+from the intercept (Prentice and Pyke, Biometrika 66:403, 1979, equation 2.3, there for case-control samples): the
+probability is the one at equally frequent classes, and 0.5 is neutral. It becomes the target of a network that is
+trained on both classes equally often; a probability at the cohort's prevalence would teach that network the prevalence,
+against its own sampling. Weighting the classes in the fit serves the same end and performed worse. To calibrate to a
+cohort, add the log-odds of its prevalence again.
 
-*The ridge* is given as the prior variance v of a patient's logit: a panel of p standardised
-genes with weights from N(0, v / p). Scikit-learn's C is v / p, so that one grid serves panels of any size. v is chosen
-by cross-validation, with the genes chosen anew in each fold, by the log-loss at even prevalence.
+*The ridge* is parameterised by the prior variance v of a patient's logit: a panel of p standardised genes with weights
+from N(0, v / p). Scikit-learn's C is v / p, so that one grid serves panels of any size. v is chosen by
+cross-validation, with the genes chosen anew in each fold, by the log-loss at even prevalence.
 
 *Far values* are clipped at :data:`CLIP_SD` standard deviations: expression has heavy tails, and one patient's value of
 20 would decide its own soft label alone.
@@ -40,21 +40,20 @@ from .gene_panel import GenePanel, Selection
 
 Floats = npt.NDArray[np.float64]
 FOLDS = 5
-"""Parts of the training patients; fewer where a class is smaller."""
+"""Number of folds of the training patients; fewer if a class is smaller."""
 VARIANCES = tuple(float(variance) for variance in np.logspace(-1, 1, 5))
 """Prior variances of a logit to choose from, the strongest ridge first."""
 DEFAULT_VARIANCE = VARIANCES.index(1.0)
-"""Index of the variance that is used where there are too few patients to choose."""
+"""Index of the variance that is used if there are too few patients to choose."""
 CLIP_SD = 3.0
 """Standardised values are clipped at plus and minus this."""
 
 
 class RnaTeacher:
-    """A gene panel with a ridge logistic regression on it, in the manner of scikit-learn.
+    """A gene panel with a ridge logistic regression on it, used like a scikit-learn estimator.
 
-    The first three parameters and the seed are the panel's own (:class:`.gene_panel.GenePanel`); the seed also deals
-    the folds. Rows are patients in an order that the caller keeps (:func:`measured` sorts them): folds are dealt by
-    place.
+    The first three parameters and the seed are the panel's own (:class:`.gene_panel.GenePanel`); the seed also assigns
+    the folds. Rows are patients in a fixed order (:func:`measured` sorts them), since folds are assigned by position.
     """
 
     def __init__(
@@ -64,13 +63,13 @@ class RnaTeacher:
         self._panel_settings = (n_genes, selection, tuple(gene_list))
         self.panel = self._new_panel()
         self.weights: Floats = np.zeros(0)
-        """Of each of the panel's genes."""
+        """Weight of each of the panel's genes."""
         self.intercept = 0.0
         self.variance = VARIANCES[DEFAULT_VARIANCE]
-        """The prior variance of a logit that was chosen."""
+        """The chosen prior variance of a logit."""
 
     def fit(self, matrix: npt.NDArray[np.float32], genes: Sequence[str], labels: npt.ArrayLike) -> Self:
-        """Choose the ridge by cross-validation, and genes and weights on all rows.
+        """Choose the ridge by cross-validation, then fit genes and weights on all rows.
 
         :param matrix: (n, g), NaN where missing.
         :param genes: g names.
@@ -94,10 +93,10 @@ class RnaTeacher:
         """Fit as :meth:`fit` does, and return the (n,) logits of teachers fitted without the row's fold.
 
         Genes, weights and ridge of such a teacher all come from the other folds: given the folds, a patient's own
-        label and values have no influence on its soft target. The ridge is chosen among those folds in turn. A teacher
-        that left two folds out serves there for both, which halves the work.
+        label and values have no influence on its soft target. The ridge is chosen by a nested cross-validation over
+        those folds. A teacher fitted without two folds is used for both of them, which halves the work.
 
-        :param folds: (n,) the fold of each row, 0, 1, …, with both classes outside any two of them; dealt when None.
+        :param folds: (n,) the fold of each row, 0, 1, …, with both classes outside any two of them; assigned if None.
         :raises CohortError: fewer than two rows of a class.
         """
         known = _Known.of(matrix, genes, labels)
@@ -137,13 +136,13 @@ class RnaTeacher:
         return GenePanel(*self._panel_settings, seed=self.seed)
 
     def _settle(self, known: _Known, best: int) -> None:
-        """Fit all rows with the ridge that served best on rows left out."""
+        """Fit all rows with the ridge that was best on left-out rows."""
         self.variance = VARIANCES[best]
         model = self._fit_path(known, (self.variance,))
         self.panel, self.weights, self.intercept = model.panel, model.weights[:, 0], float(model.intercepts[0])
 
     def _left_out_once(self, known: _Known, folds: npt.NDArray[np.intp]) -> Floats:
-        """(n, variances) logits of each row from the teachers fitted on the other folds."""
+        """Compute the logits (n, variances) of each row by the teachers fitted on the other folds."""
         logits = np.zeros((len(folds), len(VARIANCES)))
         for fold in range(int(folds.max()) + 1):
             own = folds == fold
@@ -151,7 +150,7 @@ class RnaTeacher:
         return logits
 
     def _fit_path(self, known: _Known, variances: Sequence[float] = VARIANCES) -> _Path:
-        """A panel fitted to these rows, and the regression on it at each variance, each started from the last."""
+        """Fit a panel to these rows, and a regression on it at each variance, starting from the previous one."""
         panel = self._new_panel().fit(known.matrix, known.genes, known.labels)
         values = _values(panel, known.matrix, known.genes)
         share = known.labels.mean()
@@ -185,7 +184,7 @@ class _Known:
         return cls(matrix, genes, given.astype(np.intp))
 
     def part(self, rows: npt.NDArray[np.bool_]) -> _Known:
-        """Some of the patients."""
+        """Select some of the patients."""
         return _Known(self.matrix[rows], self.genes, self.labels[rows])
 
 
@@ -198,7 +197,7 @@ class _Path:
     intercepts: Floats
 
     def logits(self, matrix: npt.NDArray[np.float32], genes: Sequence[str]) -> Floats:
-        """(n, strengths)."""
+        """Compute the logits (n, strengths)."""
         logits: Floats = _values(self.panel, matrix, genes) @ self.weights + self.intercepts
         return logits
 
@@ -211,10 +210,10 @@ def _values(panel: GenePanel, matrix: npt.NDArray[np.float32], genes: Sequence[s
 class SoftTargets:
     """The probabilities of label 1 that a fold's networks are trained on, and figures for the report.
 
-    :param train: every training patient; out of fold where the patient has RNA, else the mean out-of-fold probability
-        of its class, which is all that is known of it.
+    :param train: every training patient; out of fold if the patient has RNA, else the mean out-of-fold probability of
+        the patient's class.
     :param validation: every validation patient; by the teacher fitted on all training patients, without any
-        validation patient's label. None where the patient has no RNA.
+        validation patient's label. None if the patient has no RNA.
     :param description: JSON values.
     """
 
@@ -239,65 +238,65 @@ class SoftTargets:
         :param table: RNA, or joined blocks, of these patients and any others.
         :param train: patient → label.
         :raises CohortError: fewer than two training patients of a class have RNA.
-        :raises ExpressionError: a part of the training patients leaves no gene of a block to choose.
+        :raises ExpressionError: in a fold of the training patients no gene of a block is left to choose.
         """
         both = sorted(set(train) & set(validation))
         if both:
-            raise UsageError(f"{some(both)} cannot train and validate")
+            raise UsageError(f"{some(both)} cannot be in training and in validation")
         patients = measured(table, train)
         labels = np.array([train[patient] for patient in patients], dtype=np.intp)
         teacher = RnaTeacher(n_genes, selection, gene_list, seed=seed)
         try:
             logits = teacher.fit_out_of_fold(table.rows(patients), table.genes, labels)
         except ExpressionError as error:
-            what = f"the teacher of the soft targets, fitted to parts of the training patients: {error.what}"
+            what = f"the RNA teacher of the soft targets, fitted to folds of the training patients: {error.what}"
             raise ExpressionError(what, path=table.source, hint=error.hint or _WAY_OUT) from error
         probabilities = expit(logits)
-        of_class = [float(probabilities[labels == label].mean()) for label in (0, 1)]
-        known = dict(zip(patients, probabilities.tolist(), strict=True))
-        asked = measured(table, validation)
-        answers = expit(teacher.predict(table.rows(asked), table.genes)).tolist()
-        answer_of = dict(zip(asked, answers, strict=True))
+        class_means = [float(probabilities[labels == label].mean()) for label in (0, 1)]
+        out_of_fold = dict(zip(patients, probabilities.tolist(), strict=True))
+        with_rna = measured(table, validation)
+        predicted = expit(teacher.predict(table.rows(with_rna), table.genes)).tolist()
+        validation_targets = dict(zip(with_rna, predicted, strict=True))
         description = {
             "train_patients": len(train),
             "train_patients_with_rna": len(patients),
             "validation_patients": len(validation),
-            "validation_patients_with_rna": len(asked),
+            "validation_patients_with_rna": len(with_rna),
             "genes": len(teacher.panel.genes),
             "prior_variance": teacher.variance,
             "out_of_fold_auc": float(roc_auc_score(labels, logits)),
-            "class_means": of_class,
+            "class_means": class_means,
         }
         return cls(
-            {patient: known.get(patient, of_class[label]) for patient, label in sorted(train.items())},
-            {patient: answer_of.get(patient) for patient in sorted(validation)},
+            {patient: out_of_fold.get(patient, class_means[label]) for patient, label in sorted(train.items())},
+            {patient: validation_targets.get(patient) for patient in sorted(validation)},
             description,
         )
 
 
 def measured(table: ExpressionTable, patients: Collection[str]) -> tuple[str, ...]:
-    """Those of the patients, sorted, for whom the table holds any value."""
+    """List the patients, sorted, for whom the table holds any value."""
     there = sorted(patient for patient in set(patients) if patient in table)
     return tuple(patient for patient in there if not np.isnan(table.rows([patient])).all())
 
 
 def deal_folds(labels: npt.NDArray[np.intp], seed: int) -> npt.NDArray[np.intp]:
-    """(n,) the fold of each row: classes dealt evenly, to :data:`FOLDS` folds or as many as the smaller class fills.
+    """Assign each row to a fold (n,), both classes evenly, with :data:`FOLDS` folds or the size of the smaller class.
 
-    Ordered by a hash of seed and place, as :mod:`wsipipe.data.cohort.splits` does with patients.
+    Rows are ordered by a hash of seed and position, as :mod:`wsipipe.data.cohort.splits` does with patients.
     """
     folds = min(FOLDS, *(int((labels == label).sum()) for label in (0, 1)))
     keys = [hashlib.sha256(f"{seed}\0teacher\0{row}".encode()).digest() for row in range(len(labels))]
-    cards = sorted(range(len(labels)), key=lambda row: (labels[row], keys[row]))
-    dealt = np.zeros(len(labels), dtype=np.intp)
-    dealt[cards] = np.arange(len(labels)) % max(folds, 1)
-    return dealt
+    order = sorted(range(len(labels)), key=lambda row: (labels[row], keys[row]))
+    assigned = np.zeros(len(labels), dtype=np.intp)
+    assigned[order] = np.arange(len(labels)) % max(folds, 1)
+    return assigned
 
 
 _WAY_OUT = "train without soft targets, use fewer folds, or find more patients with RNA"
 
 
 def _best(logits: Floats, labels: npt.NDArray[np.intp]) -> int:
-    """Which column of (n, variances) has the least log-loss at even prevalence; of equals the strongest ridge."""
+    """Find the column of (n, variances) with the least log-loss at even prevalence; of equals the strongest ridge."""
     losses = np.logaddexp(0.0, np.where(labels == 1, -1.0, 1.0)[:, None] * logits)
     return int(np.argmin(losses[labels == 1].mean(axis=0) + losses[labels == 0].mean(axis=0)))

@@ -1,6 +1,6 @@
-"""Threads that decode tiles into batches. One whose decoder hangs is left behind, and another takes its place.
+"""Threads that decode tiles into batches. A thread that hangs is abandoned and replaced by a new one.
 
-They are daemons: a thread that never comes back must not keep the process from ending, as those of
+They are daemons: a thread that never returns must not keep the process from ending, as those of
 ``concurrent.futures`` would.
 """
 
@@ -23,7 +23,7 @@ from .feed_thread import FeedThread, as_exception
 
 @dataclass(frozen=True, eq=False)
 class _Task:
-    """A tile that is being read, and since when."""
+    """A tile that is being read, and the start time."""
 
     piece: Piece
     index: int
@@ -43,7 +43,7 @@ class _Decoder(FeedThread):
         """Seconds spent on tiles."""
 
     def _decode_pieces(self) -> None:
-        torch.set_num_threads(1)  # which resizes tiles, one a thread
+        torch.set_num_threads(1)  # torch resizes tiles: each decoding thread uses one core
         while (piece := self._pieces.get()) is not None:
             started = time.monotonic()
             if not self._decode(piece):
@@ -53,10 +53,10 @@ class _Decoder(FeedThread):
                 self._done(piece.batch)
 
     def _decode(self, piece: Piece) -> bool:
-        """Whether this thread is still one of us at the end."""
+        """Decode a piece's tiles; return False if this thread was abandoned meanwhile and must end."""
         bag = piece.bag
         for offset in range(piece.count):
-            if bag.error is not None:  # nothing more of this slide is worth decoding
+            if bag.error is not None:  # the slide has failed: skip its remaining tiles
                 break
             index = piece.first + offset
             with self._lock:
@@ -66,7 +66,7 @@ class _Decoder(FeedThread):
             try:
                 pixels = read_tile(bag.slide, bag.tiles, index)
                 with self._lock:
-                    if self._left_behind.is_set():  # the buffer is another batch's by now
+                    if self._left_behind.is_set():  # the buffer may belong to another batch by now
                         return False
                     piece.place(offset, pixels)
             except SlideError:
@@ -78,7 +78,10 @@ class _Decoder(FeedThread):
             return not self._left_behind.is_set()
 
     def leave_behind(self, seconds: float) -> _Task | None:
-        """If its tile has taken longer, that tile: the thread is none of us any more and will touch no batch."""
+        """Abandon this thread if its tile has taken longer than ``seconds``, and return that tile.
+
+        An abandoned thread never writes to a batch again.
+        """
         with self._lock:
             if self._task is None or time.monotonic() - self._task.since <= seconds:
                 return None
@@ -87,7 +90,7 @@ class _Decoder(FeedThread):
 
 
 class DecodeThreads:
-    """So many threads at work at any time.
+    """A fixed number of working decode threads.
 
     :param done: called, in one of the threads, with each batch whose pieces are all decoded or given up.
     :param failed: called, in the thread, with an error that ends it.
@@ -106,10 +109,11 @@ class DecodeThreads:
 
     @property
     def busy(self) -> float:
-        """Seconds that the threads have spent on tiles, all together."""
+        """Total seconds that all threads have spent on tiles."""
         return self._busy_before + sum(decoder.busy for decoder in self._decoders)
 
     def submit(self, piece: Piece) -> None:
+        """Queue a piece for decoding."""
         self._pieces.put(piece)
 
     def leave_behind(self, seconds: float) -> None:
@@ -125,17 +129,16 @@ class DecodeThreads:
             x, y = bag.tiles.coords[task.index]
             bag.fail(
                 SlideError(
-                    f"the tile at x={x} y={y} was given up after {seconds:g} s: a decoder hangs, or the storage does",
+                    f"the tile at x={x} y={y} was given up after {seconds:g} s: the decoder or the storage hangs",
                     path=bag.slide.path,
-                    hint="check the file and the disk it lies on; if both are sound, raise --tile-timeout "
-                    "and use --retry-failed",
+                    hint="check the file and its disk; if both are fine, raise --tile-timeout and use --retry-failed",
                 )
             )
             if task.piece.batch.settle():
                 self._done(task.piece.batch)
 
     def close(self, patience: float) -> bool:
-        """End the threads, each after its tile; whether all did within ``patience`` seconds."""
+        """End the threads, each after its tile; return whether all ended within ``patience`` seconds."""
         with suppress(Empty):
             while True:
                 self._pieces.get_nowait()

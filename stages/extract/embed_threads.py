@@ -1,7 +1,7 @@
-"""Batches through the backbone: a thread a core on a CPU, streams with two batches in flight on a CUDA GPU.
+"""Threads that run batches through the backbone: one per core on a CPU, CUDA streams with two batches on a GPU.
 
-What a batch holds never decides how it is computed, only its constant shape does: a tile's features are the same, bit
-for bit, whoever its company is.
+All batches have the same shape and are computed in the same way: a tile's features are the same, bit for bit, with any
+other tiles in its batch.
 """
 
 from __future__ import annotations
@@ -25,19 +25,19 @@ from .feed_batch import Batch
 from .feed_thread import FeedThread, as_exception
 
 IN_FLIGHT = 2
-"""Batches that a GPU is given at a time: it begins the next while the last one's features are fetched."""
+"""Batches submitted to a GPU at a time: it computes the next one while the last one's features are copied back."""
 _PROFILED = 20
 _WARM_UP = 3
-"""Batches before those that are profiled: the first ones choose kernels and fill caches."""
+"""Batches before the profiled ones: the first batches choose kernels and fill caches."""
 
 
 class Pieces:
-    """An embedder for batches that may be too large for the GPU's memory: then in halves, as long as need be."""
+    """An embedder that splits batches too large for the GPU's memory, halving the size until it fits."""
 
     def __init__(self, embedder: Embedder) -> None:
         self._embedder = embedder
         self.size: int | None = None
-        """Tiles computed at a time, where that is not the whole batch."""
+        """Tiles computed at a time, if that is not the whole batch."""
 
     def __call__(self, tiles: Tensor) -> Tensor:
         while True:
@@ -48,25 +48,25 @@ class Pieces:
                 if size == 1:
                     raise
                 self.size = (size + 1) // 2
-            torch.cuda.empty_cache()  # after the error is let go, which holds what was in the memory
+            torch.cuda.empty_cache()  # after the except block, since the error keeps tensors in memory
 
     def _embed(self, tiles: Tensor, size: int) -> Tensor:
         if size >= len(tiles):
             return self._embedder(tiles)
         parts = [self._embedder(tiles[at : at + size]) for at in range(0, len(tiles) - size + 1, size)]
         rest = len(tiles) % size
-        if rest:  # the last piece has the shape of the others: it begins with tiles that are done already
+        if rest:  # the last piece has the same shape as the others, so it starts with tiles that are already done
             parts.append(self._embedder(tiles[-size:])[size - rest :])
         return torch.cat(parts)
 
 
 class EmbedThreads(ABC):
-    """Takes batches, and hands each on with its features or its error, in any order."""
+    """Threads that compute batches and pass each on with its features or its error, in any order."""
 
     streams = 1
     """Batches computed at a time."""
     waiting = 1
-    """Batches that should be here so that it never waits for one."""
+    """Batches that should be queued so that the device never waits for one."""
 
     def __init__(
         self,
@@ -85,14 +85,14 @@ class EmbedThreads(ABC):
         self._threads: list[FeedThread] = []
 
     def submit(self, batch: Batch) -> None:
-        """Compute a batch; one without any decoded tile is handed on as it is."""
+        """Queue a batch; one without any decoded tile is passed on at once."""
         if batch.decoded.any():
             self._batches.put(batch)
         else:
             self._done(batch)
 
     def close(self) -> None:
-        """End after the batches in work; those that wait are dropped."""
+        """End after the batches in progress; queued ones are dropped."""
         with suppress(Empty):
             while True:
                 self._batches.get_nowait()
@@ -111,9 +111,9 @@ class EmbedThreads(ABC):
 
 
 class PlainThreads(EmbedThreads):
-    """For CPU and MPS: each thread computes one batch at a time.
+    """Threads for CPU and MPS, each computing one batch at a time.
 
-    On a CPU a batch a core, each computed by one thread, keeps all cores busy without one waiting for another.
+    On a CPU, one single-threaded batch per core keeps all cores busy without any of them waiting for another.
     """
 
     def __init__(
@@ -148,7 +148,7 @@ class PlainThreads(EmbedThreads):
 
 
 class _Slot(NamedTuple):
-    """What one batch in flight has on the device and for the way back."""
+    """The device memory, pinned memory and events of one batch in flight."""
 
     tiles: Tensor
     features: Tensor
@@ -158,10 +158,11 @@ class _Slot(NamedTuple):
 
 
 class CudaStreams(EmbedThreads):
-    """Copies, computes and fetches in CUDA's own order; one thread submits, another waits.
+    """Threads for a CUDA GPU: one submits copies and kernels, another waits for results.
 
-    Tiles go over on a copy stream while the batch before is computed, features come back into pinned memory on the
-    compute stream. The submitting thread waits only for a slot, that is for the batch before the last.
+    Tiles are copied to the GPU on a copy stream while the previous batch is computed; features are copied back into
+    pinned memory on the compute stream. The submitting thread waits only for a free slot, i.e. for the batch before the
+    last.
     """
 
     waiting = IN_FLIGHT
@@ -175,13 +176,13 @@ class CudaStreams(EmbedThreads):
     ) -> None:
         super().__init__(embedder, done, failed, profile)
         self._device, self._width = embedder.device, embedder.width
-        torch.cuda.set_device(self._device)  # else pinned memory takes up room on the first GPU
+        torch.cuda.set_device(self._device)  # otherwise pinned memory would allocate on the first GPU
         self._copying, self._computing = (_stream(self._device) for _ in range(2))
         self._slots: SimpleQueue[_Slot | None] = SimpleQueue()
         for _ in range(IN_FLIGHT):
             self._slots.put(None)
         self._landing: SimpleQueue[tuple[Batch, _Slot] | None] = SimpleQueue()
-        torch.cuda.synchronize(self._device)  # the weights were brought over on another stream
+        torch.cuda.synchronize(self._device)  # the weights were copied on another stream
         self._start(self._work, self._land)
 
     def _work(self) -> None:
@@ -214,13 +215,13 @@ class CudaStreams(EmbedThreads):
             slot.ended.record()
 
     def _land(self) -> None:
-        while (flown := self._landing.get()) is not None:
-            batch, slot = flown
+        while (in_flight := self._landing.get()) is not None:
+            batch, slot = in_flight
             try:
                 slot.ended.synchronize()
-                batch.features = slot.features.numpy().copy()  # the slot is the next batch's
+                batch.features = slot.features.numpy().copy()  # the slot is reused by the next batch
                 self.busy += slot.begun.elapsed_time(slot.ended) / 1000
-            except BaseException as error:  # noqa: BLE001  as above: what goes wrong on the device is raised here
+            except BaseException as error:  # noqa: BLE001  as above: errors on the device are raised here
                 batch.error = as_exception(error)
             self._slots.put(slot)
             self._done(batch)
@@ -250,7 +251,7 @@ def embed_threads(
     cores: int,
     profile: Path | None,
 ) -> EmbedThreads:
-    """Threads for the embedder's device; on a CPU they use so many cores.
+    """Start the threads for the embedder's device; on a CPU they use ``cores`` cores.
 
     :param done: called, in one of the threads, with each batch.
     :param failed: called, in the thread, with an error that ends it.
@@ -262,7 +263,7 @@ def embed_threads(
 
 
 class Trace:
-    """What torch's profiler sees of the calling thread, and of the GPU, in the first batches after a few.
+    """A profile by torch of the calling thread and the GPU, over some batches after a warm-up.
 
     :raises SurroundingsError: the file cannot be written.
     """
@@ -287,18 +288,18 @@ class Trace:
             self._profiler.stop()
 
     def step(self) -> None:
-        """A batch is done."""
+        """Count a finished batch."""
         if self._profiler is not None:
             self._profiler.step()
 
     @staticmethod
     def _refuse_unwritable(file: Path) -> None:
-        """Before the work rather than after it."""
+        """Check that the file can be written, before the work rather than after it."""
         try:
             file.parent.mkdir(parents=True, exist_ok=True)
-            known = file.exists()
+            existed = file.exists()
             file.open("ab").close()
-            if not known:
+            if not existed:
                 file.unlink()  # a run of few batches leaves no profile, and no empty file
         except OSError as error:
             raise _unwritable(file, error.strerror or "") from error
@@ -308,7 +309,7 @@ class Trace:
         with suppress(OSError):
             self._file.unlink()
         profiler.export_chrome_trace(str(self._file))
-        if not self._file.exists():  # torch only logs why
+        if not self._file.exists():  # torch only logs the reason
             raise _unwritable(self._file, "torch has written nothing")
 
 

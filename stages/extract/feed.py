@@ -1,11 +1,11 @@
-"""The feed: tiles of many slides are decoded into batches, go through the backbone, and their features to the stores.
+"""The feed: a pipeline that decodes tiles of many slides into batches, embeds them and writes the features.
 
-    decode threads → batches in a ring of buffers → backbone → writing thread → a sink a slide
+    decode threads → batches in a ring of buffers → backbone → writing thread → one sink per slide
 
-Batches have one constant shape and run across slides; the tail is padded. So at a given batch size a tile's features
-depend on that tile alone, whoever its company is. A buffer is free again when its batch's features are written: what is
-in memory is bounded by the ring, whatever the number of tiles and slides. Features are written in the order of the
-tiles.
+Batches have one constant shape and continue across slides; the last one is padded. So at a given batch size a tile's
+features depend on that tile alone, not on the other tiles of its batch. A buffer is free again when its batch's
+features are written: the ring bounds the memory for any number of tiles and slides. Features are written in the order
+of the tiles.
 """
 
 from __future__ import annotations
@@ -30,27 +30,27 @@ from .feed_thread import FeedThread, as_exception
 from .slide_opening import bag_or_error, let_go, opening_in_a_thread
 
 _BATCH_SIZE = {"cpu": 4}
-"""Where it is not given; 64 elsewhere. On a CPU, glibc gives buffers of more than 32 MB back at every free, and larger
-batches of a small network have such: 8 tiles a batch ran at 0.8 of the rate of 4."""
+"""Default batch size by device; 64 on others. On a CPU, glibc returns buffers of more than 32 MB to the system at every
+free, and larger batches of a small network need such buffers: 8 tiles per batch ran at 0.8 of the rate of 4."""
 _TILES_A_JOB = 8
-"""Neighbouring tiles that a thread decodes before it asks for more."""
+"""Neighbouring tiles in one job of a decode thread."""
 _AHEAD_BYTES = 256 * 2**20
 _MOST_AHEAD = 16
 _LEAST_AHEAD = 3
-"""Batches that wait, decoded, for the backbone: as many as fit the bytes, between these bounds. They last while a
-finished slide is recorded and the next one's first tiles are decoded."""
+"""Bounds of the number of decoded batches that wait for the backbone; between them, as many as fit ``_AHEAD_BYTES``.
+They keep it busy while a finished slide is recorded and the next one's first tiles are decoded."""
 _OPEN_AHEAD = 8
-"""Batches of a slide that are still to be handed out when the next slide is taken and opened. Not sooner: another GPU
-may want it."""
+"""The next slide is taken and opened when this many batches of the current one remain. Not sooner: another GPU may take
+it."""
 _PATIENCE = 5.0
-"""Seconds for the threads to end in; whoever is stuck then is left behind."""
+"""Seconds that the threads have for ending; a thread that is still stuck then is abandoned."""
 
 
 class TileFeed:
-    """Feeds slides to an embedder.
+    """The pipeline from slides through an embedder to their sinks.
 
-    :param batch_size: tiles a batch; None: by device.
-    :param threads: that decode; None: one a core.
+    :param batch_size: tiles per batch; None for the device's default.
+    :param threads: number of decode threads; None for one per core.
     :param timeout: seconds after which a tile that cannot be read fails its slide.
     :param profile: file for a trace of some batches, chrome's JSON.
     """
@@ -69,7 +69,7 @@ class TileFeed:
         self._batch_size = batch_size or _BATCH_SIZE.get(embedder.device.type, 64)
         self._threads = threads or os.cpu_count() or 1
         self._events: SimpleQueue[Batch | Exception | None] = SimpleQueue()
-        """Batches that are written; what ended a thread; None: something else happened that is waited for."""
+        """Written batches; errors that ended a thread; None to wake the waiting thread when a slide has been opened."""
         self._written: SimpleQueue[Batch | None] = SimpleQueue()
         self._free: list[Batch] = []
         self._filling: Batch | None = None
@@ -83,21 +83,21 @@ class TileFeed:
         self._tiles, self._resampled = 0, False
         self._writing = self._opening = 0.0
         self.report: FeedReport | None = None
-        """What bound it, after :meth:`run`."""
+        """Bottleneck and rates, after :meth:`run`."""
 
     def run(
         self, items: Iterable[Item], open_bag: Callable[[Item], OpenBag]
     ) -> Generator[tuple[Item, OpenBag | Exception], None, None]:
         """Open the items one after the other, and yield each when all its tiles are done or given up.
 
-        A slide is opened, in a thread, while the last tiles of the one before it are decoded. Those that are not
-        yielded when the run is cut short are closed, and their sinks discarded; those that are, are the caller's.
+        A slide is opened in a thread while the last tiles of the previous one are decoded. If the run is cut short,
+        slides that were not yielded are closed and their sinks discarded; yielded ones belong to the caller.
 
-        :raises BackboneError: the network cannot be compiled, where that was asked.
-        :raises Exception: what ended one of the threads, such as a profile that cannot be written.
+        :raises BackboneError: the network should be compiled and cannot be.
+        :raises Exception: the error that ended one of the threads, such as a profile that cannot be written.
         """
         if self._embedder.compiled:
-            with _one_thread_each():  # the kernels are made for so many
+            with _one_thread_each():  # kernels are compiled for a number of threads
                 self._embedder.warm_up(self._batch_size)
         self._items, self._open_bag = iter(items), open_bag
         started = perf_counter()
@@ -123,12 +123,12 @@ class TileFeed:
             self._written.put(None)
             writer.join()
             self._give_up(closing=ended)
-        while not self._events.empty():  # a thread may have failed at its very end
+        while not self._events.empty():  # a thread may have failed while ending
             if isinstance(event := self._events.get(), Exception):
                 raise event
 
     def _open_ahead(self) -> None:
-        """Take the next item, if there is one, and begin to open it."""
+        """Take the next item, if there is one, and start opening it."""
         if self._ahead is not None:
             return
         item = next(self._items, None)
@@ -137,7 +137,7 @@ class TileFeed:
             self._ahead[1].add_done_callback(lambda _: self._events.put(None))
 
     def _hand_out(self, item: Item, opening: Future[OpenBag]) -> Iterator[tuple[Item, OpenBag | Exception]]:
-        """Give a slide's tiles to the decoding threads, as buffers for them come free."""
+        """Submit a slide's tiles to the decode threads, as buffers become free."""
         started = perf_counter()
         while not opening.done() and perf_counter() - started < self._timeout:
             yield from self._land()
@@ -171,13 +171,13 @@ class TileFeed:
         yield from self._done(bag, len(bag.tiles) - first)
 
     def _free_batch(self, side: int) -> Batch | None:
-        """A buffer for the next batch, a new one while the ring is not complete; None: all are in work."""
+        """Take a free buffer for the next batch, or make one while the ring is not complete; None if all are in use."""
         while self._free:
             batch = self._free.pop()
             if batch.side == side:
                 batch.begin(self._sent)
                 return batch
-            self._batches -= 1  # of another size: it is let go
+            self._batches -= 1  # a buffer for another tile size is dropped
         if self._batches >= self._most_batches(side):
             return None
         self._batches += 1
@@ -191,7 +191,7 @@ class TileFeed:
         return being_decoded + min(max(ahead, _LEAST_AHEAD), _MOST_AHEAD) + self._embed.waiting + 1
 
     def _send(self) -> None:
-        """No more tiles come into the batch that is being filled."""
+        """Close the batch that is being filled, so that it is computed when its tiles are decoded."""
         if self._filling is not None:
             self._sent += 1
             batch, self._filling = self._filling, None
@@ -202,7 +202,7 @@ class TileFeed:
         self._embed.submit(batch)
 
     def _land(self) -> Iterator[tuple[Item, OpenBag]]:
-        """Wait a moment for a batch to be written; yield the slides that are done with it."""
+        """Wait up to a second for a batch to be written; yield the slides that it completes."""
         tick = min(1.0, self._timeout / 4)
         try:
             batch = self._events.get(timeout=tick)
@@ -227,7 +227,7 @@ class TileFeed:
             yield bag.item, bag
 
     def _write(self) -> None:
-        """The writing thread: takes batches as they are computed, and writes them in their order."""
+        """Write computed batches in their order; runs in the writing thread."""
         early: dict[int, Batch] = {}
         number = 0
         while (batch := self._written.get()) is not None:
@@ -240,7 +240,7 @@ class TileFeed:
                 number += 1
 
     def _give_up(self, *, closing: bool) -> None:
-        """What is left when the run is cut short."""
+        """Discard and close the open slides of a run that is cut short."""
         if self._ahead is not None:
             self._ahead[1].add_done_callback(let_go)
         for bag in self._open:
@@ -268,7 +268,7 @@ class TileFeed:
 
 
 def _append(batch: Batch) -> None:
-    """A batch's features to its slides."""
+    """Append a batch's features to the sinks of its slides."""
     for piece in batch.pieces:
         bag = piece.bag
         if batch.error is not None:
@@ -286,7 +286,7 @@ def _append(batch: Batch) -> None:
 
 @contextmanager
 def _one_thread_each() -> Iterator[None]:
-    """Decoding and computing threads share the cores among themselves; none starts more."""
+    """Limit torch to one core per thread, since the decode and embed threads already fill the cores."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     try:

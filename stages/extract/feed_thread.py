@@ -1,4 +1,4 @@
-"""Threads of the feed: an error that one of them does not foresee is reported, so that nobody waits for it for ever."""
+"""Threads of the feed, which report any error that ends them, so that no other thread waits for ever."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from ...data.errors import WsipipeError
 
 
 class FeedThread(Thread):
-    """A daemon thread: one that hangs does not keep the process from ending.
+    """A daemon thread that reports its error; if it hangs, the process can still end.
 
-    :param work: what it does.
-    :param failed: called in the thread with the error that ended ``work``, whatever it is.
+    :param work: the function to run.
+    :param failed: called in the thread with any error that ends ``work``.
     """
 
     def __init__(self, name: str, work: Callable[[], None], failed: Callable[[Exception], None]) -> None:
@@ -28,7 +28,7 @@ class FeedThread(Thread):
 
 
 def as_exception(error: BaseException) -> Exception:
-    """The error as one that ends no more than the work: a thread's ``SystemExit`` or a panic of a library too."""
+    """Convert any error, such as a thread's ``SystemExit`` or a library's panic, to an ``Exception``."""
     if isinstance(error, Exception):
         return error
     stopped = WsipipeError(f"a thread was ended by {type(error).__name__}: {error}")

@@ -13,7 +13,7 @@ from ..settings import Judgement, Runtime, Settings
 
 
 class ExtractSettings(Settings):
-    """Turn tiles into feature vectors with a backbone: one zarr store a slide."""
+    """Turn tiles into feature vectors with a backbone: one zarr store per slide."""
 
     backbone: str = Field("efficientnet-lite0", description="a name from `wsipipe backbones`, or any timm model name")
     weights: Path | None = Runtime(

@@ -1,4 +1,4 @@
-"""Slides opened beside the work, each in a thread of its own that nobody has to wait for."""
+"""Opening of slides in the background, each in a thread of its own that can be abandoned."""
 
 from __future__ import annotations
 
@@ -13,20 +13,20 @@ from .feed_thread import as_exception
 
 
 def opening_in_a_thread(item: Item, open_bag: Callable[[Item], OpenBag]) -> Future[OpenBag]:
-    """Begin to open an item. The thread is a daemon: if it hangs, the process can end all the same."""
+    """Start opening an item in a daemon thread: if it hangs, the process can still end."""
     opening: Future[OpenBag] = Future()
     Thread(target=_open, args=(item, open_bag, opening), name="open", daemon=True).start()
     return opening
 
 
 def bag_or_error(item: Item, opening: Future[OpenBag], seconds: float) -> OpenBag | Exception:
-    """What came of it; one that is not done was waited for so many seconds, and is given up."""
+    """Return the opened slide or the error; a slide that is not open after ``seconds`` is given up."""
     if not opening.done():
         opening.add_done_callback(let_go)
         return SlideError(
-            f"was given up after {seconds:g} s: it is being opened still; a reader hangs, or the storage does",
+            f"was given up after {seconds:g} s of opening it: the reader or the storage hangs",
             path=item.id,
-            hint="check the file and its disk; if both are sound, raise --tile-timeout and use --retry-failed",
+            hint="check the file and its disk; if both are fine, raise --tile-timeout and use --retry-failed",
         )
     try:
         return opening.result()
@@ -35,7 +35,7 @@ def bag_or_error(item: Item, opening: Future[OpenBag], seconds: float) -> OpenBa
 
 
 def let_go(opening: Future[OpenBag]) -> None:
-    """Of a slide that nobody waits for any more, when it is open at last."""
+    """Close a slide that was given up and has been opened after all."""
     if opening.exception() is None:
         bag = opening.result()
         bag.sink.discard()

@@ -1,4 +1,4 @@
-"""extract: tiles become feature vectors, one zarr store a slide, written when its last tile is done."""
+"""extract: turns tiles into feature vectors, in one zarr store per slide, finished with its last tile."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ from .settings import ExtractSettings
 
 @dataclass(frozen=True)
 class TiledSlide:
-    """What extraction needs of a slide."""
+    """A slide's files and digests, as extraction needs them."""
 
     slide_id: str
     path: Path
@@ -47,10 +47,10 @@ class TiledSlide:
 
 
 class ExtractStage(Stage[ExtractSettings]):
-    """Items are slides with tiles.
+    """The extract stage; its items are slides with tiles.
 
     :param tiles: the tile stage's folder.
-    :param only: keep to these slides.
+    :param only: limit to these slides.
     """
 
     name = "extract"
@@ -69,13 +69,13 @@ class ExtractStage(Stage[ExtractSettings]):
         super().__init__(settings, folder, workspace)
         self.tiles = tiles
         self.only = None if only is None else frozenset(only)
-        self._digest_of_weights: Callable[[Path], str] = cache(digest_of_weights)  # of gigabytes: once a run
+        self._digest_of_weights: Callable[[Path], str] = cache(digest_of_weights)  # reads gigabytes: once per run
         self._report: FeedReport | None = None
         self._weights_notes: list[str] = []
 
     @classmethod
     def made(cls, settings: ExtractSettings, workspace: Path, source: Path | None, **further: Any) -> Self:
-        assert source is not None  # its row says that it comes after tiles
+        assert source is not None  # the registry's row says that it comes after tiles
         folder = workspace / "features" / source.name / settings.folder_name()
         return cls(settings, folder, workspace, tiles=source, **further)
 
@@ -122,9 +122,9 @@ class ExtractStage(Stage[ExtractSettings]):
 
     @cached_property
     def _resolved(self) -> dict[str, Json]:
-        """The backbone's card, and the arithmetic of the devices.
+        """The backbone's description, and the precision on the devices.
 
-        :raises UsageError: devices of several kinds would compute slides of one cohort in different arithmetic.
+        :raises UsageError: devices of several kinds would compute slides of one cohort in different precisions.
         """
         settings = self.settings
         backbone = find_backbone(settings.backbone, settings.pooling)
@@ -138,13 +138,13 @@ class ExtractStage(Stage[ExtractSettings]):
         return {"precision": precisions[0], **card, "transform": transform_of(backbone)}
 
     def resolved_in(self, record: Record) -> Mapping[str, Json]:
-        """What older versions did not record lies in the store."""
+        """Read the resolved settings of a record; those of older versions come from the feature store."""
         if (recorded := super().resolved_in(record)) or "features" not in record.outputs:
             return recorded or self._resolved
         try:
             facts = read_facts(self.workspace / record.outputs["features"].path)
         except StoreError:
-            return self._resolved  # lost, or damaged: which is said where it is read
+            return self._resolved  # lost or damaged: reported when it is read
         names = ("precision", "architecture", "pooling", "transform")
         return self._resolved | {name: getattr(facts, name) for name in names}
 
@@ -153,11 +153,11 @@ class ExtractStage(Stage[ExtractSettings]):
         return [str(device) for device in choose_devices(self.settings.device)]
 
     def on(self, device: str, of: int) -> Self:
-        """One device's part: its share of the cores, too."""
+        """Return a copy of the stage for one device, with its share of the cores."""
         stage = copy(self)
         threads = self.settings.threads or max((os.cpu_count() or 1) // of, 1)
         stage.settings = self.settings.model_copy(update={"device": device, "threads": threads})
-        stage._digest_of_weights = digest_of_weights  # the cached one does not cross to another process
+        stage._digest_of_weights = digest_of_weights  # the cached function cannot be sent to another process
         return stage
 
     def setup(self) -> None:
@@ -190,7 +190,7 @@ class ExtractStage(Stage[ExtractSettings]):
         self._report = feed.report
 
     def closing_notes(self) -> Sequence[str]:
-        """What bound the extraction, and what was done to the weights, for the end of its summary."""
+        """List the bottleneck of the extraction and the adaptations of the weights, for the end of its summary."""
         return [*(self._report.sentences() if self._report else ()), *self._weights_notes]
 
     def _open(self, item: Item) -> OpenBag:
@@ -256,18 +256,18 @@ class ExtractStage(Stage[ExtractSettings]):
 
 
 def transform_of(backbone: Backbone) -> dict[str, Json]:
-    """How a tile becomes what a backbone sees."""
+    """Return the settings that turn a tile into a backbone's input."""
     return backbone.model_dump(mode="json", include={"resize", "crop", "interpolation", "mean", "std"})
 
 
 def _refuse_changed(path: Path, as_tiled: InputRecord) -> None:
-    """Keep tiles of one slide from being read off another. A slide that is gone is no matter if its features are there.
+    """Refuse a slide that has changed since it was tiled. A missing slide passes: its features may exist already.
 
-    :raises SlideError: its bytes are others than when it was tiled.
-    :raises SurroundingsError: it cannot be read to tell.
+    :raises SlideError: its bytes differ from those that were tiled.
+    :raises SurroundingsError: it cannot be read to compare it.
     """
-    known = as_tiled.bytes, as_tiled.mtime_ns
-    if patiently(lambda: not path.exists() or stamp(path) == known, path):
+    tiled_stamp = as_tiled.bytes, as_tiled.mtime_ns
+    if patiently(lambda: not path.exists() or stamp(path) == tiled_stamp, path):
         return
     if slide_identity(path)[1] != as_tiled.digest:
         raise _changed(path)

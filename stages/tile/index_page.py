@@ -1,6 +1,6 @@
-"""The page over the QC images of a cohort, to leaf through a hundred slides in a minute and find the ten that matter.
+"""The overview page of a cohort's QC images: look through a hundred slides in a minute and find the ten that matter.
 
-One file beside the images, with a few lines of script of its own and nothing from outside; without scripts it is the
+One HTML file beside the images, with a short script of its own and nothing from outside; without scripts it shows the
 same slides as a plain list. Slides worth a look come first, each with its reason. The same records give the same bytes.
 """
 
@@ -21,34 +21,34 @@ from ...data.wording import figure
 from ..pages.templates import page_templates
 
 MUCH_INK: Final = 0.05
-"""More ink than this, as a share of the slide, is worth a look."""
+"""A slide with more ink than this fraction is worth a look."""
 MUCH_BLUR: Final = 0.2
-"""So is a larger share of the tiles on tissue that are not sharp."""
+"""A slide is worth a look if more than this fraction of its tiles on tissue are not sharp."""
 FAR: Final = 3.5
-"""And a figure that is further from the cohort's median than so many robust standard deviations (1.4826 times the
-median absolute deviation; B. Iglewicz and D. Hoaglin, How to Detect and Handle Outliers, 1993), on a logarithmic scale,
-for areas and counts of tissue are skewed ..."""
+"""A slide is worth a look if a figure is further from the cohort's median than this many robust standard deviations
+(1.4826 times the median absolute deviation; B. Iglewicz and D. Hoaglin, How to Detect and Handle Outliers, 1993). The
+scale is logarithmic, since areas and counts of tissue are skewed."""
 TWOFOLD: Final = 2.0
-"""... unless it is within this factor of the median: a cohort of like slides has no outliers."""
+"""A figure within this factor of the median is never an outlier, however similar the slides of the cohort are."""
 TENFOLD: Final = 10.0
-"""In a cohort as mixed as can be, a tenth of the median is still worth a look."""
+"""A figure below the median divided by this is always worth a look, however mixed the cohort is."""
 FEWEST: Final = 8
-"""With fewer slides, there is no telling what is usual."""
+"""With fewer slides, the usual range of a figure cannot be estimated."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Card:
-    """One slide as the page shows it. Links are relative to the page, and escaped; figures are None where unknown."""
+    """One slide on the page. Links are relative to the page, and escaped; figures are None if unknown."""
 
     id: str
     status: str
     why: tuple[str, ...]
-    """What makes it worth a look."""
+    """Why it is worth a look; empty if it is not."""
     tiles: int
     tissue: float | None
-    """mm²."""
+    """Area in mm²."""
     ink: float | None
-    """Share of the slide."""
+    """Fraction of the slide."""
     sharpness: float | None
     """Median over the kept tiles."""
     picture: str | None
@@ -57,24 +57,24 @@ class Card:
 
     @property
     def figures(self) -> str:
-        """For the page's script: whether it is worth a look, its status, and what it can be sorted by."""
+        """Data for the page's script: whether it is worth a look, its status, and the figures to sort by."""
         numbers = (self.tiles, self.tissue, self.ink, self.sharpness)
         return ",".join((str(int(bool(self.why))), self.status, *("" if n is None else f"{n:.6g}" for n in numbers)))
 
 
 def render_index(records: Sequence[Record], folder: Path, workspace: Path) -> str:
-    """The page as HTML, to lie at ``qc/index.html`` in the tile stage's folder. Reads no files.
+    """Render the page as HTML, for ``qc/index.html`` in the tile stage's folder. Reads no files.
 
-    :param records: the tile stage's; of several of one slide, the last counts.
-    :param folder: of the tile stage.
-    :param workspace: what the paths in the records are relative to.
+    :param records: the tile stage's records; the last one of each slide counts.
+    :param folder: the tile stage's folder.
+    :param workspace: the folder to which paths in the records are relative.
     """
     latest = {record.item: record for record in records}
     slides = sorted(latest.values(), key=lambda record: _natural(record.item))
     shown = [record for record in slides if record.status != "failed"]
-    judge = _judge([record for record in shown if record.status == "done"])
+    reasons_of = _reasons_to_look([record for record in shown if record.status == "done"])
     page = folder / "qc"
-    cards = [_card(record, judge(record), page, workspace) for record in shown]
+    cards = [_card(record, reasons_of(record), page, workspace) for record in shown]
     return _TEMPLATES.get_template("tile_index.html").render(
         name=folder.name,
         cards=sorted(cards, key=lambda card: not card.why),
@@ -105,20 +105,22 @@ def _card(record: Record, why: tuple[str, ...], page: Path, workspace: Path) -> 
     )
 
 
-def _judge(usual: Sequence[Record]) -> Callable[[Record], tuple[str, ...]]:
-    """Says of a slide what makes it worth a look, beside the slides of its cohort that have tiles."""
-    tissue, tiles, sharpness = (_Usual.of(usual, stat) for stat in ("tissue_mm2", "tiles", "sharpness_median"))
+def _reasons_to_look(tiled: Sequence[Record]) -> Callable[[Record], tuple[str, ...]]:
+    """Build the function that lists why a slide is worth a look, compared with the cohort's slides that have tiles."""
+    tissue, tiles, sharpness = (_Usual.of(tiled, stat) for stat in ("tissue_mm2", "tiles", "sharpness_median"))
 
-    def judge(record: Record) -> tuple[str, ...]:
+    def reasons_of(record: Record) -> tuple[str, ...]:
         why = []
         if record.status == "empty":
             why.append(_EMPTY.get(str(record.stats.get("tissue_verdict")), "tissue, but no tile is kept"))
         else:
-            if said := tissue.far(record):
-                why.append(f"{said} tissue: {figure(tissue.value(record))} mm², the median is {figure(tissue.median)}")
-            elif said := tiles.far(record):
-                few = {"little": "few", "much": "many"}[said]
-                why.append(f"{few} tiles: {figure(tiles.value(record))}, the median is {figure(tiles.median)}")
+            if amount := tissue.far(record):
+                why.append(
+                    f"{amount} tissue: {figure(tissue.value(record))} mm², the median is {figure(tissue.median)}"
+                )
+            elif amount := tiles.far(record):
+                few_or_many = {"little": "few", "much": "many"}[amount]
+                why.append(f"{few_or_many} tiles: {figure(tiles.value(record))}, the median is {figure(tiles.median)}")
             if doubt := _DOUBT.get(str(record.stats.get("tissue_verdict"))):
                 why.append(doubt)
             if sharpness.far(record) == "little":
@@ -136,29 +138,29 @@ def _judge(usual: Sequence[Record]) -> Callable[[Record], tuple[str, ...]]:
             why.append(f"{bad:,.0f} tiles cannot be decoded")
         return tuple(why)
 
-    return judge
+    return reasons_of
 
 
 _EMPTY: Final = {
     "nothing": "empty: no tissue was found",
-    "dark background": "empty: it glows on black, as fluorescence does",
-    "not understood": "empty: what is tissue is not understood; --tissue decides",
+    "dark background": "empty: bright colours on black, as in fluorescence",
+    "not understood": "empty: tissue could not be recognised reliably; choose with --tissue",
 }
 
 _DOUBT: Final = {
-    "not understood": "what is tissue is not understood; --tissue decides",
-    "unlike glass": "not coloured like H&E: tissue is what differs from the glass",
+    "not understood": "tissue could not be recognised reliably; choose with --tissue",
+    "unlike glass": "not coloured like H&E: tissue was found by its difference from the glass",
 }
 
 
 @dataclass(frozen=True)
 class _Usual:
-    """What a figure usually is in a cohort."""
+    """The usual range of a figure in a cohort."""
 
     stat: str
     median: float
     spread: float
-    """As a logarithm."""
+    """Robust standard deviation of the figure's logarithm."""
 
     @classmethod
     def of(cls, records: Sequence[Record], stat: str) -> _Usual:
@@ -172,7 +174,7 @@ class _Usual:
         return _number(record, self.stat) or 0
 
     def far(self, record: Record) -> str:
-        """``little`` or ``much`` where a slide's figure is far from the median; nothing where it is not, or unknown."""
+        """Return ``little`` or ``much`` if a slide's figure is far from the median; empty if not, or if unknown."""
         value = self.value(record)
         if not value or not self.median:
             return ""
@@ -184,13 +186,16 @@ class _Usual:
 
 
 def _number(record: Record, stat: str) -> float | None:
-    """A figure of a slide; None where it is not known, as in records of before it was taken."""
+    """Read a figure of a slide; None if unknown, as in records of older versions without it."""
     value = record.stats.get(stat)
     return None if value is None else float(value)
 
 
 def _natural(text: str) -> tuple[list[str | int], str]:
-    """Orders ``slide 9`` before ``slide 10``. Words and numbers take turns, so they are never compared."""
+    """Build a sort key that puts ``slide 9`` before ``slide 10``.
+
+    Words and numbers alternate, so that a word is never compared with a number.
+    """
     parts = re.split(r"([0-9]+)", text.casefold())
     return [int(part) if odd % 2 else part for odd, part in enumerate(parts)], text
 

@@ -1,4 +1,4 @@
-"""index: one page over the QC images of a cohort, made again whenever a slide's tiling changes."""
+"""index: one page with the QC images of a cohort, made again whenever a slide's tiling changes."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from .index_page import render_index
 
 
 class IndexStage(Stage[Settings]):
-    """One item, the page. It lies in the tile stage's folder and reads its manifest."""
+    """The stage of the page, its single item; it shares the tile stage's folder and manifest."""
 
     name = "index"
     version = VERSIONS["index"]
@@ -26,12 +26,12 @@ class IndexStage(Stage[Settings]):
         shown = [record for item, record in tiled.items() if item not in gone]
         if not shown:
             return Plan([])
-        told = [
+        contents = [
             record.model_dump(mode="json", include={"item", "status", "fingerprint", "outputs", "stats", "error"})
             for record in shown
         ]
         notes = [f"{len(gone)} stale or lost in tile, left out: {some(sorted(gone), 3)}"] if gone else []
-        return Plan([Item("index", {"slides": ValueInput(told)}, shown)], notes=notes)
+        return Plan([Item("index", {"slides": ValueInput(contents)}, shown)], notes=notes)
 
     def process(self, item: Item, progress: Progress) -> Outcome:
         records: list[Record] = item.payload

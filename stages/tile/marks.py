@@ -1,4 +1,4 @@
-"""How tiles of each kind, ink and unread areas are drawn on the picture of a slide."""
+"""Drawing of tiles, ink and unreadable areas on the picture of a slide."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ Boxes = npt.NDArray[np.int64]
 """(N, 4): left, top, right and lower edge of tiles, in pixels of the drawing."""
 
 FRAMED: Final = 12
-"""Pixels from tile to tile; with less, frames would cover the tissue."""
+"""Minimum pixels from tile to tile for frames; with less, frames would cover the tissue."""
 
-_LARGE: Final = 40  # px: a tile whose frame bears a rim
+_LARGE: Final = 40  # px: side from which a tile's frame gets a pale rim
 _KEPT: Final = (0, 90, 225)
 _LITTLE: Final = (95, 95, 95)
 _BLURRED: Final = (230, 125, 0)
@@ -29,18 +29,18 @@ _PAPER: Final = (255, 255, 255)
 
 @dataclass(frozen=True)
 class Look:
-    """How tiles of one kind are drawn. Opacities run from 0 to 1."""
+    """How tiles of one kind are drawn. All numbers but ``sign`` are opacities from 0 to 1."""
 
     colour: Colour
     line: float
-    """Of the frame, and of the sign where there is one."""
+    """Of the frame and the sign."""
     small_line: float
-    """The same on the smallest tiles that have frames."""
+    """Of the frame and the sign on the smallest tiles that have frames."""
     fill: float
     tint: float
-    """Takes the place of the fill where tiles are too small for frames; then the line rings their whole area."""
+    """Of the fill if tiles are too small for frames; the line then surrounds their whole area."""
     sign: tuple[tuple[float, float, float, float], ...] = ()
-    """Strokes within a tile of side 1, x y to x y."""
+    """Strokes in a tile of side 1, each from x, y to x, y."""
     frame: bool = True
 
 
@@ -56,7 +56,7 @@ LOOKS: Final = {
 
 
 def mark(picture: Rgb, boxes: Boxes, look: Look, *, framed: bool) -> None:
-    """Draw tiles of one kind. Each is judged once, however many overlap, so that none grows darker than the others."""
+    """Draw tiles of one kind; every pixel is painted once, so that overlapping tiles do not become darker."""
     if not len(boxes):
         return
     height, width = picture.shape[:2]
@@ -74,7 +74,7 @@ def mark(picture: Rgb, boxes: Boxes, look: Look, *, framed: bool) -> None:
     strength = look.line
     if framed:
         strength = float(np.interp(side, (FRAMED, _LARGE), (look.small_line, look.line)))
-        if side >= _LARGE:  # a pale rim, to be seen on dark tissue
+        if side >= _LARGE:  # a pale rim, visible on dark tissue
             _paint(picture, np.asarray(cv2.dilate(lines, np.ones((3, 3), np.uint8)), np.uint8), _PAPER, 0.4)
     elif look.frame:
         edges, _ = cv2.findContours(area, cv2.RETR_CCOMP, cv2.CHAIN_APPROX_SIMPLE)
@@ -85,13 +85,13 @@ def mark(picture: Rgb, boxes: Boxes, look: Look, *, framed: bool) -> None:
 def _paint(picture: Rgb, where: npt.NDArray[np.uint8], colour: Colour, opacity: float) -> None:
     """Mix a colour into the pixels that are not 0 in ``where``."""
     if opacity:
-        was = np.arange(256)[:, None] * (1 - opacity)
-        table = np.rint(was + np.array(colour) * opacity).astype(np.uint8)
+        remaining = np.arange(256)[:, None] * (1 - opacity)
+        table = np.rint(remaining + np.array(colour) * opacity).astype(np.uint8)
         cv2.copyTo(cv2.LUT(picture, table[None]), where, picture)
 
 
 def ring(picture: Rgb, ink: Mask) -> None:
-    """Black and white dashes, to be seen on ink of any colour."""
+    """Draw black and white dashes around ink, visible on any colour."""
     lines = np.zeros(ink.shape, np.uint8)
     edges, _ = cv2.findContours(ink.astype(np.uint8), cv2.RETR_CCOMP, cv2.CHAIN_APPROX_SIMPLE)
     cv2.drawContours(lines, edges, -1, 255, 3)
@@ -100,11 +100,12 @@ def ring(picture: Rgb, ink: Mask) -> None:
 
 
 def hatch(picture: Rgb, unread: Mask) -> None:
+    """Hatch the areas that could not be read."""
     picture[unread] = 215
     picture[unread & _stripes(unread, 14, 3)] = 90
 
 
 def _stripes(like: Mask, every: int, wide: int) -> Mask:
-    """Diagonals, so many pixels apart and wide, of the shape of a mask."""
+    """Build a mask of diagonal stripes, ``wide`` pixels each and ``every`` pixels apart."""
     y, x = np.ogrid[: like.shape[0], : like.shape[1]]
     return np.asarray((x + y) % every < wide)

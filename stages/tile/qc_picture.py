@@ -1,9 +1,9 @@
-"""The picture by which a person judges the tiling of a slide in two seconds.
+"""The QC picture of a slide, on which a person can check its tiling in two seconds.
 
-Nothing in it is told by colour alone: tissue has a thick line around it, kept tiles are blue squares, those with too
-little tissue have a grey cross, those that are not sharp are orange and struck through, ink is ringed in black and
-white dashes, and what could not be read is hatched. Where tiles are too small on the picture for frames of their own,
-they are tinted instead, and their whole area is ringed.
+Colour is never the only difference: tissue has a thick outline, kept tiles are blue squares, tiles with too little
+tissue have a grey cross, tiles that are not sharp are orange and struck through, ink has an outline of black and white
+dashes, and unreadable areas are hatched. Tiles that are too small on the picture for frames are tinted instead, with an
+outline around their whole area.
 """
 
 from __future__ import annotations
@@ -32,10 +32,10 @@ LONG_SIDE: Final = 1600
 """Pixels along the longer side of the slide's picture; the caption comes below."""
 
 _TITLE_SIZE: Final = 34
-_TEXT_SIZE: Final = 26  # px: read when the picture is shown at half its size
+_TEXT_SIZE: Final = 26  # px: readable when the picture is shown at half its size
 _LINE: Final = 38
 _QUALITY: Final = 85
-_NARROWEST: Final = 1000  # px: the caption needs them
+_MIN_WIDTH: Final = 1000  # px: the caption needs them
 _MARGIN: Final = 24
 
 _OUTLINE: Final = (0, 130, 60)
@@ -53,8 +53,10 @@ def draw_qc(result: TileResult, path: Path) -> None:
 
 
 def qc_image(result: TileResult) -> Rgb:
-    """The overview with its tiles, kept and dropped, outlines of tissue and of ink taken out, and what could not be
-    read; below it a caption that says what is what, and a scale bar: (height, width, 3) uint8 RGB.
+    """Draw the QC picture, (height, width, 3) uint8 RGB.
+
+    It shows the overview with kept and dropped tiles, outlines of tissue and of excluded ink, and unreadable areas;
+    below it a caption with facts, a legend and a scale bar.
     """
     picture, scale = _picture(result)
     framed = result.tiles.grid.step * scale >= FRAMED
@@ -70,13 +72,13 @@ def qc_image(result: TileResult) -> Rgb:
 
 
 def _kinds(result: TileResult) -> list[tuple[str, Coords, Look]]:
-    """What the legend calls tiles of each kind, where they are, and how they are drawn."""
+    """List the kinds of tiles: name in the legend, positions, and how they are drawn."""
     dropped = [(f"dropped: {reason}", coords, LOOKS[reason]) for reason, coords in result.dropped.items()]
     return [("tiles kept", result.tiles.coords, LOOK_KEPT), *dropped]
 
 
 def _picture(result: TileResult) -> tuple[Rgb, float]:
-    """The overview at the size of the drawing, and pixels of the drawing along a pixel of level 0."""
+    """Resize the overview to the drawing's size; also return pixels of the drawing along a pixel of level 0."""
     pixels = result.overview.pixels
     factor = LONG_SIDE / max(pixels.shape[:2])
     size = (max(round(pixels.shape[1] * factor), 1), max(round(pixels.shape[0] * factor), 1))
@@ -90,16 +92,16 @@ def _boxes(coords: Coords, result: TileResult, scale: float) -> Boxes:
 
 
 def _enlarged(mask: Mask, picture: Rgb) -> Mask:
-    """A mask of the whole slide at the size of the drawing."""
+    """Resize a mask of the whole slide to the drawing's size."""
     size = (picture.shape[1], picture.shape[0])
     return np.asarray(cv2.resize(mask.astype(np.uint8), size, interpolation=cv2.INTER_NEAREST)).astype(bool)
 
 
 def _with_caption(picture: Rgb, result: TileResult, scale: float, framed: bool) -> Rgb:
-    """The picture on a white sheet, and below it: name, scale bar, why there are no tiles, facts, and the legend."""
+    """Put the picture on a white sheet, with name, scale bar, why there are no tiles, facts and legend below it."""
     title, text = font(_TITLE_SIZE, bold=True), font(_TEXT_SIZE)
     height, width = picture.shape[:2]
-    sheet_width = max(width, _NARROWEST)
+    sheet_width = max(width, _MIN_WIDTH)
     room = sheet_width - 2 * _MARGIN
     dot = "  ·  "
     facts = [dot.join(row) for line in _facts(result) for row in _rows(line, room, text, text.getlength(dot))]
@@ -125,12 +127,12 @@ def _with_caption(picture: Rgb, result: TileResult, scale: float, framed: bool) 
     for line, colour in [*((line, _ALARM) for line in why), *((line, _FAINT) for line in facts)]:
         pen.text((_MARGIN, y), line, colour, text)
         y += _LINE
-    of_word = dict(samples)
+    sample_of = dict(samples)
     for row in legend:
         x = float(_MARGIN)
         for word in row:
-            sheet.paste(Image.fromarray(of_word[word]), (round(x), y + 8))
-            pen.text((x + of_word[word].shape[1] + 10, y + 8), word, _TEXT, text)
+            sheet.paste(Image.fromarray(sample_of[word]), (round(x), y + 8))
+            pen.text((x + sample_of[word].shape[1] + 10, y + 8), word, _TEXT, text)
             x += 2 * _LINE + _MARGIN + text.getlength(word)
         y += _LINE
     return np.asarray(sheet)
@@ -158,15 +160,18 @@ def _facts(result: TileResult) -> list[list[str]]:
 
 
 def _why_empty(result: TileResult) -> str:
-    """Why no tile is kept; nothing where some are."""
+    """Say why no tile is kept; empty if some are."""
     if len(result.tiles):
         return ""
     if result.tissue.verdict == "dark background":
-        return "Empty: colours that glow on black, as in fluorescence. None of it is H&E."
+        return "Empty: bright colours on black, as in fluorescence. None of it is H&E."
     if result.tissue.verdict == "not understood":
-        return "Empty: what is tissue is not understood. Tile it with --tissue glass, all, or a number of grey levels."
+        return (
+            "Empty: tissue could not be recognised reliably. "
+            "Choose with --tissue glass, --tissue all, or --tissue and a number of grey levels."
+        )
     if not result.tissue.mask.any():
-        return "Empty: no tissue was found" + (" beside the ink." if result.tissue.pen.any() else ".")
+        return "Empty: no tissue was found" + (" apart from ink." if result.tissue.pen.any() else ".")
     dropped = [f"{len(coords):,} {reason}" for reason, coords in result.dropped.items() if len(coords)]
     if dropped:
         return f"Empty: no tile on the tissue is kept ({', '.join(dropped)})."
@@ -174,7 +179,7 @@ def _why_empty(result: TileResult) -> str:
 
 
 def _samples(result: TileResult, framed: bool) -> list[tuple[str, Rgb]]:
-    """The legend: what occurs in the picture, in words, and a sample of how it is drawn."""
+    """Build the legend: a name for everything that occurs in the picture, and a sample of how it is drawn."""
     size = (28, 36)
 
     def blank() -> Rgb:
@@ -204,7 +209,7 @@ def _percent(share: float) -> str:
 
 
 def _scale_bar(mpp: Mpp, longest: int) -> tuple[int, Microns]:
-    """The longest bar of 1, 2 or 5 times a power of ten µm that fits: in pixels of the drawing, and in µm."""
+    """Choose the longest bar of 1, 2 or 5 times a power of ten µm that fits: in pixels of the drawing, and in µm."""
     power = 10.0 ** np.floor(np.log10(longest * mpp))
     length = max(step * power for step in (1, 2, 5) if step * power <= longest * mpp)
     return round(length / mpp), Microns(length)
@@ -215,7 +220,7 @@ def _words(length: Microns) -> str:
 
 
 def _rows(words: list[str], room: float, font: ImageFont.FreeTypeFont, between: float) -> Iterator[list[str]]:
-    """Words in rows of at most ``room`` pixels; ``between`` is what each but the first takes beside its letters."""
+    """Break words into rows of at most ``room`` pixels; ``between`` is the space that each takes beside its letters."""
     row: list[str] = []
     taken = 0.0
     for word in words:
@@ -235,13 +240,13 @@ def _drawable() -> frozenset[int]:
 
 
 def _printable(text: str) -> str:
-    r"""``text`` with letters that the face lacks as ``\u73bb``: escapes tell slides apart, a row of boxes does not."""
+    r"""Replace letters that the font lacks by escapes such as ``\u73bb``, which unlike boxes distinguish slides."""
     composed = unicodedata.normalize("NFC", text)
     return "".join(sign if ord(sign) in _drawable() else ascii(sign)[1:-1] for sign in composed)
 
 
 def _shortened(text: str, font: ImageFont.FreeTypeFont, room: float) -> str:
-    """``text``, with its middle left out where it is too long."""
+    """Shorten text that is too long by leaving out its middle."""
     if font.getlength(text) <= room:
         return text
     keep = len(text)

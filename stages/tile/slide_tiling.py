@@ -1,4 +1,4 @@
-"""One slide from its overview to its tiles: what the tile stage does, without files and manifests."""
+"""Tiling of one slide, from its overview to its tiles: the tile stage's work without files and manifests."""
 
 from __future__ import annotations
 
@@ -30,20 +30,23 @@ _SMALLER: Final = "leave it out; or cut smaller tiles: wsipipe tile with a small
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class TileResult:
-    """What tiling a slide gives."""
+    """The result of tiling a slide."""
 
     tiles: TileSet
-    """Those that are kept; none, rightly, where there is no tissue."""
+    """The kept tiles; none if there is no tissue."""
     dropped: Mapping[str, Coords]
-    """Why → positions of tiles that are not kept: those of the grid that touch tissue, or those that were placed."""
+    """Reason → positions of dropped tiles, among those of the grid that touch tissue or those that were placed."""
     tissue: TissueMask
     outlines: list[Outline]
     overview: Overview
 
     @property
     def stats(self) -> dict[str, int | float | str | None]:
-        """What the manifest keeps and the table shows. ``bad_tiles`` cannot be decoded at the level of the sharpness;
-        extraction says which cannot be at the level that is read."""
+        """Figures for the manifest and the table of results.
+
+        ``bad_tiles`` counts tiles that cannot be decoded at the level where sharpness is measured; extraction counts
+        those of the level that it reads.
+        """
         grid, tissue = self.tiles.grid, self.tissue
         return {
             "tiles": len(self.tiles),
@@ -69,18 +72,18 @@ def _median(sharpness: Scores) -> float | None:
 
 
 def by_the_mask(slide: Slide, overview: Overview) -> TissueMask:
-    """The tissue as :func:`~wsipipe.data.tiling.tissue.find_tissue` sees it in the overview.
+    """Find the tissue in the overview by :func:`~wsipipe.data.tiling.tissue.find_tissue`.
 
     :raises SlideError: the slide is grey.
     """
     if slide.grey:
-        hint = "export it in colour; if grey is meant, say where the tissue is with --annotations or --coordinates"
-        raise SlideError("a grey picture, and tissue is found by its colour", path=slide.path, hint=hint)
+        hint = "export it in colour; if it must be grey, show where the tissue is with --annotations or --coordinates"
+        raise SlideError("a grey picture, but tissue is found by its colour", path=slide.path, hint=hint)
     return find_tissue(overview)
 
 
 def _where_scanned(tissue: TissueMask, overview: Overview) -> TissueMask:
-    """The mask without what the scanner has left out, whoever drew it there."""
+    """Remove areas that were not scanned from the mask, even if they were annotated as tissue."""
     if overview.unscanned is None:
         return tissue
     left_out = shrink_mask(overview.unscanned, round(tissue.downsample / overview.downsample))
@@ -102,23 +105,23 @@ def tile_slide(
     find: FindTissue = by_the_mask,
     placed: ForeignTiles | None = None,
 ) -> TileResult:
-    """Find the tissue of a slide and the tiles on it. Only coarse levels are decoded, where there are any.
+    """Find the tissue of a slide and the tiles on it. Only coarse levels are decoded, if the slide has them.
 
     :param mpp: microns per pixel of the tiles.
     :param tile_px: side of a tile at that resolution.
-    :param overlap: what neighbours share, in the same pixels.
-    :param min_tissue: least fraction of tissue in a tile that is kept.
-    :param min_sharpness: least sharpness of a tile that is kept, see :mod:`~wsipipe.data.tiling.sharpness`;
-        one whose sharpness is unknown, because it cannot be decoded, is left to extraction to judge.
+    :param overlap: overlap of neighbours, in the same pixels.
+    :param min_tissue: minimum fraction of tissue in a kept tile.
+    :param min_sharpness: minimum sharpness of a kept tile, see :mod:`~wsipipe.data.tiling.sharpness`; a tile of unknown
+        sharpness, because it cannot be decoded, is kept, and extraction decides about it.
     :param native_tolerance: a level this close to ``mpp`` is read without resampling (0.02 is 2 %).
     :param level_policy: see :func:`~wsipipe.data.tiling.grid.plan_grid`.
     :param allow_upsample: accept a slide that is coarser than ``mpp``.
-    :param find: says where the tissue is.
-    :param placed: tiles that another tool has placed: kept in their order, whatever tissue is in them, but for those
+    :param find: the function that finds the tissue.
+    :param placed: tiles that another tool has placed: kept in their order, regardless of their tissue, except those
         that reach over the edge.
-    :raises SlideError: no believable mpp, coarser than asked, smaller than one tile, its overview cannot be decoded, or
-        tiles are placed outside it or are of another size.
-    :raises UsageError: an overlap that leaves no step between tiles.
+    :raises SlideError: no plausible mpp, coarser than requested, smaller than one tile, an overview that cannot be
+        decoded, or tiles placed outside the slide or of another size.
+    :raises UsageError: an overlap with which tiles are less than a pixel apart.
     """
     slide_mpp = slide.believed_mpp()
     grid = plan_grid(

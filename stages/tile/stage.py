@@ -2,10 +2,10 @@
 
 <slide>.h5                    positions, tissue fraction and sharpness of the tiles
 contours/<slide>.geojson      the tissue, for QuPath
-qc/<slide>.jpg                what was found, to look at
+qc/<slide>.jpg                the QC picture, to look at
 
-Where tissue is, the mask finds, in the way that --tissue says; or annotations say it, a network finds it, or other
-tools have placed the tiles.
+Tissue is found by the mask that --tissue selects, by a network, or taken from annotations; or other tools have already
+placed the tiles.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class SlideToTile:
-    """What tiling needs of a slide."""
+    """A slide's files and overrides, as tiling needs them."""
 
     path: Path
     mpp_override: float | None
@@ -52,17 +52,17 @@ class SlideToTile:
 
 
 def slide_digest(path: Path) -> str:
-    """The digest by which a slide is known."""
+    """Compute the digest that identifies a slide."""
     return slide_identity(path)[1]
 
 
 class TileStage(Stage[TileSettings]):
-    """Items are slides.
+    """The tile stage; its items are slides.
 
     :param slides: the slides to tile.
-    :param table: cohort table whose ``mpp`` column speaks for slides that do not say it themselves.
-    :param replace: let a slide take the place of another one of its name.
-    :param notes: what the user should know of how the slides were found.
+    :param table: cohort table whose ``mpp`` column is used for slides whose files do not state it.
+    :param replace: allow a slide to replace another one with the same name.
+    :param notes: notes for the user about the search for slides.
     """
 
     name = "tile"
@@ -94,12 +94,12 @@ class TileStage(Stage[TileSettings]):
         return self.settings.timeout * 60
 
     def _device(self) -> str:
-        from ...models.backbones.devices import choose_device  # loads torch, which tiling needs for nothing else
+        from ...models.backbones.devices import choose_device  # loads torch, which tiling rarely needs
 
         return str(choose_device(self.settings.device))
 
     def setup(self) -> None:
-        cv2.setNumThreads(1)  # a process a core is enough
+        cv2.setNumThreads(1)  # there is a process per core already
         if self.settings.tissue_weights is not None:
             from ...models.tissue_network import TissueNetwork
 
@@ -180,8 +180,8 @@ class TileStage(Stage[TileSettings]):
             scratch.write_text(tissue_geojson(result.outlines, slide.origin), encoding="utf-8")
         with whole(outputs["qc"]) as scratch:
             draw_qc(result, scratch)
-        given = task.mpp_override  # which counts where the file says nothing
-        overridden = {} if given is None or result.tiles.slide_mpp != given else {"mpp_override": float(given)}
+        override = task.mpp_override  # recorded only if it was used
+        overridden = {} if override is None or result.tiles.slide_mpp != override else {"mpp_override": float(override)}
         stats = result.stats | {"reader": slide.reader} | overridden
         note = "" if drawn is None else passed_over_note(drawn)
         notes = [f"{item.id}: annotations in {note}"] if note else []
@@ -200,32 +200,32 @@ class TileStage(Stage[TileSettings]):
 
 
 def way_of(settings: TileSettings) -> Way | int:
-    """How tissue is to be found: the word that was given, or grey levels."""
+    """Convert ``--tissue`` to a method of finding tissue: its name, or a number of grey levels."""
     return int(settings.tissue) if settings.tissue.isdigit() else cast("Way", settings.tissue)
 
 
 def _notes(slide_id: str, result: TileResult, picture: Path) -> Sequence[str]:
-    """What the user should look at now."""
+    """Tell the user to look at a slide whose tissue mask is doubtful."""
     if result.tissue.verdict != "not understood":
         return ()
     return (
-        f"{slide_id}: which part of it is tissue is not understood ({len(result.tiles):,} tiles; see {picture.name}); "
-        "--tissue glass, --tissue all, or --tissue with a number of grey levels decides",
+        f"{slide_id}: tissue could not be recognised reliably ({len(result.tiles):,} tiles; see {picture.name}); "
+        "choose with --tissue glass, --tissue all, or --tissue and a number of grey levels",
     )
 
 
 def _refuse_another(slide: FoundSlide, standing: Record | None) -> None:
-    """Keep a slide from taking the place of the one that its name stands for here, if that one is still about.
+    """Refuse a slide whose name already belongs to another slide in this workspace, if that one still exists.
 
-    :raises SlideError: it would.
-    :raises SurroundingsError: it cannot be read to tell.
+    :raises SlideError: it does.
+    :raises SurroundingsError: the slide cannot be read to compare it.
     """
     before = standing.inputs.get("slide") if standing else None
     if before is None or before.path is None or before.path == str(slide.path) or not Path(before.path).exists():
         return
     if slide_digest(slide.path) != before.digest:
         raise SlideError(
-            f"the name {slide.slide_id!r} already stands for another slide in this workspace: {before.path}",
+            f"the name {slide.slide_id!r} already belongs to another slide in this workspace: {before.path}",
             path=slide.path,
-            hint="rename one of them, use another --workspace, or let this one take its place with --replace",
+            hint="rename one of them, use another --workspace, or replace the other one with --replace",
         )

@@ -182,12 +182,12 @@ DAMAGE: dict[str, tuple[Damage, str]] = {
     "missing": (shutil.rmtree, "there is no bundle here"),
     "a file": (lambda b: (shutil.rmtree(b), b.write_text("{}")), "there is no bundle here"),
     "no JSON": (lambda b: (b / "bundle.json").unlink(), "there is no bundle here"),
-    "torn JSON": (lambda b: (b / "bundle.json").write_text('{"fold": '), "is damaged or no bundle"),
-    "a list": (lambda b: (b / "bundle.json").write_text("[]"), "is damaged or no bundle"),
-    "a number": (lambda b: (b / "bundle.json").write_text("3"), "is damaged or no bundle"),
-    "bytes": (lambda b: (b / "bundle.json").write_bytes(b"\xff\x00"), "is damaged or no bundle"),
-    "no facts": (lambda b: change_json(b, lambda c: c.pop("recipe")), "is damaged or no bundle"),
-    "a fact too many": (lambda b: change_json(b, lambda c: c.update(more=1)), "is damaged or no bundle"),
+    "torn JSON": (lambda b: (b / "bundle.json").write_text('{"fold": '), "is damaged or not a bundle"),
+    "a list": (lambda b: (b / "bundle.json").write_text("[]"), "is damaged or not a bundle"),
+    "a number": (lambda b: (b / "bundle.json").write_text("3"), "is damaged or not a bundle"),
+    "bytes": (lambda b: (b / "bundle.json").write_bytes(b"\xff\x00"), "is damaged or not a bundle"),
+    "no facts": (lambda b: change_json(b, lambda c: c.pop("recipe")), "is damaged or not a bundle"),
+    "a fact too many": (lambda b: change_json(b, lambda c: c.update(more=1)), "is damaged or not a bundle"),
     "newer": (lambda b: change_json(b, lambda c: c.update({"encoding-version": "2"})), "is wsipipe-bundle version 2"),
     "something else": (lambda b: (b / "bundle.json").write_text("{}"), "is None version None"),
     "no tensors": (lambda b: (b / "model.safetensors").unlink(), "cannot be read"),
@@ -227,7 +227,7 @@ def test_the_folds_of_a_model_come_in_order_and_all(tmp_path: Path, bundle: Path
         facts(trained, fold=1, recipe=recipe(neighbours=4)),
     ):
         write_bundle(model / "fold-1", other, trained, {})
-        with pytest.raises(BundleError, match="is of another training than fold-0"):
+        with pytest.raises(BundleError, match="is from another training than fold-0"):
             folds_of(model)
     for nothing in (tmp_path / "nowhere", model / "fold-0" / "bundle.json"):
         with pytest.raises(BundleError, match="there is no model here"):

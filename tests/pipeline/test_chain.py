@@ -224,7 +224,7 @@ def test_another_slide_does_not_take_a_name(workspace: Path, cohort: DemoCohort,
     for _ in range(2):  # it is not let in for having been refused before
         result = wsipipe("tile", impostor, "-w", workspace)
         assert result.returncode == 1
-        assert "already stands for another slide" in result.stdout
+        assert "already belongs to another slide" in result.stdout
         assert str(ours) in result.stdout
 
 

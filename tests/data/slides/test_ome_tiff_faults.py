@@ -128,7 +128,7 @@ def test_a_compression_that_is_not_read_is_named(tmp_path, compression):
     [
         ("</Pixels>", "<Pixels> ", "OME-XML cannot be read"),
         ('SizeX="100"', 'SizeX="1o0"', "OME-XML cannot be read"),
-        ('SizeX="100"', 'SizeX="101"', "speaks of 101 × 90 px"),
+        ('SizeX="100"', 'SizeX="101"', "states 101 × 90 px"),
         ('IFD="0"', 'IFD="7"', "directories cannot be read"),
         ('Image ID="Image:0"', 'Bmage ID="Image:0"', "OME-XML cannot be read"),
     ],

@@ -199,7 +199,7 @@ def test_no_policy_enlarges_much_unasked(policy):
         if policy == "nearest" and mpp0 <= 0.625:
             assert grid_of(mpp0, level_policy=policy).read_px == round(112 / mpp0)
         else:
-            with pytest.raises(SlideError, match="coarser than asked"):
+            with pytest.raises(SlideError, match="coarser than requested"):
                 grid_of(mpp0, level_policy=policy)
         grid = grid_of(mpp0, level_policy=policy, allow_upsample=True)
         assert (grid.level, grid.read_px) == (0, round(112 / mpp0))

@@ -397,7 +397,7 @@ class Malice:
 
 def test_a_checkpoint_never_runs_code(tmp_path: Path, small: Backbone, state: dict[str, Tensor]) -> None:
     torch.save(state | {"extra": Malice(tmp_path / "ran")}, tmp_path / "w.pt")
-    with pytest.raises(BackboneError, match=r"it holds \w+\.system, which is no tensor and may run code") as caught:
+    with pytest.raises(BackboneError, match=r"it holds \w+\.system, which is not a tensor and may run code") as caught:
         load(small, tmp_path / "w.pt")
     assert not (tmp_path / "ran").exists()
     assert "weights_only" not in str(caught.value)  # torch's own advice is to run it
@@ -460,7 +460,7 @@ def test_without_a_network_and_without_a_cache_the_way_out_is_told(tmp_path: Pat
     gated, open_one, unpublished = offline(tmp_path)
     assert "grant access on request" in gated
     assert "MahmoodLab/UNI2-h" in gated
-    assert "neither in the hub's cache nor to be had" in open_one
+    assert "are not in the hub's cache, and the hub" in open_one
     assert "no weights are published for x" in unpublished
     assert all("--weights FILE" in line for line in (gated, open_one, unpublished))
 

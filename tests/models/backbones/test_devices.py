@@ -55,7 +55,7 @@ def test_two_devices_share_the_slides_and_give_the_bytes_of_one(
     folder = Path("features/0.5mpp-224px/efficientnet-lite0")
     for number in range(4):
         assert digest_of("work" / folder / f"{number}.zarr") == digest_of("other" / folder / f"{number}.zarr")
-    said = [note for note in two["notes"] if "bound it" in note]
+    said = [note for note in two["notes"] if "bottleneck: " in note]
     assert said  # of two processes, or of the one that was ready so early that it did all four
     assert all(note.startswith("cpu: ") for note in said)
-    assert sum("bound it" in note for note in one["notes"]) == 1
+    assert sum("bottleneck: " in note for note in one["notes"]) == 1

@@ -142,7 +142,7 @@ SEVERAL: dict[str, Callable[[State], Any]] = {
 def test_of_several_networks_none_is_guessed(tmp_path: Path, small: Backbone, state: State, kind: str) -> None:
     with pytest.raises(BackboneError, match=r"holds (tensors of 2 networks|averaged weights of 2 kinds)") as caught:
         load(small, SEVERAL[kind](state), tmp_path)
-    assert "save the one that is meant" in caught.value.hint
+    assert "save the intended one" in caught.value.hint
 
 
 def test_several_that_are_equal_are_one(tmp_path: Path, small: Backbone, state: State) -> None:

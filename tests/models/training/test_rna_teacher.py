@@ -145,7 +145,7 @@ def test_no_one_but_the_training_patients_is_fitted() -> None:
     differ = {patient for patient in validation if other.validation[patient] != soft.validation[patient]}
     assert differ == {table.patients[60]}
     assert not {*soft.train, *soft.validation} & set(test)
-    with pytest.raises(UsageError, match="P059 cannot train and validate"):
+    with pytest.raises(UsageError, match="P059 cannot be in training and in validation"):
         SoftTargets.fitted(table, train, table.patients[59:])
 
 

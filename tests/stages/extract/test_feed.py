@@ -1,4 +1,4 @@
-"""The feed: order, company, bad and stuck tiles, memory, what bound it. Slides and networks here are hand-made."""
+"""The feed: order, company, bad and stuck tiles, memory, the bottleneck. Slides and networks here are hand-made."""
 
 from __future__ import annotations
 
@@ -524,19 +524,19 @@ def test_memory_does_not_grow_with_the_tiles() -> None:
     assert many - few < 12  # MiB; the places of the tiles themselves are 0.4
 
 
-# ----- what bound it -----
+# ----- the bottleneck -----
 
 
 @pytest.mark.parametrize(
     ("slow", "said"),
     [
-        ("read", "decoding bound it"),
-        ("network", "the backbone bound it"),
-        ("sink", "writing bound it"),
-        ("open", "opening slides bound it"),
+        ("read", "bottleneck: decoding"),
+        ("network", "bottleneck: backbone"),
+        ("sink", "bottleneck: writing"),
+        ("open", "bottleneck: opening slides"),
     ],
 )
-def test_what_bound_it_is_named(slow: str, said: str) -> None:
+def test_the_bottleneck_is_named(slow: str, said: str) -> None:
     def wait(part: str, seconds: float) -> Callable[..., None]:
         return lambda *_: time.sleep(seconds) if part == slow else None
 
@@ -563,22 +563,22 @@ def report(**changes: Any) -> FeedReport:
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
-        ({"decoding": 194.0}, ["decoding bound it (97% busy", "the backbone 30%", "50 tiles/s", "try --threads 4"]),
+        ({"decoding": 194.0}, ["bottleneck: decoding (97 % busy", "backbone 30 %", "50 tiles/s", "try --threads 4"]),
         ({"decoding": 194.0, "resampled": True}, ["--threads 4, or tile at an --mpp"]),
         ({"decoding": 1560.0, "threads": 16}, ["a machine with more cores"]),
-        ({"computing": 98.0, "precision": "fp32"}, ["the backbone bound it (98% busy", "--precision bf16"]),
-        ({"computing": 98.0}, ["as it should be"]),
-        ({"computing": 196.0, "streams": 2, "device": "cpu", "cores": 2}, ["(98% busy", "a GPU"]),
-        ({"writing": 90.0}, ["writing bound it (90% busy", "disk"]),
-        ({"opening": 90.0}, ["opening slides bound it"]),
+        ({"computing": 98.0, "precision": "fp32"}, ["bottleneck: backbone (98 % busy", "--precision bf16"]),
+        ({"computing": 98.0}, ["this is the best case"]),
+        ({"computing": 196.0, "streams": 2, "device": "cpu", "cores": 2}, ["(98 % busy", "a GPU"]),
+        ({"writing": 90.0}, ["bottleneck: writing (90 % busy", "disk"]),
+        ({"opening": 90.0}, ["bottleneck: opening slides"]),
     ],
 )
-def test_the_way_out_fits_what_bound_it(changes: dict[str, Any], said: list[str]) -> None:
+def test_the_advice_fits_the_bottleneck(changes: dict[str, Any], said: list[str]) -> None:
     [sentence] = report(**changes).sentences()
     assert [words for words in said if words not in sentence] == []
 
 
-def test_of_nothing_nothing_is_said() -> None:
+def test_an_empty_run_reports_no_bottleneck() -> None:
     bags, nothing = fed([], embedder_of(Network()))
     assert (bags, nothing.sentences()) == ({}, [])
 

@@ -239,7 +239,7 @@ def test_each_reason_is_said_plainly() -> None:
         "e": "ink on 11 % of it",
         "f": "33 % of the tiles on tissue are not sharp",
         "g": "0.4 % could not be read",
-        "h": "empty: it glows on black, as fluorescence does",
+        "h": "empty: bright colours on black, as in fluorescence",
     }
 
 
@@ -253,9 +253,9 @@ def test_doubt_about_the_tissue_is_said() -> None:
         record("b", tissue_verdict="not understood"),
         record("c", tissue_verdict="unlike glass"),
     ) == {
-        "a": "empty: what is tissue is not understood; --tissue decides",
-        "b": "what is tissue is not understood; --tissue decides",
-        "c": "not coloured like H&E: tissue is what differs from the glass",
+        "a": "empty: tissue could not be recognised reliably; choose with --tissue",
+        "b": "tissue could not be recognised reliably; choose with --tissue",
+        "c": "not coloured like H&E: tissue was found by its difference from the glass",
     }
 
 

@@ -229,7 +229,7 @@ def test_an_empty_slide_says_why() -> None:
     alarm = [(qc_image(result)[800:] == (176, 60, 0)).all(axis=2).any() for result in (empty, result_of([(0, 0)]))]
     assert alarm == [True, False]
     empty.tissue.pen[:9] = True
-    assert _why_empty(empty) == "Empty: no tissue was found beside the ink."
+    assert _why_empty(empty) == "Empty: no tissue was found apart from ink."
     glowing = replace(empty, tissue=replace(empty.tissue, verdict="dark background"))
     assert "fluorescence" in _why_empty(glowing)
     piece = slice(0, 50), slice(0, 50)

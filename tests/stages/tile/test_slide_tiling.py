@@ -133,7 +133,7 @@ def test_a_slide_smaller_than_a_tile_says_so():
 
 def test_a_coarse_slide_is_refused_or_enlarged():
     slide = MemorySlide(pyramid(3000, 2400, (1,)), 1.0)
-    with pytest.raises(SlideError, match="coarser than asked"):
+    with pytest.raises(SlideError, match="coarser than requested"):
         tile(slide)
     result = tile(slide, allow_upsample=True)
     assert result.tiles.grid.read_px == 112
