@@ -1,11 +1,11 @@
-"""Every stage, a row each: its name, its version, where its manifests lie, its settings and how it is made.
+"""The table of all stages: name, version, folders, settings and class of each.
 
-What the rest of wsipipe knows of a stage follows from its row: the section of the settings file, its rows in
-``wsipipe status``, whether what is recorded is of its present version and, where the row names the stage, its command
-and its step of ``wsipipe.run``. Stages and settings are named here, not imported: ``wsipipe --help`` reads this table.
+The rest of wsipipe uses this table for the sections of the settings file, for ``wsipipe status``, to check whether a
+record is of the stage's present version and, if the row names the class, for the stage's command and its step of
+``wsipipe.run``. Classes are named here, not imported, because ``wsipipe --help`` reads this table.
 
 A version is raised when the same settings and inputs would give other results than before, or when a setting's default
-changes. What an older version made is then stale, and is made again.
+changes. Results of an older version are then stale, and are made again.
 """
 
 from __future__ import annotations
@@ -24,15 +24,15 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class StageRow:
-    """A stage.
+    """A stage of the table.
 
-    :param name: in manifests and on the console; also of its command and its section of the settings file.
-    :param folders: of a workspace, as glob patterns, in which its manifests lie.
-    :param settings: its settings, as ``.module:Class`` seen from here; empty where it has no section of its own.
-    :param stage: the stage, as ``.module:Class``, if ``Class.made(settings, workspace, source)`` makes it; it then
-        has a command and a step of its own.
-    :param after: the folder that it reads, chosen by ``--tiles`` or ``--features``, and given to it as ``source``.
-    :param argument: the setting that its command takes without a flag.
+    :param name: name in manifests and on the console; also of its command and of its section of the settings file.
+    :param folders: glob patterns of the folders of a workspace that contain its manifests.
+    :param settings: class of its settings, as ``.module:Class`` relative to this package; empty if it has no section.
+    :param stage: class of the stage, as ``.module:Class``, if ``Class.made(settings, workspace, source)`` makes it; it
+        then has a command and a step of its own.
+    :param after: the kind of folder that it reads, chosen by ``--tiles`` or ``--features`` and passed as ``source``.
+    :param argument: the setting that its command takes as an argument, without a flag.
     """
 
     name: str
@@ -50,10 +50,10 @@ class StageRow:
         return found
 
     def make(self, settings: Settings, workspace: Path, source: Path | None = None, **further: Any) -> Stage[Any]:
-        """The stage itself.
+        """Make the stage.
 
         :param source: the folder that it reads.
-        :param further: what the stage takes beside.
+        :param further: further arguments of the stage.
         """
         made: Stage[Any] = _found(self.stage).made(settings, workspace, source, **further)
         return made
