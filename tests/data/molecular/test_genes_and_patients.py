@@ -33,7 +33,7 @@ def test_former_names_become_approved_symbols(tmp_path: Path) -> None:
     }  # fmt: skip
     assert {"aliases": 4, "duplicate_genes": 1}.items() <= facts.counts.items()
     shown = "CTSL2 → CTSV, SEPT9 → SEPTIN9, STK15 → AURKA and 1 more"
-    assert f"former names brought to approved symbols ({shown}): 4" in facts.sentences
+    assert f"former names replaced by approved symbols ({shown}): 4" in facts.sentences
 
 
 def test_own_aliases_go_first(tmp_path: Path) -> None:
@@ -140,7 +140,7 @@ def test_ensembl_versions_and_duplicate_genes(tmp_path: Path) -> None:
     assert result["TP53"].tolist() == [1.0, 9.0]
     wanted = {"ensembl_versions": 3, "duplicate_genes": 2, "unnamed_rows": 1, "summary_rows": 1, "missing": 1}
     assert wanted.items() <= facts.counts.items()
-    assert "missing values, kept (they are imputed in the fold): 1" in facts.sentences
+    assert "missing values, kept (each training fold imputes them): 1" in facts.sentences
 
 
 def test_library_sizes_leave_out_the_aligners_summary(tmp_path: Path) -> None:

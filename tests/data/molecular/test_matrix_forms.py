@@ -122,7 +122,7 @@ BAD = {
     "no names": (b"1.5,2.5,3\n2,3,4\n", "first row holds numbers"),
     "nothing but NA": (b"gene,P1,P2\nESR1,NA,\nPGR,,NA\n", "no numeric values"),
     "text in a cell": (b"gene,P1,P2\nESR1,1.5,2\nPGR,n.d.,3\nTP53,1,2\n", "'n.d.' in row PGR, column P1"),
-    "a column of words": (b"gene,tube,P2,P3,P4\nESR1,a,2,1,1\nPGR,b,3,1,1\n", r"column tube holds words \('a'"),
+    "a column of words": (b"gene,tube,P2,P3,P4\nESR1,a,2,1,1\nPGR,b,3,1,1\n", r"column tube contains words \('a'"),
     "labels": (
         b"patient_id,ER,HER2\nP1,positive,negative\nP2,negative,\n",
         "table of labels, not of expression: ER, HER2",

@@ -37,7 +37,7 @@ def test_a_file_name_that_the_values_contradict(tmp_path: Path) -> None:
     assert result.uns["input_unit"] == "tpm"
     assert "the file's name says zscore, which the values contradict" in facts.warnings
     _, facts = read_genomics(path, "tpm")
-    assert "the unit was told to be tpm, though the file's name says zscore" in facts.warnings
+    assert "the unit was given as tpm, though the file's name states zscore" in facts.warnings
 
 
 @pytest.mark.parametrize(
