@@ -115,14 +115,14 @@ def _rows_kept(table: NamedTable, kept: Sequence[int]) -> NamedTable:
 
 
 def _refuse_one_sample(columns: Sequence[str], path: Path) -> None:
-    """Refuse a file of one sample (salmon, kallisto, RSEM): it has a column for each quantity, and none for patients."""
+    """Refuse a file of one sample (salmon, kallisto, RSEM): its columns are quantities, and none is a patient."""
     measures = [name for name in columns if plain_name(name) in plain_names("expression", "measures")]
     endings = {name: plain_name(name.replace(".", "_").replace("-", "_").rpartition("_")[2]) for name in columns}
     several = {end for end in endings.values() if end in plain_names("expression", "measures")}
     if len(measures) > 1 or (measures and len(measures) == len(columns)):
         what = f"is the file of one sample: its columns are {some(measures)}"
         raise ExpressionError(
-            what, path=path, hint="join the files of all samples into a matrix of one of these, one column per sample"
+            what, path=path, hint="join all samples into a matrix of one of these, with one column per sample"
         )
     if len(several) > 1 and all(end in several for end in endings.values()):
         what = f"each sample has several columns ({', '.join(sorted(several))}, such as {columns[0]})"
