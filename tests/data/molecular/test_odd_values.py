@@ -59,7 +59,7 @@ def test_a_code_for_missing_decides_no_unit(tmp_path: Path, unit: str, code: flo
     result, facts = read_genomics(written(tmp_path, table, corner="patient_id" if turned else "gene"))
     assert result.uns["input_unit"] == clean.uns["input_unit"]
     assert facts.counts["missing_codes"] == 2
-    assert any(f"cells that hold {code:g}, a code for a missing value, emptied: 2" in said for said in facts.sentences)
+    assert any(f"cells with {code:g}, a code for a missing value, emptied: 2" in said for said in facts.sentences)
     assert np.argwhere(np.isnan(result.X)).tolist() == sorted(
         [result.obs_names.get_loc(patient), result.var_names.get_loc(gene)]
         for gene, patient in (("GENE7", "P03"), ("GENE9", "P11"))

@@ -268,10 +268,10 @@ def test_cautions_follow_the_evidence() -> None:
     assert half.low is not None
     assert half.high is not None
     said = " ".join(comparison_cautions(comparison))
-    assert f"less than about {(half.high - half.low) / 2:.2f}" in said
+    assert f"below about {(half.high - half.low) / 2:.2f}" in said
     assert "Only 20 patients in the smaller class" in said
     assert "Holm" not in said
-    assert "luck" not in said
+    assert "owes part" not in said
 
 
 def test_an_interval_without_width_is_said_to_say_nothing() -> None:
