@@ -1,4 +1,4 @@
-"""Settings of training that have no effect on the chosen method, so that the user can be told."""
+"""Settings of training that have no effect on the chosen method, so that a note can name them."""
 
 from __future__ import annotations
 

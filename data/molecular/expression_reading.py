@@ -204,7 +204,7 @@ def _unit(
             facts.warnings.append(f"{hinted[1]} mentions {hinted[0]}, which the values contradict")
     if unit == "counts" and given == "auto" and seen.logs_of_counts:
         values = np.rint(np.exp2(values) - 1)
-    facts.warnings += unit_warnings(unit, seen, told=given != "auto")
+    facts.warnings += unit_warnings(unit, seen, given=given != "auto")
     return unit, values, how
 
 

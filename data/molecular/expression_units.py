@@ -235,7 +235,7 @@ def _against_logs(unit: Unit, values: Values) -> str:
     return ""
 
 
-def unit_warnings(unit: Unit, values: Values, *, told: bool) -> list[str]:
+def unit_warnings(unit: Unit, values: Values, *, given: bool) -> list[str]:
     """Warnings about values that are unusual for the unit, though the unit may be right."""
     warnings = []
     if unit == "zscore":
@@ -246,7 +246,7 @@ def unit_warnings(unit: Unit, values: Values, *, told: bool) -> list[str]:
         warnings.append(f"log values go down to {values.least:g}: not log2(x + 1), do not mix them with other cohorts")
     if unit == "log" and values.logs_of_counts:
         warnings.append("log2(count + 1) kept as given, not divided by library sizes; --unit auto does that")
-    if unit == "tpm" and told and not values.sums_to_a_million:
+    if unit == "tpm" and given and not values.sums_to_a_million:
         warnings.append(f"not all TPM, or FPKM: a sample's genes sum to {values.total:,.0f} and not to 1,000,000")
     if unit == "counts" and values.genes < _WHOLE_TRANSCRIPTOME:
         warnings.append(f"counts per million over {values.genes} genes only: a few large genes move all others")

@@ -162,7 +162,7 @@ def comparison_cautions(comparison: Comparison) -> tuple[str, ...]:
     halves = [(d.high - d.low) / 2 for _, d in _differences(others) if d.low is not None and d.high is not None]
     if any(halves):
         sentences.append(
-            f"With these patients, differences in AUC below about {median(halves):.2f} cannot be told from chance "
+            f"With these patients, differences in AUC below about {median(halves):.2f} may be chance "
             f"(half the width of {'the interval' if len(halves) == 1 else 'a typical interval'} of a difference)."
         )
     if len(others) > 1:
