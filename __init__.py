@@ -1,4 +1,4 @@
-"""wsipipe: from raw whole-slide images to a model that reads a molecular biomarker off an H&E slide.
+"""wsipipe: from raw whole-slide images to a model that predicts a molecular biomarker from an H&E slide.
 
 >>> import wsipipe
 >>> config = wsipipe.load_config(flags={"workspace": "work", "cohort": {"slides": ["slides/"]}})

@@ -1,7 +1,7 @@
-"""Outputs that appear whole or not at all, and the digests that say what they hold.
+"""Writing outputs atomically, and digests of their contents.
 
-An output is written under a scratch name beside its place and renamed when complete, so that a killed process
-never leaves half a file under a good name. :func:`recover` cleans up after such a process.
+An output is written under a temporary name beside its final path and renamed when complete, so that a killed process
+never leaves half a file under the final name. :func:`recover` cleans up after such a process.
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ _ASIDE = ".aside-"
 
 @contextmanager
 def whole(path: Path) -> Iterator[Path]:
-    """Yield a scratch path beside ``path``; when the block ends well it takes ``path``'s name, else it is removed.
+    """Yield a temporary path beside ``path``; renamed to ``path`` when the block succeeds, else removed.
 
-    The block may make a file or a folder there. Everything is on the disk (fsync) before the name changes, so a
-    record written afterwards never speaks of bytes that a power cut can still take.
+    The block may make a file or a folder there. Everything is flushed to the disk (fsync) before the name changes, so
+    a record written afterwards never refers to bytes that a power cut can still destroy.
 
     :raises SurroundingsError: the disk is full or read-only.
     """
@@ -51,13 +51,13 @@ def whole(path: Path) -> Iterator[Path]:
 
 
 def _discard(scratch: Path) -> None:
-    with suppress(OSError):  # the first error is the one to tell; recover() cleans up when the disk is back
+    with suppress(OSError):  # the first error is the one to report; recover() cleans up when the disk is back
         remove(scratch)
 
 
 def _take_the_name(scratch: Path, path: Path) -> None:
     if path.is_dir():
-        # A folder cannot be replaced in one step: the old one steps aside and is restored by recover() if we die here.
+        # A folder cannot be replaced in one step: the old one is renamed; recover() restores it after a crash here.
         aside = path.with_name(_ASIDE + path.name)
         remove(aside)
         _rename(path, aside)
@@ -85,7 +85,7 @@ def _rename(old: Path, new: Path) -> None:
 
 
 def recover(folder: Path) -> list[str]:
-    """Undo what a killed run left in ``folder`` and its sub-folders; return what was done, a line each."""
+    """Clean up what a killed run left in ``folder`` and its sub-folders; returns a line for each thing done."""
     done: list[str] = []
     for parent in (folder, *sorted(p for p in folder.glob("*") if p.is_dir() and p.suffix != ".zarr")):
         for aside in parent.glob(_ASIDE + "*"):
@@ -103,7 +103,7 @@ def recover(folder: Path) -> list[str]:
 
 
 def remove(path: Path) -> None:
-    """Remove a file or a folder, if there is one. A link is removed, never what it points to."""
+    """Remove a file or a folder, if it exists. A link is removed, never what it points to."""
     if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path)
     else:
@@ -168,7 +168,7 @@ def digest_of(path: Path) -> str:
 
 
 def digest_of_value(value: object) -> str:
-    """``sha256:…`` of anything that JSON can say, whatever the order of its keys."""
+    """``sha256:…`` of any JSON value; the order of keys does not matter."""
     text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
     return "sha256:" + hashlib.sha256(text.encode()).hexdigest()
 

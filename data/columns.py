@@ -1,4 +1,4 @@
-"""The names that tables in the wild use, read from ``columns.toml``."""
+"""Known names of columns and values in users' tables, read from ``columns.toml``."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from importlib.resources import files
 
 
 def plain_name(name: str) -> str:
-    """A column's name as it is compared: lower case, without spaces and punctuation (``Slide ID`` → ``slideid``)."""
+    """A column's name for comparison: lower case, without spaces and punctuation (``Slide ID`` → ``slideid``)."""
     return re.sub(r"[\W_]+", "", name.casefold())
 
 
 @cache
 def names(section: str, key: str) -> tuple[str, ...]:
-    """One list of ``columns.toml``, as written there.
+    """One list of ``columns.toml``.
 
     :raises KeyError: there is no such list.
     """
@@ -24,7 +24,7 @@ def names(section: str, key: str) -> tuple[str, ...]:
 
 @cache
 def plain_names(section: str, key: str) -> tuple[str, ...]:
-    """One list of ``columns.toml`` as :func:`plain_name` writes it, in its order."""
+    """One list of ``columns.toml``, each name converted by :func:`plain_name`, in the same order."""
     return tuple(dict.fromkeys(plain_name(name) for name in names(section, key)))
 
 

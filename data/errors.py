@@ -1,21 +1,21 @@
-"""The one tree of errors.
+"""The exceptions of wsipipe.
 
-Every error that wsipipe raises on purpose descends from :class:`WsipipeError` and says three things: which
-file (or setting), what is wrong with it, and the way out. The two branches decide what happens next time:
-an :class:`InputError` waits for another input, a :class:`SurroundingsError` is simply tried again.
+Every error that wsipipe raises on purpose is a :class:`WsipipeError` and states three things: which file (or setting),
+what is wrong with it, and the way out. The two main branches decide what the next run does: an item with an
+:class:`InputError` waits until its input changes, one with a :class:`SurroundingsError` is tried again.
 
     WsipipeError
-    ├── UsageError            a flag, a setting or a call that cannot be meant        (exit code 2)
+    ├── UsageError            a wrong flag, setting or call                           (exit code 2)
     ├── BusyError             another run holds the lock                              (exit code 2)
     ├── InputError            the input is at fault: retried when it changes
-    │   ├── SlideError        a slide that cannot be opened, decoded or placed in microns
+    │   ├── SlideError        a slide that cannot be opened or decoded, or without a resolution
     │   ├── CohortError       a cohort table or its labels
     │   ├── ExpressionError   a genomics matrix
     │   ├── BackboneError     weights or architecture of a feature extractor
-    │   ├── BundleError       a trained model on disk        (both: tried again unasked where
-    │   └── StoreError        a damaged file of ours          the file lies in the workspace)
+    │   ├── BundleError       a trained model on disk           (both: tried again by the next run
+    │   └── StoreError        a damaged file of wsipipe's own    if the file is in the workspace)
     └── SurroundingsError     disk full, no memory left: retried on the next run
-        └── DeviceError       a GPU that fails whatever it is given
+        └── DeviceError       a GPU that has failed
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ from os import PathLike, fspath
 
 
 class WsipipeError(Exception):
-    """Root of the tree.
+    """Base class of all errors of wsipipe.
 
-    :param what: what is wrong, a sentence without its full stop.
-    :param path: the file or setting it is about, named first in the message.
-    :param hint: the way out, shown on a line of its own.
+    :param what: what is wrong, as a sentence without its full stop.
+    :param path: the file or setting concerned, named first in the message.
+    :param hint: the way out, shown on a separate line.
     """
 
     def __init__(self, what: str, *, path: str | PathLike[str] | None = None, hint: str = "") -> None:
@@ -43,7 +43,7 @@ class WsipipeError(Exception):
         return self.what if self.path is None else f"{self.path}: {self.what}"
 
     def __reduce__(self) -> tuple[object, ...]:
-        # Keyword-only arguments do not survive pickling by themselves; errors cross process borders.
+        # Errors are sent between processes, and pickle does not restore keyword-only arguments by itself.
         return (_rebuild, (type(self), self.what, self.path, self.hint), self.__dict__)
 
 
@@ -63,11 +63,11 @@ def _rebuild(kind: type[WsipipeError], what: str, path: str | None, hint: str) -
 
 
 class UsageError(WsipipeError):
-    """A flag, a setting or a call that cannot be meant."""
+    """A wrong flag, setting or call."""
 
 
 class BusyError(WsipipeError):
-    """Another run is writing here."""
+    """Another run is writing to the same folder."""
 
 
 class InputError(WsipipeError):
@@ -75,27 +75,27 @@ class InputError(WsipipeError):
 
 
 class SlideError(InputError):
-    """A slide that cannot be opened, decoded or placed in microns."""
+    """A slide that cannot be opened or decoded, or whose resolution is unknown."""
 
 
 class CohortError(InputError):
-    """A cohort table or the labels in it."""
+    """A wrong cohort table, or wrong labels in it."""
 
 
 class ExpressionError(InputError):
-    """A genomics matrix."""
+    """A genomics matrix that cannot be read."""
 
 
 class BackboneError(InputError):
-    """Weights or architecture of a feature extractor."""
+    """Wrong weights or architecture of a feature extractor."""
 
 
 class BundleError(InputError):
-    """A trained model on disk."""
+    """A trained model on disk that cannot be used."""
 
 
 class StoreError(InputError):
-    """A file of ours that is damaged, or of a format this version does not read; in the workspace it may be mended."""
+    """A damaged file of wsipipe's own, or of a format that this version cannot read; it may be made again."""
 
 
 class SurroundingsError(WsipipeError):
@@ -103,4 +103,4 @@ class SurroundingsError(WsipipeError):
 
 
 class DeviceError(SurroundingsError):
-    """A GPU has failed; the process that used it cannot go on with it."""
+    """A GPU has failed; the process that used it cannot continue to use it."""

@@ -1,8 +1,7 @@
-"""The manifest: what was done to which item, from what, with what result.
+"""The manifest of a stage: a record of every attempt at every item, with inputs, settings, outputs or error.
 
-An append-only file of JSON lines, one record an item and attempt, flushed to the disk before the next item counts.
-What is not recorded did not happen. Readers take the last record of an item; a torn last line (power cut) is
-dropped with a warning.
+It is an append-only file of JSON lines, each flushed to the disk at once. What is not recorded did not happen. Readers
+use the last record of each item; an incomplete last line (after a power cut) is dropped with a warning.
 """
 
 from __future__ import annotations
@@ -37,7 +36,7 @@ FORMER_STAGES: Final = {
 }
 """What earlier versions called a stage, and its name now. Their records are read under the name that it has now."""
 Json = Any
-"""Whatever JSON can say."""
+"""Any JSON value."""
 
 
 class _Part(BaseModel):
@@ -45,26 +44,26 @@ class _Part(BaseModel):
 
 
 class InputRecord(_Part):
-    """What an item was made from, as it was then."""
+    """An input of an item, as it was when the item was made."""
 
     digest: str
     path: str | None = None
     """A file outside the workspace (absolute), or an output of another stage (relative to the workspace)."""
     bytes: int | None = None
     mtime_ns: int | None = None
-    """Only decides whether to hash again; never part of an identity."""
+    """Used only to decide whether to hash the file again; not part of its identity."""
 
 
 class OutputRecord(_Part):
-    """One file or folder that an item gave."""
+    """One output of an item, a file or folder."""
 
     path: str
-    """Relative to the workspace, so that it can be moved, copied and mounted elsewhere."""
+    """Relative to the workspace, so that the workspace can be moved, copied and mounted elsewhere."""
     bytes: int
     digest: str
 
     def is_whole(self, workspace: Path, *, check_digest: bool = False) -> bool:
-        """Whether it is there with the recorded size (and, if asked, the recorded bytes)."""
+        """Whether it exists with the recorded size and, if ``check_digest``, the recorded contents."""
         path = workspace / self.path
         return patiently(lambda: self._is_at(path, check_digest), path)
 
@@ -81,7 +80,7 @@ class ErrorRecord(_Part):
     message: str
     hint: str = ""
     retry: bool
-    """True when the surroundings, not the input, were at fault: the next run tries again by itself."""
+    """True if the surroundings, not the input, were at fault: the next run tries the item again."""
 
 
 class Record(_Part):
@@ -106,7 +105,7 @@ class Record(_Part):
     model_config = ConfigDict(frozen=True, extra="forbid", validate_by_name=True, validate_by_alias=True)
 
     def is_whole(self, workspace: Path, *, check_digest: bool = False) -> bool:
-        """Whether every output is there as recorded."""
+        """Whether all outputs exist as recorded."""
         return all(output.is_whole(workspace, check_digest=check_digest) for output in self.outputs.values())
 
 
@@ -124,12 +123,14 @@ class Manifest:
     def records(self) -> list[Record]:
         """All records.
 
-        :raises StoreError: a line in the middle that is no record, or one of a newer format.
+        :raises StoreError: a line in the middle that is not a record, or one of a newer format.
         """
         content = patiently(lambda: self.path.read_bytes() if self.path.exists() else b"", self.path)
         *lines, tail = content.split(b"\n")
         if tail:
-            warnings.warn(f"{self.path}: dropped a torn last line (the machine stopped while writing)", stacklevel=2)
+            warnings.warn(
+                f"{self.path}: dropped an incomplete last line (the machine stopped while writing)", stacklevel=2
+            )
         return [self._parse(number, line) for number, line in enumerate(lines, 1) if line.strip()]
 
     def _parse(self, number: int, line: bytes) -> Record:
@@ -149,7 +150,7 @@ class Manifest:
             raise StoreError(
                 f"line {number} is not a record: {str(error).splitlines()[0]}",
                 path=self.path,
-                hint="the file was edited or damaged: remove that line; what it recorded is then done again",
+                hint="the file was edited or damaged: remove that line; the item that it recorded is then done again",
             ) from error
 
     def latest(self, stage: str | None = None) -> dict[str, Record]:
@@ -157,7 +158,7 @@ class Manifest:
         return {r.item: r for r in self.records() if stage is None or r.stage == stage}
 
     def append(self, record: Record) -> None:
-        """Write a record and flush it to the disk; a torn line of a killed run is cut off first."""
+        """Append a record and flush it to the disk; an incomplete line of a killed run is removed first."""
         line = record.model_dump_json(by_alias=True, exclude_none=True).encode() + b"\n"
 
         def write() -> None:
@@ -172,7 +173,7 @@ class Manifest:
 
     @contextmanager
     def lock(self) -> Iterator[None]:
-        """Be the one writer. The lock is the operating system's: it ends with the process, however that ends.
+        """Hold the manifest's lock as its only writer. The operating system releases it when the process ends.
 
         On a file system without such locks a file stands for it, with the holder's process and host in it. If that
         process has died on this host, it is taken over.
@@ -204,7 +205,7 @@ class Manifest:
             _sign(holder)
             yield
         finally:
-            with suppress(OSError):  # the file only says who; the lock is what counts
+            with suppress(OSError):  # the file is only for messages; the lock itself is the operating system's
                 holder.unlink(missing_ok=True)
             lock.release()
 

@@ -1,11 +1,11 @@
-"""Units as types, so that pixels of one scale are never added to pixels of another."""
+"""Types for units, so that pixels of different scales are not mixed up."""
 
 from __future__ import annotations
 
 from typing import Final, NewType
 
 Mpp = NewType("Mpp", float)
-"""Microns per pixel. Small is fine: 0.25 is what a scanner calls 40x, 0.5 what it calls 20x."""
+"""Microns per pixel; smaller is finer: 0.25 is about 40x on a scanner, 0.5 about 20x."""
 
 SLIDE_MPP: Final = (0.05, 20.0)
 """Least and most microns per pixel that a slide or its tiles can have: of scanners and of downscaled exports. Anything

@@ -1,4 +1,4 @@
-"""How lists and numbers appear in sentences."""
+"""Formatting lists and numbers in sentences."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 
 def some(items: Sequence[str], most: int = 5) -> str:
-    """The first few of a list, and how many there are beside them.
+    """The first few items of a list, and how many more there are.
 
     >>> some(["a", "b", "c"], most=2)
     'a, b and 1 more'
@@ -15,7 +15,7 @@ def some(items: Sequence[str], most: int = 5) -> str:
 
 
 def in_words(items: Sequence[str], most: int = 5) -> str:
-    """A list as a sentence has it, with how many there are beside its first few.
+    """A list with "and" before the last item; a long one is shortened to its first items and the number of others.
 
     >>> in_words(["a"]), in_words(["a", "b", "c"]), in_words(["a", "b", "c"], most=1)
     ('a', 'a, b and c', 'a and 2 more')
@@ -25,7 +25,7 @@ def in_words(items: Sequence[str], most: int = 5) -> str:
 
 
 def figure(value: float) -> str:
-    """Three digits, or all whole ones of a large number.
+    """A number with three significant digits, or as a whole number from 100 on.
 
     >>> figure(0.12345), figure(12345)
     ('0.123', '12,345')

@@ -1,1 +1,1 @@
-"""What drives the stages: command line, configuration, workspace, runner, console, demo."""
+"""Command line, Python API, configuration, runner, console and demo."""

@@ -21,26 +21,26 @@ from .run.runner import Runner
 from .steps import run_step
 
 Step = Literal["tile", "extract", "genomics", "train"] | str
-"""A step of the chain; further stages of their own are steps too, by name."""
+"""A step of the chain; a stage that is registered with a command of its own is a step too, by its name."""
 
 
 def run(
     config: Config, *steps: Step, retry_failed: bool = False, replace: bool = False, console: Console | None = None
 ) -> list[Summary]:
-    """Bring steps of the chain up to date; without steps, all that is configured.
+    """Bring steps of the chain up to date; without steps, everything that is configured.
 
-    :param retry_failed: try failed items again though their input is unchanged.
-    :param replace: let these settings replace results of other settings.
-    :returns: what each stage did, with the failures. A failed item raises nothing.
-    :raises UsageError: a step that there is not.
-    :raises WsipipeError: what keeps a whole stage from running.
+    :param retry_failed: try failed items again even if their input has not changed.
+    :param replace: replace results that were made with other settings.
+    :returns: a summary of each stage, with its failures. A failed item raises nothing.
+    :raises UsageError: a step that does not exist.
+    :raises WsipipeError: an error that stops a whole stage.
     """
     known = ["tile", *registry.steps(), "train"]
     if unknown := [step for step in steps if step not in known]:
         near = difflib.get_close_matches(str(unknown[0]), known, 1)
         raise UsageError(
             f"there is no step {unknown[0]!r}" + (f" (did you mean {near[0]!r}?)" if near else ""),
-            hint=f"the steps are {', '.join(known)}; compare, predict and evaluate are calls of their own",
+            hint=f"the steps are {', '.join(known)}; compare, predict and evaluate are separate functions",
         )
     runner = _runner(config, console, retry_failed=retry_failed, replace=replace)
     if not steps:
@@ -66,11 +66,11 @@ def predict(
     replace: bool = False,
     console: Console | None = None,
 ) -> list[Summary]:
-    """Predict on ``config.predict.slides`` with a trained model, histology alone.
+    """Predict on ``config.predict.slides`` with a trained model, from histology alone.
 
     :param model: the model's folder.
-    :param name: of the predictions' folder; default: the model's.
-    :raises WsipipeError: what keeps a whole stage from running.
+    :param name: name of the folder of predictions; default: the model's name.
+    :raises WsipipeError: an error that stops a whole stage.
     """
     return chain.predict(
         config, _runner(config, console, retry_failed=retry_failed, replace=replace), model, name=name
@@ -84,10 +84,10 @@ def compare(
     replace: bool = False,
     console: Console | None = None,
 ) -> list[Summary]:
-    """Train several methods on the same splits and hold them against MoMKD (``config.compare`` says which).
+    """Train several methods (``config.compare``) on the same splits and compare them with MoMKD.
 
-    :param names: biomarkers; without, all that are configured.
-    :raises WsipipeError: what keeps a whole stage from running.
+    :param names: biomarkers; default: all that are configured.
+    :raises WsipipeError: an error that stops a whole stage.
     """
     runner = _runner(config, console, retry_failed=retry_failed, replace=replace)
     return comparison.compare(config, runner, names)[0]
@@ -104,7 +104,7 @@ def evaluate(
     replace: bool = False,
     console: Console | None = None,
 ) -> list[Summary]:
-    """Judge a trained model on the patients of ``config.cohort.table``, nothing fitted.
+    """Evaluate a trained model on the patients of ``config.cohort.table``; nothing is fitted to them.
 
     :param model: the model's folder, usually of another workspace.
     :param name: of the evaluation's folder; default: the model's.

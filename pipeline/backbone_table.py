@@ -13,7 +13,7 @@ _SHOWN = {"name", "parameters", "width", "pooling", "mpp", "tile_px", "licence",
 
 
 def show_backbones(console: Console) -> None:
-    """Print every backbone of the registry; any other timm model works by its own name."""
+    """Print every backbone of the registry; any other timm model can be used by its timm name."""
     table = Table(header_style="bold", box=None, padding=(0, 2, 0, 0))
     for name in ("backbone", "parameters", "width", "pooling", "tiles", "weights here", "access", "licence", "hub"):
         table.add_column(name, justify="right" if name in ("parameters", "width") else "left")
@@ -23,7 +23,7 @@ def show_backbones(console: Console) -> None:
         table.add_row(*_row(backbone, place))
         rows.append({**backbone.model_dump(mode="json", include=_SHOWN), "weights": place})
     console.table(table)
-    console.line("any other model of timm works by its name; weights come from the hub, its cache, or --weights FILE")
+    console.line("any other timm model works by its timm name; weights come from the hub, its cache, or --weights FILE")
     console.result({"backbones": rows})
 
 

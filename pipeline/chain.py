@@ -1,6 +1,6 @@
-"""The chain: from a configuration to stages in their order. The command line and the Python API both end here.
+"""The chain: which stages run for a configuration, and in which order. Command line and Python API both call it.
 
-The folders' names carry the settings that give the numbers their meaning:
+The names of the folders contain the settings that define the numbers in them:
 
     tiles/0.5mpp-224px/  features/0.5mpp-224px/<backbone>/  genomics/  models/<biomarker>/  predictions/<name>/
     exports/clam/0.5mpp-224px/
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 
 def tile(config: Config, runner: Runner) -> list[Summary]:
-    """Tile the cohort's slides, and make the page to leaf through them.
+    """Tile the cohort's slides, and write a page that shows all of them.
 
     :raises UsageError: no slides are given or found.
     """
@@ -89,8 +89,8 @@ def _slides(given: Sequence[Path], table: CohortTable | None) -> FoundSlides:
     """The slides in the given places, else those that the cohort table has paths of."""
     from ..data.slides.finding import FoundSlide, FoundSlides, checked_slide_id, existing, find_slides
 
-    if given:
-        return find_slides(given)
+    if places:
+        return find_slides(places)
     paths = table.paths() if table is not None else {}
     if table is None or not paths:
         raise UsageError(
@@ -111,7 +111,7 @@ def export(
 ) -> Summary:
     """Write tiles, or features if they are named, in another tool's format.
 
-    :param format: whose.
+    :param format: the tool whose format is written.
     :param tiles: name of the tiles' folder; needed only where there are several.
     :param features: name of the features' folder, such as ``0.5mpp-224px/uni2-h``.
     """
@@ -131,10 +131,10 @@ def export(
 
 
 def import_features(config: Config, runner: Runner, source: Path, *, tiles: str | None = None) -> Summary:
-    """Take over features that TRIDENT or CLAM has extracted from tiles that were taken over too.
+    """Import features that TRIDENT or CLAM has extracted from tiles that were imported too.
 
     :param source: the folder of their files.
-    :param tiles: name of the tiles' folder; default: those that were taken over.
+    :param tiles: name of the tiles' folder; default: the imported tiles.
     """
     from ..stages.exchange.import_features import ImportStage
     from ..stages.tile.settings import TISSUE_FROM
@@ -143,7 +143,7 @@ def import_features(config: Config, runner: Runner, source: Path, *, tiles: str 
     of_imported = f"*-{TISSUE_FROM['coordinates']}/manifest.jsonl"
     imported = [manifest.parent.name for manifest in (root / "tiles").glob(of_imported)]
     settings = config.tile
-    if imported and settings.coordinates is None:  # that flag is `tile`'s, and is not given again here
+    if imported and settings.coordinates is None:  # --coordinates was given to `tile`; `import` has no such flag
         settings = settings.model_copy(update={"coordinates": Path()})
     wanted = imported[0] if len(imported) == 1 else settings.folder_name()
     of_tiles = choose_tiles(runner, wanted, tiles)
@@ -154,10 +154,10 @@ def import_features(config: Config, runner: Runner, source: Path, *, tiles: str 
 def predict(
     config: Config, runner: Runner, model: Path, *, name: str | None = None
 ) -> tuple[list[Summary], dict[str, Json]]:
-    """Tile, extract and predict slides as a model's bundle says.
+    """Tile and extract slides with the settings that a model was trained with, and predict on them.
 
     :param model: the trained model's folder.
-    :param name: of the predictions' folder; default: the model's.
+    :param name: name of the folder of predictions; default: the model's name.
     """
     from ..data.cohort.slide_match import match_slides
     from ..data.cohort.table import read_cohort
@@ -232,11 +232,12 @@ def evaluate(
     features: str | None = None,
     other_patients: bool = False,
 ) -> tuple[list[Summary], dict[str, Json]]:
-    """Judge a trained model on this workspace's patients; its metrics by name.
+    """Evaluate a trained model on this workspace's patients; its metrics by name.
 
     :param model: the trained model's folder, usually of another workspace.
-    :param labels: ``label_column``, ``positive`` and ``negative``, where the table calls them otherwise than the model.
-    :param name: of the evaluation's folder; default: the model's.
+    :param labels: ``label_column``, ``positive`` and ``negative``, where this table names them differently from the
+        table that the model was trained on.
+    :param name: name of the evaluation's folder; default: the model's name.
     :param features: name of the features' folder; default: the one that the model's recipe names.
     :param other_patients: ids that the model knows are other people's here; only slides' bytes are compared.
     :raises UsageError: no table, no features, or no name for an evaluation.
@@ -254,8 +255,8 @@ def evaluate(
     folder = workspace / "evaluations" / named_after(model, name, "an evaluation")
     refuse_another_source(runner, folder, "external_evaluate", model, table)
     wanted = f"{TileSettings(**recipe.tile).folder_name()}/{ExtractSettings(**recipe.extract).folder_name()}"
-    how = f"wsipipe tile --mpp {recipe.tile['mpp']:g} --tile-px {recipe.tile_px}, wsipipe extract --backbone "
-    source = choose_features(runner, wanted, features, how + recipe.backbone)
+    made_by = f"wsipipe tile --mpp {recipe.tile['mpp']:g} --tile-px {recipe.tile_px}, wsipipe extract --backbone "
+    source = choose_features(runner, wanted, features, made_by + recipe.backbone)
     split = config.split.model_dump(include={"drop_conflicts", "tcga_slides"})
     task = ExternalTask(
         model=model,
@@ -272,9 +273,9 @@ def evaluate(
 
 
 def import_checkpoint(config: Config, runner: Runner, checkpoints: Sequence[Path], name: str) -> Summary:
-    """Make a model of checkpoints of the authors' MoMKD code, one a fold.
+    """Make a model from checkpoints of the authors' MoMKD code, one checkpoint per fold.
 
-    :param name: of the model; its biomarker must be configured.
+    :param name: the model's name; the biomarker of that name must be configured.
     :raises UsageError: no such biomarker, or no name for a model.
     """
     from ..stages.exchange.import_checkpoint import ImportCheckpointStage
@@ -292,13 +293,13 @@ def import_checkpoint(config: Config, runner: Runner, checkpoints: Sequence[Path
 
 
 def everything(config: Config, runner: Runner) -> tuple[list[Summary], dict[str, Json]]:
-    """The whole chain: what is configured of it, in order."""
+    """Run the whole chain, as far as it is configured, in order."""
     summaries = [*tile(config, runner), run_step("extract", config, runner, config.tile.folder_name())]
     if config.genomics.sources():
         summaries.append(run_step("genomics", config, runner))
         if summaries[-1].failures and config.train.use_rna:
             runner.console.note(
-                "not trained: what is to teach could not be read (use_rna = false trains on histology alone)"
+                "not trained: the molecular data could not be read (use_rna = false trains on histology alone)"
             )
             return summaries, {"models": {}, "predictions": {}}
     trained, metrics = train(config, runner, features=config.features_name())
@@ -313,6 +314,6 @@ def everything(config: Config, runner: Runner) -> tuple[list[Summary], dict[str,
 
 
 def show_predictions(console: Console, result: Mapping[str, Json]) -> None:
-    """Where the predictions are."""
+    """Print where the predictions are."""
     for name in ("predictions", "report", "heatmaps"):
         console.line(f"{name}: {result[name]}")

@@ -1,6 +1,6 @@
-"""The command line: flags in, one configuration, one call of :mod:`.chain`, an exit code out.
+"""The command line: each command turns its flags into one configuration and calls :mod:`.chain`.
 
-Exit codes: 0 all well, 1 some items failed or what was given is at fault, 2 usage, 130 interrupted. Nothing heavy is
+Exit codes: 0 success, 1 some items failed or an input is wrong, 2 wrong usage, 130 interrupted. Nothing heavy is
 imported before it is needed, so that ``wsipipe --help`` answers at once.
 """
 
@@ -26,7 +26,7 @@ from .steps import Features, Gpus, Tiles, add_step
 
 app = typer.Typer(
     name="wsipipe",
-    help="From raw whole-slide images to a model that reads a molecular biomarker off an H&E slide.",
+    help="From raw whole-slide images to a model that predicts a molecular biomarker from an H&E slide.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -35,14 +35,14 @@ app = typer.Typer(
 
 Biomarkers = Annotated[
     list[str] | None,
-    typer.Option(help="biomarkers of the settings file, default all; or what to call the one given here"),
+    typer.Option(help="biomarkers of the settings file (default: all), or a name for the one given by --label-column"),
 ]
 Table = Annotated[Path | None, typer.Option(help="cohort table: slide_id, patient_id, labels")]
 Slides = Annotated[list[Path] | None, typer.Argument(help="slide files, or folders of slides", show_default=False)]
 Weights = Annotated[Path | None, typer.Option(help="the backbone's weights file, if it is not in the hub's cache")]
 Pooling = Annotated[
     Literal["cls", "mean", "cls+mean"] | None,
-    typer.Option(help="how its tokens became one vector; default: as the backbone's card says"),
+    typer.Option(help="how the backbone's tokens were pooled; default: as the backbone's card recommends"),
 ]
 Gpu = Annotated[str | None, typer.Option("--gpu", help="number of the GPU to use; the same as --device cuda:N")]
 
@@ -54,7 +54,7 @@ def tile(
     *,
     table: Annotated[Path | None, typer.Option(help="cohort table with path and mpp columns")] = None,
 ) -> None:
-    """Find the tissue on slides and cut it into tiles: HDF5, GeoJSON contours, a QC image each."""
+    """Find the tissue on slides and divide it into tiles; for each slide: HDF5, GeoJSON contours, a QC image."""
     call.flags["cohort"] = {"slides": slides, "table": table}
     call.finish(chain.tile(*call.open()))
 
@@ -66,33 +66,34 @@ for _row in steps().values():
 @works(app)
 def export(
     call: Call,
-    format: Annotated[Literal["clam", "trident", "anndata"], typer.Argument(help="whose format")],
+    format: Annotated[Literal["clam", "trident", "anndata"], typer.Argument(help="the tool whose format is written")],
     *,
     tiles: Tiles = None,
     features: Annotated[
-        str | None, typer.Option(help="export these features, such as 0.5mpp-224px/uni2-h, and not the tiles")
+        str | None, typer.Option(help="export these features, such as 0.5mpp-224px/uni2-h, instead of the tiles")
     ] = None,
 ) -> None:
-    """Write tiles, or with --features features, in the layout of another tool, beside ours."""
+    """Write tiles, or with --features features, in the format of another tool; nothing of wsipipe's is changed."""
     call.finish([chain.export(*call.open(), format, tiles=tiles, features=features)])
 
 
 @works(app)
 def import_(
     call: Call,
-    folder: Annotated[Path, typer.Argument(help="TRIDENT's or CLAM's features: a folder of <slide>.h5")],
+    folder: Annotated[Path, typer.Argument(help="features of TRIDENT or CLAM: a folder of <slide>.h5")],
     *,
     backbone: Annotated[str, typer.Option(help="the backbone that made them: a name from `wsipipe backbones`")],
     pooling: Pooling = None,
     weights: Annotated[
-        Path | None, typer.Option(help="its weights file: without it no model of these features reads new slides")
+        Path | None,
+        typer.Option(help="the backbone's weights file; without it, models of these features cannot predict on slides"),
     ] = None,
     tiles: Annotated[
         str | None,
-        typer.Option(help="which tiles they are of, such as 0.5mpp-256px-imported; default: those taken over"),
+        typer.Option(help="tiles they were extracted from, such as 0.5mpp-256px-imported; default: the imported ones"),
     ] = None,
 ) -> None:
-    """Take over features that TRIDENT or CLAM has extracted, of tiles taken over with `tile --coordinates`."""
+    """Import features that TRIDENT or CLAM has extracted from tiles imported with `tile --coordinates`."""
     call.flags["extract"] = {"backbone": backbone, "pooling": pooling, "weights": weights}
     call.finish([chain.import_features(*call.open(), folder, tiles=tiles)])
 
@@ -106,9 +107,9 @@ def train(
     features: Features = None,
     gpu: Gpus = None,
 ) -> None:
-    """Train and evaluate a model of a biomarker, fold by fold, with RNA as the teacher.
+    """Train a model of a biomarker, with RNA as the teacher, and evaluate it by cross-validation.
 
-    The biomarker stands in the settings file as biomarkers.NAME, or is given here: --name her2 --label-column HER2Calc.
+    The biomarker is defined in the settings file as biomarkers.NAME, or by flags: --name her2 --label-column HER2Calc.
     """
     name = call.on_biomarkers(name, table, gpu)
     summaries, metrics = training.train(*call.open(), name, features=features)
@@ -135,13 +136,13 @@ def compare(
     features: Features = None,
     gpu: Gpus = None,
 ) -> None:
-    """Train several methods on the same splits and hold them against MoMKD: CSV, a page, a figure."""
+    """Train several methods on the same splits and compare them with MoMKD: CSV, a page, a figure."""
     from .comparison_table import show_comparisons
 
     for flag in _OF_EACH_METHOD:
         if call.flags["train"][flag] is not None:
             what = f"--{flag.replace('_', '-')} does not go with compare, which sets it for each method"
-            raise UsageError(what, hint="say with --methods what to compare, such as --methods momkd,abmil+soft")
+            raise UsageError(what, hint="choose what to compare with --methods, such as --methods momkd,abmil+soft")
     name = call.on_biomarkers(name, table, gpu)
     summaries, results = comparison.compare(*call.open(), name, features=features)
     show_comparisons(call.console, results)
@@ -160,7 +161,7 @@ def import_checkpoint(
     pooling: Pooling = None,
     weights: Weights = None,
 ) -> None:
-    """Make a model, for predict, of checkpoints of the MoMKD authors' code, and of what they do not say."""
+    """Import checkpoints of the MoMKD authors' code as a model for predict; flags add what checkpoints lack."""
     biomarker = {key: value for key, value in call.flags.pop("biomarker").items() if value is not None}
     call.flags["biomarkers"] = {name: biomarker}
     call.flags["tile"] = {"mpp": mpp, "tile_px": tile_px}
@@ -176,9 +177,9 @@ def predict(
     model: Annotated[Path, typer.Option("--model", "-m", help="a trained model's folder, such as work/models/her2")],
     name: Annotated[str | None, typer.Option(help="name of the predictions' folder; default: the model's")] = None,
     table: Annotated[Path | None, typer.Option(help="table with slide_id and patient_id, path, mpp")] = None,
-    mpp_override: Annotated[float | None, typer.Option(help="µm per pixel of slides that do not say it")] = None,
+    mpp_override: Annotated[float | None, typer.Option(help="µm per pixel, for slides that do not state it")] = None,
     overrule_mpp: Annotated[
-        bool | None, typer.Option("--overrule-mpp", help="let --mpp-override, and the table's mpp, overrule the files")
+        bool | None, typer.Option("--overrule-mpp", help="let --mpp-override and the table's mpp override the files")
     ] = None,
     allow_upsample: Annotated[
         bool | None,
@@ -194,10 +195,10 @@ def predict(
         float | None, typer.Option(help=ExtractSettings.model_fields["max_bad_tiles"].description)
     ] = None,
     weights: Weights = None,
-    batch_size: Annotated[int | None, typer.Option(help="tiles a batch")] = None,
+    batch_size: Annotated[int | None, typer.Option(help="tiles per batch")] = None,
     gpu: Gpu = None,
 ) -> None:
-    """Predict a biomarker on slides from histology alone: CSV, heatmaps, GeoJSON, a page to look at."""
+    """Predict a biomarker on slides from histology alone: CSV, heatmaps, GeoJSON, a report page."""
     call.on_gpu("predict", gpu)
     call.flags["predict"] |= {"slides": slides, "table": table}
     call.flags["tile"] = {"mpp_override": mpp_override, "overrule_mpp": overrule_mpp}
@@ -218,13 +219,14 @@ def evaluate(
     table: Annotated[Path | None, typer.Option(help="table of this cohort: slide_id, patient_id, labels")] = None,
     name: Annotated[str | None, typer.Option(help="name of the evaluation's folder; default: the model's")] = None,
     features: Annotated[
-        str | None, typer.Option(help="which features, such as 0.5mpp-224px/uni2-h; default: as the model says")
+        str | None, typer.Option(help="features, such as 0.5mpp-224px/uni2-h; default: those the model needs")
     ] = None,
     label_column: Annotated[str | None, typer.Option(help="column of the label; default: the model's")] = None,
     positive: Annotated[list[str] | None, typer.Option(help="values that mean positive; default: the model's")] = None,
     negative: Annotated[list[str] | None, typer.Option(help="values that mean negative; default: the model's")] = None,
     drop_conflicts: Annotated[
-        bool | None, typer.Option(help="drop patients whose rows say both; else they are an error")
+        bool | None,
+        typer.Option(help="drop patients with both positive and negative rows; otherwise they are an error"),
     ] = None,
     other_patients: Annotated[
         bool, typer.Option("--other-patients", help=PredictSettings.model_fields["other_patients"].description)
@@ -232,10 +234,10 @@ def evaluate(
     device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1 or mps; auto takes the first GPU")] = None,
     gpu: Gpu = None,
 ) -> None:
-    """Judge a trained model on the patients of this workspace, another cohort: metrics, calibration, a page.
+    """Evaluate a trained model on another cohort, the patients of this workspace: metrics, calibration, a page.
 
-    Tile and extract their slides first, as the model was trained. Label column and values are the model's own, unless
-    they are given. Nothing is fitted.
+    Tile and extract their slides first, with the settings of the model. Label column and values are those of the
+    model, unless they are given. Nothing is fitted.
     """
     labels = {"label_column": label_column, "positive": positive or None, "negative": negative or None}
     call.flags |= {"predict": {"device": device}, "split": {"drop_conflicts": drop_conflicts}}
@@ -258,7 +260,7 @@ def run(call: Call) -> None:
 
 @app.command()
 def status(config: ConfigFile = None, workspace: Workspace = None, json: Json = False, debug: Debug = False) -> None:
-    """Tell what is done, stale or failed, and why."""
+    """Show what is done, stale or failed, and why."""
     from .status import show_status
 
     with console_of(json=json, debug=debug) as console:
@@ -268,7 +270,7 @@ def status(config: ConfigFile = None, workspace: Workspace = None, json: Json = 
 
 @app.command()
 def backbones(json: Json = False, debug: Debug = False) -> None:
-    """List the backbones known by name, their licences, and whether their weights are on this machine."""
+    """List the registered backbones, their licences, and whether their weights are on this machine."""
     from .backbone_table import show_backbones
 
     with console_of(json=json, debug=debug) as console:
@@ -285,7 +287,7 @@ def init(
     with console_of(json=json, debug=debug) as console:
         file = folder / FILE_NAME
         if file.exists():
-            raise UsageError("is there already", path=file, hint="edit it, or remove it first")
+            raise UsageError("already exists", path=file, hint="edit it, or remove it first")
         folder.mkdir(parents=True, exist_ok=True)
         file.write_text(template(), encoding="utf-8")
         console.line(f"wrote {file}; edit it, then `wsipipe run`")
@@ -298,7 +300,7 @@ def demo(
     json: Json = False,
     debug: Debug = False,
 ) -> None:
-    """Make a small cohort and run the whole chain on it, on the CPU, without a network."""
+    """Make a small synthetic cohort and run the whole chain on it, on the CPU, without internet access."""
     from .demo.chain import run_demo
 
     with console_of(json=json, debug=debug) as console:

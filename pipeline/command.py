@@ -1,4 +1,4 @@
-"""What every command of the command line is made of: common options, flags of its settings, errors as messages."""
+"""Common parts of all commands: options, flags of their settings, errors as messages and exit codes."""
 
 from __future__ import annotations
 
@@ -28,14 +28,16 @@ ConfigFile = Annotated[
 ]
 Workspace = Annotated[Path | None, typer.Option("--workspace", "-w", help="folder of all results (default: work)")]
 Json = Annotated[bool, typer.Option("--json", help="print one JSON object instead of a table")]
-Debug = Annotated[bool, typer.Option("--debug", help="show the traces of errors")]
-Retry = Annotated[bool, typer.Option("--retry-failed", help="try failed items again though their input is unchanged")]
-Replace = Annotated[bool, typer.Option("--replace", help="let these settings replace results of other settings")]
+Debug = Annotated[bool, typer.Option("--debug", help="show tracebacks of errors")]
+Retry = Annotated[
+    bool, typer.Option("--retry-failed", help="try failed items again even if their input has not changed")
+]
+Replace = Annotated[bool, typer.Option("--replace", help="replace results that were made with other settings")]
 
 
 @contextmanager
 def console_of(*, json: bool, debug: bool) -> Iterator[Console]:
-    """A command's surroundings: errors become messages and exit codes."""
+    """Run a command with a console; errors become messages and exit codes."""
     console = Console(json_only=json, debug=debug, closes=True)
     previous = signal.signal(signal.SIGTERM, signal.default_int_handler)  # `docker stop` ends a run as Ctrl-C does
     try:
@@ -46,7 +48,7 @@ def console_of(*, json: bool, debug: bool) -> Iterator[Console]:
         raise
     except KeyboardInterrupt:
         console.open_reasons()
-        console.note("interrupted; what is done stays done, and the same command goes on from here")
+        console.note("interrupted; finished items are kept, and the same command continues from here")
         raise typer.Exit(130) from None
     except WsipipeError as error:
         console.error(error)
@@ -55,9 +57,9 @@ def console_of(*, json: bool, debug: bool) -> Iterator[Console]:
             console.note(traceback.format_exc())
         raise typer.Exit(2 if isinstance(error, UsageError | BusyError) else 1) from None
     except Exception as error:  # noqa: BLE001  the outermost boundary: no trace without --debug
-        told = explain(error)
-        console.error(SurroundingsError(f"{told.type}: {told.message}", hint=told.hint))
-        console.result({"error": told.model_dump(exclude={"retry"})})
+        record = explain(error)
+        console.error(SurroundingsError(f"{record.type}: {record.message}", hint=record.hint))
+        console.result({"error": record.model_dump(exclude={"retry"})})
         if debug:
             console.note(traceback.format_exc())
         raise typer.Exit(1) from None
@@ -66,14 +68,14 @@ def console_of(*, json: bool, debug: bool) -> Iterator[Console]:
 
 
 def settings_of(file: Path | None, flags: dict[str, Any]) -> Config:
-    """File and flags, the workspace as an absolute path."""
+    """The settings of file and flags, with the workspace as an absolute path."""
     settings = load_config(file, flags)
     return settings.model_copy(update={"workspace": settings.workspace.resolve()})
 
 
 @dataclass
 class Call:
-    """A command that works on a workspace: the flags given, and what the common options say."""
+    """A call of a command that works on a workspace: its flags and common options."""
 
     flags: Flags
     console: Console
@@ -86,31 +88,34 @@ class Call:
         return settings, Runner(settings.workspace, self.console, retry_failed=again, replace=replace)
 
     def on_gpu(self, section: str, gpu: str | None) -> None:
-        """Let ``--gpu 0,1`` stand for ``--device cuda:0,cuda:1``, and ``--gpu all`` for every one."""
+        """Take ``--gpu 0,1`` as ``--device cuda:0,cuda:1``, and ``--gpu all`` as every GPU."""
         if gpu is None:
             return
         if self.flags[section].get("device"):
-            raise UsageError("--gpu and --device say the same thing", hint="give one of them")
+            raise UsageError("--gpu and --device set the same thing", hint="give one of them")
         numbers = [number.strip() for number in gpu.split(",")]
         if numbers != ["all"] and not all(number.isdecimal() for number in numbers):
             raise UsageError(f"--gpu {gpu} names no GPU", hint="give a number such as 0, several such as 0,1, or all")
         self.flags[section]["device"] = ",".join(f"cuda:{number}" for number in numbers)
 
     def on_biomarkers(self, names: list[str] | None, table: Path | None, gpu: str | None) -> list[str] | None:
-        """Take what training commands share; the biomarkers' names, one made up where its column alone is given."""
+        """Set the flags that training commands share; returns the biomarkers' names.
+
+        A biomarker that is given by its label column alone is named after the column.
+        """
         self.on_gpu("train", gpu)
         self.flags["cohort"] = {"table": table}
         biomarker = {key: value for key, value in self.flags.pop("biomarker").items() if value is not None}
         if biomarker:
             if not names and "label_column" not in biomarker:
-                what = f"--{next(iter(biomarker))} does not say which label it is of"
+                what = f"--{next(iter(biomarker))} is given, but not the label that it belongs to"
                 raise UsageError(what, hint="use --label-column too, or --name a biomarker of the settings file")
             names = names or [str(biomarker["label_column"]).lower()]
             self.flags["biomarkers"] = dict.fromkeys(names, biomarker)
         return names
 
     def finish(self, summaries: Sequence[Summary], extra: dict[str, Any] | None = None) -> None:
-        """Show the closing table, or the closing object; exit with 1 if items failed."""
+        """Print the closing table, or the JSON object; exit with 1 if items failed."""
         self.console.summaries(summaries)
         self.console.result({"stages": [s.to_json() for s in summaries], **(extra or {})})
         if any(summary.failures for summary in summaries):
@@ -132,23 +137,25 @@ def common_options(
 def works(
     app: typer.Typer, *, hidden: Sequence[str] = (), **sections: type[Settings]
 ) -> Callable[[Callable[..., None]], None]:
-    """Make a command of a function: with the common options, the flags of its sections, and a :class:`Call`.
+    """Decorate a function to be a command with the common options and the flags of its sections.
 
-    :param hidden: settings whose flags the command takes only to refuse them.
+    The function is called with a :class:`Call`.
+
+    :param hidden: settings whose flags the command accepts only to refuse them with a message.
     """
 
     def decorate(function: Callable[..., None]) -> None:
-        _, *own = inspect.signature(function, eval_str=True).parameters.values()  # the first is the call
+        _, *parameters = inspect.signature(function, eval_str=True).parameters.values()  # the first is the call
         common = list(inspect.signature(common_options, eval_str=True).parameters.values())
-        settings = SectionFlags(sections, frozenset(parameter.name for parameter in own), frozenset(hidden))
+        settings = SectionFlags(sections, frozenset(parameter.name for parameter in parameters), frozenset(hidden))
 
-        def command(**given: Any) -> None:
-            options = {parameter.name: given.pop(parameter.name) for parameter in common}
-            flags = settings.take_from(given)
+        def command(**arguments: Any) -> None:
+            options = {parameter.name: arguments.pop(parameter.name) for parameter in common}
+            flags = settings.take_from(arguments)
             with console_of(json=options["json"], debug=options["debug"]) as console:
-                function(Call(flags, console, options), **given)
+                function(Call(flags, console, options), **arguments)
 
-        give_signature(command, [*own, *common, *settings.parameters], function)
+        give_signature(command, [*parameters, *common, *settings.parameters], function)
         app.command(function.__name__.rstrip("_").replace("_", "-"))(command)
 
     return decorate

@@ -1,4 +1,4 @@
-"""Comparing methods, from a configuration to stages in their order: each trained and evaluated on the same splits."""
+"""Comparing methods: runs the stages that train and evaluate each of them on the same splits."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ if TYPE_CHECKING:
 def compare(
     config: Config, runner: Runner, names: Sequence[str] | None = None, *, features: str | None = None
 ) -> tuple[list[Summary], dict[str, Json]]:
-    """Train and evaluate methods on the same splits, and table them; where the tables are, by biomarker.
+    """Train and evaluate methods on the same splits; returns the paths of the comparisons, by biomarker.
 
-    The model that `wsipipe train` makes of the same settings is one of them, and is not trained twice.
+    A model that `wsipipe train` has made with the same settings is used, and not trained again.
 
     :param names: the biomarkers; all by default.
     :param features: name of the features' folder; needed only where there are several.
-    :raises UsageError: no biomarker is configured, or not that one; a method that is none.
+    :raises UsageError: a biomarker that is not configured, or an unknown method.
     """
     summaries: list[Summary] = []
     results: dict[str, Json] = {}
@@ -46,12 +46,12 @@ def _compare_one(config: Config, runner: Runner, name: str, features: str | None
     if config.train.use_rna:
         to_train.refuse_unread_rna()
     comparison = to_train.folder
-    asked = variants(config.compare.methods, config.train, rna=bool(to_train.stores))
+    chosen = variants(config.compare.methods, config.train, rna=bool(to_train.stores))
     to_train.refuse_other_features(sorted(file.parent for file in comparison.glob("*/manifest.jsonl")))
     summaries = [runner.run(to_train.split())]
     trained = runner.workspace / "models" / name
     compared = []
-    for variant in asked:
+    for variant in chosen:
         runner.console.heading(f"{name}: {variant.label}")
         reuse = _is_trained(trained, variant.settings, to_train)
         folder = trained if reuse else comparison / variant.name
@@ -86,7 +86,7 @@ def _compare_one(config: Config, runner: Runner, name: str, features: str | None
 
 
 def _is_trained(model: Path, settings: TrainSettings | None, comparison: ToTrain) -> bool:
-    """Whether a model was trained with these very settings, on the features and the very splits of the comparison."""
+    """Whether a model was trained with exactly these settings, on the features and splits of the comparison."""
     if settings is None:
         return False
     splits = [Manifest.of(folder).latest("split").get("splits") for folder in (model, comparison.folder)]

@@ -13,7 +13,7 @@ from .console import Console
 
 
 def show_comparisons(console: Console, results: Mapping[str, Json]) -> None:
-    """A table a biomarker, and where its page is."""
+    """Print a table for each biomarker, and where its page is."""
     for name, paths in results.items():
         if "failed" in paths:
             console.line(f"{name}: {paths['failed']} failed, no comparison")

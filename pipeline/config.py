@@ -1,6 +1,6 @@
-"""``wsipipe.toml``: every setting of a project in one file. Flags override it; what is left out has a default.
+"""The settings file ``wsipipe.toml``: every setting of a project. Flags override it; every setting has a default.
 
-The file's sections are the settings of the stages, so a setting is described in one place only.
+The file's sections are the settings of the stages, so each setting is described in one place only.
 """
 
 from __future__ import annotations
@@ -36,12 +36,12 @@ class CohortSettings(Settings):
     table: Path | None = Field(
         None,
         examples=["cohort.csv"],
-        description="CSV or TSV with slide_id, patient_id, labels, and if need be path, mpp, site",
+        description="CSV or TSV with slide_id, patient_id, labels and, where needed, path, mpp, site",
     )
 
 
 class PredictSection(PredictSettings, NewSlides):
-    """Predictions on new slides, histology alone."""
+    """Predictions on new slides, from histology alone."""
 
 
 class Sections(Settings):
@@ -56,10 +56,10 @@ class Sections(Settings):
     train: TrainSettings = TrainSettings()
     compare: CompareSettings = CompareSettings()
     predict: PredictSection = PredictSection()
-    biomarkers: dict[str, BiomarkerSettings] = Field(default={}, description="the questions; one model each")
+    biomarkers: dict[str, BiomarkerSettings] = Field(default={}, description="biomarkers to predict; one model each")
 
     def features_name(self) -> str:
-        """Such as ``0.5mpp-224px/uni2-h``: tiles and backbone together give features their meaning."""
+        """Name of the features' folder, such as ``0.5mpp-224px/uni2-h``: tiles and backbone together define them."""
         return f"{self.tile.folder_name()}/{self.extract.folder_name()}"
 
 
@@ -69,7 +69,7 @@ if TYPE_CHECKING:
         """All settings of a project."""
 
 else:
-    # A stage of its own that is not above has its section by its row in the table of stages.
+    # A registered stage that is not listed above gets its section from its row in the table of stages.
     Config = create_model(
         "Config",
         __base__=Sections,
@@ -85,9 +85,10 @@ else:
 def load_config(file: Path | None = None, flags: Mapping[str, Any] | None = None) -> Config:
     """Read a configuration file and lay flags over it.
 
-    :param file: default: ``wsipipe.toml`` in the current folder, if there is one. Paths in it count from its folder.
-    :param flags: as the file's sections, such as ``{"tile": {"mpp": 0.25}}``; paths count from the current folder.
-    :raises UsageError: everything that is wrong with it, in one list, with the key that was probably meant.
+    :param file: default: ``wsipipe.toml`` in the current folder, if there is one. Paths in it are relative to its
+        folder.
+    :param flags: as the file's sections, such as ``{"tile": {"mpp": 0.25}}``; paths are relative to the current folder.
+    :raises UsageError: lists everything that is wrong, with the setting that was probably meant.
     """
     if file is None:
         file = Path(FILE_NAME) if Path(FILE_NAME).is_file() else None
@@ -102,9 +103,9 @@ def load_config(file: Path | None = None, flags: Mapping[str, Any] | None = None
 
 
 def parse(content: Mapping[str, Any]) -> Config:
-    """Make a configuration of plain values.
+    """Make a configuration from plain values.
 
-    :raises UsageError: everything that is wrong with them, in one list.
+    :raises UsageError: lists everything that is wrong with them.
     """
     config, mistakes = _validated(content)
     if config is None:
@@ -134,7 +135,7 @@ def _read(file: Path) -> dict[str, Any]:
 
 
 def _from_folder(content: dict[str, Any], model: type[BaseModel], here: Path) -> dict[str, Any]:
-    """Let relative paths count from the folder of the file that they stand in."""
+    """Make relative paths in a file relative to the file's own folder."""
     located = dict(content)
     for name, field in model.model_fields.items():
         value, kind = content.get(name), field.annotation
@@ -152,7 +153,7 @@ def _merge(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]
     merged = dict(below)
     for key, value in above.items():
         if isinstance(value, Mapping):
-            part = merged.get(key, {})  # where the file has no table here, that stays for the validation to tell
+            part = merged.get(key, {})  # if the file has no table here, the validation reports it
             merged[key] = _merge(part, value) if isinstance(part, Mapping) else part
         elif value is not None:
             merged[key] = value
@@ -160,7 +161,7 @@ def _merge(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]
 
 
 def _validated(content: Mapping[str, Any]) -> tuple[Config | None, list[str]]:
-    """The configuration, or none and what is wrong with it."""
+    """The configuration, or None and the list of what is wrong with it."""
     try:
         return Config.model_validate(content), []
     except ValidationError as error:
@@ -191,21 +192,21 @@ def _known(section: list[str]) -> list[str]:
 
 
 def template() -> str:
-    """A ``wsipipe.toml`` with every setting, its meaning and its default, commented out."""
+    """The text of a ``wsipipe.toml`` with every setting, its meaning and its default, commented out."""
     return "\n".join(_template()) + "\n"
 
 
 def _template() -> Iterator[str]:
-    yield "# Settings of a wsipipe project. Lines that begin with # show the defaults: remove the sign to change one."
-    yield "# Where nothing is set by default they show an example, and say so."
-    yield "# Relative paths count from this file's folder. Flags on the command line override what stands here.\n"
+    yield "# Settings of a wsipipe project. Lines that begin with # show the defaults: remove the # to change one."
+    yield "# A setting without a default shows an example, marked as such."
+    yield "# Relative paths are relative to this file's folder. Flags on the command line override this file.\n"
     yield from _setting("workspace", Config.model_fields["workspace"])
     for section, field in Config.model_fields.items():
         if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
             yield f"\n# {(field.annotation.__doc__ or '').strip()}\n[{section}]"
             for name, setting in field.annotation.model_fields.items():
                 yield from _setting(name, setting)
-    yield "\n# The questions: a table each, its name is the model's. Add as many as you like.\n# [biomarkers.her2]"
+    yield "\n# The biomarkers: a table each, named as its model will be. Add as many as you like.\n# [biomarkers.her2]"
     for name, setting in BiomarkerSettings.model_fields.items():
         yield from _setting(name, setting)
 

@@ -1,7 +1,7 @@
-"""The one console: bars, tables, notes and errors for people; one JSON object for machines.
+"""Console output: progress bars, tables, notes and errors for people, or one JSON object for programs.
 
-Progress and messages go to standard error; the closing table, or with ``--json`` the closing object and nothing else,
-goes to standard output.
+Progress and messages go to standard error. Standard output gets the closing table or, with ``--json``, one JSON object
+and nothing else.
 """
 
 from __future__ import annotations
@@ -25,49 +25,50 @@ from ..stages.stage import Item, Stage
 from .results import Result, Summary
 
 _PLAIN_SECONDS = 10.0
-"""How often a stage says where it is when the output is not a terminal."""
+"""Time between two lines of progress when the output is not a terminal."""
 _FILE_WIDTH = 200
+"""Columns of tables in a file or pipe."""
 
 
 class StageProgress(Protocol):
-    """What a running stage and the runner tell the console."""
+    """Progress of a running stage, as reported by the stage and the runner."""
 
     def advance(self, units: int) -> None:
-        """So many more units are done."""
+        """Report that so many more units are done."""
 
     def say(self, text: str) -> None:
-        """What happens now."""
+        """Report what is happening now, in a few words."""
 
     def finished(self, result: Result) -> None:
-        """An item is done, empty or failed."""
+        """Report that an item is done, empty or failed."""
 
 
 class Console:
-    """Speaks to the user.
+    """Prints messages, tables and results.
 
     :param json_only: keep standard output for one JSON object.
-    :param debug: show the traces of errors.
-    :param closes: a closing table follows, which gives the reasons of failures: each stands once on the screen.
+    :param debug: show tracebacks of errors.
+    :param closes: a closing table will list the reasons of failures, so they are not printed as they happen.
     """
 
     def __init__(self, *, json_only: bool = False, debug: bool = False, closes: bool = False) -> None:
         self.json_only = json_only
         self.debug = debug
         self._closes = closes and not json_only
-        self._open_reasons: list[str] = []  # of failures that the closing table has not given yet
+        self._open_reasons: list[str] = []  # reasons of failures that the closing table has not listed yet
         self._out = _rich(sys.stdout)
         self._err = _rich(sys.stderr)
 
     def note(self, text: str) -> None:
-        """Something worth knowing."""
+        """Print a remark."""
         self._err.print(escape(text), style="dim")
 
     def heading(self, text: str) -> None:
-        """A new part of a longer run."""
+        """Print the heading of a new part of a longer run."""
         self._err.print(f"[bold]{escape(text)}[/]")
 
     def failure(self, item: str, message: str, hint: str, trace: str = "") -> None:
-        """An item that failed; the run goes on."""
+        """Print that an item failed; the run goes on."""
         reason = f"[red]failed[/] {escape(item)}: {escape(message)}" + _way_out(hint)
         if self._closes:
             self._open_reasons.append(reason)
@@ -77,28 +78,28 @@ class Console:
             self._err.print(escape(trace), style="dim")
 
     def error(self, error: WsipipeError) -> None:
-        """Why the command ends."""
+        """Print the error that ends the command."""
         self.open_reasons()
         self._err.print(f"[red bold]error[/] {escape(str(error))}" + _way_out(error.hint))
 
     def open_reasons(self) -> None:
-        """Why items failed, where the command ends before its closing table."""
+        """Print why items failed, where the command ends before its closing table."""
         for reason in self._open_reasons:
             self._err.print(reason)
         self._open_reasons.clear()
 
     def table(self, table: Table) -> None:
-        """A table for people."""
+        """Print a table, unless ``json_only``."""
         if not self.json_only:
             self._out.print(table)
 
     def line(self, text: str) -> None:
-        """A line of the command's result for people."""
+        """Print a line of the command's result, unless ``json_only``."""
         if not self.json_only:
             self._out.print(escape(text))
 
     def result(self, value: Json) -> None:
-        """The command's result for machines: one line of JSON, last on standard output."""
+        """Print the command's result as one line of JSON, if ``json_only``."""
         if self.json_only:
             sys.stdout.write(json.dumps(value, default=str, allow_nan=False) + "\n")
             sys.stdout.flush()
@@ -118,7 +119,7 @@ class Console:
             lines.close()
 
     def summaries(self, summaries: Sequence[Summary]) -> None:
-        """The table at the end of a run, and the failures under it."""
+        """Print the table at the end of a run, and the failures below it."""
         table = Table(title=None, header_style="bold", box=None, padding=(0, 2, 0, 0))
         for name in ("stage", "", "done", "before", "empty", "failed", "time", "rate"):
             table.add_column(name, justify="left" if name in {"stage", ""} else "right", no_wrap=True)
@@ -140,7 +141,7 @@ class Console:
 
 
 def _rich(stream: TextIO) -> RichConsole:
-    """On a terminal as wide as it is; in a file or a pipe lines are never broken or cut."""
+    """A rich console as wide as the terminal; in a file or a pipe, lines are never wrapped or cut."""
     if stream.isatty():
         return RichConsole(file=stream, highlight=False)
     return RichConsole(file=stream, highlight=False, soft_wrap=True, width=_FILE_WIDTH)
@@ -175,7 +176,7 @@ class _Bar:
 
 
 class _Lines:
-    """Progress where lines are kept: log files, Slurm, Docker."""
+    """Progress as plain lines, for log files, Slurm and Docker."""
 
     def __init__(
         self, console: Console, stage: Stage[Any], items: Sequence[Item], before: int, *, quiet: bool = False
@@ -191,7 +192,7 @@ class _Lines:
     def advance(self, units: int) -> None:
         self._units += units
         if time.monotonic() - self._last >= _PLAIN_SECONDS:
-            self._tell()
+            self._print_line()
 
     def say(self, text: str) -> None:
         self._now = text
@@ -203,7 +204,7 @@ class _Lines:
             self._console.failure(result.item.id, result.error.message, result.error.hint, result.trace)
         self.advance(0 if self._stage.unit else result.item.size)
 
-    def _tell(self) -> None:
+    def _print_line(self) -> None:
         self._last = time.monotonic()
         seconds = self._last - self._start
         rate = self._units / seconds if seconds else 0.0
@@ -216,11 +217,11 @@ class _Lines:
         )
 
     def close(self) -> None:
-        self._tell()
+        self._print_line()
 
 
 class _Rate(ProgressColumn):
-    """Units a second over the last while."""
+    """Recent units per second."""
 
     def render(self, task: Task) -> Text:
         speed = task.finished_speed or task.speed
@@ -245,13 +246,13 @@ def _way_out(hint: str) -> str:
 
 
 def counted(number: int, items: str) -> str:
-    """Such as ``12 slides`` and ``1 slide``."""
+    """A number with its noun, such as ``12 slides`` and ``1 slide``."""
     single = {"matrices": "matrix"}.get(items, items.removesuffix("s"))
     return f"{number:,} {single if number == 1 else items}"
 
 
 def clock(seconds: float) -> str:
-    """Such as ``0.4 s``, ``12 s``, ``3:07``, ``2:03:07``."""
+    """A duration, such as ``0.4 s``, ``12 s``, ``3:07``, ``2:03:07``."""
     if seconds < 10:
         return f"{seconds:.1f} s"
     if seconds < 60:

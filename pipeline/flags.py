@@ -1,4 +1,4 @@
-"""Command-line flags made from settings records: one flag a setting, so that the two cannot drift apart."""
+"""Command-line flags made from the settings classes: one flag for each setting, so that the two always agree."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ from pydantic.fields import FieldInfo
 from ..stages.settings import Settings
 
 Flags = dict[str, dict[str, Any]]
-"""Values given on the command line, by section and setting; what was not given is None."""
+"""Values given on the command line, by section and setting; None where a flag was not given."""
 
 
 class SectionFlags:
-    """The flags of some settings records.
+    """The flags of several sections of the settings.
 
-    A setting whose name an earlier section has taken gets its section's name before it (``--split-seed``).
+    If an earlier section has a setting of the same name, the flag begins with its section (``--split-seed``).
 
-    :param sections: section of the settings file → its record.
-    :param taken: names that the command uses itself, which get no flag.
-    :param hidden: names whose flags no help shows: the command takes them to say what to use instead.
+    :param sections: section of the settings file → its settings class.
+    :param taken: names that the command uses itself; no flags are made for them.
+    :param hidden: names whose flags the help does not show: the command accepts them only to refuse them with a hint.
     """
 
     def __init__(
@@ -40,11 +40,11 @@ class SectionFlags:
                     self._places[flag] = (section, name)
                     self.parameters.append(_parameter(flag, field, section, hidden=name in hidden))
 
-    def take_from(self, given: dict[str, Any]) -> Flags:
+    def take_from(self, arguments: dict[str, Any]) -> Flags:
         """Move the flags' values out of a command's arguments."""
         flags: Flags = {section: {} for section in self._sections}
         for flag, (section, name) in self._places.items():
-            value = given.pop(flag)
+            value = arguments.pop(flag)
             flags[section][name] = None if value in ([], ()) else value
         return flags
 
@@ -52,7 +52,7 @@ class SectionFlags:
 def give_signature(
     function: Callable[..., None], parameters: list[inspect.Parameter], like: Callable[..., None]
 ) -> None:
-    """Let a function show the name and description of another, and these parameters, to whoever inspects it."""
+    """Give a function the name and docstring of another, and a signature of these parameters (typer reads it)."""
     function.__name__, function.__doc__ = like.__name__, like.__doc__
     function.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
     function.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
@@ -76,7 +76,7 @@ def _parameter(flag: str, field: FieldInfo, section: str, *, hidden: bool) -> in
 
 
 def _optional(kind: Any) -> Any:
-    """The type as the command line knows it: always optional, since a flag that is not given overrides nothing."""
+    """The type of the flag: always optional, since a flag that is not given overrides nothing."""
     if get_origin(kind) in (Union, types.UnionType):
         kind = next(k for k in get_args(kind) if k is not type(None))
     if get_origin(kind) is Literal:

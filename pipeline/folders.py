@@ -1,4 +1,4 @@
-"""Which folder of a workspace is meant, and what folders may be called."""
+"""Choosing a folder of tiles or features in a workspace, and checking names of new folders."""
 
 from __future__ import annotations
 
@@ -10,34 +10,35 @@ from ..data.manifest import Manifest, Record
 from .run.runner import Runner
 
 
-def choose_tiles(runner: Runner, wanted: str, given: str | None) -> Path:
-    """The folder of tiles asked for, else the configured one, else the only one there is.
+def choose_tiles(runner: Runner, configured: str, named: str | None) -> Path:
+    """The folder of tiles that was named, or else the configured one, or else the only one there is.
 
-    :param wanted: name of the configured one.
-    :raises UsageError: it is not there, or there are several to choose from.
+    :param configured: name of the folder by the settings.
+    :param named: name given by a flag.
+    :raises UsageError: it does not exist, or there are several to choose from.
     """
-    return _choose(runner, "tiles", "*", wanted, given, "wsipipe tile")
+    return _choose(runner, "tiles", "*", configured, named, "wsipipe tile")
 
 
-def choose_features(runner: Runner, wanted: str, given: str | None, made_by: str = "wsipipe extract") -> Path:
-    """The same of features, whose folders are called such as ``0.5mpp-224px/uni2-h``.
+def choose_features(runner: Runner, configured: str, named: str | None, made_by: str = "wsipipe extract") -> Path:
+    """The folder of features, chosen by the same rule; names are such as ``0.5mpp-224px/uni2-h``.
 
-    :param made_by: the command that makes what is wanted.
+    :param made_by: the command that makes these features, for the hint.
     """
-    return _choose(runner, "features", "*/*", wanted, given, made_by)
+    return _choose(runner, "features", "*/*", configured, named, made_by)
 
 
-def _choose(runner: Runner, what: str, pattern: str, wanted: str, given: str | None, made_by: str) -> Path:
+def _choose(runner: Runner, what: str, pattern: str, configured: str, named: str | None, made_by: str) -> Path:
     root = runner.workspace / what
     names = sorted(m.parent.relative_to(root).as_posix() for m in root.glob(f"{pattern}/manifest.jsonl"))
-    if given is not None:
-        if given not in names:
-            raise UsageError(f"no {what} are called {given}", path=root, hint=f"there are {', '.join(names) or 'none'}")
-        return root / given
-    if wanted in names:
+    if named is not None:
+        if named not in names:
+            raise UsageError(f"no {what} are called {named}", path=root, hint=f"there are {', '.join(names) or 'none'}")
+        return root / named
+    if configured in names:
         if len(names) > 1:
-            runner.console.note(f"{what}: {wanted}; there are others here, --{what} chooses")
-        return root / wanted
+            runner.console.note(f"{what}: {configured}; there are others, choose with --{what}")
+        return root / configured
     if len(names) == 1:
         return root / names[0]
     if names:
@@ -46,10 +47,10 @@ def _choose(runner: Runner, what: str, pattern: str, wanted: str, given: str | N
 
 
 def checked_name(name: str, of: str) -> str:
-    """The name, if a folder can be called so.
+    """The name, checked to be a valid name of a folder.
 
     :param of: what the folder holds, such as ``a model``.
-    :raises UsageError: it cannot.
+    :raises UsageError: it is not valid.
     """
     if not name or name.startswith(".") or not all(c.isalnum() or c in "._-+" for c in name):
         hint = "give a --name of letters, digits, dots, dashes, underscores and plus signs"

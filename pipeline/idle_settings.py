@@ -1,4 +1,4 @@
-"""Settings of training that change nothing for the method asked for, so that nobody takes them for tried."""
+"""Settings of training that have no effect on the chosen method, so that a note can name them."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _OF_STEPS = ("patience", "epochs", "learning_rate", "weight_decay", "clip")
 
 
 def idle_settings(train: TrainSettings) -> list[str]:
-    """Those that were given, by a flag or in the file, and that the method makes no use of."""
+    """Names of the settings that were given, by a flag or in the file, and that the method does not use."""
     from ..models.mil.momkd import PATIENCE, PRESETS, MoMKD
     from ..models.training.methods import BY_STEPS, find_method
 

@@ -1,4 +1,4 @@
-"""What became of an item, and what a stage did in a run, for the manifest, the table and ``--json``."""
+"""Results of items and summaries of stages, for the manifest, the closing table and ``--json``."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from ..stages.stage import Item, Outcome
 
 @dataclass(frozen=True)
 class Result:
-    """What became of an item, ready to be recorded."""
+    """The result of one item, ready to be recorded."""
 
     item: Item
     outcome: Outcome | None
@@ -57,27 +57,28 @@ class Summary:
 
 
 def summed(summaries: Sequence[Summary], folder: Path) -> list[Summary]:
-    """One summary a stage, where each has run for several methods.
+    """Add up the summaries of each stage, where it has run for several methods.
 
-    :param folder: that holds all of theirs; failures say which of them they are of.
+    :param folder: the folder that contains theirs; each failure is prefixed with the folder that it occurred in.
     """
     by_stage: dict[str, Summary] = {}
-    for one in summaries:
-        where = "" if one.folder == folder else f"{one.folder.name} "
-        own = replace(one, folder=folder, failures=tuple(replace(f, item=f"{where}{f.item}") for f in one.failures))
-        all_ = by_stage.get(one.stage)
-        by_stage[one.stage] = (
-            own
-            if all_ is None
+    for summary in summaries:
+        prefix = "" if summary.folder == folder else f"{summary.folder.name} "
+        failures = tuple(replace(failure, item=f"{prefix}{failure.item}") for failure in summary.failures)
+        located = replace(summary, folder=folder, failures=failures)
+        total = by_stage.get(summary.stage)
+        by_stage[summary.stage] = (
+            located
+            if total is None
             else replace(
-                all_,
-                done=all_.done + own.done,
-                empty=all_.empty + own.empty,
-                before=all_.before + own.before,
-                failures=(*all_.failures, *own.failures),
-                notes=(*all_.notes, *own.notes),
-                units=all_.units + own.units,
-                seconds=all_.seconds + own.seconds,
+                total,
+                done=total.done + located.done,
+                empty=total.empty + located.empty,
+                before=total.before + located.before,
+                failures=(*total.failures, *located.failures),
+                notes=(*total.notes, *located.notes),
+                units=total.units + located.units,
+                seconds=total.seconds + located.seconds,
                 stats={},
             )
         )

@@ -1,7 +1,7 @@
 """``wsipipe status``: what is done, stale, failed or lost in a workspace, and why. It runs nothing and loads no model.
 
-It reads the manifests alone: every record says what it was made from, so it is held against what is there now
-(:mod:`wsipipe.stages.lineage`). With a settings file also against the settings that the next run would use.
+It reads only the manifests: every record lists what it was made from, which is compared with what is there now
+(:mod:`wsipipe.stages.lineage`). With a settings file, it is also compared with the settings of the next run.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _EXAMPLES = 5
 
 @dataclass(frozen=True)
 class ItemState:
-    """An item of a stage, as it stands."""
+    """The present state of one item of a stage."""
 
     folder: str
     stage: str
@@ -40,10 +40,10 @@ class ItemState:
 
 
 def survey(config: Config, *, compare: bool) -> list[ItemState]:
-    """The state of every item that a manifest of the workspace knows, and of those that wait to be done.
+    """The state of every item in the manifests of the workspace, and of those that are still to be done.
 
     :param config: its workspace is surveyed.
-    :param compare: hold the recorded settings against those of ``config``.
+    :param compare: compare the recorded settings with those of ``config``.
     """
     workspace = config.workspace
     lineage = Lineage(workspace)
@@ -54,8 +54,8 @@ def survey(config: Config, *, compare: bool) -> list[ItemState]:
         for folder, latest in records.items()
         for record in latest
     ]
-    asked = _asked_but_not_begun(config, records) if compare else ()
-    return [*states, *_not_extracted(records, workspace), *asked]
+    not_begun = _asked_but_not_begun(config, records) if compare else ()
+    return [*states, *_not_extracted(records, workspace), *not_begun]
 
 
 def _state(record: Record, folder: str, lineage: Lineage, config: Config | None) -> ItemState:
@@ -67,15 +67,15 @@ def _state(record: Record, folder: str, lineage: Lineage, config: Config | None)
         return state("failed", standing.why, record.error.hint if record.error else "")
     if standing.state == "lost":
         return state("lost", standing.why, _AGAIN)
-    asked = [] if config is None else _asked_otherwise(config, folder, record)
-    if asked or standing.state == "stale":
-        refused = asked or _LIKE_SETTINGS.intersection(standing.changed)
+    differing = [] if config is None else _asked_otherwise(config, folder, record)
+    if differing or standing.state == "stale":
+        refused = differing or _LIKE_SETTINGS.intersection(standing.changed)
         again = "--replace makes it again; without, the next run refuses" if refused else _AGAIN
         if record.stage == "train" and "splits" in standing.changed:
             again += ", if the present split has that fold"
-        return state("stale", "; ".join(filter(None, [standing.why, *asked[:3]])), again)
+        return state("stale", "; ".join(filter(None, [standing.why, *differing[:3]])), again)
     if doubt := lineage.doubt(record):
-        return state("stale", doubt, "wsipipe train makes the model again; of the present one it is as it should be")
+        return state("stale", doubt, "wsipipe train makes the model again; the result is right for the present model")
     settings = None if config is None else _settings_of(config, folder, record)
     if settings is not None and (complaint := settings.judge(record.stats)):
         return state("stale", complaint, "the next run leaves it out")
@@ -85,26 +85,26 @@ def _state(record: Record, folder: str, lineage: Lineage, config: Config | None)
 
 _AGAIN = "the next run makes it again"
 _LIKE_SETTINGS = {"weights", "tissue_weights", "gene_list"}
-"""Files whose change is another setting: what was made with the ones before is not replaced unasked."""
+"""Files that count as settings: results of an earlier file are replaced only if the user asks for it."""
 
 
 def _settings_of(config: Config, folder: str, record: Record) -> Settings | None:
-    """The settings that the next run would use for what a record is of, where the settings file says them."""
+    """The settings that the next run would use for the stage of a record; None where the file does not define them."""
     name = folder.removeprefix("models/")
-    asked: dict[tuple[str, str], Settings] = {
+    settings: dict[tuple[str, str], Settings] = {
         (f"tiles/{config.tile.folder_name()}", "tile"): config.tile,
         (f"features/{config.features_name()}", "extract"): config.extract,
         ("genomics", "genomics"): config.genomics,
     }
     if name in config.biomarkers:
-        asked[folder, "train"] = config.train
-    if record.stage in steps() and record.stage not in {stage for _, stage in asked}:
+        settings[folder, "train"] = config.train
+    if record.stage in steps() and record.stage not in {stage for _, stage in settings}:
         return cast("Settings", getattr(config, record.stage))
-    return asked.get((folder, record.stage))
+    return settings.get((folder, record.stage))
 
 
 def _asked_otherwise(config: Config, folder: str, record: Record) -> list[str]:
-    """In what the settings file now asks for something else than the record was made with."""
+    """Differences between the settings file and the settings that a record was made with."""
     settings = _settings_of(config, folder, record)
     if settings is None:
         return []
@@ -117,7 +117,7 @@ def _asked_otherwise(config: Config, folder: str, record: Record) -> list[str]:
 
 
 def _asked_but_not_begun(config: Config, records: Mapping[Path, Sequence[Record]]) -> Iterator[ItemState]:
-    """What the settings file asks for and no manifest knows: whole folders, and slides that are not tiled."""
+    """What the settings file asks for and no manifest contains: whole folders, and slides that are not tiled."""
     from ..data.slides.finding import find_slides
 
     tiles, workspace = f"tiles/{config.tile.folder_name()}", config.workspace
@@ -132,7 +132,7 @@ def _asked_but_not_begun(config: Config, records: Mapping[Path, Sequence[Record]
     try:
         found = find_slides(config.cohort.slides) if config.cohort.slides else []
     except UsageError:
-        return  # the slides are not at hand now: what is recorded of them stands above
+        return  # the slides cannot be found now; their records are listed anyway
     known = {record.item for record in records.get(workspace / tiles, ())}
     if known:
         new = [slide.slide_id for slide in found if slide.slide_id not in known]
@@ -140,7 +140,7 @@ def _asked_but_not_begun(config: Config, records: Mapping[Path, Sequence[Record]
 
 
 def _not_extracted(records: Mapping[Path, Sequence[Record]], workspace: Path) -> Iterator[ItemState]:
-    """Slides that are tiled but not in a features folder made from these tiles."""
+    """Slides that are tiled but missing in a features folder made from these tiles."""
     for folder, tiled in records.items():
         if folder.parent.name != "tiles":
             continue

@@ -1,7 +1,7 @@
-"""Stages that have a command and a step of their own, run as their row in the table of stages says.
+"""Commands and steps of stages that are made from their rows in the table of stages.
 
-A row of :mod:`wsipipe.stages.registry` that names its stage gives the command its flags: its settings, ``--tiles`` or
-``--features`` for what it reads, and ``--gpu`` where it has a device.
+A row of :mod:`wsipipe.stages.registry` that names its stage defines the flags of its command: its settings, ``--tiles``
+or ``--features`` for what it reads, and ``--gpu`` where it has a setting ``device``.
 """
 
 from __future__ import annotations
@@ -22,23 +22,24 @@ from .run.runner import Runner
 
 Tiles = Annotated[
     str | None,
-    typer.Option(help="which tiles, such as 0.5mpp-224px; default: those of these settings, or the only ones"),
+    typer.Option(help="tiles, such as 0.5mpp-224px; default: those of these settings, or the only ones there are"),
 ]
 Features = Annotated[
     str | None,
     typer.Option(
-        help="which features, such as 0.5mpp-224px/uni2-h; default: those of these settings, or the only ones"
+        help="features, such as 0.5mpp-224px/uni2-h; default: those of these settings, or the only ones there are"
     ),
 ]
-Gpus = Annotated[str | None, typer.Option("--gpu", help="GPUs to use: 0, or 0,1, or all; a process each, one queue")]
+Gpus = Annotated[str | None, typer.Option("--gpu", help="GPUs to use: 0, or 0,1, or all; one process per GPU")]
 
 
 def run_step(name: str, config: Config, runner: Runner, source: str | None = None, **further: Any) -> Summary:
-    """Run a stage of its own.
+    """Run a stage that has a step of its own.
 
+    :param name: the stage's name.
     :param source: name of the folder that it reads; needed only where there are several.
-    :param further: what the stage takes beside its settings.
-    :raises UsageError: the folder that it reads is not there, or there are several.
+    :param further: arguments of the stage beside its settings.
+    :raises UsageError: the folder that it reads does not exist, or there are several.
     """
     row = steps()[name]
     folder: Path | None = None
@@ -51,27 +52,27 @@ def run_step(name: str, config: Config, runner: Runner, source: str | None = Non
 
 
 def add_step(app: typer.Typer, row: StageRow) -> None:
-    """Give a stage its command."""
+    """Add the command of a stage."""
 
-    def command(call: Call, **given: Any) -> None:
+    def command(call: Call, **arguments: Any) -> None:
         if row.argument:
-            call.flags[row.name][row.argument] = given[row.argument]
-        if "gpu" in given:
-            call.on_gpu(row.name, given["gpu"])
-        call.finish([run_step(row.name, *call.open(), given.get(row.after))])
+            call.flags[row.name][row.argument] = arguments[row.argument]
+        if "gpu" in arguments:
+            call.on_gpu(row.name, arguments["gpu"])
+        call.finish([run_step(row.name, *call.open(), arguments.get(row.after))])
 
     settings = row.settings_type
-    own = [inspect.Parameter("call", inspect.Parameter.POSITIONAL_OR_KEYWORD, annotation=Call)]
+    parameters = [inspect.Parameter("call", inspect.Parameter.POSITIONAL_OR_KEYWORD, annotation=Call)]
     if row.argument:
         field = settings.model_fields[row.argument]
         annotation = Annotated[field.annotation, typer.Argument(help=field.description, show_default=False)]  # type: ignore[name-defined]
-        own.append(_option(row.argument, annotation))
+        parameters.append(_option(row.argument, annotation))
     if row.after:
-        own.append(_option(row.after, Tiles if row.after == "tiles" else Features))
+        parameters.append(_option(row.after, Tiles if row.after == "tiles" else Features))
     if "device" in settings.model_fields:
-        own.append(_option("gpu", Gpus))
+        parameters.append(_option("gpu", Gpus))
     command.__name__, command.__doc__ = row.name, settings.__doc__
-    command.__signature__ = inspect.Signature(own)  # type: ignore[attr-defined]
+    command.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
     works(app, hidden=(), **{row.name: settings})(command)
 
 

@@ -1,4 +1,4 @@
-"""What the models of a biomarker are trained from, and the stages that do it: for `train` and for `compare` alike."""
+"""Inputs of training a biomarker, and the stages that split, train and evaluate, for `train` and `compare` alike."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ if TYPE_CHECKING:
 
 
 def biomarkers_of(config: Config, names: Sequence[str] | None) -> Sequence[str]:
-    """The names asked for, or all.
+    """The biomarkers that were named, or all.
 
-    :raises UsageError: none is configured, or not that one.
+    :raises UsageError: none is configured, or one of the names is not.
     """
     if not config.biomarkers:
         raise UsageError(
@@ -36,10 +36,10 @@ def biomarkers_of(config: Config, names: Sequence[str] | None) -> Sequence[str]:
 
 @dataclass(frozen=True)
 class ToTrain:
-    """A biomarker of the workspace, and what its models are trained from.
+    """A biomarker, and the inputs that its models are trained from.
 
-    :param folder: where the split lies.
-    :param stores: of RNA and further blocks.
+    :param folder: folder of the split.
+    :param stores: stores of RNA and further molecular blocks.
     """
 
     config: Config
@@ -52,13 +52,13 @@ class ToTrain:
 
     @classmethod
     def of(cls, config: Config, runner: Runner, name: str, features: str | None, place: str) -> Self:
-        """What a workspace has to train from.
+        """Find the inputs in a workspace.
 
-        :param name: of the biomarker.
+        :param name: name of the biomarker.
         :param features: name of the features' folder; needed only where there are several.
-        :param place: folder of the workspace in which the biomarker's own will lie.
-        :raises UsageError: no cohort table, no features, or no name for a model.
-        :raises CohortError: what is to teach beside RNA is not there.
+        :param place: folder of the workspace in which the biomarker's folder will lie (``models``, ``comparisons``).
+        :raises UsageError: no cohort table, no features, or an invalid name for a model.
+        :raises CohortError: a molecular block other than RNA is configured for training and has no store.
         """
         from ..stages.train.molecular_data import molecular_stores
 
@@ -112,7 +112,7 @@ class ToTrain:
         return CrossValidateStage(of_test, folder, self.runner.workspace, features=self.features, splits=self.folder)
 
     def refuse_unread_rna(self) -> None:
-        """RNA that is configured, or was given to genomics, teaches; without it is trained only where that is asked.
+        """Refuse to train without RNA that is configured, or was given to genomics, but has not been read.
 
         :raises CohortError: it has no store, because it could not be read or was not read yet.
         """
@@ -130,23 +130,26 @@ class ToTrain:
             what = f"the expression matrix could not be read: {record.error.message}"
         else:
             what = "the expression matrix that the settings name has not been read in this workspace"
-        hint = "run wsipipe genomics and mend what it says; to train on histology alone: --no-use-rna (use_rna = false)"
+        hint = (
+            "run wsipipe genomics and correct what it reports; "
+            "to train on histology alone: --no-use-rna (use_rna = false)"
+        )
         raise CohortError(what, path=matrix or folder, hint=hint)
 
     def refuse_other_features(self, models: Iterable[Path]) -> None:
-        """Models of other features are not replaced unless the user says so.
+        """Refuse to replace models of other features, unless the user asks for it.
 
         :raises UsageError: naming both, and the ways out.
         """
-        asked = name_of_features(self.features)
+        present = name_of_features(self.features)
         for folder in models:
             folds = sorted(Manifest.of(folder).latest("train").values(), key=lambda fold: fold.start)
-            other = features_of(folds[-1:]) - {asked}  # an earlier split may have left more folds
+            other = features_of(folds[-1:]) - {present}  # an earlier split may have left more folds
             if other and not self.runner.replace:
                 raise UsageError(
-                    f"what is here was trained on the features {min(other)}, not on {asked}",
+                    f"the model here was trained on the features {min(other)}, not on {present}",
                     path=folder,
-                    hint=f"--features {min(other)} goes on with those; --replace trains anew; to keep both, use "
+                    hint=f"--features {min(other)} continues with those; --replace trains again; to keep both, use "
                     "another --name",
                 )
 
@@ -156,11 +159,11 @@ class ToTrain:
 
 
 def features_of(folds: Iterable[Record]) -> set[str]:
-    """Names of the features that folds were trained on, as their records say."""
+    """Names of the features that folds were trained on, from their records."""
     stores = (i.path for fold in folds for name, i in fold.inputs.items() if name.startswith("features of "))
     return {name_of_features(Path(store).parent) for store in stores if store}
 
 
 def name_of_features(folder: Path) -> str:
-    """Such as ``0.5mpp-224px/uni2-h``."""
+    """The name of a features folder, such as ``0.5mpp-224px/uni2-h``."""
     return f"{folder.parent.name}/{folder.name}"

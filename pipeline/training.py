@@ -1,4 +1,4 @@
-"""Training, from a configuration to stages in their order: a model of each biomarker."""
+"""Training: runs the stages that make and evaluate a model of each biomarker."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ def train(
 
     :param names: the biomarkers to train; all by default.
     :param features: name of the features' folder, such as ``0.5mpp-224px/uni2-h``; needed only where there are several.
-    :raises UsageError: no biomarker is configured, or not that one; a model of other features is there.
+    :raises UsageError: a biomarker that is not configured, or an existing model of other features.
     """
     summaries: list[Summary] = []
     metrics: dict[str, Json] = {}
     chosen = biomarkers_of(config, names)
     if idle := idle_settings(config.train):
-        runner.console.note(f"{config.train.method} has no use for {', '.join(idle)}: they change nothing here")
+        runner.console.note(f"{config.train.method} does not use {', '.join(idle)}: no effect here")
     for name in chosen:
         runner.console.heading(name)
         ran, metrics[name] = _train_one(config, runner, name, features)
@@ -54,7 +54,7 @@ def _train_one(config: Config, runner: Runner, name: str, features: str | None) 
         to_train.refuse_unread_rna()
     if not to_train.stores and config.train.use_rna and not config.train.soft_targets:
         runner.console.note("no expression store in this workspace: training on histology alone")
-    stages: list[Callable[[], Stage[Any]]] = [  # made one after the other: each plans from what the one before left
+    stages: list[Callable[[], Stage[Any]]] = [  # made one after the other: each plans from results of the one before
         to_train.split,
         lambda: to_train.train(config.train, folder),
         lambda: to_train.cross_validate(config.train, folder),
@@ -69,7 +69,7 @@ def _train_one(config: Config, runner: Runner, name: str, features: str | None) 
 
 
 def metrics_of(folder: Path) -> Json:
-    """What is told at once of a folder's ``metrics.json``."""
+    """The main figures of a folder's ``metrics.json``: AUC with its interval, and numbers of patients."""
     metrics = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
     pooled = metrics["pooled"]
     auc = pooled["auc"]
@@ -85,7 +85,7 @@ def metrics_of(folder: Path) -> Json:
 
 
 def show_metrics(console: Console, metrics: Mapping[str, Json]) -> None:
-    """A line a model: AUC with its interval, and where the report is."""
+    """Print the AUC of each model with its interval, and where the report is."""
     for name, values in metrics.items():
         if "failed" in values:
             console.line(f"{name}: {values['failed']} failed, no metrics")

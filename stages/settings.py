@@ -1,17 +1,18 @@
-"""What settings are: frozen records, from which flags, the settings file and the Python API are made.
+"""Base class of settings: frozen records, from which flags, the settings file and the Python API are made.
 
-Each stage's own lie in its folder, in ``settings.py``. Nothing heavy is imported there: ``wsipipe --help`` reads them.
+The settings of each stage are in ``settings.py`` of its folder. Nothing heavy is imported there, because
+``wsipipe --help`` reads them.
 
-A setting is of one of four kinds, by what follows when it changes. The field says which:
+A setting is of one of four kinds, by what happens when it changes. Its field determines the kind:
 
-    Field(…)          meaning       the numbers are others: made again, and only if the user says so (``--replace``)
-    Judgement(…)      judgement     what was made is judged again (:meth:`Settings.judge`), and not made again
-    Presentation(…)   presentation  what people look at is drawn again, unasked: the numbers stay
-    Runtime(…)        machine       nothing: device, threads, and where files lie, whose bytes are inputs
+    Field(…)          meaning       the numbers change: results are made again, but only with ``--replace``
+    Judgement(…)      judgement     results are judged again (:meth:`Settings.judge`), but not made again
+    Presentation(…)   presentation  pictures and pages are made again without asking; the numbers stay
+    Runtime(…)        machine       nothing: device, threads, and paths of files (their contents are inputs)
 
-A setting at its default takes no part in a fingerprint, so that a new one leaves what is there as it is. What a record
-does not say was therefore at its default: **who changes a default raises the stage's version** (:mod:`.registry`;
-``tests/stages/test_settings.py`` holds the defaults against it).
+A setting at its default is not part of a fingerprint, so a new setting does not invalidate existing results. A setting
+that is missing in a record was therefore at its default: **changing a default requires a new version of the stage**
+(:mod:`.registry`; ``tests/stages/test_settings.py`` checks this).
 """
 
 from __future__ import annotations
@@ -25,32 +26,32 @@ from pydantic import BaseModel, ConfigDict, Field
 Kind = Literal["meaning", "judgement", "presentation", "machine"]
 
 RESOLVED: Final = "resolved"
-"""Under this name a record's settings hold what they came to (:meth:`wsipipe.stages.stage.Stage.resolved`)."""
+"""Key of a record's settings that holds resolved values (:meth:`wsipipe.stages.stage.Stage.resolved`)."""
 
 
 def Judgement(default: Any, **about: Any) -> Any:  # noqa: N802  used as a field, like pydantic's Field
-    """A setting by which finished items are judged: how many bad tiles a slide may have."""
+    """A setting by which finished items are judged, such as how many bad tiles a slide may have."""
     return Field(default, json_schema_extra={"kind": "judgement"}, **about)
 
 
 def Presentation(default: Any, **about: Any) -> Any:  # noqa: N802
-    """A setting that changes pictures and pages alone."""
+    """A setting that changes only pictures and pages."""
     return Field(default, json_schema_extra={"kind": "presentation"}, **about)
 
 
 def Runtime(default: Any, **about: Any) -> Any:  # noqa: N802
-    """A setting of the machine, which never changes results: device, batch size, threads, the place of a file."""
+    """A setting of the machine, which never changes results: device, batch size, threads, the path of a file."""
     return Field(default, json_schema_extra={"kind": "machine"}, **about)
 
 
 class Settings(BaseModel):
-    """Frozen; unknown keys are errors."""
+    """Base class of settings: frozen; unknown keys are errors."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True, allow_inf_nan=False)
 
     @classmethod
     def kind(cls, name: str) -> Kind:
-        """The kind of a setting; one that is no more gave its numbers their meaning."""
+        """The kind of a setting; a recorded setting that no longer exists counts as one of meaning."""
         field = cls.model_fields.get(name)
         extra = field.json_schema_extra if field is not None else None
         kind: Kind = cast("Kind", extra.get("kind", "meaning")) if isinstance(extra, dict) else "meaning"
@@ -58,17 +59,17 @@ class Settings(BaseModel):
 
     @classmethod
     def defaults(cls) -> Mapping[str, Any]:
-        """The defaults, as JSON values; a setting that must be given has none."""
+        """The defaults, as JSON values; required settings have none."""
         return _defaults(cls)
 
     def result_settings(self) -> dict[str, Any]:
-        """All settings but the machine's, as JSON values: what a record keeps."""
+        """All settings except the machine's, as JSON values, for the record of an item."""
         fields = type(self).model_fields
         return self.model_dump(mode="json", include={name for name in fields if self.kind(name) != "machine"})
 
     @classmethod
     def of_kind(cls, kind: Kind, recorded: Mapping[str, Any]) -> dict[str, Any]:
-        """Of recorded settings those of a kind, without those at their default: what is not said was at its default."""
+        """The recorded settings of one kind, without those at their default (as missing ones are)."""
         defaults = cls.defaults()
         return {
             name: value
@@ -78,22 +79,22 @@ class Settings(BaseModel):
 
     @classmethod
     def unlike(cls, old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
-        """In what recorded settings give numbers another meaning than others, such as ``min_tissue 0.5 → 0.3``.
+        """Differences in meaning between two recorded settings, such as ``min_tissue 0.5 → 0.3``.
 
-        Where only one of them says what its settings came to, the other's are taken to have come to the same unless
-        they ask for something else.
+        If only one of the records has resolved values, they are assumed for the other too, unless its own settings
+        differ.
         """
         return changed_settings(cls._meaning(old, new), cls._meaning(new, old), cls.defaults())
 
     @classmethod
     def _meaning(cls, recorded: Mapping[str, Any], beside: Mapping[str, Any]) -> dict[str, Any]:
-        asked = cls.of_kind("meaning", recorded)
-        return {**asked, **recorded[RESOLVED]} if RESOLVED in recorded else {**beside.get(RESOLVED, {}), **asked}
+        chosen = cls.of_kind("meaning", recorded)
+        return {**chosen, **recorded[RESOLVED]} if RESOLVED in recorded else {**beside.get(RESOLVED, {}), **chosen}
 
     def judge(self, stats: Mapping[str, Any]) -> str:
-        """What is wrong with a finished item by the settings that judge, or nothing.
+        """What is wrong with a finished item by the judgement settings; empty if nothing is.
 
-        :param stats: recorded of it, or to be recorded.
+        :param stats: the item's recorded statistics.
         """
         return ""
 
@@ -105,9 +106,9 @@ def _defaults(settings: type[Settings]) -> Mapping[str, Any]:
 
 
 def changed_settings(old: Mapping[str, Any], new: Mapping[str, Any], defaults: Mapping[str, Any]) -> list[str]:
-    """Such as ``min_tissue 0.5 → 0.3``.
+    """Which settings differ, such as ``min_tissue 0.5 → 0.3``.
 
-    :param defaults: what a setting is that is not said.
+    :param defaults: values of settings that are missing in ``old`` or ``new``.
     """
     before, now = {**defaults, **old}, {**defaults, **new}
     names = sorted(name for name in old.keys() | new.keys() if before.get(name) != now.get(name))

@@ -1,8 +1,9 @@
-"""The one shape of a stage.
+"""Base class of all stages.
 
 A stage is frozen settings, a version and four methods. It lists its items (:meth:`Stage.plan`), prepares a process
-(:meth:`Stage.setup`) and turns an item into an outcome (:meth:`Stage.process`), or, where work pays across items, a
-stream of items into outcomes (:meth:`Stage.stream`). Skipping, recording, progress and failure are the runner's.
+(:meth:`Stage.setup`) and turns an item into an outcome (:meth:`Stage.process`) or, where it is faster to work on
+several items at once, a stream of items into outcomes (:meth:`Stage.stream`). The runner skips finished items, records
+results, shows progress and handles failures.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ class FileInput:
     path: Path
     identify: Callable[[Path], str] = digest_of
     is_setting: bool = False
-    """Another file here is like another setting (a model's weights): it replaces results only if the user says so."""
+    """The file counts as a setting (a model's weights): another file replaces results only with --replace."""
 
 
 @dataclass(frozen=True)
@@ -40,7 +41,7 @@ class ValueInput:
 
 @dataclass(frozen=True)
 class OutputInput:
-    """An output of another stage. Only its digest counts: redone with equal bytes, nothing after it is redone."""
+    """An output of another stage. Only its digest counts: made again with equal bytes, it changes nothing here."""
 
     output: OutputRecord
 
@@ -55,16 +56,16 @@ class Item:
     id: str
     inputs: Mapping[str, Input]
     payload: Any = None
-    """What :meth:`Stage.process` needs to know; it must survive pickling where the stage runs in processes."""
+    """Whatever :meth:`Stage.process` needs; must be picklable if the stage runs in processes."""
     size: int = 1
-    """Amount of work, in the stage's unit, for the time left."""
+    """Amount of work, in the stage's unit, to estimate the remaining time."""
     fingerprint: str = ""
-    """Set by the runner: what a stage that keeps unfinished work keeps it under."""
+    """Set by the runner; a stage that saves unfinished work (checkpoints) saves it under this key."""
 
 
 @dataclass(frozen=True)
 class Plan:
-    """The items of a stage, those that cannot be tried, and what the user should know about the rest."""
+    """The items of a stage, those that cannot be tried (with the errors), and notes for the user."""
 
     items: Sequence[Item]
     rejected: Mapping[str, WsipipeError] = field(default_factory=dict)
@@ -73,27 +74,27 @@ class Plan:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What an item gave. ``empty`` means that there is rightly nothing (a slide without tissue)."""
+    """The result of an item. ``empty`` means that it correctly has no output (a slide without tissue)."""
 
     outputs: Mapping[str, Path] = field(default_factory=dict)
     stats: Mapping[str, Json] = field(default_factory=dict)
     status: Literal["done", "empty"] = "done"
     notes: Sequence[str] = ()
-    """What the user should know of it now; what must be kept belongs into the stats."""
+    """Notes that are shown to the user now; what must be recorded belongs into ``stats``."""
 
 
 class Progress(Protocol):
-    """Where a stage tells how far it is, from the thread that the runner called it in."""
+    """Receives a stage's progress; called from the thread in which the runner called the stage."""
 
     def advance(self, units: int) -> None:
-        """So many more units (tiles, epochs) are done."""
+        """Report that so many more units (tiles, epochs) are done."""
 
     def say(self, text: str) -> None:
-        """A few words on what happens now, shown beside the bar."""
+        """Show a few words beside the progress bar on what is happening now."""
 
 
 class Silence:
-    """Progress that nobody watches: worker processes and tests."""
+    """Progress that is shown nowhere, for worker processes and tests."""
 
     def advance(self, units: int) -> None: ...
 
@@ -106,20 +107,20 @@ S = TypeVar("S", bound=Settings)
 class Stage(ABC, Generic[S]):
     """A step of the pipeline; see the module's description.
 
-    :param settings: what changes results, and what does not (marked so in the settings).
-    :param folder: where its outputs and its manifest lie.
-    :param workspace: what recorded paths are relative to.
+    :param settings: the stage's settings; each is marked as changing results or not.
+    :param folder: folder of its outputs and its manifest.
+    :param workspace: recorded paths are relative to this folder.
     """
 
     name: ClassVar[str]
     version: ClassVar[int]
     """Raised when the same settings and inputs would give other results than before."""
     items: ClassVar[str] = "slides"
-    """What its items are called on the screen."""
+    """Name of its items on the screen, in the plural."""
     unit: ClassVar[str] = ""
-    """What the stage itself counts with :meth:`Progress.advance`, such as ``tiles``; empty: the runner counts items."""
+    """Unit that the stage counts with :meth:`Progress.advance`, such as ``tiles``; empty: the runner counts items."""
     processes: ClassVar[bool] = False
-    """Whether items may be given to several processes at once."""
+    """Whether items may run in several processes at once."""
 
     def __init__(self, settings: S, folder: Path, workspace: Path) -> None:
         self.settings = settings
@@ -128,10 +129,10 @@ class Stage(ABC, Generic[S]):
 
     @classmethod
     def made(cls, settings: S, workspace: Path, source: Path | None, **further: Any) -> Self:
-        """The stage in its place in a workspace: a folder called after it, unless the stage says otherwise.
+        """Make the stage with its folder in a workspace, by default a folder of the stage's name.
 
-        :param source: the folder that it reads, where its row of the registry names one.
-        :param further: what it takes beside.
+        :param source: the folder that it reads, if its row of the registry names one.
+        :param further: further arguments of the stage.
         """
         return cls(settings, workspace / cls.name, workspace, **further)
 
@@ -151,12 +152,12 @@ class Stage(ABC, Generic[S]):
         return ()
 
     def on(self, device: str, of: int) -> Self:
-        """The stage as it runs on one of so many devices."""
+        """A copy of the stage that runs on one device, when ``of`` devices are used."""
         raise NotImplementedError(f"{type(self).__name__} runs on one device")
 
     @property
     def seconds_an_item(self) -> float | None:
-        """After which an item is given up; it must run in a process of its own for that. None: it may take forever."""
+        """Time limit of an item, which then runs in a process that can be killed. None: no limit."""
         return None
 
     @abstractmethod
@@ -164,31 +165,31 @@ class Stage(ABC, Generic[S]):
         """List the items, from the files given and from the manifests of earlier stages."""
 
     def resolved(self) -> Mapping[str, Json]:
-        """What settings such as ``auto`` come to here, and what tables say beside them, as JSON values.
+        """Values that settings such as ``auto`` resolve to here, and values from tables, as JSON values.
 
-        They give the numbers their meaning as much as the settings do, and take the place of those of the same name.
-        Asked for each item: keep what is slow to find out.
+        They define the numbers as much as the settings do, and replace the settings of the same name in fingerprints.
+        Called for each item, so slow results should be cached.
         """
         return {}
 
     def resolved_in(self, record: Record) -> Mapping[str, Json]:
-        """What they came to when a record was written; a stage whose old records do not say it finds it elsewhere."""
+        """The resolved values when a record was written; a stage whose old records lack them may derive them."""
         resolved: Mapping[str, Json] = record.settings.get(RESOLVED, {})
         return resolved
 
     def closing_notes(self) -> Sequence[str]:
-        """What the user should know when the last item is done, such as what bound the work."""
+        """Notes for the user when the last item is done, such as what the bottleneck was."""
         return ()
 
     def setup(self) -> None:
-        """Prepare this process, once, before its first item: open the model, say."""
+        """Prepare this process, once, before its first item; for example load the model."""
 
     def process(self, item: Item, progress: Progress) -> Outcome:
-        """Do one item. Its outputs are whole when this returns; an error fails this item alone."""
+        """Process one item. Its outputs must be completely written on return; an error fails only this item."""
         raise NotImplementedError(f"{type(self).__name__} works on streams")
 
     def stream(self, items: Iterable[Item], progress: Progress) -> Iterator[tuple[Item, Outcome | Exception]]:
-        """Do many items and yield each as it completes, in any order. By default one after the other."""
+        """Process many items and yield each as it completes, in any order. By default one after the other."""
         for item in items:
             try:
                 outcome = self.process(item, progress)
@@ -200,7 +201,7 @@ class Stage(ABC, Generic[S]):
 
 @dataclass(frozen=True)
 class Upstream:
-    """What an earlier stage left: the items to build on, and why the others give nothing."""
+    """Results of an earlier stage: usable records by item, and why the other items were left out."""
 
     records: Mapping[str, Record]
     notes: Sequence[str]
@@ -215,10 +216,10 @@ def upstream(
     only: Iterable[str] | None = None,
     lineage: Lineage | None = None,
 ) -> Upstream:
-    """The records of ``stage`` that are done and count (:mod:`.lineage`), by item; the others are left out and counted.
+    """The records of ``stage`` that are done and valid (:mod:`.lineage`), by item; others are left out and counted.
 
-    :param only: keep to these items.
-    :param lineage: one that has looked at this workspace already, since anything ran in it.
+    :param only: use only these items.
+    :param lineage: a lineage of this workspace that may be reused, if nothing has run since it was made.
     """
     wanted = None if only is None else set(only)
     lineage = lineage or Lineage(workspace)

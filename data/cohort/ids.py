@@ -1,9 +1,9 @@
-"""One rule for the ids of patients and slides: which writings mean the same one.
+"""When two ids of patients or slides are the same.
 
-Tables come through spreadsheets, R, pandas and several file systems, each of which writes ids in its own way.
-Everywhere in wsipipe two ids are one if they are equal after :func:`id_key`: Unicode's composed form, no surrounding
-blanks or invisible signs, no ``.0`` that a number was given, no regard to case. An id is shown as the cohort table
-writes it first.
+Tables pass through spreadsheets, R, pandas and several file systems, each of which writes ids in its own way.
+Everywhere in wsipipe two ids are the same if they are equal after :func:`id_key`: Unicode's composed form, without
+surrounding blanks, invisible characters and the ``.0`` appended to a number, and without regard to case. An id is shown
+in the spelling that occurs first in the cohort table.
 """
 
 from __future__ import annotations
@@ -13,12 +13,12 @@ import unicodedata
 from collections.abc import Iterable, Mapping
 
 _INVISIBLE = "\u200b\u200c\u200d\u2060\ufeff\u00ad"
-"""Zero-width signs and the soft hyphen, which tables pick up from web pages and byte order marks."""
+"""Zero-width characters and the soft hyphen, which get into tables from web pages and byte order marks."""
 _NUMBER_WITH_POINT = re.compile(r"(\d+)\.0+")
 
 
 def normal_id(text: str) -> str:
-    """An id as it is shown: composed (NFC), without surrounding blanks, invisible signs and the ``.0`` of a number.
+    """An id for display: composed (NFC), without surrounding blanks, invisible characters and the ``.0`` of a number.
 
     >>> normal_id(" 101.0 "), normal_id("17.2"), normal_id("007")
     ('101', '17.2', '007')
@@ -29,7 +29,7 @@ def normal_id(text: str) -> str:
 
 
 def id_key(text: str) -> str:
-    """What two writings of one id have in common.
+    """The key of an id: equal for all spellings of the same id.
 
     >>> id_key("P05") == id_key("p05 "), id_key("101") == id_key("101.0")
     (True, True)
@@ -38,13 +38,13 @@ def id_key(text: str) -> str:
 
 
 def one_spelling(ids: Iterable[str]) -> dict[str, str]:
-    """Id → the first of those that mean the same, in the order given."""
+    """Id → the first id in the given order that is the same."""
     first: dict[str, str] = {}
     return {written: first.setdefault(id_key(written), written) for written in ids}
 
 
 def same_ids(ids: Iterable[str]) -> list[str]:
-    """Ids that are written in several ways, such as ``P05 (p05)``, for messages."""
+    """Ids with several spellings, such as ``P05 (p05)``, for messages."""
     others: dict[str, list[str]] = {}
     for written, first in one_spelling(ids).items():
         if written != first:
@@ -53,10 +53,10 @@ def same_ids(ids: Iterable[str]) -> list[str]:
 
 
 def look_alikes(ids: Iterable[str], known: Iterable[str]) -> Mapping[str, str]:
-    """Ids that are not known but differ from one that is only by leading zeros or by signs between letters.
+    """Unknown ids that differ from a known one only by leading zeros or punctuation.
 
-    Such as ``P.01`` from R and ``P-01``, or ``7`` from a spreadsheet and ``007``. They may be two people, so nobody is
-    joined by this: it is for telling the user.
+    Such as ``P.01`` from R and ``P-01``, or ``7`` from a spreadsheet and ``007``. They may be two people, so ids are
+    never joined by this rule; it is only used for messages.
     """
     by_letters: dict[str, str] = {}
     there: set[str] = set()

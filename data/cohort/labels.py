@@ -1,9 +1,8 @@
-"""A yes-or-no label for each patient, and a reason for each patient that has none.
+"""Binary labels of patients, and a reason for each patient without a label.
 
-Label values are compared as ids are: without regard to case, and ``1.0`` is ``1``. What the caller lists as positive or
-negative counts as that; of the rest, ``columns.toml`` knows what means missing, not evaluated and equivocal, and any
-other value is listed by itself. No patient is dropped without a reason, and the reasons are in the order in which they
-are asked.
+Label values are compared as ids are: without regard to case, and ``1.0`` is ``1``. The caller lists the positive and
+negative values; ``columns.toml`` lists values that mean missing, not evaluated and equivocal; any other value is
+reported by itself. Every patient is used or dropped with a reason.
 """
 
 from __future__ import annotations
@@ -27,11 +26,11 @@ class PatientLabels:
 
     Every patient of the table is in exactly one of ``labels`` and ``dropped``.
 
-    :param column: the label's column, as the table writes it.
+    :param column: name of the label's column in the table.
     :param labels: patient → 1 (positive) or 0 (negative), sorted by patient.
     :param slides: patient → ids on disk of the slides to use, sorted; the same patients as ``labels``. Empty where
         the labels were read without slides.
-    :param dropped: patient → why it is left out.
+    :param dropped: patient → why the patient is left out.
     :param frozen_slides: TCGA's frozen slides on disk that were left out.
     """
 
@@ -47,7 +46,7 @@ class PatientLabels:
         return dict(sorted(Counter(self.dropped.values()).items(), key=lambda item: (-item[1], item[0])))
 
     def notes(self) -> list[str]:
-        """The account of all patients, a sentence each."""
+        """Sentences on how many patients were used, and how many dropped for which reason."""
         positive = sum(self.labels.values())
         slides = sum(map(len, self.slides.values()))
         total = len(self.labels) + len(self.dropped)
@@ -73,22 +72,22 @@ def patient_labels(
     drop_conflicts: bool = False,
     one_class_is_enough: bool = False,
 ) -> PatientLabels:
-    """Read one label column as the patients' labels.
+    """Read the patients' labels from one column.
 
-    Rows of one patient must agree; a row without a value (missing, not evaluated) leaves the word to the patient's
-    other rows. A patient whose rows hold a clear value beside an equivocal or unknown one is dropped.
+    Rows of one patient must agree; rows without a value (missing, not evaluated) are ignored if the patient has other
+    rows. A patient with a clear value in one row and an equivocal or unknown one in another is dropped.
 
     :param positive: values that mean 1, in any case.
     :param negative: values that mean 0, in any case.
-    :param match: the slides on disk; without it, no slide is asked for.
+    :param match: the slides on disk; without it, patients need no slides.
     :param unusable: slide id on disk → why it cannot be used (``"slide failed"``, ``"no tissue"``): a patient's
         reason when none is left.
     :param keep_frozen: use TCGA's frozen slides too.
-    :param drop_conflicts: drop patients whose rows say both positive and negative, with that reason, instead of
-        refusing the table.
-    :param one_class_is_enough: accept a table without a row of one class, if all its values are understood.
-    :raises CohortError: no such column; a value both positive and negative; patients with both labels, all listed; a
-        class that no patient has.
+    :param drop_conflicts: drop patients with both positive and negative rows, with that reason, instead of refusing
+        the table.
+    :param one_class_is_enough: accept a table without a row of one class, if all its values are known.
+    :raises CohortError: no such column; a value listed as both positive and negative; patients with both labels (all
+        are listed); a class without patients.
     """
     column = table.column(column)
     classes = _classes(table, column, positive, negative, one_is_enough=one_class_is_enough)
@@ -96,9 +95,9 @@ def patient_labels(
     for patient, value in zip(table.frame["patient_id"], table.frame[column], strict=True):
         values.setdefault(patient, []).append(value)
     conflicts = {
-        patient: " and ".join(sorted(set(own)))
-        for patient, own in sorted(values.items())
-        if {0, 1} <= {classes.get(id_key(value)) for value in own}
+        patient: " and ".join(sorted(set(written)))
+        for patient, written in sorted(values.items())
+        if {0, 1} <= {classes.get(id_key(value)) for value in written}
     }
     if conflicts and not drop_conflicts:
         listed = ", ".join(f"{patient} ({both})" for patient, both in conflicts.items())
@@ -106,14 +105,14 @@ def patient_labels(
         raise CohortError(what, path=table.source, hint="correct these rows: a label is the patient's, not the slide's")
 
     on_disk = _slides_of(table, match)
-    # A renamed file may have lost what its row still says.
+    # The name of a renamed file may no longer contain the slide's type, but its row may.
     rows = {} if match is None or keep_frozen else match.rows
     frozen = {slide for slide, row in rows.items() if is_frozen(slide) or is_frozen(row)}
     labels: dict[str, int] = {}
     slides: dict[str, tuple[str, ...]] = {}
     dropped: dict[str, str] = {}
-    for patient, own in sorted(values.items()):
-        label = "labels conflict" if patient in conflicts else _label(own, classes)
+    for patient, written in sorted(values.items()):
+        label = "labels conflict" if patient in conflicts else _label(written, classes)
         usable = _usable(on_disk.get(patient, ()), frozen, unusable or {})
         if match is not None and patient not in on_disk:
             dropped[patient] = "no slide on disk"
@@ -128,7 +127,7 @@ def patient_labels(
 
 
 _NO_LABEL = ("missing", "not_evaluated", "equivocal")
-"""Kinds of values of ``columns.toml`` that give no label."""
+"""Kinds of values in ``columns.toml`` that are not a label."""
 
 
 def _classes(
@@ -147,18 +146,20 @@ def _classes(
     for name, side in zip(("negative", "positive"), folded, strict=True):
         if not side & set(there) and not one_is_enough:
             listed = [f"{value or '(empty)'} ({count})" for value, count in there.most_common()]
-            what = f"no row of column {column} is {name}: none says {' or '.join(sorted(side)) or 'anything'}"
+            what = f"no row of column {column} is {name}: none is {' or '.join(sorted(side)) or 'anything'}"
             raise CohortError(what, path=table.source, hint=f"choose --{name} among its values: {some(listed, 12)}")
     return {value: label for label, side in enumerate(folded) for value in side}
 
 
 def _label(values: Sequence[str], classes: Mapping[str, int]) -> int | str:
-    """The patient's label, or why it has none. The rows do not conflict."""
+    """The patient's label, or why there is none; conflicts between rows have been handled before."""
     folded = sorted({id_key(value) for value in values})
     missing = [value for value in folded if value not in classes and value in label_words("missing")]
-    unasked = [value for value in folded if value not in classes and value in label_words("not_evaluated")]
+    not_evaluated = [value for value in folded if value not in classes and value in label_words("not_evaluated")]
     clear = {classes[value] for value in folded if value in classes}
-    unclear = [value for value in folded if value not in classes and value not in missing and value not in unasked]
+    unclear = [
+        value for value in folded if value not in classes and value not in missing and value not in not_evaluated
+    ]
     equivocal = [value for value in unclear if value in label_words("equivocal")]
     if clear and unclear:
         return f"label clear in one row and {unclear[0]!r} in another"
@@ -168,7 +169,7 @@ def _label(values: Sequence[str], classes: Mapping[str, int]) -> int | str:
         return f"label equivocal ({equivocal[0]})"
     if unclear:
         return f"label is neither positive nor negative ({unclear[0]})"
-    return f"label not evaluated ({unasked[0]})" if unasked else "label missing"
+    return f"label not evaluated ({not_evaluated[0]})" if not_evaluated else "label missing"
 
 
 def _slides_of(table: CohortTable, match: SlideMatch | None) -> dict[str, tuple[str, ...]]:
@@ -179,11 +180,11 @@ def _slides_of(table: CohortTable, match: SlideMatch | None) -> dict[str, tuple[
     slides: dict[str, list[str]] = {}
     for slide, row in sorted(match.rows.items()):
         slides.setdefault(patient_of[row], []).append(slide)
-    return {patient: tuple(own) for patient, own in slides.items()}
+    return {patient: tuple(found) for patient, found in slides.items()}
 
 
 def _usable(slides: Sequence[str], frozen: Collection[str], unusable: Mapping[str, str]) -> tuple[str, ...] | str:
-    """The slides to use, or why there are none."""
+    """The usable slides, or the reason why there are none."""
     wanted = [slide for slide in slides if slide not in frozen]
     if not wanted:
         return "frozen slides only"
@@ -200,8 +201,8 @@ def patient_sites(table: CohortTable, patients: Iterable[str]) -> dict[str, str]
     for patient, site in zip(table.frame["patient_id"], table.frame["site"], strict=True):
         if patient in sites and site:
             sites[patient].add(site)
-    doubtful = [f"{p} ({' and '.join(sorted(own)) or 'none'})" for p, own in sites.items() if len(own) != 1]
+    doubtful = [f"{p} ({' and '.join(sorted(names)) or 'none'})" for p, names in sites.items() if len(names) != 1]
     if doubtful:
         what = f"{len(doubtful)} patients do not have one site: {some(doubtful)}"
         raise CohortError(what, path=table.source, hint="fill the site column, or split by patient")
-    return {patient: own.pop() for patient, own in sites.items()}
+    return {patient: names.pop() for patient, names in sites.items()}

@@ -1,7 +1,7 @@
-"""Whether a sample is of a primary tumour, of another one, or normal: by a barcode, a sheet's words, or its name.
+"""Types of samples (primary tumour, other tumour, normal), from a TCGA barcode, a sample sheet, or the sample's name.
 
-Words are those of the GDC ("Primary Tumor", "Solid Tissue Normal"), of cBioPortal ("Primary", "Metastasis") and of
-CPTAC's tables, which call normal tissue adjacent to the tumour ``_NAT`` or ``.N``.
+Recognised are the words of the GDC ("Primary Tumor", "Solid Tissue Normal"), of cBioPortal ("Primary", "Metastasis")
+and the endings in CPTAC's tables, ``_NAT`` or ``.N`` for normal tissue adjacent to the tumour.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ _T_END = re.compile(r"(?:[-._ ](?:T\d?|tumou?r|primary|cancer|TP))?$", re.IGNORE
 
 
 def type_of_words(words: str) -> SampleType:
-    """What a sheet's sample type says. Several pieces ("Primary Tumor, Primary Tumor") are one where all agree.
+    """The type of a sample by the words of a sheet; several words ("Primary Tumor, Primary Tumor") must agree.
 
     >>> [type_of_words(w) for w in ("Primary Tumor, Primary Tumor", "Blood Normal", "Metastatic", "Primary, Normal")]
     ['primary', 'normal', 'tumour', 'other']
@@ -43,7 +43,7 @@ def _type_of_word(word: str) -> SampleType:
 
 
 def type_of_code(code: str) -> SampleType:
-    """What the two digits in a TCGA barcode say; unknown where it has none."""
+    """The type of a sample by the two digits in its TCGA barcode; unknown without them."""
     if not code:
         return "unknown"
     if code in PRIMARY_TYPES:
@@ -53,18 +53,18 @@ def type_of_code(code: str) -> SampleType:
 
 
 def sample_types(samples: Sequence[str], words: Sequence[str] | None) -> list[SampleType]:
-    """The type of each sample. A sheet's words go before a barcode, and this before the end of a name.
+    """The type of each sample: by a sheet's words, else by its barcode, else by the end of its name.
 
-    A name that ends in N is a normal sample only where the patient's other sample is there, too.
+    A name that ends in N is a normal sample only if the patient's other sample exists too.
     """
     found: list[SampleType] = []
     there = {name.casefold() for name in samples}
     stems = {_T_END.sub("", name) for name in there}
     for index, name in enumerate(samples):
-        told = type_of_words(words[index]) if words is not None else "unknown"
+        stated = type_of_words(words[index]) if words is not None else "unknown"
         barcode = tcga_barcode(name)
-        if told != "unknown":
-            found.append(told)
+        if stated != "unknown":
+            found.append(stated)
         elif barcode is not None:
             found.append(type_of_code(barcode.sample_type))
         elif _NORMAL_END.search(name) or ((end := _N_END.search(name)) and name[: end.start()].casefold() in stems):

@@ -1,11 +1,11 @@
-"""Which slide on disk is which row of the cohort table.
+"""Matching slides on disk to rows of the cohort table.
 
-Slide ids in label tables may carry what file names lack, such as TCGA's UUID after the first dot, and the other way
-round. The rules are tried in order, then once more without regard to case. A row that an earlier rule has taken
-is out of a later one's reach. Accented letters count as one whichever way a file system writes them (Unicode's NFC).
+Slide ids in tables may have parts that file names lack, such as TCGA's UUID after the first dot, and the other way
+round. The rules are tried in order, then once more without regard to case; rows that are matched by one rule are not
+considered by later ones. Accented letters are compared in Unicode's composed form (NFC).
 
-A UUID is cut only where there is one: behind the first dot of a TCGA barcode, or in the form of a UUID behind any other
-id. ``17.2_rescan`` is not the slide ``17``.
+A UUID is removed only if it is one: what follows the first dot of a TCGA barcode, or a string of the form of a UUID
+after the first dot of any other id. ``17.2_rescan`` is not the slide ``17``.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ from .tcga import tcga_barcode
 
 @dataclass(frozen=True)
 class SlideMatch:
-    """The slides on disk joined to the rows of a table.
+    """The slides on disk, matched to the rows of a table.
 
     :param rows: slide id on disk → slide id in the table, sorted by the former.
-    :param by_rule: rule → how many it matched, in the order tried; rules that matched none are left out.
-    :param only_on_disk: slides on disk that no row speaks of, sorted.
+    :param by_rule: rule → how many slides it matched, in the order tried; rules without matches are left out.
+    :param only_on_disk: slides on disk without a row, sorted.
     :param only_in_table: slide ids of rows without a slide on disk, sorted.
     """
 
@@ -40,7 +40,7 @@ class SlideMatch:
     only_in_table: tuple[str, ...]
 
     def notes(self) -> list[str]:
-        """The counts, a sentence each."""
+        """The numbers of matched and unmatched slides, as sentences."""
         notes = [f"slides matched by {rule}: {count}" for rule, count in self.by_rule.items()]
         if self.only_on_disk:
             notes.append(f"slides on disk that no row names: {len(self.only_on_disk)} ({some(self.only_on_disk, 3)})")
@@ -49,7 +49,7 @@ class SlideMatch:
         return notes
 
     def mpps(self, table: CohortTable) -> dict[str, Mpp]:
-        """Slide id on disk → microns per pixel, for slides whose row gives it: the tile stage's overrides."""
+        """Slide id on disk → microns per pixel, for slides whose row gives it; used by the tile stage."""
         mpps = table.mpps()
         return {slide: mpps[row] for slide, row in self.rows.items() if row in mpps}
 
@@ -84,10 +84,10 @@ _RULES = (
 
 
 def match_slides(slide_ids: Iterable[str], table: CohortTable) -> SlideMatch:
-    """Join the slides on disk to the table's rows.
+    """Match the slides on disk to the table's rows.
 
     :param slide_ids: ids on disk, the file names without extension.
-    :raises CohortError: by one rule a slide fits several rows or a row fits several slides; all are listed.
+    :raises CohortError: by one rule a slide matches several rows, or a row several slides; all are listed.
     """
     on_disk = sorted(set(slide_ids))
     open_disk = dict.fromkeys(on_disk)
@@ -124,7 +124,7 @@ def _refuse_ambiguous(pairs: list[tuple[str, str]], rule: str, table: CohortTabl
     doubtful = [f"{s} with {r}" for s, r in pairs if times["slide", s] > 1 or times["row", r] > 1]
     if doubtful:
         raise CohortError(
-            f"by {rule}, slides and rows do not fit one to one: {some(doubtful)}",
+            f"by {rule}, slides and rows do not match one to one: {some(doubtful)}",
             path=table.source,
             hint="write the slides' full file names into the table, or remove the extra files or rows",
         )

@@ -1,10 +1,10 @@
-"""Cross-validation splits by patient: who trains, who validates, who is tested, in each fold.
+"""Cross-validation splits by patient: training, validation and test patients of each fold.
 
-The split is stratified by label, is the same on every machine and whatever the order of the input, and is kept as a
-CSV that a person can read; every method that is compared uses the same file.
+The split is stratified by label. It is the same on every machine and for any order of the input, and is saved as a
+readable CSV; all methods that are compared use the same file.
 
-Patients are ordered by a hash of seed and id instead of a random generator's stream: no library's next version can
-change a split.
+Patients are ordered by a hash of seed and id instead of random numbers, so that no version of a library can change a
+split.
 """
 
 from __future__ import annotations
@@ -28,10 +28,10 @@ _LABELS = (0, 1)
 
 @dataclass(frozen=True)
 class Splits:
-    """Every patient's part in every fold.
+    """The role of every patient in every fold.
 
     :param labels: patient → 0 or 1, sorted by patient.
-    :param roles: patient → its role in fold 0, 1, …; the same patients. Each is tested exactly once.
+    :param roles: patient → role in fold 0, 1, …, for the same patients. Each is tested exactly once.
     """
 
     labels: Mapping[str, int]
@@ -43,11 +43,11 @@ class Splits:
         return len(next(iter(self.roles.values())))
 
     def patients(self, fold: int, role: Role) -> tuple[str, ...]:
-        """The patients that play a role in a fold, sorted."""
+        """The patients with a role in a fold, sorted."""
         return tuple(patient for patient, roles in self.roles.items() if roles[fold] == role)
 
     def test_fold(self, patient: str) -> int:
-        """The one fold that tests a patient."""
+        """The fold in which a patient is tested."""
         return self.roles[patient].index("test")
 
 
@@ -58,21 +58,21 @@ def make_splits(
     validation_fraction: float = 0.2,
     groups: Mapping[str, str] | None = None,
 ) -> Splits:
-    """Stratified folds, each with a stratified validation part inside its training part.
+    """Make stratified folds, each with a stratified validation part taken from its training part.
 
-    Without groups the patients of each class are dealt to the folds in turn, so that folds differ by one patient of a
-    class at most. With groups (sites), a group is tested whole, in one fold: groups are placed, the largest first,
-    where they keep the classes most even, and folds may differ in size. The validation part is drawn by patient from
-    the training part in either case: with few sites a whole one would be too much to give up.
+    Without groups the patients of each class are dealt to the folds in turn, so that folds differ by at most one
+    patient of a class. With groups (sites), all patients of a group are tested in the same fold: groups are assigned,
+    the largest first, so that the classes stay as even as possible, and folds may differ in size. The validation part
+    is drawn by patient in either case, because with few sites a whole site would be too large a part.
 
     :param labels: patient → 0 or 1, in any order.
     :param folds: how many; at least 2.
     :param validation_fraction: part of each class of the training part, rounded, at least one patient and never all.
     :param groups: patient → group, for all patients.
-    :raises CohortError: a class or the groups do not go round.
+    :raises CohortError: too few patients of a class, or too few groups.
     """
     if folds < 2:
-        raise CohortError(f"{folds} folds are no cross-validation", hint="ask for 2 folds or more")
+        raise CohortError(f"{folds} folds are no cross-validation", hint="use 2 folds or more")
     if not 0 < validation_fraction < 1:
         raise CohortError(f"a validation fraction of {validation_fraction} is not between 0 and 1", hint="0.2 is usual")
     others = sorted({str(label) for label in labels.values() if label not in _LABELS})
@@ -80,8 +80,8 @@ def make_splits(
         raise CohortError(f"labels must be 0 or 1, not {some(others)}", hint="map the label's values first")
     counts = [sum(label == wanted for label in labels.values()) for wanted in _LABELS]
     if min(counts) < folds:
-        what = f"too few patients to fill {folds} folds with both: {counts[1]} positive, {counts[0]} negative"
-        fewer = f"ask for at most {min(counts)} folds, or " if min(counts) > 1 else ""
+        what = f"too few patients for {folds} folds with both classes: {counts[1]} positive, {counts[0]} negative"
+        fewer = f"use at most {min(counts)} folds, or " if min(counts) > 1 else ""
         raise CohortError(what, hint=f"{fewer}find more labelled patients, two of each class at least")
     tested = _deal(labels, folds, seed) if groups is None else _deal_groups(labels, folds, seed, groups)
     roles = {patient: ["train"] * folds for patient in sorted(labels)}
@@ -90,7 +90,7 @@ def make_splits(
             rest = [p for p in labels if labels[p] == label and tested[p] != fold]
             if len(rest) < 2:
                 what = f"fold {fold} leaves too few {_name(label)} patients to train and to validate on: {len(rest)}"
-                raise CohortError(what, hint="there must be two at least: find more patients of this class")
+                raise CohortError(what, hint="at least two are needed: find more patients of this class")
             size = min(max(1, int(validation_fraction * len(rest) + 0.5)), len(rest) - 1)
             for patient in _shuffled(rest, seed, f"validation of fold {fold}")[:size]:
                 roles[patient][fold] = "validation"
@@ -105,13 +105,13 @@ def _shuffled(items: Iterable[str], seed: int, purpose: str) -> list[str]:
 
 
 def _deal(labels: Mapping[str, int], folds: int, seed: int) -> dict[str, int]:
-    """Patient → fold. The second class is dealt on where the first stopped, which evens out the folds' sizes."""
+    """Patient → fold. The second class starts at the fold where the first ended, so that folds have similar sizes."""
     cards = [p for label in _LABELS for p in _shuffled((p for p in labels if labels[p] == label), seed, "test")]
     return {patient: place % folds for place, patient in enumerate(cards)}
 
 
 def _deal_groups(labels: Mapping[str, int], folds: int, seed: int, groups: Mapping[str, str]) -> dict[str, int]:
-    """Patient → fold, a group's patients together."""
+    """Patient → fold, with all patients of a group in the same fold."""
     without = sorted(patient for patient in labels if not groups.get(patient))
     if without:
         raise CohortError(f"{len(without)} patients have no site: {some(without)}", hint="fill in the site column")
@@ -119,13 +119,13 @@ def _deal_groups(labels: Mapping[str, int], folds: int, seed: int, groups: Mappi
     for patient, label in labels.items():
         sizes.setdefault(groups[patient], [0, 0])[label] += 1
     if len(sizes) < folds:
-        what = f"{len(sizes)} sites cannot fill {folds} folds"
-        raise CohortError(what, hint=f"ask for {max(len(sizes), 2)} folds, or split by patient")
+        what = f"{len(sizes)} sites are too few for {folds} folds"
+        raise CohortError(what, hint=f"use {max(len(sizes), 2)} folds, or split by patient")
     totals = [sum(size[label] for size in sizes.values()) for label in _LABELS]
     filled = [[0, 0] for _ in range(folds)]
     fold_of: dict[str, int] = {}
     for group in sorted(_shuffled(sizes, seed, "test"), key=lambda group: -sum(sizes[group])):
-        # Least squares of the folds' shares of each class; adding to the emptiest is what lowers them.
+        # The increase of the sum of squared shares of each class; it is smallest for the emptiest fold.
         cost = [
             sum(
                 ((2 * have[label] + sizes[group][label]) * sizes[group][label]) / totals[label] ** 2
@@ -141,7 +141,7 @@ def _deal_groups(labels: Mapping[str, int], folds: int, seed: int, groups: Mappi
         for label in _LABELS:
             if not have[label]:
                 what = f"with sites kept apart, fold {fold} has no {_name(label)} patient"
-                raise CohortError(what, hint="ask for fewer folds, or split by patient")
+                raise CohortError(what, hint="use fewer folds, or split by patient")
     return {patient: fold_of[groups[patient]] for patient in labels}
 
 
@@ -150,7 +150,7 @@ def _name(label: int) -> str:
 
 
 def write_splits(path: Path, splits: Splits) -> None:
-    """Save as CSV: ``patient_id``, ``label``, ``fold`` (where it is tested), then its role in each fold, ``fold_0`` ….
+    """Save as CSV: ``patient_id``, ``label``, ``fold`` (the test fold), then the role in each fold, ``fold_0`` ….
 
     The same splits give the same bytes.
     """
@@ -164,7 +164,7 @@ def write_splits(path: Path, splits: Splits) -> None:
 def read_splits(path: Path) -> Splits:
     """Read what :func:`write_splits` wrote.
 
-    :raises StoreError: the file is not one of ours, or was edited into something that is no cross-validation.
+    :raises StoreError: the file was not written by wsipipe, or was edited into an invalid cross-validation.
     """
     try:
         text = patiently(lambda: _bytes(path), path).decode("utf-8")

@@ -1,9 +1,8 @@
-"""The cohort table: which slide is whose, and what is known of the patient.
+"""The cohort table: slides, their patients, and labels.
 
-A CSV or TSV with a row a slide. Five columns mean something to wsipipe (``slide_id``, ``patient_id``, ``path``,
-``mpp``, ``site``) and are found under the names of ``columns.toml``; every other column is kept as the text it is, so
-that labels stay as written and ``NA`` stays to be seen. What was understood, and what was mended, is said in
-``notes``.
+A CSV or TSV with one row per slide. Five columns have a fixed meaning (``slide_id``, ``patient_id``, ``path``,
+``mpp``, ``site``) and are found under the names of ``columns.toml``; every other column is kept as text, so that labels
+and words such as ``NA`` stay as they are written. ``notes`` report what was recognised and corrected.
 """
 
 from __future__ import annotations
@@ -29,17 +28,17 @@ from .ids import normal_id, one_spelling, same_ids
 from .tcga import tcga_barcode
 
 FIELDS = ("slide_id", "patient_id", "path", "mpp", "site")
-"""The columns that every cohort table has after reading; empty text where nothing is known."""
+"""The columns that every cohort table has after reading; cells are empty where nothing is known."""
 
 
 @dataclass(frozen=True)
 class CohortTable:
-    """A cohort table as read.
+    """A cohort table that has been read.
 
     :param source: the file it was read from.
-    :param frame: a row a slide, all columns text: :data:`FIELDS` first, then the table's other columns under their own
-        names. Rows with an empty ``slide_id`` are patients without a slide.
-    :param notes: what was recognised, derived or dropped while reading, a sentence each.
+    :param frame: one row per slide, all columns text: :data:`FIELDS` first, then the table's other columns under their
+        own names. Rows with an empty ``slide_id`` are patients without a slide.
+    :param notes: sentences on what was recognised, derived or dropped while reading.
     """
 
     source: Path
@@ -52,9 +51,9 @@ class CohortTable:
         return tuple(sorted(set(self.frame["patient_id"])))
 
     def column(self, name: str) -> str:
-        """The name of a column as the table writes it; case does not matter where it leaves no doubt.
+        """The exact name of a column; case is ignored if only one column matches.
 
-        :raises CohortError: no such column, with the nearest names.
+        :raises CohortError: no such column; the message suggests similar names.
         """
         columns = [str(column) for column in self.frame.columns]
         folded = [column for column in columns if column.casefold() == name.strip().casefold()]
@@ -68,7 +67,7 @@ class CohortTable:
         )
 
     def paths(self) -> dict[str, Path]:
-        """Slide id → file, for rows that name one. A relative path starts at the table's own folder."""
+        """Slide id → file, for rows with a path. Relative paths are relative to the table's folder."""
         return {
             slide: self.source.parent / Path(path).expanduser()
             for slide, path in zip(self.frame["slide_id"], self.frame["path"], strict=True)
@@ -76,7 +75,7 @@ class CohortTable:
         }
 
     def mpps(self) -> dict[str, Mpp]:
-        """Slide id → microns per pixel, for rows that give it."""
+        """Slide id → microns per pixel, for rows with an mpp."""
         return {
             slide: Mpp(float(mpp))
             for slide, mpp in zip(self.frame["slide_id"], self.frame["mpp"], strict=True)
@@ -88,18 +87,17 @@ def read_cohort(path: Path) -> CohortTable:
     """Read a cohort table: CSV or TSV (also separated by semicolons), gzipped or not.
 
     UTF-8 with or without a byte order mark, UTF-16 with one, or Windows-1252; cells are stripped of white space.
-    Ids follow the one rule of :mod:`~wsipipe.data.cohort.ids`: ``P05`` and ``p05``, ``101`` and ``101.0`` are one
-    patient, written as where it stands first.
+    Ids are compared by the rule of :mod:`~wsipipe.data.cohort.ids`: ``P05`` and ``p05``, ``101`` and ``101.0`` are the
+    same patient, shown in the spelling that occurs first.
 
-    - A slide id that is a file name loses its folder and its extension; where there is none, the row's ``path`` gives
-      it.
+    - Folder and extension are removed from slide ids that are file names; a missing slide id is taken from ``path``.
     - A missing patient id is taken from the TCGA barcode that the slide id begins with (its first 12 characters), and
       patient ids that are longer TCGA barcodes are cut to these 12.
     - Without a site column, the site of TCGA patients is the tissue source site of their barcode.
     - Rows that are equal in every column count once.
 
-    :raises CohortError: not a table, no slide ids, a patient that cannot be known, one slide of two patients or
-        with two different rows, an mpp that is not one.
+    :raises CohortError: not a table, no slide ids, an unknown patient, a slide of two patients or with two different
+        rows, an invalid mpp.
     """
     text, notes = _read_text(path)
     header, rows, lines = _read_rows(text, path, notes)
@@ -121,8 +119,10 @@ def read_cohort(path: Path) -> CohortTable:
 
 
 def read_clinical(path: Path) -> pd.DataFrame:
-    """Any table about patients, as it is: a row a line, all columns as text. The same files are read as by
-    :func:`read_cohort`; lines that begin with # (cBioPortal's descriptions of the columns) are passed over.
+    """Read any table about patients, all columns as text.
+
+    The same kinds of files are read as by :func:`read_cohort`; lines that begin with # (cBioPortal's descriptions of
+    the columns) are skipped.
 
     :raises CohortError: not a table.
     """
@@ -158,7 +158,7 @@ def _read_text(path: Path) -> tuple[str, list[str]]:
 
 
 def _read_rows(text: str, path: Path, notes: list[str]) -> tuple[list[str], list[list[str]], list[int]]:
-    """Header, rows of the header's length, and the line in the file on which each row ends."""
+    """Header, rows padded to the header's length, and the line of the file on which each row ends."""
     first = next((line for line in text.splitlines() if line.strip()), "")
     delimiter = max(("\t", ",", ";", "|"), key=first.count)
     header: list[str] = []
@@ -184,14 +184,14 @@ def _read_rows(text: str, path: Path, notes: list[str]) -> tuple[list[str], list
         raise CohortError(f"line {reader.line_num}: {error}", path=path, hint="save the table as CSV again") from error
     if not rows:
         what = "the table has a header but no rows" if header else "the file is empty"
-        raise CohortError(what, path=path, hint="a cohort table has a header and a row a slide")
+        raise CohortError(what, path=path, hint="a cohort table has a header and one row per slide")
     if short:
-        notes.append(f"rows shorter than the header, their last cells taken as empty: {short}")
+        notes.append(f"rows shorter than the header, whose last cells are taken as empty: {short}")
     return header, rows, lines
 
 
 def _find_columns(header: list[str], path: Path, notes: list[str]) -> tuple[dict[str, int], list[int]]:
-    """Where each of our fields stands, and the indices of all other columns that have a name."""
+    """The index of each known field, and the indices of all other columns that have a name."""
     twice = [name for name, count in Counter(header).items() if count > 1 and name]
     if twice:
         raise CohortError(f"two columns are called {', '.join(twice)}", path=path, hint="rename or remove one of them")
@@ -247,20 +247,20 @@ def _patient_ids(
             what = (
                 f"there is no column of patient ids, and {len(unknown)} slide ids are no TCGA barcodes: {some(unknown)}"
             )
-        hint = "add a patient_id column; where every slide is a patient of its own, copy the slide ids into it"
+        hint = "add a patient_id column; if every slide is of another patient, copy the slide ids into it"
         raise CohortError(what, path=path, hint=hint)
     if derived:
         notes.append(f"patient ids taken from the slide's TCGA barcode (its first 12 characters): {derived}")
     if cut:
         notes.append(f"TCGA barcodes cut to the patient (12 characters, upper case): {cut}")
     if ways := same_ids(result):
-        notes.append(f"patient ids written in several ways, each taken as one patient: {some(ways)}")
+        notes.append(f"patient ids with several spellings, each taken as one patient: {some(ways)}")
     spelling = one_spelling(result)
     return [spelling[patient] for patient in result]
 
 
 def _mpp(text: str, line: int, path: Path) -> str:
-    """The text of an mpp, checked; a decimal comma becomes a point."""
+    """Check the text of an mpp, and replace a decimal comma by a point."""
     if not text:
         return ""
     try:
@@ -289,8 +289,8 @@ def _one_row_a_slide(frame: pd.DataFrame, path: Path, notes: list[str]) -> pd.Da
             differing.append(f"{slide} (in {', '.join(c for c in rows.columns if rows[c].nunique() > 1)})")
     if two_patients:
         what = f"{len(two_patients)} slides belong to two patients: {some(two_patients)}"
-        raise CohortError(what, path=path, hint="correct the patient ids: a slide is one patient's")
+        raise CohortError(what, path=path, hint="correct the patient ids: each slide has one patient")
     if differing:
         what = f"{len(differing)} slides have two rows that differ: {some(differing)}"
-        raise CohortError(what, path=path, hint="keep one row a slide")
+        raise CohortError(what, path=path, hint="keep one row per slide")
     return unique

@@ -1,4 +1,4 @@
-"""What a TCGA barcode says.
+"""Reading TCGA barcodes.
 
 ``TCGA-A7-A0DA-01Z-00-DX1.<UUID>``: project, tissue source site, participant, sample type with vial, portion, slide.
 See the GDC's encyclopedia, "TCGA Barcode", and its code tables. R turns the dashes into dots when it reads a matrix,
@@ -43,7 +43,7 @@ SAMPLE_TYPES = {
 """The GDC's sample type codes that occur with slides and RNA: 01 to 09 are tumours, 10 to 19 normal."""
 
 PRIMARY_TYPES = ("01", "03", "09")
-"""Codes of primary tumours, those of the blood among them."""
+"""Codes of primary tumours, including those of the blood."""
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,7 @@ class TcgaBarcode:
     :param patient: its first 12 characters, ``TCGA-A7-A0DA``.
     :param site: tissue source site, ``A7``.
     :param sample_type: two digits, ``01`` for a primary tumour; empty in a patient's barcode.
-    :param vial: one letter; empty where the barcode does not say.
+    :param vial: one letter; empty if the barcode has none.
     """
 
     patient: str
@@ -63,7 +63,7 @@ class TcgaBarcode:
 
 
 def tcga_barcode(identifier: str) -> TcgaBarcode | None:
-    """The barcode that ``identifier`` begins with, or None."""
+    """The TCGA barcode at the beginning of an identifier, or None."""
     found = _BARCODE.match(identifier)
     if found is None:
         return None
@@ -72,7 +72,7 @@ def tcga_barcode(identifier: str) -> TcgaBarcode | None:
 
 
 def tcga_slide_kind(slide_id: str) -> SlideKind | None:
-    """The kind of slide that a TCGA slide barcode names, or None for any other id.
+    """The kind of slide in a TCGA slide barcode, or None for any other id.
 
     >>> tcga_slide_kind("TCGA-A7-A0DA-01Z-00-DX1"), tcga_slide_kind("tcga-cr-7395-01a-01-ts1"), tcga_slide_kind("S1")
     ('DX', 'TS', None)
@@ -83,5 +83,5 @@ def tcga_slide_kind(slide_id: str) -> SlideKind | None:
 
 
 def is_frozen(slide_id: str) -> bool:
-    """Whether the id is a TCGA frozen section's: made for the sequencing lab, not for diagnosis."""
+    """Whether the id is that of a frozen section of TCGA, which was made for sequencing and not for diagnosis."""
     return tcga_slide_kind(slide_id) in ("TS", "BS", "MS")

@@ -1,7 +1,7 @@
-"""From a matrix of another block than RNA (copy number, mutation, protein, methylation) to patients × features.
+"""Reading matrices of other blocks than RNA (copy number, mutation, protein, methylation) into patients × features.
 
-Samples, patients and duplicates go by the rules of RNA (:mod:`.expression_reading`). The values stay as they are; they
-must only be of the block's unit (:mod:`wsipipe.data.molecular.blocks`). Nothing here looks at labels.
+Samples, patients and duplicates are handled as for RNA (:mod:`.expression_reading`). Values are not changed; they must
+be in a unit of the block (:mod:`wsipipe.data.molecular.blocks`). Labels are not used.
 """
 
 from __future__ import annotations
@@ -37,12 +37,12 @@ def read_block(
 ) -> tuple[anndata.AnnData, ReadingFacts]:
     """Read and clean one block.
 
-    :param unit: one of ``UNITS[block]``; ``auto`` recognises it and says by what.
-    :param naming: where the names are, and which are no features', where the file leaves it open.
+    :param unit: one of ``UNITS[block]``; ``auto`` recognises it from the values.
+    :param naming: what the user says about names (which column has them, which are not features).
     :return: the patients × features AnnData (X float32, NaN where missing; both axes sorted; obs: source_id,
         missing_genes; var: source_id, rows; uns: block, unit, source, steps), ready for
         :func:`~.store.write_expression`, and the facts.
-    :raises ExpressionError: the file is no such matrix, or the values contradict the unit.
+    :raises ExpressionError: the file is not such a matrix, or the values contradict the unit.
     :raises UsageError: RNA, or a unit that the block does not have.
     """
     if block not in UNITS:
@@ -89,11 +89,11 @@ def _read(
         facts.sentences.append(f"the unit of {block} is {unit} ({UNITS[block][unit].meaning}): {evidence}")
     else:
         check_block_unit(block, unit, matrix)
-        facts.sentences.append(f"the unit of {block} is {unit}, as told")
+        facts.sentences.append(f"the unit of {block} is {unit}, as given")
     if unit == "zscore":
-        facts.warnings.append("z-scores: somebody standardised them over the whole cohort, held-out patients included")
+        facts.warnings.append("z-scores: they were standardised over the whole cohort, including held-out patients")
     missing = np.isnan(matrix).sum(axis=1)
-    facts.count("missing", int(missing.sum()), "missing values, kept (they are imputed in the fold)")
+    facts.count("missing", int(missing.sum()), "missing values, kept (each training fold imputes them)")
     facts.counts.update(patients=len(kept), genes=len(chosen))
     facts.sentences.append(f"{len(kept)} patients × {len(chosen)} features of {block} kept")
 

@@ -1,6 +1,6 @@
-"""The kinds of molecular measurement beside RNA, a row each: its flag, its units and whether its features are genes.
+"""The table of molecular blocks other than RNA: description, units, and whether features are genes.
 
-Flags, settings, stores and checks follow from the row. Nothing heavy is imported here: ``wsipipe --help`` reads it.
+Flags, settings, stores and checks are made from its rows. Nothing heavy is imported here: ``wsipipe --help`` reads it.
 """
 
 from __future__ import annotations
@@ -12,13 +12,13 @@ from typing import Final
 
 @dataclass(frozen=True, kw_only=True)
 class BlockUnit:
-    """What values of a unit can be.
+    """The values that are possible in a unit.
 
-    :param least, most: the range.
-    :param whole: whole numbers only (True), never all of them whole (False), or either (None).
-    :param standardised: a feature has a mean near 0 and a standard deviation near 1.
-    :param meaning: in words, for messages.
-    :param way_out: what to do with values that are not in it.
+    :param least, most: range of the values.
+    :param whole: only whole numbers (True), not only whole numbers (False), or either (None).
+    :param standardised: features have means near 0 and standard deviations near 1.
+    :param meaning: description of the unit, for messages.
+    :param way_out: hint on what to do with values that are not in this unit.
     """
 
     least: float
@@ -31,11 +31,11 @@ class BlockUnit:
 
 @dataclass(frozen=True, kw_only=True)
 class BlockRow:
-    """A kind of measurement.
+    """A molecular block, one kind of measurement.
 
-    :param description: of its flag and setting, which are called after it.
-    :param units: its units by name; one that only some values have stands before one that all values have.
-    :param of_genes: its features are genes and get approved symbols; else they keep the names that they have.
+    :param description: help text of its flag and setting, which have its name.
+    :param units: its units by name; more specific units come first, since the first that fits the values is chosen.
+    :param of_genes: whether its features are genes, whose names become approved symbols; other names are kept.
     """
 
     description: str
@@ -52,7 +52,7 @@ TABLE: Final[Mapping[str, BlockRow]] = {
                 most=2,
                 whole=True,
                 meaning="GISTIC calls from -2 (deep deletion) to 2 (amplification)",
-                way_out="tell the unit 'log2 ratio', or take the thresholded calls",
+                way_out="give the unit 'log2 ratio', or use the thresholded calls",
             ),
             "log2 ratio": BlockUnit(
                 least=-15,
@@ -72,7 +72,7 @@ TABLE: Final[Mapping[str, BlockRow]] = {
                 most=1,
                 whole=True,
                 meaning="1 where the gene is mutated, 0 where it is not",
-                way_out="1 where the gene has a mutation, however many",
+                way_out="write 1 for a gene with any number of mutations",
             )
         },
         of_genes=True,
@@ -85,7 +85,7 @@ TABLE: Final[Mapping[str, BlockRow]] = {
                 most=50,
                 standardised=True,
                 meaning="standard deviations from the protein's mean",
-                way_out="tell the unit log, and take logs of raw intensities",
+                way_out="give the unit log, and take logs of raw intensities",
             ),
             "log": BlockUnit(
                 least=-50, most=50, meaning="log of the abundance", way_out="take logs of raw intensities"
@@ -99,7 +99,7 @@ TABLE: Final[Mapping[str, BlockRow]] = {
                 least=0,
                 most=1,
                 meaning="the methylated fraction, 0 to 1",
-                way_out="M values m are betas by 2^m / (2^m + 1), percentages by dividing by 100",
+                way_out="convert M values m to beta by 2^m / (2^m + 1), percentages by dividing by 100",
             )
         },
     ),

@@ -1,8 +1,7 @@
-"""Kinds of molecular measurement beside RNA, the units each may have, and how values show their unit.
+"""Molecular blocks other than RNA: names of their features, and recognising and checking their units.
 
-A block is one kind of measurement of the patients. Each has a store of its own (:mod:`.store`), its own unit and
-its own missing values. Where blocks are joined, a feature of any block but RNA carries the block's name:
-``cnv:ERBB2``.
+A block is one kind of measurement of the patients, with its own store (:mod:`.store`), unit and missing values. When
+blocks are joined, names of features of all blocks but RNA begin with the block's name: ``cnv:ERBB2``.
 """
 
 from __future__ import annotations
@@ -20,16 +19,16 @@ Block = str
 """One of :data:`BLOCKS`."""
 
 UNITS: Final[Mapping[Block, Mapping[str, BlockUnit]]] = {name: row.units for name, row in TABLE.items()}
-"""The units of each block but RNA, whose units :mod:`.expression_units` knows."""
+"""The units of each block; those of RNA are in :mod:`.expression_units`."""
 
 
 def feature_name(block: Block, name: str) -> str:
-    """A feature's name where blocks are joined."""
+    """The name of a feature in joined blocks."""
     return name if block == "rna" else f"{block}:{name}"
 
 
 def block_of(feature: str) -> tuple[Block, str]:
-    """The block of a joined feature, and the feature's own name."""
+    """The block of a feature of joined blocks, and its name without the block."""
     for block in BLOCKS[1:]:
         if feature.startswith(f"{block}:"):
             return block, feature.removeprefix(f"{block}:")
@@ -37,7 +36,7 @@ def block_of(feature: str) -> tuple[Block, str]:
 
 
 def recognise_block_unit(block: Block, matrix: npt.NDArray[np.float32]) -> tuple[str, str]:
-    """The unit that the values show, and by what.
+    """Recognise the unit from the values; returns it with a description of the values.
 
     :param matrix: (n, g), NaN where missing.
     :raises ExpressionError: no unit of the block has such values.
@@ -54,7 +53,7 @@ def recognise_block_unit(block: Block, matrix: npt.NDArray[np.float32]) -> tuple
 
 
 def check_block_unit(block: Block, unit: str, matrix: npt.NDArray[np.float32]) -> None:
-    """Hold a told unit against the values.
+    """Check that the values can be in a given unit.
 
     :param matrix: (n, g), NaN where missing.
     :raises UsageError: the block has no such unit.
@@ -83,14 +82,14 @@ def check_block_unit(block: Block, unit: str, matrix: npt.NDArray[np.float32]) -
 
 
 def _standardised(matrix: npt.NDArray[np.float32]) -> bool:
-    """Whether the typical feature has a mean near 0 and a standard deviation near 1."""
+    """Whether the median feature has a mean near 0 and a standard deviation near 1."""
     missing = np.isnan(matrix)
     present = (~missing).sum(axis=0)
-    own = present > 1
-    values = np.where(missing, 0.0, matrix)[:, own]
-    mean = values.sum(axis=0) / present[own]
-    deviation = np.sqrt((np.where(missing[:, own], 0.0, values - mean) ** 2).sum(axis=0) / present[own])
-    return bool(own.any()) and bool(np.median(np.abs(mean)) < 0.5 and 0.4 < np.median(deviation) < 2.5)
+    measured = present > 1
+    values = np.where(missing, 0.0, matrix)[:, measured]
+    mean = values.sum(axis=0) / present[measured]
+    deviation = np.sqrt((np.where(missing[:, measured], 0.0, values - mean) ** 2).sum(axis=0) / present[measured])
+    return bool(measured.any()) and bool(np.median(np.abs(mean)) < 0.5 and 0.4 < np.median(deviation) < 2.5)
 
 
 def _spread(matrix: npt.NDArray[np.float32]) -> str:

@@ -1,4 +1,4 @@
-"""The cells of a table as numbers: rows and columns of words are told from values, or refused by name."""
+"""Turning the cells of a table into numbers: rows and columns of words are recognised, or refused by name."""
 
 from __future__ import annotations
 
@@ -21,19 +21,19 @@ from .row_names import RowNames, clean_names, refuse_numbered, row_names
 from .text_table import FORM, Table, is_number, patient_titles, sample_titles
 
 _FEW = 20
-"""So many rows of words may lie between rows of numbers."""
+"""Largest number of rows of words between rows of numbers."""
 
 
 @dataclass(frozen=True)
 class NamedTable:
-    """Numbers with the names of both sides, as the file has them.
+    """Numbers with names of rows and columns, as in the file.
 
-    :param corner: the title of the rows' names.
-    :param values: (rows, columns), NaN where the file has nothing.
-    :param notes: what was left out, a sentence each.
-    :param row_ids: the rows' other names, where they have two.
-    :param row_patients, column_patients: whose the rows or columns are, where a column or a row says so.
-    :param unknown: names that the user wanted left out and that are not there.
+    :param corner: the title of the column of row names.
+    :param values: (rows, columns), NaN for empty cells.
+    :param notes: sentences on what was left out.
+    :param row_ids: second names of the rows, if there are any.
+    :param row_patients, column_patients: patients of the rows or columns, if a column or a row gives them.
+    :param unknown: names to be left out that are not in the table.
     """
 
     corner: str
@@ -48,7 +48,7 @@ class NamedTable:
 
 
 def named_table(table: Table, naming: Naming, path: Path) -> NamedTable:
-    """Tell names from values.
+    """Separate names from values.
 
     :raises ExpressionError: no names, or words among the values.
     """
@@ -63,8 +63,8 @@ def named_table(table: Table, naming: Naming, path: Path) -> NamedTable:
     describing += [
         i for i in sorted(named.columns) if plain_name(titles[i]) in annotating and not _named_by(named, titles[i])
     ]
-    told = [index for index in rest if titles[index] in naming.drop]
-    keep = [index for index in rest if index not in {*describing, *told}]
+    dropped_columns = [index for index in rest if titles[index] in naming.drop]
+    keep = [index for index in rest if index not in {*describing, *dropped_columns}]
     notes = [*table.notes, *named.notes]
     if describing:
         notes.append(f"columns that describe genes left out: {some([header[i] for i in sorted(describing)])}")
@@ -74,7 +74,7 @@ def named_table(table: Table, naming: Naming, path: Path) -> NamedTable:
         odd = [i for i in words if is_no_gene(titles[i]) and titles[i] not in naming.keep]
         keep = [index for index in keep if index not in odd]
         if odd:
-            notes.append(f"columns of words that are no genes left out: {some([header[i] for i in odd])}")
+            notes.append(f"columns of words that are not genes left out: {some([header[i] for i in odd])}")
     if not keep:
         raise ExpressionError("the matrix has no values", path=path, hint=FORM)
     columns = clean_names([header[index] for index in keep])
@@ -86,10 +86,10 @@ def named_table(table: Table, naming: Naming, path: Path) -> NamedTable:
         refuse_numbered(columns, named.title, naming, path)
     seen = {*titles, *named.names}
     unknown = tuple(name for name in naming.drop if name not in seen)
-    dropped = [name for name in named.names if name in naming.drop]
-    left = [titles[index] for index in told] + dropped
+    dropped_rows = [name for name in named.names if name in naming.drop]
+    left = [titles[index] for index in dropped_columns] + dropped_rows
     if left:
-        found.notes.append(f"left out as asked: {some(left)}")
+        found.notes.append(f"left out by --drop-columns: {some(left)}")
     kept = [index for index, name in enumerate(found.rows) if name not in naming.drop]
     if len(kept) == len(found.rows):
         return _with(found, unknown=unknown)
@@ -115,22 +115,22 @@ def _rows_kept(table: NamedTable, kept: Sequence[int]) -> NamedTable:
 
 
 def _refuse_one_sample(columns: Sequence[str], path: Path) -> None:
-    """One sample's file, as salmon, kallisto and RSEM write it, has a column for each measure and none for patients."""
+    """Refuse a file of one sample (salmon, kallisto, RSEM): its columns are quantities, and none is a patient."""
     measures = [name for name in columns if plain_name(name) in plain_names("expression", "measures")]
     endings = {name: plain_name(name.replace(".", "_").replace("-", "_").rpartition("_")[2]) for name in columns}
     several = {end for end in endings.values() if end in plain_names("expression", "measures")}
     if len(measures) > 1 or (measures and len(measures) == len(columns)):
-        what = f"is one sample's file: its columns are {some(measures)}"
+        what = f"is the file of one sample: its columns are {some(measures)}"
         raise ExpressionError(
-            what, path=path, hint="join the samples' files into a matrix of one of these, a column each"
+            what, path=path, hint="join all samples into a matrix of one of these, with one column per sample"
         )
     if len(several) > 1 and all(end in several for end in endings.values()):
         what = f"each sample has several columns ({', '.join(sorted(several))}, such as {columns[0]})"
-        raise ExpressionError(what, path=path, hint="give a table with one column a sample, of one of these")
+        raise ExpressionError(what, path=path, hint="give a table of one of these, with one column per sample")
 
 
 def _columns_of_words(cells: pd.DataFrame) -> dict[int, pd.Series[Any]]:
-    """Columns in which not every cell is a number or nothing, with those cells."""
+    """Columns with cells that are neither a number nor empty, with those cells."""
     words: dict[int, pd.Series[Any]] = {}
     for index, kind in cells.dtypes.items():
         if not pd.api.types.is_numeric_dtype(kind) or pd.api.types.is_bool_dtype(kind):
@@ -143,7 +143,7 @@ def _columns_of_words(cells: pd.DataFrame) -> dict[int, pd.Series[Any]]:
 
 @dataclass(frozen=True)
 class _Rows:
-    """The rows of a table, some of which may be words between the numbers."""
+    """The rows of a table, some of which may hold words instead of numbers."""
 
     names: list[str]
     columns: list[str]
@@ -153,7 +153,7 @@ class _Rows:
     header: list[str]
 
     def numbers(self) -> tuple[npt.NDArray[np.float64], dict[int, list[str]]]:
-        """The values, NaN in rows of words; and these rows."""
+        """The values, NaN in rows of words; and the words of these rows."""
         words = _columns_of_words(self.cells)
         if not words:
             return self.cells.to_numpy(dtype=np.float64, na_value=np.nan), {}
@@ -173,7 +173,7 @@ class _Rows:
         return name in self.naming.drop or _names_samples(name) or (is_no_gene(name) and name not in self.naming.keep)
 
     def named_by_a_row(self, found: NamedTable, side: dict[int, list[str]]) -> NamedTable:
-        """A row of names goes before numbers of columns; rows of words leave the values.
+        """Use a row of names instead of numbered columns, and remove rows of words from the values.
 
         :raises ExpressionError: both the header and a row could be the names.
         """
@@ -182,16 +182,16 @@ class _Rows:
             place for place, name in enumerate(found.rows) if name and (_names_samples(name) or name == wanted)
         ]
         naming_rows = [place for place in naming_rows if found.rows[place] not in self.naming.drop]
-        told = [place for place in naming_rows if found.rows[place] == wanted]
-        for place in told or naming_rows[:1]:
+        chosen = [place for place in naming_rows if found.rows[place] == wanted]
+        for place in chosen or naming_rows[:1]:
             title = found.rows[place]
             written = side.get(place)
             if written is None:
-                own = found.values[place]
-                if np.isnan(own).any() or (own != np.rint(own)).any():
+                row_values = found.values[place]
+                if np.isnan(row_values).any() or (row_values != np.rint(row_values)).any():
                     continue
-                written = [f"{value:.0f}" for value in own]
-            if told or all(name.isdecimal() for name in found.columns):
+                written = [f"{value:.0f}" for value in row_values]
+            if chosen or all(name.isdecimal() for name in found.columns):
                 found.notes.append(f"the columns are named by the row {title!r}")
                 found = _with(found, columns=written)
             elif written != found.columns:
@@ -203,7 +203,7 @@ class _Rows:
                     found = _with(found, column_patients=written)
                 else:
                     what = f"the header and the row {title!r} could both name the columns"
-                    hint = f"say --name-column '{title}', or leave the row out with --drop-columns '{title}'"
+                    hint = f"use --name-column '{title}', or leave the row out with --drop-columns '{title}'"
                     raise ExpressionError(what, path=self.path, hint=hint)
             side = {**side, place: written}
         out = sorted({*side, *naming_rows})
@@ -211,7 +211,7 @@ class _Rows:
             return found
         left = [found.rows[place] for place in out if found.rows[place] not in self.naming.drop]
         if left:
-            found.notes.append(f"rows that are no genes left out: {some(left)}")
+            found.notes.append(f"rows that are not genes left out: {some(left)}")
         return _rows_kept(found, [place for place in range(len(found.rows)) if place not in out])
 
     def _refuse(self, words: dict[int, pd.Series[Any]]) -> None:
@@ -224,21 +224,19 @@ class _Rows:
             what = f"numbers are written with commas ({first!r} in {where})"
             raise ExpressionError(what, path=path, hint="save it with decimal points, and without thousands separators")
         if len(words) > 1 and 2 * len(words) > len(self.cells.columns):
-            what = f"looks like a table of labels, not of expression: {some([header[i] for i in words])} hold words"
-            raise ExpressionError(
-                what, path=path, hint="give the expression matrix; labels belong into the cohort table"
-            )
+            what = f"looks like a table of labels, not of expression: {some([header[i] for i in words])} contain words"
+            raise ExpressionError(what, path=path, hint="give the expression matrix; labels belong in the cohort table")
         if 2 * len(text) > len(self.names):
-            what = f"column {header[index]} holds words ({first!r} and others)"
+            what = f"column {header[index]} contains words ({first!r} and others)"
             raise ExpressionError(
                 what, path=path, hint=f"remove the column, or leave it out: --drop-columns '{header[index]}'"
             )
         what = f"there is text where a number should be: {first!r} in {where}"
-        raise ExpressionError(what, path=path, hint="leave a cell empty where there is no value")
+        raise ExpressionError(what, path=path, hint="leave cells without a value empty")
 
 
 def _names_samples(name: str) -> bool:
-    """Whether a row of this name would hold the names of patients or samples."""
+    """Whether a row of this name contains the names of patients or samples."""
     return len(name) < 40 and plain_name(name) in _sample_titles()
 
 

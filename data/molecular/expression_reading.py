@@ -1,8 +1,8 @@
-"""From a matrix as labs have it to patients × genes on a log scale, with an account of everything that was done.
+"""Reading an expression matrix into patients × genes on a log scale, with a report of everything that was done.
 
-Nothing here looks at labels, and no value depends on other patients' values. One choice is made over all patients,
-and without labels: of several rows of one gene, the one with the largest mean is kept. Imputing, selecting and
-standardising are fitted inside each training fold (:mod:`wsipipe.models.training.gene_panel`).
+Labels are not used, and no value depends on other patients' values. Only one choice uses all patients: of several rows
+of one gene, the one with the largest mean is kept. Imputation, selection and standardisation are fitted inside each
+training fold (:mod:`wsipipe.models.training.gene_panel`).
 """
 
 from __future__ import annotations
@@ -52,27 +52,27 @@ def read_genomics(
     gene_lengths: Path | None = None,
     naming: Naming = AS_WRITTEN,
 ) -> tuple[anndata.AnnData, ReadingFacts]:
-    """Read, clean and bring to a log scale.
+    """Read a matrix, clean it and convert it to a log scale.
 
-    1. Rows that aligners add below the genes are left out, and names of what is no gene (an age, a receptor's stain);
-       Ensembl versions are dropped, and former names become approved symbols where these are not there themselves.
-    2. Samples become patients, one each: see :func:`~.patients.standing_samples`.
+    1. Summary rows of aligners and rows or columns that are not genes (an age, a receptor's stain) are left out;
+       Ensembl versions are dropped, and former names become approved symbols, unless the matrix has these too.
+    2. One sample is chosen for each patient: see :func:`~.patients.standing_samples`.
     3. Codes for missing values are emptied; genes and cells unlike all others are refused by name.
-    4. The unit is recognised, or the told one is held against the values; counts become TPM where gene lengths are
+    4. The unit is recognised, or the given one is checked against the values; counts become TPM if gene lengths are
        given, else counts per million; linear units become log2(x + 1); log values and z-scores stay.
-    5. Of several rows of one gene the one with the largest mean stands (the first of equals).
+    5. Of several rows of one gene the one with the largest mean is kept (the first of equals).
 
     :param path: a matrix, or a folder of the GDC's STAR counts with its sample sheet.
-    :param unit: what the values are; ``auto`` recognises it.
+    :param unit: unit of the values; ``auto`` recognises it.
     :param patient_pattern: a regular expression whose first group (or all of it) is the patient in a sample's name.
-    :param aliases: a table of names and the symbols that they become; it goes before the shipped one.
+    :param aliases: a table of names and approved symbols; it takes precedence over the shipped one.
     :param gene_lengths: a table of genes and their lengths in base pairs, for counts.
-    :param naming: where the names are, and which are no genes', where the file leaves it open.
+    :param naming: what the user says about names (which column has them, which are not genes).
     :return: the patients × genes AnnData (X float32, NaN where missing; both axes sorted; obs: source_id,
         missing_genes, library_size where counts are known; var: source_id, rows; uns: unit, input_unit, source,
         steps), and the facts.
-    :raises ExpressionError: the file is no expression matrix, it can be read in two ways, or the unit contradicts it.
-    :raises UsageError: the pattern is no regular expression, or there is no column of a name that is to be left out.
+    :raises ExpressionError: not an expression matrix, it can be read in two ways, or the unit contradicts the values.
+    :raises UsageError: the pattern is not a regular expression, or a name to be left out does not exist.
     """
     try:
         return _read(path, unit, orientation, patient_pattern, aliases, gene_lengths, naming)
@@ -111,10 +111,10 @@ def _read(
     library = None if raw.library is None else raw.library[keep_samples]
     stated, hinted = raw.stated, raw.hinted
     as_written = [raw.genes[index] for index in keep_genes]
-    del raw  # its matrix is no longer needed, and is as large as the one that is worked on
+    del raw  # frees its matrix, which is as large as ``values``
 
     if np.isnan(values).all():
-        raise ExpressionError("no sample that is kept has a numeric value", hint="check how the matrix was saved")
+        raise ExpressionError("none of the kept samples has a numeric value", hint="check how the matrix was saved")
     values, _ = without_codes(values, written.tolist(), as_written, facts)
     seen = Values.of(values)
     refuse_odd(values, seen, None if unit == "auto" else unit, written.tolist(), as_written, naming)
@@ -139,7 +139,7 @@ def _read(
     order = [index for index in np.argsort(np.array(patients)).tolist() if index not in lost]
     matrix = np.ascontiguousarray(values[np.ix_(order, np.array(chosen))], dtype=np.float32)
     missing = np.isnan(matrix).sum(axis=1)
-    facts.count("missing", int(missing.sum()), "missing values, kept (they are imputed in the fold)")
+    facts.count("missing", int(missing.sum()), "missing values, kept (each training fold imputes them)")
     facts.counts.update(patients=len(order), genes=len(chosen))
     facts.sentences.append(f"{len(order)} patients × {len(chosen)} genes kept, as {stored_as}")
 
@@ -173,38 +173,38 @@ def _refuse_no_numbers(raw: RawMatrix) -> None:
 def _unit(
     values: _Array,
     seen: Values,
-    told: Unit | Literal["auto"],
+    given: Unit | Literal["auto"],
     stated: tuple[Unit, str] | None,
     hinted: tuple[Unit, str] | None,
     facts: ReadingFacts,
 ) -> tuple[Unit, _Array, str]:
-    """The unit, the values in it, and whether it was told, stated by the file, or recognised."""
-    if seen.slightly_negative and told not in ("log", "zscore"):
+    """The unit, the values in it, and whether the user gave it (``told``), the file states it, or it was recognised."""
+    if seen.slightly_negative and given not in ("log", "zscore"):
         negative = int((values < 0).sum())
         what = f"values below zero (down to {seen.least:g}), as a batch correction leaves them, set to 0"
         facts.count("negatives", negative, what)
         values = np.where(values < 0, 0.0, values)
         seen = Values.of(values)
     unit: Unit
-    if told != "auto":
-        unit, how = told, "told"
+    if given != "auto":
+        unit, how = given, "told"
         check_unit(unit, seen)
-        facts.sentences.append(f"the unit is {unit}, as told: {seen}")
-        if stated and stated[0] != told:
-            facts.warnings.append(f"the unit was told to be {told}, though {stated[1]} says {stated[0]}")
+        facts.sentences.append(f"the unit is {unit}, as given: {seen}")
+        if stated and stated[0] != given:
+            facts.warnings.append(f"the unit was given as {given}, though {stated[1]} states {stated[0]}")
     elif stated is not None and not contradiction(stated[0], seen):
         unit, how = stated[0], "stated"
-        facts.sentences.append(f"the unit is {unit}, as {stated[1]} says: {seen}")
+        facts.sentences.append(f"the unit is {unit}, as {stated[1]} states: {seen}")
     else:
         (unit, evidence), how = recognise_unit(seen, hinted), "recognised"
         facts.sentences.append(f"the unit is {unit}: {evidence}")
         if stated is not None:
-            facts.warnings.append(f"{stated[1]} says {stated[0]}, which the values contradict")
+            facts.warnings.append(f"{stated[1]} states {stated[0]}, which the values contradict")
         elif hinted is not None and hinted[0] != unit and contradiction(hinted[0], seen):
             facts.warnings.append(f"{hinted[1]} mentions {hinted[0]}, which the values contradict")
-    if unit == "counts" and told == "auto" and seen.logs_of_counts:
+    if unit == "counts" and given == "auto" and seen.logs_of_counts:
         values = np.rint(np.exp2(values) - 1)
-    facts.warnings += unit_warnings(unit, seen, told=told != "auto")
+    facts.warnings += unit_warnings(unit, seen, given=given != "auto")
     return unit, values, how
 
 

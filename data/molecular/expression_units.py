@@ -1,7 +1,7 @@
-"""Which unit an expression matrix is in, told by its values, and how each unit becomes log2(x + 1).
+"""Recognising the unit of an expression matrix from its values, and converting each unit to log2(x + 1).
 
-Only the unit's name is decided here by looking over all patients. No value is changed by what other patients' values
-are: counts are divided by their own patient's total, and that is all.
+The unit is decided from the values of all patients. Otherwise no value depends on other patients: counts are divided
+by the total of their own patient.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import numpy.typing as npt
 from ..errors import ExpressionError
 
 Unit = Literal["counts", "tpm", "fpkm", "rsem", "log", "zscore"]
-"""``rsem`` are RSEM's counts after normalisation (upper quartile 1000), as TCGA's of old and cBioPortal's: linear."""
+"""``rsem``: RSEM's counts after normalisation (upper quartile 1000), as in older TCGA data and cBioPortal; linear."""
 Matrix = npt.NDArray[np.float64]
 
 STORED_AS: dict[Unit, str] = {
@@ -31,18 +31,18 @@ STORED_AS: dict[Unit, str] = {
 LINEAR: tuple[Unit, ...] = ("counts", "tpm", "fpkm", "rsem")
 
 LARGEST_LOG = 30.0
-"""log2 of a thousand million: no expression value on a log scale is larger."""
+"""Upper bound of expression values on a log scale: log2 of a thousand million."""
 _LARGEST_FPKM = 2e6
-"""FPKM of all genes sum to less: a million over the usual transcript's length in kilobases."""
+"""Upper bound of the sum of FPKM over all genes: a million divided by a typical transcript's length in kilobases."""
 _WIDEST_FPKM = 1.0
-"""Sums of FPKM differ less between samples; those of counts differ as the libraries' sizes do."""
+"""Upper bound of the relative spread of these sums between samples; sums of counts vary more, as library sizes do."""
 _WHOLE_TRANSCRIPTOME = 5000
-"""With so many genes, some gene of every sample is far above 30 in TPM and FPKM."""
+"""With at least so many genes, every sample has genes far above 30 in TPM and FPKM."""
 
 
 @dataclass(frozen=True)
 class Values:
-    """What tells the units apart."""
+    """Statistics of a matrix by which units are recognised."""
 
     least: float
     largest: float
@@ -57,7 +57,7 @@ class Values:
     gene_sd: float
     """Median over genes of the standard deviation over samples; NaN where no value is negative."""
     floor: float
-    """Fraction of the values that are the least one, which in log values is the logarithm of zero."""
+    """Fraction of the values equal to the smallest one, which in log values is the logarithm of zero."""
     logs_of_counts: bool
     """Whether the values are log2(count + 1), of whole counts."""
     whole_share: float
@@ -69,13 +69,13 @@ class Values:
 
     @classmethod
     def of(cls, matrix: Matrix) -> Values:
-        """Look at a (samples, genes) matrix, NaN where missing, with at least one value."""
+        """Compute them for a (samples, genes) matrix, NaN where missing, with at least one value."""
         present = matrix[~np.isnan(matrix)]
         totals = np.nansum(matrix, axis=1)
         total = float(np.median(totals))
         low, high = np.percentile(totals, [5, 95])
         negative = float((present < 0).mean())
-        # The usual gene's mean and spread matter for z-scores alone, and take the longest.
+        # Means and deviations of genes are needed only to recognise z-scores, and take the longest.
         seen = matrix[:, ~np.isnan(matrix).all(axis=0)] if negative else matrix[:0]
         least, largest = float(present.min()), float(present.max())
         is_whole = present == np.rint(present)
@@ -109,18 +109,18 @@ class Values:
 
     @property
     def counts_with_fractions(self) -> bool:
-        """Whether so many values are whole as in counts of which some reads fit several transcripts (salmon, RSEM)."""
+        """Whether as many values are whole as in counts of reads that may fit several transcripts (salmon, RSEM)."""
         return self.whole_share > 0.2 and self.largest > LARGEST_LOG and self.least >= 0
 
     @property
     def slightly_negative(self) -> bool:
-        """Whether linear values were pushed below zero by a batch correction: few of them, and by next to nothing."""
+        """Whether linear values look like batch-corrected ones: a few are slightly below zero."""
         small = self.least >= -1 or -self.least <= 1e-4 * self.largest
         return not self.whole and self.least < 0 and self.largest > 1000 and small and self.negative <= 0.2
 
     @property
     def standardised(self) -> bool:
-        """Whether the usual gene has mean 0 and standard deviation 1."""
+        """Whether the median gene has mean 0 and standard deviation 1."""
         return self.samples > 2 and self.negative > 0.2 and abs(self.gene_mean) < 0.3 and 0.5 < self.gene_sd < 2
 
     def __str__(self) -> str:
@@ -146,22 +146,22 @@ def recognise_unit(values: Values, hinted: tuple[Unit, str] | None = None) -> tu
         raise ExpressionError(what, hint="give the expression matrix: these may be copy numbers")
     if values.whole and values.largest <= 10:
         what = f"whole numbers no larger than {values.largest:g} look like labels, mutations or copy numbers"
-        raise ExpressionError(what, hint="give the expression matrix, or say --unit counts if these are counts")
+        raise ExpressionError(what, hint="give the expression matrix, or use --unit counts if these are counts")
     if values.whole:
         return "counts", str(values)
     if values.sums_to_one:
         what = f"every sample's genes sum to 1 ({values}): these are shares of the library"
         raise ExpressionError(what, hint="multiply them by 1,000,000: they are then TPM or counts per million")
     if values.standardised:
-        means = f"the usual gene has mean {values.gene_mean:.2f} and standard deviation {values.gene_sd:.2f}"
+        means = f"the median gene has mean {values.gene_mean:.2f} and standard deviation {values.gene_sd:.2f}"
         return "zscore", f"{values.negative:.0%} of the values are negative, and {means}"
     if values.logs_of_counts:
-        return "counts", f"{values}, and 2^x - 1 are whole numbers: log2(count + 1), turned back"
+        return "counts", f"{values}, and 2^x - 1 are whole numbers: log2(count + 1), converted back"
     if values.largest <= LARGEST_LOG:
         return "log", f"{values}: no linear unit stays so low" + (" or goes below zero" if values.least < 0 else "")
     if values.least < 0:
         what = f"the unit cannot be recognised: {values}"
-        raise ExpressionError(what, hint="say it with --unit: negative values can only be log or zscore")
+        raise ExpressionError(what, hint="give it with --unit: negative values can only be log or zscore")
     if values.sums_to_a_million:
         return "tpm", f"{values}, the same in every sample"
     if values.counts_with_fractions:
@@ -174,12 +174,12 @@ def recognise_unit(values: Values, hinted: tuple[Unit, str] | None = None) -> tu
     what = f"the unit cannot be recognised: {values}"
     raise ExpressionError(
         what,
-        hint="say it with --unit: counts for expected counts (RSEM, tximport), rsem for normalised ones, fpkm for FPKM",
+        hint="give it with --unit: counts for expected counts (RSEM, tximport), rsem for normalised ones, or fpkm",
     )
 
 
 def check_unit(unit: Unit, values: Values) -> None:
-    """Hold a unit that was told against the values.
+    """Check that the values can be in a given unit.
 
     :raises ExpressionError: the values cannot be in this unit.
     """
@@ -191,12 +191,12 @@ def check_unit(unit: Unit, values: Values) -> None:
 
 
 def contradiction(unit: Unit, values: Values) -> str:
-    """Why the values cannot be in this unit, half a sentence; nothing where they can."""
+    """Why the values cannot be in this unit, as part of a sentence; empty if they can."""
     return _against_linear(unit, values) if unit in LINEAR else _against_logs(unit, values)
 
 
 def _against_linear(unit: Unit, values: Values) -> str:
-    """What speaks against counts, TPM, FPKM or RSEM's normalised counts, or nothing."""
+    """Why the values cannot be counts, TPM, FPKM or RSEM's normalised counts; empty if they can."""
     whole_transcriptome = values.genes >= _WHOLE_TRANSCRIPTOME
     if values.least < 0:
         return f"values go down to {values.least:g}, and {unit} are never negative"
@@ -217,7 +217,7 @@ def _against_linear(unit: Unit, values: Values) -> str:
 
 
 def _against_logs(unit: Unit, values: Values) -> str:
-    """What speaks against log values or z-scores, or nothing."""
+    """Why the values cannot be log values or z-scores; empty if they can."""
     if unit == "log" and values.largest > LARGEST_LOG:
         return f"values go up to {values.largest:g}, and log values stay below {LARGEST_LOG:g}"
     if unit == "zscore" and values.least >= 0:
@@ -225,26 +225,28 @@ def _against_logs(unit: Unit, values: Values) -> str:
     if values.whole:
         return f"all values are whole numbers ({values}): these look like calls, not expression"
     if unit == "log" and values.standardised:
-        return f"the usual gene has mean {values.gene_mean:.2f} and sd {values.gene_sd:.2f}: these look like z-scores"
+        return f"the median gene has mean {values.gene_mean:.2f} and sd {values.gene_sd:.2f}: these look like z-scores"
     if unit == "zscore" and values.floor > 0.01 and not values.standardised:
-        return f"{values.floor:.0%} of the values are {values.least:g}: these look like logarithms, with that of zero"
+        return (
+            f"{values.floor:.0%} of the values are {values.least:g}: these look like logarithms, including that of zero"
+        )
     if unit == "zscore" and values.far > 0.02:
-        return f"{values.far:.0%} of the values are beyond 10 ({values}), and z-scores hardly ever are"
+        return f"{values.far:.0%} of the values are beyond 10 ({values}), as z-scores rarely are"
     return ""
 
 
-def unit_warnings(unit: Unit, values: Values, *, told: bool) -> list[str]:
-    """What the user should think about, though the unit may be right."""
+def unit_warnings(unit: Unit, values: Values, *, given: bool) -> list[str]:
+    """Warnings about values that are unusual for the unit, though the unit may be right."""
     warnings = []
     if unit == "zscore":
-        warnings.append("z-scores: somebody standardised them over the whole cohort, held-out patients included")
+        warnings.append("z-scores: they were standardised over the whole cohort, including held-out patients")
         if not values.standardised:
-            warnings.append("the usual gene has not mean 0 and standard deviation 1: z-scores against other samples")
+            warnings.append("the median gene has not mean 0 and standard deviation 1: z-scores of other samples")
     if unit == "log" and values.least < 0:
         warnings.append(f"log values go down to {values.least:g}: not log2(x + 1), do not mix them with other cohorts")
     if unit == "log" and values.logs_of_counts:
-        warnings.append("log2(count + 1) kept as told, though not divided by library sizes; --unit auto does that")
-    if unit == "tpm" and told and not values.sums_to_a_million:
+        warnings.append("log2(count + 1) kept as given, not divided by library sizes; --unit auto does that")
+    if unit == "tpm" and given and not values.sums_to_a_million:
         warnings.append(f"not all TPM, or FPKM: a sample's genes sum to {values.total:,.0f} and not to 1,000,000")
     if unit == "counts" and values.genes < _WHOLE_TRANSCRIPTOME:
         warnings.append(f"counts per million over {values.genes} genes only: a few large genes move all others")
@@ -252,7 +254,7 @@ def unit_warnings(unit: Unit, values: Values, *, told: bool) -> list[str]:
 
 
 def to_log2(matrix: Matrix, unit: Unit, lengths: Matrix | None = None) -> tuple[Matrix, Matrix | None]:
-    """The values on a log scale, and the samples' library sizes where they are counts.
+    """The values on a log scale, and the samples' library sizes if they are counts.
 
     Counts are divided by their sample's total over all genes of the matrix (counts per million), or where gene lengths
     are given first by the length, and then by the sample's total of that (TPM: Wagner, Kin and Lynch, Theory in
@@ -273,7 +275,7 @@ def to_log2(matrix: Matrix, unit: Unit, lengths: Matrix | None = None) -> tuple[
 
 
 def _log2_of_one_more(matrix: Matrix, factor: float = 1.0) -> Matrix:
-    """log2(factor · x + 1), with one copy of the matrix and no more: it may have a gigabyte."""
+    """log2(factor · x + 1), with only one copy of the matrix, which may be a gigabyte."""
     result = matrix * factor
     result += 1
     np.log2(result, out=result)

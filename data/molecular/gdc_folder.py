@@ -1,6 +1,7 @@
-"""A folder of the GDC's STAR counts, one file a sample, with the sample sheet that says whose they are.
+"""Reading a folder of the GDC's STAR counts, one file per sample, with the sample sheet that lists their patients.
 
-As the GDC's portal and its transfer tool leave it: ``<file id>/<file id>.rna_seq.augmented_star_gene_counts.tsv`` (or
+Its layout is that of the GDC's portal and transfer tool:
+``<file id>/<file id>.rna_seq.augmented_star_gene_counts.tsv`` (or
 all files side by side, or gzipped) and ``gdc_sample_sheet.<date>.tsv`` in the folder or beside it. See the GDC's
 documentation, "mRNA Analysis Pipeline" and "Sample Sheet".
 """
@@ -40,7 +41,7 @@ _SHEET_HINT = "get it from the GDC's cart ('Sample Sheet') and put it into the f
 
 @dataclass(frozen=True)
 class _Sample:
-    """A file of the sheet."""
+    """A file of the sample sheet."""
 
     file: Path
     sample: str
@@ -54,7 +55,7 @@ class _Sample:
 
 @dataclass(frozen=True)
 class _Genes:
-    """What all files must have in common."""
+    """The genes of a file, which must be the same in all files."""
 
     ids: tuple[str, ...]
     symbols: tuple[str, ...]
@@ -73,19 +74,19 @@ class _Reads:
 
 
 def read_gdc_folder(folder: Path, unit: Unit | Literal["auto"] = "auto", *, primary_only: bool = True) -> RawMatrix:
-    """Read the files that the sheet names, all genes of all of them, named by their symbols.
+    """Read all files of the sheet, with genes named by their symbols.
 
-    Of several files of one sample the one with the most reads stands. Files that the sheet does not know are left out;
-    files of the sheet that are not there are said.
+    Of several files of one sample the one with the most reads is used. Files that are not in the sheet are left out;
+    missing files of the sheet are reported.
 
-    :param unit: which column is taken: TPM by default; counts and FPKM where told.
+    :param unit: the column to read: TPM by default, or counts or FPKM.
     :param primary_only: leave out samples that the sheet does not call primary tumours.
     :return: the matrix; ``library`` are the sums of the unstranded counts.
-    :raises ExpressionError: no such files, no sheet, files of different gene models, a damaged file.
+    :raises ExpressionError: no such files, no sheet, files of different gene models, or a damaged file.
     """
     if unit not in _COLUMN:
         what = f"the unit {unit} contradicts the files: STAR counts come as tpm, counts or fpkm"
-        raise ExpressionError(what, path=folder, hint="correct --unit, or leave it out to take TPM")
+        raise ExpressionError(what, path=folder, hint="correct --unit, or leave it out to use TPM")
     files = _files(folder)
     sheet_path = _sheet_path(folder)
     facts = ReadingFacts([f"a folder of the GDC's STAR counts: {len(files)} files, with {sheet_path.name}"])
@@ -93,14 +94,14 @@ def read_gdc_folder(folder: Path, unit: Unit | Literal["auto"] = "auto", *, prim
     genes, reads = _read_all(samples, _COLUMN[unit], facts)
     facts.sentences.append(f"genes are named by their symbols{f' ({genes.model})' if genes.model else ''}")
     return RawMatrix(
-        values=np.stack([own.values for own in reads.values()]),
+        values=np.stack([file_reads.values for file_reads in reads.values()]),
         samples=tuple(sample.sample for sample in reads),
         genes=tuple(symbol or gene for gene, symbol in zip(genes.ids, genes.symbols, strict=True)),
         facts=facts,
         gene_sources=genes.ids,
         patients=tuple(sample.patient for sample in reads) if primary_only else None,
         kinds=tuple(sample.kind for sample in reads),
-        library=np.array([own.library for own in reads.values()]),
+        library=np.array([file_reads.library for file_reads in reads.values()]),
         stated=("tpm" if unit == "auto" else unit, f"the column {_COLUMN[unit]}"),
     )
 
@@ -151,7 +152,7 @@ def _sheet(path: Path) -> pd.DataFrame:
 def _samples(
     sheet: pd.DataFrame, files: dict[str, Path], path: Path, facts: ReadingFacts, *, primary_only: bool
 ) -> list[_Sample]:
-    """What the sheet knows of the files, without those that cannot be used."""
+    """The samples of the files by the sheet, without files that cannot be used."""
     if "sampletype" in sheet.columns:
         kinds = sheet["sampletype"]
     else:  # since 2024: "Primary" and "Tumor" in place of "Primary Tumor"
@@ -174,7 +175,7 @@ def _samples(
             if of_file.setdefault(name, sample) != sample:
                 what = f"{name} is there twice, of {of_file[name].sample} and {sample_id}"
                 raise ExpressionError(what, path=path, hint=_SHEET_HINT)
-    facts.count("sheet_other_data", other_data, "rows of the sheet that are no STAR counts left out")
+    facts.count("sheet_other_data", other_data, "rows of the sheet that are not STAR counts left out")
     facts.count("pooled_files", pooled, "files of several patients or types of sample, or of none, left out")
     unknown = sorted(set(files) - set(sheet_names))
     facts.count("files_not_in_sheet", len(unknown), f"files that the sheet does not name left out ({some(unknown, 2)})")
@@ -190,17 +191,17 @@ def _samples(
     kept = [sample for sample in of_file.values() if sample.primary or not primary_only]
     if not kept:
         what = f"no file is of a primary tumour, but of {some(sorted(others))}"
-        raise ExpressionError(what, path=path, hint="say which samples are meant with --patient-pattern")
+        raise ExpressionError(what, path=path, hint="select the samples to use with --patient-pattern")
     return kept
 
 
 def _pieces(cell: str) -> list[str]:
-    """What a cell says of each piece of a sample: CPTAC's sheets name all pieces that were sequenced together."""
+    """The values of a cell for each piece of a sample: CPTAC's sheets list all pieces that were sequenced together."""
     return [piece for piece in re.split(r"\s*[,;|]\s*", cell) if piece]
 
 
 def _agreed(cell: str) -> str:
-    """What all pieces have in common, once; else the cell as it is."""
+    """The common value of all pieces; if they differ, the cell unchanged."""
     pieces = set(_pieces(cell))
     return pieces.pop() if len(pieces) == 1 else cell
 
@@ -225,12 +226,16 @@ def _read_all(samples: Sequence[_Sample], column: str, facts: ReadingFacts) -> t
         if sample.sample not in stands or reads.library > stands[sample.sample][1].library:
             stands[sample.sample] = (sample, reads)
     assert common is not None  # there is at least one sample
-    facts.count("extra_files", len(samples) - len(stands), "further files of one sample left out, most reads stand")
+    facts.count(
+        "extra_files",
+        len(samples) - len(stands),
+        "further files of one sample left out, the file with the most reads is used",
+    )
     return common, dict(stands.values())
 
 
 def _read(path: Path, column: str, *, symbols: bool) -> tuple[_Genes, _Reads]:
-    """One file; its symbols, which take as long as all its numbers, only where they are wanted."""
+    """Read one file; symbols, which take as long as all numbers, only if they are needed."""
     compressed = path.suffix == ".gz"
     hint = "get the file again from the GDC"
     try:
@@ -246,7 +251,7 @@ def _read(path: Path, column: str, *, symbols: bool) -> tuple[_Genes, _Reads]:
     except (EOFError, zlib.error, gzip.BadGzipFile, UnicodeDecodeError) as error:
         raise ExpressionError("the file is damaged or cut off", path=path, hint=hint) from error
     except (ValueError, OSError) as error:  # pandas's own errors are ValueErrors
-        raise ExpressionError(f"is no STAR-count file of the GDC ({error})", path=path, hint=hint) from error
+        raise ExpressionError(f"is not a STAR-count file of the GDC ({error})", path=path, hint=hint) from error
     frame = frame[~frame["gene_id"].isin(names("expression", "not_genes"))]
     reads = _Reads(frame[column].to_numpy(), float(frame["unstranded"].sum(skipna=False)))
     if frame.empty or np.isnan(reads.values).any() or np.isnan(reads.library):

@@ -1,4 +1,4 @@
-"""What genes were called before: a small table (``gene_aliases.tsv``), or a user's own."""
+"""Former names of genes: the shipped table (``gene_aliases.tsv``), and tables of the user."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 
 from ..errors import ExpressionError
 
-_FORM = "two columns: the name in the matrix, the name it shall have; tabs or commas between them"
+_FORM = "two columns: the name in the matrix and the symbol to use; tabs or commas between them"
 
 
 @cache
@@ -20,9 +20,9 @@ def shipped_aliases() -> Mapping[str, str]:
 
 
 def read_aliases(path: Path) -> Mapping[str, str]:
-    """A user's table. Ensembl ids may be turned into symbols with it, too.
+    """Read a user's table of aliases, which may also map Ensembl ids to symbols.
 
-    :raises ExpressionError: it is no such table, or gives one name two meanings.
+    :raises ExpressionError: it is not such a table, or gives two symbols for one name.
     """
     aliases: dict[str, str] = {}
     for name, symbol in read_pairs(path, "aliases", _FORM):
@@ -33,18 +33,20 @@ def read_aliases(path: Path) -> Mapping[str, str]:
 
 
 def read_pairs(path: Path, contents: str, form: str) -> list[tuple[str, str]]:
-    """The lines of a table of two columns, CSV or TSV, without comments (#) and blank lines.
+    """Read the lines of a table of two columns, CSV or TSV, without comments (#) and blank lines.
 
-    :param contents: what is in it, in the plural.
-    :param form: how it must look.
-    :raises ExpressionError: it cannot be read, a line has not two cells, or there is none.
+    :param contents: what the table contains, in the plural, for messages.
+    :param form: the required form, for the hint.
+    :raises ExpressionError: it cannot be read, has a line without two cells, or is empty.
     """
     try:
         pairs = _pairs(path.read_text(encoding="utf-8-sig").splitlines())
     except (OSError, UnicodeDecodeError) as error:
         raise ExpressionError(f"the {contents} could not be read ({error})", path=path, hint=form) from error
     except ValueError as error:
-        raise ExpressionError(f"the {contents} are no table of two columns: {error}", path=path, hint=form) from error
+        raise ExpressionError(
+            f"the {contents} are not a table of two columns: {error}", path=path, hint=form
+        ) from error
     if not pairs:
         raise ExpressionError(f"the {contents} are empty", path=path, hint=form)
     return pairs

@@ -1,4 +1,4 @@
-"""Gene sets in the Broad Institute's GMT format: one set a line, its name, a description and its genes by tabs."""
+"""Gene sets in the Broad Institute's GMT format: one set per line, with name, description and genes by tabs."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from ..errors import ExpressionError
 
 
 def read_gmt(path: Path) -> dict[str, tuple[str, ...]]:
-    """Name → genes, in the file's order; a gene counts once in a set.
+    """Read gene sets: name → genes, in the file's order; each gene counts once in a set.
 
-    Plain or gzip, told by the first bytes; UTF-8 with or without a byte order mark. Blank lines and lines that begin
-    with ``#`` are passed over; the description (the second field) is not kept.
+    Plain or gzip, recognised by the first bytes; UTF-8 with or without a byte order mark. Blank lines and lines that
+    begin with ``#`` are skipped; the description (the second field) is not kept.
 
-    :raises ExpressionError: the file cannot be read, holds no set, has a line that is none, or one name twice; the
-        message says which line.
+    :raises ExpressionError: the file cannot be read, has no sets, a wrong line, or one name twice; the message gives
+        the line.
     """
     sets: dict[str, tuple[str, ...]] = {}
     line_of: dict[str, int] = {}

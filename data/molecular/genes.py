@@ -1,4 +1,4 @@
-"""Which rows of a matrix are genes, what they are called, how long they are, and which of several stands."""
+"""Genes of a matrix: which rows are genes, their names and lengths, and choosing among several rows of one gene."""
 
 from __future__ import annotations
 
@@ -22,23 +22,23 @@ _LENGTHS_FORM = "two columns: gene, and its length in base pairs; tabs or commas
 
 
 def gene_names(written: Sequence[str], aliases: Mapping[str, str], facts: ReadingFacts) -> tuple[list[int], list[str]]:
-    """Which rows are genes, and their names: Ensembl ids without version, symbols as approved.
+    """Which rows are genes, and their names: Ensembl ids without version, approved symbols.
 
     Of ``ESR1|2099`` (TCGA's) and ``ENSG00000091831.24|ESR1`` the symbol is the name. A name that a spreadsheet turned
-    into a date or a number is empty: which gene it was cannot be known (1-Mar was MARC1 or MARCH1), and its counts are
-    still reads of the library.
+    into a date or a number becomes empty: the gene cannot be known (1-Mar was MARC1 or MARCH1), but its reads count
+    into the library.
 
-    :param aliases: former name → approved symbol; used where the approved symbol is in no row itself.
+    :param aliases: former name → approved symbol; used only if no row has the approved symbol.
     """
     keep = [index for index, gene in enumerate(written) if gene and not is_summary(gene) and not is_spike_in(gene)]
     facts.count("unnamed_rows", unnamed := written.count(""), "rows without a gene's name left out")
     spikes = sum(map(is_spike_in, written))
     dropped = len(written) - len(keep) - unnamed - spikes
     facts.count("summary_rows", dropped, "rows of the aligner's summary left out")
-    facts.count("spike_ins", spikes, "rows of spike-ins, which are no patient's RNA, left out")
+    facts.count("spike_ins", spikes, "rows of spike-ins, which are not RNA of the patient, left out")
     symbols = [_symbol(written[index]) for index in keep]
     both = sum(gene != written[index] for gene, index in zip(symbols, keep, strict=True))
-    facts.count("two_names", both, "names of a symbol with an id brought to the symbol")
+    facts.count("two_names", both, "names of a symbol with an id shortened to the symbol")
     genes = [_without_version(gene) for gene in symbols]
     versions = sum(gene != symbol for gene, symbol in zip(genes, symbols, strict=True))
     facts.count("ensembl_versions", versions, "Ensembl versions dropped")
@@ -47,7 +47,7 @@ def gene_names(written: Sequence[str], aliases: Mapping[str, str], facts: Readin
         shown = some(list(dict.fromkeys(genes[index] for index in dates)), 3)
         facts.warnings.append(
             f"genes whose names a spreadsheet turned into dates: {len(dates)} ({shown}); left out, as 1-Mar may be "
-            "MARC1 or MARCH1: take the matrix from before the spreadsheet"
+            "MARC1 or MARCH1: use the matrix as it was before the spreadsheet"
         )
         facts.counts["date_names"] = len(dates)
         for index in dates:
@@ -57,12 +57,12 @@ def gene_names(written: Sequence[str], aliases: Mapping[str, str], facts: Readin
     there = set(genes)
     renamed = {gene: aliases[gene] for gene in sorted(there & aliases.keys()) if aliases[gene] not in there}
     shown = some([f"{old} → {new}" for old, new in renamed.items()], 3)
-    facts.count("aliases", len(renamed), f"former names brought to approved symbols ({shown})")
+    facts.count("aliases", len(renamed), f"former names replaced by approved symbols ({shown})")
     return keep, [renamed.get(gene, gene) for gene in genes]
 
 
 def _symbol(written: str) -> str:
-    """The symbol of a name that holds symbol and id; of ``?|100130426``, which has none, the whole."""
+    """The symbol of a name of symbol and id; of ``?|100130426``, which has no symbol, the whole name."""
     if found := _BOTH_NAMES.fullmatch(written):
         return written if found[1] == "?" else found[1]
     if found := _ID_FIRST.fullmatch(written):
@@ -75,9 +75,9 @@ def _without_version(gene: str) -> str:
 
 
 def read_gene_lengths(path: Path) -> Mapping[str, float]:
-    """Gene → length in base pairs, of a CSV or TSV; a first line of headings is passed over.
+    """Read gene → length in base pairs from a CSV or TSV; a first line of headings is skipped.
 
-    :raises ExpressionError: it is no such table, or a length is not above zero, or a gene has two.
+    :raises ExpressionError: it is not such a table, a length is not above zero, or a gene has two.
     """
     found: dict[str, float] = {}
     for number, (gene, text) in enumerate(read_pairs(path, "gene lengths", _LENGTHS_FORM)):
@@ -100,9 +100,9 @@ def read_gene_lengths(path: Path) -> Mapping[str, float]:
 def lengths_of(
     genes: Sequence[str], written: Sequence[str], lengths: Mapping[str, float], facts: ReadingFacts
 ) -> npt.NDArray[np.float64]:
-    """Their lengths, by the name or as written; NaN where it is not known.
+    """The lengths of genes, by name or as written in the matrix; NaN if unknown.
 
-    :raises ExpressionError: fewer than half have one.
+    :raises ExpressionError: fewer than half of the genes have a length.
     """
     found = np.array(
         [
@@ -121,22 +121,24 @@ def lengths_of(
 def one_row_a_gene(
     values: npt.NDArray[np.float64], genes: Sequence[str], facts: ReadingFacts
 ) -> tuple[list[int], list[int]]:
-    """For each gene, sorted: the column that stands for it, and how many there were. Genes without a name are none."""
+    """For each gene, sorted: the column to use, and how many columns it has. Columns without a name are left out."""
     columns: dict[str, list[int]] = {}
     for column, gene in enumerate(genes):
         if gene:
             columns.setdefault(gene, []).append(column)
     extra = sum(map(bool, genes)) - len(columns)
-    facts.count("duplicate_genes", extra, "further rows of the same genes left out, the largest mean stands")
+    facts.count(
+        "duplicate_genes", extra, "further rows of the same genes left out, the row with the largest mean is kept"
+    )
     ordered = sorted(columns)
     return [_largest_mean(values, columns[gene]) for gene in ordered], [len(columns[gene]) for gene in ordered]
 
 
 def _largest_mean(values: npt.NDArray[np.float64], columns: Sequence[int]) -> int:
-    """The first of the columns with the largest mean over what is not missing."""
+    """The column with the largest mean of its non-missing values; the first of equals."""
     if len(columns) == 1:
         return columns[0]
-    own = values[:, columns]
-    present = (~np.isnan(own)).sum(axis=0)
-    means = np.where(present > 0, np.nansum(own, axis=0) / np.maximum(present, 1), -np.inf)
+    candidates = values[:, columns]
+    present = (~np.isnan(candidates)).sum(axis=0)
+    means = np.where(present > 0, np.nansum(candidates, axis=0) / np.maximum(present, 1), -np.inf)
     return columns[int(np.argmax(means))]

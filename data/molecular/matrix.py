@@ -1,6 +1,6 @@
-"""An expression matrix from a file: CSV, TSV, GCT (also gzipped), Parquet or .h5ad, genes × samples or the reverse.
+"""Reading a matrix file: CSV, TSV, GCT (also gzipped), Parquet or .h5ad, genes × samples or the reverse.
 
-Only the form is dealt with here: where the names are (:mod:`.row_names`), which way round the matrix lies
+This module handles only the form: where the names are (:mod:`.row_names`), whether rows are genes
 (:mod:`.orientation`), and that every cell is a number or missing (:mod:`.cells`). Values are as in the file.
 """
 
@@ -36,18 +36,18 @@ __all__ = ["Naming", "Orientation", "RawMatrix", "read_matrix", "without"]
 
 @dataclass(frozen=True)
 class RawMatrix:
-    """A matrix as the file has it, turned to samples × genes.
+    """A matrix as in the file, with samples in rows.
 
-    :param values: (n samples, g genes) float64; NaN where the file has nothing.
+    :param values: (n samples, g genes) float64; NaN for empty cells.
     :param samples: n names, as written; a name may occur twice.
     :param genes: g names, as written.
-    :param facts: how it was read.
-    :param gene_sources: g other names of the genes where the source has two; the first is ``genes``.
-    :param patients: n patients where a sample sheet or a column says whose the samples are.
-    :param kinds: n types of sample (``Primary Tumor``) where a sample sheet says them.
-    :param library: n library sizes where they are known beside the values.
+    :param facts: report of the reading.
+    :param gene_sources: g second names of the genes, if the source has two; the first is ``genes``.
+    :param patients: n patients, if a sample sheet or a column gives them.
+    :param kinds: n types of sample (``Primary Tumor``), if a sample sheet gives them.
+    :param library: n library sizes, if they are known apart from the values.
     :param stated: the unit that header, column or file name state, and which of them.
-    :param hinted: the unit that the file's name mentions, and where; used where the values leave it open.
+    :param hinted: the unit that the file's name mentions, and where; used if the values do not decide.
     """
 
     values: npt.NDArray[np.float64]
@@ -63,11 +63,11 @@ class RawMatrix:
 
 
 def read_matrix(path: Path, orientation: Orientation = "auto", naming: Naming = AS_WRITTEN) -> RawMatrix:
-    """Read a matrix file; its kind is told by its first bytes, then by its name.
+    """Read a matrix file; its format is recognised by its first bytes, then by its name.
 
-    :raises ExpressionError: no such file, empty, damaged, not numbers, or it cannot be told which side has the genes or
+    :raises ExpressionError: no such file, empty, damaged, not numbers, or it is not clear which side has the genes or
         what the names are.
-    :raises UsageError: there is no row or column that is to be left out.
+    :raises UsageError: a row or column to be left out does not exist.
     """
     try:
         with path.open("rb") as stream:
@@ -94,9 +94,9 @@ def read_matrix(path: Path, orientation: Orientation = "auto", naming: Naming = 
 
 
 def without(raw: RawMatrix, naming: Naming) -> RawMatrix:
-    """The matrix without the samples and genes that the user leaves out.
+    """The matrix without the samples and genes that the user wants left out.
 
-    :raises UsageError: there is no such name.
+    :raises UsageError: a name does not exist.
     """
     known = {*raw.genes, *raw.samples, *(raw.gene_sources or ())}
     _refuse_unknown([name for name in naming.drop if name not in known and naming.of_all])
@@ -105,7 +105,7 @@ def without(raw: RawMatrix, naming: Naming) -> RawMatrix:
     sources = raw.gene_sources or raw.genes
     genes = [i for i, name in enumerate(raw.genes) if name not in naming.drop and sources[i] not in naming.drop]
     samples = [i for i, name in enumerate(raw.samples) if name not in naming.drop]
-    raw.facts.sentences.append(f"left out as asked: {some(naming.drop)}")
+    raw.facts.sentences.append(f"left out by --drop-columns: {some(naming.drop)}")
     return replace(
         raw,
         values=raw.values[np.ix_(samples, genes)],
@@ -125,14 +125,14 @@ def _taken(names: Sequence[str], kept: Sequence[int]) -> tuple[str, ...]:
 def _refuse_unknown(unknown: Sequence[str]) -> None:
     if unknown:
         what = f"no column or row is called {some(unknown)}"
-        raise UsageError(what, path="drop_columns", hint="write --drop-columns as the matrix writes the names")
+        raise UsageError(what, path="drop_columns", hint="give --drop-columns the names exactly as in the matrix")
 
 
 def _read_parquet(path: Path) -> Table:
-    """Columns as they are; an index that is more than a count of the rows is a column, too."""
+    """Read a Parquet file; its index becomes a column too, unless it only numbers the rows."""
     try:
         frame = pd.read_parquet(path)
-    except (ValueError, OSError) as error:  # what pyarrow's errors descend from
+    except (ValueError, OSError) as error:  # base classes of pyarrow's errors
         raise ExpressionError(f"the Parquet file is damaged ({error})", path=path, hint="write it again") from error
     index = frame.index
     if not (isinstance(index, pd.RangeIndex) and index.name is None and index.start == 0):
@@ -147,7 +147,7 @@ def _read_parquet(path: Path) -> Table:
 
 
 def _turned(table: Table, path: Path, orientation: Orientation, naming: Naming) -> RawMatrix:
-    """Samples into the rows."""
+    """The matrix of a table, with samples in rows."""
     named = named_table(table, naming, path)
     _refuse_unknown(named.unknown if naming.of_all else ())
     in_rows, evidence = genes_in_rows(named, orientation, path, gct=table.gct)
@@ -168,13 +168,13 @@ def _turned(table: Table, path: Path, orientation: Orientation, naming: Naming) 
 
 
 def _read_h5ad(path: Path, naming: Naming) -> RawMatrix:
-    """X, with the names of obs and var: those of their index, or of a column that holds them."""
+    """Read X, with the names of obs and var from their index, or from a column with names."""
     try:
         with h5py.File(path) as file:
             matrix, obs, var = (read_elem(file[part]) for part in ("X", "obs", "var"))
     except (OSError, KeyError, ValueError, TypeError) as error:
         raise ExpressionError(
-            f"is no readable .h5ad ({error})", path=path, hint="write it again with anndata"
+            f"is not a readable .h5ad ({error})", path=path, hint="write it again with anndata"
         ) from error
     dense = matrix.toarray() if sparse.issparse(matrix) else np.asarray(matrix)
     facts = ReadingFacts(["an .h5ad: observations are patients, variables are genes (X is read)"])
@@ -192,7 +192,7 @@ def _read_h5ad(path: Path, naming: Naming) -> RawMatrix:
 
 
 def _axis_names(frame: pd.DataFrame, naming: Naming, path: Path) -> RowNames:
-    """The names on one side of an AnnData, by the rules of a table's rows: the index is the first column."""
+    """The names on one side of an AnnData, found as row names of a table whose first column is the index."""
     words = [name for name in frame.columns if isinstance(name, str) and plain_name(name)]
     if not all(str(name).isdecimal() for name in frame.index):  # the index names the samples, whatever is beside it
         words = [name for name in words if plain_name(name) not in sample_titles()]
@@ -200,5 +200,5 @@ def _axis_names(frame: pd.DataFrame, naming: Naming, path: Path) -> RowNames:
     title = str(frame.index.name or "")
     table.insert(0, "__index__", frame.index.astype(str))
     numbered = table.set_axis(range(table.shape[1]), axis=1).reset_index(drop=True)
-    own = naming if naming.column in (title, *words) else replace(naming, column=None)
-    return row_names(Table([title, *words], numbered, []), own, path)
+    side_naming = naming if naming.column in (title, *words) else replace(naming, column=None)
+    return row_names(Table([title, *words], numbered, []), side_naming, path)

@@ -1,4 +1,4 @@
-"""What the user says of a matrix's names, where the file leaves it open."""
+"""What the user says about the names in a matrix, if the file alone does not decide."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ Orientation = Literal["auto", "genes-in-rows", "patients-in-rows"]
 
 @dataclass(frozen=True)
 class Naming:
-    """Where the names are and which of them are no genes.
+    """Which column has the names, and which of them are genes.
 
-    :param column: title of the column (or name of the row) that holds the names; ``#2`` is the second column.
-    :param drop: columns and rows to leave out, by their names.
-    :param keep: columns and rows that are genes though they look like none.
+    :param column: title of the column (or name of the row) with the names; ``#2`` is the second column.
+    :param drop: names of columns and rows to leave out.
+    :param keep: names of columns and rows that are genes, though they do not look like genes.
     :param numbers: whether row numbers (0, 1, 2 …) are the names.
-    :param of_all: whether what is to be left out must be in this matrix; of several matrices, it may be in another.
+    :param of_all: whether every name in ``drop`` must be in this matrix; of several matrices, it may be in another.
     """
 
     column: str | None = None
@@ -27,4 +27,4 @@ class Naming:
 
 
 AS_WRITTEN = Naming()
-"""The user says nothing: the file alone decides."""
+"""The default: the file alone decides."""

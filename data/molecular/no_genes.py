@@ -1,6 +1,6 @@
-"""Names that are no gene's: what is known of a patient, summaries and spike-ins of the sequencing, spreadsheets' dates.
+"""Recognising names that are not genes: properties of patients, summary rows, spike-ins, and dates from spreadsheets.
 
-A name is judged by itself, by the lists in ``columns.toml``; what only the values show is :mod:`.odd_values`' business.
+Names are judged one by one, by the lists in ``columns.toml``; :mod:`.odd_values` judges the values.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ def _words() -> frozenset[str]:
 
 
 def is_no_gene(name: str) -> bool:
-    """Whether this is a known name of something else: a patient's age, a receptor's stain, a library's size.
+    """Whether a name is known to be something else than a gene: a patient's age, a receptor's stain, a library's size.
 
     >>> [n for n in ("age_at_diagnosis", "ER.IHC", "OSTime", "PGR", "OS9", "HLA-A", "C1orf112") if is_no_gene(n)]
     ['age_at_diagnosis', 'ER.IHC', 'OSTime']
@@ -76,12 +76,12 @@ def is_no_gene(name: str) -> bool:
 
 
 def is_date(name: str) -> bool:
-    """Whether a spreadsheet wrote this for a name: MARCH1 became 1-Mar, and 2310009E13 became 2.31E+13."""
+    """Whether a spreadsheet has changed a name to this: MARCH1 to 1-Mar, or 2310009E13 to 2.31E+13."""
     return _DATE.fullmatch(name) is not None or _SCIENTIFIC.fullmatch(name) is not None
 
 
 def turned_into_dates(written: Sequence[str]) -> list[int]:
-    """Which names a spreadsheet turned into dates or numbers. Where most names are numbers, these are ids."""
+    """The indices of names that a spreadsheet turned into dates or numbers; if most names are numbers, they are ids."""
     dates = [index for index, name in enumerate(written) if name[:1].isalnum() and is_date(name)]
     numbers = [index for index, name in enumerate(written) if name.replace(".", "", 1).isdecimal()]
     if 2 * len(numbers) < len(written):
@@ -90,9 +90,11 @@ def turned_into_dates(written: Sequence[str]) -> list[int]:
 
 
 def features(written: Sequence[str], naming: Naming, facts: ReadingFacts) -> list[int]:
-    """Which names are not known to be something else; the others are counted and said."""
+    """The indices of names that may be features; names known to be something else are counted and reported."""
     out = [index for index, name in enumerate(written) if is_no_gene(name) and name not in naming.keep]
     shown = some([written[index] for index in out], 6)
-    facts.count("no_genes", len(out), f"left out, as the names are no genes' ({shown}; --keep-columns keeps them)")
+    facts.count(
+        "no_genes", len(out), f"left out, because their names are not of genes ({shown}; --keep-columns keeps them)"
+    )
     left = set(out)
     return [index for index in range(len(written)) if index not in left]

@@ -1,7 +1,7 @@
 """Cells and genes whose values are unlike all others: codes for missing values, ages among logarithms, labels.
 
-They would decide the unit of the whole matrix. Codes for missing values are emptied and counted; anything else is
-named, and the user decides: nothing is guessed of a value that could be real.
+Such values would mislead the recognition of the unit. Codes for missing values are emptied and counted; all others are
+named in an error, and the user decides, because they could be real.
 """
 
 from __future__ import annotations
@@ -20,25 +20,26 @@ from .reading_facts import ReadingFacts
 Matrix = npt.NDArray[np.float64]
 
 _CODES = (9.0, 99.0, 999.0, 9999.0, 99999.0, 999999.0, 9999999.0)
-"""Written for a missing value, with a minus before it or without."""
+"""Numbers that are used as codes for a missing value, positive or negative."""
 _BEYOND = 1e12
-"""More than any measurement of RNA."""
+"""Upper bound of all measurements of RNA."""
 _FEW_CELLS = 0.01
+"""Largest share of cells that may hold codes."""
 _ENOUGH_PATIENTS = 8
-"""With fewer, whole numbers or a far median are chance."""
+"""With fewer patients, whole numbers or an extreme median may be chance."""
 _FAR_SCORE = 10.0
-"""No gene's median z-score is as far from zero."""
+"""Upper bound of a gene's median z-score."""
 
 
 def without_codes(
     matrix: Matrix, samples: Sequence[str], genes: Sequence[str], facts: ReadingFacts
 ) -> tuple[Matrix, int]:
-    """Empty the cells that hold a code for "missing" which no unit could hold beside the other values.
+    """Empty the cells with a code for "missing", if it cannot be a value in the unit of the other values.
 
-    A negative code counts where all other values are far above it, a positive one among values that are logarithms or
-    z-scores, and anything above 10^12 everywhere. A 9999 among counts is a count.
+    A negative code is recognised if all other values are far above it, a positive one among logarithms or z-scores,
+    and anything above 10^12 always. A 9999 among counts is a count.
 
-    :return: the matrix (itself, where there is none), and how many cells were emptied.
+    :return: the matrix (the same one if it has no codes), and how many cells were emptied.
     """
     emptied = 0
     for _ in range(4):  # -99 and -999 may stand side by side
@@ -50,7 +51,7 @@ def without_codes(
         number = int(cells.sum())
         sample, gene = np.argwhere(cells)[0]
         facts.sentences.append(
-            f"cells that hold {code:g}, a code for a missing value, emptied: {number:,} (first {genes[gene]} of "
+            f"cells with {code:g}, a code for a missing value, emptied: {number:,} (first {genes[gene]} of "
             f"{samples[sample]})"
         )
         matrix = np.where(cells, np.nan, matrix)
@@ -80,19 +81,19 @@ def _code_of(matrix: Matrix, least: float, largest: float) -> float | None:
 def refuse_odd(
     matrix: Matrix,
     seen: Values,
-    told: Unit | None,
+    given: Unit | None,
     samples: Sequence[str],
     genes: Sequence[str],
     naming: Naming,
 ) -> None:
-    """Name genes and cells that are unlike all others.
+    """Refuse genes and cells that are unlike all others.
 
-    :raises ExpressionError: there are some that the user has not said to be genes.
+    :raises ExpressionError: there are some, and the user has not listed them as genes; the message names them.
     """
-    if seen.whole or seen.sums_to_a_million or told in ("counts", "tpm", "fpkm", "rsem"):
+    if seen.whole or seen.sums_to_a_million or given in ("counts", "tpm", "fpkm", "rsem"):
         outside = np.zeros(0, dtype=np.intp)
-    elif told == "zscore" and not seen.standardised:
-        outside = np.zeros(0, dtype=np.intp)  # held against the unit, which says more
+    elif given == "zscore" and not seen.standardised:
+        outside = np.zeros(0, dtype=np.intp)  # the check of the unit gives a better message
     elif seen.standardised:
         outside = _far_scores(matrix, seen)
     else:
@@ -102,30 +103,29 @@ def refuse_odd(
         names = [genes[index] for index in found.tolist() if genes[index] not in naming.keep]
         if not names:
             continue
-        own = matrix[:, genes.index(names[0])]
-        spread = f"{names[0]} from {np.nanmin(own):g} to {np.nanmax(own):g}"
-        odd = own > LARGEST_LOG
-        if why is _WHY_FAR and len(names) == 1 and not seen.standardised and 0 < odd.sum() <= max(1, len(own) // 20):
+        column = matrix[:, genes.index(names[0])]
+        spread = f"{names[0]} from {np.nanmin(column):g} to {np.nanmax(column):g}"
+        odd = column > LARGEST_LOG
+        if why is _WHY_FAR and len(names) == 1 and not seen.standardised and 0 < odd.sum() <= max(1, len(column) // 20):
             sample = samples[int(np.flatnonzero(odd)[0])]
-            what = (
-                f"the value {own[odd][0]:g} of {names[0]} in {sample} is unlike all others, which look like logarithms"
-            )
+            where = f"{names[0]} in {sample}"
+            what = f"the value {column[odd][0]:g} of {where} is unlike all others, which look like logarithms"
             hint = f"correct it or leave the cell empty; --drop-columns '{names[0]}' leaves the gene out"
-            raise ExpressionError(what, hint=f"{hint}; if the values are no logarithms, say --unit")
+            raise ExpressionError(what, hint=f"{hint}; if the values are not logarithms, give --unit")
         what = f"{len(names)} columns are unlike all others: {some(names)} ({spread}); {why}"
         drop = " ".join(f"--drop-columns '{name}'" for name in names[:5])
         raise ExpressionError(
-            what, hint=f"{drop} leaves out what is no gene, --keep-columns keeps what is one{_UNIT[why]}"
+            what, hint=f"leave out what is not a gene with {drop}, keep genes with --keep-columns{_UNIT[why]}"
         )
 
 
 _WHY_FAR = "these look like ages, times or labels among logarithms"
-_WHY_WHOLE = "whole numbers only among fractions, as ages and labels have them"
-_UNIT = {_WHY_FAR: "; if the values are no logarithms, say --unit", _WHY_WHOLE: ""}
+_WHY_WHOLE = "whole numbers only, where all others are fractions: these look like ages or labels"
+_UNIT = {_WHY_FAR: "; if the values are not logarithms, give --unit", _WHY_WHOLE: ""}
 
 
 def _beyond_logs(matrix: Matrix, seen: Values) -> npt.NDArray[np.intp]:
-    """Genes with values that no logarithm has, where they are so few that all others are logarithms."""
+    """Genes with values too large for logarithms, if they are so few that all others are logarithms."""
     if seen.largest <= LARGEST_LOG:
         return np.zeros(0, dtype=np.intp)
     with np.errstate(invalid="ignore"):
@@ -134,7 +134,7 @@ def _beyond_logs(matrix: Matrix, seen: Values) -> npt.NDArray[np.intp]:
 
 
 def _far_scores(matrix: Matrix, seen: Values) -> npt.NDArray[np.intp]:
-    """Genes whose usual z-score is far from zero."""
+    """Genes whose median z-score is far from zero."""
     if seen.samples < _ENOUGH_PATIENTS or seen.largest <= _FAR_SCORE:
         return np.zeros(0, dtype=np.intp)
     with np.errstate(invalid="ignore"):
@@ -143,7 +143,7 @@ def _far_scores(matrix: Matrix, seen: Values) -> npt.NDArray[np.intp]:
 
 
 def _whole_among_fractions(matrix: Matrix, seen: Values) -> npt.NDArray[np.intp]:
-    """Genes of which every value is whole, where next to no value of the others is."""
+    """Genes with only whole values, if almost no value of the other genes is whole."""
     none = np.zeros(0, dtype=np.intp)
     if seen.whole or seen.samples < _ENOUGH_PATIENTS or seen.logs_of_counts or seen.whole_share > 0.25:
         return none
@@ -151,16 +151,16 @@ def _whole_among_fractions(matrix: Matrix, seen: Values) -> npt.NDArray[np.intp]
         whole = np.flatnonzero(((matrix == np.rint(matrix)) | np.isnan(matrix)).all(axis=0))
     if not len(whole):
         return none
-    own = matrix[:, whole]
+    candidates = matrix[:, whole]
     with np.errstate(invalid="ignore", all="ignore"):
         least, most = (
-            np.nanmin(np.where(np.isnan(own), np.inf, own), axis=0),
-            np.nanmax(np.where(np.isnan(own), -np.inf, own), axis=0),
+            np.nanmin(np.where(np.isnan(candidates), np.inf, candidates), axis=0),
+            np.nanmax(np.where(np.isnan(candidates), -np.inf, candidates), axis=0),
         )
-        above = (own > least).sum(axis=0)
+        above = (candidates > least).sum(axis=0)
     odd = whole[(most > least) & (above >= max(4, seen.samples // 10))]
     others = np.delete(matrix, odd, axis=1)
-    given = others[~np.isnan(others) & (others != 0)]
-    if not len(given) or float((given == np.rint(given)).mean()) > 0.02 or len(odd) > max(3, matrix.shape[1] // 20):
+    values = others[~np.isnan(others) & (others != 0)]
+    if not len(values) or float((values == np.rint(values)).mean()) > 0.02 or len(odd) > max(3, matrix.shape[1] // 20):
         return none
     return np.asarray(odd)

@@ -1,6 +1,6 @@
-"""Which side of a matrix has the genes: by the names of both sides, by the title of the names, or as the user says.
+"""Deciding whether genes are in rows or columns: by the names of both sides, the title of the names, or a flag.
 
-A side that is longer than the other is no evidence: without any, the user is asked.
+That one side is longer is not evidence: without other evidence, the command stops and asks for the flag.
 """
 
 from __future__ import annotations
@@ -27,23 +27,23 @@ _KINDS = (
     (_PROBE, "ids of probes or transcripts", True),
     (_SAMPLE, "ids of samples", False),
 )
-_ASK = "say it with --orientation genes-in-rows or patients-in-rows, or call the first column 'gene' or 'patient_id'"
+_ASK = "use --orientation genes-in-rows or patients-in-rows, or name the first column 'gene' or 'patient_id'"
 
 
 def genes_in_rows(table: NamedTable, orientation: Orientation, path: Path, *, gct: bool) -> tuple[bool, str]:
-    """Whether the rows are genes, and how one knows.
+    """Whether the rows are genes, and by which evidence.
 
-    :raises ExpressionError: nothing says so, or the names contradict what the user says.
+    :raises ExpressionError: there is no evidence, or the names contradict the user's flag.
     """
     if gct:
         return True, "a GCT file"
     seen = _by_names(table)
     if orientation != "auto":
-        told = orientation == "genes-in-rows"
-        if seen is not None and seen[0] != told:
+        in_rows = orientation == "genes-in-rows"
+        if seen is not None and seen[0] != in_rows:
             what = f"{orientation} contradicts the names: {seen[1]}"
             raise ExpressionError(what, path=path, hint="correct --orientation, or leave it out")
-        return told, "as told"
+        return in_rows, "as given"
     if seen is not None:
         return seen
     corner = plain_name(table.corner)
@@ -52,12 +52,12 @@ def genes_in_rows(table: NamedTable, orientation: Orientation, path: Path, *, gc
     if corner in (*patient_titles(), *sample_titles()):
         return False, f"the first column is called {table.corner!r}"
     rows, columns = len(table.rows), len(table.columns)
-    what = f"it cannot be told whether rows or columns are genes ({rows} rows, {columns} columns)"
+    what = f"it is not clear whether rows or columns are genes ({rows} rows, {columns} columns)"
     raise ExpressionError(what, path=path, hint=_ASK)
 
 
 def _by_names(table: NamedTable) -> tuple[bool, str] | None:
-    """The first evidence that is on one side only decides."""
+    """Decide by the first evidence that only one side has; None if there is none."""
     sides = (table.rows, table.columns)
     of_sides = ("row names", "column names")
     barcodes = [sum(tcga_barcode(name) is not None for name in side) for side in sides]

@@ -1,4 +1,4 @@
-"""Whose download a matrix is, by its header and its file name, and which unit that says."""
+"""Recognising where a matrix was downloaded from, by its header and file name, and which unit these state."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ _MEASURES: dict[str, Unit] = {
     "fpkm": "fpkm",
     "tpm": "tpm",
 }
-"""What a second line of headings says of the numbers below it."""
+"""Units by the word in a second line of headings."""
 _MENTIONED: tuple[tuple[str, Unit], ...] = (
     (r"z.?scores?", "zscore"),
     (r"log(2|10|norm\w*)?|vst|rlog|rma", "log"),
@@ -44,18 +44,18 @@ _MENTIONED: tuple[tuple[str, Unit], ...] = (
     (r"fpkm|rpkm", "fpkm"),
     (r"rsem", "rsem"),
 )
-"""What a file's name may mention, the more telling first: ``rsem.log2.tsv`` are logarithms."""
+"""Units that a file's name may mention, the more specific first: ``rsem.log2.tsv`` are logarithms."""
 
 
 def origin(
     file_name: str, corner: str, measure: str = "", *, genes_in_rows: bool
 ) -> tuple[str, tuple[Unit, str] | None, tuple[Unit, str] | None]:
-    """Where the matrix is from (empty where that is not known), the unit that is stated, and the one that is mentioned.
+    """Where the matrix is from (empty if unknown), the unit that is stated, and the unit that is only mentioned.
 
-    cBioPortal's files begin with the column Hugo_Symbol or Entrez_Gene_Id, and are called ``data_mrna_…``; UCSC Xena's
+    cBioPortal's files begin with the column Hugo_Symbol or Entrez_Gene_Id, and are named ``data_mrna_…``; UCSC Xena's
     have genes in the rows below the word ``sample`` (or Ensembl_ID, in its GDC hub), and their values are logarithms.
-    A second line of headings (Firehose's ``normalized_count``) states the unit; any other file's name mentions it at
-    most, and decides only where the values leave it open.
+    A second line of headings (Firehose's ``normalized_count``) states the unit; other files' names only mention it,
+    which decides only if the values do not.
 
     :param measure: the word of the second line of headings.
     """
@@ -63,11 +63,11 @@ def origin(
     name = file_name.casefold()
     mentioned = _mentioned(name)
     if unit := _MEASURES.get(plain_name(measure)):
-        return f"a second line of headings says {measure}", (unit, f"the heading {measure}"), mentioned
+        return f"a second line of headings states {measure}", (unit, f"the heading {measure}"), mentioned
     if measure:
-        return f"a second line of headings says {measure}", None, mentioned
+        return f"a second line of headings states {measure}", None, mentioned
     if genes_in_rows and first in ("hugosymbol", "entrezgeneid"):
-        sentence = "a matrix of cBioPortal's, by its first column"
+        sentence = "a matrix of cBioPortal, by its first column"
         if "zscore" in name:
             return sentence, ("zscore", "the file's name"), mentioned
         if "rsem" in name:
@@ -76,7 +76,7 @@ def origin(
     known_name = _XENA_NAME.search(file_name) is not None
     if genes_in_rows and (first == "sample" or (known_name and first in ("ensemblid", "geneid", ""))):
         log = next((log for part, log in _XENA_LOGS.items() if part in name), "") if known_name else ""
-        return f"a matrix of UCSC Xena's, genes in rows{f', by its name {log}' if log else ''}", None, mentioned
+        return f"a matrix of UCSC Xena, genes in rows{f', by its name {log}' if log else ''}", None, mentioned
     return "", None, mentioned
 
 

@@ -1,4 +1,4 @@
-"""An account of how a matrix was read."""
+"""The report of how a matrix was read."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from dataclasses import dataclass, field
 
 @dataclass
 class ReadingFacts:
-    """What was found and done.
+    """Report of reading a matrix.
 
-    :param sentences: in the order of the work.
-    :param warnings: what the user should think about.
-    :param counts: the numbers behind them.
+    :param sentences: what was found and done, in this order.
+    :param warnings: what the user should check.
+    :param counts: numbers, by name, for the manifest.
     """
 
     sentences: list[str] = field(default_factory=list)
@@ -19,7 +19,7 @@ class ReadingFacts:
     counts: dict[str, int] = field(default_factory=dict)
 
     def count(self, name: str, number: int, what: str) -> None:
-        """Keep a number, and say it where it is not zero."""
+        """Store a number, and add a sentence if it is not zero."""
         self.counts[name] = int(number)
         if number:
             self.sentences.append(f"{what}: {number:,}")

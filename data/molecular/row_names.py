@@ -1,8 +1,8 @@
-"""Which column of a table holds the names of its rows, and which columns hold no values.
+"""Finding the column with the names of a table's rows, and columns that have no values.
 
-A column of names is known by its title (``columns.toml``); without one, the first column holds them if it is text. A
-column of names goes before row numbers, symbols before the ids beside them, and where two columns could be the names
-the user is asked. Row numbers are no names unless the user says so.
+A column of names is recognised by its title (``columns.toml``); without such a title, the first column is used if it is
+text. Names are preferred to row numbers, symbols to ids; if two columns could be the names, the command stops and asks
+for a flag. Row numbers are not accepted as names unless the user says so.
 """
 
 from __future__ import annotations
@@ -26,19 +26,19 @@ _UNNAMED = re.compile(r"unnamed: ?\d+(\.\d+)?(_level_\d+)?|\.\.\.\d+|x\.\d+|inde
 _GENE_ID = re.compile(
     r"ENS[A-Z]{0,6}[GTP]\d{11}|\d+(\.0)?$|\S+_at$|ILMN_\d|A_\d\d_P|[NX][MR]_\d|TC\d{2}|uc\d{3}|HGNC:\d"
 )
-_NAME_COLUMN = "say which with --name-column"
+_NAME_COLUMN = "choose with --name-column"
 
 
 @dataclass(frozen=True)
 class RowNames:
     """The names of a table's rows.
 
-    :param title: of the column that they are from.
-    :param names: one a row.
-    :param ids: the rows' other names: ids of genes of which the names are the symbols.
-    :param patients: whose the rows are, where a column of its own says so.
-    :param columns: indices of the columns that hold names of rows, or numbers of rows.
-    :param notes: a sentence each.
+    :param title: title of the column that they are from.
+    :param names: one per row.
+    :param ids: second names of the rows: ids of the genes whose symbols are in ``names``.
+    :param patients: the patients of the rows, if a separate column gives them.
+    :param columns: indices of the columns with names of rows, or row numbers.
+    :param notes: sentences on what was recognised.
     """
 
     title: str
@@ -50,16 +50,16 @@ class RowNames:
 
 
 def clean_names(column: Sequence[object]) -> list[str]:
-    """Names as text: without blanks around them, in one normal form, without the ``.0`` of numbers."""
+    """Names as text: in Unicode's composed form, without surrounding blanks and the ``.0`` of numbers."""
     found = ["" if pd.isna(name) else unicodedata.normalize("NFC", str(name)).strip() for name in column]  # type: ignore[call-overload]
-    given = [name for name in found if name]
-    if any(name.endswith(".0") for name in given) and all(re.fullmatch(r"\d+(\.0)?", name) for name in given):
+    filled = [name for name in found if name]
+    if any(name.endswith(".0") for name in filled) and all(re.fullmatch(r"\d+(\.0)?", name) for name in filled):
         found = [name.removesuffix(".0") for name in found]
     return found
 
 
 def count_from(names: Sequence[str]) -> int | None:
-    """The first of whole numbers that count up by one, as rows are numbered; None where the names are no such."""
+    """The first number if the names are whole numbers that increase by one, like row numbers; otherwise None."""
     if not names or not all(name.isdecimal() and len(name) < 9 for name in names):
         return None
     numbers = [int(name) for name in names]
@@ -67,7 +67,7 @@ def count_from(names: Sequence[str]) -> int | None:
 
 
 def like_row_numbers(names: Sequence[str]) -> bool:
-    """Whether names without a title may be numbers of rows: whole, and counting up by one or left of such a count."""
+    """Whether names without a title may be row numbers: whole, and increasing by one, perhaps with gaps."""
     if not all(name.isdecimal() and len(name) < 9 for name in names):
         return False
     numbers = [int(name) for name in names]
@@ -76,9 +76,9 @@ def like_row_numbers(names: Sequence[str]) -> bool:
 
 
 def row_names(table: Table, naming: Naming, path: Path) -> RowNames:
-    """Find them.
+    """Find the names of a table's rows.
 
-    :raises ExpressionError: no column holds names, or two could.
+    :raises ExpressionError: no column has names, or two columns could be the names.
     """
     header = table.header
     plain = [plain_name(title) for title in header]
@@ -91,15 +91,15 @@ def row_names(table: Table, naming: Naming, path: Path) -> RowNames:
     if naming.column is not None and (chosen := _column_of(header, naming.column)) is not None:
         title = header[chosen]
         others = known | numbered | ({0} if reading.first_is_text([chosen]) else set())
-        note = f"the names are those of the column {title or '#1'!r}, as asked"
+        note = f"the names are those of the column {title or '#1'!r}, by --name-column"
         return RowNames(title, reading.names(chosen), frozenset(others | {chosen}), (note,))
     if table.gct and plain[1:2] == ["description"] and reading.describes_by_symbols():
         symbols = [1]
     genes, people = [*symbols, *ids], [*patients, *samples]
     if genes and people:
         if len(header) - len(known) <= 2:
-            what = f"is a long table, with a line a patient and gene ({some([header[i] for i in sorted(known)])})"
-            raise ExpressionError(what, path=path, hint="turn it into a matrix of genes × patients")
+            what = f"is a long table, with a line per patient and gene ({some([header[i] for i in sorted(known)])})"
+            raise ExpressionError(what, path=path, hint="convert it to a matrix of genes × patients")
         if 0 in genes or (symbols and 0 in people):  # UCSC Xena calls its column of genes 'sample'
             people = []
         else:
@@ -126,7 +126,7 @@ def _column_of(header: Sequence[str], wanted: str) -> int | None:
 
 
 def _row_numbers(table: Table, known: frozenset[int]) -> frozenset[int]:
-    """Columns that number the rows, by their title and by what is in them."""
+    """Columns of row numbers, by their titles and values."""
     found = set()
     for index, title in enumerate(table.header):
         if index in known or not _numbers_rows(title):
@@ -144,15 +144,15 @@ def _numbers_rows(title: str) -> bool:
 
 def _are_symbols(names: Sequence[str]) -> bool:
     """Whether names are short words, and not one word for all or descriptions of genes."""
-    given = [name for name in names if name]
-    blanks = sum(" " in name for name in given)
-    return bool(given) and 20 * blanks <= len(given) and (len(set(given)) > len(given) // 2)
+    filled = [name for name in names if name]
+    blanks = sum(" " in name for name in filled)
+    return bool(filled) and 20 * blanks <= len(filled) and (len(set(filled)) > len(filled) // 2)
 
 
 def _are_ids(names: Sequence[str]) -> bool:
     """Whether most are ids of genes, transcripts or probes."""
-    given = [name for name in names if name]
-    return 2 * sum(_GENE_ID.match(name) is not None for name in given) > len(given)
+    filled = [name for name in names if name]
+    return 2 * sum(_GENE_ID.match(name) is not None for name in filled) > len(filled)
 
 
 @dataclass(frozen=True)
@@ -166,7 +166,7 @@ class _Reading:
         return clean_names(self.table.frame[index].tolist())
 
     def describes_by_symbols(self) -> bool:
-        """Whether a GCT file has ids as names, and symbols as descriptions, as GTEx's."""
+        """Whether a GCT file has ids as names and symbols as descriptions, as those of GTEx."""
         names, descriptions = self.names(0), self.names(1)
         return _are_ids(names) and _are_symbols(descriptions) and not _are_ids(descriptions)
 
@@ -179,7 +179,7 @@ class _Reading:
         if not left:
             return replace(found, columns=columns)
         titles = some([self._title(index) for index in left])
-        note = f"columns of row numbers are no names and left out: {titles}"
+        note = f"columns of row numbers are not names and left out: {titles}"
         return replace(found, columns=columns, notes=(*found.notes, note))
 
     def _ask(self, one: int, other: int, what: str) -> ExpressionError:
@@ -190,7 +190,7 @@ class _Reading:
         )
 
     def first_is_text(self, known: Sequence[int]) -> bool:
-        """Whether the first column has no known title, and holds words."""
+        """Whether the first column has no known title and contains words."""
         if 0 in known or 0 in self.numbered:
             return False
         return not all(is_number(name) for name in self.names(0) if name)
@@ -211,10 +211,10 @@ class _Reading:
         written = self.names(beside[0])
         if named == written:
             return self._noted(RowNames(header[chosen], named, columns))
-        given = [name for name in written if name]
+        filled_ids = [name for name in written if name]
         if not symbols:
             return self._noted(RowNames(header[chosen], named, columns))
-        if 2 * sum(_GENE_ID.match(name) is not None for name in given) <= len(given):
+        if 2 * sum(_GENE_ID.match(name) is not None for name in filled_ids) <= len(filled_ids):
             same = sum(one == other for one, other in zip(named, written, strict=True))
             if 2 * same < len(named) and len(set(written)) > 1:
                 raise self._ask(beside[0], chosen, "genes")
@@ -265,31 +265,33 @@ class _Reading:
             note = f"the names are those of {self._title(words[0])}, the only column of words"
             return self._noted(RowNames(header[words[0]], self.names(words[0]), frozenset(words), (note,)))
         if words:
-            what = f"the first column holds numbers, and {some([header[i] for i in words])} hold words"
+            what = f"the first column holds numbers, and {some([header[i] for i in words])} contain words"
             raise ExpressionError(
                 what, path=self.path, hint=f"{_NAME_COLUMN}, and leave others out with --drop-columns"
             )
         if self.naming.numbers and all(name.isdecimal() for name in first):
-            return RowNames(header[0], first, frozenset([0]), ("the first column's numbers are the names, as asked",))
+            return RowNames(
+                header[0], first, frozenset([0]), ("the first column's numbers are the names, by --numbers-are-names",)
+            )
         if _numbers_rows(header[0]) and not like_row_numbers(first) and all(name.isdecimal() for name in first):
             return RowNames(header[0], first, frozenset([0]), ("the first column's numbers are the names",))
-        kind = "row numbers, which are no names" if 0 in self.numbered else f"numbers (its title is {header[0]!r})"
+        kind = "row numbers, which are not names" if 0 in self.numbered else f"numbers (its title is {header[0]!r})"
         title = f"'{header[0] or '#1'}'"
-        hint = f"if its numbers are the names, say --name-column {title}; else add a column patient_id (or gene)"
+        hint = f"if its numbers are the names, use --name-column {title}; else add a column patient_id (or gene)"
         raise ExpressionError(f"there is no column of names: the first holds {kind}", path=self.path, hint=hint)
 
 
 def _is_of(sample: str, patient: str) -> bool:
-    """Whether a sample's name begins with its patient's, or is a barcode of this patient."""
+    """Whether a sample's name begins with the patient's name, or is a barcode of this patient."""
     barcode = tcga_barcode(sample)
     return sample.casefold().startswith(patient.casefold()) or (barcode is not None and barcode.patient == patient)
 
 
 def refuse_numbered(names: Sequence[str], title: str, naming: Naming, path: Path) -> None:
-    """Names of columns may be numbers where the first column has a title of names, or none.
+    """Refuse a header of numbers, unless the first column's title, or a flag, shows that they are names.
 
-    :param title: of the column of names.
-    :raises ExpressionError: the header holds values, or numbers of columns.
+    :param title: title of the column of names.
+    :raises ExpressionError: the header contains values, or numbers of columns.
     """
     if not names or not all(map(is_number, names)):
         return
@@ -300,5 +302,5 @@ def refuse_numbered(names: Sequence[str], title: str, naming: Naming, path: Path
         raise ExpressionError("the first row holds numbers, not names", path=path, hint=FORM)
     start = count_from(names)
     if not naming.numbers and (start == 0 or (start == 1 and plain_name(title) not in of_genes)):
-        what = f"the columns are called {some(names, 3)}: these count columns and name nobody"
-        raise ExpressionError(what, path=path, hint="write the names into the header, or say --numbers-are-names")
+        what = f"the columns are named {some(names, 3)}: these look like column numbers, not names"
+        raise ExpressionError(what, path=path, hint="write the names into the header, or use --numbers-are-names")

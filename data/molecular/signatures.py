@@ -1,7 +1,7 @@
-"""Signature scores of patients: gene sets (single-sample GSEA) and the 21-gene recurrence score, for research.
+"""Signature scores of patients: gene sets (single-sample GSEA) and the 21-gene recurrence score, for research only.
 
-Nothing is fitted: a patient's score depends on that patient's values alone, whoever else is in the matrix. z-scores are
-the exception that somebody else made: their values already depend on the whole cohort, and so do scores of them.
+Nothing is fitted: a patient's score depends only on that patient's values. The exception are z-scores, whose values
+already depend on the whole cohort.
 """
 
 from __future__ import annotations
@@ -35,17 +35,17 @@ FEWEST_GENES: Final = 10
 RECURRENCE: Final = "recurrence_score"
 """0 to 100, exactly as published, where nothing is missing."""
 UNSCALED: Final = "recurrence_score_unscaled"
-"""The weighted sum without floors: on RNA-seq many patients lie below the floors, which hides their rank."""
+"""The weighted sum without floors: on RNA-seq many patients are below the floors, which would hide their ranks."""
 _CHUNK: Final = 64  # patients ranked at once, for memory
 
 
 @dataclass(frozen=True)
 class Signatures:
-    """The signature table and its account.
+    """The table of scores, with a report.
 
     :param table: patients × scores, NaN where a patient has none; the index is named ``patient_id``.
     :param sentences: what was done and left out.
-    :param warnings: what a reader of the scores should know.
+    :param warnings: limits of the scores.
     """
 
     table: pd.DataFrame
@@ -56,17 +56,19 @@ class Signatures:
 def signature_table(
     expression: anndata.AnnData, gene_sets: Mapping[str, Sequence[str]], *, min_genes: int = FEWEST_GENES
 ) -> Signatures:
-    """Score every patient: the recurrence score first, then one ssGSEA column a gene set, in the order given.
+    """Score every patient: the recurrence score first, then one ssGSEA column per gene set, in the order given.
 
     :param expression: patients × genes with symbols, as :func:`~.expression_reading.read_genomics` makes.
     :param gene_sets: name → genes, as :func:`~.gene_sets.read_gmt` reads; may be empty.
     :param min_genes: a set with fewer genes in the matrix is left out; a patient with fewer of a set's genes measured
         has no score for it.
-    :raises ExpressionError: a set has the name of the recurrence score's column.
+    :raises ExpressionError: a set has the same name as a column of the recurrence score.
     """
     taken = sorted({RECURRENCE, UNSCALED} & set(gene_sets))
     if taken:
-        raise ExpressionError(f"the gene set {taken[0]!r} has a name of ours", hint="give it another name")
+        raise ExpressionError(
+            f"the gene set {taken[0]!r} has the name of a column of the recurrence score", hint="give it another name"
+        )
     columns, sentences, warnings = _recurrence(expression)
     if gene_sets:
         genes = [str(gene) for gene in expression.var_names]
@@ -85,7 +87,7 @@ def signature_table(
 
 
 def write_signatures(path: Path, signatures: Signatures) -> None:
-    """Write the table as CSV, six figures a score, whole or not at all. Equal scores give equal bytes."""
+    """Write the table as CSV, atomically, with six significant digits. Equal scores give equal bytes."""
     with whole(path) as scratch:
         signatures.table.to_csv(scratch, float_format="%.6g", lineterminator="\n", encoding="utf-8")
 
@@ -103,8 +105,8 @@ def single_sample_gsea(
 
     which needs no running sum, and leaves no choice where genes tie: equal values share their mean rank, so the order
     of the genes does not matter. Divided by N it lies between −1 and 1 and matrices of other sizes compare; times N it
-    is the score of GSVA (``ssgsea.norm = FALSE``) and GSEApy (``ES``). The range over a cohort, by which Barbie et al.
-    divide in the end, would let other patients in.
+    is the score of GSVA (``ssgsea.norm = FALSE``) and GSEApy (``ES``). Barbie et al. finally divide by the range over
+    the cohort, which is left out here because scores would then depend on other patients.
 
     :param matrix: (n, g); NaN, a gene that was not measured, is left out of that patient's ranking.
     :param genes: g names.
@@ -119,7 +121,7 @@ def single_sample_gsea(
     for start in range(0, len(matrix), _CHUNK):
         values = matrix[start : start + _CHUNK]
         measured = np.isfinite(values)
-        # Missing values rank last, out of the way, and then count for nothing.
+        # Missing values rank last, so they do not change other ranks, and then get rank 0.
         rank = rankdata(np.where(measured, values, np.inf), axis=1) * measured
         weight = rank**ALPHA
         n = measured.sum(axis=1, keepdims=True).astype(np.float64)
@@ -136,7 +138,7 @@ def single_sample_gsea(
 def _sets_to_score(
     gene_sets: Mapping[str, Sequence[str]], genes: Sequence[str], min_genes: int
 ) -> tuple[dict[str, tuple[str, ...]], dict[str, tuple[int, int]]]:
-    """Sets with enough genes in the matrix, as it names them; of the others, how many are there of how many."""
+    """Sets with enough genes in the matrix, by its names; for the others, how many of how many genes it has."""
     there = set(genes)
     approved = shipped_aliases()  # read_genomics renames the matrix's genes, so older gene sets must follow
     found: dict[str, tuple[str, ...]] = {}
@@ -154,17 +156,17 @@ def _account(
     scores: Floats,
     min_genes: int,
 ) -> list[str]:
-    said = [f"gene sets scored (ssGSEA): {len(kept)} of {len(gene_sets)}"]
+    sentences = [f"gene sets scored (ssGSEA): {len(kept)} of {len(gene_sets)}"]
     if kept:
         share = {name: len(chosen) / len(set(gene_sets[name])) for name, chosen in kept.items()}
         least = min(share, key=lambda name: share[name])
-        said.append(f"least complete scored gene set: {least}, {share[least]:.0%} of its genes are in the matrix")
+        sentences.append(f"least complete scored gene set: {least}, {share[least]:.0%} of its genes are in the matrix")
     if left_out:
         examples = some([f"{name} {here} of {all_}" for name, (here, all_) in left_out.items()], 3)
-        said.append(f"gene sets left out, fewer than {min_genes} genes in the matrix (or all of it): {examples}")
+        sentences.append(f"gene sets left out, fewer than {min_genes} genes in the matrix (or all of it): {examples}")
     if gaps := int(np.isnan(scores).any(axis=1).sum()):
-        said.append(f"patients without the score of some gene set, too few of its genes measured: {gaps}")
-    return said
+        sentences.append(f"patients without the score of some gene set, too few of its genes measured: {gaps}")
+    return sentences
 
 
 @dataclass(frozen=True)
@@ -181,7 +183,7 @@ def _formula() -> dict[str, Any]:
 
 
 def _recurrence(expression: anndata.AnnData) -> tuple[dict[str, Floats], list[str], list[str]]:
-    """The two columns of the recurrence score, with what to say of them."""
+    """The two columns of the recurrence score, with sentences and warnings."""
     formula = _formula()
     groups = [_Group(name, one["weight"], one.get("floor"), one["genes"]) for name, one in formula["groups"].items()]
     cancer = [gene for group in groups for gene in group.genes]
@@ -193,7 +195,7 @@ def _recurrence(expression: anndata.AnnData) -> tuple[dict[str, Floats], list[st
     sentences = [f"{written} taken for {gene}" for gene, written in renamed.items()]
     nothing = np.full(expression.n_obs, np.nan)
     if len(absent) == len(cancer):
-        sentences.append("recurrence score: none of its 16 genes is in the matrix, so there is none")
+        sentences.append("recurrence score: none of its 16 genes is in the matrix, so it is not computed")
         return {RECURRENCE: nothing, UNSCALED: nothing}, sentences, []
 
     on_scale = not zscore and bool(references)
@@ -242,7 +244,7 @@ def _recurrence(expression: anndata.AnnData) -> tuple[dict[str, Floats], list[st
 
 
 def _columns(expression: anndata.AnnData, genes: Sequence[str]) -> tuple[dict[str, Floats], dict[str, str]]:
-    """The columns of those genes that are there, and which of them go by an earlier symbol."""
+    """The columns of the genes that the matrix has, and those that it has under a former symbol."""
     place = {str(gene): column for column, gene in enumerate(expression.var_names)}
     earlier = {approved: name for name, approved in shipped_aliases().items() if name in place}
     matrix = _matrix(expression)

@@ -1,12 +1,12 @@
 """The expression store: patients × genes in AnnData's zarr layout.
 
-RNA lies in ``expression.zarr``; each further block (:mod:`.blocks`) lies beside it in a store of the same layout,
-called after the block, on its own features and its own patients. NaN is a missing value; a patient whom a block did not
-measure is not in its store.
+RNA is in ``expression.zarr``; each further block (:mod:`.blocks`) is beside it in a store of the same layout, named
+after the block, with its own features and patients. NaN is a missing value; patients that a block did not measure are
+not in its store.
 
-Written by the genomics stage and read by training; any tool that reads AnnData reads it too. Zarr format 3, without
-consolidated metadata (which that format does not define yet). Equal content gives equal bytes, so that a digest tells
-whether anything changed.
+The stores are written by the genomics stage and read by training; any tool that reads AnnData reads them too. Zarr
+format 3, without consolidated metadata (which that format does not define yet). Equal content gives equal bytes, so a
+digest shows whether anything changed.
 """
 
 from __future__ import annotations
@@ -38,14 +38,14 @@ ENCODING_VERSION = "0.1.0"
 
 @dataclass(frozen=True)
 class ExpressionTable:
-    """Expression, or another block, as training sees it. Patients are asked for in any writing of their ids.
+    """Expression, or another block, for training. Patients can be looked up by any spelling of their ids.
 
     :param patients: n patient ids.
-    :param genes: g gene ids; for another block its features, for joined blocks as :func:`join_blocks` names them.
+    :param genes: g gene ids; features of another block; or features of joined blocks (:func:`join_blocks`).
     :param matrix: (n, g) float32, RNA on a log scale; NaN where a value is missing.
     :param unit: such as ``log2(CPM + 1)``.
     :param source: name of the file that it was read from.
-    :param block: what was measured; of joined blocks the first.
+    :param block: the block; of joined blocks the first.
     """
 
     patients: tuple[str, ...]
@@ -70,7 +70,7 @@ class ExpressionTable:
         return self._row_of[id_key(patient)]
 
     def rows(self, patients: Sequence[str]) -> npt.NDArray[np.float32]:
-        """The (len(patients), g) matrix of these patients, in their order.
+        """The (len(patients), g) matrix of these patients, in this order.
 
         :raises ExpressionError: one of them has no expression.
         """
@@ -87,11 +87,11 @@ def store_name(block: Block) -> str:
 
 
 def join_blocks(tables: Sequence[ExpressionTable]) -> ExpressionTable:
-    """Blocks side by side: all patients that any of them has, sorted; NaN where a block did not measure a patient.
+    """Join blocks: all patients of any block, sorted; NaN where a block did not measure a patient.
 
-    RNA's features keep their names, the others get their block's (``cnv:ERBB2``).
+    RNA's features keep their names, names of others begin with their block (``cnv:ERBB2``).
 
-    :raises ExpressionError: a block twice, or none.
+    :raises ExpressionError: a block occurs twice, or there are none.
     """
     blocks = [table.block for table in tables]
     if not blocks or len(set(blocks)) < len(blocks):
@@ -117,12 +117,12 @@ def join_blocks(tables: Sequence[ExpressionTable]) -> ExpressionTable:
 
 
 def write_expression(path: Path, expression: anndata.AnnData) -> None:
-    """Write the store, whole or not at all; what lay at ``path`` is replaced.
+    """Write the store atomically; an existing one at ``path`` is replaced.
 
     :param expression: ``X`` (patients × genes) float32, finite or NaN; unique names; ``uns`` with ``unit`` and
-        ``source`` (text) and whatever else is to be kept; ``block`` where it is not RNA. The keys ``encoding_type``,
-        ``encoding_version`` and ``matrix_digest`` are ours.
-    :raises ExpressionError: it is not that, or the values of another block than RNA contradict its unit.
+        ``source`` (text), ``block`` if it is not RNA, and anything else to store. The keys ``encoding_type``,
+        ``encoding_version`` and ``matrix_digest`` are set here.
+    :raises ExpressionError: it does not have this form, or the values of another block than RNA contradict its unit.
     """
     matrix = expression.X
     if not isinstance(matrix, np.ndarray) or matrix.dtype != np.float32 or np.isinf(matrix).any():
@@ -135,7 +135,7 @@ def write_expression(path: Path, expression: anndata.AnnData) -> None:
         what = f"patients whose ids differ only in case, blanks or a .0 are one patient with several rows: {some(ways)}"
         raise ExpressionError(what, path=path, hint="keep one of the rows, or rename those that are other people")
     if not all(isinstance(expression.uns.get(key), str) for key in ("unit", "source")):
-        raise ExpressionError("uns must say unit and source", path=path)
+        raise ExpressionError("uns must have unit and source", path=path)
     block = expression.uns.get("block", "rna")
     if block not in BLOCKS:
         raise ExpressionError(f"there is no block {block!r}", path=path, hint=f"choose among {', '.join(BLOCKS)}")
@@ -149,14 +149,14 @@ def write_expression(path: Path, expression: anndata.AnnData) -> None:
     uns = dict(sorted({**expression.uns, **ours}.items()))
     stored = anndata.AnnData(X=matrix, obs=expression.obs, var=expression.var, uns=uns)
     with whole(path) as scratch:
-        # shards=None spares anndata's question whether to shard; write_elem leaves the metadata unconsolidated.
+        # shards=None: without it anndata warns that it may shard; write_elem leaves the metadata unconsolidated.
         write_elem(zarr.open_group(scratch, mode="w-", zarr_format=3), "/", stored, dataset_kwargs={"shards": None})
 
 
 def read_expression(path: Path) -> ExpressionTable:
     """Read the store of RNA or of another block.
 
-    :raises StoreError: it is not there, not ours, of a later version, or its matrix is not the one that was written.
+    :raises StoreError: missing, not a store of wsipipe, of a later version, or its matrix has changed.
     """
     stored = patiently(lambda: _read(path), path)
     uns = {key: str(value) for key, value in stored.uns.items() if isinstance(value, str | np.str_)}

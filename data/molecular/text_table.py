@@ -1,10 +1,10 @@
-"""A matrix as text, CSV or TSV or GCT (also gzipped), into a header and a frame of as many columns.
+"""Reading a matrix from text, CSV or TSV or GCT (also gzipped), into a header and a data frame.
 
-Only lines and cells are dealt with here: comments, the separator, separators at the ends of lines, a header without a
-corner, a second line of headings. What the columns mean is :mod:`.row_names`' business. Text is read by pandas' C
-reader. For 20,000 genes × 1,000 patients it takes 1.6 to 2.8 s of CPU and pyarrow's 1.1 to 1.3
-(``tests/benchmarks/genomics_reading.py``): too little for a second parser, as R's tables with blanks between the cells
-need this one in any case.
+This module handles lines and cells: comments, the separator, separators at the ends of lines, a header without the
+title of the first column, a second line of headings. The meaning of columns is found in :mod:`.row_names`. Text is read
+by pandas' C parser. For 20,000 genes × 1,000 patients it takes 1.6 to 2.8 s of CPU and pyarrow's 1.1 to 1.3
+(``tests/benchmarks/genomics_reading.py``): not enough to justify a second parser, because R's tables with blanks
+between the cells need pandas' in any case.
 """
 
 from __future__ import annotations
@@ -25,19 +25,19 @@ from ..columns import plain_name, plain_names
 from ..errors import ExpressionError
 from ..wording import some
 
-FORM = "the first row and the first column hold names, every other cell a number or nothing"
+FORM = "the first row and the first column must hold names, every other cell a number or nothing"
 _SEPARATORS = ("\t", ",", ";", " ")
 
 
 @dataclass(frozen=True)
 class Table:
-    """Titles of columns, and the cells below them.
+    """A table as read: titles of columns, and cells.
 
-    :param header: a title for each column; empty where there is none.
+    :param header: a title for each column; empty if it has none.
     :param frame: columns numbered from 0; those that may hold names are text.
-    :param notes: what was passed over, a sentence each.
+    :param notes: sentences on what was skipped.
     :param gct: whether it is a GCT file, whose rows are genes.
-    :param measure: what a second line of headings says that the numbers are; empty without one.
+    :param measure: the quantity named in a second line of headings; empty without one.
     """
 
     header: list[str]
@@ -49,7 +49,7 @@ class Table:
 
 @dataclass(frozen=True)
 class _Top:
-    """The first lines: header, the first row of data, and how many lines come before the data."""
+    """The first lines of a table: header, the first row of data, and how many lines come before the data."""
 
     header: list[str]
     first: list[str]
@@ -60,7 +60,7 @@ class _Top:
 
 
 def role_titles() -> frozenset[str]:
-    """Titles of columns that hold names, as :func:`~wsipipe.data.columns.plain_name` writes them."""
+    """Titles of columns with names, in the form of :func:`~wsipipe.data.columns.plain_name`."""
     of_genes = (*plain_names("expression", "gene_symbol"), *plain_names("expression", "gene_corner"))
     return frozenset((*of_genes, *patient_titles(), *sample_titles()))
 
@@ -76,7 +76,7 @@ def sample_titles() -> tuple[str, ...]:
 
 
 def is_number(cell: str) -> bool:
-    """Whether a cell is a number as Python reads it."""
+    """Whether Python can read a cell as a number."""
     try:
         float(cell)
     except ValueError:
@@ -87,8 +87,8 @@ def is_number(cell: str) -> bool:
 def read_text(path: Path, *, gzipped: bool, name_column: str | None = None) -> Table:
     """Read a text file.
 
-    :param name_column: the title of the column of names where the user says it: it is a title, then, in any case.
-    :raises ExpressionError: no table, a line of another length, or it cannot be told where the header belongs.
+    :param name_column: title of the column of names, if the user gives it; it is then known to be a title.
+    :raises ExpressionError: not a table, a line of another length, or it is not clear which columns the header names.
     """
     lines = _first_lines(path, gzipped=gzipped)
     gct = _is_gct(lines[0][1] if lines else "", path)
@@ -126,7 +126,7 @@ def _open(path: Path, *, gzipped: bool) -> IO[bytes]:
 
 
 def _first_lines(path: Path, *, gzipped: bool) -> list[tuple[int, str]]:
-    """Numbered lines down to the fourth that is no comment; of the comments the first and the last are kept."""
+    """The first numbered lines down to the fourth that is not a comment; of comments the first and last are kept."""
     found: list[tuple[int, str]] = []
     comment: tuple[int, str] | None = None
     with _open(path, gzipped=gzipped) as binary, io.TextIOWrapper(binary, encoding="utf-8-sig", newline="") as text:
@@ -161,7 +161,7 @@ def _is_gct(top: str, path: Path) -> bool:
 
 
 def _separator(header: str, first: str) -> str:
-    """The separator that both lines have most of: a name may hold commas or blanks, a line of numbers does not."""
+    """The separator that is most frequent in both lines: names may contain commas or blanks, numbers do not."""
     both = {sign: min(header.count(sign), first.count(sign)) for sign in _SEPARATORS}
     if any(both.values()):
         return max(_SEPARATORS, key=lambda sign: both[sign])
@@ -174,7 +174,7 @@ def _cells(line: str, separator: str) -> list[str]:
 
 def _top(lines: Sequence[tuple[int, str]], path: Path) -> _Top:
     if len(lines) < 2:
-        raise ExpressionError("holds a header only" if lines else "the file is empty", path=path, hint=FORM)
+        raise ExpressionError("has only a header" if lines else "the file is empty", path=path, hint=FORM)
     (skip, header_line), (number, first_line) = lines[0], lines[1]
     separator = _separator(header_line, first_line)
     header, first = _cells(header_line, separator), _cells(first_line, separator)
@@ -186,9 +186,9 @@ def _top(lines: Sequence[tuple[int, str]], path: Path) -> _Top:
 
 
 def _measure(header: Sequence[str], second: Sequence[str], path: Path) -> str:
-    """What a second line of headings says of every column (Firehose's ``normalized_count``), or nothing.
+    """The quantity that a second line of headings gives for all columns (Firehose's ``normalized_count``), or "".
 
-    :raises ExpressionError: a sample has several columns of different things.
+    :raises ExpressionError: samples have several columns of different quantities.
     """
     words = [word for word in dict.fromkeys(second[1:]) if word]
     known = set(plain_names("expression", "measures"))
@@ -196,7 +196,7 @@ def _measure(header: Sequence[str], second: Sequence[str], path: Path) -> str:
         return ""
     if len(words) > 1 and set(map(plain_name, words)) & known and len(set(header[1:])) < len(header) - 1:
         what = f"each sample has several columns: {some(words)}"
-        raise ExpressionError(what, path=path, hint="give a table with one column a sample, of one of these")
+        raise ExpressionError(what, path=path, hint="give a table of one of these, with one column per sample")
     gene_column = plain_name(second[0]) in plain_names("expression", "gene_corner") + plain_names(
         "expression", "gene_symbol"
     )
@@ -206,12 +206,12 @@ def _measure(header: Sequence[str], second: Sequence[str], path: Path) -> str:
 def _aligned(
     path: Path, top: _Top, header: list[str], *, gzipped: bool, titles: Sequence[str | None]
 ) -> tuple[pd.DataFrame, list[str], list[str]]:
-    """The cells, and the header as long as they are wide.
+    """Read the cells and align the header with them.
 
-    A row that is longer than the header either ends with a separator, and its last cell is empty in every row, or the
-    header has no corner, as R's ``write.table`` leaves it.
+    If rows are longer than the header, either they end with a separator, so that the last cell of every row is empty,
+    or the header lacks the title of the first column, as from R's ``write.table``.
 
-    :param titles: of columns of names, beside those that are known.
+    :param titles: further titles of columns of names, beside the known ones.
     """
     extra = len(top.first) - len(header)
     corner = plain_name(header[0])
@@ -236,7 +236,7 @@ def _aligned(
                 f"{wider}, and the last is empty in every row: either {header[0]!r} is the title of the names, or "
                 "it is a column and the last column is empty"
             )
-            hint = f"remove the separators at the ends of the lines, or say --name-column {header[0]} if it is a title"
+            hint = f"remove the separators at the ends of the lines, or use --name-column {header[0]} if it is a title"
             raise ExpressionError(what, path=path, hint=hint)
     elif extra:
         header = ["", *header]
@@ -244,13 +244,13 @@ def _aligned(
     while width > 1 and not any(header[width - 1 : width]) and frame[width - 1].isna().all():
         width -= 1
     if width < frame.shape[1]:
-        notes.append(f"empty cells at the ends of the lines are no columns: {frame.shape[1] - width}")
+        notes.append(f"empty columns at the ends of the lines left out: {frame.shape[1] - width}")
         frame = frame[list(range(width))]
     return frame, notes, header[:width]
 
 
 def _parsed(path: Path, top: _Top, header: Sequence[str], *, gzipped: bool) -> pd.DataFrame:
-    """All rows, in numbered columns; as text where a title says that names may be below it."""
+    """Read all rows, in numbered columns; columns that may hold names, by their titles, as text."""
     width = max(len(header), len(top.first))
     roles = role_titles()
     text: dict[Any, Any] = {0: str, **{i: str for i, title in enumerate(header) if plain_name(title) in roles}}
@@ -268,11 +268,11 @@ def _parsed(path: Path, top: _Top, header: Sequence[str], *, gzipped: bool) -> p
                 low_memory=False,
             )
     except pd.errors.ParserError as error:
-        raise ExpressionError(f"is no table ({str(error).strip()})", path=path, hint=FORM) from error
+        raise ExpressionError(f"is not a table ({str(error).strip()})", path=path, hint=FORM) from error
 
 
 def _refuse_short_lines(path: Path, top: _Top, cells: int, *, gzipped: bool) -> None:
-    """pandas fills a line that was cut off with missing values, silently."""
+    """Refuse lines that were cut off; pandas would silently fill them with missing values."""
     separator = top.separator.encode()
     with _open(path, gzipped=gzipped) as stream:
         for number, line in enumerate(islice(stream, top.skip, None), start=top.skip + 1):

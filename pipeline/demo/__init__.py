@@ -1,1 +1,1 @@
-"""The demo: a small cohort made on the spot, and the whole chain on it."""
+"""The demo: a small synthetic cohort, and a run of the whole chain on it."""

@@ -1,6 +1,6 @@
-"""``wsipipe demo``: a small cohort made on the spot, and the whole chain on it.
+"""``wsipipe demo``: makes a small synthetic cohort and runs the whole chain on it.
 
-The cohort is untidy on purpose: one slide is broken (the planted failure), some patients lack RNA or a usable label.
+The cohort is incomplete on purpose, like a real one: one slide is broken, some patients lack RNA or a usable label.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ BIOMARKER = "her2"
 
 
 def run_demo(folder: Path, console: Console) -> None:
-    """Make the cohort in ``folder`` (or find it there), run the chain, and show what came out.
+    """Make the cohort in ``folder`` (or use the one there), run the chain, and print the results.
 
-    :raises SurroundingsError: something failed that was not meant to.
+    :raises SurroundingsError: anything failed beside the slide that is broken on purpose.
     """
     begin = time.monotonic()
     console.heading("a small synthetic cohort")
@@ -39,7 +39,7 @@ def run_demo(folder: Path, console: Console) -> None:
     recomputed = sum(s.done + s.empty for s in summaries)
     seconds = time.monotonic() - begin
     if not recomputed:
-        console.line("nothing was recomputed: all of it was done before")
+        console.line("nothing was recomputed: everything was done before")
     console.line(f"{cohort.broken_slide} is broken on purpose: a failed slide never stops the others")
     console.line(f"done in {clock(seconds)}")
     model = result["models"][BIOMARKER]
@@ -88,7 +88,7 @@ def demo_config(workspace: Path, cohort: DemoCohort) -> Config:
 
 
 def _refuse_other_failures(summaries: list[Summary], planted: str) -> None:
-    """The demo is well exactly when its planted failure occurred, and no other."""
+    """Check that the slide that is broken on purpose failed, and nothing else."""
     failed = [(summary.stage, failure.item) for summary in summaries for failure in summary.failures]
     if failed != [("tile", planted)]:
         raise SurroundingsError(

@@ -1,9 +1,9 @@
-"""Makes a small cohort with a planted biomarker, so that the whole chain runs without anybody's data.
+"""A small synthetic cohort with a planted biomarker, so that the whole chain runs without any real data.
 
-A continuous molecular state with two humps, as HER2's, decides three things, each with noise of its own: the label,
-some genes of the RNA, and how much of the tissue shows the planted texture. The cohort is as untidy as a real one: an
-equivocal and a missing label, patients without RNA, one with two slides, one slide at another resolution, some in
-another format, one that is broken.
+A continuous molecular state with a bimodal distribution, like HER2, determines three things, each with its own noise:
+the label, the expression of some genes, and the fraction of the tissue with the planted texture. Like a real cohort it
+has an equivocal and a missing label, patients without RNA, a patient with two slides, a slide at another resolution,
+some slides in another format, and a broken slide.
 """
 
 from __future__ import annotations
@@ -35,18 +35,18 @@ SITES = {
     "Harbour": Stain(haematoxylin=(0.72, 0.74, 0.33), eosin=(0.09, 0.66, 0.32), glass=(240.0, 240.0, 245.0)),
     "St Anne": Stain(haematoxylin=(0.62, 0.78, 0.44), eosin=(0.12, 0.80, 0.50), glass=(246.0, 244.0, 243.0)),
 }
-"""The laboratories that sent the slides, each with its own way of staining. None has more positives than another."""
+"""The laboratories that sent the slides, each with its own staining. All have the same share of positives."""
 
 NEW_STATES = (1.2, -0.9, 0.9, -1.2)
 """Molecular states of the held-out slides: two of each class, none of them near the threshold."""
 
 DRAWING = 1
-"""Goes up when the same seed no longer gives the same bytes, so that an older folder is not taken for today's."""
+"""Raised when the same seed no longer gives the same bytes, so that a cohort of an older version is not reused."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class DemoCohort:
-    """Where the demo's cohort lies, and what is to be learnt from it."""
+    """Files of the demo's cohort, and the label that a model learns from it."""
 
     slides: Path
     table: Path
@@ -55,7 +55,7 @@ class DemoCohort:
     positive: str
     negative: str
     broken_slide: str
-    """Id of the slide that cannot be opened. It stands in the table, and its patient has no other."""
+    """Id of the slide that cannot be opened. It is in the table, and its patient has no other slide."""
     new_slides: Path
     """Slides of patients who are not in the table."""
     new_slides_truth: Path
@@ -63,14 +63,14 @@ class DemoCohort:
 
 @dataclass(frozen=True, kw_only=True)
 class Patient:
-    """One patient, and what is odd about them."""
+    """One patient, and their irregularities."""
 
     id: str
     site: str
     state: float
-    """The molecular state: humps at −1 and 1."""
+    """The molecular state: a mixture of two distributions around −1 and 1."""
     label: str
-    """What the table says, which may be neither positive nor negative."""
+    """The label in the table, which may be neither positive nor negative."""
     has_rna: bool = True
     slides: int = 1
     broken: bool = False
@@ -83,24 +83,24 @@ class _Slide:
     file: Path
     mpp: Mpp
     seed: tuple[int, ...]
-    """Its own random numbers, whatever else the cohort holds and in whatever order slides are drawn."""
+    """Seed of the slide's random numbers; they do not depend on the other slides or on the order of drawing."""
 
 
 def make_cohort(folder: Path, *, patients: int = 40, seed: int = 0) -> DemoCohort:
-    """Write the cohort: the same numbers give the same bytes. A folder that already holds it whole is left alone.
+    """Write the cohort, unless the folder already holds all of it. The same arguments give the same bytes.
 
-    :param patients: patients in the table, the few that cannot be used among them.
+    :param patients: number of patients in the table, including the few that cannot be used.
     :raises UsageError: fewer than six patients, or a folder with slides that are not this cohort's.
     """
     if patients < FEWEST:
         raise UsageError(f"a demo cohort of {patients} patients is too small", hint=f"take at least {FEWEST}")
     people = recruit(np.random.default_rng([seed, 0]), patients)
-    strangers = [
+    new_patients = [
         Patient(id=f"NEW-{n}", site=list(SITES)[n % len(SITES)], state=state, label=_label(state))
         for n, state in enumerate(NEW_STATES, start=1)
     ]
     slides = _slides(people, folder / "slides", seed=(seed, 2))
-    new_slides = _slides(strangers, folder / "new_slides", seed=(seed, 3))
+    new_slides = _slides(new_patients, folder / "new_slides", seed=(seed, 3))
     cohort = DemoCohort(
         slides=folder / "slides",
         table=folder / "cohort.csv",
@@ -136,7 +136,7 @@ def _label(state: float) -> str:
 
 
 def recruit(rng: np.random.Generator, patients: int) -> list[Patient]:
-    """The patients, as many of one hump as of the other, every site with its share of both."""
+    """Draw the patients: half from either distribution of the state, spread evenly over the sites."""
     state = np.where(np.arange(patients) % 2, -1.0, 1.0) + rng.normal(0, 0.45, patients)
     order = np.argsort(state)
     site = np.empty(patients, int)
@@ -152,7 +152,7 @@ def recruit(rng: np.random.Generator, patients: int) -> list[Patient]:
         for i in range(patients)
     ]
 
-    # The untidy ones, taken from both classes in turn: nearest to the threshold first, then whoever comes.
+    # Patients with irregularities, from both classes in turn: the equivocal one is the nearest to the threshold.
     people.sort(key=lambda person: abs(person.state))
     equivocal = people.pop(0)
     people.sort(key=lambda person: person.id)
@@ -171,14 +171,14 @@ def recruit(rng: np.random.Generator, patients: int) -> list[Patient]:
 
 
 def _take(people: list[Patient], *, other_than: str) -> Patient:
-    """Remove and return the first patient of the other class (or of any, should there be none)."""
+    """Remove and return the first patient of the other class (or of any class, if there is none)."""
     chosen = next((person for person in people if person.label != other_than), people[0])
     people.remove(chosen)
     return chosen
 
 
 def _slides(people: list[Patient], folder: Path, *, seed: tuple[int, int]) -> list[_Slide]:
-    """Every sixth slide is a generic TIFF, and the third is scanned at 0.25 microns per pixel."""
+    """The slides of the patients: every sixth is a generic TIFF, the third is scanned at 0.25 microns per pixel."""
     slides: list[_Slide] = []
     for person in people:
         for number in range(1, person.slides + 1):
@@ -217,7 +217,7 @@ def _make_slide(slide: _Slide) -> None:
 
 
 def _restained(rng: np.random.Generator, stain: Stain) -> Stain:
-    """The site's stain as it came out on one day: either dye stronger or weaker, its hue a little off."""
+    """The site's stain with the variation of one day: each dye stronger or weaker, with a slightly different hue."""
 
     def varied(density: tuple[float, float, float]) -> tuple[float, float, float]:
         red, green, blue = np.array(density) * rng.lognormal(0, 0.10) * rng.lognormal(0, 0.03, 3)
@@ -240,7 +240,7 @@ def _sizes(folder: Path, files: Iterable[Path]) -> dict[str, int]:
 
 
 def _is_whole(folder: Path, recipe: dict[str, int], files: list[Path]) -> bool:
-    """Whether a run that went through has left exactly these files here. Its record is written last."""
+    """Whether the folder holds exactly these files, completely written. The record ``demo.json`` is written last."""
     try:
         record = json.loads((folder / "demo.json").read_text())
         return bool(record == {**recipe, "bytes": _sizes(folder, files)})
@@ -249,7 +249,7 @@ def _is_whole(folder: Path, recipe: dict[str, int], files: list[Path]) -> bool:
 
 
 def _refuse_other_slides(folders: Iterable[Path], files: list[Path]) -> None:
-    """Never mix two cohorts in one folder: the chain would take all slides for its own."""
+    """Refuse folders with slides of another cohort: the chain would use all of them."""
     known = {file.name for file in files}
     for folder in folders:
         for file in sorted(folder.glob("[!.]*")):

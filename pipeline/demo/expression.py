@@ -1,4 +1,4 @@
-"""Makes the demo's RNA: a genes × patients matrix in which some genes follow a planted molecular state."""
+"""The demo's RNA: a genes × patients matrix in which some genes follow the molecular state."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 PLANTED: Mapping[str, float] = {
-    # The HER2 amplicon on 17q12 and what lies beside it goes up with the state, the luminal genes go down.
+    # The HER2 amplicon on 17q12 and its neighbours increase with the state, the luminal genes decrease.
     **dict.fromkeys(("ERBB2", "GRB7", "PGAP3", "STARD3", "MIEN1"), 1.2),
     **dict.fromkeys(("TCAP", "PNMT", "IKZF3", "ORMDL3", "GSDMB", "CDK12", "MED1", "FBXL20", "PSMD3", "CASC3"), 0.7),
     **dict.fromkeys(("FGFR4", "TMEM45B", "CLCA2", "AGR2", "S100A8", "S100A9", "KMO", "ANGPTL4", "DHRS2"), 0.5),
@@ -35,11 +35,11 @@ TUBB TWIST1 TYMS UBE2C UBE2T VEGFA VIM VWF XBP1 YAP1 ZEB1 ZEB2
 """.split()  # noqa: SIM905 - quoted one by one they would fill the page
 
 FACTORS = 5
-"""Nuisance: biology that has nothing to do with the state (immune infiltrate, proliferation, purity …)."""
+"""Nuisance factors: biology unrelated to the state (immune infiltrate, proliferation, purity …)."""
 
 
 def make_expression(rng: np.random.Generator, states: Mapping[str, float]) -> pd.DataFrame:
-    """TPM-like values, genes × patients, index `gene` sorted.
+    """Make TPM-like values, genes × patients, index `gene` sorted.
 
     :param states: the molecular state (about −2 to 2) of each patient, by patient id.
     """
@@ -49,6 +49,6 @@ def make_expression(rng: np.random.Generator, states: Mapping[str, float]) -> pd
     base = rng.normal(5.0, 2.0, (len(genes), 1)).clip(0.5, 11)
     nuisance = rng.normal(0, 0.2, (len(genes), FACTORS)) @ rng.standard_normal((FACTORS, len(state)))
     noise = rng.normal(0, 0.4, (len(genes), len(state)))
-    seen = state + rng.normal(0, 0.2, len(state))  # a biopsy is a part of the tumour
-    log2 = base + loading[:, None] * seen + nuisance + noise
+    sampled = state + rng.normal(0, 0.2, len(state))  # a biopsy is only a part of the tumour
+    log2 = base + loading[:, None] * sampled + nuisance + noise
     return pd.DataFrame((2 ** log2.clip(0) - 1).round(2), index=pd.Index(genes, name="gene"), columns=list(states))

@@ -1,4 +1,4 @@
-"""The nuclei of the demo's tissue: what the kinds look like, how they lie, and how they are drawn."""
+"""The nuclei of the demo's tissue: the kinds, their arrangement, and drawing them."""
 
 from __future__ import annotations
 
@@ -12,20 +12,20 @@ from .texture import Field, noise
 
 @dataclass(frozen=True, kw_only=True)
 class Nucleus:
-    """A kind of nucleus, and how its like lie together."""
+    """A kind of nucleus, and how densely and regularly nuclei of the kind lie."""
 
     spacing: float
-    """Microns from one to the next."""
+    """Microns from one nucleus to the next."""
     radius: float
     """Microns."""
     scatter: float
-    """How far they are off an even lattice, as a share of the spacing."""
+    """Deviation from an even lattice, as a share of the spacing."""
     pleomorphism: float
-    """How much they differ in size, outline and darkness; a relative standard deviation."""
+    """Variation in size, outline and darkness, as a relative standard deviation."""
     elongation: float
     """Length over width."""
     darkness: float
-    """Haematoxylin, in the units of the stain."""
+    """Amount of haematoxylin, in the units of the stain."""
     vesicular: float
     """0: evenly dark. 1: a pale interior with a dark rim and a nucleolus."""
 
@@ -44,16 +44,18 @@ FIBROBLAST = Nucleus(
 )
 
 SHAPES = 12
-"""Individuals of a kind that are drawn; every nucleus of the tissue is one of them."""
+"""Different shapes that are drawn of each kind; every nucleus of the tissue has one of them."""
 ANGLES = 18
-"""Directions, over half a turn, in which each is drawn."""
+"""Orientations, over half a turn, in which each shape is drawn."""
 
 
 def lattice(rng: np.random.Generator, *, px: int, spacing: float, scatter: float) -> tuple[Field, Field]:
-    """x and y of a hexagonal lattice's points over a square of `px`, each about `scatter` × `spacing` off its place."""
+    """x and y of the points of a hexagonal lattice over a square of `px`, scattered by about `scatter` × `spacing`."""
     rows, columns = np.mgrid[: int(px / (spacing * 0.866)) + 1, : int(px / spacing) + 1]
     points = np.stack(((columns + 0.5 * (rows % 2)) * spacing, rows * spacing * 0.866)).reshape(2, -1)
-    sway = np.stack([noise(rng, px // 8, 1.5 * spacing) for _ in range(2)])  # no tissue keeps its rows straight
+    sway = np.stack(
+        [noise(rng, px // 8, 1.5 * spacing) for _ in range(2)]
+    )  # rows of cells in tissue are never straight
     row, column = np.clip(points[::-1] / 8, 0, px // 8 - 1).astype(int)
     points += spacing * sway[:, row, column] + rng.normal(0, scatter * spacing, points.shape)
     x, y = np.clip(points, 0, px - 1).astype(np.float32)
@@ -63,7 +65,7 @@ def lattice(rng: np.random.Generator, *, px: int, spacing: float, scatter: float
 def put_nuclei(
     rng: np.random.Generator, canvas: Field, kind: Nucleus, *, x: Field, y: Field, angle: Field, mpp: float
 ) -> None:
-    """Draw a random nucleus of the kind at each point (pixels); where two overlap, the darker is seen."""
+    """Draw a random nucleus of the kind at each point (pixels); where two overlap, the darker one is visible."""
     stamps = _stamps(kind, mpp)
     shape = rng.integers(SHAPES, size=len(x))
     turn = np.round(angle / np.pi * ANGLES).astype(int) % ANGLES
@@ -78,7 +80,7 @@ def put_nuclei(
 
 @lru_cache(maxsize=16)
 def _stamps(kind: Nucleus, mpp: float) -> list[list[Field]]:
-    """Haematoxylin of the kind's individuals, SHAPES lists of ANGLES squares with the nucleus in the middle."""
+    """Haematoxylin of the kind's shapes: SHAPES lists of ANGLES squares with the nucleus in the middle."""
     rng = np.random.default_rng(7)
     return [_individual(rng, kind, mpp) for _ in range(SHAPES)]
 

@@ -1,4 +1,4 @@
-"""Writes the demo's pixels as slide files, the way scanners lay them out."""
+"""Writing the demo's pixels as slide files, in the layouts that scanners use."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ THUMBNAIL = 384
 
 
 def write_aperio(path: Path, pixels: Rgb, *, mpp: Mpp) -> None:
-    """A pyramidal SVS: full picture, thumbnail, smaller levels, in Aperio's order and with its descriptions.
+    """Write a pyramidal SVS: full image, thumbnail, smaller levels, in Aperio's order and with its descriptions.
 
     :param pixels: (height, width, 3) RGB.
     """
@@ -41,7 +41,7 @@ def write_aperio(path: Path, pixels: Rgb, *, mpp: Mpp) -> None:
 
 
 def write_generic(path: Path, pixels: Rgb, *, mpp: Mpp) -> None:
-    """A pyramidal tiled TIFF of no vendor; its resolution tags alone tell the microns per pixel.
+    """Write a generic pyramidal tiled TIFF; only its resolution tags give the microns per pixel.
 
     :param pixels: (height, width, 3) RGB.
     """
@@ -60,7 +60,7 @@ def write_generic(path: Path, pixels: Rgb, *, mpp: Mpp) -> None:
 
 
 def write_broken(path: Path, pixels: Rgb, *, mpp: Mpp) -> None:
-    """An SVS whose copy broke off: it begins like a slide, and its table of contents is missing.
+    """Write a truncated SVS, as an interrupted copy leaves it: it begins like a slide, but its directory is missing.
 
     :param pixels: (height, width, 3) RGB.
     """
@@ -82,7 +82,7 @@ def _write(tiff: tifffile.TiffWriter, pixels: Rgb, text: str | None, **layout: A
 
 
 def _pyramid(pixels: Rgb) -> list[Rgb]:
-    """The full picture and, fourfold smaller each, all levels down to one tile."""
+    """The full image and smaller levels, each a fourth as wide, down to one tile."""
     levels = [pixels]
     while max(levels[-1].shape) > TILE:
         height, width = levels[-1].shape[:2]

@@ -1,4 +1,4 @@
-"""The textures that the demo's tissue is made of: smooth noise, cells that fill the plane, and fibres."""
+"""Textures for the demo's tissue: smooth noise, Voronoi cells, and fibres."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 Field = NDArray[np.float32]
-"""A map over the slide, (height, width): at the pixels of the slide, or of the grid that it is laid out on."""
+"""A map over the slide, (height, width): at the pixels of the slide, or on the coarser layout grid."""
 
 FIBRE_PERIOD = 768
-"""Pixels of the endlessly repeating fibre texture, each half a micron wide."""
+"""Period of the repeating fibre texture, in pixels of half a micron."""
 
 
 def noise(rng: np.random.Generator, px: int, wavelength: float) -> Field:
-    """Smooth noise of about unit variance over a square of `px`, its lumps `wavelength` pixels apart."""
+    """Smooth noise of about unit variance over a square of `px`, with features `wavelength` pixels apart."""
     knots = max(4, round(2 * px / wavelength))
     coarse = rng.standard_normal((knots, knots), dtype=np.float32)
     return np.asarray(cv2.resize(coarse, (px, px), interpolation=cv2.INTER_CUBIC), np.float32)
@@ -48,7 +48,7 @@ def cells(rng: np.random.Generator, x: Field, y: Field, *, spacing: float) -> tu
 
 @lru_cache(maxsize=1)
 def _fibre_texture() -> Field:
-    """Collagen lying along x, repeating without a seam: waves of noise that change slowly along, fast across."""
+    """Collagen fibres along x, repeating without a seam: noise that changes slowly along x and fast across."""
     rng = np.random.default_rng(20)
     along, across = np.meshgrid(np.fft.fftfreq(FIBRE_PERIOD), np.fft.fftfreq(FIBRE_PERIOD))
     texture = np.zeros((FIBRE_PERIOD, FIBRE_PERIOD))
@@ -60,7 +60,7 @@ def _fibre_texture() -> Field:
 
 
 def fibres(rng: np.random.Generator, *, px: int, mpp: float) -> tuple[Field, Callable[[Field, Field], Field]]:
-    """Fibre texture bent along a slowly turning course, and the fibres' angle as a function of x and y (pixels)."""
+    """Fibre texture with slowly changing direction, and the fibres' angle as a function of x and y (pixels)."""
     x = np.arange(px, dtype=np.float32) * np.float32(mpp / 0.5)
     y = x[:, None]
     angle = float(rng.uniform(0, np.pi))

@@ -1,10 +1,10 @@
-"""Draws synthetic H&E tissue: the pixels of the demo's slides.
+"""Synthetic H&E tissue: the pixels of the demo's slides.
 
-The picture is built as a stained section is: how much haematoxylin and how much eosin lies at each pixel, and
-light that is absorbed by both (Beer-Lambert). Everything is measured in microns, so that the same scene can be
-drawn at any resolution. The planted biomarker is a texture: in a contiguous part of the tissue, nests of small
-round evenly spaced nuclei give way to nests of large pleomorphic ones. Both fill about the same area with
-about the same amount of stain, so that colour alone says little.
+The image is made like a stained section: an amount of haematoxylin and of eosin at each pixel, both of which absorb
+light (Beer-Lambert). All lengths are in microns, so that the same scene can be drawn at any resolution. The planted
+biomarker is a texture: in a contiguous part of the tissue, nests of small round evenly spaced nuclei are replaced by
+nests of large pleomorphic ones. Both fill about the same area with about the same amount of stain, so that colour
+alone carries little information.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from .nuclei import BLAND, FIBROBLAST, LYMPHOCYTE, PLANTED, lattice, put_nuclei
 from .texture import Field, cells, fibres, noise
 
 LAYOUT_MPP = 3.0
-"""Microns per pixel of the grid on which outlines are laid out, before they are drawn at full resolution."""
+"""Microns per pixel of the layout grid, on which outlines are made before they are drawn at full resolution."""
 
 MARGIN = 110.0
 """Microns of bare glass around the tissue."""
@@ -29,7 +29,7 @@ MARGIN = 110.0
 
 @dataclass(frozen=True, kw_only=True)
 class Stain:
-    """How one laboratory's sections look: optical density of red, green and blue for one unit of each dye."""
+    """The stain of one laboratory: optical density of red, green and blue for one unit of each dye."""
 
     haematoxylin: tuple[float, float, float] = (0.66, 0.76, 0.38)
     eosin: tuple[float, float, float] = (0.11, 0.74, 0.42)
@@ -41,7 +41,7 @@ STROMA, SOLID, GLAND, PLANTED_NEST, FAT = range(5)
 
 @dataclass(frozen=True)
 class Layout:
-    """Where what lies, on the layout grid. Fields hold microns and are positive inside what they outline."""
+    """The parts of the tissue on the layout grid. Fields are distances in microns, positive inside the structure."""
 
     tissue: Field
     nest: Field
@@ -51,15 +51,15 @@ class Layout:
     adipocyte: Field
     """Fat cells all over the slide, of which those in `fat` are drawn."""
     planted: NDArray[np.bool_]
-    """Where a nest's nuclei are the large pleomorphic ones."""
+    """Where the nuclei of nests are the large pleomorphic ones."""
     lymphoid: Field
-    """No length: how many lymphocytes the stroma holds, many above 0."""
+    """Density of lymphocytes in the stroma (not a distance): many above 0."""
 
 
 def draw_tissue(
     rng: np.random.Generator, *, side: Microns, mpp: Mpp, planted_fraction: float, stain: Stain
 ) -> NDArray[np.uint8]:
-    """One section on glass, cut to the tissue and a margin around it.
+    """Draw one section on glass, cropped to the tissue and a margin around it.
 
     :param side: length of the square that the tissue is laid out in.
     :param planted_fraction: part of the nests' area, 0 to 1, that carries the planted texture.
@@ -72,7 +72,7 @@ def draw_tissue(
         return np.asarray(cv2.resize(field, (px, px), interpolation=cv2.INTER_CUBIC), np.float32)
 
     def ragged(field: Field, *, wavelength: float, by: float, edge: float) -> Field:
-        """The field's inside as 0 to 1, its outline roughened by `by` microns and `edge` microns soft."""
+        """The inside of a field as 0 to 1, its outline roughened by `by` microns and softened over `edge` microns."""
         return np.clip((full(field) + by * noise(rng, px, wavelength / mpp)) / edge + 0.5, 0, 1)
 
     tissue = ragged(layout.tissue, wavelength=7, by=2.5, edge=3.0)
@@ -101,7 +101,7 @@ def draw_tissue(
 
 
 def _span(occupied: Field, *, mpp: float) -> slice:
-    """The pixels from the first to the last that hold tissue, and the margin on either side."""
+    """The range of pixels from the first to the last with tissue, and the margin on either side."""
     where = np.flatnonzero(occupied)
     first = max(0, int(where[0] - MARGIN / mpp))
     last = min(len(occupied), int(where[-1] + MARGIN / mpp))
@@ -109,7 +109,7 @@ def _span(occupied: Field, *, mpp: float) -> slice:
 
 
 def _develop(rng: np.random.Generator, haematoxylin: Field, eosin: Field, stain: Stain) -> NDArray[np.uint8]:
-    """Light through the section, slightly blurred by the lens and grainy from the camera."""
+    """Render the stained section as RGB, slightly blurred by the lens and with noise from the camera."""
     px = len(eosin)
     dust = cv2.resize((rng.random((px // 16, px // 16)) > 0.9994).astype(np.float32), (px, px)) * 0.25
     grain = cv2.resize(rng.standard_normal((px // 2, px // 2), dtype=np.float32), (px, px)) * 1.6
@@ -122,7 +122,7 @@ def _develop(rng: np.random.Generator, haematoxylin: Field, eosin: Field, stain:
 
 
 def _lay_out(rng: np.random.Generator, *, side: float, planted_fraction: float) -> Layout:
-    """Outline of the tissue and what each part of it is."""
+    """Lay out the tissue: its outline and the kind of each part."""
     n = round(side / LAYOUT_MPP)
     y, x = (np.mgrid[:n, :n] * (side / n)).astype(np.float32)
     tissue = _outline(rng, x, y, side=side)
@@ -155,7 +155,7 @@ def _lay_out(rng: np.random.Generator, *, side: float, planted_fraction: float) 
 
 
 def _outline(rng: np.random.Generator, x: Field, y: Field, *, side: float) -> Field:
-    """Distance (microns, roughly) into one or two pieces of tissue with a wavy margin."""
+    """Approximate distance (microns) from the wavy margin of one or two pieces of tissue, positive inside."""
     n = len(x)
     wavy = 0.06 * side * noise(rng, n, n / 2.2) + 14 * noise(rng, n, 110 / LAYOUT_MPP)
     tilt = rng.uniform(0, np.pi)
@@ -181,7 +181,7 @@ def _nearest(
     fraction: float,
     at_margin: bool = False,
 ) -> NDArray[np.int64]:
-    """Neighbouring cells, outwards from a random one, until they make up `fraction` of the area."""
+    """Neighbouring cells, outwards from a random one, that together make up `fraction` of the area."""
     inside = np.flatnonzero(area > 0.5 * area.max())
     away = np.hypot(*(seeds[inside] - seeds[inside].mean(axis=0)).T)
     start = inside[np.argmax(away + rng.uniform(0, 0.3, len(away)) * away.max())] if at_margin else rng.choice(inside)
@@ -201,7 +201,7 @@ def _nuclei(
     direction: Callable[[Field, Field], Field],
     mpp: float,
 ) -> Field:
-    """Haematoxylin of all nuclei, each put where its kind lives."""
+    """Haematoxylin of all nuclei, each kind in its own compartment."""
     px = len(tissue)
     canvas = np.zeros((px, px), np.float32)
     grid = len(layout.tissue)

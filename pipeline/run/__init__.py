@@ -1,1 +1,1 @@
-"""Running a stage: what is to be done, where it runs, and what is recorded."""
+"""Running a stage: deciding which items to run, running them here or in processes, recording results."""

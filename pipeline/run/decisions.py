@@ -1,4 +1,4 @@
-"""What is to be done with an item, and why: its record is held against what it is made from now."""
+"""Deciding whether an item must be run: its record is compared with its present inputs and settings."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from ...stages.settings import RESOLVED, changed_settings
 from ...stages.stage import FileInput, Input, Item, OutputInput, Stage
 
 Verdict = Literal["current", "run", "waiting", "judged"]
-"""``judged``: it is done, and the settings that judge say now that it is not good enough."""
+"""``judged``: it is done, but does not pass the present judgement settings (such as ``max_bad_tiles``)."""
 
 
 @dataclass(frozen=True)
 class Decision:
-    """What is to be done with an item, and why."""
+    """What to do with an item, and why."""
 
     item: Item
     verdict: Verdict
@@ -27,7 +27,7 @@ class Decision:
     fingerprint: str
     inputs: Mapping[str, InputRecord]
     record: Record | None = None
-    """The record that makes it current, that it waits on, or that was judged."""
+    """The record that shows it is current, failed with the same input, or was judged."""
 
 
 class History:
@@ -35,7 +35,7 @@ class History:
 
     def __init__(self, manifest: Manifest, stage: str) -> None:
         self._records: dict[str, list[Record]] = {}
-        self._marks: dict[int, str] = {}
+        self._fingerprints: dict[int, str] = {}
         for record in manifest.records():
             if record.stage == stage:
                 self._records.setdefault(record.item, []).append(record)
@@ -45,100 +45,100 @@ class History:
         return self._records.get(item, [None])[-1]
 
     def standing(self, item: str, workspace: Path) -> Record | None:
-        """The last record of a result, if that is still there; attempts that failed since have left it in place."""
+        """The last record of a result, if its outputs still exist; later attempts that failed do not remove them."""
         done = [record for record in self._records.get(item, []) if record.status == "done"]
         return done[-1] if done and done[-1].is_whole(workspace) else None
 
-    def done_with(self, item: str, mark: str, stage: Stage[Any]) -> Record | None:
-        """The last record of a result with this fingerprint, if that is still there.
+    def done_with(self, item: str, fingerprint: str, stage: Stage[Any]) -> Record | None:
+        """The last record of a result with this fingerprint, if its outputs still exist.
 
         An earlier record's outputs may have been replaced since by others of the same size, so their bytes are read.
         """
         records = self._records.get(item, [])
         for record in reversed(records):
-            if record.status == "failed" or self._mark(record, stage) != mark:
+            if record.status == "failed" or self._fingerprint(record, stage) != fingerprint:
                 continue
             if record.is_whole(stage.workspace, check_digest=record is not records[-1]):
                 return record
         return None
 
-    def failed_with(self, item: str, mark: str, stage: Stage[Any]) -> Record | None:
-        """The attempt that failed with this fingerprint, if none came out well since, nor other settings judge now."""
+    def failed_with(self, item: str, fingerprint: str, stage: Stage[Any]) -> Record | None:
+        """The failed attempt with this fingerprint, if none succeeded since and the judgement settings are the same."""
         now = stage.settings.of_kind("judgement", stage.settings.result_settings())
         for record in reversed(self._records.get(item, [])):
-            if self._mark(record, stage) == mark:
+            if self._fingerprint(record, stage) == fingerprint:
                 alike = stage.settings.of_kind("judgement", record.settings) == now
                 return record if record.status == "failed" and alike else None
         return None
 
-    def _mark(self, record: Record, stage: Stage[Any]) -> str:
-        if id(record) not in self._marks:
-            self._marks[id(record)] = fingerprint_in(stage, record)
-        return self._marks[id(record)]
+    def _fingerprint(self, record: Record, stage: Stage[Any]) -> str:
+        if id(record) not in self._fingerprints:
+            self._fingerprints[id(record)] = fingerprint_in(stage, record)
+        return self._fingerprints[id(record)]
 
 
 def decide(stage: Stage[Any], item: Item, history: History, *, retry_failed: bool) -> Decision:
-    """Whether an item is current, is to be run, or waits for another input."""
+    """Decide whether an item is current, must be run, or waits for its input to change."""
     last = history.last(item.id)
     try:
         inputs = resolve(item.inputs, last)
     except (InputError, SurroundingsError, OSError) as error:
         # Nothing to identify it by: run it, so that the stage itself says what is wrong.
         return Decision(item, "run", str(error), "unknown", {})
-    mark = fingerprint(stage, inputs)
-    done = history.done_with(item.id, mark, stage)
+    digest = fingerprint(stage, inputs)
+    done = history.done_with(item.id, digest, stage)
     if done is not None and (complaint := stage.settings.judge(done.stats)):
-        return Decision(item, "judged", complaint, mark, inputs, done)
+        return Decision(item, "judged", complaint, digest, inputs, done)
     if done is not None and (shown := other_presentation(stage, done)):
-        return Decision(item, "run", "; ".join(shown), mark, inputs)
+        return Decision(item, "run", "; ".join(shown), digest, inputs)
     if done is not None:
-        return Decision(item, "current", "", mark, inputs, done)
-    failed = history.failed_with(item.id, mark, stage)
+        return Decision(item, "current", "", digest, inputs, done)
+    failed = history.failed_with(item.id, digest, stage)
     if failed is not None and failed.error and not failed.error.retry and not retry_failed:
-        return Decision(item, "waiting", "it failed, and its input has not changed", mark, inputs, failed)
-    return Decision(item, "run", why_not_current(last, stage, inputs, stage.workspace), mark, inputs)
+        return Decision(item, "waiting", "it failed, and its input has not changed", digest, inputs, failed)
+    return Decision(item, "run", why_not_current(last, stage, inputs, stage.workspace), digest, inputs)
 
 
 def resolve(inputs: Mapping[str, Input], last: Record | None) -> dict[str, InputRecord]:
-    """Identify the inputs as they are now. A file is hashed again only when its place, size or time changed."""
-    return {name: _identify(given, last.inputs.get(name) if last else None) for name, given in inputs.items()}
+    """Identify the present inputs. A file is hashed again only when its path, size or time changed."""
+    return {name: _identify(source, last.inputs.get(name) if last else None) for name, source in inputs.items()}
 
 
-def _identify(given: Input, known: InputRecord | None) -> InputRecord:
-    if isinstance(given, OutputInput):
-        return InputRecord(digest=given.output.digest, path=given.output.path, bytes=given.output.bytes)
-    if not isinstance(given, FileInput):
-        return InputRecord(digest=digest_of_value(given.value))
-    path = str(given.path.absolute())  # a path within the workspace is an output of ours
-    if not given.path.exists():
+def _identify(source: Input, known: InputRecord | None) -> InputRecord:
+    if isinstance(source, OutputInput):
+        return InputRecord(digest=source.output.digest, path=source.output.path, bytes=source.output.bytes)
+    if not isinstance(source, FileInput):
+        return InputRecord(digest=digest_of_value(source.value))
+    path = str(source.path.absolute())  # relative paths in a record are those of a stage's outputs
+    if not source.path.exists():
         if known is None:
             raise InputError("no such file", path=path, hint="check the path; was the disk or share unmounted?")
-        return known.model_copy(update={"path": path})  # archived after use: what was made from it still counts
-    size, mtime = stamp(given.path)
+        return known.model_copy(update={"path": path})  # archived after use: what was made from it is still valid
+    size, mtime = stamp(source.path)
     if known and (known.path, known.bytes, known.mtime_ns) == (path, size, mtime):
         return known
-    return InputRecord(digest=given.identify(given.path), path=path, bytes=size, mtime_ns=mtime)
+    return InputRecord(digest=source.identify(source.path), path=path, bytes=size, mtime_ns=mtime)
 
 
 def fingerprint(stage: Stage[Any], inputs: Mapping[str, InputRecord]) -> str:
-    """What an item's result depends on, as a digest: stage and its version, what gives its numbers meaning, inputs."""
+    """The digest of all that an item's result depends on: stage, version, settings of meaning, and inputs."""
     return _digest(stage.name, stage.version, _meaning(stage), inputs)
 
 
 def fingerprint_in(stage: Stage[Any], record: Record) -> str:
-    """The fingerprint of a record of that stage by the rule of today, whichever version wrote it."""
+    """The fingerprint of a record of that stage, computed by the present rule whichever version wrote the record."""
     return _digest(record.stage, record.stage_version, _meaning(stage, record), record.inputs)
 
 
 def _digest(stage: str, version: int, settings: Mapping[str, Json], inputs: Mapping[str, InputRecord]) -> str:
-    digests = {name: given.digest for name, given in inputs.items()}
+    digests = {name: source.digest for name, source in inputs.items()}
     return digest_of_value({"stage": stage, "version": version, "settings": settings, "inputs": digests})
 
 
 def _meaning(stage: Stage[Any], record: Record | None = None) -> dict[str, Json]:
-    """The settings that give numbers their meaning, where they are not at their default, and what they come to.
+    """The settings of meaning that are not at their default, and the values that ``auto`` settings resolve to.
 
-    :param record: those that it was made with; default: those of now.
+    :param record: take the settings that it was made with; default: the present ones.
     """
     settings = stage.settings.result_settings() if record is None else record.settings
     resolved = stage.resolved() if record is None else stage.resolved_in(record)
@@ -146,26 +146,26 @@ def _meaning(stage: Stage[Any], record: Record | None = None) -> dict[str, Json]
 
 
 def other_settings(stage: Stage[Any], record: Record) -> list[str]:
-    """The settings with which a record's numbers mean something else than those of now."""
+    """The settings of meaning that differ between a record and the present settings."""
     return changed_settings(_meaning(stage, record), _meaning(stage), stage.settings.defaults())
 
 
 def other_presentation(stage: Stage[Any], record: Record) -> list[str]:
-    """The settings by which what people look at is drawn otherwise now than when it was recorded."""
+    """The settings of presentation that differ between a record and the present settings."""
     settings = stage.settings
-    old, new = (settings.of_kind("presentation", given) for given in (record.settings, settings.result_settings()))
+    old, new = (settings.of_kind("presentation", kept) for kept in (record.settings, settings.result_settings()))
     return changed_settings(old, new, settings.defaults())
 
 
 def kept_settings(stage: Stage[Any]) -> dict[str, Json]:
-    """What a record keeps of the settings: all but the machine's, and what they came to."""
+    """What a record keeps of the settings: all but the machine's, and what ``auto`` settings resolved to."""
     settings: dict[str, Json] = stage.settings.result_settings()
     resolved = stage.resolved()
     return settings | {RESOLVED: dict(resolved)} if resolved else settings
 
 
 def why_not_current(last: Record | None, stage: Stage[Any], inputs: Mapping[str, InputRecord], workspace: Path) -> str:
-    """A few words on why an item is to be run."""
+    """Why an item must be run, in a few words."""
     if last is None:
         return "new"
     if last.status == "failed":
@@ -179,7 +179,7 @@ def why_not_current(last: Record | None, stage: Stage[Any], inputs: Mapping[str,
 
 
 def changed_inputs(last: Record, inputs: Mapping[str, InputRecord]) -> list[str]:
-    """Such as ``tiles changed``; of many, the first and how many more."""
+    """Which inputs changed, such as ``tiles changed``; of many, the first and how many more."""
     both = inputs.keys() & last.inputs.keys()
     changed = sorted(name for name in both if last.inputs[name].digest != inputs[name].digest)
     added, gone = sorted(inputs.keys() - both), sorted(last.inputs.keys() - both)
@@ -191,7 +191,7 @@ def changed_inputs(last: Record, inputs: Mapping[str, InputRecord]) -> list[str]
 
 
 def refuse_other_settings(stage: Stage[Any], decisions: Iterable[Decision], history: History) -> None:
-    """Results that are whole are not replaced by those of other settings unless the user says so.
+    """Refuse to replace existing results by results of other settings.
 
     :raises UsageError: naming the settings and the ways out.
     """
@@ -206,7 +206,7 @@ def refuse_other_settings(stage: Stage[Any], decisions: Iterable[Decision], hist
         raise UsageError(
             f"{len(other)} {stage.items} here were made with other settings ({'; '.join(other[-1])})",
             path=stage.folder,
-            hint="--replace puts new results in their place; to keep both, use another --workspace "
+            hint="--replace makes them again with these settings; to keep both, use another --workspace "
             "(or, for a model, another --name)",
         )
 

@@ -1,4 +1,4 @@
-"""Run items in this process."""
+"""The executor that runs items in this process."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def run_here(
 ) -> Generator[Result, None, None]:
     """Run the items in this process, as the stage's stream; an executor (:data:`.outcomes.Executor`).
 
-    When the device fails, the items that are left fail with it: whatever they are, it will not compute them.
+    When the device fails, all remaining items fail too, since the device cannot compute any of them.
     """
     left = {item.id: item for item in items}
     taken: dict[str, tuple[datetime, float]] = {}

@@ -1,4 +1,4 @@
-"""What became of an item, ready to be recorded: its outputs, or why it failed."""
+"""Results of items, ready to be recorded: outputs with sizes and digests, or why an item failed."""
 
 from __future__ import annotations
 
@@ -19,18 +19,18 @@ from ...stages.stage import Item, Outcome, Progress, Stage
 from ..results import Result
 
 Executor = Callable[[Stage[Any], Sequence[Item], Progress, list[str]], Generator[Result, None, None]]
-"""Runs a stage over items, and yields each item's result as soon as it is there, in any order.
+"""A function that runs a stage over items and yields each item's result as soon as it is finished, in any order.
 
-It is given the stage, the items, where to report progress, and a list to which it adds notes for the end of the
+Its arguments are the stage, the items, where to report progress, and a list to which it adds notes for the end of the
 summary. Closing the generator ends the work: nothing is written after that. An error that it raises ends the run.
 """
 
 
 def result_of(stage: Stage[Any], item: Item, outcome: Outcome | Exception, start: datetime, clock: float) -> Result:
-    """What became of an item: sizes and digests of its outputs, or why it failed.
+    """The result of an item: sizes and digests of its outputs, or why it failed.
 
     :param start: when the work on it began.
-    :param clock: the same moment by :func:`time.monotonic`.
+    :param clock: the same moment as :func:`time.monotonic` gives it.
     """
     seconds = round(time.monotonic() - clock, 3)
     if isinstance(outcome, Exception):
@@ -55,9 +55,9 @@ def failed(errors: Iterable[tuple[Item, Exception]], workspace: Path | None = No
 
 
 def explain(error: BaseException, workspace: Path | None = None) -> ErrorRecord:
-    """Say what went wrong and whether another try may help.
+    """Describe an error: what went wrong, the way out, and whether trying again may help.
 
-    :param workspace: what damaged files of ours lie in.
+    :param workspace: where files of wsipipe lie, which may be damaged and made again.
     """
     if isinstance(error, OSError) and error.errno != errno.ENOENT:  # readers say it of what vanished
         error = surroundings(error, Path(error.filename or ".")) or error
@@ -72,17 +72,19 @@ def explain(error: BaseException, workspace: Path | None = None) -> ErrorRecord:
     return ErrorRecord(
         type=type(error).__name__,
         message=str(error) or repr(error),
-        hint="not foreseen: run again with --debug for the trace, and report it",
+        hint="an unexpected error: run again with --debug for the traceback, and report it",
         retry=True,
     )
 
 
 def _may_be_whole_again(error: InputError, workspace: Path | None) -> bool:
-    """Whether it is about a file of ours that lies in the workspace. Made again with equal bytes, such a file is the
-    input that it was, so nobody could see by its digest that another try is worth it."""
+    """Whether the error is about a file of wsipipe in the workspace, which a later run may make again.
+
+    Made again with equal bytes, the file has its old digest, so the digest does not show that trying again may help.
+    """
     if workspace is None or error.path is None or not isinstance(error, StoreError | BundleError):
         return False
-    # What is not there could not be written, as features that are not numbers cannot: made again, they are as bad.
+    # A file that does not exist could not be written (features that are not finite): made again, it fails again.
     return Path(error.path).is_relative_to(workspace) and Path(error.path).exists()
 
 
@@ -90,12 +92,12 @@ _OF_A_DEVICE: Final = re.compile(
     r"\b(CUDA|HIP)( driver| unknown)? error|\bcuDNN error|\bCU(DNN|BLAS|SOLVER|FFT|SPARSE)_STATUS_|Triton Error \[",
     re.IGNORECASE,
 )
-"""How torch's messages begin when a GPU has failed. After most of these nothing runs on it in that process any more.
+"""Messages of torch when a GPU has failed. After most of these the process cannot use the GPU any more.
 "CUDA out of memory" is not among them: there a smaller batch helps."""
 
 
 def device_error(error: BaseException) -> DeviceError | None:
-    """The error as one of the device, if it is: then the process that it happened in is of no more use."""
+    """The error as a :class:`DeviceError`, if the device caused it; the process cannot use the device any more."""
     if isinstance(error, DeviceError):
         return error
     if type(error).__name__ == "AcceleratorError" or (
@@ -104,11 +106,11 @@ def device_error(error: BaseException) -> DeviceError | None:
         first_line = str(error).partition("\n")[0]
         return DeviceError(
             f"the GPU failed: {first_line}",
-            hint="look at it with nvidia-smi, then run the same command again: what is done stays done",
+            hint="check it with nvidia-smi, then run the same command again: finished items are kept",
         )
     return None
 
 
 def no_device_left(error: Exception) -> SurroundingsError:
-    """Why items are not tried: the last device has failed."""
-    return SurroundingsError(f"not tried, for no device is left: {error}", hint=getattr(error, "hint", ""))
+    """The error of items that are not tried because the last device has failed."""
+    return SurroundingsError(f"not tried, because no device is left: {error}", hint=getattr(error, "hint", ""))

@@ -1,8 +1,9 @@
-"""Run items in several processes: one for each device, or several that share the CPUs. They draw from one queue.
+"""The executor that runs items in several processes: one for each device, or several that share the CPUs.
 
-An item that takes longer than its stage allows is killed with its process, and nothing else is. Items whose process
-died (a decoder that crashes, the kernel that frees memory) are tried once more at the end, each alone, and fail if
-their process dies again. A device that fails gives what it had in work back to the queue.
+All processes take items from one queue. An item that takes longer than its stage allows is killed together with its
+process; other items are not affected. Items whose process died (a decoder crashed, or the kernel's out-of-memory killer
+ended it) are tried once more at the end, each alone, and fail if their process dies again. When a device fails, its
+unfinished items go back to the queue.
 """
 
 from __future__ import annotations
@@ -22,14 +23,13 @@ from .outcomes import no_device_left, result_of
 from .worker import InWork, Worker
 
 _FALSE_STARTS = 2
-"""Processes that die in a row, before they ask for an item, after which no other is started in their place."""
+"""How many processes in a row may die before they ask for an item, until no other is started in their place."""
 _MOST_FAILURES = 3
-"""Of a device in a row, each at another item, after which it is given up."""
+"""How often in a row a device may fail, each time at another item, until it is given up."""
 _MOST_PLACES = 2
-"""Places at which the device fails at an item, after which the item has failed."""
-
-
+"""At how many places the device may fail at the same item, until the item itself has failed."""
 _SECONDS_TO_END = 5.0
+"""How long to wait for the end of a process that was killed or is about to end."""
 _MOST_UNREAD = 1000
 """Messages of a worker that are read before one of its items is judged to be overdue; more do not fit a connection."""
 
@@ -41,7 +41,7 @@ def run_in_processes(
 
     On several devices the largest items come first, so that no device works long after the others have ended.
 
-    :raises WsipipeError: a device is not there; no process can begin; or what stopped the stage in one of them.
+    :raises WsipipeError: a device does not exist; no process can start; or the error that stopped the stage in one.
     """
     work = _Work(stage, items, progress, notes)
     try:
@@ -52,7 +52,7 @@ def run_in_processes(
 
 @dataclass(eq=False)
 class _Place:
-    """Where one worker runs after the other: a device, or a share of the CPUs."""
+    """A place where one worker at a time runs: a device, or a share of the CPUs."""
 
     stage: Stage[Any]
     device: str | None
@@ -60,14 +60,14 @@ class _Place:
     has_worked: bool = False
     """An item was handed out here."""
     failures: int = 0
-    """How often its device failed since the last item that was done."""
+    """How often its device failed since it last finished an item."""
     false_starts: int = 0
     error: Exception | None = None
     """Why no more workers are started here."""
 
 
 class _Work:
-    """Items on their way through the workers."""
+    """The items of a run and the workers that process them."""
 
     def __init__(self, stage: Stage[Any], items: Sequence[Item], progress: Progress, notes: list[str]) -> None:
         self._stage, self._progress, self._notes = stage, progress, notes
@@ -79,13 +79,13 @@ class _Work:
             self._places = [_Place(stage, None) for _ in range(min(stage.workers, len(items)))]
         self._queue = deque(items)
         self._suspects: deque[Item] = deque()
-        """Items whose process died, to be tried again alone."""
+        """Items whose process died; each is tried again alone."""
         self._tried_alone: set[str] = set()
         self._broke: dict[str, list[_Place]] = {}
-        """Places whose device failed at an item, or whose process died."""
+        """Item → places where the device failed, or the process died, while it was in work."""
 
     def results(self) -> Iterator[Result]:
-        """Results of all items."""
+        """Yield the results of all items."""
         while True:
             if not self._queue and not self._working() and self._suspects:
                 suspect = self._suspects.popleft()
@@ -102,7 +102,7 @@ class _Work:
         yield from self._fail_the_rest()
 
     def kill(self) -> None:
-        """End all workers at once."""
+        """Kill all workers."""
         workers = [place.worker for place in self._places if place.worker is not None]
         for worker in workers:
             worker.kill()
@@ -116,14 +116,14 @@ class _Work:
         return {place.worker.connection: place for place in self._places if place.worker is not None}
 
     def _start_workers(self) -> None:
-        """Start as many as there are items for."""
+        """Start workers at free places, as many as there are items."""
         for place in self._places:
             starting = sum(not other.worker.asked for other in self._working().values() if other.worker is not None)
             if place.worker is None and starting < len(self._queue) and self._next_for(place) is not None:
                 place.worker = Worker(place.stage, place.device)
 
     def _next_for(self, place: _Place) -> Item | None:
-        """The first item that may be tried here: not one that went wrong on this device, while others are left."""
+        """The first item that may be tried here: not one that failed on this device while other devices are left."""
         if place.error is not None:
             return None
         usable = {id(other) for other in self._places if other.error is None}
@@ -134,9 +134,9 @@ class _Work:
         return None
 
     def _end(self, place: _Place, *, kill: bool) -> tuple[list[InWork], int | None]:
-        """End a place's worker; what it had in work, and its exit code.
+        """End a place's worker; returns the items that it had in work, and its exit code.
 
-        :param kill: at once; else it is about to end by itself.
+        :param kill: kill it at once; otherwise it is about to end by itself.
         """
         worker, place.worker = place.worker, None
         assert worker is not None
@@ -202,15 +202,15 @@ class _Work:
         if not in_work:
             place.false_starts += 1
             if place.false_starts == _FALSE_STARTS:
-                what = f"the processes that should do the work die as they begin (exit code {exit_code})"
+                what = f"the worker processes die as they start (exit code {exit_code})"
                 hint = (
-                    "above they may have said why: no memory left, or a stage that is defined in a script without "
+                    "their output above may say why: no memory left, or a stage that is defined in a script without "
                     'an `if __name__ == "__main__"` guard'
                 )
                 self._give_up_place(place, SurroundingsError(what, hint=hint))
 
     def _device_failed(self, place: _Place, item_id: str | None, error: DeviceError) -> Iterator[Result]:
-        """Give back what was in work. A fresh process often helps; if not, the device is given up."""
+        """Put unfinished items back into the queue. A new process often helps; if not, the device is given up."""
         in_work, _ = self._end(place, kill=True)
         place.failures += 1
         if place.failures >= _MOST_FAILURES:
@@ -227,7 +227,7 @@ class _Work:
     def _give_up_place(self, place: _Place, error: Exception) -> None:
         place.error = error
         if place.device is not None:
-            self._notes.append(f"{place.device}: given up, its items went to the others: {error}")
+            self._notes.append(f"{place.device}: given up, its items went to the other devices: {error}")
 
     # ----- time -----
 
@@ -240,7 +240,7 @@ class _Work:
                 yield in_work.clock + seconds, place, in_work
 
     def _seconds_left(self) -> float | None:
-        """Until an item is overdue; None: none ever will be."""
+        """Seconds until the next item is overdue; None if items have no time limit."""
         deadline = min((deadline for deadline, *_ in self._deadlines()), default=None)
         return None if deadline is None else max(0.0, deadline - time.monotonic())
 
@@ -248,7 +248,7 @@ class _Work:
         for deadline, place, overdue in list(self._deadlines()):
             if time.monotonic() < deadline:
                 continue
-            for _ in range(_MOST_UNREAD):  # it may be done, and this process late to read so
+            for _ in range(_MOST_UNREAD):  # its result may have been sent and not been read yet
                 if place.worker is None or not place.worker.connection.poll():
                     break
                 yield from self._receive(place)
@@ -265,15 +265,15 @@ class _Work:
 
     def _given_up(self, item: Item) -> SlideError:
         return SlideError(
-            f"given up after {(self._stage.seconds_an_item or 0) / 60:g} min: a decoder hangs, or the storage does",
+            f"given up after {(self._stage.seconds_an_item or 0) / 60:g} min: a decoder or the storage hangs",
             path=item.id,
             hint="check the file and the disk it lies on; if both are sound, raise --timeout and use --retry-failed",
         )
 
     def _fail_the_rest(self) -> Iterator[Result]:
-        """What is left when no more workers can be started.
+        """Fail the items that are left when no more workers can be started.
 
-        :raises WsipipeError: none ever worked, for they died as they began: nothing is known of any item.
+        :raises WsipipeError: all workers died as they started, so nothing is known about any item.
         """
         rest = [*self._queue, *self._suspects]
         if not rest:
@@ -289,10 +289,10 @@ class _Work:
 
 
 def _death(item: Item, device: str | None) -> SlideError:
-    """Why an item failed whose process has died twice."""
+    """The error of an item whose process has died twice."""
     crash = "a crash in a decoder" if device is None else "a crash in a decoder or on the GPU"
     return SlideError(
-        f"the process that worked on it died ({crash}, or no memory left)",
+        f"the process that worked on it died ({crash}, or out of memory)",
         path=item.id,
         hint="check the file; if it is sound, free some memory and use --retry-failed",
     )

@@ -1,4 +1,4 @@
-"""The one runner: has done what is to be done, and records it."""
+"""The runner: runs a stage's pending items and records results in its manifest."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ from .outcomes import Executor, failed
 from .processes import run_in_processes
 
 _KEPT = ("inputs", "settings")
-"""What is brought up to date in a record that counts."""
+"""Fields that are brought up to date in the record of an item that is current."""
 
 
 class Runner:
     """Runs stages over a workspace.
 
-    :param retry_failed: try items again that failed for their input's sake, though it has not changed.
-    :param replace: allow results to be replaced by those of other settings.
+    :param retry_failed: try items again that failed because of their input, even if it has not changed.
+    :param replace: replace results that were made with other settings.
     """
 
     def __init__(self, workspace: Path, console: Console, *, retry_failed: bool = False, replace: bool = False) -> None:
@@ -82,7 +82,7 @@ class Runner:
         )
 
     def _keep_current(self, stage: Stage[Any], decision: Decision, history: History) -> None:
-        """Write a record again that counts but is not the last one, or whose inputs were moved or touched."""
+        """Append a current item's record again if it is not the last one, or if its inputs were moved or touched."""
         record = decision.record
         if decision.verdict != "current" or record is None:
             return
@@ -91,8 +91,8 @@ class Runner:
             stage.manifest.append(record.model_copy(update=now))
 
     def _judge(self, stage: Stage[Any], decision: Decision, history: History) -> ErrorRecord:
-        """Record, once, that what was done is not good enough any more; its outputs stay, for milder settings."""
-        hint = "raise the limit to use it as it is; nothing is made again for that"
+        """Record once that an item does not pass the present judgement settings; its outputs stay on disk."""
+        hint = "raise the limit to use it; it need not be made again for that"
         error = ErrorRecord(type=SlideError.__name__, message=decision.why, hint=hint, retry=False)
         last = history.last(decision.item.id)
         settings = kept_settings(stage)
@@ -108,15 +108,15 @@ class Runner:
     def _reject(self, stage: Stage[Any], rejected: Mapping[str, WsipipeError], history: History) -> list[Result]:
         results = list(failed((Item(item, {}), error) for item, error in rejected.items()))
         for result in results:
-            mark = digest_of_value([stage.name, "rejected", result.error.message if result.error else ""])
+            fingerprint = digest_of_value([stage.name, "rejected", result.error.message if result.error else ""])
             last = history.last(result.item.id)
-            if last is None or last.fingerprint != mark:
-                self._record(stage, result, Decision(result.item, "run", "", mark, {}))
+            if last is None or last.fingerprint != fingerprint:
+                self._record(stage, result, Decision(result.item, "run", "", fingerprint, {}))
         return results
 
     def _do(self, stage: Stage[Any], decisions: list[Decision], closing_notes: list[str]) -> list[Result]:
-        todo = {d.item.id: d for d in decisions if d.verdict == "run"}
-        items = [replace(d.item, fingerprint=d.fingerprint) for d in todo.values()]
+        pending = {d.item.id: d for d in decisions if d.verdict == "run"}
+        items = [replace(d.item, fingerprint=d.fingerprint) for d in pending.values()]
         results: list[Result] = []
         before = sum(d.verdict == "current" for d in decisions)
         with self.console.stage(stage, items, before=before) as progress:
@@ -125,7 +125,7 @@ class Runner:
             running = _executor(stage, items)(stage, items, progress, closing_notes)
             with closing(running):  # whatever ends the loop ends the work too, before the lock is given back
                 for result in running:
-                    self._record(stage, result, todo[result.item.id])
+                    self._record(stage, result, pending[result.item.id])
                     results.append(result)
                     progress.finished(result)
                     for note in result.outcome.notes if result.outcome else ():
@@ -157,7 +157,7 @@ class Runner:
 
 
 def _executor(stage: Stage[Any], items: Sequence[Item]) -> Executor:
-    """What runs the items: processes where there are several devices or workers, or an item may have to be killed."""
+    """The executor: processes if there are several devices or workers or if items have a time limit, else this one."""
     alone = min(stage.workers, len(items)) == 1 and stage.seconds_an_item is None
     return run_in_processes if len(stage.devices) > 1 or (stage.processes and not alone) else run_here
 

@@ -1,7 +1,7 @@
-"""A worker: a process that does the items of a stage that its parent hands out, and reports their results.
+"""A worker: a process that runs items of a stage and sends their results to its parent.
 
-The parent and its worker talk over one connection. The worker asks for an item whenever it can take one more, so that
-a fast one gets more of them. It ends when there are none left, when its device fails, or with its parent.
+Parent and worker exchange messages over one connection. The worker asks for an item whenever it can take one more, so
+that a fast worker gets more items. It ends when no items are left, when its device fails, or when its parent ends.
 """
 
 from __future__ import annotations
@@ -31,13 +31,13 @@ if TYPE_CHECKING:
 _HAS_FORKSERVER: Final = "forkserver" in get_all_start_methods()
 
 Kind = Literal["next", "result", "advance", "say", "note", "end", "unready", "broken", "stopped"]
-"""Of a worker's messages: it asks for an item; an item's result; progress; a closing note; it has ended; and with an
-error: it cannot begin, its device failed, its stage's stream stopped."""
+"""Kinds of a worker's messages: a request for an item; an item's result; progress (advance, say); a closing note; the
+end; and with an error: it cannot start (unready), its device failed (broken), its stage's stream raised (stopped)."""
 
 
 @dataclass(frozen=True)
 class InWork:
-    """An item that a worker has, and since when."""
+    """An item that a worker is processing, and since when."""
 
     item: Item
     start: datetime
@@ -47,14 +47,14 @@ class InWork:
 class Worker:
     """The parent's side of a worker.
 
-    :param stage: what it runs.
-    :param device: name of the device that it has to itself; None: it is one of several that share the CPUs.
+    :param stage: the stage whose items it runs.
+    :param device: name of the device that it alone uses; None: it is one of several workers that share the CPUs.
     """
 
     def __init__(self, stage: Stage[Any], device: str | None) -> None:
         context: SpawnContext | ForkServerContext
         if device is None and _HAS_FORKSERVER:
-            # Copies of a process that has the imports done already: of the tile stage's 80 MB they share 76.
+            # Forks of a process that has already imported the stage: of the tile stage's 80 MB they share 76.
             context = get_context("forkserver")
             module = type(stage).__module__
             context.set_forkserver_preload([__name__ if module == "__main__" else module])
@@ -67,7 +67,7 @@ class Worker:
         self.in_work: dict[str, InWork] = {}
         """Items that were handed out to it and have no result yet."""
         self.asked = False
-        """It has been ready for an item."""
+        """Whether it has asked for an item yet."""
         try:
             with _sigint_blocked(), _main_hidden(pickled):
                 self._process.start()
@@ -84,30 +84,30 @@ class Worker:
         self.asked = True
         if item is not None:
             self.in_work[item.id] = InWork(item, datetime.now(UTC), time.monotonic())
-        with suppress(OSError):  # it died meanwhile: seen when its connection is read next
-            self.connection.send(item and replace(item, inputs={}))  # its inputs are the runner's, and stay here
+        with suppress(OSError):  # if it died meanwhile, the next read of its connection shows it
+            self.connection.send(item and replace(item, inputs={}))  # only the runner needs the inputs
 
     @property
     def exit_code(self) -> int | None:
-        """Of a process that has ended; minus the signal's number where one killed it."""
+        """Exit code of the process once it has ended; minus the signal's number if a signal killed it."""
         return self._process.exitcode
 
     def kill(self) -> None:
-        """End it, whatever it does."""
+        """Kill the process, whatever it is doing."""
         self._process.kill()
         self._life.close()
         self.connection.close()
 
     def wait(self, seconds: float) -> None:
-        """Wait for its end, but not for ever: a process that waits for a dead disk cannot even be killed."""
+        """Wait for its end for so many seconds: a process that waits for a dead disk cannot even be killed."""
         self._process.join(seconds)
 
 
 @contextmanager
 def _sigint_blocked() -> Iterator[None]:
-    """Let processes that are started in the block ignore Ctrl-C from their first moment.
+    """Make processes that are started in the block ignore Ctrl-C from the start.
 
-    It reaches the whole group, and it is the parent that ends its workers.
+    Ctrl-C reaches all processes of the group; the parent then ends its workers.
     """
     if not hasattr(signal, "pthread_sigmask"):  # Windows
         yield
@@ -121,10 +121,10 @@ def _sigint_blocked() -> Iterator[None]:
 
 @contextmanager
 def _main_hidden(pickled: bytes) -> Iterator[None]:
-    """Let processes that are started in the block not import the user's script again.
+    """Keep processes that are started in the block from importing the user's script again.
 
     multiprocessing imports it in every process, which would run a script without an ``if __name__ == "__main__"`` guard
-    from its beginning. Nothing of it is needed, unless the stage's own class is defined there.
+    from its beginning. Workers need nothing of it, unless the stage's class is defined there.
     """
     if b"__main__" in pickled:
         yield
@@ -149,7 +149,7 @@ def _work(pickled: bytes, device: str | None, connection: Connection, parent: Co
     try:
         stage: Stage[Any] = pickle.loads(pickled)
         stage.setup()
-    except Exception as error:  # noqa: BLE001  the boundary: the parent decides what comes of it
+    except Exception as error:  # noqa: BLE001  the boundary: the parent decides what to do about it
         messages.send_last("unready", _portable(error))
     try:
         _run(stage, messages)
@@ -182,7 +182,7 @@ def _run(stage: Stage[Any], messages: _Messages) -> None:
 def _end_with(parent: Connection) -> None:
     """End this process as soon as its parent closes the other end of the connection, or dies."""
     if sys.platform == "linux":
-        # The system's own signal ends also a process in which a decoder hangs and keeps the interpreter's lock.
+        # A signal of the system also ends a process in which a decoder hangs and holds the interpreter's lock.
         import fcntl
 
         signal.signal(signal.SIGIO, signal.SIG_DFL)
@@ -196,7 +196,7 @@ def _end_with(parent: Connection) -> None:
 
 
 _kept: Final[list[Connection]] = []
-"""The connection to the parent's life: it is not read, and must not be closed."""
+"""Connections whose closing shows that the parent has ended; kept open, and never read."""
 
 
 def _exit_after(parent: Connection) -> None:
@@ -206,7 +206,7 @@ def _exit_after(parent: Connection) -> None:
 
 
 def _portable(error: Exception) -> Exception:
-    """The error as it can cross to the parent, with its trace as a note."""
+    """The error in a form that can be sent to the parent, with its traceback as a note."""
     trace = "".join(traceback.format_exception(error))
     try:
         pickle.loads(pickle.dumps(error))
@@ -217,7 +217,7 @@ def _portable(error: Exception) -> Exception:
 
 
 class _Messages:
-    """What a worker sends, progress among it."""
+    """Sends a worker's messages; also the stage's progress."""
 
     def __init__(self, connection: Connection) -> None:
         self._connection, self._lock = connection, threading.Lock()
@@ -227,13 +227,13 @@ class _Messages:
             self._connection.send((kind, content))
 
     def send_last(self, kind: Kind, content: Any) -> NoReturn:
-        """Send it and wait to be killed: what is in work here is somebody else's now, or nobody's."""
+        """Send a message and wait to be killed; the parent now decides what happens to the unfinished items."""
         self.send(kind, content)
         while True:
             threading.Event().wait()
 
     def ask(self) -> Item | None:
-        """The next item; None: there is no more."""
+        """Ask the parent for the next item; None if there are no more."""
         self.send("next")
         item: Item | None = self._connection.recv()
         return item

@@ -1,4 +1,4 @@
-"""The comparison as a picture for papers and slides: AUC by method, and how it differs."""
+"""The comparison as a figure for papers and talks: AUC by method, and differences from the reference."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ _INK, _FAINT, _LINE, _BAND = "#1d2126", "#626a73", "#e2e3df", "#f1f1ed"
 _FONT: Final = "DejaVu Sans"  # comes with matplotlib, and is therefore the same everywhere
 _LETTERS: Final = 30  # in a line of a method's name
 _ROW, _AROUND = 0.3, 0.75  # inches
-_HEADING, _FURTHER_LINE, _SECOND = 1.1, 0.5, 0.3  # rows; what a further line of a name and a second method add
-_APART: Final = 0.19  # rows, of the two of a row from its middle
+_HEADING, _FURTHER_LINE, _SECOND = 1.1, 0.5, 0.3  # heights in rows: of a heading, of a further line, of a second method
+_APART: Final = 0.19  # distance in rows of two methods in one row from its middle
 
 
 @dataclass(frozen=True)
@@ -45,10 +45,10 @@ def comparison_figure(comparison: Comparison, path: Path, *, dpi: int = 200) -> 
 
 
 def forest_plot(comparison: Comparison) -> Figure:
-    """Left the AUC with its 95 % interval, right its difference from the reference with that interval.
+    """Draw AUCs with their 95 % intervals (left), and differences from the reference with theirs (right).
 
-    Methods run from top to bottom in the groups and order of the page, in a row with and without soft targets. These
-    are hollow; the broken lines are the reference, the solid one is chance.
+    Methods are in the groups and order of the page; a method with and without soft targets shares a row. Hollow points
+    are soft targets, dashed lines the reference, the solid line is chance.
     """
     rows = _rows(comparison)
     tops = [-sum(row.height for row in rows[:i]) for i in range(len(rows) + 1)]
@@ -101,9 +101,9 @@ def _rows(comparison: Comparison) -> list[_Row]:
         if len(comparison.groups) > 1:
             rows.append(_Row(heading.split(":")[0], ()))
         for _, of_one in groupby(methods, key=lambda method: method.stem):
-            both = tuple(of_one)
-            label = both[0].title if len(both) > 1 else both[0].label
-            rows.append(_Row("\n".join(wrap(label, _LETTERS, break_long_words=True)), both))
+            pair = tuple(of_one)
+            label = pair[0].title if len(pair) > 1 else pair[0].label
+            rows.append(_Row("\n".join(wrap(label, _LETTERS, break_long_words=True)), pair))
     return rows
 
 

@@ -1,7 +1,7 @@
-"""omics: the label predicted from RNA alone, on the same folds: the ceiling of what RNA can contribute.
+"""Stage ``omics``: the label predicted from RNA alone, on the same folds, as an upper limit of what RNA can contribute.
 
-The same teacher that makes soft targets (:mod:`wsipipe.models.training.rna_teacher`), fitted on each fold's training
-patients, predicts its test patients that have RNA. It uses no slide, and gives no model for ``predict``.
+The RNA teacher that makes soft targets (:mod:`wsipipe.models.training.rna_teacher`) is fitted on each fold's training
+patients and predicts those test patients that have RNA. It uses no slides, and makes no model for ``predict``.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ from ..train.split import split_output
 
 
 class OmicsCeilingStage(Stage[TrainSettings]):
-    """One item, ``cross-validation``; only the settings of genes and the seed count.
+    """One item, ``cross-validation``; of the settings only those of genes and the seed are used.
 
     :param splits: folder of the split.
-    :param stores: of RNA and further blocks.
+    :param stores: stores of RNA and further molecular blocks.
     """
 
     name = "omics"

@@ -1,4 +1,4 @@
-"""Results of methods on the same patients and folds: figures of each, and its difference to one of them."""
+"""Results of methods on the same patients and folds: figures of each, and its difference from the reference."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from ..pages.report_page import Facts, Question
 from .variants import CEILING, SOFT, label_of
 
 ALPHA: Final = 0.05
-"""A difference with a smaller p-value, after correction, counts as one."""
-GROUPS: Final = ("Methods", "Controls: a method with one part taken away", "Ceiling: reads no slide")
+"""A difference is called significant if its p-value, after correction, is smaller."""
+GROUPS: Final = ("Methods", "Controls: a method with one part removed", "Upper limit: RNA alone, without slides")
 """Headings of the groups of methods, in this order."""
 
-_SHORT: Final = 24  # letters
+_SHORT: Final = 24  # letters of a label where there is little room
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,7 +26,7 @@ class ComparedMethod:
     """Results of one method, out of fold."""
 
     name: str
-    """As it is asked for."""
+    """Its name in ``--methods``."""
     title: str
     """Its title, without a mention of soft targets."""
     soft_targets: bool
@@ -36,9 +36,9 @@ class ComparedMethod:
     roc: tuple[tuple[float, float], ...]
     """Corners of the pooled ROC curve: 1 − specificity, sensitivity. Empty where there is none."""
     against_reference: PairedDifference | None
-    """AUC minus that of the reference, on the patients of both. None for the reference, and where it is undefined."""
+    """AUC minus that of the reference, on the patients of both. None for the reference, and if it is undefined."""
     note: str = ""
-    """One line about it."""
+    """A description in one line."""
     seconds: float | None = None
     """Seconds of training all folds."""
 
@@ -49,12 +49,12 @@ class ComparedMethod:
 
     @property
     def stem(self) -> str:
-        """The name that it shares with itself with or without soft targets."""
+        """The name without the suffix of soft targets."""
         return self.name.removesuffix(SOFT)
 
     @property
     def reads_slides(self) -> bool:
-        """All do but the ceiling."""
+        """Whether it uses slides; all methods do except RNA alone."""
         return self.name != CEILING
 
     @property
@@ -65,7 +65,7 @@ class ComparedMethod:
 
 @dataclass(frozen=True, kw_only=True)
 class Comparison:
-    """Everything that the page shows."""
+    """All that the page of a comparison shows."""
 
     name: str
     question: Question
@@ -91,7 +91,7 @@ class Comparison:
 
     @property
     def reference_in_short(self) -> str:
-        """What it is called where there is little room."""
+        """The reference's label, or "the reference" if that is too long for a narrow column."""
         label = self.of_reference.label
         return label if len(label) <= _SHORT else "the reference"
 
@@ -102,7 +102,7 @@ class Comparison:
 
     @property
     def groups(self) -> tuple[tuple[str, tuple[ComparedMethod, ...]], ...]:
-        """Those of :data:`GROUPS` that there are, with their methods; soft targets stand below hard labels."""
+        """The non-empty groups of :data:`GROUPS` with their methods; soft targets follow hard labels."""
         stems = list(dict.fromkeys(method.stem for method in self.methods))
         ordered = sorted(self.methods, key=lambda method: (stems.index(method.stem), method.soft_targets))
 
@@ -115,12 +115,12 @@ class Comparison:
         return tuple((name, methods) for name, methods in groups if methods)
 
     def corrected(self) -> dict[str, float | None]:
-        """Name of each other method → its p-value after Holm's correction for all of them; None where undefined."""
+        """Name of each other method → its p-value after Holm's correction for all of them; None if undefined."""
         p_values = [m.against_reference.p_value if m.against_reference else None for m in self.others]
         return dict(zip((method.name for method in self.others), holm(p_values), strict=True))
 
     def told_apart(self, direction: int) -> tuple[ComparedMethod, ...]:
-        """Methods that are better (1) or worse (−1) than the reference after correction."""
+        """Methods that are significantly better (1) or worse (−1) than the reference after correction."""
         corrected = self.corrected()
         return tuple(
             method

@@ -10,4 +10,4 @@ from ..settings import Settings
 class CompareSettings(Settings):
     """A comparison of methods on the same splits."""
 
-    methods: list[str] = Field([], description="what to compare, such as momkd, abmil+soft; default: everything")
+    methods: list[str] = Field([], description="methods to compare, such as momkd, abmil+soft; default: all")

@@ -1,8 +1,8 @@
-"""compare: several methods on the same splits, compared with MoMKD patient by patient.
+"""Stage ``compare``: several methods on the same splits, compared with MoMKD on the same patients.
 
-comparison.csv      a row a method: figures with their intervals, mean and deviation over folds, DeLong's test
-comparison.html     the same as a page, with the curves
-comparison.png      AUCs with their intervals
+comparison.csv      one row per method: figures with intervals, mean and deviation over folds, DeLong's test
+comparison.html     the same as a page, with ROC curves
+comparison.png      a figure of the AUCs with their intervals
 """
 
 from __future__ import annotations
@@ -32,14 +32,14 @@ from .variants import REFERENCE, Variant
 
 
 class CompareStageSettings(BiomarkerSettings):
-    """The question that all methods answer."""
+    """The biomarker that all methods predict."""
 
 
 class CompareStage(Stage[CompareStageSettings]):
     """One item, ``comparison``.
 
-    :param compared: each method with the folder that its evaluation lies in.
-    :param facts: names and values that all share, for the page.
+    :param compared: each method with the folder of its evaluation.
+    :param facts: names and values of what all methods share, for the page.
     """
 
     name = "compare"
@@ -76,8 +76,8 @@ class CompareStage(Stage[CompareStageSettings]):
             seconds = sum(trained[fold].seconds for fold in record.inputs if fold in trained)
             done.append(_Evaluated(variant, outputs, seconds or None))
         if not any(method.variant.name == REFERENCE for method in done):
-            what = "MoMKD itself has not been evaluated: there is nothing to compare the others with"
-            raise CohortError(what, path=self.folder, hint="see why above")
+            what = "MoMKD itself has not been evaluated, so the others cannot be compared with it"
+            raise CohortError(what, path=self.folder, hint="the messages above say why")
         return Plan([Item("comparison", inputs, done)], notes=notes)
 
     def process(self, item: Item, progress: Progress) -> Outcome:

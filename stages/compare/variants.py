@@ -1,4 +1,4 @@
-"""The methods of a comparison: each with and without soft targets, MoMKD with a part removed, RNA alone."""
+"""The methods of a comparison: each with and without soft targets, controls with a part removed, and RNA alone."""
 
 from __future__ import annotations
 
@@ -13,27 +13,35 @@ from ..train.settings import TrainSettings
 REFERENCE: Final = "momkd"
 """The method that the others are compared with."""
 CEILING: Final = "omics"
-"""RNA alone; it uses no slide."""
+"""RNA alone; it uses no slides."""
 _CONTROLS: Final[dict[str, tuple[str, str, dict[str, Any]]]] = {
-    "momkd-no-rna": ("MoMKD without omics", "the histology side alone", {"use_rna": False}),
-    "momkd-shuffled-rna": ("MoMKD with shuffled RNA", "RNA of another patient of the class", {"shuffle_rna": True}),
-    "momkd-fixed-memory": ("MoMKD with fixed memory", "slots stay where k-means put them", {"memory": "fixed"}),
+    "momkd-no-rna": ("MoMKD without omics", "only the histology branch", {"use_rna": False}),
+    "momkd-shuffled-rna": (
+        "MoMKD with shuffled RNA",
+        "RNA of another patient of the same class",
+        {"shuffle_rna": True},
+    ),
+    "momkd-fixed-memory": (
+        "MoMKD with fixed memory",
+        "memory slots stay where k-means placed them",
+        {"memory": "fixed"},
+    ),
     "evidence-no-rna": (
         "Evidence memory without omics",
-        "what pairing is worth",
+        "a control: no pairing of slides with RNA",
         {"method": "evidence", "use_rna": False},
     ),
 }
-"""A method with one part removed: title, what it is, and the settings that make it so."""
+"""Controls, methods with one part removed: title, note, and the settings that differ."""
 SOFT: Final = "+soft"
-"""What the name of a method with soft targets ends with."""
+"""Suffix of the name of a method with soft targets."""
 
 
 @dataclass(frozen=True)
 class Variant:
-    """A method as it is compared.
+    """One method of the comparison.
 
-    :param settings: None for the omics-only ceiling, which is no network.
+    :param settings: None for RNA alone, which is not a network.
     """
 
     name: str
@@ -43,12 +51,12 @@ class Variant:
 
     @property
     def label(self) -> str:
-        """The title, and whether it learns from soft targets."""
+        """The title, and whether it is trained on soft targets."""
         return label_of(self.title, soft_targets=self.settings is not None and self.settings.soft_targets)
 
     @property
     def needs_rna(self) -> bool:
-        """Whether it is meaningful only where there is RNA."""
+        """Whether the method is meaningful only if there is RNA."""
         s = self.settings
         return s is None or s.soft_targets or s.shuffle_rna or not s.use_rna
 
@@ -58,13 +66,13 @@ def label_of(title: str, *, soft_targets: bool) -> str:
     return f"{title} + soft targets" if soft_targets else title
 
 
-def variants(asked: Sequence[str], base: TrainSettings, *, rna: bool) -> list[Variant]:
+def variants(wanted: Sequence[str], base: TrainSettings, *, rna: bool) -> list[Variant]:
     """The methods to compare, MoMKD first.
 
-    :param asked: names, or several in one, with commas between; empty for all that are meaningful.
+    :param wanted: names of methods; one string may hold several, separated by commas. Empty: all that are meaningful.
     :param base: settings that all share; its method, soft targets and use of RNA are ignored.
     :param rna: whether the workspace has RNA.
-    :raises UsageError: a name that is none, or that needs RNA where there is none.
+    :raises UsageError: an unknown name, or a method that needs RNA where there is none.
     """
     common = base.model_copy(update={"use_rna": True, "soft_targets": False, "shuffle_rna": False})
     known: dict[str, Variant] = {}
@@ -74,14 +82,16 @@ def variants(asked: Sequence[str], base: TrainSettings, *, rna: bool) -> list[Va
         known[name] = Variant(name, title, note, settings)
         soft = settings.model_copy(update={"soft_targets": True})
         known[name + SOFT] = Variant(name + SOFT, title, note, soft)
-    known[CEILING] = Variant(CEILING, "RNA alone", "ridge logistic regression: the ceiling; reads no slide", None)
-    asked = [name.strip() for names in asked for name in names.split(",")]
-    unknown = [name for name in asked if name not in known]
+    known[CEILING] = Variant(
+        CEILING, "RNA alone", "ridge logistic regression on RNA, an upper limit; uses no slides", None
+    )
+    wanted = [name.strip() for names in wanted for name in names.split(",")]
+    unknown = [name for name in wanted if name not in known]
     if unknown:
         raise UsageError(f"{unknown[0]!r} cannot be compared", hint=f"there are {', '.join(known)}")
-    lost = [name for name in asked if known[name].needs_rna and not rna]
+    lost = [name for name in wanted if known[name].needs_rna and not rna]
     if lost:
-        what = f"{lost[0]} needs RNA to mean anything, and there is none"
+        what = f"{lost[0]} needs RNA, and there is none"
         raise UsageError(what, hint="run wsipipe genomics first, or leave it out")
-    chosen = [REFERENCE, *(name for name in asked if name != REFERENCE)] if asked else list(known)
+    chosen = [REFERENCE, *(name for name in wanted if name != REFERENCE)] if wanted else list(known)
     return [known[name] for name in dict.fromkeys(chosen) if rna or not known[name].needs_rna]

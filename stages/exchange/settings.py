@@ -12,4 +12,4 @@ from ..settings import Settings
 class ExportSettings(Settings):
     """Tiles or features in other tools' formats."""
 
-    format: Literal["clam", "trident", "anndata"] = Field("clam", description="whose format")
+    format: Literal["clam", "trident", "anndata"] = Field("clam", description="the tool whose format is written")

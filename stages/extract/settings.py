@@ -15,7 +15,9 @@ from ..settings import Judgement, Runtime, Settings
 class ExtractSettings(Settings):
     """Turn tiles into feature vectors with a backbone: one zarr store per slide."""
 
-    backbone: str = Field("efficientnet-lite0", description="a name from `wsipipe backbones`, or any timm model name")
+    backbone: str = Field(
+        "efficientnet-lite0", description="a name from `wsipipe backbones`, or the name of any timm model"
+    )
     weights: Path | None = Runtime(
         None,
         examples=["weights/model.safetensors"],
@@ -24,37 +26,40 @@ class ExtractSettings(Settings):
     pooling: Literal["cls", "mean", "cls+mean"] | None = Field(
         None,
         examples=["cls"],
-        description="how a transformer's tokens become one vector; default: as the backbone's card says",
+        description="how a transformer's tokens become one vector; default: as the backbone's card recommends",
     )
     precision: Literal["auto", "fp32", "bf16", "fp16"] = Field(
-        "auto", description="arithmetic; auto is fp32 on a CPU and what the backbone's card says on a GPU"
+        "auto", description="arithmetic; auto is fp32 on a CPU and what the backbone's card recommends on a GPU"
     )
     store_dtype: Literal["float16", "float32"] = Field("float16", description="number format of the stored features")
     max_bad_tiles: float = Judgement(
-        0.01, ge=0, le=1, description="a slide with a larger fraction of undecodable tiles fails; fewer are left out"
+        0.01,
+        ge=0,
+        le=1,
+        description="largest fraction of undecodable tiles, which are left out; with more a slide fails",
     )
     device: str = Runtime(
         "auto", description="cpu, cuda, cuda:1 or mps; several as cuda:0,cuda:1; auto takes the first GPU there is"
     )
     batch_size: int | None = Runtime(
-        None, ge=1, examples=[64], description="tiles a batch; default: 4 on a CPU, 64 on a GPU"
+        None, ge=1, examples=[64], description="tiles per batch; default: 4 on a CPU, 64 on a GPU"
     )
     threads: int | None = Runtime(
         None,
         ge=1,
         examples=[8],
-        description="threads that decode tiles, and on a CPU compute them; default: one a core",
+        description="threads for decoding and, on a CPU, for the network; default: one per core",
     )
     tile_timeout: float = Runtime(
-        300.0, gt=0, description="seconds after which a tile that cannot be read fails its slide"
+        300.0, gt=0, description="time limit for reading a tile, in seconds; a slide with a slower tile fails"
     )
-    compile: bool = Runtime(False, description="let torch.compile make the network's kernels (minutes, once)")
+    compile: bool = Runtime(False, description="compile the network with torch.compile (takes minutes, once)")
     profile: Path | None = Runtime(
         None, examples=["trace.json"], description="write a trace of some batches, for chrome://tracing or Perfetto"
     )
 
     def folder_name(self) -> str:
-        """Such as ``uni2-h`` or, with a pooling that is not the default, ``uni2-h-cls+mean``."""
+        """Name of the features' folder: ``uni2-h`` or, with another pooling than the default, ``uni2-h-cls+mean``."""
         name = re.sub(r"[^A-Za-z0-9._-]+", "_", self.backbone)
         return name + (f"-{self.pooling}" if self.pooling else "")
 

@@ -1,6 +1,6 @@
-"""What an expression matrix shows of itself: odd patients, near-identical ones, batches, and sex against the record.
+"""Quality checks of an expression matrix: outliers, near-identical patients, batches, and sex against the record.
 
-All of it is for looking at: it compares patients with each other, and nothing of it is stored or trained on.
+The results are for display only: they compare patients with each other, and are neither stored nor used in training.
 """
 
 from __future__ import annotations
@@ -25,19 +25,19 @@ Floats = npt.NDArray[np.float64]
 Sex = Literal["female", "male"]
 
 FAR: Final = 3.5
-"""Robust standard deviations (1.4826 × median absolute deviation) from the median beyond which a patient is odd:
+"""Robust standard deviations (1.4826 × median absolute deviation) from the median beyond which a patient is an outlier:
 B. Iglewicz and D. Hoaglin, How to Detect and Handle Outliers, 1993."""
 FEWEST: Final = 8
-"""With fewer patients there is no telling what is usual."""
+"""With fewer patients outliers are not judged."""
 SAME: Final = 0.95
-"""Concordance of two patients' profiles above which they look like one sample."""
+"""Concordance above which two patients' profiles look like the same sample."""
 MANY_MISSING: Final = 0.2
 """A larger share of genes without a value is worth a look."""
 Y_GENES: Final = ("RPS4Y1", "DDX3Y", "KDM5D", "UTY")
 MALE_Y, FEMALE_Y = 2.0, 1.0
-"""Mean log2(x + 1) of the Y genes: above the first somebody has a Y chromosome that speaks, below the second not."""
+"""Mean log2(x + 1) of the Y genes: above the first value the Y chromosome is expressed, below the second it is not."""
 Z_LIMIT: Final = 3.0
-"""z-scores are cut here for distances and PCA: a few genes with giant scores would decide them alone."""
+"""z-scores are clipped here for distances and PCA, which a few genes with extreme scores would otherwise dominate."""
 
 _PLATE = re.compile(
     r"TCGA[-._]\w{2}[-._]\w{4}[-._]\d\d[A-Z][-._]\d\d[A-Z][-._]([A-Z0-9]{4})(?![A-Z0-9])", re.IGNORECASE
@@ -46,13 +46,13 @@ _PLATE = re.compile(
 
 @dataclass(frozen=True, kw_only=True)
 class PatientCheck:
-    """One patient's figures; None where the matrix or the clinical table cannot say."""
+    """One patient's figures; None where the matrix or the clinical table does not provide them."""
 
     patient: str
     batch: str | None
     library_size: float | None
     detected: int | None
-    """Genes above 0."""
+    """Number of genes above 0."""
     missing: int
     distance: float
     """Root mean square distance of the genes to their cohort means, in the matrix's unit."""
@@ -61,33 +61,33 @@ class PatientCheck:
     y: float | None
     """Mean of the Y chromosome's genes."""
     why: tuple[str, ...]
-    """What makes this patient worth a look."""
+    """Reasons to look at this patient."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Checks:
-    """All patients, and what concerns them together."""
+    """The checks of all patients, and of the cohort as a whole."""
 
     patients: tuple[PatientCheck, ...]
     duplicates: tuple[tuple[str, str, float], ...]
-    """Pairs of near-identical patients with their concordance, the nearest first."""
+    """Pairs of near-identical patients with their concordance, the most similar first."""
     pc_share: tuple[float, float]
-    """Of the variance, by the first two components."""
+    """Shares of the variance of the first two components."""
     batch_kind: str | None
-    """Where batches were taken from."""
+    """Where the batches were read from."""
     batch_share: tuple[float, float] | None
-    """Of each component's variance, what lies between batches beyond chance (adjusted R²)."""
+    """For each component, the share of its variance between batches (adjusted R²)."""
     sex_mismatches: int
     sexes: int
-    """Patients whose recorded sex could be held against their Y genes."""
+    """Number of patients whose recorded sex could be compared with their Y genes."""
 
 
 def check_expression(expression: anndata.AnnData, clinical: pd.DataFrame | None) -> Checks:
-    """Look at every patient beside all others.
+    """Compare every patient with all others.
 
     :param expression: patients × genes, as :func:`~.expression_reading.read_genomics` makes; at least one
         patient and gene.
-    :param clinical: a table with the patient's id as a column (or as its index), and where known sex or gender, and a
+    :param clinical: a table with the patient's id as a column (or as its index) and, if known, sex or gender, and
         batch, plate or site.
     """
     patients = [str(patient) for patient in expression.obs_names]
@@ -116,7 +116,7 @@ def check_expression(expression: anndata.AnnData, clinical: pd.DataFrame | None)
     for row, side in _odd(np.log(np.maximum(distance, 1e-9)), at_least=log(1.5)):
         if side == "high":
             times = distance[row] / np.median(distance)
-            why[row].append(f"unlike all others: {times:.1f} times the usual distance from the cohort's mean")
+            why[row].append(f"unlike all others: {times:.1f} times the median distance from the cohort's mean")
     for row in np.flatnonzero(missing > MANY_MISSING * matrix.shape[1]).tolist():
         why[row].append(f"{missing[row] / matrix.shape[1]:.0%} of the genes have no value")
     place = {patient: row for row, patient in enumerate(patients)}
@@ -127,9 +127,9 @@ def check_expression(expression: anndata.AnnData, clinical: pd.DataFrame | None)
     for row, sex in enumerate(sexes):
         if sex and y is not None and not zscore and np.isfinite(y[row]):
             judged += 1
-            if said := _mismatch(sex, float(y[row])):
+            if mismatch := _mismatch(sex, float(y[row])):
                 mismatches += 1
-                why[row].append(said)
+                why[row].append(mismatch)
     checks = [
         PatientCheck(
             patient=patient,
@@ -157,14 +157,14 @@ def check_expression(expression: anndata.AnnData, clinical: pd.DataFrame | None)
 
 
 def gene(expression: anndata.AnnData, symbol: str) -> Floats | None:
-    """A gene's values, (patients,); None where the matrix lacks it."""
+    """A gene's values, (patients,); None if the matrix lacks it."""
     if symbol not in expression.var_names:
         return None
     return np.asarray(expression.X, dtype=np.float64)[:, expression.var_names.get_loc(symbol)]
 
 
 def y_level(expression: anndata.AnnData) -> Floats | None:
-    """Mean of those Y genes that are there, (patients,), NaN without a value; None where the matrix has none."""
+    """Mean of the available Y genes, (patients,), NaN without a value; None if the matrix has none of them."""
     there = [values for symbol in Y_GENES if (values := gene(expression, symbol)) is not None]
     if not there:
         return None
@@ -174,7 +174,7 @@ def y_level(expression: anndata.AnnData) -> Floats | None:
 
 
 def _gram(matrix: npt.NDArray[np.float32], zscore: bool) -> tuple[Floats, npt.NDArray[np.intp]]:
-    """Inner products of patients about the gene means, and how many genes each lacks. A missing value is the mean."""
+    """Inner products of the centred patients, and the number of missing genes of each; missing values are the mean."""
     missing = np.isnan(matrix)
     values = np.clip(matrix, -Z_LIMIT, Z_LIMIT) if zscore else matrix
     present = np.maximum((~missing).sum(axis=0), 1)
@@ -191,12 +191,12 @@ def _components(gram: Floats) -> tuple[Floats, tuple[float, float]]:
     values, vectors = eigh(gram, subset_by_index=(n - 2, n - 1))
     values, vectors = np.maximum(values[::-1], 0), vectors[:, ::-1]
     farthest = np.abs(vectors).argmax(axis=0)
-    signs = np.where(vectors[farthest, [0, 1]] < 0, -1, 1)  # a component's sign means nothing: fix it
+    signs = np.where(vectors[farthest, [0, 1]] < 0, -1, 1)  # a component's sign is arbitrary: fix it
     return vectors * signs * np.sqrt(values), (float(values[0] / total), float(values[1] / total))
 
 
 def _duplicates(gram: Floats, patients: Sequence[str]) -> tuple[tuple[str, str, float], ...]:
-    """Pairs whose profiles agree: 2 a·b / (a·a + b·b) about the cohort's mean (L. Lin, Biometrics 45, 1989)."""
+    """Pairs with high concordance, 2 a·b / (a·a + b·b) about the cohort's mean (L. Lin, Biometrics 45, 1989)."""
     if len(gram) < 3:
         return ()
     squares = np.diag(gram)
@@ -207,7 +207,7 @@ def _duplicates(gram: Floats, patients: Sequence[str]) -> tuple[tuple[str, str, 
 
 
 def _odd(values: Floats, at_least: float) -> list[tuple[int, str]]:
-    """Rows far from the median, and to which side. Nearer than ``at_least`` nothing is odd: like patients differ."""
+    """Rows far from the median, and to which side; never nearer than ``at_least``, a normal difference of patients."""
     if len(values) < FEWEST:
         return []
     away = values - np.median(values)
@@ -219,7 +219,7 @@ def _mismatch(sex: Sex, y: float) -> str | None:
     if sex == "female" and y > MALE_Y:
         return f"recorded female, but genes of the Y chromosome are expressed (mean {y:.1f})"
     if sex == "male" and y < FEMALE_Y:
-        return f"recorded male, but genes of the Y chromosome are silent (mean {y:.1f}); tumours can lose the Y"
+        return f"recorded male, but genes of the Y chromosome are not expressed (mean {y:.1f}); tumours can lose the Y"
     return None
 
 
@@ -231,12 +231,12 @@ def _sex(text: str | None) -> Sex | None:
 def _batches(
     expression: anndata.AnnData, clinical: pd.DataFrame | None, patients: Sequence[str]
 ) -> tuple[list[str | None], str | None]:
-    """Each patient's batch, and what it is: told by obs, by the clinical table, or by the TCGA barcode."""
-    told = ("batch", "plate", *plain_names("cohort", "site"))
+    """Each patient's batch, and where it is from: obs, the clinical table, or the TCGA barcode."""
+    titles = ("batch", "plate", *plain_names("cohort", "site"))
     for column in sorted(expression.obs.columns, key=str):
-        if plain_name(str(column)) in told:
+        if plain_name(str(column)) in titles:
             return [_text(value) for value in expression.obs[column]], str(column)
-    found, column = _of_patients(clinical, told, patients)
+    found, column = _of_patients(clinical, titles, patients)
     if column:
         return found, f"{column}, from the clinical table"
     sources = expression.obs.get("source_id", expression.obs_names)
@@ -250,7 +250,7 @@ def _batches(
 def _of_patients(
     clinical: pd.DataFrame | None, wanted: Sequence[str], patients: Sequence[str]
 ) -> tuple[list[str | None], str | None]:
-    """A column of the clinical table by patient, and its name; nothing where a patient's rows contradict each other."""
+    """A column of the clinical table by patient, and its name; None where a patient's rows contradict each other."""
     nothing: list[str | None] = [None] * len(patients)
     if clinical is None:
         return nothing, None
@@ -262,7 +262,7 @@ def _of_patients(
 
 
 def by_patient(clinical: pd.DataFrame, column: str, patients: Sequence[str]) -> list[str | None]:
-    """A column's text by patient; None where a patient has none, or rows that contradict each other."""
+    """A column's text by patient; None where a patient has none, or where rows contradict each other."""
     values: dict[str, set[str]] = {}
     for patient, value in zip(_ids(clinical), clinical[column], strict=True):
         if text := _text(value):
@@ -272,7 +272,7 @@ def by_patient(clinical: pd.DataFrame, column: str, patients: Sequence[str]) -> 
 
 
 def _ids(clinical: pd.DataFrame) -> list[str]:
-    """Whose each row is: the column of patients, or the index; barcodes are cut to the patient."""
+    """The patient of each row, from the column of patients or the index; barcodes are cut to the patient."""
     by_name = {plain_name(str(column)): column for column in reversed(clinical.columns)}
     titles = (*plain_names("cohort", "patient_id"), *plain_names("clinical", "patient_id"))
     ids = next((by_name[name] for name in titles if name in by_name), None)
@@ -281,14 +281,14 @@ def _ids(clinical: pd.DataFrame) -> list[str]:
 
 
 def missing_clinical(clinical: pd.DataFrame, patients: Sequence[str]) -> str:
-    """Why no patient's sex is known from the table; nothing where somebody's is."""
+    """Why the table gives no patient's sex; empty if it gives any."""
     if not set(_ids(clinical)) & set(patients):
         return f"none of the {len(patients)} patients is in the clinical table"
     recorded, column = _of_patients(clinical, plain_names("clinical", "sex"), patients)
     if column is None:
         return f"the clinical table has no column of sex ({', '.join(map(str, clinical.columns[:5]))} …)"
     if not any(map(_sex, recorded)):
-        return f"the column {column} says nobody's sex"
+        return f"the column {column} has no value that is female or male"
     return ""
 
 
@@ -298,7 +298,7 @@ def _text(value: object) -> str | None:
 
 
 def _between(components: Floats, batches: Sequence[str | None]) -> tuple[float, float] | None:
-    """Adjusted R² of each component on the batch, at least 0; None with one batch, or no more patients than batches."""
+    """Adjusted R² of each component on the batch, at least 0; None with one batch, or too few patients."""
     known = np.array([batch is not None for batch in batches])
     n, sizes = int(known.sum()), Counter(batch for batch in batches if batch is not None)
     if len(sizes) < 2 or n <= len(sizes):

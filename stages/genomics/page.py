@@ -1,7 +1,7 @@
-"""The genomics QC page: one static file, to see at a glance whether an expression matrix can be trusted.
+"""The genomics QC page: one static file that shows whether an expression matrix can be trusted.
 
-For looking at only: what compares patients here (PCA, distances) goes nowhere else. The same matrix gives the same
-bytes.
+The comparisons of patients on it (PCA, distances) are for display only, and used nowhere else. The same matrix gives
+the same bytes.
 """
 
 from __future__ import annotations
@@ -35,14 +35,14 @@ def render_genomics_qc(
     clinical: pd.DataFrame | None = None,
     checks: Checks | None = None,
 ) -> str:
-    """The page as HTML, one file that needs no other.
+    """Render the page as HTML, in one file that needs no other.
 
     :param expression: patients × genes, as :func:`~.expression_reading.read_genomics` makes, with ``uns``
         ``unit`` and ``source``.
     :param facts: what was done, a sentence each.
     :param warnings: what the user should think about.
     :param clinical: a table by patient with sex and batch, or None.
-    :param checks: what :func:`~.checks.check_expression` found, where it has been asked already.
+    :param checks: result of :func:`~.checks.check_expression`, if it is known already.
     """
     checks = checks or check_expression(expression, clinical)
     zscore = expression.uns.get("input_unit") == "zscore"
@@ -73,7 +73,7 @@ def render_genomics_qc(
 
 
 def _histograms(checks: Checks, missing: Sequence[int]) -> list[tuple[str, Markup]]:
-    """Those figures of the patients that the matrix has, each with its chart."""
+    """Charts of the patients' figures that the matrix provides, with their titles."""
     patients = checks.patients
     charts = []
     libraries = [patient.library_size for patient in patients if patient.library_size is not None]
@@ -96,17 +96,17 @@ def _histograms(checks: Checks, missing: Sequence[int]) -> list[tuple[str, Marku
 
 
 def _marker(expression: anndata.AnnData, symbol: str) -> tuple[tuple[str, int], Markup | None]:
-    """A gene, how many patients lie beyond its chart, and the chart.
+    """A marker gene, the number of patients beyond its axis, and its chart.
 
-    It ends at six robust standard deviations; who lies beyond is in its outermost bars.
+    The axis ends at six robust standard deviations; patients beyond it are in the outermost bars.
     """
     values = gene(expression, symbol)
     if values is None or not np.isfinite(values).any():
         return (symbol, 0), None
     values = values[np.isfinite(values)]
     middle = np.median(values)
-    reach = 6 * 1.4826 * np.median(np.abs(values - middle)) or np.inf
-    cut = np.clip(values, middle - reach, middle + reach)
+    limit = 6 * 1.4826 * np.median(np.abs(values - middle)) or np.inf
+    cut = np.clip(values, middle - limit, middle + limit)
     return (symbol, int((cut != values).sum())), _histogram(symbol, cut, str(expression.uns["unit"]))
 
 
@@ -131,7 +131,7 @@ def _batch_colours(checks: Checks) -> dict[str, int]:
 
 
 def _legend(checks: Checks, colours: dict[str, int]) -> list[tuple[int, str, int]]:
-    """Colour, batch and number of patients; the rest in grey, as colour 0."""
+    """Colour, batch and number of patients of each entry; small batches share grey, colour 0."""
     sizes = Counter(patient.batch for patient in checks.patients)
     named = [(number, batch, sizes[batch]) for batch, number in colours.items()]
     others = [batch for batch in sizes if batch is not None and batch not in colours]
@@ -143,7 +143,7 @@ def _legend(checks: Checks, colours: dict[str, int]) -> list[tuple[int, str, int
 
 
 def _pca_chart(checks: Checks, colours: dict[str, int]) -> Markup | None:
-    """The first two principal components; None for fewer than three patients."""
+    """A chart of the first two principal components; None for fewer than three patients."""
     points = np.array([patient.pc for patient in checks.patients])
     if not points.any():
         return None
@@ -153,13 +153,13 @@ def _pca_chart(checks: Checks, colours: dict[str, int]) -> Markup | None:
     plot.y_axis(ranges[1], f"Second component, {100 * checks.pc_share[1]:.0f} %")
     for patient in checks.patients:
         colour = colours.get(patient.batch or "", 0 if colours else 1)
-        said = patient.patient + (f", {patient.batch}" if patient.batch else "")
-        plot.dot(*patient.pc, f"c{colour}", said)
+        title = patient.patient + (f", {patient.batch}" if patient.batch else "")
+        plot.dot(*patient.pc, f"c{colour}", title)
     return plot.markup()
 
 
 def _sex_chart(checks: Checks, xist: Floats | None, zscore: bool) -> Markup | None:
-    """Genes of the Y chromosome against XIST, or against the recorded sex where the matrix lacks XIST."""
+    """A chart of the Y genes against XIST, or against the recorded sex if the matrix lacks XIST."""
     shown = [
         (row, patient, patient.y)
         for row, patient in enumerate(checks.patients)
@@ -167,7 +167,7 @@ def _sex_chart(checks: Checks, xist: Floats | None, zscore: bool) -> Markup | No
     ]
     if not shown:
         return None
-    levels = [y for _, _, y in shown] + ([] if zscore else [MALE_Y + 1])  # a cohort of women shows how far men are
+    levels = [y for _, _, y in shown] + ([] if zscore else [MALE_Y + 1])  # shows the limit for men in a cohort of women
     x_ticks = nice_ticks(min(0.0, *levels), max(levels), 5)
     heights = [_lane(patient, row) if xist is None else float(xist[row]) for row, patient, _ in shown]
     y_ticks = nice_ticks(min(0.0, *heights), max(heights), 4) if xist is not None else []
@@ -188,7 +188,7 @@ _SEX_COLOUR: Final = {"female": 2, "male": 1, None: 0}
 
 
 def _lane(patient: PatientCheck, row: int) -> float:
-    """A place in the lane of the recorded sex, spread evenly (golden ratio) so that dots do not hide each other."""
+    """A height in the lane of the recorded sex, spread evenly (golden ratio) so that dots do not overlap."""
     return {"female": 2, "male": 1, None: 0}[patient.recorded_sex] + 0.15 + 0.7 * (row * 0.6180339887 % 1)
 
 

@@ -1,7 +1,7 @@
-"""Whether a matrix that was read looks like RNA of these patients: what a stranger would notice at a glance.
+"""Plausibility checks of a matrix that was read: does it look like RNA of these patients?
 
-Housekeeping genes lie high, patients' profiles resemble each other, recorded sexes fit, and no gene is a column of the
-clinical table. For looking at only: said on the console and on the page, and nothing of it is stored.
+Housekeeping genes must be highly expressed, patients' profiles must be similar, recorded sex must fit the Y genes, and
+no gene may equal a column of the clinical table. The results are printed and shown on the page, and not stored.
 """
 
 from __future__ import annotations
@@ -21,37 +21,39 @@ from .checks import Checks, by_patient, missing_clinical
 Floats = npt.NDArray[np.float64]
 
 ENOUGH_GENES: Final = 200
-"""In a panel, every gene may be a special one."""
+"""With fewer genes (a panel) housekeeping genes and profiles are not checked: the genes are no random sample."""
 ENOUGH_PATIENTS: Final = 10
+"""A clinical column is compared with genes if at least so many patients have a value."""
 HOUSEKEEPING: Final = 0.6
-"""Housekeeping genes lie above the 90th percentile in every tissue; below this one, something is wrong."""
+"""Smallest plausible rank of housekeeping genes, as a share: in every tissue they lie above the 90th percentile."""
 ALIKE: Final = 0.5
-"""Two tumours' profiles of all genes correlate with 0.8 or more; a median below this is no chance."""
+"""Smallest plausible median correlation of two patients' profiles: those of two tumours correlate with 0.8 or more."""
 SAME: Final = 0.999
+"""Correlation above which a gene and a clinical column are the same."""
 
 
 @dataclass
 class SelfCheck:
-    """What was looked at, a sentence each, and what is suspicious."""
+    """Results of the checks as sentences, and warnings about what is suspicious."""
 
     sentences: list[str] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
 
 
 def self_check(expression: anndata.AnnData, clinical: pd.DataFrame | None, checks: Checks) -> SelfCheck:
-    """Look at a matrix as a stranger would.
+    """Check whether a matrix looks like RNA of these patients.
 
     :param expression: patients × genes, as :func:`~.expression_reading.read_genomics` makes.
     :param clinical: a table by patient, or None.
-    :param checks: what :func:`~.checks.check_expression` found.
+    :param checks: result of :func:`~.checks.check_expression`.
     """
     found = SelfCheck()
     zscore = expression.uns.get("input_unit") == "zscore"
     matrix = np.asarray(expression.X, dtype=np.float64)
     if zscore:
-        found.sentences.append("self-check: z-scores have no level, so housekeeping genes and profiles are not judged")
+        found.sentences.append("self-check: z-scores have no level, so housekeeping genes and profiles are not checked")
     elif expression.n_vars < ENOUGH_GENES:
-        what = f"self-check: {expression.n_vars} genes are too few to judge housekeeping genes and profiles by"
+        what = f"self-check: {expression.n_vars} genes are too few to check housekeeping genes and profiles"
         found.sentences.append(what)
     else:
         _housekeeping(matrix, list(map(str, expression.var_names)), found)
@@ -66,7 +68,7 @@ def _housekeeping(matrix: Floats, genes: list[str], found: SelfCheck) -> None:
     place = {gene: index for index, gene in enumerate(genes)}
     there = [gene for gene in names("expression", "housekeeping") if gene in place]
     if len(there) < 3:
-        found.sentences.append("self-check: fewer than 3 housekeeping genes go by their symbols, so none is judged")
+        found.sentences.append("self-check: fewer than 3 housekeeping genes are found by symbol, so none is checked")
         return
     present = (~np.isnan(matrix)).sum(axis=0)
     means = np.where(present > 0, np.nansum(matrix, axis=0) / np.maximum(present, 1), np.nan)
@@ -75,13 +77,13 @@ def _housekeeping(matrix: Floats, genes: list[str], found: SelfCheck) -> None:
     middle = float(np.nanmedian(ranks))
     what = f"the {len(there)} housekeeping genes lie at the {100 * middle:.0f}th percentile of all genes (their median)"
     if middle < HOUSEKEEPING:
-        found.warnings.append(f"self-check: {what}, and should be among the highest: are the names those of the rows?")
+        found.warnings.append(f"self-check: {what}, but should be among the highest: do the names match the rows?")
     else:
         found.sentences.append(f"self-check: {what}")
 
 
 def _profiles(matrix: Floats, found: SelfCheck) -> None:
-    """The usual correlation of two patients, over at most 200 patients."""
+    """Check the median correlation of two patients' profiles, over at most 200 patients."""
     if len(matrix) < 3:
         return
     rows = matrix[np.unique(np.linspace(0, len(matrix) - 1, min(len(matrix), 200)).astype(int))]
@@ -94,7 +96,7 @@ def _profiles(matrix: Floats, found: SelfCheck) -> None:
     what = f"two patients' profiles correlate with {middle:.2f} (median)"
     if middle < ALIKE:
         found.warnings.append(
-            f"self-check: {what}, and tumours' do with 0.8 or more: are the genes in one order for all?"
+            f"self-check: {what}, those of tumours with 0.8 or more: are the genes in the same order for all patients?"
         )
     else:
         found.sentences.append(f"self-check: {what}")
@@ -104,25 +106,25 @@ def _sexes(
     expression: anndata.AnnData, clinical: pd.DataFrame | None, checks: Checks, zscore: bool, found: SelfCheck
 ) -> None:
     if checks.sexes:
-        what = f"self-check: recorded sex held against the Y chromosome's genes in {checks.sexes} patients"
+        what = f"self-check: recorded sex compared with genes of the Y chromosome in {checks.sexes} patients"
         if checks.sex_mismatches:
             found.warnings.append(f"{what}: {checks.sex_mismatches} do not fit, see the quality page")
         else:
             found.sentences.append(f"{what}: all fit")
         return
     if clinical is None:
-        found.sentences.append("self-check: nobody's sex is compared: no clinical table is given (--clinical)")
+        found.sentences.append("self-check: recorded sex is not checked: no clinical table is given (--clinical)")
         return
     why = missing_clinical(clinical, list(map(str, expression.obs_names)))
     if not why and all(patient.y is None for patient in checks.patients):
         why = "the matrix holds no gene of the Y chromosome"
     elif not why and zscore:
         why = "z-scores have no level"
-    found.warnings.append(f"self-check: nobody's sex could be compared: {why or 'no patient has both'}")
+    found.warnings.append(f"self-check: recorded sex could not be checked: {why or 'no patient has both'}")
 
 
 def _clinical_columns(expression: anndata.AnnData, matrix: Floats, clinical: pd.DataFrame, found: SelfCheck) -> None:
-    """Genes that are a column of the clinical table: equal but for scale, or constant in each of a column's classes."""
+    """Warn about genes that equal a clinical column: correlated with it, or constant in each of its classes."""
     patients = list(map(str, expression.obs_names))
     genes = list(map(str, expression.var_names))
     for column in clinical.columns:
@@ -130,17 +132,17 @@ def _clinical_columns(expression: anndata.AnnData, matrix: Floats, clinical: pd.
         known = np.array([value is not None for value in values], dtype=bool)
         if known.sum() < ENOUGH_PATIENTS:
             continue
-        own = matrix[known]
+        measured = matrix[known]
         texts = [value for value in values if value is not None]
         numbers = pd.to_numeric(pd.Series(texts), errors="coerce").to_numpy(dtype=np.float64)
         same: list[str] = []
         if not np.isnan(numbers).any() and len(set(numbers)) > 2:
-            same = [genes[index] for index in _correlated(own, numbers)]
+            same = [genes[index] for index in _correlated(measured, numbers)]
         elif 1 < len(set(texts)) <= 5:
-            same = [genes[index] for index in _constant_in_classes(own, texts)]
+            same = [genes[index] for index in _constant_in_classes(measured, texts)]
         if same:
             found.warnings.append(
-                f"self-check: {some(same)} says what the clinical table's column {column} says: no gene does that "
+                f"self-check: {some(same)} equals the column {column} of the clinical table, as no gene does "
                 f"(--drop-columns '{same[0]}' leaves it out)"
             )
 

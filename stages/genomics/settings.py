@@ -1,4 +1,4 @@
-"""Settings of genomics: which matrices there are, and what their values mean."""
+"""Settings of genomics: the molecular matrices, and how to read them."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from ..settings import Runtime, Settings
 
 
 class _OfRna(Settings):
-    """Read an expression matrix: patients × genes on a log scale, nothing fitted, nothing selected."""
+    """Read an expression matrix into patients × genes on a log scale; nothing is fitted or selected."""
 
     matrix: Path | None = Runtime(
         None,
@@ -21,47 +21,48 @@ class _OfRna(Settings):
         description="expression matrix: CSV, TSV, Parquet (also .gz), .h5ad, or a folder of the GDC's STAR counts",
     )
     unit: Literal["auto", "counts", "tpm", "fpkm", "rsem", "log", "zscore"] = Field(
-        "auto", description="unit of the values; auto recognises it and says by what"
+        "auto", description="unit of the values; auto recognises it and reports how"
     )
     orientation: Literal["auto", "genes-in-rows", "patients-in-rows"] = Field(
-        "auto", description="which way round the matrices lie; auto tells it by the names, or asks"
+        "auto", description="whether rows are genes or patients; auto decides by the names, or stops and asks"
     )
     name_column: str | None = Field(
         None,
         examples=["patient_id"],
-        description="title of the column (or row) that holds the names, #2 for the second; default: by its title",
+        description="title of the column (or row) with the names, #2 for the second; default: recognised by its title",
     )
-    numbers_are_names: bool = Field(
-        False, description="take row numbers (0, 1, 2 …) for names: patients or genes are really called so"
-    )
-    drop_columns: list[str] = Field([], description="columns or rows to leave out, by their names: what is no gene")
-    keep_columns: list[str] = Field([], description="columns or rows that are genes, though they look like none")
+    numbers_are_names: bool = Field(False, description="accept row numbers (0, 1, 2 …) as names of patients or genes")
+    drop_columns: list[str] = Field([], description="names of columns or rows to leave out because they are no genes")
+    keep_columns: list[str] = Field([], description="names of genes to keep, though they do not look like genes")
     patient_pattern: str | None = Field(
         None,
         examples=["^(P\\d+)"],
-        description="regular expression, its first group the patient in a sample's name; default: TCGA's, or all of it",
+        description="regular expression whose first group is the patient in a sample's name; default: TCGA's rule, or "
+        "the whole name",
     )
     aliases: Path | None = Runtime(
-        None, examples=["aliases.tsv"], description="table of gene names and the symbols that they become"
+        None, examples=["aliases.tsv"], description="table of two columns: gene name in the matrix, approved symbol"
     )
     gene_lengths: Path | None = Runtime(
-        None, examples=["lengths.tsv"], description="table of genes and their lengths in bp: counts then become TPM"
+        None, examples=["lengths.tsv"], description="table of genes and their lengths in bp, to convert counts to TPM"
     )
     gene_sets: Path | None = Runtime(
-        None, examples=["hallmark.gmt"], description="gene sets to score each patient by (signatures.csv)"
+        None, examples=["hallmark.gmt"], description="gene sets; each patient gets a score for each (signatures.csv)"
     )
     clinical: Path | None = Runtime(
-        None, examples=["clinical.tsv"], description="table of patients with sex and batch, for the quality page alone"
+        None,
+        examples=["clinical.tsv"],
+        description="table of patients with sex and batch, used only for the quality page",
     )
 
     def sources(self) -> dict[Any, Path]:
-        """The matrices that are given, by block."""
-        given = {"rna": self.matrix, **{block: getattr(self, block) for block in TABLE}}
-        return {block: path for block, path in given.items() if path is not None}
+        """The matrices that are configured, by block."""
+        matrices = {"rna": self.matrix, **{block: getattr(self, block) for block in TABLE}}
+        return {block: path for block, path in matrices.items() if path is not None}
 
 
 def _fields(block: str, row: BlockRow) -> Iterator[tuple[str, Any]]:
-    """The settings of a block: its matrix and, where it has several, its unit."""
+    """The settings of a block: its matrix and, if it has several units, its unit."""
     yield block, (Path | None, Runtime(None, examples=[f"{block}.csv"], description=row.description))
     if len(row.units) > 1:
         about = f"unit of the {row.description.partition(':')[0]}"

@@ -1,8 +1,8 @@
-"""genomics: an expression matrix becomes patients × genes on a log scale. Nothing is fitted, no label looked at.
+"""Stage ``genomics``: reads an expression matrix into patients × genes on a log scale, without labels or fitting.
 
-expression.zarr   patients × genes (AnnData); cnv.zarr, mutation.zarr … where further blocks are given
-signatures.csv    patients × scores: the 21-gene recurrence score, for research, and the gene sets that are given
-qc.html           what the matrix shows of itself, to look at
+expression.zarr   patients × genes (AnnData); cnv.zarr, mutation.zarr … if further blocks are given
+signatures.csv    patients × scores: the 21-gene recurrence score (research use only) and the given gene sets
+qc.html           quality checks of the matrix
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ ITEM = "expression"
 
 
 class GenomicsStage(Stage[GenomicsSettings]):
-    """An item for RNA, ``expression``, and one for each further block that the settings name."""
+    """One item for RNA, ``expression``, and one for each further block in the settings."""
 
     name = "genomics"
     version = VERSIONS["genomics"]
@@ -58,9 +58,10 @@ class GenomicsStage(Stage[GenomicsSettings]):
 
     @property
     def _naming(self) -> Naming:
-        own = self.settings
-        drop, keep = tuple(own.drop_columns), tuple(own.keep_columns)
-        return Naming(own.name_column, drop, keep, own.numbers_are_names, of_all=len(own.sources()) == 1)
+        settings = self.settings
+        drop, keep = tuple(settings.drop_columns), tuple(settings.keep_columns)
+        only_one = len(settings.sources()) == 1
+        return Naming(settings.name_column, drop, keep, settings.numbers_are_names, of_all=only_one)
 
     def _expression(self, progress: Progress) -> Outcome:
         settings = self.settings
@@ -83,8 +84,8 @@ class GenomicsStage(Stage[GenomicsSettings]):
         write_signatures(outputs["signatures"], signatures)
         clinical = read_clinical(settings.clinical) if settings.clinical else None
         checks = check_expression(expression, clinical)
-        looked = self_check(expression, clinical, checks)
-        sentences, warnings = [*sentences, *looked.sentences], [*warnings, *looked.warnings]
+        checked = self_check(expression, clinical, checks)
+        sentences, warnings = [*sentences, *checked.sentences], [*warnings, *checked.warnings]
         with whole(outputs["qc"]) as scratch:
             scratch.write_text(render_genomics_qc(expression, sentences, warnings, clinical, checks), encoding="utf-8")
         return _outcome(outputs, expression, facts.counts, sentences, warnings)
@@ -112,8 +113,8 @@ _FILES = {"expression": store_name("rna"), "signatures": "signatures.csv", "qc":
 
 
 def _inputs(settings: GenomicsSettings, *names: str) -> dict[str, Input]:
-    given = {name: getattr(settings, name) for name in names}
-    return {name: FileInput(path.resolve()) for name, path in given.items() if path is not None}
+    paths = {name: getattr(settings, name) for name in names}
+    return {name: FileInput(path.resolve()) for name, path in paths.items() if path is not None}
 
 
 def _outcome(

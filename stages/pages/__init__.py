@@ -1,1 +1,1 @@
-"""Parts of the pages that all stages share: templates, charts, numbers."""
+"""Templates, charts and number formats of the HTML pages of all stages."""

@@ -1,7 +1,7 @@
-"""Charts as inline SVG, drawn by hand so that they take their colours from the page and follow light, dark and print.
+"""Charts as inline SVG, which take their colours from the page's style for light, dark and print.
 
-Every shape carries a class of ``page.css`` and no colour of its own; text is text, to be searched and read aloud. The
-same numbers give the same bytes. All functions return markup that is safe to put into a page as it is.
+Every shape has a class of ``page.css`` and no colour of its own; text stays text, for search and screen readers. The
+same numbers give the same bytes. All functions return escaped markup that can be inserted into a page.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _BINS: Final = 20
 
 
 def roc_chart(pooled: Floats, folds: Sequence[Floats]) -> Markup:
-    """ROC curves, (points, 2) each: all patients as a strong line, folds as thin ones. A curve may be empty."""
+    """Draw ROC curves, (points, 2) each: all patients as a strong line, folds as thin ones. A curve may be empty."""
     plot = Plot("ROC curve", 360, 340, (0, 1), (0, 1))
     plot.x_axis(_SHARES, "1 − specificity")
     plot.y_axis(_SHARES, "Sensitivity")
@@ -38,7 +38,7 @@ def roc_chart(pooled: Floats, folds: Sequence[Floats]) -> Markup:
 
 
 def probability_chart(labels: Sequence[bool], probabilities: Sequence[float]) -> Markup:
-    """How many patients have which probability: positive ones upwards, negative ones downwards."""
+    """Draw histograms of the predicted probability: positive patients upwards, negative ones downwards."""
     p, y = np.asarray(probabilities, dtype=np.float64), np.asarray(labels, dtype=bool)
     counts = [np.histogram(p[y == side], bins=_BINS, range=(0, 1))[0] for side in (True, False)]
     ticks = nice_ticks(0, max(1, *(int(column.max()) for column in counts)), 3, whole=True)
@@ -56,7 +56,7 @@ def probability_chart(labels: Sequence[bool], probabilities: Sequence[float]) ->
 
 
 def calibration_chart(bins: Sequence[CalibrationBin]) -> Markup:
-    """The share of positives against the predicted probability, with the share's 95 % interval."""
+    """Draw the share of positives against the predicted probability, with 95 % intervals of the share."""
     plot = Plot("Calibration", 360, 340, (0, 1), (0, 1))
     plot.x_axis(_SHARES, "Mean predicted probability")
     plot.y_axis(_SHARES, "Share of positive patients")
@@ -78,11 +78,11 @@ def learning_chart(
     share: bool = False,
     styles: Sequence[str] = (),
 ) -> Markup:
-    """Values by epoch, a line a series, with a mark at the epoch that was kept. None and NaN interrupt a line.
+    """Draw values by epoch, one line per series, and mark the epoch that was kept. None and NaN interrupt a line.
 
     :param series: (epoch, value) points; at most eight series, coloured in their order.
-    :param share: the values are shares, shown from 0 to 1.
-    :param styles: a class of each series, where its colour has a meaning.
+    :param share: whether the values are shares, shown from 0 to 1.
+    :param styles: the CSS class of each series, if its colour has a meaning.
     """
     drawn = [[(x, y) for x, y in points] for points in series]
     epochs = [x for points in drawn for x, _ in points] or [best_epoch]
@@ -90,7 +90,7 @@ def learning_chart(
     last = max(*epochs, min(epochs) + 1)
     x_ticks = nice_ticks(min(epochs), last, 5, whole=True, inside=True)
     if len(x_ticks) > 1 and x_ticks[0] - min(epochs) > (x_ticks[1] - x_ticks[0]) / 2:
-        x_ticks = [min(epochs), *x_ticks]  # else a reader cannot tell where counting begins
+        x_ticks = [min(epochs), *x_ticks]  # shows the reader where counting begins
     y_ticks = _SHARES if share else nice_ticks(min(0.0, *values), max(0.0, *values), 4)
     plot = Plot(title, 330, 190, (min(epochs), last), (y_ticks[0], y_ticks[-1]))
     plot.x_axis(x_ticks, "Epoch")
@@ -102,7 +102,7 @@ def learning_chart(
 
 
 def slot_chart(shares: Sequence[float], name: str) -> Markup:
-    """What share of tiles is nearest to each memory slot, in falling order; the broken line is an even share."""
+    """Draw the share of tiles that is nearest to each memory slot, largest first; the dashed line is an even share."""
     falling = sorted(shares, reverse=True)
     ticks = nice_ticks(0, max(falling), 4)
     plot = Plot(f"Memory slots, {name}", 360, 200, (0, len(falling)), (0, ticks[-1]))
@@ -115,7 +115,7 @@ def slot_chart(shares: Sequence[float], name: str) -> Markup:
 
 
 def roc_against(title: str, curve: Points, other: Points) -> Markup:
-    """A small ROC curve before another one, which may be empty."""
+    """Draw a small ROC curve over another one, which may be empty."""
     plot = Plot(title, 230, 224, (0, 1), (0, 1))
     plot.x_axis((0, 0.5, 1), "1 − specificity")
     plot.y_axis((0, 0.5, 1), "Sensitivity")
@@ -126,7 +126,7 @@ def roc_against(title: str, curve: Points, other: Points) -> Markup:
 
 
 def place_chart(probability: float, spread: float | None, threshold: float, positive: bool) -> Markup:
-    """One probability on a line from 0 to 1, small enough for a table cell: spread as a bar, threshold as a tick."""
+    """Draw one probability on a line from 0 to 1, for a table cell: spread as a bar, threshold as a tick."""
     x = [6 + 108 * min(max(value, 0), 1) for value in (probability, threshold)]
     parts = ['<line class="grid" x1="6" x2="114" y1="9" y2="9"/>']
     if spread is not None:
@@ -147,21 +147,22 @@ class Scale:
 
     @classmethod
     def around(cls, values: Iterable[float | None], middle: float) -> Self:
-        """Holds all values that there are, and the middle."""
+        """An axis that includes all known values and ``middle``."""
         known = [value for value in values if value is not None and isfinite(value)]
         return cls(tuple(nice_ticks(min(middle, *known, middle), max(middle, *known, middle + 0.1), 5)))
 
     def at(self, value: float) -> str:
-        """Place of a value on it, in per cent of the width of a cell; beyond its ends, its end."""
+        """Position of a value on the axis, in per cent of the cell's width; values beyond an end are at the end."""
         low, high = self.ticks[0], self.ticks[-1]
         share = min(max((value - low) / (high - low), 0), 1)
         return f"{5 + 90 * share:.2f}%"
 
 
 def nice_ticks(low: float, high: float, about: int, *, whole: bool = False, inside: bool = False) -> list[float]:
-    """About so many round numbers (1, 2, 5 × a power of ten apart) around [low, high], or only those inside it.
+    """About ``about`` round numbers (1, 2, 5 × a power of ten apart) around [low, high].
 
-    At least two unless ``inside``; ``whole`` keeps to integers.
+    :param whole: integers only.
+    :param inside: only numbers within [low, high]; otherwise there are at least two.
     """
     if not high > low:
         high = low + 1
@@ -171,7 +172,7 @@ def nice_ticks(low: float, high: float, about: int, *, whole: bool = False, insi
     if whole:
         step = max(1.0, step)
     first, last = low / step, high / step
-    # The margin keeps 0.6000000000000001 from asking for a further tick.
+    # Without the margin, 0.6000000000000001 would need another tick.
     start, stop = (ceil(first - 1e-9), floor(last + 1e-9)) if inside else (floor(first + 1e-9), ceil(last - 1e-9))
     return [round(i * step, 12) for i in range(start, stop + 1)]
 
@@ -200,7 +201,7 @@ class Plot:
         return self.height - _BOTTOM - (value - low) / (high - low) * (self.height - _TOP - _BOTTOM)
 
     def x_axis(self, ticks: Iterable[float], label: str) -> None:
-        """Grid lines, numbers below them, and what they count."""
+        """Draw grid lines, the numbers below them, and the label of the axis."""
         bottom = self.height - _BOTTOM
         for tick in ticks:
             x = self._x(tick)
@@ -209,7 +210,7 @@ class Plot:
         self._text((_LEFT + self.width - _RIGHT) / 2, self.height - 8, label, "middle")
 
     def y_axis(self, ticks: Iterable[float], label: str, show: Callable[[float], str] | None = None) -> None:
-        """As :meth:`x_axis`, at the left; ``show`` makes a number's text."""
+        """Draw the axis at the left, as :meth:`x_axis`; ``show`` formats the numbers."""
         for tick in ticks:
             y = self._y(tick)
             self._parts.append(
@@ -222,7 +223,7 @@ class Plot:
         )
 
     def line(self, points: Points, style: str) -> None:
-        """A line through the points, interrupted where there is no number; a point between two gaps is a dot."""
+        """Draw a line through the points, interrupted at None and NaN; a point between two gaps becomes a dot."""
         runs: list[list[str]] = [[]]
         for x, y in points:
             if y is None or not isfinite(y):
@@ -236,20 +237,20 @@ class Plot:
                 x_text, y_text = run[0].split(",")
                 self._parts.append(f'<circle class="{style} lone" cx="{x_text}" cy="{y_text}" r="2.5"/>')
 
-    def dot(self, x: float, y: float, style: str, said: str) -> None:
-        """A dot that says something when pointed at."""
+    def dot(self, x: float, y: float, style: str, title: str) -> None:
+        """Draw a dot with a tooltip."""
         place = f'cx="{self._x(x):.1f}" cy="{self._y(y):.1f}"'
-        self._parts.append(f'<circle class="{style}" {place} r="4.5"><title>{escape(said)}</title></circle>')
+        self._parts.append(f'<circle class="{style}" {place} r="4.5"><title>{escape(title)}</title></circle>')
 
-    def bar(self, x0: float, x1: float, y0: float, y1: float, style: str, said: str) -> None:
-        """A filled rectangle that says something when pointed at."""
+    def bar(self, x0: float, x1: float, y0: float, y1: float, style: str, title: str) -> None:
+        """Draw a filled rectangle with a tooltip."""
         left, right = self._x(x0) + 0.5, self._x(x1) - 0.5
         top, bottom = sorted((self._y(y0), self._y(y1)))
         place = f'x="{left:.1f}" y="{top:.1f}" width="{right - left:.1f}" height="{bottom - top:.1f}"'
-        self._parts.append(f'<rect class="{style}" {place}><title>{escape(said)}</title></rect>')
+        self._parts.append(f'<rect class="{style}" {place}><title>{escape(title)}</title></rect>')
 
     def markup(self) -> Markup:
-        """The chart, at its own size or as wide as there is room for."""
+        """The chart as SVG, at its own size or as wide as its container allows."""
         title = escape(self.title)
         return Markup(
             f'<svg class="chart" role="img" aria-label="{title}" width="{self.width}" height="{self.height}" '

@@ -1,4 +1,4 @@
-"""How numbers are written on our pages, and the templates that write them so."""
+"""Number formats of the pages, and the templates that use them as filters."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from .templates import page_templates
 
 
 def figure(value: float | None, digits: int = 2) -> str:
-    """A number with a true minus sign; a dash where there is none. What is nearly 1 does not read as 1."""
+    """A number with a true minus sign; a dash for None. A value just below 1 is not rounded to 1."""
     if value is None:
         return "–"
     if not isfinite(value):
@@ -33,21 +33,21 @@ def signed(value: float | None) -> str:
 
 
 def interval(estimate: Estimate) -> str:
-    """From where to where, of an estimate; a dash where it has no interval."""
+    """The interval of an estimate, from low to high; a dash if it has none."""
     if estimate.low is None:
         return "–"
     return f"{figure(estimate.low)} {'to' if estimate.low < 0 else '–'} {figure(estimate.high)}"
 
 
 def p_value(value: float | None) -> str:
-    """Two digits, three where it is small, and none that nobody can vouch for."""
+    """A p-value with two digits, three if it is below 0.1, and ``< 0.001`` below that."""
     if value is None:
         return "–"
     return "< 0.001" if value < 0.001 else f"{value:.3f}" if value < 0.1 else f"{value:.2f}"
 
 
 def in_hundred(share: float) -> str:
-    """A share as so many of 100; what is nearly all or none does not read as such.
+    """A share as a number of 100; a share just below all or above none is not rounded to it.
 
     >>> in_hundred(0.874), in_hundred(0.999), in_hundred(1)
     ('87', 'more than 99', '100')
@@ -59,7 +59,7 @@ def in_hundred(share: float) -> str:
 
 
 def duration(seconds: float | None) -> str:
-    """Seconds, minutes, or hours and minutes."""
+    """A duration in seconds, in minutes, or in hours and minutes."""
     if seconds is None:
         return "–"
     if seconds < 60:
@@ -69,7 +69,7 @@ def duration(seconds: float | None) -> str:
 
 
 def mean_and_deviation(values: Sequence[float | None]) -> tuple[float | None, float | None]:
-    """Mean and standard deviation of those that there are; None of none, and the deviation None of fewer than two."""
+    """Mean and standard deviation of the known values; None without any, the deviation also for fewer than two."""
     known = [value for value in values if value is not None]
     return (fmean(known) if known else None), (stdev(known) if len(known) > 1 else None)
 

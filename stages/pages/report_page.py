@@ -1,8 +1,8 @@
-"""The two pages that people look at: what a training run found, and what a model says about new slides.
+"""The training report and the prediction report as HTML pages.
 
-A page is one file without scripts that fetches nothing from outside. The training page holds all it shows, so that it
-can be mailed. The prediction page links heatmaps by their relative path, because a cohort of them would make a file of
-gigabytes: keep it in its folder. The same report gives the same bytes.
+A page is one file without scripts that loads nothing from elsewhere. The training page contains all it shows, so that
+it can be mailed. The prediction page links heatmaps by their relative paths, because a cohort of them would make a file
+of gigabytes: keep it in its folder. The same report gives the same bytes.
 """
 
 from __future__ import annotations
@@ -26,21 +26,21 @@ Facts = tuple[tuple[str, str], ...]
 """Names and values, in the order in which they are shown."""
 
 FEW_PATIENTS: Final = 30
-"""Fewer than this in one class, and the page says that an interval can not be relied upon."""
+"""With fewer patients than this in one class, the page warns that intervals are unreliable."""
 WIDE_INTERVAL: Final = 0.2
-"""An AUC interval wider than this goes with a caution."""
+"""With an AUC interval wider than this, the page shows a caution."""
 PERFORMANCE_PARTS: Final = ("roc", "distribution", "calibration")
-"""Charts of performance that a page can have; a task names its own."""
+"""Charts of performance that a page can have; each task lists its own."""
 NO_WIDTH: Final = (
-    "drawing the same patients again, as the bootstrap does, cannot widen the interval. It has no width, "
-    "and does not say how sure the AUC is."
+    "bootstrap samples of the same patients all give the same AUC. The interval therefore has no width, "
+    "and does not show how certain the AUC is."
 )
-"""What is said of an AUC of 1, or of 0."""
+"""Explanation for an AUC of 1 or 0."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Question:
-    """What was asked: a column of the cohort table and the values that count as yes and as no."""
+    """The biomarker: a column of the cohort table, and the values that count as positive and as negative."""
 
     label_column: str
     positive: str
@@ -48,43 +48,44 @@ class Question:
 
     @classmethod
     def of(cls, label_column: str, positive: Sequence[str], negative: Sequence[str]) -> Self:
-        """With all values of either side in a line."""
+        """Join the values of either class with commas."""
         return cls(label_column=label_column, positive=", ".join(positive), negative=", ".join(negative))
 
 
 @dataclass(frozen=True, kw_only=True)
 class Accounting:
-    """Where every patient of the cohort table went. ``used`` and ``dropped`` must add up to ``in_table``."""
+    """How many patients of the cohort table were used and dropped; the numbers must add up to ``in_table``."""
 
     in_table: int
     used: int
     dropped: tuple[tuple[str, int], ...]
-    """Reason and number of patients; a patient counts under one reason."""
+    """Reason and number of patients; each patient counts under one reason."""
 
     def __post_init__(self) -> None:
-        gone = sum(n for _, n in self.dropped)
-        if self.used + gone != self.in_table:
-            raise UsageError(f"{self.used} patients used and {gone} dropped do not make {self.in_table} in the table")
+        n_dropped = sum(n for _, n in self.dropped)
+        if self.used + n_dropped != self.in_table:
+            counts = f"{self.used} patients used and {n_dropped} dropped"
+            raise UsageError(f"{counts} do not make {self.in_table} in the table")
 
 
 @dataclass(frozen=True, kw_only=True)
 class EpochRow:
-    """One epoch: training losses by name (averaged over its bags), and how the validation patients were told apart."""
+    """One epoch: training losses by name (averaged over its bags), and the validation AUC."""
 
     epoch: int
     """Counted from 1, as on the console."""
     losses: Mapping[str, float]
     validation_auc: float | None
-    """None where they are of one class."""
+    """None if all validation patients are of one class."""
     validation_rank: float | None = None
     """Rank correlation with the soft targets; None without these."""
     slot_entropy: tuple[float, ...] = ()
-    """How evenly training tiles share their class's slots, in nats, negative and positive; empty without a memory."""
+    """Entropy of the use of each class's slots by training tiles, in nats; empty for methods without a memory."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class FoldSummary:
-    """One fold: patients, what training did, and the AUC on its test patients."""
+    """One fold: numbers of patients, the course of training, and the AUC on its test patients."""
 
     fold: int
     n_train: int
@@ -94,13 +95,13 @@ class FoldSummary:
     test_auc: float | None
     threshold: float
     best_epoch: int
-    """The one that was kept, counted as its history is."""
+    """The epoch that was kept, counted as in ``history``."""
     history: tuple[EpochRow, ...]
 
 
 @dataclass(frozen=True, kw_only=True)
 class SlotUsage:
-    """Of the training tiles of one class in one fold: the share whose nearest slot is each slot of that class."""
+    """Use of the memory slots of one class in one fold: for each slot, the share of training tiles nearest to it."""
 
     fold: int
     positive: bool
@@ -108,7 +109,7 @@ class SlotUsage:
 
     @property
     def effective(self) -> float:
-        """How many equally used slots would be as diverse: the exponential of the shares' entropy (Hill, 1973)."""
+        """The effective number of slots: the exponential of the shares' entropy (Hill, 1973)."""
         return exp(-sum(share * log(share) for share in self.shares if share > 0))
 
 
@@ -154,7 +155,7 @@ class SlidePrediction:
 
 @dataclass(frozen=True, kw_only=True)
 class FailedSlide:
-    """A slide without a prediction: what was wrong, and the way out."""
+    """A slide without a prediction: what is wrong, and the way out."""
 
     slide: str
     reason: str
@@ -208,7 +209,7 @@ def training_page(report: TrainingReport) -> str:
 
 
 def prediction_page(report: PredictionReport) -> str:
-    """The prediction report as HTML, to lie where its relative picture paths begin.
+    """The prediction report as HTML, for the folder that its picture paths are relative to.
 
     :raises UsageError: a picture's path is not relative to the page.
     """
@@ -237,37 +238,39 @@ def performance_charts(
 
 
 def cautions(metrics: Metrics) -> tuple[str, ...]:
-    """What keeps a reader from believing the AUC more than its patients allow, worst first."""
+    """Reasons not to rely on the AUC more than its patients allow, the most serious first."""
     auc, fewest = metrics.auc, min(metrics.n_positive, metrics.n_negative)
     if auc.value is None:
-        return ("All patients have the same label: nothing about telling them apart can be said.",)
-    said = []
+        return ("All patients have the same label, so the AUC is undefined.",)
+    sentences = []
     if auc.low is None or auc.high is None:
-        said.append("A class of one patient gives no interval.")
+        sentences.append("One class has only one patient, so there is no interval.")
     elif auc.low <= 0.5 <= auc.high:
-        said.append(
-            f"The interval holds 0.5 ({figure(auc.low)} to {figure(auc.high)}): "
-            "these patients do not show that the model does better than chance."
+        sentences.append(
+            f"The interval includes 0.5 ({figure(auc.low)} to {figure(auc.high)}): "
+            "these patients do not show that the model is better than chance."
         )
     elif auc.high < 0.5:
-        said.append("The whole interval lies below 0.5: look for swapped labels or a leak before anything else.")
+        sentences.append("The whole interval lies below 0.5: first look for swapped labels or leakage.")
     if has_no_width(auc):
-        said.append(f"No patient is on the wrong side of another: {NO_WIDTH}")
+        sentences.append(f"All patients are ranked correctly, or all wrongly: {NO_WIDTH}")
     if auc.low is not None and auc.high is not None and auc.high - auc.low > WIDE_INTERVAL:
-        said.append(f"The interval is {figure(auc.high - auc.low)} wide: another cohort may well give another picture.")
+        sentences.append(
+            f"The interval is {figure(auc.high - auc.low)} wide: another cohort may give a very different AUC."
+        )
     if fewest < FEW_PATIENTS:
         few = f"Only {fewest} patient{'s' if fewest != 1 else ''} in the smaller class"
-        said.append(f"{few}: with fewer than {FEW_PATIENTS}, even the interval is a rough guide.")
-    return tuple(said)
+        sentences.append(f"{few}: with fewer than {FEW_PATIENTS}, even the interval is a rough guide.")
+    return tuple(sentences)
 
 
 def has_no_width(auc: Estimate) -> bool:
-    """Whether the bootstrap gave one value in every round, as it does where the classes do not overlap."""
+    """Whether every bootstrap round gave the same value, as happens when the classes do not overlap."""
     return auc.low is not None and auc.low == auc.high
 
 
 def _learning_charts(fold: FoldSummary, losses: tuple[str, ...]) -> Markup:
-    """Losses, validation AUC and, where there are any, rank correlation and slot entropy, by epoch."""
+    """Charts of losses, validation AUC and, if known, rank correlation and slot entropy, by epoch."""
 
     def chart(
         what: str, *series: Sequence[tuple[float, float | None]], share: bool = False, styles: Sequence[str] = ()
@@ -287,7 +290,7 @@ def _learning_charts(fold: FoldSummary, losses: tuple[str, ...]) -> Markup:
 
 
 def _link(path: str) -> str:
-    """A path relative to the page as a URL, whatever signs it holds."""
+    """A path relative to the page as a URL, with special characters quoted."""
     pure = PurePosixPath(path)
     if pure.is_absolute() or ".." in pure.parts or not path:
         raise UsageError(f"{path!r} does not lie beside the page", hint="give the path relative to the page's folder")

@@ -1,4 +1,4 @@
-"""A white page of pictures and text that becomes a PNG, byte for byte the same for the same content."""
+"""A white page of images and text, saved as PNG; the same content gives the same bytes."""
 
 from __future__ import annotations
 
@@ -29,9 +29,9 @@ FACES: Final = Path(matplotlib.get_data_path()) / "fonts" / "ttf"  # the same fa
 
 @dataclass
 class Sheet:
-    """A page that grows downwards: things are put at the current height ``y``, :meth:`gap` moves it on.
+    """A page that grows downwards: content is placed at the current height ``y``, which :meth:`gap` increases.
 
-    :param width: of the page, in pixels, its margins included.
+    :param width: width of the page in pixels, including margins.
     """
 
     width: int
@@ -40,17 +40,17 @@ class Sheet:
     _texts: list[tuple[int, int, str, tuple[int, int, int], ImageFont.FreeTypeFont]] = field(default_factory=list)
 
     def gap(self, height: int) -> None:
-        """Go down by so many pixels."""
+        """Move the current height down by so many pixels."""
         self.y += height
 
     def title(self, text: str) -> None:
-        """Large text over the whole width, in as many lines as it takes."""
+        """Add large text over the whole width, wrapped into lines."""
         for row in wrap(text, self.width - 2 * MARGIN, font(_TITLE_SIZE, bold=True)):
             self._texts.append((MARGIN, self.y, row, _INK, font(_TITLE_SIZE, bold=True)))
             self.gap(_TITLE_SIZE + 8)
 
     def paragraph(self, x: int, text: str, width: int) -> None:
-        """Ordinary text in as many lines as it takes."""
+        """Add ordinary text, wrapped into lines."""
         for row in wrap(text, width, font(_SIZE)):
             self.text(x, row)
             self.gap(LINE)
@@ -58,16 +58,16 @@ class Sheet:
     def text(
         self, x: int, text: str, *, below: int = 0, ink: tuple[int, int, int] = _INK, align: Align = "left"
     ) -> None:
-        """One line of ordinary text that begins at ``x``, is centred on it or ends there, below the current height."""
+        """Add one line of text that begins at ``x``, is centred on it or ends there, ``below`` the current height."""
         before = {"left": 0.0, "centre": 0.5, "right": 1.0}[align] * font(_SIZE).getlength(text)
         self._texts.append((x - round(before), self.y + below, text, ink, font(_SIZE)))
 
     def picture(self, x: int, image: Rgb, *, below: int = 0) -> None:
-        """An image (H, W, 3), its upper left corner so many pixels below the current height."""
+        """Add an image (H, W, 3) with its upper left corner ``below`` pixels below the current height."""
         self._pictures.append((x, self.y + below, image))
 
     def png(self) -> bytes:
-        """The page, cut a margin below the lowest thing on it. The file carries no date and no text fields."""
+        """The page as PNG, cut a margin below the lowest content. The file has no date and no text fields."""
         bottoms = [y + image.shape[0] for _, y, image in self._pictures] + [y + LINE for _, y, *_ in self._texts]
         canvas = np.full((max(bottoms) + MARGIN, self.width, 3), 255, np.uint8)
         for x, y, image in self._pictures:
@@ -81,7 +81,7 @@ class Sheet:
 
 
 def wrap(text: str, width: float, font: ImageFont.FreeTypeFont) -> list[str]:
-    """Lines of at most ``width`` pixels; a word that is wider by itself (a long slide id) is broken."""
+    """Wrap text into lines of at most ``width`` pixels; a wider word (a long slide id) is broken."""
     rows = [""]
     for word in text.split():
         joined = f"{rows[-1]} {word}".lstrip()
@@ -99,7 +99,7 @@ def wrap(text: str, width: float, font: ImageFont.FreeTypeFont) -> list[str]:
 
 @lru_cache
 def font(size: int, *, bold: bool = False) -> ImageFont.FreeTypeFont:
-    """The face of all text on pictures, so many pixels high."""
+    """The font of all text on images, ``size`` pixels high."""
     name = "DejaVuSans-Bold.ttf" if bold else "DejaVuSans.ttf"
-    # The basic layout engine is always there; the other comes and goes with a system library.
+    # The basic layout engine is always available; the other one depends on a system library.
     return ImageFont.truetype(FACES / name, size, layout_engine=ImageFont.Layout.BASIC)

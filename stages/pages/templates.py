@@ -1,4 +1,4 @@
-"""The templates of our pages: how they are found, and how they escape what they are given."""
+"""Loading the HTML templates, with escaping of all values."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 
 def page_templates(**filters: Callable[..., str]) -> Environment:
-    """The templates in this folder. What they lack is an error, and what they are given is escaped.
+    """The environment of the templates in this folder. Missing variables are errors, and all values are escaped.
 
-    :param filters: of the page, beside ``count`` (12,345).
+    :param filters: further filters, beside ``count`` (12,345).
     """
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent),

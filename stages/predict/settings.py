@@ -10,7 +10,7 @@ from ..settings import Presentation, Runtime, Settings
 
 
 class PredictSettings(Settings):
-    """Predictions on slides, histology alone."""
+    """Predictions on slides, from histology alone."""
 
     top_tiles: int = Presentation(8, ge=0, le=64, description="most attended tiles shown of each slide")
     other_patients: bool = Runtime(
@@ -28,5 +28,5 @@ class NewSlides(Settings):
     table: Path | None = Field(
         None,
         examples=["new_slides.csv"],
-        description="CSV or TSV with their slide_id, patient_id and, if need be, path and mpp",
+        description="CSV or TSV with their slide_id, patient_id and, where needed, path and mpp",
     )

@@ -18,16 +18,16 @@ class TileSettings(Settings):
     mpp: float = Field(0.5, ge=SLIDE_MPP[0], le=SLIDE_MPP[1], description="resolution of the tiles, in µm per pixel")
     tile_px: int = Field(224, ge=16, le=8192, description="side of a tile, in pixels")
     overlap: int = Field(0, ge=0, description="overlap of neighbouring tiles, in pixels")
-    min_tissue: float = Field(0.5, ge=0, le=1, description="least fraction of tissue in a tile that is kept")
+    min_tissue: float = Field(0.5, ge=0, le=1, description="a tile is kept if at least this fraction of it is tissue")
     min_sharpness: float = Field(
-        0.0, ge=0, description="least sharpness of a tile that is kept; 0 keeps all (docs/tiling.md has pictures)"
+        0.0, ge=0, description="a tile is kept if it is at least this sharp; 0 keeps all (pictures: docs/tiling.md)"
     )
     native_tolerance: float = Field(
-        0.02, ge=0, le=0.2, description="a level this close to the asked mpp is read without resampling (0.02 is 2 %)"
+        0.02, ge=0, le=0.2, description="a level this close to the wanted mpp is read without resampling (0.02: 2 %)"
     )
     level_policy: Literal["coarsest", "finest", "nearest"] = Field(
         "coarsest",
-        description="level to read: the coarsest that is fine enough, always the finest, or the nearest to asked",
+        description="pyramid level to read: the coarsest that is fine enough, the finest, or the nearest to mpp",
     )
     allow_upsample: bool = Field(False, description="accept slides that are coarser than the asked mpp")
     tissue: str = Field(
@@ -38,38 +38,38 @@ class TileSettings(Settings):
     annotations: Path | None = Runtime(
         None,
         examples=["annotations/"],
-        description="tissue as annotated: a GeoJSON file of QuPath's, or a folder of them called like the slides",
+        description="use annotated tissue: a GeoJSON file of QuPath, or a folder of them named like the slides",
     )
     annotation_classes: list[str] = Field(
-        [], description="classes of the annotations that count as tissue; default: all but those that QuPath ignores"
+        [], description="annotation classes that count as tissue; default: all except those that QuPath ignores"
     )
     annotation_origin: Literal["scan", "slide"] | None = Runtime(
         None,
         examples=["scan"],
-        description="corner that annotations count from where a slide has an unscanned border: that of the scan, as in "
-        "QuPath, or of the slide; default: as the program that wrote them does",
+        description="origin of annotations if a slide has an unscanned border: the corner of the scan, as in QuPath, "
+        "or of the slide; default: by the program that wrote them",
     )
     coordinates: Path | None = Runtime(
-        None, examples=["patches/"], description="tiles that TRIDENT or CLAM has placed: a folder of their HDF5 files"
+        None, examples=["patches/"], description="import tiles from TRIDENT or CLAM: a folder of their HDF5 files"
     )
     tissue_weights: Path | None = Runtime(
         None,
         examples=["deeplabv3_seg_v4.ckpt"],
-        description="find tissue with a network: weights of a torchvision DeepLabV3 of two classes",
+        description="find tissue with a network: weights of a torchvision DeepLabV3 with two classes",
     )
     mpp_override: float | None = Runtime(
         None,
         ge=SLIDE_MPP[0],
         le=SLIDE_MPP[1],
         examples=[0.25],
-        description="µm per pixel of slides whose files do not say it (recorded with each slide)",
+        description="µm per pixel, for slides whose files do not state it (recorded for each slide)",
     )
     overrule_mpp: bool = Runtime(
-        False, description="let mpp_override, and the cohort table's mpp, overrule what the files say"
+        False, description="let mpp_override and the cohort table's mpp override what the files state"
     )
-    workers: int | None = Runtime(None, ge=1, examples=[8], description="processes; default: one a core")
-    device: str = Runtime("auto", description="where the network of tissue_weights runs: cpu, cuda, cuda:1, mps")
-    timeout: float = Runtime(30.0, gt=0, description="minutes after which a slide that hangs is given up")
+    workers: int | None = Runtime(None, ge=1, examples=[8], description="processes; default: one per core")
+    device: str = Runtime("auto", description="device of the network of tissue_weights: cpu, cuda, cuda:1, mps")
+    timeout: float = Runtime(30.0, gt=0, description="time limit for a slide, in minutes; then it fails")
 
     @field_validator("tissue", mode="before")
     @classmethod
@@ -87,7 +87,7 @@ class TileSettings(Settings):
         return overlap
 
     def folder_name(self) -> str:
-        """Such as ``0.5mpp-224px``, or ``0.5mpp-224px-annotated``: the settings that give a tile its meaning."""
+        """Name of the tiles' folder, such as ``0.5mpp-224px`` or ``0.5mpp-224px-annotated``."""
         overlap = f"-overlap{self.overlap}" if self.overlap else ""
         words = TISSUE_FROM | {"tissue": self.tissue if self.tissue in TISSUE_BY else f"darker{self.tissue}"}
         source = "".join(f"-{words[name]}" for name in self.tissue_from())

@@ -1,4 +1,4 @@
-"""Settings of the question, the split and the training."""
+"""Settings of biomarkers, splits and training."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 class BiomarkerSettings(Settings):
-    """A question to the slides: which label, and which of its values are positive and negative."""
+    """A biomarker to predict: the column of its label, and which values are positive and negative."""
 
     label_column: str = Field(examples=["HER2"], description="column of the cohort table that holds the label")
     positive: list[str] = Field(["positive"], min_length=1, description="values that mean positive")
@@ -25,8 +25,8 @@ class BiomarkerSettings(Settings):
 
     @property
     def task(self) -> Task:
-        """The task that the question sets: with values for positive and negative it is binary."""
-        from ...models.tasks.task import find_task  # loads torch, which reading settings does without
+        """The prediction task; with positive and negative values it is binary."""
+        from ...models.tasks.task import find_task  # here, because it loads torch
 
         return find_task("binary")
 
@@ -44,20 +44,22 @@ class SplitSettings(Settings):
 
     folds: int = Field(5, ge=2, description="number of folds; every patient is tested once")
     validation_fraction: float = Field(
-        0.2, gt=0, lt=1, description="part of each training fold kept aside for stopping and the threshold"
+        0.2, gt=0, lt=1, description="part of each fold's training patients set aside for early stopping and threshold"
     )
-    split_by: Literal["patient", "site"] = Field("patient", description="site keeps the patients of one site together")
+    split_by: Literal["patient", "site"] = Field(
+        "patient", description="with site, patients of one site stay in one fold"
+    )
     seed: int = Field(0, ge=0, description="seed of the split")
     drop_conflicts: bool = Field(
-        False, description="drop patients whose rows say both positive and negative; else they are an error"
+        False, description="drop patients with both positive and negative rows; otherwise they are an error"
     )
     tcga_slides: Literal["diagnostic", "all"] = Field(
-        "diagnostic", description="of TCGA's slides, the diagnostic ones (DX) or also the frozen ones"
+        "diagnostic", description="TCGA slides to use: only diagnostic ones (DX), or also frozen ones"
     )
 
 
 class TrainSettings(Settings):
-    """Training of one model a fold."""
+    """Training of one model per fold."""
 
     method: str = Field("momkd", description=f"training method: {', '.join(METHODS)}")
     soft_targets: bool = Field(
@@ -65,59 +67,62 @@ class TrainSettings(Settings):
     )
     preset: Literal["standard", "official", "paper"] = Field(
         "standard",
-        description="MoMKD's sizes and loss weights: of the authors' public code (official also stops as it does), "
-        "or of their paper",
+        description="sizes and loss weights of MoMKD: standard: the authors' public code; official: also its early "
+        "stopping; paper: their paper",
     )
     hidden: int | None = Field(
-        None, ge=8, multiple_of=2, examples=[512], description="width of the network; default: preset's, or method's"
+        None, ge=8, multiple_of=2, examples=[512], description="width of the network; default: by preset or method"
     )
     shared: int | None = Field(
-        None, ge=2, examples=[64], description="width of the space that slides and RNA share; default: preset's"
+        None, ge=2, examples=[64], description="width of the space that slides and RNA share; default: by preset"
     )
-    slots: int | None = Field(None, ge=1, examples=[16], description="memory slots a class; default: preset's")
+    slots: int | None = Field(None, ge=1, examples=[16], description="memory slots per class; default: by preset")
     memory: Literal["gradient", "momentum", "fixed"] = Field(
-        "gradient", description="what moves MoMKD's slots: the losses, a running average, nothing"
+        "gradient",
+        description="how MoMKD's memory slots are updated: by the losses, by a running average, or not at all",
     )
     use_rna: bool = Field(True, description="use RNA as a teacher during training")
-    shuffle_rna: bool = Field(False, description="a control: RNA is shuffled among the training patients of a class")
-    genes: int = Field(768, ge=1, description="genes that each training fold selects")
+    shuffle_rna: bool = Field(False, description="as a control, shuffle RNA among the training patients of each class")
+    genes: int = Field(768, ge=1, description="number of genes to select in each fold")
     gene_selection: Literal["anova", "variance", "xgboost"] = Field(
-        "anova", description="how they are selected, from the training patients of the fold alone"
+        "anova", description="how genes are selected, using only the fold's training patients"
     )
     gene_list: Path | None = Runtime(
-        None, examples=["genes.txt"], description="take these genes, and select none: a gene a line, or a .gmt"
+        None, examples=["genes.txt"], description="use these genes instead of selecting: one gene per line, or a .gmt"
     )
     blocks: list[str] = Field(
         ["rna"],
         min_length=1,
         description=f"molecular data used in training: {', '.join(BLOCKS)}",
     )
-    neighbours: int = Field(8, ge=1, le=64, description="neighbours of a tile in its graph")
-    epochs: int = Field(100, ge=1, description="epochs at most; an epoch draws as many bags as the fold trains on")
+    neighbours: int = Field(8, ge=1, le=64, description="neighbours of each tile in the slide's graph")
+    epochs: int = Field(100, ge=1, description="largest number of epochs; each draws as many slides as the fold has")
     patience: int | None = Field(
         None,
         ge=1,
         examples=[15],
-        description="stop after so many epochs without gain on the fold's validation patients; default: preset's "
-        "(15, official: 1)",
+        description="stop after so many epochs without improvement on the fold's validation patients; default: by "
+        "preset (15, official: 1)",
     )
-    bags_per_step: int = Field(1, ge=1, description="slides a step; the paper's method takes one")
+    bags_per_step: int = Field(1, ge=1, description="slides per step; the MoMKD paper uses one")
     precision: Literal["fp32", "bf16"] = Field("fp32", description="arithmetic; bf16 is mixed precision")
     learning_rate: float = Field(2e-4, gt=0, description="learning rate of AdamW")
     weight_decay: float = Field(1e-4, ge=0, description="weight decay of AdamW")
-    clip: float = Field(16.0, gt=0, description="the gradient's norm is clipped here")
+    clip: float = Field(16.0, gt=0, description="largest norm of the gradient; larger ones are clipped")
     nested: list[str] = Field(
         [],
-        description="settings to choose inside each training fold, such as learning_rate=1e-4,5e-4; all combinations "
-        "are tried",
+        description="nested cross-validation inside each training fold chooses these settings, such as "
+        "learning_rate=1e-4,5e-4; all combinations are tried",
     )
     seed: int = Field(0, ge=0, description="seed of the training; each fold adds its number")
     device: str = Runtime(
         "auto",
-        description="cpu, cuda, cuda:1 or mps; several as cuda:0,cuda:1 or cpu,cpu train folds side by side; auto "
-        "takes the first GPU there is",
+        description="cpu, cuda, cuda:1 or mps; several, such as cuda:0,cuda:1 or cpu,cpu, train folds in parallel; "
+        "auto takes the first GPU there is",
     )
-    tensorboard: bool = Runtime(False, description="write learning curves for TensorBoard too (needs that package)")
+    tensorboard: bool = Runtime(
+        False, description="also write learning curves for TensorBoard (the package must be installed)"
+    )
 
     @field_validator("method")
     @classmethod
@@ -131,7 +136,7 @@ class TrainSettings(Settings):
     def _known_blocks(cls, blocks: list[str]) -> list[str]:
         unknown = [block for block in blocks if block not in BLOCKS]
         if unknown or len(set(blocks)) < len(blocks):
-            raise ValueError(f"must be of {', '.join(BLOCKS)}, each once")
+            raise ValueError(f"must be among {', '.join(BLOCKS)}, each at most once")
         return blocks
 
     @model_validator(mode="after")
@@ -141,9 +146,9 @@ class TrainSettings(Settings):
         return self
 
     def candidates(self) -> list[TrainSettings]:
-        """The settings that ``nested`` lets each training fold choose from, one for each combination of values.
+        """The settings that nested cross-validation chooses from, one for each combination of values in ``nested``.
 
-        :raises ValueError: it names no setting that can be chosen, or a value that the setting cannot have.
+        :raises ValueError: it names a setting that cannot be chosen, or a value that the setting cannot have.
         """
         choices: list[list[tuple[str, str]]] = []
         for text in self.nested:

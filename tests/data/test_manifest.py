@@ -85,7 +85,7 @@ def test_a_torn_last_line_is_dropped_and_then_cut_off(tmp_path: Path, torn: int 
     long = record("long", settings={"text": "x" * 200_000})  # longer than what is searched at a time
     manifest.append(long)
     manifest.path.write_bytes(whole + manifest.path.read_bytes()[len(whole) : -1][:torn])
-    with pytest.warns(UserWarning, match="torn last line"):
+    with pytest.warns(UserWarning, match="incomplete last line"):
         assert manifest.records() == full()[:2]
     manifest.append(full()[2])
     assert manifest.records() == full()
@@ -95,7 +95,7 @@ def test_a_torn_last_line_is_dropped_and_then_cut_off(tmp_path: Path, torn: int 
 def test_a_file_that_is_one_torn_line(tmp_path: Path) -> None:
     manifest = Manifest(tmp_path / "manifest.jsonl")
     manifest.path.write_bytes(b'{"schema": 1, "sta')
-    with pytest.warns(UserWarning, match="torn last line"):
+    with pytest.warns(UserWarning, match="incomplete last line"):
         assert manifest.records() == []
     manifest.append(full()[0])
     assert manifest.records() == full()[:1]

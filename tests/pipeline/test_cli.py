@@ -109,7 +109,7 @@ def test_version_and_no_command() -> None:
         (["tile", ".", "--mmp", "1"], "--mmp"),
         (["tile", ".", "--config", "gone.toml"], "gone.toml: no such configuration file"),
         (["extract"], "there are no tiles yet"),
-        (["extract", "--gpu", "0", "--device", "cpu"], "--gpu and --device say the same thing"),
+        (["extract", "--gpu", "0", "--device", "cpu"], "--gpu and --device set the same thing"),
         (["extract", "--precision", "int8"], "int8"),
         (["genomics"], "no expression matrix"),
         (["train"], "no biomarker is given"),
@@ -276,7 +276,7 @@ def test_init_writes_a_file_that_works_and_never_over_another(tmp_path: Path) ->
     edited = file.read_text()
     result = wsipipe("init", "project")
     assert result.exit_code == 2
-    assert "is there already" in result.stderr
+    assert "already exists" in result.stderr
     assert file.read_text() == edited
     slide(tmp_path / "slides" / "a.tiff", mpp=0.4)
     assert wsipipe("tile", "slides", "--config", file).exit_code == 0
@@ -305,7 +305,7 @@ def test_an_interrupted_run_ends_with_130_and_goes_on(tmp_path: Path, ending: si
     os.killpg(process.pid, ending)  # as the terminal does: everyone in the group hears it
     _, err = process.communicate()
     assert process.returncode == 130
-    assert "the same command goes on from here" in err
+    assert "the same command continues from here" in err
     assert "Traceback" not in err
     done = manifest.latest("tile")
     assert 1 <= len(done) < many

@@ -33,11 +33,11 @@ def test_a_pattern_takes_no_normal_for_a_tumour(tmp_path: Path) -> None:
     d, e = "TCGA-EB-A44O-11A-11R", "TCGA-EB-A551-10A-11R"
     found, said = stands(tmp_path, [a, b, c, d, e], TCGA)
     assert found == {"TCGA-EB-A42Y": a, "TCGA-EB-A44O": c}
-    assert f"normal samples left out, no tumours ({b}, {d}, {e}): 3" in said
+    assert f"normal samples left out, which are not tumours ({b}, {d}, {e}): 3" in said
     # Of a primary tumour and a metastasis the primary stands, and both are named.
     found, said = stands(tmp_path, [c, "TCGA-EB-A44O-06A-99R", "TCGA-EB-A44O-01B-99R"], TCGA)
     assert found == {"TCGA-EB-A44O": c}
-    assert any(f"{c} stands for TCGA-EB-A44O, not TCGA-EB-A44O-06A-99R" in sentence for sentence in said)
+    assert any(f"{c} is used for TCGA-EB-A44O, not TCGA-EB-A44O-06A-99R" in sentence for sentence in said)
     # A pattern that asks for normal samples itself gets them.
     assert stands(tmp_path, [a, b], r"^(TCGA-..-....)-11")[0] == {"TCGA-EB-A42Y": b}
     with pytest.raises(ExpressionError, match="all are normal"):
@@ -69,7 +69,7 @@ def test_an_n_at_the_end_is_a_name_like_any_other(tmp_path: Path) -> None:
 def test_where_no_type_is_known_both_are_named(tmp_path: Path) -> None:
     found, said = stands(tmp_path, ["PT-07_r1", "PT-07_r2", "PT-08_r1"], r"^(PT-\d+)")
     assert found == {"PT-07": "PT-07_r2", "PT-08": "PT-08_r1"}
-    assert "of several samples: PT-07_r2 stands for PT-07, not PT-07_r1" in said
+    assert "of several samples: PT-07_r2 is used for PT-07, not PT-07_r1" in said
 
 
 def test_samples_named_by_their_files_of_alignments(tmp_path: Path) -> None:
@@ -77,11 +77,11 @@ def test_samples_named_by_their_files_of_alignments(tmp_path: Path) -> None:
     files = ["/data/run 1/P1.Aligned.sortedByCoord.out.bam", "P2.sorted.bam", "bam/P.3_T.markdup.cram", "P4.x"]
     found, said = stands(tmp_path, files)
     assert found == dict(zip(["P1", "P2", "P.3_T", "P4.x"], files, strict=True))
-    assert "samples named by their files of alignments cut to the sample: 3" in said
+    assert "samples named by alignment files shortened to the sample: 3" in said
 
 
 def test_names_that_differ_in_capital_letters_alone_are_asked_about(tmp_path: Path) -> None:
-    with pytest.raises(ExpressionError, match="P05 and p05 differ in capital letters alone"):
+    with pytest.raises(ExpressionError, match="P05 and p05 differ only in capital letters"):
         stands(tmp_path, ["P05", "p05", "P06"])
 
 

@@ -131,7 +131,7 @@ def test_equal_sites_are_dealt_evenly() -> None:
 @pytest.mark.parametrize(
     ("labels", "folds", "fraction", "message"),
     [
-        (cohort(4, 50), 5, 0.2, "too few patients to fill 5 folds with both: 4 positive, 50 negative"),
+        (cohort(4, 50), 5, 0.2, "too few patients for 5 folds with both classes: 4 positive, 50 negative"),
         (cohort(0, 50), 5, 0.2, "0 positive"),
         ({}, 5, 0.2, "0 positive, 0 negative"),
         (cohort(2, 50), 2, 0.2, "leaves too few positive patients to train and to validate on: 1"),
@@ -151,7 +151,7 @@ def test_refusals(labels: dict[str, int], folds: int, fraction: float, message: 
     ("site_of", "message"),
     [
         (lambda place: "" if place == 3 else str(place % 9), "1 patients have no site: P003"),
-        (lambda place: str(place % 3), "3 sites cannot fill 5 folds"),
+        (lambda place: str(place % 3), "3 sites are too few for 5 folds"),
         (lambda place: "all positives" if place < 30 else str(place % 9), "has no positive patient"),
     ],
 )

@@ -233,7 +233,7 @@ def test_an_exact_match_is_out_of_reach_of_later_rules(tmp_path: Path) -> None:
     ids=["two rows", "two files", "two rows, case", "two rows by case alone"],
 )
 def test_ambiguity_is_an_error(tmp_path: Path, slides: list[str], rows: list[str]) -> None:
-    with pytest.raises(CohortError, match="do not fit one to one") as caught:
+    with pytest.raises(CohortError, match="do not match one to one") as caught:
         match_slides(slides, two_columns(tmp_path, *rows))
     assert all(name in str(caught.value) for name in [*slides, *rows])
 
@@ -312,7 +312,7 @@ def test_conflicts_are_listed(tmp_path: Path) -> None:
 
 def test_a_class_that_nobody_has(tmp_path: Path) -> None:
     read = table(tmp_path, LABELLED)
-    with pytest.raises(CohortError, match=r"no row of column HER2 is positive: none says \+") as caught:
+    with pytest.raises(CohortError, match=r"no row of column HER2 is positive: none is \+") as caught:
         patient_labels(read, "HER2", ["+"], ["negative"])
     assert "positive (5), negative (2), (empty) (1)" in caught.value.hint
     with pytest.raises(CohortError, match="both positive and negative"):

@@ -64,7 +64,7 @@ def test_units_are_recognised_and_confirmed(block: Block, unit: str) -> None:
         ("cnv", "gistic", "log2 ratio", "log2 ratio"),
         ("cnv", "log2 ratio", "gistic", "gistic"),
         ("cnv", "log2 ratio", "copies", "log2"),
-        ("mutation", "0/1", "mutation counts", "however many"),
+        ("mutation", "0/1", "mutation counts", "any number of mutations"),
         ("protein", "zscore", "log", "unit log"),
         ("protein", "log", "intensity", "take logs"),
         ("methylation", "beta", "m value", "2^m"),

@@ -138,7 +138,7 @@ def test_logs_of_counts_are_turned_back(tmp_path: Path) -> None:
     frame = counts()
     result, facts = read(tmp_path, log2(frame).round(10))
     close(result, log2(cpm(frame)).T)
-    assert any("2^x - 1 are whole numbers: log2(count + 1), turned back" in sentence for sentence in facts.sentences)
+    assert any("2^x - 1 are whole numbers: log2(count + 1), converted back" in sentence for sentence in facts.sentences)
     kept, facts = read(tmp_path, log2(frame), "log")
     close(kept, log2(frame).T)
     assert any("not divided by library sizes" in warning for warning in facts.warnings)

@@ -305,7 +305,7 @@ BAD = {
     "two gene models": (_other_model, r"its genes are not those of .*: 44 \(GENCODE v22\) against 47 \(GENCODE v36\)"),
     "cut off": (_cut, "the file is cut off: a gene has no values|its genes are not those of"),
     "cut gzip": (_cut_gzip, "damaged or cut off"),
-    "no STAR counts": (_no_star, "is no STAR-count file of the GDC"),
+    "no STAR counts": (_no_star, "is not a STAR-count file of the GDC"),
     "a file twice": (_twice, "is there twice, in "),
     "another folder": (_no_files, "this is a folder, and no file in it ends with .rna_seq"),
 }

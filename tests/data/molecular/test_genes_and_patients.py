@@ -33,7 +33,7 @@ def test_former_names_become_approved_symbols(tmp_path: Path) -> None:
     }  # fmt: skip
     assert {"aliases": 4, "duplicate_genes": 1}.items() <= facts.counts.items()
     shown = "CTSL2 → CTSV, SEPT9 → SEPTIN9, STK15 → AURKA and 1 more"
-    assert f"former names brought to approved symbols ({shown}): 4" in facts.sentences
+    assert f"former names replaced by approved symbols ({shown}): 4" in facts.sentences
 
 
 def test_own_aliases_go_first(tmp_path: Path) -> None:
@@ -73,10 +73,10 @@ BAD_TABLES = {
     "a length of zero": ("gene_lengths", "ACTB,0\n", "a gene's length must be above zero \\(ACTB: '0'\\)"),
     "lengths in words": ("gene_lengths", "ACTB,5\nESR1,long\n", "must be above zero \\(ESR1: 'long'\\)"),
     "two lengths": ("gene_lengths", "ACTB,5\nACTB,6\n", "ACTB has two lengths, 5 and 6"),
-    "three columns": ("gene_lengths", "ACTB,5,6\nESR1,5,6\n", "no table of two columns: line 'ACTB,5,6'"),
+    "three columns": ("gene_lengths", "ACTB,5,6\nESR1,5,6\n", "not a table of two columns: line 'ACTB,5,6'"),
     "empty lengths": ("gene_lengths", "", "the gene lengths are empty"),
     "two meanings": ("aliases", "A,B\nA,C\n", "A stands for both B and C"),
-    "one column of aliases": ("aliases", "A\nB\n", "no table of two columns: line 'A'"),
+    "one column of aliases": ("aliases", "A\nB\n", "not a table of two columns: line 'A'"),
     "empty aliases": ("aliases", "# nothing\n", "the aliases are empty"),
 }
 
@@ -102,16 +102,16 @@ def test_patients_by_a_pattern(tmp_path: Path) -> None:
     result, facts = read_genomics(path, "log", patient_pattern=r"PT-(\d+)")
     assert result.to_df()["ESR1"].to_dict() == {"07": 2.5, "12": 3.5}  # of two samples the name that sorts last
     assert {"pattern_not_found": 1, "extra_aliquots": 1, "names_cut": 3}.items() <= facts.counts.items()
-    assert "further aliquots left out, the name that sorts last stands: 1" in facts.sentences
+    assert "further aliquots left out, the name that sorts last is used: 1" in facts.sentences
     assert any("left out (cell line): 1" in sentence for sentence in facts.sentences)
     whole, facts = read_genomics(path, "log", patient_pattern=r"PT-\d+")
     assert whole.obs_names.tolist() == ["PT-07", "PT-12"]
     assert facts.counts["names_cut"] == 2
-    with pytest.raises(ExpressionError, match="no sample has the pattern 'XX'") as caught:
+    with pytest.raises(ExpressionError, match="no sample matches 'XX'") as caught:
         read_genomics(path, "log", patient_pattern="XX")
     assert "site1_PT-07_r1" in caught.value.hint
     for pattern in ("(PT", "PT-[", "*"):
-        with pytest.raises(UsageError, match="is no pattern"):
+        with pytest.raises(UsageError, match="is not a regular expression"):
             read_genomics(path, "log", patient_pattern=pattern)
     # A pattern that can match nothing names nobody by it.
     assert read_genomics(path, "log", patient_pattern=r"(PT-\d+)?$")[0].obs_names.tolist() == ["PT-12"]
@@ -140,7 +140,7 @@ def test_ensembl_versions_and_duplicate_genes(tmp_path: Path) -> None:
     assert result["TP53"].tolist() == [1.0, 9.0]
     wanted = {"ensembl_versions": 3, "duplicate_genes": 2, "unnamed_rows": 1, "summary_rows": 1, "missing": 1}
     assert wanted.items() <= facts.counts.items()
-    assert "missing values, kept (they are imputed in the fold): 1" in facts.sentences
+    assert "missing values, kept (each training fold imputes them): 1" in facts.sentences
 
 
 def test_library_sizes_leave_out_the_aligners_summary(tmp_path: Path) -> None:
@@ -186,7 +186,7 @@ def test_one_name_twice(tmp_path: Path) -> None:
     assert result.shape == (2, 2)
     assert facts.counts["extra_aliquots"] == 1
     path.write_text("gene,P1,P1,P2\nESR1,1.5,1.6,2\nPGR,3,3,4.5\n")
-    with pytest.raises(ExpressionError, match="P1 is there 2 times under one name"):
+    with pytest.raises(ExpressionError, match="P1 occurs 2 times under one name"):
         read_genomics(path)
 
 

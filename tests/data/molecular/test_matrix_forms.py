@@ -101,7 +101,7 @@ def test_orientation_that_cannot_be_told_must_be(tmp_path: Path) -> None:
     frame = pd.DataFrame(np.random.default_rng(1).uniform(0, 15, (5, 6)), index=list("abcde"), columns=list("uvwxyz"))
     long = pd.DataFrame(np.random.default_rng(1).uniform(0, 15, (300, 6)), columns=list("uvwxyz"))
     for matrix in (frame, long.set_axis([f"A{i}b" for i in range(300)])):  # a longer side is no evidence
-        with pytest.raises(ExpressionError, match="cannot be told whether rows or columns are genes") as caught:
+        with pytest.raises(ExpressionError, match="is not clear whether rows or columns are genes") as caught:
             read_genomics(written(tmp_path, matrix, corner="id"))
         assert "--orientation" in caught.value.hint
     path = written(tmp_path, frame, corner="id")
@@ -117,12 +117,12 @@ def test_the_same_content_either_way_round_is_the_same_matrix(tmp_path: Path) ->
 
 BAD = {
     "empty file": (b"", "empty"),
-    "header only": (b"gene,P1,P2\n", "header only"),
+    "header only": (b"gene,P1,P2\n", "only a header"),
     "one column": (b"gene\nESR1\nPGR\n", "one column only"),
     "no names": (b"1.5,2.5,3\n2,3,4\n", "first row holds numbers"),
     "nothing but NA": (b"gene,P1,P2\nESR1,NA,\nPGR,,NA\n", "no numeric values"),
     "text in a cell": (b"gene,P1,P2\nESR1,1.5,2\nPGR,n.d.,3\nTP53,1,2\n", "'n.d.' in row PGR, column P1"),
-    "a column of words": (b"gene,tube,P2,P3,P4\nESR1,a,2,1,1\nPGR,b,3,1,1\n", r"column tube holds words \('a'"),
+    "a column of words": (b"gene,tube,P2,P3,P4\nESR1,a,2,1,1\nPGR,b,3,1,1\n", r"column tube contains words \('a'"),
     "labels": (
         b"patient_id,ER,HER2\nP1,positive,negative\nP2,negative,\n",
         "table of labels, not of expression: ER, HER2",
@@ -138,7 +138,7 @@ BAD = {
     "cut gzip": (gzip.compress(b"gene,P1,P2\nESR1,1.5,2.5\n" * 50)[:45], "cut off"),
     "spreadsheet": (b"PK\x03\x04...", "spreadsheet"),
     "damaged parquet": (b"PAR1 and no more", "Parquet file is damaged"),
-    "damaged h5ad": (b"\x89HDF\r\n\x1a\n and no more", "no readable .h5ad"),
+    "damaged h5ad": (b"\x89HDF\r\n\x1a\n and no more", "not a readable .h5ad"),
     "binary": (b"\x00\x01\xff\xfe\x99" * 20, "not UTF-8"),
     "no tumour": (b"gene,TCGA-A1-A0SB-11A,TCGA-A1-A0SD-11A\nESR1,1.5,2\nPGR,1,2\n", "no sample is a primary tumour"),
     "no gene": (b"gene,P1,P2\n__no_feature,1.5,2\n__ambiguous,1,2\n", "no row has a gene's name"),

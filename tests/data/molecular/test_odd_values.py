@@ -59,7 +59,7 @@ def test_a_code_for_missing_decides_no_unit(tmp_path: Path, unit: str, code: flo
     result, facts = read_genomics(written(tmp_path, table, corner="patient_id" if turned else "gene"))
     assert result.uns["input_unit"] == clean.uns["input_unit"]
     assert facts.counts["missing_codes"] == 2
-    assert any(f"cells that hold {code:g}, a code for a missing value, emptied: 2" in said for said in facts.sentences)
+    assert any(f"cells with {code:g}, a code for a missing value, emptied: 2" in said for said in facts.sentences)
     assert np.argwhere(np.isnan(result.X)).tolist() == sorted(
         [result.obs_names.get_loc(patient), result.var_names.get_loc(gene)]
         for gene, patient in (("GENE7", "P03"), ("GENE9", "P11"))
@@ -157,7 +157,7 @@ def test_known_names_of_patients_facts_are_no_genes(tmp_path: Path, unit: str, t
     assert result.uns["input_unit"] == clean.uns["input_unit"]
     np.testing.assert_array_equal(result.X, clean.X)
     assert facts.counts["no_genes"] == len(NO_GENES)
-    assert any("left out, as the names are no genes' (age, " in sentence for sentence in facts.sentences)
+    assert any("left out, because their names are not of genes (age, " in sentence for sentence in facts.sentences)
 
 
 def test_words_about_patients_among_the_genes(tmp_path: Path) -> None:
@@ -167,7 +167,7 @@ def test_words_about_patients_among_the_genes(tmp_path: Path) -> None:
     for table, corner in ((frame, "gene"), (frame.T, "patient_id")):
         result, facts = read_genomics(written(tmp_path, table, corner=corner))
         close(result.to_df(), cohort("log").T)
-        assert any("no genes left out: sex, tumor_stage" in sentence for sentence in facts.sentences)
+        assert any("not genes left out: sex, tumor_stage" in sentence for sentence in facts.sentences)
 
 
 def test_a_panel_of_proteins_has_an_er(tmp_path: Path) -> None:
@@ -265,7 +265,7 @@ def test_values_far_below_zero_are_not_cut(tmp_path: Path, least: float) -> None
 
 def test_z_scores_have_bounds(tmp_path: Path) -> None:
     logs = cohort("log") - 0.5
-    with pytest.raises(ExpressionError, match=r"z-scores hardly ever are|look like logarithms"):
+    with pytest.raises(ExpressionError, match=r"z-scores rarely are|look like logarithms"):
         read(tmp_path, logs, "zscore")
     outlier = cohort("zscore")
     outlier.iloc[5, 5] = 36_893.3  # as cBioPortal's have them

@@ -26,7 +26,7 @@ def test_cbioportals_matrices(tmp_path: Path, name: str, unit: str, stored: str)
     close(result.to_df(), expected.set_axis([f"TCGA-A1-A0S{index}" for index in range(8)], axis=1).T)
     assert (result.uns["unit"], result.uns["input_unit"]) == (stored, unit)
     assert result.uns["input_unit_was"] == ("recognised" if unit == "tpm" else "stated")
-    assert "a matrix of cBioPortal's, by its first column" in facts.sentences
+    assert "a matrix of cBioPortal, by its first column" in facts.sentences
     assert "columns that describe genes left out: Entrez_Gene_Id" in facts.sentences
 
 
@@ -35,9 +35,9 @@ def test_a_file_name_that_the_values_contradict(tmp_path: Path) -> None:
     cbioportal(in_unit("tpm")).to_csv(path, sep="\t")
     result, facts = read_genomics(path)
     assert result.uns["input_unit"] == "tpm"
-    assert "the file's name says zscore, which the values contradict" in facts.warnings
+    assert "the file's name states zscore, which the values contradict" in facts.warnings
     _, facts = read_genomics(path, "tpm")
-    assert "the unit was told to be tpm, though the file's name says zscore" in facts.warnings
+    assert "the unit was given as tpm, though the file's name states zscore" in facts.warnings
 
 
 @pytest.mark.parametrize(
@@ -55,7 +55,7 @@ def test_xenas_matrices(tmp_path: Path, name: str, corner: str, said: str) -> No
     result, facts = read_genomics(tmp_path / name)
     close(result.to_df(), frame.set_axis([barcode[:12] for barcode in barcodes], axis=1).T)
     assert result.uns["input_unit"] == "log"
-    assert f"a matrix of UCSC Xena's, genes in rows{said}" in facts.sentences
+    assert f"a matrix of UCSC Xena, genes in rows{said}" in facts.sentences
 
 
 def test_gct(tmp_path: Path) -> None:

@@ -135,7 +135,7 @@ def test_small_sets_are_left_out_and_named() -> None:
     assert "good, 92%" in said
     nothing = signature_table(expression(frame), {"small": sets["small"]})
     assert any("symbols" in warning for warning in nothing.warnings)
-    with pytest.raises(ExpressionError, match="name of ours"):
+    with pytest.raises(ExpressionError, match="name of a column of the recurrence score"):
         signature_table(expression(frame), {RECURRENCE: names})
 
 

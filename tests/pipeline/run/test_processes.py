@@ -244,7 +244,7 @@ def test_a_stage_of_a_script_without_a_guard_is_refused_before_anything_is_recor
         [sys.executable, "script.py", ".", "2"], capture_output=True, text=True, cwd=tmp_path, check=False
     )
     assert done.returncode == 1
-    assert "SurroundingsError: the processes that should do the work die as they begin" in done.stderr
+    assert "SurroundingsError: the worker processes die as they start" in done.stderr
     assert last(tmp_path) == {}
 
 

@@ -156,7 +156,7 @@ def test_what_is_called_better_is_so_after_correction() -> None:
     assert [method.name for method in comparison.told_apart(-1)] == ["transmil"]
     assert (
         "Better than MoMKD by more than chance: MoMKD + soft targets. Worse than MoMKD by more than chance: TransMIL. "
-        "2 of the 4 others cannot be told from MoMKD. RNA alone, which reads no slide, reaches" in text
+        "2 of the 4 others cannot be distinguished from MoMKD. RNA alone, which uses no slides, reaches" in text
     )
 
     uncertain = PairedDifference(difference=0.1, low=0.01, high=0.19, p_value=0.03, n_positive=40, n_negative=80)
@@ -167,8 +167,8 @@ def test_what_is_called_better_is_so_after_correction() -> None:
     unclear = replace(comparison, methods=methods)
     assert unclear.told_apart(1) == (), "five tests at 0.03 are one at 0.15"
     text = Page(comparison_page(unclear)).text
-    assert "No method that reads slides differs from MoMKD by more than chance may make." in text
-    assert "cannot be told" not in text
+    assert "No method that reads slides differs from MoMKD by more than chance." in text
+    assert "cannot be distinguished" not in text
     alone = replace(comparison, methods=methods[:2])
     assert [method.name for method in alone.told_apart(1)] == ["momkd+soft"]
     text = Page(comparison_page(alone)).text
@@ -197,32 +197,32 @@ def test_the_first_sentence_says_who_leads_by_how_much_and_whether_it_is_chance(
     ceiling = held(omics, 0.95, (0.25, 0.18, 0.32, 1e-9))
     assert said(reference, held(abmil, 0.8, (0.1, 0.05, 0.15, 0.0001)), level, ceiling) == (
         "ABMIL has the highest AUC, 0.80. That is 0.10 above MoMKD (95 % interval +0.05 to +0.15): "
-        "chance alone would hardly make that (p < 0.001 after Holm).",
+        "more than chance alone would explain (p < 0.001 after Holm).",
         "Better than MoMKD by more than chance: ABMIL.",
-        "1 of the 2 others cannot be told from MoMKD.",
-        "RNA alone, which reads no slide, reaches 0.95.",
+        "1 of the 2 others cannot be distinguished from MoMKD.",
+        "RNA alone, which uses no slides, reaches 0.95.",
         "That is 0.25 above MoMKD (95 % interval +0.18 to +0.32): "
-        "chance alone would hardly make that (p < 0.001 after Holm).",
+        "more than chance alone would explain (p < 0.001 after Holm).",
     ), "the ceiling is not among the methods that may lead"
     assert said(reference, held(abmil, 0.74, (0.04, 0.001, 0.079, 0.04)), level) == (
         "ABMIL has the highest AUC, 0.74. That is 0.04 above MoMKD (95 % interval 0.00 to +0.08): "
-        "chance alone may make that (p = 0.080 after Holm).",
-        "No method that reads slides differs from MoMKD by more than chance may make.",
+        "chance alone may explain this (p = 0.080 after Holm).",
+        "No method that reads slides differs from MoMKD by more than chance.",
     ), "0.04 by itself, twice that of two"
     assert said(reference, level, held(abmil, 0.5, (-0.2, -0.3, -0.1, 0.0001))) == (
         "MoMKD has the highest AUC, 0.70, before TransMIL. That is 0.01 below MoMKD "
-        "(95 % interval −0.06 to +0.04): chance alone may make that (p = 0.70 after Holm).",
+        "(95 % interval −0.06 to +0.04): chance alone may explain this (p = 0.70 after Holm).",
         "Worse than MoMKD by more than chance: ABMIL.",
-        "1 of the 2 others cannot be told from MoMKD.",
+        "1 of the 2 others cannot be distinguished from MoMKD.",
     )
     assert said(reference, held(abmil, 0.7, (0.0, -0.1, 0.1, 1.0)))[0] == "MoMKD and ABMIL share the highest AUC, 0.70."
     three = held(transmil, 0.7, (0.0, -0.1, 0.1, 1.0))
     assert said(reference, held(abmil, 0.7, (0.0, -0.1, 0.1, 1.0)), three)[0] == (
         "MoMKD, ABMIL and TransMIL share the highest AUC, 0.70."
     )
-    assert said(reference, ceiling)[0] == "RNA alone, which reads no slide, reaches 0.95."
+    assert said(reference, ceiling)[0] == "RNA alone, which uses no slides, reaches 0.95."
     nowhere = replace(held(abmil, 0.8, None), against_reference=None)
-    assert said(reference, nowhere)[0] == "ABMIL has the highest AUC, 0.80. It cannot be held against MoMKD."
+    assert said(reference, nowhere)[0] == "ABMIL has the highest AUC, 0.80. It cannot be compared with MoMKD."
 
 
 def test_all_variants_are_grouped_with_soft_targets_beside_hard_labels(tmp_path: Path) -> None:
@@ -254,9 +254,12 @@ def test_all_variants_are_grouped_with_soft_targets_beside_hard_labels(tmp_path:
 
 def test_cautions_follow_the_evidence() -> None:
     said = " ".join(comparison_cautions(compared()))
-    assert "The AUC interval of TransMIL holds 0.5" in said
+    assert "The AUC interval of TransMIL includes 0.5" in said
     assert "5 methods are compared with MoMKD" in said
-    assert "RNA alone judged 117 patients and MoMKD 120: their difference is over the 117 of both" in said
+    assert (
+        "RNA alone was evaluated on 117 patients and MoMKD on 120: their difference is over the 117 patients of both"
+        in said
+    )
     assert "smaller class" not in said
 
     comparison = compared(("momkd", "abmil"), n=60)
@@ -265,10 +268,10 @@ def test_cautions_follow_the_evidence() -> None:
     assert half.low is not None
     assert half.high is not None
     said = " ".join(comparison_cautions(comparison))
-    assert f"less than about {(half.high - half.low) / 2:.2f}" in said
+    assert f"below about {(half.high - half.low) / 2:.2f}" in said
     assert "Only 20 patients in the smaller class" in said
     assert "Holm" not in said
-    assert "luck" not in said
+    assert "owes part" not in said
 
 
 def test_an_interval_without_width_is_said_to_say_nothing() -> None:
@@ -281,7 +284,7 @@ def test_an_interval_without_width_is_said_to_say_nothing() -> None:
         if "no width" in line
     ]
     assert len(told) == 1
-    assert told[0].startswith("ABMIL put")
+    assert told[0].startswith("ABMIL ranked")
     assert not [line for line in comparison_cautions(comparison) if "no width" in line]
 
 
@@ -316,13 +319,13 @@ def test_undefined_figures_are_dashes() -> None:
 
     everyone = replace(comparison, methods=tuple(undefined(method) for method in comparison.methods))
     text = Page(comparison_page(everyone)).text
-    assert "Nothing can be compared" in text
+    assert "No comparison is possible" in text
     assert "same label" in text
-    assert "cannot be told" not in text
+    assert "cannot be distinguished" not in text
     assert "nan" not in text.lower().split()
 
     alone = replace(comparison, methods=comparison.methods[:1])
-    assert "nothing to compare it with" in Page(comparison_page(alone)).text
+    assert "no other method to compare with" in Page(comparison_page(alone)).text
 
 
 def test_table_is_every_figure_of_every_method() -> None:
@@ -410,7 +413,16 @@ def test_figure_shows_the_numbers_from_top_to_bottom(tmp_path: Path) -> None:
 
     left, right = forest_plot(comparison).axes
     names = [text.get_text() for text in left.get_yticklabels()]
-    assert names == ["Methods", "MoMKD", "ABMIL", "TransMIL", "Controls", "MoMKD without RNA", "Ceiling", "RNA alone"]
+    assert names == [
+        "Methods",
+        "MoMKD",
+        "ABMIL",
+        "TransMIL",
+        "Controls",
+        "MoMKD without RNA",
+        "Upper limit",
+        "RNA alone",
+    ]
     places = left.get_yticks().tolist()
     assert places == sorted(places, reverse=True)
     shown = [method for _, methods in comparison.groups for method in methods]

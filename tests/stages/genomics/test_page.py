@@ -93,7 +93,7 @@ def test_planted_faults_are_found_and_nothing_else() -> None:
     assert "low number of genes: 209" in found["P015"]
     assert "26% of the genes have no value" in found["P020"]
     assert found["P025"].startswith("recorded female, but genes of the Y chromosome are expressed (mean 6.0)")
-    assert found["P030"].startswith("recorded male, but genes of the Y chromosome are silent")
+    assert found["P030"].startswith("recorded male, but genes of the Y chromosome are not expressed")
     assert [pair[:2] for pair in checks.duplicates] == [("P011", "P012")]
     assert (checks.sex_mismatches, checks.sexes) == (2, 40)
 
@@ -200,7 +200,7 @@ def test_values_and_genes_that_are_not_there() -> None:
     np.asarray(expression.X)[6] = np.nan
     page = render_genomics_qc(expression[:, expression.var_names != "PGR"].copy(), [], [], None)
     parsed = Page(page)
-    assert "Not in the matrix by this name: ESR1, PGR." in parsed.text
+    assert "Not in the matrix under this name: ESR1, PGR." in parsed.text
     without = cohort(20)
     bare = without[:, [gene not in Y for gene in without.var_names]].copy()
     assert "no gene of the Y chromosome" in Page(render_genomics_qc(bare, [], [], None)).text

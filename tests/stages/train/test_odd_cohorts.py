@@ -71,7 +71,7 @@ def test_rna_that_could_not_be_read_again_is_said_to_have_failed(odd: Planted, t
     assert refused.exit_code == 1
     told = " ".join(refused.output.split())
     assert "wsipipe genomics failed last time" in told
-    assert "hold words" in told
+    assert "contain words" in told
     assert "wsipipe status" in told
 
 
@@ -96,6 +96,6 @@ def test_a_class_too_small_for_the_folds_is_refused(tmp_path: Path) -> None:
     planted = plant(tmp_path, patients)
     refused = wsipipe("train", "-c", planted.settings, "--folds", "5")
     assert refused.exit_code == 1
-    assert "too few patients to fill 5 folds with both: 3 positive, 17 negative" in refused.output
+    assert "too few patients for 5 folds with both classes: 3 positive, 17 negative" in refused.output
     assert "at most 3 folds" in refused.output
     assert wsipipe("train", "-c", planted.settings, "--folds", "3", "--epochs", "1").exit_code == 0

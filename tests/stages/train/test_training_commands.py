@@ -48,14 +48,14 @@ def test_a_model_of_other_features_is_not_overwritten(planted: Planted, tmp_path
     move_features(planted, "uni2-h")
     run(planted, "train")
     run(planted, "compare", "--methods", "mean")
-    assert "--features chooses" not in run(planted, "train").stderr
+    assert "choose with --features" not in run(planted, "train").stderr
     before = {path: path.read_bytes() for path in planted.workspace.rglob("*.safetensors")}
     other = plant(tmp_path / "other", make_patients(20, seed=1, tiles=(3, 6)))
     shutil.copytree(other.workspace / FEATURES, planted.workspace / FEATURES)
     shutil.copytree(other.workspace / "tiles", planted.workspace / "tiles", dirs_exist_ok=True)
 
     refused = run(planted, "train", code=2).output
-    assert f"features: {FEATURES.relative_to('features')}; there are others here, --features chooses" in refused
+    assert f"features: {FEATURES.relative_to('features')}; there are others, choose with --features" in refused
     assert "trained on the features 0.5mpp-224px/uni2-h, not on 0.5mpp-224px/efficientnet-lite0" in refused
     assert "comparisons/er/mean" in run(planted, "compare", "--methods", "mean", code=2).output
     assert {path: path.read_bytes() for path in planted.workspace.rglob("*.safetensors")} == before
@@ -157,7 +157,7 @@ def test_flags_without_effect_are_told(planted: Planted) -> None:
     settings = planted.settings.read_text()
     planted.settings.write_text(settings.replace("slots = 3", "").replace("genes = 12", "").replace("shared = 8", ""))
     told = run(planted, "train", "--method", "abmil", "--memory", "fixed", "--slots", 4).stderr
-    assert "abmil has no use for slots, memory: they change nothing here" in told
+    assert "abmil does not use slots, memory: no effect here" in told
     assert "has no use" not in run(planted, "train", "--method", "momkd", "--slots", 4, "--replace").stderr
 
 
@@ -220,7 +220,7 @@ def test_features_are_imported_of_the_imported_tiles(trident: Path) -> None:
         "import", theirs / FEATURES.relative_to("features"), "--backbone", FEATURES.name, "--pooling", "mean", *work
     )
     assert result.exit_code == 0, result.output
-    assert "tiles: 0.5mpp-224px-imported; there are others here, --tiles chooses" in result.stderr
+    assert "tiles: 0.5mpp-224px-imported; there are others, choose with --tiles" in result.stderr
     [folder] = (trident / "both/features").glob("*/*")
     assert folder.name == f"{FEATURES.name}-mean-imported"
     stores = sorted(folder.glob("*.zarr"))
