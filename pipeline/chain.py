@@ -89,8 +89,8 @@ def _slides(given: Sequence[Path], table: CohortTable | None) -> FoundSlides:
     """The slides in the given places, else those that the cohort table has paths of."""
     from ..data.slides.finding import FoundSlide, FoundSlides, checked_slide_id, existing, find_slides
 
-    if places:
-        return find_slides(places)
+    if given:
+        return find_slides(given)
     paths = table.paths() if table is not None else {}
     if table is None or not paths:
         raise UsageError(
