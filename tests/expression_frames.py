@@ -6,9 +6,9 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from wsipipe.data.matrices.expression_units import Unit
+from wsipipe.data.matrices.reading_facts import ReadingFacts
 from wsipipe.data.molecular.expression_reading import read_genomics
-from wsipipe.data.molecular.expression_units import Unit
-from wsipipe.data.molecular.reading_facts import ReadingFacts
 
 PATIENTS = [f"P{i}" for i in range(8)]
 GENES = ["ACTB", "ESR1", "ERBB2", *(f"GENE{i}" for i in range(60))]

@@ -13,16 +13,16 @@ import numpy as np
 import pandas as pd
 
 from ..errors import ExpressionError, UsageError
+from ..matrices.matrix import read_matrix
+from ..matrices.naming import AS_WRITTEN, Naming, Orientation
+from ..matrices.no_genes import features as known_features
+from ..matrices.reading_facts import ReadingFacts
 from ..wording import some
 from .block_table import TABLE
 from .blocks import UNITS, Block, check_block_unit, recognise_block_unit
 from .gene_aliases import read_aliases, shipped_aliases
 from .genes import gene_names, one_row_a_gene
-from .matrix import read_matrix
-from .naming import AS_WRITTEN, Naming, Orientation
-from .no_genes import features as known_features
 from .patients import standing_samples
-from .reading_facts import ReadingFacts
 
 
 def read_block(

@@ -19,7 +19,7 @@ Block = str
 """One of :data:`BLOCKS`."""
 
 UNITS: Final[Mapping[Block, Mapping[str, BlockUnit]]] = {name: row.units for name, row in TABLE.items()}
-"""The units of each block; those of RNA are in :mod:`.expression_units`."""
+"""The units of each block; those of RNA are in :mod:`wsipipe.data.matrices.expression_units`."""
 
 
 def feature_name(block: Block, name: str) -> str:

@@ -17,8 +17,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from ..errors import ExpressionError
-from ..wording import some
-from .expression_units import (
+from ..matrices.expression_units import (
     LINEAR,
     STORED_AS,
     Unit,
@@ -29,15 +28,16 @@ from .expression_units import (
     to_log2,
     unit_warnings,
 )
+from ..matrices.matrix import RawMatrix, read_matrix, without
+from ..matrices.naming import AS_WRITTEN, Naming, Orientation
+from ..matrices.no_genes import features
+from ..matrices.odd_values import refuse_odd, without_codes
+from ..matrices.reading_facts import ReadingFacts
+from ..wording import some
 from .gdc_folder import read_gdc_folder
 from .gene_aliases import read_aliases, shipped_aliases
 from .genes import gene_names, lengths_of, one_row_a_gene, read_gene_lengths
-from .matrix import RawMatrix, read_matrix, without
-from .naming import AS_WRITTEN, Naming, Orientation
-from .no_genes import features
-from .odd_values import refuse_odd, without_codes
 from .patients import standing_samples
-from .reading_facts import ReadingFacts
 
 _Array = npt.NDArray[np.float64]
 

@@ -24,10 +24,10 @@ import pandas as pd
 from ..cohort.sample_types import sample_types, type_of_words
 from ..columns import names, plain_name
 from ..errors import ExpressionError
+from ..matrices.expression_units import Unit
+from ..matrices.matrix import RawMatrix
+from ..matrices.reading_facts import ReadingFacts
 from ..wording import some
-from .expression_units import Unit
-from .matrix import RawMatrix
-from .reading_facts import ReadingFacts
 
 ENDING = ".rna_seq.augmented_star_gene_counts.tsv"
 _COLUMN: dict[str, str] = {

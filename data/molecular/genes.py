@@ -10,10 +10,10 @@ import numpy as np
 import numpy.typing as npt
 
 from ..errors import ExpressionError
+from ..matrices.no_genes import is_spike_in, is_summary, turned_into_dates
+from ..matrices.reading_facts import ReadingFacts
 from ..wording import some
 from .gene_aliases import read_pairs
-from .no_genes import is_spike_in, is_summary, turned_into_dates
-from .reading_facts import ReadingFacts
 
 _ENSEMBL_VERSION = re.compile(r"(ENS[A-Z]{0,6}\d{11})\.\d+(?:_PAR_Y)?")
 _BOTH_NAMES = re.compile(r"([^|]+)\|(\d+|ENS[A-Z]{0,6}G\d{11}(?:\.\d+)?)(?:\|.*)?")

@@ -12,10 +12,10 @@ import numpy as np
 from ..cohort.sample_types import SampleType, sample_types
 from ..cohort.tcga import SAMPLE_TYPES, tcga_barcode
 from ..errors import ExpressionError, UsageError
+from ..matrices.matrix import RawMatrix
+from ..matrices.no_genes import is_date
+from ..matrices.reading_facts import ReadingFacts
 from ..wording import some
-from .matrix import RawMatrix
-from .no_genes import is_date
-from .reading_facts import ReadingFacts
 
 _ALIGNED = re.compile(
     r"(?:.*[/\\])?(.+?)(?:[._](?:Aligned|sorted\w*|out|to\w+|genome|mark\w*|dedup\w*|rmdup|hisat2|star|bwa))*\.(?:bam|sam|cram)",

@@ -15,11 +15,11 @@ from anndata import AnnData
 from ...data.artifact import whole
 from ...data.cohort.table import read_clinical
 from ...data.errors import UsageError
+from ...data.matrices.naming import Naming
 from ...data.molecular.block_reading import read_block
 from ...data.molecular.blocks import Block
 from ...data.molecular.expression_reading import read_genomics
 from ...data.molecular.gene_sets import read_gmt
-from ...data.molecular.naming import Naming
 from ...data.molecular.signatures import signature_table, write_signatures
 from ...data.molecular.store import store_name, write_expression
 from ..registry import VERSIONS

@@ -11,8 +11,8 @@ import pandas as pd
 import pytest
 from expression_frames import GENES, PATIENTS, close, counts, cpm, log2
 from wsipipe.data.errors import ExpressionError, UsageError
+from wsipipe.data.matrices.naming import Naming
 from wsipipe.data.molecular.expression_reading import read_genomics
-from wsipipe.data.molecular.naming import Naming
 
 IDS = [f"ENSG{index:011d}" for index in range(len(GENES))]
 IN_ANOTHER_ORDER = np.random.default_rng(4).permutation(24) + 1

@@ -8,8 +8,8 @@ import numpy as np
 import pandas as pd
 import pytest
 from expression_frames import close, counts, cpm, log2, read
+from wsipipe.data.matrices.no_genes import is_date, is_no_gene, turned_into_dates
 from wsipipe.data.molecular.gene_aliases import shipped_aliases
-from wsipipe.data.molecular.no_genes import is_date, is_no_gene, turned_into_dates
 
 DATES = [
     "1-Mar", "2-Sep", "01-Mar", "Mar-01", "Sep-02", "1-MARCH", "15-Sep", "1-Dec", "4-Oct", "2022-03-01", "2022-09-02",

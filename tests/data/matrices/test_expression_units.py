@@ -12,7 +12,7 @@ import pandas as pd
 import pytest
 from expression_frames import close, counts, cpm, in_unit, log2, read
 from wsipipe.data.errors import ExpressionError
-from wsipipe.data.molecular.expression_units import Unit, Values, check_unit, contradiction, unit_warnings
+from wsipipe.data.matrices.expression_units import Unit, Values, check_unit, contradiction, unit_warnings
 
 
 @pytest.mark.parametrize(

@@ -9,10 +9,10 @@ import pandas as pd
 import pytest
 from expression_frames import PATIENTS, close, counts, cpm, in_unit, log2, read, written
 from wsipipe.data.errors import ExpressionError
+from wsipipe.data.matrices.expression_units import Unit
+from wsipipe.data.matrices.naming import Naming
 from wsipipe.data.molecular.block_reading import read_block
 from wsipipe.data.molecular.expression_reading import read_genomics
-from wsipipe.data.molecular.expression_units import Unit
-from wsipipe.data.molecular.naming import Naming
 
 N = 24
 GENES = ["ACTB", "ESR1", "ERBB2", "MKI67", *(f"GENE{i}" for i in range(240))]
