@@ -21,7 +21,7 @@ from timm.layers import SwiGLUPacked
 from torch import Tensor, nn
 from torch.nn import functional
 
-from ...data.errors import BackboneError
+from ...data.errors import BackboneError, is_out_of_memory
 from .weights import Weights, find_weights, load_tensors
 
 Pooling = Literal["cls", "mean", "cls+mean", "pooled"]
@@ -193,14 +193,16 @@ class Embedder:
     def warm_up(self, batch_size: int) -> None:
         """Compute one batch of the shape that will come, so that what cannot be compiled is told before the work.
 
+        Where the batch does not fit the memory nothing is said: it is computed in halves when it comes.
+
         :raises BackboneError: torch.compile fails on this machine or network.
         """
         side = self.backbone.resize
         try:
             self(torch.zeros((batch_size, side, side, 3), dtype=torch.uint8))
-        except torch.OutOfMemoryError:
-            raise
         except RuntimeError as error:  # what torch.compile raises, whichever of its parts fails
+            if is_out_of_memory(error):
+                return
             if not self.compiled:
                 raise
             raise BackboneError(

@@ -11,7 +11,15 @@ from pathlib import Path
 from typing import Any, Final
 
 from ...data.artifact import digest_of, size_of, surroundings
-from ...data.errors import BundleError, DeviceError, InputError, StoreError, SurroundingsError, WsipipeError
+from ...data.errors import (
+    BundleError,
+    DeviceError,
+    InputError,
+    StoreError,
+    SurroundingsError,
+    WsipipeError,
+    is_out_of_memory,
+)
 from ...data.manifest import ErrorRecord, OutputRecord
 from ...stages.stage import Item, Outcome, Progress, Stage
 from ..results import Result
@@ -63,7 +71,7 @@ def explain(error: BaseException, workspace: Path | None = None) -> ErrorRecord:
     if isinstance(error, WsipipeError):
         retry = not isinstance(error, InputError) or _may_be_whole_again(error, workspace)
         return ErrorRecord(type=type(error).__name__, message=str(error), hint=error.hint, retry=retry)
-    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+    if is_out_of_memory(error):
         short = SurroundingsError("not enough memory", hint="free some memory, or take a smaller --batch-size")
         return explain(short)
     return ErrorRecord(
@@ -87,14 +95,15 @@ _OF_A_DEVICE: Final = re.compile(
     r"\b(CUDA|HIP)( driver| unknown)? error|\bcuDNN error|\bCU(DNN|BLAS|SOLVER|FFT|SPARSE)_STATUS_|Triton Error \[",
     re.IGNORECASE,
 )
-"""How torch's messages begin when a GPU has failed. After most of these nothing runs on it in that process any more.
-"CUDA out of memory" is not among them: there a smaller batch helps."""
+"""How torch's messages begin when a GPU has failed. After most of these nothing runs on it in that process any more."""
 
 
 def device_error(error: BaseException) -> DeviceError | None:
     """The error as one of the device, if it is: then the process that it happened in is of no more use."""
     if isinstance(error, DeviceError):
         return error
+    if is_out_of_memory(error):  # there a smaller batch helps, and the GPU goes on
+        return None
     if type(error).__name__ == "AcceleratorError" or (
         isinstance(error, RuntimeError) and _OF_A_DEVICE.search(str(error))
     ):
