@@ -137,19 +137,19 @@ def measure_speed(bench: Bench, record: Record) -> None:
                 )
     for name in bench.names:
         for what, make in variants(bench.network(name), bench.device, bench.default):
-            if record.has_time(f"{name}, {what}", 60 if "compile" in what and not bench.small else 5):
+            if record.has_time(f"{name}, {what}", 5):
                 measure_variant(bench, record, name, what, make, bare[name])
+    for name in bench.names[:1]:
+        if record.has_time(f"{name}, compiled", 5 if bench.small else 60):
+            fast = replace(bench.network(name), compiled=True)
+            make = lambda fast=fast: fast  # noqa: E731
+            measure_variant(bench, record, name, "--compile", make, bare[name])
     for name in bench.names:
         for slide in bench.slides:
             for threads in bench.threads[:-1]:
                 if record.has_time(f"{name}, {slide}, {threads} threads", 8):
                     found = bench.whole(bench.network(name), slide, threads, None, tiles=many // 2)
                     record.add(f"{name}, bf16, extraction, {slide}, {threads} threads", **found)
-    for name in bench.names:
-        if record.has_time(f"{name}, compiled", 5 if bench.small else 90):
-            fast = replace(bench.network(name), compiled=True)
-            make = lambda fast=fast: fast  # noqa: E731
-            measure_variant(bench, record, name, "--compile", make, bare[name])
 
 
 def measure_variant(
