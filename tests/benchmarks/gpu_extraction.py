@@ -14,6 +14,7 @@ variants    the bare network, computed otherwise; the cosine is that of its feat
 from __future__ import annotations
 
 import argparse
+import gzip
 import json
 import os
 import subprocess
@@ -258,11 +259,13 @@ def measure_memory(bench: Bench, record: Record, asked: argparse.Namespace) -> N
     many = 100 if bench.small else 2500
     name, slide = bench.names[0], "20x"
     path, held = bench.slides[slide]
-    trace = asked.file.parent / "trace.json"
+    trace = bench.folder / "trace.json"
     threads = bench.threads[-1]
     how = argparse.Namespace(batch_size=bench.default, threads=threads)
     report = fed(path, held, max(1, many // len(held)), bench.network(name), how, None, profile=trace)
     record.add(f"{name}, {slide}, with --profile", tiles_per_second=rate(report), **kernels(trace))
+    if trace.exists():
+        (asked.file.parent / "trace.json.gz").write_bytes(gzip.compress(trace.read_bytes()))
     if not record.has_time("two processes on one device", 20):
         return
     each = [sys.executable, __file__, str(asked.file), "--device", asked.device, "--work", "one-process"]
