@@ -104,3 +104,15 @@ class SurroundingsError(WsipipeError):
 
 class DeviceError(SurroundingsError):
     """A GPU has failed; the process that used it cannot continue to use it."""
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether memory did not suffice, of the machine or of a GPU, whichever library says so.
+
+    PyTorch has a class for what its own allocator lacks. What CUDA, its libraries, Triton or MPS lack comes as a plain
+    ``RuntimeError``: ``CUDA error: out of memory``, ``CUBLAS_STATUS_ALLOC_FAILED``. A smaller batch helps with either.
+    """
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+        return True
+    text = str(error).partition("\n")[0].lower()
+    return isinstance(error, RuntimeError) and ("out of memory" in text or "_status_alloc_failed" in text)

@@ -21,6 +21,13 @@ sys.path.insert(0, str(Path(__file__).parent))  # tests share modules that lie b
 # A shell that runs the tests in the background lets its children ignore Ctrl-C; those that are tested must hear it.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Options of the tests in ``gpu/``."""
+    parser.addoption("--gpu-device", help="device of the tests in tests/gpu; default: the first GPU, and none without")
+    parser.addoption("--gpu-figures", type=Path, help="file for the figures that the tests in tests/gpu measure")
+
+
 SHARED = Path(__file__).resolve().parents[1].parent / "shared" / "data"
 
 

@@ -24,7 +24,7 @@ from timm.models.vision_transformer import VisionTransformer, checkpoint_filter_
 from torch import Tensor, nn
 from torch.nn import functional
 
-from ...data.errors import BackboneError
+from ...data.errors import BackboneError, is_out_of_memory
 from .state_dicts import SeveralNetworks, StateDict, difference, of_network
 from .weights import SAVE_ONE, Weights, find_weights, load_state_dict
 
@@ -224,14 +224,16 @@ class Embedder:
     def warm_up(self, batch_size: int) -> None:
         """Compute one batch of the final shape, so that a failure of torch.compile is reported before the work.
 
+        Where the batch does not fit the memory nothing is said: it is computed in halves when it comes.
+
         :raises BackboneError: torch.compile fails on this machine or network.
         """
         side = self.backbone.resize
         try:
             self(torch.zeros((batch_size, side, side, 3), dtype=torch.uint8))
-        except torch.OutOfMemoryError:
-            raise
-        except RuntimeError as error:  # the base of all errors that torch.compile raises
+        except RuntimeError as error:  # what torch.compile raises, whichever of its parts fails
+            if is_out_of_memory(error):
+                return
             if not self.compiled:
                 raise
             raise BackboneError(

@@ -12,7 +12,15 @@ from pathlib import Path
 from typing import Any, Final
 
 from ...data.artifact import digest_of, size_of
-from ...data.errors import BundleError, DeviceError, InputError, StoreError, SurroundingsError, WsipipeError
+from ...data.errors import (
+    BundleError,
+    DeviceError,
+    InputError,
+    StoreError,
+    SurroundingsError,
+    WsipipeError,
+    is_out_of_memory,
+)
 from ...data.manifest import ErrorRecord, OutputRecord
 from ...data.surroundings import reading_fault, surroundings
 from ...stages.stage import Item, Outcome, Progress, Stage
@@ -66,7 +74,7 @@ def explain(error: BaseException, workspace: Path | None = None) -> ErrorRecord:
         of_the_machine = reading_fault(error) is not None
         retry = of_the_machine or not isinstance(error, InputError) or _may_be_whole_again(error, workspace)
         return ErrorRecord(type=type(error).__name__, message=str(error), hint=error.hint, retry=retry)
-    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+    if is_out_of_memory(error):
         short = SurroundingsError("not enough memory", hint="free some memory, or take a smaller --batch-size")
         return explain(short)
     return ErrorRecord(
@@ -92,14 +100,15 @@ _OF_A_DEVICE: Final = re.compile(
     r"\b(CUDA|HIP)( driver| unknown)? error|\bcuDNN error|\bCU(DNN|BLAS|SOLVER|FFT|SPARSE)_STATUS_|Triton Error \[",
     re.IGNORECASE,
 )
-"""Messages of torch when a GPU has failed. After most of these the process cannot use the GPU any more.
-"CUDA out of memory" is not among them: there a smaller batch helps."""
+"""How torch's messages begin when a GPU has failed. After most of these nothing runs on it in that process any more."""
 
 
 def device_error(error: BaseException) -> DeviceError | None:
     """The error as a :class:`DeviceError`, if the device caused it; the process cannot use the device any more."""
     if isinstance(error, DeviceError):
         return error
+    if is_out_of_memory(error):  # there a smaller batch helps, and the GPU goes on
+        return None
     if type(error).__name__ == "AcceleratorError" or (
         isinstance(error, RuntimeError) and _OF_A_DEVICE.search(str(error))
     ):

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 from torch.profiler import ProfilerActivity
 
-from ...data.errors import SurroundingsError
+from ...data.errors import SurroundingsError, is_out_of_memory
 from ...models.backbones.backbone import Embedder
 from .feed_batch import Batch
 from .feed_thread import FeedThread, as_exception
@@ -43,9 +43,9 @@ class Pieces:
         while True:
             try:
                 return self._embed(tiles, self.size or len(tiles))
-            except torch.OutOfMemoryError:
+            except RuntimeError as error:
                 size = self.size or len(tiles)
-                if size == 1:
+                if size == 1 or not is_out_of_memory(error):
                     raise
                 self.size = (size + 1) // 2
             torch.cuda.empty_cache()  # after the except block, since the error keeps tensors in memory
@@ -186,6 +186,7 @@ class CudaStreams(EmbedThreads):
         self._start(self._work, self._land)
 
     def _work(self) -> None:
+        self._settle_in()
         try:
             with Trace(self._profile) as trace:
                 while (batch := self._batches.get()) is not None:
@@ -196,6 +197,8 @@ class CudaStreams(EmbedThreads):
                         self._submit(batch, slot)
                     except BaseException as error:  # noqa: BLE001  the boundary: fails the slides of this batch, not the others
                         batch.error = as_exception(error)
+                        with suppress(RuntimeError):
+                            self._copying.synchronize()  # the batch is filled anew as soon as it is handed on
                         self._slots.put(None)
                         self._done(batch)
                     else:
@@ -215,6 +218,7 @@ class CudaStreams(EmbedThreads):
             slot.ended.record()
 
     def _land(self) -> None:
+        self._settle_in()
         while (in_flight := self._landing.get()) is not None:
             batch, slot = in_flight
             try:
@@ -225,6 +229,11 @@ class CudaStreams(EmbedThreads):
                 batch.error = as_exception(error)
             self._slots.put(slot)
             self._done(batch)
+
+    def _settle_in(self) -> None:
+        """In each of the threads: both settings are a thread's own, and a new one has those of the process."""
+        torch.cuda.set_device(self._device)  # else what it calls takes up memory of the first GPU
+        torch.set_num_threads(1)  # as in the warm-up: kernels compiled under another number are compiled again
 
     def _slot_like(self, tiles: Tensor) -> _Slot:
         with torch.cuda.device(self._device):

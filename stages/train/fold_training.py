@@ -105,7 +105,8 @@ def _train(data: FoldData, settings: TrainSettings, name: str) -> TrainedFold:
     validation = patients_of(
         cohort.validation, data.bags, targets=targets.validation if targets else None, task=data.task
     )
-    with torch.random.fork_rng():
+    # Named, for else every GPU of the machine is touched, those of the folds beside this one too, and torch warns.
+    with torch.random.fork_rng(devices=[data.device] if data.device.type == "cuda" else []):
         torch.manual_seed(seed)
         network = method.network(_config(method.network, settings, data.width, rna), data.task).to(data.device)
     fitted = method.fit(

@@ -78,7 +78,13 @@ def nothing_to_do(device: torch.device) -> Embedder:
 
 
 def fed(
-    path: Path, tiles: TileSet, slides: int, embedder: Embedder, asked: argparse.Namespace, store: Path | None
+    path: Path,
+    tiles: TileSet,
+    slides: int,
+    embedder: Embedder,
+    asked: argparse.Namespace,
+    store: Path | None,
+    profile: Path | None = None,
 ) -> FeedReport:
     """The slide, ``slides`` times, through the feed; into stores if there is a place for them."""
 
@@ -88,7 +94,7 @@ def fed(
             sink = FeatureWriter(store / f"{item.id}.zarr", width=embedder.width, dtype="float16", most=len(tiles))
         return OpenBag(item, open_slide(path), tiles, sink)
 
-    feed = TileFeed(embedder, Silence(), batch_size=asked.batch_size, threads=asked.threads)
+    feed = TileFeed(embedder, Silence(), batch_size=asked.batch_size, threads=asked.threads, profile=profile)
     for _, bag in feed.run((Item(str(number), {}) for number in range(slides)), open_bag):
         if isinstance(bag, Exception) or bag.error is not None:
             raise SystemExit(f"{path}: {bag if isinstance(bag, Exception) else bag.error}")

@@ -212,6 +212,19 @@ def test_compiled_it_gives_the_same(embedder: Embedder) -> None:
     torch.testing.assert_close(fast(tiles), plain(tiles), rtol=1e-5, atol=1e-5)
 
 
+def test_a_warm_up_that_does_not_fit_the_memory_leaves_it_to_the_batches(embedder: Embedder) -> None:
+    class Large(OneLayer):
+        def forward(self, pixels: Tensor) -> Tensor:
+            if len(pixels) > 1:
+                raise torch.OutOfMemoryError("CUDA out of memory")
+            return super().forward(pixels)
+
+    large = ready(embedder.backbone, Large(), Weights(Path("none"), "random"), device=CPU)
+    large.warm_up(4)
+    with pytest.raises(torch.OutOfMemoryError):
+        large(textured(4, 224))
+
+
 def test_where_nothing_can_be_compiled_the_way_out_is_told(embedder: Embedder) -> None:
     torch.compiler.reset()
     _, fast = compiled(embedder.backbone.model_copy(update={"resize": 48}))

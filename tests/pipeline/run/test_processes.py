@@ -18,6 +18,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from copy_stage import StreamError, copy, copy_stage, runs
 from wsipipe.data.errors import BundleError, DeviceError, SurroundingsError
 from wsipipe.data.manifest import Record
@@ -178,6 +179,10 @@ def test_errors_of_a_gpu_are_known_by_torchs_words(message: str) -> None:
     "error",
     [
         RuntimeError("CUDA out of memory. Tried to allocate 2.00 GiB"),
+        RuntimeError("CUDA error: out of memory\nCUDA kernel errors might be asynchronously reported"),
+        RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
+        RuntimeError("cuDNN error: CUDNN_STATUS_ALLOC_FAILED"),
+        RuntimeError("Triton Error [CUDA]: out of memory"),
         RuntimeError("mat1 and mat2 shapes cannot be multiplied"),
         ValueError("CUDA error: of a wrong type"),
         SurroundingsError("the disk is full"),
@@ -186,6 +191,25 @@ def test_errors_of_a_gpu_are_known_by_torchs_words(message: str) -> None:
 )
 def test_other_errors_are_not_a_gpus(error: Exception) -> None:
     assert device_error(error) is None
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError(),
+        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB"),
+        RuntimeError("CUDA error: out of memory"),
+        RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
+        RuntimeError("cuDNN error: CUDNN_STATUS_ALLOC_FAILED"),
+        RuntimeError("Triton Error [CUDA]: out of memory"),
+        RuntimeError("MPS backend out of memory (MPS allocated: 9.06 GB)"),
+    ],
+)
+def test_whoever_lacks_memory_the_way_out_is_a_smaller_batch(error: Exception) -> None:
+    record = explain(error)
+    assert record.message == "not enough memory"
+    assert "--batch-size" in record.hint
+    assert record.retry
 
 
 # ----- scripts -----

@@ -1,0 +1,67 @@
+"""What the tests of a GPU share. They prove on one what the other tests prove on a CPU.
+
+They are skipped where there is no GPU. ``--gpu-device cpu`` runs them on the CPU all the same, which proves the tests.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+from wsipipe.data.units import Mpp
+from wsipipe.models.backbones.devices import choose_device
+from wsipipe.pipeline.demo.slides import write_aperio
+
+Figure = Callable[..., None]
+
+
+@pytest.fixture(scope="session")
+def device(request: pytest.FixtureRequest) -> torch.device:
+    """The GPU, or what ``--gpu-device`` names."""
+    name = request.config.getoption("--gpu-device")
+    if name is None and not torch.cuda.is_available():
+        pytest.skip("there is no GPU here")
+    return choose_device(name or "cuda:0")
+
+
+@pytest.fixture(scope="session")
+def gpu(device: torch.device) -> torch.device:
+    """A GPU, for what a CPU cannot stand in for."""
+    if device.type != "cuda":
+        pytest.skip("this is of a GPU alone")
+    return device
+
+
+@pytest.fixture
+def figure(request: pytest.FixtureRequest) -> Figure:
+    """Appends what a test measured to the file of ``--gpu-figures``, a line of JSON each."""
+    file: Path | None = request.config.getoption("--gpu-figures")
+
+    def note(what: str, **figures: float | str | bool) -> None:
+        if file is not None:
+            with file.open("a", encoding="utf-8") as stream:
+                stream.write(json.dumps({"part": "correctness", "what": what, **figures}) + "\n")
+
+    return note
+
+
+def tissue(seed: int, side: int) -> NDArray[np.uint8]:
+    """Pink noise of several scales: tissue all over."""
+    rng = np.random.default_rng(seed)
+    coarse = np.kron(rng.normal(size=(side // 16, side // 16)), np.ones((16, 16)))
+    value = 25 * coarse + 15 * rng.normal(size=(side, side))
+    return np.clip(np.stack([200 + value, 110 + value, 170 + value], axis=-1), 0, 255).astype(np.uint8)
+
+
+@pytest.fixture(scope="session")
+def slides(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two slides of 20x, and one of 40x, whose tiles are resized."""
+    folder = tmp_path_factory.mktemp("slides")
+    for seed, (name, side, mpp) in enumerate([("a", 1024, 0.5), ("b", 512, 0.5), ("c", 1024, 0.25)]):
+        write_aperio(folder / f"{name}.svs", tissue(seed, side), mpp=Mpp(mpp))
+    return folder

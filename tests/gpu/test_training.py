@@ -1,0 +1,126 @@
+"""Training on a GPU: the authors' numbers, the same bits twice and after a break, the CPU's but for rounding."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from wsipipe.models.mil.bag_tensors import BagBatch, BagTensors, Patient
+from wsipipe.models.mil.momkd import MoMKD
+from wsipipe.models.mil.momkd_checkpoint import read_momkd_checkpoint
+from wsipipe.models.mil.network import SlideNetwork, Targets
+from wsipipe.models.mil.tile_graph import knn_edges
+from wsipipe.models.training.fit import Fit, FitSettings, validate
+from wsipipe.models.training.methods import METHODS
+
+pytestmark = pytest.mark.gpu
+
+Figure = Callable[..., None]
+
+TERMS = {
+    "task": "task",
+    "histology": "align_wsi",
+    "omics": "align_rna",
+    "reconstruction": "reconstruction",
+    "memory": "memory",
+    "total": "total",
+}
+WIDTH, GENES = 32, 24
+
+
+@pytest.mark.parametrize("label", [0, 1])
+def test_momkd_gives_the_authors_numbers(shared: Path, device: torch.device, label: int, figure: Figure) -> None:
+    """Outputs, every term of the loss, every gradient."""
+    folder = shared / "momkd_reference"
+    with np.load(folder / "expected.npz") as content:
+        arrays = {name: torch.from_numpy(content[name]) for name in content.files}
+    figures = json.loads((folder / "expected.json").read_text())
+    config, state = read_momkd_checkpoint(folder / "checkpoint.pt")
+    model = MoMKD(config.model_copy(update={"histology_dropout": 0.0, "omics_dropout": 0.0, "head_dropout": 0.0}))
+    model.load_state_dict(state)
+    model.to(device).train()
+    bag = BagTensors("reference", arrays["features"], arrays["edge_index"])
+    output = model(BagBatch.of([bag], device))
+    losses = model.loss(output, Targets.of([Patient("reference", label, [], arrays["rna"][0])], device))
+    for name in ("logits", "contextual", "attention"):
+        off = (getattr(output, name).detach().cpu() - arrays[name]).abs().max().item()
+        figure(f"MoMKD's {name} against the authors', class {label}", largest_difference=off)
+        assert off < 1e-4
+    expected = figures["losses_by_label"][str(label)]
+    assert losses.values() == {term: pytest.approx(expected[name], rel=1e-4, abs=1e-4) for term, name in TERMS.items()}
+    losses.total.backward()  # type: ignore[no-untyped-call]
+    gradients = {name: p.grad.cpu() for name, p in model.named_parameters() if p.grad is not None}
+    norm = torch.stack([gradient.norm() for gradient in gradients.values()]).norm()
+    wanted = torch.stack([g.norm() for name, g in arrays.items() if name.startswith(f"grad_y{label}/")]).norm()
+    assert norm.item() == pytest.approx(wanted.item(), rel=1e-3)
+
+
+def patient(number: int) -> Patient:
+    """Positive ones have, in every second tile, features that the negative ones lack."""
+    draw = torch.Generator().manual_seed(number)
+    label, tiles = number % 2, 120 + 7 * (number % 5)
+    features = torch.randn(tiles, WIDTH, generator=draw)
+    features[::2, :4] += label
+    coords = np.stack([np.arange(tiles) % 12, np.arange(tiles) // 12], axis=1)
+    expression = torch.randn(GENES, generator=draw) + label
+    bag = BagTensors(f"P{number}", features.half(), knn_edges(coords).int())
+    return Patient(f"P{number}", label, [bag], expression if number % 3 else None)
+
+
+TRAIN, VALIDATION = [patient(n) for n in range(12)], [patient(n) for n in range(100, 106)]
+
+
+def network_of(name: str, device: torch.device) -> SlideNetwork:
+    method = METHODS[name]
+    config = {"in_features": WIDTH, "n_genes": GENES if method.uses_rna else 0}
+    torch.manual_seed(0)
+    return method.network(method.network.Config.model_validate(config)).to(device)
+
+
+def trained(name: str, device: torch.device, epochs: int = 3, file: Path | None = None, **changes: Any) -> Fit:
+    settings = FitSettings(epochs=epochs, **{"bags_per_step": 3, **changes})
+    return METHODS[name].fit(network_of(name, device), TRAIN, VALIDATION, settings, resume=file)
+
+
+def same(one: Fit, other: Fit) -> bool:
+    """Whether two fits are equal to the last bit."""
+    return (one.history, one.best_epoch) == (other.history, other.best_epoch) and all(
+        torch.equal(tensor, other.state[name]) for name, tensor in one.state.items()
+    )
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("method", METHODS)
+def test_training_twice_gives_the_same_numbers(
+    method: str, precision: str, device: torch.device, figure: Figure
+) -> None:
+    one, other = (trained(method, device, precision=precision) for _ in range(2))
+    figure(f"{method}, {precision}, trained twice", same=same(one, other))
+    assert same(one, other)
+
+
+@pytest.mark.parametrize("method", ["momkd", "evidence", "transmil"])
+def test_resumed_training_gives_the_same_numbers(method: str, device: torch.device, tmp_path: Path) -> None:
+    trained(method, device, epochs=2, file=tmp_path / "state.pt")
+    resumed = trained(method, device, epochs=4, file=tmp_path / "state.pt")
+    assert len(resumed.history) == 4
+    assert same(resumed, trained(method, device, epochs=4))
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_network_that_is_not_trained_yet_judges_as_on_the_cpu(
+    method: str, device: torch.device, figure: Figure
+) -> None:
+    """Trained ones differ: dropout draws other numbers on a GPU."""
+    losses = []
+    for where in (torch.device("cpu"), device):
+        network = network_of(method, where)
+        network.init_memory(TRAIN, torch.Generator().manual_seed(0))
+        losses.append(validate(network, VALIDATION, together=3).loss)
+    figure(f"{method}: validation loss against the CPU's", difference=abs(losses[0] - losses[1]))
+    assert losses[0] == pytest.approx(losses[1], abs=1e-4)
