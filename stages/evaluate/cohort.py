@@ -1,7 +1,7 @@
-"""The patients on whom a model is judged: joined from a cohort table and a workspace, and held against the model.
+"""The patients of an evaluation: joined from a cohort table and a workspace, without the model's training patients.
 
-Who is used, and why another is not, is recorded as in training (:mod:`wsipipe.stages.train.split`). A model adds one
-reason: a patient on whom all its folds were trained.
+Used and dropped patients are recorded as in training (:mod:`wsipipe.stages.train.split`). There is one further reason
+for dropping a patient: all folds of the model were trained on them.
 """
 
 from __future__ import annotations
@@ -29,24 +29,24 @@ from ..train.settings import BiomarkerSettings
 from ..train.split import slides_with_features
 
 SEEN_BY_ALL = "every fold of the model was trained on them"
-"""Why a patient is dropped."""
+"""The reason for dropping a training patient."""
 
 
 class ExternalSettings(BiomarkerSettings):
-    """Judging a model on another cohort: where that has its labels, and how they are counted."""
+    """Settings of an evaluation on another cohort: its label column and values, and how they are used."""
 
     drop_conflicts: bool = False
-    other_patients: bool = Runtime(False)  # what it changes is among the inputs
+    other_patients: bool = Runtime(False)  # its effects are among the inputs
     tcga_slides: Literal["diagnostic", "all"] = "diagnostic"
     bootstrap_rounds: int = 2000
     seed: int = 0
 
     @classmethod
     def of(cls, model: Path, **given: Any) -> ExternalSettings:
-        """The model's own question, but for what is given and not None.
+        """Take the model's own question, with the given values that are not None replaced.
 
         :raises BundleError: there is no model.
-        :raises UsageError: a value is to mean both positive and negative.
+        :raises UsageError: a value would mean both positive and negative.
         """
         asked = folds_of(model)[0][1].question.model_dump(exclude={"name"})
         asked |= {name: value for name, value in given.items() if value is not None}
@@ -60,7 +60,7 @@ class ExternalSettings(BiomarkerSettings):
 
 @dataclass(frozen=True, kw_only=True)
 class ExternalTask:
-    """What is asked: which model is to be judged, on whose slides."""
+    """A request for an evaluation: the model and the slides."""
 
     model: Path
     """The trained model's folder."""
@@ -73,15 +73,15 @@ class ExternalTask:
 
 @dataclass(frozen=True)
 class ExternalCohort:
-    """The patients to judge.
+    """The patients to evaluate on.
 
-    :param labels: patients that no fold may judge are among the dropped.
+    :param labels: patients that no fold may read are among the dropped.
     :param allowed: patient → folds that may read their slides.
-    :param stores: slide → its features, of the slides to read.
-    :param tiled, extracted: slide → record, of the same.
+    :param stores: slide → its features, for the slides to read.
+    :param tiled, extracted: slide → record, for the slides to read.
     :param slides: matched slide → ``usable``, or why it is not.
-    :param known_by_id: patients whom some fold knows by an id, and by no slide's bytes. Another cohort's patients may
-        only happen to be numbered alike.
+    :param known_by_id: patients whose id, but no slide's bytes, some fold contains. They may be other people with the
+        same ids.
     """
 
     bundles: Sequence[BundleFacts]
@@ -96,7 +96,7 @@ class ExternalCohort:
 
     @classmethod
     def of(cls, task: ExternalTask, workspace: Path) -> ExternalCohort:
-        """Join the table to the slides with features, and ask the model whom it knows."""
+        """Join the table with the extracted slides, and find the model's training patients among them."""
         bundles = [facts for _, facts in folds_of(task.model)]
         table = read_cohort(task.table)
         unusable, usable = slides_with_features(task.tiles, task.features, workspace)
@@ -120,7 +120,7 @@ class ExternalCohort:
         if not labels.labels:
             reasons = ", ".join(f"{reason} ({count})" for reason, count in labels.reasons.items())
             raise CohortError(
-                f"no patient is left to judge: {reasons or 'the table is empty'}",
+                f"no patient is left to evaluate on: {reasons or 'the table is empty'}",
                 path=task.table,
                 hint=f"look at its slide and label columns. {SAME_IDS if by_id else ''}".strip(),
             )
@@ -139,13 +139,13 @@ class ExternalCohort:
 
     @property
     def partly_seen(self) -> list[str]:
-        """Patients who trained some of the folds, and are read by the others."""
+        """Patients that some of the folds were trained on, and that the other folds read."""
         return [patient for patient, allowed in self.allowed.items() if len(allowed.folds) < len(self.bundles)]
 
     def refuse_other_tiles(self, recipe: FeatureRecipe, task: ExternalTask, workspace: Path) -> None:
-        """Refuse slides that were tiled or extracted to other bags than the model's.
+        """Refuse slides that were tiled or extracted differently from the model's.
 
-        :raises BundleError: naming what differs.
+        :raises BundleError: they were; the message names the differences.
         """
         wanted = {name: recipe.tile[name] for name in ("mpp", "tile_px") if name in recipe.tile}
         for record in self.tiled.values():
@@ -162,11 +162,11 @@ class ExternalCohort:
             try:
                 facts = read_facts(workspace / store.path)
             except StoreError:
-                continue  # said of that slide when it is read
+                continue  # reported when that slide is read
             return recipe.refuse_other(facts, task.features)
 
     def differences(self, recipe: FeatureRecipe) -> list[str]:
-        """Settings of tiling and extraction that are not the model's, though its features can be read."""
+        """List settings of tiling and extraction that differ from the model's without making the features unusable."""
         here = [
             (recipe.tile, [record.settings for record in self.tiled.values()]),
             (recipe.extract, [record.settings for record in self.extracted.values()]),
@@ -184,7 +184,7 @@ class ExternalCohort:
 def _patients(
     labels: PatientLabels, table: CohortTable, match: SlideMatch, tiled: Mapping[str, Record]
 ) -> dict[str, PatientSlides]:
-    """The patients who have labels, with all their slides: those on disk, and those that the table alone names."""
+    """Collect the labelled patients with all their slides, on disk or only in the table."""
     slides: dict[str, dict[str, str | None]] = {patient: {} for patient in labels.slides}
     patient_of = dict(zip(table.frame["slide_id"], table.frame["patient_id"], strict=True))
     for slide, patient in patient_of.items():
@@ -198,12 +198,12 @@ def _patients(
 
 
 def _same_ids(patients: Sequence[str]) -> list[str]:
-    """What to say of patients whom the model knows by their id alone."""
+    """Note the patients that match the model's training patients by their id alone."""
     return [f"known to the model by id, but not by slide: {some(patients)}. {SAME_IDS}"] if patients else []
 
 
 def without(labels: PatientLabels, gone: Mapping[str, str]) -> PatientLabels:
-    """The same with further patients dropped, each with its reason."""
+    """Drop further patients from labels, each with a reason."""
     return replace(
         labels,
         labels={patient: label for patient, label in labels.labels.items() if patient not in gone},
@@ -213,7 +213,7 @@ def without(labels: PatientLabels, gone: Mapping[str, str]) -> PatientLabels:
 
 
 def cross_validated_auc(model: Path) -> Estimate | None:
-    """The AUC that a model had out of fold where it was trained; None where that did not travel with its bundles.
+    """Read the model's own out-of-fold AUC; None if it was not copied along with the bundles.
 
     :raises StoreError: its metrics are damaged.
     """

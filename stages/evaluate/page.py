@@ -1,7 +1,7 @@
-"""The page of a model judged on another cohort: one file without scripts that fetches nothing, as all our pages.
+"""The page of an evaluation on another cohort: one HTML file without scripts and without outside content.
 
-Beside telling patients apart, which needs only their order, it asks whether probabilities come true and whether the
-threshold holds: both are carried over from where the model was trained, and break first elsewhere.
+Beside discrimination, which depends only on the order of patients, it shows whether probabilities are calibrated and
+whether the threshold still fits: both come from the training cohort, and are the first to fail elsewhere.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from ..predict.allowed_folds import SAME_IDS
 
 @dataclass(frozen=True, kw_only=True)
 class FoldAlone:
-    """One fold's model by itself, on the patients whom it may read; the metrics without intervals."""
+    """One fold's model by itself, on the patients that it may read; metrics have no intervals."""
 
     fold: int
     threshold: float
@@ -29,7 +29,7 @@ class FoldAlone:
 
 @dataclass(frozen=True, kw_only=True)
 class ExternalReport:
-    """All that the page shows."""
+    """The contents of the page."""
 
     name: str
     model: str
@@ -38,14 +38,14 @@ class ExternalReport:
     metrics: Metrics
     folds: tuple[FoldAlone, ...]
     n_folds: int
-    """Of the model; a fold that knows every patient is not in ``folds``."""
+    """Number of folds of the model; a fold that was trained on every patient is not in ``folds``."""
     cross_validated: Estimate | None
-    """The AUC that it had out of fold, where it was trained."""
+    """The model's out-of-fold AUC on its training cohort."""
     patients: tuple[PatientPrediction, ...]
     known_by_id: int
-    """Patients whom some folds know by an id, but by no slide."""
+    """Number of patients whose id, but no slide, matches a training patient."""
     differences: tuple[str, ...]
-    """Settings with which these slides were tiled and extracted, where the model's were others."""
+    """Settings of tiling and extraction that differ from the model's."""
     facts: Facts
 
     def __post_init__(self) -> None:
@@ -54,42 +54,42 @@ class ExternalReport:
 
     @property
     def partly_seen(self) -> int:
-        """Patients who trained some of the folds."""
+        """Number of patients that some of the folds were trained on."""
         return sum(len(patient.folds) < self.n_folds for patient in self.patients)
 
     @property
     def kind(self) -> str:
-        """What kind of evaluation this is: an external one is of patients whom the model never saw."""
+        """The kind of evaluation; it is external if no fold was trained on any of the patients."""
         if not self.partly_seen:
             return "External evaluation"
         whole = self.partly_seen == len(self.patients)
-        return "Evaluation on the training cohort" if whole else "Evaluation on patients some of whom trained the model"
+        return f"Evaluation on {'the training cohort' if whole else 'patients that include training patients'}"
 
     @property
     def whom(self) -> str:
-        """On whom the model is judged."""
+        """The patients of the evaluation, in words."""
         seen, all_ = self.partly_seen, len(self.patients)
         if not seen:
             return "another cohort"
         return (
-            f"{all_:,} patients, {seen:,} of whom trained or validated some of its folds and are read only by folds "
-            "that were not trained on them"
+            f"{all_:,} patients, {seen:,} of whom some of its folds were trained or validated on; these are read only "
+            "by the other folds"
         )
 
     @property
     def share_positive(self) -> tuple[float, float, float]:
-        """What came: the share of positive patients, and its 95 % interval."""
+        """The share of positive patients, and its 95 % interval."""
         hits, n = self.metrics.n_positive, self.metrics.n_patients
         return hits / n, *wilson_interval(hits, n)
 
     @property
     def mean_probability(self) -> float:
-        """What was predicted, on average."""
+        """The mean predicted probability."""
         return fmean(patient.probability for patient in self.patients)
 
 
 def external_page(report: ExternalReport) -> str:
-    """The page as HTML: one file that needs no other."""
+    """Render the page as HTML: one file that needs no other."""
     labels = [bool(patient.label) for patient in report.patients]
     probabilities = [patient.probability for patient in report.patients]
     share, low, high = report.share_positive
@@ -109,43 +109,43 @@ def external_page(report: ExternalReport) -> str:
 
 
 def external_cautions(report: ExternalReport) -> tuple[str, ...]:
-    """What keeps a reader from taking the figures for more than they are."""
-    said = list(cautions(report.metrics))
+    """List the limitations that a reader of the figures should know."""
+    notes = list(cautions(report.metrics))
     if report.partly_seen:
-        said.append(
-            f"Patients who trained some of the folds, and are judged by the others: {report.partly_seen}. "
+        notes.append(
+            f"Patients that some of the folds were trained on, read by the other folds: {report.partly_seen}. "
             "To that extent this is not another cohort."
         )
     if report.known_by_id:
-        said.append(f"Known to the model by their id, but not by a slide: {report.known_by_id} patients. {SAME_IDS}")
+        notes.append(f"Known to the model by their id, but not by a slide: {report.known_by_id} patients. {SAME_IDS}")
     if report.differences:
-        said.append(f"These slides were not prepared as the model's own were: {'; '.join(report.differences)}.")
-    return tuple(said)
+        notes.append(f"These slides were prepared differently from the model's own: {'; '.join(report.differences)}.")
+    return tuple(notes)
 
 
 def calibration_in_words(report: ExternalReport) -> tuple[str, ...]:
-    """Whether probabilities come true here: on average, and towards both ends."""
+    """Describe the calibration in this cohort: on average, and towards 0 and 1."""
     if not 0 < report.metrics.n_positive < report.metrics.n_patients:
-        return ("With patients of one class alone, nothing can be said.",)
+        return ("With patients of one class alone, calibration cannot be assessed.",)
     share, low, high = report.share_positive
     mean, slope = report.mean_probability, report.metrics.calibration_slope
     averages = (
-        f"On average the model says {mean:.2f}, and {share:.2f} of the patients are positive ({low:.2f} – {high:.2f})"
+        f"On average the model predicts {mean:.2f}; {share:.2f} of the patients are positive ({low:.2f} – {high:.2f})"
     )
     if low <= mean <= high:
-        said = [f"{averages}: no difference beyond chance."]
+        sentences = [f"{averages}: no difference beyond chance."]
     else:
-        said = [f"{averages}: its probabilities are too {'high' if mean > high else 'low'} for this cohort."]
+        sentences = [f"{averages}: its probabilities are too {'high' if mean > high else 'low'} for this cohort."]
     if slope.value is None:
-        said.append("Slope and intercept cannot be estimated: the probabilities of the classes do not overlap.")
+        sentences.append("Slope and intercept cannot be estimated: the probabilities of the classes do not overlap.")
     elif slope.low is None or slope.high is None:
-        said.append("A class of one patient gives the slope no interval.")
+        sentences.append("With one patient in a class, the slope has no interval.")
     elif slope.high < 0:
-        said.append("The slope is below 0: higher probabilities go with fewer positive patients.")
+        sentences.append("The slope is below 0: higher probabilities go with fewer positive patients.")
     elif slope.high < 1:
-        said.append("The slope is below 1: probabilities near 0 and 1 are more certain than they may be.")
+        sentences.append("The slope is below 1: probabilities near 0 and 1 are more extreme than justified.")
     elif slope.low > 1:
-        said.append("The slope is above 1: probabilities are more cautious than they need be.")
+        sentences.append("The slope is above 1: probabilities are more cautious than necessary.")
     else:
-        said.append("The slope's interval holds 1: nothing shows that probabilities are too extreme or too cautious.")
-    return tuple(said)
+        sentences.append("The slope's interval contains 1: no sign that probabilities are too extreme or too cautious.")
+    return tuple(sentences)

@@ -1,14 +1,14 @@
-"""external_evaluate: what a trained model is worth on the patients of another workspace.
+"""external_evaluate: evaluates a trained model on the patients of another workspace.
 
-    readings/<slide>.json  what each fold says of a slide
-    patients.csv           every patient of the table: judged, or dropped and why
-    predictions.csv        a row a patient
+    readings/<slide>.json  each fold's score of a slide
+    patients.csv           every patient of the table: used, or dropped and why
+    predictions.csv        one row per patient
     metrics.json           pooled over the patients with 95 % intervals, and each fold's model by itself
     report.html            the page to look at
 
-Nothing is fitted here: network, threshold and the way from slide to bag are the model's, and labels are first looked
-at when all predictions are made. A fold that was trained or validated on one of a patient's slides reads none of that
-patient's (:mod:`wsipipe.stages.predict.allowed_folds`).
+Nothing is fitted here: network, threshold and the processing of slides are the model's, and labels are not used before
+all predictions are made. A fold that was trained or validated on one of a patient's slides reads no slide of that
+patient (:mod:`wsipipe.stages.predict.allowed_folds`).
 """
 
 from __future__ import annotations
@@ -37,17 +37,17 @@ from .page import ExternalReport, FoldAlone, external_page
 PREDICTION_COLUMNS: Final = (
     "patient_id", "label", "probability", "spread", "logit", "threshold", "call", "slides", "folds", "prevalence",
 )  # fmt: skip
-"""Of ``predictions.csv``. The prevalence is the one that probabilities are at."""
+"""Columns of ``predictions.csv``. The prevalence is the one that probabilities refer to."""
 
 
 class ReadSlidesSettings(Settings):
-    """Reading slides with a model."""
+    """Settings of reading slides with a model."""
 
     device: str = Runtime("auto")
 
 
 class ReadSlidesStage(Stage[ReadSlidesSettings]):
-    """Items are slides of patients that are to be judged. No label comes near it."""
+    """The stage that reads slides with the model, without labels; its items are slides."""
 
     name = "read_slides"
     version = VERSIONS["read_slides"]
@@ -85,7 +85,7 @@ class ReadSlidesStage(Stage[ReadSlidesSettings]):
 
 @dataclass(frozen=True)
 class _Judgement:
-    """What the cohort's one item is made from: who is judged after reading, and what was read of their slides."""
+    """The contents of the evaluation: the patients left after reading, and the outputs for their slides."""
 
     cohort: ExternalCohort
     labels: PatientLabels
@@ -94,7 +94,7 @@ class _Judgement:
 
 
 class ExternalEvaluateStage(Stage[ExternalSettings]):
-    """One item, ``cohort``."""
+    """The evaluation stage; its single item is ``cohort``."""
 
     name = "external_evaluate"
     version = VERSIONS["external_evaluate"]
@@ -113,9 +113,9 @@ class ExternalEvaluateStage(Stage[ExternalSettings]):
         labels = without(replace(cohort.labels, slides=read), unread)
         notes = [*cohort.notes, *done.notes]
         if not labels.labels:
-            return Plan([], notes=notes)  # why the slides could not be read has been said
+            return Plan([], notes=notes)  # the reasons have been reported by read_slides
         if cohort.partly_seen:
-            notes.append(f"trained some folds, judged by the others: {len(cohort.partly_seen)} patients")
+            notes.append(f"patients that some folds were trained on, read by the others: {len(cohort.partly_seen)}")
         inputs: dict[str, Input] = {
             "table": FileInput(self.task.table.resolve()),
             "slides": ValueInput(dict(cohort.slides)),
@@ -136,7 +136,7 @@ class ExternalEvaluateStage(Stage[ExternalSettings]):
         outputs = read_outputs({slide: work.readings[slide] for own in work.labels.slides.values() for slide in own})
 
         def predictions(folds: Mapping[int, float]) -> list[PatientPrediction]:
-            """Of the patients whom any of these folds may read, by those folds alone."""
+            """Predict the patients that any of these folds may read, by those folds alone."""
             rows = []
             for patient, slides in work.labels.slides.items():
                 logits = [{f: logit for f, logit in outputs[s].logits.items() if f in folds} for s in slides]

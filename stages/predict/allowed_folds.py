@@ -1,10 +1,9 @@
-"""Which folds of a model may read a patient's slides: those that trained on none of them.
+"""The choice of folds that may predict a patient: those not trained on any of the patient's slides.
 
-A fold was trained (or validated) on a patient if its bundle knows the patient's id, the id of one of the patient's
-slides, or the bytes of one. One slide that a fold knows keeps it from all slides of that patient, also from new ones.
-An id may be another person's who happens to be called the same: only the user can know, and says so with
-``--other-patients``.
-Equal bytes are the same slide in any case.
+A fold counts as trained (or validated) on a patient if its bundle contains the hash of the patient's id, of the id of
+one of the patient's slides, or of the bytes of one. A fold trained on one slide of a patient must not read any other
+slide of that patient, including new ones. If another person happens to have the same id, only the user can know, and
+says so with ``--other-patients``. Equal bytes are the same slide in any case.
 """
 
 from __future__ import annotations
@@ -17,71 +16,71 @@ from ...data.errors import UsageError
 from ...models.bundle import BundleFacts
 
 SAME_IDS: Final = (
-    "Where another cohort's patients only happen to be numbered alike, say so with --other-patients (slides are still "
+    "If the patients of another cohort happen to have the same ids, add --other-patients (slides are still "
     "compared by their bytes), or give their ids a prefix in the table."
 )
-"""The way out for patients whom some folds do not read for their id's sake."""
+"""The hint for patients whom some folds may not read because of an id alone."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class PatientSlides:
-    """A patient, and all slides that are known to be theirs, whether they are to be read now or not."""
+    """A patient with all their known slides, including those not to be read now."""
 
     patient_id: str
     slides: Mapping[str, str | None]
-    """Slide id → digest of the slide's bytes; None where the slide is not at hand."""
+    """Slide id → digest of the slide's bytes; None if the slide is not available."""
     named: bool = True
-    """Whether anybody says whose slide it is; if not, the slide is taken for a patient of its own."""
+    """Whether a table assigns the slide to a patient; if not, the slide counts as a patient of its own."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class AllowedFolds:
-    """The folds that may read a patient, and why not the others."""
+    """The folds that may read a patient, and why the others may not."""
 
     patient_id: str
     folds: tuple[int, ...]
     why: str
     known_by: tuple[str, ...]
-    """By what the other folds know the patient: ``patient id``, ``slide id``, ``slide bytes``."""
+    """What matched in the bundles of the other folds: ``patient id``, ``slide id``, ``slide bytes``."""
 
     @property
     def by_id_alone(self) -> bool:
-        """Whether folds are left out for an id, and none for a slide's bytes."""
+        """Whether folds are left out because of an id, but none because of a slide's bytes."""
         return bool(self.known_by) and "slide bytes" not in self.known_by
 
     def refusal(self) -> UsageError:
-        """What to say of a patient whom no fold may read."""
+        """Build the error for a patient whom no fold may read."""
         what = f"every fold of the model was trained on patient {self.patient_id} (known by {_and(self.known_by)})"
-        hint = f"a model says nothing honest of its own training patients. {SAME_IDS if self.by_id_alone else ''}"
-        return UsageError(what, path=self.patient_id, hint=hint.strip())
+        hint = "predictions for a model's own training patients are not meaningful."
+        return UsageError(what, path=self.patient_id, hint=f"{hint} {SAME_IDS}" if self.by_id_alone else hint)
 
 
 def allowed_folds(
     bundles: Sequence[BundleFacts], patient: PatientSlides, *, other_patients: bool = False
 ) -> AllowedFolds:
-    """The folds that were trained on none of the patient's slides.
+    """Find the folds that were not trained on any of the patient's slides.
 
-    :param other_patients: ids that the model knows are other people's here: only the slides' bytes count.
+    :param other_patients: equal ids belong to other people here, so that only the slides' bytes count.
     """
-    known = {facts.fold: _known_by(facts, patient) for facts in bundles}
-    same_ids = any(set(by) - {"slide bytes"} for by in known.values())
+    matches = {facts.fold: _known_by(facts, patient) for facts in bundles}
+    same_ids = any(set(kinds) - {"slide bytes"} for kinds in matches.values())
     if other_patients:
-        known = {fold: [by for by in names if by == "slide bytes"] for fold, names in known.items()}
-    folds = tuple(fold for fold, by in known.items() if not by)
-    known_by = tuple(dict.fromkeys(by for names in known.values() for by in names))
-    why = _why(bundles, patient, [fold for fold, by in known.items() if by], known_by)
+        matches = {fold: [kind for kind in kinds if kind == "slide bytes"] for fold, kinds in matches.items()}
+    folds = tuple(fold for fold, kinds in matches.items() if not kinds)
+    known_by = tuple(dict.fromkeys(kind for kinds in matches.values() for kind in kinds))
+    why = _why(bundles, patient, [fold for fold, kinds in matches.items() if kinds], known_by)
     if other_patients and same_ids:
         why += "; the same ids are other patients' (--other-patients)"
     return AllowedFolds(patient_id=patient.patient_id, folds=folds, why=why, known_by=known_by)
 
 
 def _known_by(facts: BundleFacts, patient: PatientSlides) -> list[str]:
-    by = {
+    matches = {
         "patient id": facts.saw(patient.patient_id, None),
         "slide id": any(facts.saw(None, None, slide) for slide in patient.slides),
         "slide bytes": any(facts.saw(None, digest) for digest in patient.slides.values()),
     }
-    return [name for name, known in by.items() if known]
+    return [kind for kind, matched in matches.items() if matched]
 
 
 def _why(

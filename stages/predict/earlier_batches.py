@@ -1,4 +1,4 @@
-"""What earlier batches left in a folder of predictions: batches add up there, and none erases another's."""
+"""Predictions of earlier batches in a folder: new batches are added, and none removes another's."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from .reading import SlideOutput, read_outputs
 
 
 def patients_before(manifest: Manifest, workspace: Path) -> dict[str, str]:
-    """Slide → patient, all that were ever asked for in this folder."""
+    """Map every slide that was ever requested in this folder to its patient."""
     predicted = {slide: r for slide, r in manifest.latest("predict").items() if r.status == "done"}
     outputs = read_outputs(
         {
@@ -21,16 +21,16 @@ def patients_before(manifest: Manifest, workspace: Path) -> dict[str, str]:
         }
     )
     of_page = manifest.latest("prediction_report").get("predictions")
-    asked: Mapping[str, str] = of_page.stats.get("asked", {}) if of_page else {}
-    return {**{slide: output.patient_id for slide, output in outputs.items()}, **asked}
+    requested: Mapping[str, str] = of_page.stats.get("asked", {}) if of_page else {}
+    return {**{slide: output.patient_id for slide, output in outputs.items()}, **requested}
 
 
 def why_stale(record: Record, output: SlideOutput, *, model: str, folds: tuple[int, ...], standing: Standing) -> str:
-    """Why a prediction of an earlier batch does not count any more; nothing if it does.
+    """Say why a prediction of an earlier batch is no longer valid; empty if it is.
 
-    :param model: digest of the model as it is now.
-    :param folds: that may read the slide by what is known now.
-    :param standing: how its record stands (:mod:`wsipipe.stages.lineage`).
+    :param model: digest of the present model.
+    :param folds: the folds that may read the slide by present knowledge.
+    :param standing: the state of its record (:mod:`wsipipe.stages.lineage`).
     """
     if record.inputs["model"].digest != model:
         return "made by another model, or by this one before it was trained again"

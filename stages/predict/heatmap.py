@@ -22,9 +22,9 @@ from ..pages.sheet import FAINT, LINE, MARGIN, Rgb, Sheet
 Scale = Literal["rank", "clipped"]
 
 COLOURS: Final = (matplotlib.colormaps["viridis"](np.arange(256))[:, :3] * 255).round().astype(np.uint8)
-"""(256, 3) RGB, low to high: perceptually uniform, and read alike by colour-blind eyes."""
+"""(256, 3) RGB, low to high: perceptually uniform, and suitable for colour-blind people."""
 OPACITY: Final = 0.5
-"""Share of the colour in a scored pixel; the rest is the tissue, in grey, so that its own colours do not mix in."""
+"""Fraction of the colour in a scored pixel; the rest is the tissue in grey, so that its own colours do not mix in."""
 
 _PANEL_LONGEST: Final = (640, 1400)  # px: smaller overviews are enlarged to the first, larger ones reduced to the other
 _COLUMN_NARROWEST: Final = 480  # px: what the legend needs
@@ -48,18 +48,18 @@ def draw_heatmap(
     mpp: Mpp | None = None,
     score_name: str = "attention",
 ) -> None:
-    """Write a PNG: the overview as it is, and beside it the same in grey under the tiles' colours, with a legend.
+    """Write a PNG with the overview, and beside it the overview in grey under the tiles' colours, with a legend.
 
-    Where tiles overlap, their places on the colour scale are averaged. ``rank`` spreads the colours evenly over the
-    slide's tiles, which shows the order but makes faint differences look large; ``clipped`` is linear in the score
-    between the slide's 1st and 99th percentile. The legend says which, and gives the scores themselves.
+    If tiles overlap, their positions on the colour scale are averaged. ``rank`` spreads the colours evenly over the
+    slide's tiles, which shows the order but makes small differences look large; ``clipped`` is linear in the score
+    between the slide's 1st and 99th percentile. The legend names the scale and gives the scores themselves.
 
-    :param overview: (H, W, 3) the slide, small.
+    :param overview: (H, W, 3) a small picture of the slide.
     :param downsample: level-0 pixels per overview pixel.
     :param coords: (N, 2) x and y of the tiles' upper left corners, level-0 pixels.
     :param tile_size: side of a tile, level-0 pixels.
-    :param scores: (N,) one finite number a tile.
-    :param caption: what the picture shows, above it.
+    :param scores: (N,) one finite number per tile.
+    :param caption: title above the picture.
     :param mpp: microns per level-0 pixel; with it a scale bar is drawn.
     :raises UsageError: no tiles, scores that are not finite, or a tile that lies outside the overview.
     """
@@ -86,7 +86,7 @@ def draw_heatmap(
 
 
 def scale_scores(scores: Floats, scale: Scale) -> Floats:
-    """Scores (N,) to places on the colour scale (N,), 0 to 1; equal scores share a place, all equal ones the middle."""
+    """Convert scores (N,) to positions on the colour scale (N,), 0 to 1; the middle if all scores are equal."""
     distinct, inverse, counts = np.unique(scores, return_inverse=True, return_counts=True)
     if len(distinct) == 1:
         return np.full(len(scores), 0.5)
@@ -100,13 +100,13 @@ def scale_scores(scores: Floats, scale: Scale) -> Floats:
 
 
 def rasterise(corners: Floats, side: float, places: Floats, shape: tuple[int, ...]) -> Floats:
-    """Squares of one size as an image: the mean place of the tiles on each pixel, NaN where there is none.
+    """Draw squares of one size: the mean position on the colour scale at each pixel, NaN outside all squares.
 
-    Each tile is four numbers in a table of differences, whose running sums are the image; the time grows with
-    tiles plus pixels and not with their product. A tile covers at least one pixel.
+    Each tile is four numbers in a table of differences, whose running sums are the image; the time grows with the
+    number of tiles plus that of pixels, not with their product. A tile covers at least one pixel.
 
     :param corners: (N, 2) x and y of the upper left corners, in pixels of the image, fractions allowed.
-    :param side: of the squares, in pixels of the image.
+    :param side: side of the squares, in pixels of the image.
     :param places: (N,) 0 to 1.
     :param shape: height and width of the image.
     :raises UsageError: a tile lies wholly outside the image.
@@ -131,7 +131,7 @@ def rasterise(corners: Floats, side: float, places: Floats, shape: tuple[int, ..
 
 
 def overlay(panel: Rgb, heat: Floats) -> Rgb:
-    """The panel (H, W, 3) in grey, with the colours of ``heat`` (H, W; NaN: none) over it."""
+    """Turn the panel (H, W, 3) grey and lay the colours of ``heat`` (H, W; NaN for none) over it."""
     grey = cv2.cvtColor(cv2.cvtColor(panel, cv2.COLOR_RGB2GRAY), cv2.COLOR_GRAY2RGB).astype(np.float32)
     scored = np.isfinite(heat)
     colour = COLOURS[np.rint(heat[scored] * 255).astype(np.intp)]
@@ -143,7 +143,7 @@ def top_tiles_strip(images: Sequence[Rgb], scores: Sequence[float], path: Path, 
     """Write a PNG of tiles in falling order of score, six in a row, each with its rank and score.
 
     :param images: (h, w, 3) each.
-    :raises UsageError: no images, or not one score an image.
+    :raises UsageError: no images, or not one score per image.
     """
     if not images or len(images) != len(scores):
         raise UsageError(f"{len(images)} tile images and {len(scores)} scores make no strip")
@@ -164,7 +164,7 @@ def top_tiles_strip(images: Sequence[Rgb], scores: Sequence[float], path: Path, 
 def _sum_of_squares(
     start: npt.NDArray[np.int64], stop: npt.NDArray[np.int64], values: npt.NDArray[np.int64], shape: tuple[int, ...]
 ) -> npt.NDArray[np.int64]:
-    """(H, W): at each pixel the sum of the values of the squares that cover it."""
+    """Sum at each pixel the values of the squares that cover it (H, W)."""
     table = np.zeros((shape[0] + 1, shape[1] + 1), np.int64)
     (x0, y0), (x1, y1) = start.T, stop.T
     np.add.at(table, (y0, x0), values)
@@ -188,7 +188,7 @@ def _zoomed(image: Rgb, zoom: float) -> Rgb:
 
 
 def _put_scale_bar(sheet: Sheet, x: int, widest: int, microns_per_px: float) -> None:
-    """The longest of 1, 2, 5, 10 … µm that takes at most a third of the panel."""
+    """Draw a scale bar: the longest of 1, 2, 5, 10 … µm that takes at most a third of the panel."""
     room = widest / 3 * microns_per_px
     decade = 10.0 ** np.floor(np.log10(room))
     length = decade * max(step for step in (1, 2, 5) if step * decade <= room)
@@ -202,16 +202,16 @@ def _put_legend(sheet: Sheet, x: int, width: int, scores: Floats, scale: Scale, 
     sheet.picture(x, overlay(grey, np.tile(np.linspace(0, 1, width), (_BAR_HEIGHT, 1))))
     if scale == "rank":
         texts = [f"lowest ({scores.min():.3g})", f"median ({np.median(scores):.3g})", f"highest ({scores.max():.3g})"]
-        said = f"Colour: rank of a tile's {name} among the {len(scores):,} tiles of this slide; scores in brackets."
+        note = f"Colour: rank of a tile's {name} among the {len(scores):,} tiles of this slide; scores in brackets."
     else:
         low, high = np.quantile(scores, _CLIPPED_AT)
         texts = [f"{value:.3g}" for value in (low, (low + high) / 2, high)]
-        said = f"Colour: {name}, clipped at the 1st and 99th percentile of the {len(scores):,} tiles of this slide."
+        note = f"Colour: {name}, clipped at the 1st and 99th percentile of the {len(scores):,} tiles of this slide."
     if np.ptp(scores) == 0:
-        said = f"All tiles ({len(scores):,}) have the same {name}, {scores[0]:.3g}: there is nothing to rank."
+        note = f"All tiles ({len(scores):,}) have the same {name}, {scores[0]:.3g}: there is nothing to rank."
         texts = ["", f"{scores[0]:.3g}", ""]
     sheet.text(x, texts[0], below=_BAR_HEIGHT + 4)
     sheet.text(x + width // 2, texts[1], below=_BAR_HEIGHT + 4, align="centre")
     sheet.text(x + width, texts[2], below=_BAR_HEIGHT + 4, align="right")
     sheet.gap(_BAR_HEIGHT + 4 + LINE)
-    sheet.paragraph(x, said, width)
+    sheet.paragraph(x, note, width)

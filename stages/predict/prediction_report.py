@@ -1,7 +1,8 @@
 """prediction_report: all predictions of a folder in one table and on one page.
 
-Batches add up: every slide that was ever asked for here has a row. One whose prediction does not count any more
-(another model, a changed slide) is marked as stale and is in no patient's figures; one without a prediction says why.
+Batches accumulate: every slide that was ever requested in this folder has a row. A prediction that is no longer valid
+(another model, a changed slide) is marked as stale and left out of the patients' figures; a slide without a prediction
+has the reason.
 """
 
 from __future__ import annotations
@@ -32,8 +33,8 @@ COLUMNS: Final = (
     "level", "patient_id", "slide_id", "status", "probability", "spread", "threshold", "call", "folds", "note",
     "prevalence", "model", "date",
 )  # fmt: skip
-"""Of ``predictions.csv``: a row a patient, then a row a slide. The prevalence is the one that probabilities are at, the
-model the digest of its bundles, the date when the slide was read."""
+"""Columns of ``predictions.csv``, which has one row per patient, then one per slide. The prevalence is the one that
+probabilities refer to, the model is the digest of its bundles, the date is that of reading the slide."""
 
 
 class PredictionReportSettings(Settings):
@@ -42,10 +43,10 @@ class PredictionReportSettings(Settings):
 
 @dataclass(frozen=True)
 class _Predictions:
-    """By slide, but for the failed.
+    """The contents of the report, by slide except for the failed ones.
 
     :param model: digest of the model.
-    :param asked: slide → patient, of all slides that were ever asked for.
+    :param asked: slide → patient, of all slides that were ever requested.
     """
 
     model: str
@@ -58,7 +59,7 @@ class _Predictions:
 
 
 class PredictionReportStage(Stage[PredictionReportSettings]):
-    """One item, ``predictions``."""
+    """The report stage of predictions; its single item is ``predictions``."""
 
     name = "prediction_report"
     version = VERSIONS["prediction_report"]
@@ -96,7 +97,7 @@ class PredictionReportStage(Stage[PredictionReportSettings]):
         inputs["stale"] = ValueInput({slide: [why, made[slide].digest] for slide, why in stale.items()})
         inputs["patients"] = ValueInput(asked)
         inputs["models"] = ValueInput({slide: record.inputs["model"].digest for slide, record in records.items()})
-        notes = [f"stale, and in no patient's figures: {some(sorted(stale), 3)}; predict them again"] if stale else []
+        notes = [f"stale, left out of all figures: {some(sorted(stale), 3)}; predict them again"] if stale else []
         work = _Predictions(model, records, outputs, stale, failed, asked)
         return Plan([Item("predictions", inputs, work)], notes=notes)
 
@@ -108,11 +109,11 @@ class PredictionReportStage(Stage[PredictionReportSettings]):
         lineage: Lineage,
         model: str,
     ) -> dict[str, str]:
-        """Slide → why its prediction does not count any more."""
+        """Map slides whose prediction is no longer valid to the reason."""
         bundles = [facts for _, facts in folds_of(self.task.model)]
         patients = self.task.patients(asked)
         in_order = sorted(outputs, key=lambda slide: records[slide].start)
-        other = {asked[slide]: outputs[slide].other_patients for slide in in_order}  # a patient's last one decides
+        other = {asked[slide]: outputs[slide].other_patients for slide in in_order}  # a patient's latest one decides
         other |= {asked[slide]: self.other_patients for slide in self.task.slides}
         stale = {}
         for slide, output in outputs.items():
@@ -183,9 +184,9 @@ class PredictionReportStage(Stage[PredictionReportSettings]):
 
 
 def _why_not(slide: str, attempts: Mapping[str, Mapping[str, Record]], lineage: Lineage) -> FailedSlide:
-    """The first stage that did not bring a slide on, and what it says.
+    """Find the first stage in which a slide got stuck, and its message.
 
-    :param attempts: stage → its last record of each slide, in the chain's order.
+    :param attempts: stage → its latest record of each slide, in the order of the pipeline.
     """
     for stage, records in attempts.items():
         record = records.get(slide)
@@ -200,7 +201,7 @@ def _why_not(slide: str, attempts: Mapping[str, Mapping[str, Record]], lineage: 
 
 
 def _combined(patient: str, slides: Sequence[SlideOutput], task: Task) -> PatientPrediction:
-    """A patient's prediction, or that of one of their slides alone."""
+    """Combine slides into a patient's prediction; with one slide, that slide's own."""
     first = slides[0]
     remarks = dict.fromkeys(slide.remarks for slide in slides if slide.remarks)
     why = "; ".join([first.why, *remarks])

@@ -1,4 +1,4 @@
-"""Slides read by the folds of a model: what `predict` and `evaluate` share."""
+"""Reading of slides by the folds of a model, shared by `predict` and `evaluate`."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from .allowed_folds import AllowedFolds
 
 
 class SlideOutput(BaseModel):
-    """What is kept of a slide that was read."""
+    """The stored output for a slide that was read."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -31,30 +31,30 @@ class SlideOutput(BaseModel):
     thresholds: dict[int, float]
     """Fold → probability from which it calls a patient positive."""
     why: str
-    """Why these folds and not others."""
+    """Why these folds were used and not others."""
     tiles: int
     other_patients: bool = False
-    """Whether ids that the model knows were taken for other people's."""
+    """Whether equal ids were treated as other people's."""
     remarks: str = ""
-    """What else a reader of the numbers must know, such as that the slide was enlarged."""
+    """Further information for readers of the numbers, such as that the slide was enlarged."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class SlideToRead:
-    """A slide, and the folds that may read it."""
+    """A slide to read, and the folds that may read it."""
 
     slide_id: str
     patient_id: str
     store: Path
-    """Its features."""
+    """Path of its features."""
     allowed: AllowedFolds
     other_patients: bool = False
     remarks: str = ""
 
     def inputs(self, features: OutputRecord, model: OutputRecord) -> dict[str, Input]:
-        """What the output depends on.
+        """List the inputs that the output depends on.
 
-        :param model: its record (:func:`~wsipipe.stages.lineage.model_record`).
+        :param model: the model's record (:func:`~wsipipe.stages.lineage.model_record`).
         """
         folds = {"folds": list(self.allowed.folds), "why": self.allowed.why}
         return {
@@ -67,7 +67,7 @@ class SlideToRead:
 
 @dataclass(frozen=True)
 class SlideAsRead:
-    """A slide's bag and what the folds say of it; attention and scores are (N,), means over the folds."""
+    """A slide's bag with the folds' output; attention and scores are (N,), means over the folds."""
 
     bag: Bag
     output: SlideOutput
@@ -78,7 +78,7 @@ class SlideAsRead:
 class FoldReader:
     """The folds of a model on a device, ready to read slides.
 
-    :raises BundleError: there is no model, or it is not whole.
+    :raises BundleError: there is no model, or it is incomplete.
     :raises UsageError: there is no such device.
     """
 
@@ -87,10 +87,10 @@ class FoldReader:
         self.bundles: dict[int, Bundle] = {facts.fold: read_bundle(path, on) for path, facts in folds_of(model)}
 
     def read(self, slide: SlideToRead) -> SlideAsRead:
-        """Read a slide with the folds that may.
+        """Read a slide with the folds that may read it.
 
-        :raises UsageError: none may.
-        :raises BundleError: its features are not what the model was trained on.
+        :raises UsageError: no fold may read it.
+        :raises BundleError: its features differ in kind from those that the model was trained on.
         """
         if not slide.allowed.folds:
             raise slide.allowed.refusal()
@@ -111,14 +111,14 @@ class FoldReader:
 
 
 def write_output(path: Path, output: SlideOutput) -> Path:
-    """Write a slide's output as JSON; its path."""
+    """Write a slide's output as JSON, and return the path."""
     with whole(path) as scratch:
         scratch.write_text(output.model_dump_json(indent=1) + "\n", encoding="utf-8")
     return path
 
 
 def read_outputs(paths: Mapping[str, Path]) -> dict[str, SlideOutput]:
-    """What :func:`write_output` wrote, by slide, in order of their ids."""
+    """Read the outputs of slides, in order of their ids."""
     return {slide: SlideOutput.model_validate_json(path.read_bytes()) for slide, path in sorted(paths.items())}
 
 

@@ -1,11 +1,12 @@
-"""predict: a trained model reads slides, histology alone.
+"""predict: applies a trained model to slides, using histology alone.
 
-    slides/<slide>.json        what each fold says, which folds read it, and why these
-    heatmaps/<slide>.png       where the model looked
-    tiles/<slide>.png          the tiles it looked at most
+    slides/<slide>.json        each fold's score, which folds read the slide, and why these
+    heatmaps/<slide>.png       the model's attention on the slide
+    tiles/<slide>.png          the tiles with the highest attention
     geojson/<slide>.geojson    every tile's attention and score, for QuPath
 
-A fold that was trained or validated on one of a patient's slides reads none of that patient's (:mod:`.allowed_folds`).
+A fold that was trained or validated on one of a patient's slides reads no slide of that patient
+(:mod:`.allowed_folds`).
 """
 
 from __future__ import annotations
@@ -49,7 +50,7 @@ class _SlideToPredict:
 
 @dataclass(frozen=True, kw_only=True)
 class PredictionTask:
-    """What is asked: which model is to read which slides."""
+    """A request for predictions: the model and the slides."""
 
     model: Path
     """The trained model's folder."""
@@ -57,30 +58,30 @@ class PredictionTask:
     features: Path
     """Folders of the stages that made the slides' bags."""
     slides: Mapping[str, str]
-    """Slide → patient, all that were asked for."""
+    """Slide → patient, for all requested slides."""
     further: Mapping[str, str] = field(default_factory=dict)
-    """Slide → patient, what else the table says of whose slides there are."""
+    """Slide → patient, for further slides of the table."""
     unnamed: Collection[str] = ()
-    """Slides whose patient nobody names: each is taken for a patient of its own."""
+    """Slides without a patient in any table; each counts as a patient of its own."""
 
     def patient_of(self, before: Mapping[str, str]) -> dict[str, str]:
-        """Slide → patient, of all slides that are known: what the table says now, else what was said before.
+        """Map every known slide to its patient, by the present table, else by earlier batches.
 
-        Ids that mean the same are one (:mod:`wsipipe.data.cohort.ids`); a patient's is written as the table writes it.
+        Spellings of one id are unified (:mod:`wsipipe.data.cohort.ids`); a patient's id is spelled as in the table.
 
         :param before: slide → patient, of earlier batches.
         """
         now = {slide: patient for slide, patient in self.slides.items() if slide not in self.unnamed}
-        known = (now, self.further, before, self.slides)  # the first that names a slide's patient is right
-        spelling = one_spelling(patient for said in known for patient in said.values())
+        sources = (now, self.further, before, self.slides)  # the first source with a slide decides its patient
+        spelling = one_spelling(patient for source in sources for patient in source.values())
         patients: dict[str, str] = {}
-        for said in known:
-            for slide, patient in said.items():
+        for source in sources:
+            for slide, patient in source.items():
                 patients.setdefault(id_key(slide), spelling[patient])
-        return {slide: patients[id_key(slide)] for said in known for slide in said}
+        return {slide: patients[id_key(slide)] for source in sources for slide in source}
 
     def patients(self, before: Mapping[str, str]) -> dict[str, PatientSlides]:
-        """Patient → all slides that are known to be theirs.
+        """Map every patient to all their known slides.
 
         :param before: as in :meth:`patient_of`.
         """
@@ -88,8 +89,8 @@ class PredictionTask:
         slides: dict[str, dict[str, str | None]] = {}
         for slide, patient in self.patient_of(before).items():
             record = tiled.get(slide)
-            known = record.inputs.get("slide") if record else None
-            slides.setdefault(patient, {})[slide] = known.digest if known else None
+            tiled_slide = record.inputs.get("slide") if record else None
+            slides.setdefault(patient, {})[slide] = tiled_slide.digest if tiled_slide else None
         return {
             patient: PatientSlides(patient_id=patient, slides=own, named=patient not in self.unnamed)
             for patient, own in slides.items()
@@ -97,7 +98,7 @@ class PredictionTask:
 
 
 class PredictStage(Stage[PredictSettings]):
-    """Items are slides."""
+    """The predict stage; its items are slides."""
 
     name = "predict"
     version = VERSIONS["predict"]
@@ -206,7 +207,7 @@ class PredictStage(Stage[PredictSettings]):
                     images.append(read_tile(opened, tiles, place[int(x), int(y)]))
                 except KeyError as error:
                     raise SlideError(
-                        f"has no tile at x={x} y={y} any more", path=slide.tiles, hint="run wsipipe extract again"
+                        f"no longer has a tile at x={x} y={y}", path=slide.tiles, hint="run wsipipe extract again"
                     ) from error
         if not images:
             return {"heatmap": heatmap}
@@ -218,22 +219,22 @@ class PredictStage(Stage[PredictSettings]):
 
 
 def _enlarged(tile: Record) -> str:
-    """What to say of a slide whose tiles were enlarged; nothing of others."""
+    """Remark that a slide's tiles were enlarged; empty if they were not."""
     read_px, tile_px, slide_mpp = tile.stats.get("read_px"), tile.settings.get("tile_px"), tile.stats.get("slide_mpp")
     if read_px is None or tile_px is None or slide_mpp is None or read_px >= tile_px:
         return ""
-    asked = tile.settings["mpp"]
-    return f"enlarged from {slide_mpp:.6g} to {asked:g} µm per pixel: blurred beside what the model was trained on"
+    mpp = tile.settings["mpp"]
+    return f"enlarged from {slide_mpp:.6g} to {mpp:g} µm per pixel: blurred compared to the training slides"
 
 
 def _unnamed(slides: Collection[str]) -> list[str]:
-    """What to say of slides whose patient nobody names."""
+    """Note the slides that no table assigns to a patient."""
     if not slides:
         return []
-    return [f"slides that no table gives to a patient, each taken for a patient of its own: {some(sorted(slides), 3)}"]
+    return [f"slides without a patient in any table, each taken as a patient of its own: {some(sorted(slides), 3)}"]
 
 
 def _same_ids(allowed: Mapping[str, AllowedFolds]) -> list[str]:
-    """What to say of patients for whom folds are left out though the model knows them by an id alone."""
+    """Note the patients for whom folds are left out because of an id alone."""
     patients = sorted(patient for patient, folds in allowed.items() if folds.by_id_alone)
     return [f"known to the model by id, but not by slide: {some(patients)}. {SAME_IDS}"] if patients else []

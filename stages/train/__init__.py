@@ -1,1 +1,1 @@
-"""train: splits the cohort, trains a model a fold, cross-validates and reports."""
+"""train: splits the cohort, trains one model per fold, cross-validates and reports."""

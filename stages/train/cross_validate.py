@@ -1,6 +1,6 @@
-"""cross_validate: every patient predicted by the one fold that was neither trained nor validated on them.
+"""cross_validate: predicts every patient by the one fold that was neither trained nor validated on them.
 
-oof_predictions.csv    a row a patient
+oof_predictions.csv    one row per patient
 metrics.json           pooled over the patients with 95 % intervals, and by fold
 """
 
@@ -42,7 +42,7 @@ class CrossValidateSettings(Settings):
 OOF_COLUMNS: Final = (
     "patient_id", "fold", "label", "probability", "logit", "threshold", "call", "slides", "prevalence",
 )  # fmt: skip
-"""Of ``oof_predictions.csv``. The prevalence is the one that probabilities are at."""
+"""Columns of ``oof_predictions.csv``. The prevalence is the one that probabilities refer to."""
 
 
 @dataclass(frozen=True)
@@ -50,11 +50,11 @@ class _TestFold:
     bundle: Path
     patients: Mapping[str, tuple[int, tuple[Path, ...]]]
     stale: str
-    """Why its training does not count any more, or nothing."""
+    """Why its training is no longer valid; empty if it is."""
 
 
 class CrossValidateStage(Stage[CrossValidateSettings]):
-    """One item, ``cross-validation``.
+    """The cross-validation stage; its single item is ``cross-validation``.
 
     :param features: folder of the stage whose slides are used.
     :param splits: folder of the split that was trained on; default: the model's own.
@@ -89,7 +89,7 @@ class CrossValidateStage(Stage[CrossValidateSettings]):
             raise CohortError(
                 f"folds {', '.join(map(str, missing))} are not trained",
                 path=self.folder,
-                hint="see why above; wsipipe train goes on from there",
+                hint="see above for the reason; wsipipe train continues from there",
             )
         inputs: dict[str, Input] = {"splits": OutputInput(split.record)}
         folds = []
@@ -109,7 +109,7 @@ class CrossValidateStage(Stage[CrossValidateSettings]):
         rows: list[PatientPrediction] = []
         for test in item.payload:
             if test.stale:
-                hint = "run wsipipe train: it trains the fold again, and goes on from there"
+                hint = "run wsipipe train: it trains the fold again, and continues from there"
                 raise CohortError(f"is stale: {test.stale}", path=test.bundle, hint=hint)
             bundle = read_bundle(test.bundle, device)
             task = bundle.facts.question.task
@@ -117,7 +117,7 @@ class CrossValidateStage(Stage[CrossValidateSettings]):
                 bags = [read_bag(store) for store in stores]
                 facts = bundle.facts
                 if any(facts.saw(patient, bag.facts.slide_digest) for bag in bags):
-                    what = f"was trained on patient {patient}, on whom it is to be tested, or on the same slide"
+                    what = f"was trained on its own test patient {patient}, or on one of their slides"
                     hint = "the split was changed by hand: move the model away, and train again"
                     raise CohortError(what, path=test.bundle, hint=hint)
                 logits = [{facts.fold: bundle.read(*bag).logit} for bag in zip(bags, stores, strict=True)]
@@ -144,17 +144,19 @@ def write_evaluation(
 
 
 def metrics_of(rows: Sequence[PatientPrediction], task: Task, *, rounds: int, seed: int) -> Metrics:
-    """Figures of these patients, whose labels are all known.
+    """Compute the figures of patients whose labels are all known.
 
-    :param rounds: of the bootstrap; 0 for no intervals.
+    :param rounds: number of bootstrap rounds; 0 for no intervals.
     """
     labels, probabilities = [row.label for row in rows if row.label is not None], [row.probability for row in rows]
     return task.metrics(labels, probabilities, [row.call for row in rows], rounds=rounds, seed=seed)
 
 
 def write_metrics(path: Path, pooled: Metrics, by_fold: Mapping[int, Metrics]) -> None:
-    """Write ``metrics.json``: the prevalence that probabilities are at, figures of all patients and of each fold, and
-    the AUC's mean and deviation over the folds.
+    """Write ``metrics.json``.
+
+    It holds the prevalence that probabilities refer to, the figures of all patients and of each fold, and the mean and
+    standard deviation of the AUC over the folds.
     """
     aucs = [own.auc.value for own in by_fold.values() if own.auc.value is not None]
     content = {
@@ -169,7 +171,7 @@ def write_metrics(path: Path, pooled: Metrics, by_fold: Mapping[int, Metrics]) -
 
 
 def write_oof(path: Path, rows: Sequence[PatientPrediction]) -> None:
-    """Write ``oof_predictions.csv``, a row a patient."""
+    """Write ``oof_predictions.csv``, one row per patient."""
     with whole(path) as scratch, scratch.open("w", encoding="utf-8", newline="") as stream:
         writer = csv.writer(stream, lineterminator="\n")
         writer.writerow(OOF_COLUMNS)
@@ -177,7 +179,7 @@ def write_oof(path: Path, rows: Sequence[PatientPrediction]) -> None:
 
 
 def read_oof(path: Path) -> list[PatientPrediction]:
-    """Read what :func:`write_oof` wrote, or what it wrote before it named the prevalence."""
+    """Read ``oof_predictions.csv``, also from versions without the prevalence."""
     with path.open(encoding="utf-8", newline="") as stream:
         return [
             PatientPrediction(

@@ -16,15 +16,15 @@ from ...models.mil.bag_tensors import BagTensors, Patient, bag_tensors
 from ...models.tasks.task import Task
 
 MEMORY_SHARE = 0.5
-"""Features move to the GPU for the whole training when they take no more than this part of its free memory."""
+"""Features stay on the GPU for the whole training if they need no more than this fraction of its free memory."""
 
 
 @dataclass(frozen=True)
 class FoldCohort:
     """The patients that a fold is trained on.
 
-    :param train, validation: patient → (label, its slides).
-    :param test_patients: number of test patients; nothing else about them is here.
+    :param train, validation: patient → (label, slides).
+    :param test_patients: number of test patients; nothing else about them is known here.
     :param slides: slide → its feature store and the digest of the slide's file.
     """
 
@@ -42,10 +42,10 @@ class FoldCohort:
 def read_bags(
     cohort: FoldCohort, neighbours: int, device: torch.device, known: Mapping[str, BagTensors]
 ) -> dict[str, BagTensors]:
-    """All bags of the fold, each read once; on the GPU when they fit.
+    """Read all bags of the fold, each once; they are moved to the GPU if they fit.
 
     :param known: bags that an earlier fold has read.
-    :raises StoreError: the slides were not all extracted alike.
+    :raises StoreError: the slides were extracted in different ways.
     """
     bags: dict[str, BagTensors] = {}
     for slide, (path, _) in cohort.slides.items():
@@ -56,7 +56,7 @@ def read_bags(
                 raise StoreError(
                     f"{name} is {getattr(bag.facts, name)}, but {getattr(first.facts, name)} for {first.slide_id}",
                     path=path,
-                    hint="run wsipipe extract to the end, so that all slides are extracted alike",
+                    hint="run wsipipe extract to the end, so that all slides are extracted in the same way",
                 )
     if not bags:
         raise UsageError("a fold without slides", hint="use fewer folds")
@@ -74,7 +74,7 @@ def patients_of(
     targets: Mapping[str, float | None] | None = None,
     task: Task,
 ) -> list[Patient]:
-    """A part's patients with their bags, and where there is any their expression and soft target."""
+    """Join patients with their bags and, if there are any, their expression and soft targets."""
     expression, targets = expression or {}, targets or {}
     return [
         Patient(patient, label, [bags[slide] for slide in slides], expression.get(patient), targets.get(patient), task)

@@ -25,10 +25,10 @@ from .molecular_data import FoldRna, MolecularData, fold_targets
 from .settings import TrainSettings
 
 INNER_FOLDS = 3
-"""Folds within a fold's own patients on which settings are chosen."""
+"""Number of folds within a fold's own patients for choosing settings."""
 
 Tell = Callable[[str, Epoch], None]
-"""Called with the name of the fit, and its newest epoch."""
+"""Called with the name of a fit and its latest epoch."""
 
 
 @dataclass(frozen=True)
@@ -36,10 +36,10 @@ class FoldData:
     """Everything that the training of a fold uses.
 
     :param bags: slide → bag, of the cohort's training and validation patients.
-    :param width: D, of the features.
-    :param molecular: RNA and further blocks, where training uses them.
-    :param partial: folder that keeps unfinished work.
-    :param task: what the model answers.
+    :param width: D, the width of the features.
+    :param molecular: RNA and further blocks, if training uses them.
+    :param partial: folder for unfinished work.
+    :param task: the task of the model.
     """
 
     cohort: FoldCohort
@@ -54,10 +54,10 @@ class FoldData:
 
 @dataclass(frozen=True)
 class TrainedFold:
-    """A fold's network, and what it was trained with."""
+    """A fold's trained network, with the settings and patients of its training."""
 
     settings: TrainSettings
-    """Those of the training: of nested ones, the chosen."""
+    """The settings of the training; with nested settings, the chosen ones."""
     network: SlideNetwork
     fitted: Fit
     train: list[Patient]
@@ -65,16 +65,16 @@ class TrainedFold:
     rna: FoldRna | None
     targets: SoftTargets | None
     choice: list[dict[str, Any]]
-    """Of nested settings: each candidate with its AUC on the inner folds."""
+    """With nested settings, each candidate with its AUC on the inner folds."""
 
     def threshold(self) -> tuple[float, str]:
-        """The threshold of the decision, set on the validation patients, and how it was chosen."""
+        """Choose the decision threshold on the validation patients; also say how it was chosen."""
         scores, judged = patient_scores(self.network, self.validation), self.validation
         return self.network.task.threshold([p.label for p in judged], [scores[p.patient_id] for p in judged])
 
 
 def train_fold(data: FoldData, settings: TrainSettings) -> TrainedFold:
-    """Choose the settings inside the fold where several are allowed, then train."""
+    """Choose the settings inside the fold if there are several candidates, then train."""
     choice: list[dict[str, Any]] = []
     if settings.nested:
         settings, choice = _chosen(data, settings)
@@ -84,7 +84,7 @@ def train_fold(data: FoldData, settings: TrainSettings) -> TrainedFold:
 def _train(data: FoldData, settings: TrainSettings, name: str) -> TrainedFold:
     """Train with these settings.
 
-    :param name: of the file that keeps the unfinished fit.
+    :param name: name of the file for the unfinished fit.
     """
     cohort, molecular = data.cohort, data.molecular
     seed = settings.seed + cohort.fold
@@ -130,7 +130,7 @@ def _train(data: FoldData, settings: TrainSettings, name: str) -> TrainedFold:
 
 
 def _config(network: type[SlideNetwork], settings: TrainSettings, width: int, rna: FoldRna | None) -> NetworkConfig:
-    """A network's configuration: MoMKD's preset, the sizes that the settings give, the network's own defaults."""
+    """Build a network's configuration from MoMKD's preset, the sizes in the settings and the network's defaults."""
     values: dict[str, Any] = {"in_features": width, "n_genes": len(rna.genes) if rna else 0}
     if issubclass(network, MoMKD):
         values |= PRESETS[settings.preset]
@@ -141,13 +141,13 @@ def _config(network: type[SlideNetwork], settings: TrainSettings, width: int, rn
     except ValidationError as error:
         first = error.errors()[0]
         what = f"{settings.method} cannot have {'.'.join(map(str, first['loc']))} = {first['input']}: {first['msg']}"
-        raise UsageError(what, hint="choose another value, or leave it to the method") from error
+        raise UsageError(what, hint="choose another value, or use the method's default") from error
 
 
 def _chosen(data: FoldData, settings: TrainSettings) -> tuple[TrainSettings, list[dict[str, Any]]]:
-    """The candidate with the best mean score over inner folds of the fold's own patients; of equals the first.
+    """Choose the candidate with the best mean score over inner folds of the fold's own patients; of equals the first.
 
-    Every inner fold selects its genes and fits its teacher anew. The fold's test patients are not among them.
+    Every inner fold selects its genes and fits its RNA teacher anew. The fold's test patients are not used.
     """
     candidates = settings.candidates()
     inner = list(_inner_folds(data, settings.seed))
@@ -170,7 +170,7 @@ def _inner_folds(data: FoldData, seed: int) -> list[tuple[FoldCohort, dict[str, 
     try:
         splits = make_splits(data.task.strata(labels), INNER_FOLDS, seed)
     except CohortError as error:
-        what = f"nested settings need {INNER_FOLDS} patients of each class at least among a fold's own: {error}"
+        what = f"nested settings need at least {INNER_FOLDS} patients of each class in every fold: {error}"
         raise CohortError(what, hint="leave --nested out, or find more patients") from error
     inner = []
     for fold in range(splits.folds):
@@ -185,6 +185,6 @@ def _inner_folds(data: FoldData, seed: int) -> list[tuple[FoldCohort, dict[str, 
 def _inner_score(
     data: FoldData, settings: TrainSettings, test: Mapping[str, tuple[int, tuple[str, ...]]], name: str
 ) -> float:
-    """How well these settings do on an inner fold's test patients; of a binary task the AUC."""
+    """Train with these settings and score an inner fold's test patients; of a binary task by AUC."""
     network = _train(data, settings, f"{name}.pt").network
     return validate(network, patients_of(test, data.bags, task=data.task), together=settings.bags_per_step).score

@@ -1,7 +1,7 @@
-"""Genes that say the label as only the label does: an IHC column or an outcome that was left among the genes.
+"""Detection of labels among the genes, such as an IHC column or an outcome that was left in the expression matrix.
 
-A gene that teaches the label by being it makes RNA's ceiling 1 and everything learned from it worthless. Genomics never
-looks at labels, so this is asked where they are known: when the patients are split.
+A "gene" that is the label itself makes the omics-only AUC 1 and everything learned from it worthless. The genomics
+stage never reads labels, so the check is made where they are known: when the patients are split.
 """
 
 from __future__ import annotations
@@ -16,17 +16,17 @@ from ...data.molecular.store import ExpressionTable
 from ...data.wording import some
 
 ENOUGH = 12
-"""With fewer patients, or less than three in a class, chance may do it."""
+"""With fewer patients, or less than three in a class, a gene may equal the label by chance."""
 MANY = 30
-"""With so many, a gene that separates the classes without an exception is worth a word."""
+"""From this number of patients, a gene that separates the classes perfectly is reported."""
 
 
 def refuse_labels(tables: Sequence[ExpressionTable], labels: Mapping[str, int]) -> list[str]:
-    """Hold every gene against the labels.
+    """Refuse genes that are the label itself.
 
-    :param labels: of all patients that are used.
-    :return: a note for genes that separate the classes without an exception, though they vary within them.
-    :raises ExpressionError: a gene has one value in each class, or is 0 and 1 as counts and says the class.
+    :param labels: labels of all used patients.
+    :return: a note on genes that separate the classes perfectly but vary within them.
+    :raises ExpressionError: a gene has one value in each class, or separates the classes with counts of 0 and 1 only.
     """
     notes = []
     for table in tables:
@@ -43,13 +43,13 @@ def refuse_labels(tables: Sequence[ExpressionTable], labels: Mapping[str, int]) 
         if equal.any():
             genes = [table.genes[index] for index in np.flatnonzero(equal).tolist()]
             drop = " ".join(f"--drop-columns '{gene}'" for gene in genes[:3])
-            what = f"{some(genes)} is the label itself, in all {len(patients)} patients, and no gene"
+            what = f"{some(genes)} is not a gene but the label itself, in all {len(patients)} patients"
             hint = f"leave it out: wsipipe genomics MATRIX {drop}, then train again"
             raise ExpressionError(what, path=table.source, hint=hint)
         if len(patients) >= MANY and apart.any():
             genes = [table.genes[index] for index in np.flatnonzero(apart).tolist()]
             notes.append(
-                f"genes that separate the label's classes without an exception: {some(genes)}: are they genes?"
+                f"genes that separate the label's classes without an exception: {some(genes)}; are they really genes?"
             )
     return notes
 
@@ -59,12 +59,12 @@ def _constant(values: npt.NDArray[np.float64]) -> npt.NDArray[np.bool_]:
 
 
 def _apart(lower: npt.NDArray[np.float64], upper: npt.NDArray[np.float64]) -> npt.NDArray[np.bool_]:
-    """Genes whose values in one class are all above those in the other; a missing value is in no order."""
+    """Mark genes whose values in one class are all above those in the other; one with missing values is not marked."""
     return np.asarray((lower.max(axis=0) < upper.min(axis=0)) | (upper.max(axis=0) < lower.min(axis=0)))
 
 
 def _zero_or_one(values: npt.NDArray[np.float64]) -> npt.NDArray[np.bool_]:
-    """Genes whose values are 0, or the least that the patient has of any gene: one read, divided by the library."""
+    """Mark genes whose values are 0 or the patient's smallest positive value, which is one read after normalisation."""
     with np.errstate(invalid="ignore"):
         least = np.where(values > 0, values, np.inf).min(axis=1, keepdims=True)
         return np.asarray(((values == 0) | np.isclose(values, least, rtol=1e-4)).all(axis=0))

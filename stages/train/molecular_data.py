@@ -26,7 +26,7 @@ from .settings import TrainSettings
 
 
 def molecular_stores(genomics: Path, settings: TrainSettings) -> list[Path]:
-    """The stores of the blocks asked for; RNA's may be missing, the other blocks' may not.
+    """List the stores of the requested blocks; RNA's may be missing, those of other blocks may not.
 
     :param genomics: folder of the stores.
     :raises CohortError: a block has no store.
@@ -42,7 +42,7 @@ def molecular_stores(genomics: Path, settings: TrainSettings) -> list[Path]:
 
 
 def molecular_inputs(stores: Sequence[Path], gene_list: Path | None, workspace: Path) -> dict[str, Input]:
-    """The stores, and the list of genes that is taken from them, as a stage's inputs."""
+    """Describe the stores and the gene list as a stage's inputs."""
     lineage = Lineage(workspace)
     blocks = {store_name(block): block for block in BLOCKS}
     inputs: dict[str, Input] = {}
@@ -55,14 +55,15 @@ def molecular_inputs(stores: Sequence[Path], gene_list: Path | None, workspace: 
 
 
 def _record_of(store: Path, block: Block, lineage: Lineage) -> OutputRecord:
-    """What is recorded of a store.
+    """Find the record of a store.
 
-    :raises CohortError: nothing, that it could not be made again, or that it is not of its matrix any more.
+    :raises CohortError: there is none, the last attempt to make it failed, or its matrix has changed since.
     """
     record = lineage.latest(store.parent, "genomics").get("expression" if block == "rna" else block)
     if record is not None and record.error is not None:
         what = f"wsipipe genomics failed last time: {record.error.message}"
-        raise CohortError(what, path=store, hint="see wsipipe status, mend the matrix, and run wsipipe genomics again")
+        hint = "see wsipipe status, correct the matrix, and run wsipipe genomics again"
+        raise CohortError(what, path=store, hint=hint)
     if record is None or not record.outputs:
         raise CohortError("the store is not recorded", path=store, hint="run wsipipe genomics")
     if not (standing := lineage.standing(record)).counts:
@@ -76,7 +77,7 @@ class MolecularData:
     """Molecular features of the workspace's patients; a fold uses those of its own patients only.
 
     :param table: RNA, or joined blocks.
-    :param gene_list: the panel's genes, in place of selected ones.
+    :param gene_list: the panel's genes, instead of selected ones.
     """
 
     table: ExpressionTable
@@ -84,7 +85,7 @@ class MolecularData:
 
     @classmethod
     def read(cls, stores: Sequence[Path], gene_list: Path | None) -> MolecularData | None:
-        """From the stores, RNA's first; None without any. Listed genes may carry former names."""
+        """Read the stores, RNA's first; None if there are none. Listed genes may have former names."""
         if not stores:
             return None
         table = join_blocks([read_expression(store) for store in stores])
@@ -93,13 +94,13 @@ class MolecularData:
         return cls(table, tuple(gene if gene in known else former.get(gene, gene) for gene in listed))
 
     def selection(self, settings: TrainSettings) -> Selection:
-        """How genes are selected."""
+        """Return how genes are selected."""
         return "list" if self.gene_list else settings.gene_selection
 
     def shuffled(self, strata: Mapping[str, int], seed: int) -> MolecularData:
-        """A control: rows are permuted among the training patients of a stratum, here a class.
+        """Permute rows among the training patients of a stratum (here a class), as a negative control.
 
-        :param strata: of the training patients; other patients keep their rows.
+        :param strata: training patient → stratum; other patients keep their rows.
         """
         order = np.arange(len(self.table.patients))
         draw = np.random.default_rng(seed)
@@ -111,7 +112,7 @@ class MolecularData:
 
 @dataclass(frozen=True)
 class FoldRna:
-    """The training patients' expression, and further blocks, as the fold's own panel of genes sees it."""
+    """The training patients' expression and further blocks, after the fold's own gene panel."""
 
     rows: Mapping[str, torch.Tensor]
     genes: Sequence[str]
@@ -120,9 +121,9 @@ class FoldRna:
 
     @classmethod
     def fitted(cls, cohort: FoldCohort, molecular: MolecularData, settings: TrainSettings) -> FoldRna:
-        """Fit the panel on the fold's training patients that any of the stores has.
+        """Fit the panel on the fold's training patients with molecular data.
 
-        A block that did not measure a patient is the training mean for this patient, and counted in the description.
+        A patient without measurements in a block gets the training mean there, and is counted in the description.
         """
         table = molecular.table
         patients = measured(table, cohort.train)
@@ -130,7 +131,7 @@ class FoldRna:
             raise CohortError(
                 f"no training patient of fold {cohort.fold} has RNA",
                 path=table.source,
-                hint="check that the matrix and the cohort table name patients alike, or train with --no-use-rna",
+                hint="check that the matrix and the cohort table use the same patient ids, or train with --no-use-rna",
             )
         labels = np.array([cohort.train[p][0] for p in patients])
         matrix = table.rows(patients)
@@ -143,7 +144,7 @@ class FoldRna:
 
 
 def fold_targets(cohort: FoldCohort, molecular: MolecularData, settings: TrainSettings) -> SoftTargets:
-    """The soft targets of the fold's training patients, and the teacher's probabilities of the validation patients."""
+    """Fit the RNA teacher and return the soft targets of the fold's training and validation patients."""
     return SoftTargets.fitted(
         molecular.table,
         {patient: label for patient, (label, _) in cohort.train.items()},
@@ -156,7 +157,7 @@ def fold_targets(cohort: FoldCohort, molecular: MolecularData, settings: TrainSe
 
 
 def read_gene_list(path: Path) -> tuple[str, ...]:
-    """The genes of a file, each once: one a line (``#`` starts a comment), or all sets of a .gmt.
+    """Read the genes of a file, each once: one per line (``#`` starts a comment), or all sets of a .gmt.
 
     :raises ExpressionError: it cannot be read, or holds no genes.
     """
@@ -167,12 +168,12 @@ def read_gene_list(path: Path) -> tuple[str, ...]:
             lines = path.read_text(encoding="utf-8-sig").splitlines()
         except (OSError, UnicodeDecodeError) as error:
             what = f"the gene list cannot be read ({error})"
-            raise ExpressionError(what, path=path, hint="give a text file with one gene a line, or a .gmt") from error
+            raise ExpressionError(what, path=path, hint="give a text file with one gene per line, or a .gmt") from error
         genes = [gene for line in lines if (gene := line.partition("#")[0].strip())]
         wide = [gene for gene in genes if any(sign in gene for sign in "\t,; ")]
         if wide:
-            what = f"{len(wide)} lines hold more than a gene, the first: {wide[0][:60]!r}"
-            raise ExpressionError(what, path=path, hint="give one gene a line, or call a table of gene sets .gmt")
+            what = f"{len(wide)} lines hold more than one gene, the first: {wide[0][:60]!r}"
+            raise ExpressionError(what, path=path, hint="give one gene per line, or name a table of gene sets .gmt")
     if not genes:
-        raise ExpressionError("holds no genes", path=path, hint="give one gene a line, or a .gmt")
+        raise ExpressionError("holds no genes", path=path, hint="give one gene per line, or a .gmt")
     return tuple(dict.fromkeys(genes))

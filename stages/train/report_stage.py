@@ -36,7 +36,7 @@ class ReportSettings(Settings):
 
 
 class TrainingReportStage(Stage[ReportSettings]):
-    """One item, ``report.html``, from the records of split, train and cross_validate."""
+    """The report stage; its single item ``report.html`` is made from the records of split, train and cross_validate."""
 
     name = "report"
     version = VERSIONS["report"]
@@ -45,7 +45,7 @@ class TrainingReportStage(Stage[ReportSettings]):
     def plan(self) -> Plan:
         records: dict[str, Record] = {}
         lineage = Lineage(self.workspace)
-        for stage in ("split", "train", "cross_validate"):  # folds of an earlier split do not count any more
+        for stage in ("split", "train", "cross_validate"):  # folds of an earlier split are no longer valid
             records |= upstream(self.manifest, stage, self.workspace, lineage=lineage).records
         inputs: dict[str, Input] = {
             f"{item} {name}": OutputInput(output)
@@ -53,7 +53,7 @@ class TrainingReportStage(Stage[ReportSettings]):
             for name, output in record.outputs.items()
         }
         if "cross-validation" not in records:
-            return Plan([])  # cross_validate has failed and says why
+            return Plan([])  # cross_validate has failed and reported why
         return Plan([Item("report.html", inputs, records)])
 
     def process(self, item: Item, progress: Progress) -> Outcome:
@@ -107,7 +107,7 @@ def _report(
 
 
 def _fold(bundle: BundleFacts, test_auc: float | None) -> FoldSummary:
-    """Bundles, as TensorBoard, number epochs from 0; people count them from 1."""
+    """Summarise a fold, with epochs counted from 1; bundles and TensorBoard count them from 0."""
     history = bundle.training["history"]
     best = bundle.training["best_epoch"]
     return FoldSummary(
@@ -155,7 +155,7 @@ _SIZES = ("hidden", "shared", "slots", "memory")
 
 
 def _chosen_facts(bundles: list[BundleFacts]) -> Facts:
-    """AUC of the soft targets, and the settings that nested folds chose, where there are any."""
+    """List the soft targets' AUC and the settings chosen by nested folds, if there are any."""
     rows: list[tuple[str, str]] = []
     aucs = [bundle.training["soft_targets"]["out_of_fold_auc"] for bundle in bundles if bundle.training["soft_targets"]]
     if aucs:

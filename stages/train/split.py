@@ -1,6 +1,6 @@
-"""split: joins the cohort table to the slides with features, and deals patients to training, validation and test.
+"""split: joins the cohort table with the extracted slides, and assigns patients to training, validation and test.
 
-splits.csv     every patient's part in every fold
+splits.csv     every patient's role in every fold
 patients.csv   every patient of the table: used, or dropped and why; slides; whether there is RNA
 """
 
@@ -33,7 +33,7 @@ PATIENT_COLUMNS = ("patient_id", "status", "reason", "label", "slides", "rna")
 
 
 class SplitStageSettings(SplitSettings, BiomarkerSettings):
-    """The split's settings and the question that it is for."""
+    """The split's settings together with the question."""
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ class _Cohort:
 
 
 class SplitStage(Stage[SplitStageSettings]):
-    """One item, ``splits``.
+    """The split stage; its single item is ``splits``.
 
     :param table: the cohort table.
     :param tiles, features: folders of the stages whose slides are used.
@@ -115,13 +115,16 @@ class SplitStage(Stage[SplitStageSettings]):
         return Plan([item], notes=notes)
 
     def _refuse_nobody(self, labels: PatientLabels, match: SlideMatch) -> None:
-        """:raises CohortError: no patient is left, with the reasons and what did not go together."""
+        """Raise the error for a cohort without usable patients, with the reasons.
+
+        :raises CohortError: always.
+        """
         why = ", ".join(f"{reason} ({count})" for reason, count in labels.reasons.items())
         what = f"none of its patients ({len(labels.dropped)}) can be used with the features in {self.features}: {why}"
-        hint = "wsipipe status tells what became of the slides; labels are the table's"
+        hint = "wsipipe status shows the state of the slides; labels come from the table"
         if not match.rows:
-            there, asked = some(match.only_on_disk, 2), some(match.only_in_table, 2) or "none"
-            hint = f"a row's slide_id must be its slide's file name: the table has {asked}; slides here are {there}"
+            on_disk, in_table = some(match.only_on_disk, 2), some(match.only_in_table, 2) or "none"
+            hint = f"slide_id must be the slide's file name: the table has {in_table}; slides here are {on_disk}"
         raise CohortError(what, path=self.table, hint=hint)
 
     def process(self, item: Item, progress: Progress) -> Outcome:
@@ -143,29 +146,32 @@ class SplitStage(Stage[SplitStageSettings]):
 
 
 def _not_joined(ids: Collection[str], table: CohortTable) -> list[str]:
-    """A note on ids of the matrix that are nobody's in the table, but look like somebody's there."""
+    """Note ids of the matrix that match no patient of the table but look similar to one."""
     alike = look_alikes(sorted(ids), table.patients)
     pairs = [f"{written} and {patient}" for written, patient in alike.items()]
     return (
-        [f"patients of the matrix not joined, though much like a patient of the table: {some(pairs)}"] if pairs else []
+        [f"patients of the matrix not joined, though similar to a patient of the table: {some(pairs)}"] if pairs else []
     )
 
 
 def _left_out(labels: PatientLabels, match: SlideMatch, table: CohortTable, unusable: Mapping[str, str]) -> list[str]:
-    """A note for each reason why slides of patients that are used are not: who is dropped has a reason already."""
+    """Note for each reason the slides that are left out although their patients are used.
+
+    Dropped patients are reported separately.
+    """
     patient_of = dict(zip(table.frame["slide_id"], table.frame["patient_id"], strict=True))
     lost: dict[str, list[str]] = {}
     for slide, row in match.rows.items():
         if slide in unusable and slide not in labels.frozen_slides and patient_of[row] in labels.labels:
             lost.setdefault(unusable[slide], []).append(slide)
     return [
-        f"slides left out whose patients have others, {reason}: {len(slides)} ({some(slides, 3)})"
+        f"slides left out, whose patients have other slides, {reason}: {len(slides)} ({some(slides, 3)})"
         for reason, slides in lost.items()
     ]
 
 
 def slides_with_features(tiles: Path, features: Path, workspace: Path) -> tuple[dict[str, str], list[str]]:
-    """Slides that cannot be used, with the reason, and those with features.
+    """List the slides that cannot be used, with the reason, and those with features.
 
     :param tiles, features: folders of the stages that made them.
     :raises CohortError: no slide has features.
@@ -183,7 +189,7 @@ def slides_with_features(tiles: Path, features: Path, workspace: Path) -> tuple[
 
 
 def _why_unusable(tiled: Record | None, extracted: Record | None, lineage: Lineage) -> str:
-    """Why a slide gives no bag; nothing if it gives one."""
+    """Say why a slide cannot be used; empty if it can."""
     if tiled is None:
         return "not tiled here"
     for stage, record in (("tile", tiled), ("extract", extracted)):
@@ -202,7 +208,7 @@ def _why_unusable(tiled: Record | None, extracted: Record | None, lineage: Linea
 
 
 def _not_counting(stage: str, standing: Standing) -> str:
-    """In words that many slides share, for they are counted by them."""
+    """Say in general words why a record is not valid, since slides are counted by these words."""
     if standing.counts:
         return ""
     changed = f" ({' and '.join(standing.changed)} changed)" if standing.changed else ""
@@ -210,23 +216,23 @@ def _not_counting(stage: str, standing: Standing) -> str:
 
 
 def features_of(slides: Iterable[str], features: Path, workspace: Path) -> dict[str, OutputRecord]:
-    """Slide → its store of features, as recorded.
+    """Map each slide to its feature store, as recorded.
 
-    :raises CohortError: a slide of the split has none any more.
+    :raises CohortError: a slide of the split no longer has one.
     """
     wanted = list(slides)
     there = upstream(Manifest.of(features), "extract", workspace, only=wanted).records
     lost = [slide for slide in wanted if slide not in there]
     if lost:
-        what = f"no features any more of {len(lost)} of the split's {len(wanted)} slides: {some(lost, 3)}"
+        what = f"{len(lost)} of the split's {len(wanted)} slides no longer have features: {some(lost, 3)}"
         raise CohortError(what, path=features, hint="run wsipipe extract, then make the split again (wsipipe train)")
     return {slide: there[slide].outputs["features"] for slide in wanted}
 
 
 def _refuse_twins(slides_of: Mapping[str, Sequence[str]], tiles: Path) -> None:
-    """A slide that two patients share would train a fold that is tested on it.
+    """Refuse a slide that two patients share, since one fold could be trained and tested on it.
 
-    :raises CohortError: naming both slides and both patients.
+    :raises CohortError: there is one; the message names both slides and both patients.
     """
     tiled = Manifest.of(tiles).latest("tile")
     first: dict[str, tuple[str, str]] = {}
@@ -242,7 +248,7 @@ def _refuse_twins(slides_of: Mapping[str, Sequence[str]], tiles: Path) -> None:
 
 
 def write_patients(path: Path, labels: PatientLabels, with_rna: Collection[str] = ()) -> None:
-    """Every patient of the table, used or dropped, a row each."""
+    """Write ``patients.csv``: one row for every patient of the table, used or dropped."""
     with whole(path) as scratch, scratch.open("w", encoding="utf-8", newline="") as stream:
         writer = csv.writer(stream, lineterminator="\n")
         writer.writerow(PATIENT_COLUMNS)
@@ -262,7 +268,7 @@ def write_patients(path: Path, labels: PatientLabels, with_rna: Collection[str] 
 
 @dataclass(frozen=True)
 class PatientRow:
-    """A line of ``patients.csv``."""
+    """A row of ``patients.csv``."""
 
     patient_id: str
     used: bool
@@ -273,7 +279,7 @@ class PatientRow:
 
 
 def read_patients(path: Path) -> list[PatientRow]:
-    """Read what :func:`write_patients` wrote."""
+    """Read ``patients.csv``."""
     with path.open(encoding="utf-8", newline="") as stream:
         return [
             PatientRow(
@@ -290,33 +296,33 @@ def read_patients(path: Path) -> list[PatientRow]:
 
 @dataclass(frozen=True)
 class SplitOutput:
-    """What the split stage left for the stages after it."""
+    """The output of the split stage, for the stages after it."""
 
     splits: Splits
     record: OutputRecord
-    """Of ``splits.csv``."""
+    """The record of ``splits.csv``."""
     slides_of: Mapping[str, tuple[str, ...]]
     """Patient → slides to use."""
 
     @property
     def slides(self) -> list[str]:
-        """The slides of all patients, whatever part these play."""
+        """The slides of all patients, in any role."""
         return [slide for patient in self.splits.labels for slide in self.slides_of[patient]]
 
     def part(self, fold: int, role: Role) -> dict[str, tuple[int, tuple[str, ...]]]:
-        """Patient → label and slides, of those who play a role in a fold."""
+        """Return the patients with a role in a fold: patient → label and slides."""
         return {p: (self.splits.labels[p], self.slides_of[p]) for p in self.splits.patients(fold, role)}
 
 
 def split_output(manifest: Manifest, workspace: Path) -> SplitOutput:
-    """Read it.
+    """Read the output of the split stage.
 
-    :raises CohortError: the split is not there or not whole.
+    :raises CohortError: the split is missing or damaged.
     """
-    left = upstream(manifest, "split", workspace)
-    split = left.records.get("splits")
+    found = upstream(manifest, "split", workspace)
+    split = found.records.get("splits")
     if split is None:
-        standing = left.left_out.get("splits")
+        standing = found.left_out.get("splits")
         what = f"its splits are {standing.state}: {standing.why}" if standing else "has no splits"
         raise CohortError(what, path=manifest.path.parent, hint="run wsipipe train from its start")
     patients = read_patients(workspace / split.outputs["patients"].path)
@@ -328,5 +334,5 @@ def split_output(manifest: Manifest, workspace: Path) -> SplitOutput:
 
 
 def reasons(patients: list[PatientRow]) -> dict[str, int]:
-    """Reason → patients dropped for it, the most frequent first."""
+    """Count the dropped patients by reason, the most frequent first."""
     return dict(Counter(row.reason for row in patients if not row.used).most_common())

@@ -1,7 +1,7 @@
-"""train: one model a fold, from the training and validation patients of that fold alone.
+"""train: trains one model per fold, on the training and validation patients of that fold alone.
 
-Nothing here opens a slide, an expression row or a label of the fold's test patients: the epoch is chosen and the
-threshold is set on the fold's validation patients (:mod:`.fold`). Test patients come in :mod:`.cross_validate`.
+No slide, expression row or label of the fold's test patients is read here: epoch and threshold are chosen on the fold's
+validation patients (:mod:`.fold`). Test patients are predicted in :mod:`.cross_validate`.
 """
 
 from __future__ import annotations
@@ -40,15 +40,15 @@ from .settings import BiomarkerSettings, TrainSettings
 from .split import features_of, split_output
 
 SMALL_BAG = 100
-"""Tiles in a mean bag below which one thread computes."""
+"""Mean number of tiles per bag below which training uses one thread."""
 
 
 class TrainStage(Stage[TrainSettings]):
-    """Items are folds.
+    """The train stage; its items are folds.
 
     :param biomarker: the question; the folder's name is the model's.
     :param tiles, features: folders of the stages whose slides are used.
-    :param stores: of RNA and of further blocks, those that training uses.
+    :param stores: the stores of RNA and further blocks that training uses.
     :param splits: folder of the split to train on; default: the model's own.
     :param question: the question's name; default: the folder's.
     """
@@ -122,20 +122,20 @@ class TrainStage(Stage[TrainSettings]):
         return Plan(items)
 
     def _refuse_without_rna(self) -> None:
-        asked = [name for name in ("soft_targets", "shuffle_rna") if getattr(self.settings, name)]
-        if asked and not self.stores:
-            what = f"--{asked[0].replace('_', '-')} needs RNA, and there is none"
+        requested = [name for name in ("soft_targets", "shuffle_rna") if getattr(self.settings, name)]
+        if requested and not self.stores:
+            what = f"--{requested[0].replace('_', '-')} needs RNA, and there is none"
             raise UsageError(what, path=self.workspace, hint="run wsipipe genomics first")
 
     @property
     def _molecular(self) -> Sequence[Path]:
-        """The stores, if this training uses them: else a changed store would train again what stays the same."""
+        """The stores if this training uses them; otherwise none, so that a changed store does not cause retraining."""
         settings = self.settings
         with_rna = find_method(settings.method).uses_rna and settings.use_rna
         return self.stores if with_rna or settings.soft_targets else ()
 
     def _epochs(self) -> int:
-        """Epochs of a fold at most: nested settings are all tried on the inner folds first."""
+        """Compute the maximum number of epochs of a fold, including those of nested settings on the inner folds."""
         fits = 1 + (INNER_FOLDS * len(self.settings.candidates()) if self.settings.nested else 0)
         return self.settings.epochs * fits
 
@@ -145,7 +145,7 @@ class TrainStage(Stage[TrainSettings]):
         self._bags |= read_bags(cohort, self.settings.neighbours, device, self._bags)
         bags = {slide: self._bags[slide] for slide in cohort.slides}
         facts = next(iter(bags.values())).facts
-        assert facts is not None  # every bag is from a store
+        assert facts is not None  # every bag comes from a store
         with _threads_for(bags, self._of), self._curves(item.id) as draw:
             epochs: Counter[str] = Counter()
 
@@ -165,9 +165,9 @@ class TrainStage(Stage[TrainSettings]):
             write_bundle(
                 path, self._facts(cohort, trained, facts), trained.network, trained.rna.arrays if trained.rna else {}
             )
-        progress.advance(max(0, item.size - epochs.total()))  # what early stopping saved
+        progress.advance(max(0, item.size - epochs.total()))  # the epochs saved by early stopping
         remove(partial)
-        with suppress(OSError):  # other folds may still keep theirs
+        with suppress(OSError):  # other folds may still have theirs
             partial.parent.rmdir()
         best = trained.fitted.history[trained.fitted.best_epoch]
         return Outcome(
@@ -184,7 +184,7 @@ class TrainStage(Stage[TrainSettings]):
 
     @contextmanager
     def _curves(self, fold: str) -> Iterator[Callable[[Epoch], None]]:
-        """A function that takes epochs and, if asked, writes them for TensorBoard."""
+        """Provide a function that writes epochs for TensorBoard, or does nothing if that is off."""
         if not self.settings.tensorboard:
             yield lambda _: None
             return
@@ -241,16 +241,16 @@ class TrainStage(Stage[TrainSettings]):
 
 @contextmanager
 def _threads_for(bags: Mapping[str, BagTensors], of: int) -> Iterator[None]:
-    """One thread where bags are small: more gain nothing there, and on a busy machine each step waits for all.
+    """Limit torch to one thread if bags are small: more gain nothing, and on a busy machine each step waits for all.
 
-    :param of: processes that train beside each other and share the cores.
+    :param of: number of processes that train at the same time and share the cores.
     """
     before = torch.get_num_threads()
     small = sum(len(bag.features) for bag in bags.values()) < SMALL_BAG * len(bags)
     threads = 1 if small else max(1, before // of)
     torch.set_num_threads(threads)
     try:
-        with threadpool_limits(threads):  # scikit-learn's, which torch's setting does not reach
+        with threadpool_limits(threads):  # for scikit-learn, which torch's setting does not affect
             yield
     finally:
         torch.set_num_threads(before)
@@ -259,9 +259,9 @@ def _threads_for(bags: Mapping[str, BagTensors], of: int) -> Iterator[None]:
 def _settings_of(
     slides: Sequence[str], records: Mapping[str, Record], folder: Path, settings: type[Settings]
 ) -> dict[str, Any]:
-    """The settings that all these slides went through a stage with, for the model to do the same with new slides.
+    """Find the settings with which all these slides were processed, to be used for new slides too.
 
-    :raises CohortError: not all were the same: a run with others was stopped half-way.
+    :raises CohortError: they differ, because a run with other settings was stopped half-way.
     """
     first = records[slides[0]].settings
     for slide in slides:
@@ -272,7 +272,7 @@ def _settings_of(
 
 
 def _in_validation(epoch: Epoch) -> str:
-    """The figure by which the epoch is judged."""
+    """Describe the epoch's validation score."""
     if epoch.validation_rank is not None:
         return f"rank correlation {epoch.validation_rank:.3f}"
     return f"loss {epoch.validation_loss:.3f}" if epoch.validation_auc is None else f"AUC {epoch.validation_auc:.3f}"

@@ -13,9 +13,9 @@ from ...models.training.fit import Epoch
 
 @contextmanager
 def tensorboard_curves(folder: Path) -> Iterator[Callable[[Epoch], None]]:
-    """A function that writes each epoch at once, from the first on; curves of an earlier try are replaced.
+    """Provide a function that writes each epoch at once; curves of an earlier attempt are replaced.
 
-    :raises UsageError: the package tensorboard is not there.
+    :raises UsageError: the package tensorboard is not installed.
     """
     try:
         from torch.utils.tensorboard import SummaryWriter

@@ -324,7 +324,7 @@ def test_calls_that_cannot_be_meant_are_refused(tmp_path: Path) -> None:
         "at most 5": lambda writer: writer.append(features, coords),
         r"features \(2, 7\)": lambda writer: writer.append(features[:2, :7], coords[:2]),
         r"coords \(1, 2\)": lambda writer: writer.append(features[:2], coords[:1]),
-        "facts that say 9": lambda writer: writer.finish(facts(9)),
+        "the facts state 9": lambda writer: writer.finish(facts(9)),
     }
     for message, call in calls.items():
         with (

@@ -108,7 +108,7 @@ def test_a_fold_is_silent_on_patients_and_slides_that_it_knows(place: Path) -> N
     assert float(rows["P2"]["logit"]) == pytest.approx(np.mean(by_fold))
     assert float(rows["P2"]["threshold"]) == pytest.approx(np.mean([THRESHOLDS[0], THRESHOLDS[2]]))
     assert [fold["n_patients"] for fold in metrics(place)["folds"]] == [9, 9, 10]
-    assert "trained some folds, judged by the others: 2 patients" in judged.notes
+    assert "patients that some folds were trained on, read by the others: 2" in judged.notes
     page = (place / "work/evaluations/her2/report.html").read_text()
     assert "judged by the others: 2. To that extent this is not another cohort" in page
     assert "by their id, but not by a slide: 2 patients" in page  # P4 and P7
@@ -140,7 +140,7 @@ def test_a_slide_of_the_table_that_is_not_here_counts_too(place: Path) -> None:
     ("patients", "kind", "whom"),
     [
         ([], "External evaluation", "on another cohort"),
-        (["P4", "P5"], "Evaluation on patients some of whom trained the model", "on 12 patients, 2 of whom trained"),
+        (["P4", "P5"], "Evaluation on patients that include training patients", "on 12 patients, 2 of whom trained"),
         (list(COHORT), "Evaluation on the training cohort", "on 12 patients, 12 of whom trained"),
     ],
 )
@@ -172,7 +172,7 @@ def test_of_one_fold_there_is_no_spread(place: Path) -> None:
 def test_a_model_is_not_judged_on_its_own_patients(place: Path) -> None:
     shutil.rmtree(place / "development")
     model_at(place / "development/models/her2", seen=[list(COHORT)] * 3)
-    with pytest.raises(CohortError, match=rf"no patient is left to judge: {SEEN_BY_ALL} \(12\)") as caught:
+    with pytest.raises(CohortError, match=rf"no patient is left to evaluate on: {SEEN_BY_ALL} \(12\)") as caught:
         evaluate(place)
     assert caught.value.path == str(place / "external.csv")
     assert "give their ids a prefix" in caught.value.hint

@@ -64,7 +64,7 @@ def drawn(patients: int, *, slope: float = 1.0, shift: float = 0.0) -> tuple[lis
 def test_calibration_is_told_in_words() -> None:
     good = calibration_in_words(report_of(*drawn(2000)))
     assert "no difference beyond chance" in good[0]
-    assert "interval holds 1" in good[1]
+    assert "interval contains 1" in good[1]
     assert "too high for this cohort" in calibration_in_words(report_of(*drawn(2000, shift=-1)))[0]
     assert "too low for this cohort" in calibration_in_words(report_of(*drawn(2000, shift=1)))[0]
     assert "below 1" in calibration_in_words(report_of(*drawn(2000, slope=0.4)))[1]

@@ -50,7 +50,7 @@ def test_a_model_trained_again_makes_the_first_batch_stale(clinic: Clinic) -> No
     clinic.model(seed=1)
     result = clinic.predict(b)
     assert result.exit_code == 0
-    assert "stale, and in no patient's figures: a" in " ".join(result.stderr.split())
+    assert "stale, left out of all figures: a" in " ".join(result.stderr.split())
     rows = clinic.rows()
     assert rows["a"] == before["a"] | {"status": "stale", "note": rows["a"]["note"]}
     assert "another model, or by this one before it was trained again" in rows["a"]["note"]

@@ -176,7 +176,7 @@ def test_a_slide_that_is_not_understood_is_named_and_tissue_is_the_way_out() -> 
     words = ("tile", grey_slide(Path("grey.png")), "--mpp-override", 0.5)
     result = wsipipe(*words)
     assert result.exit_code == 0
-    assert "grey: which part of it is tissue is not understood" in result.stderr
+    assert "grey: tissue could not be recognised reliably" in result.stderr
     assert "--tissue" in result.stderr
     assert records()["grey"].stats["tissue_verdict"] == "not understood"
     assert told(*words, "--tissue", "all")["tile"]["stats"]["tiles"] == 81

@@ -214,7 +214,7 @@ def test_lists_of_one_gene_a_line_and_gene_sets(tmp_path: Path) -> None:
     ("content", "what"),
     [
         (b"# nothing\n\n", "holds no genes"),
-        (b"ESR1,PGR\n", "more than a gene"),
+        (b"ESR1,PGR\n", "more than one gene"),
         (b"\xff\xfe\x00", "cannot be read"),
         (None, "cannot be read"),
     ],

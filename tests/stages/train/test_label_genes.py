@@ -28,7 +28,7 @@ def table(gene: np.ndarray, unit: str = "log2(TPM + 1)") -> ExpressionTable:
 
 @pytest.mark.parametrize(("low", "high"), [(0, 1), (1, 0), (-1, 1), (2, 9.5)])
 def test_a_gene_with_one_value_in_each_class(low: float, high: float) -> None:
-    with pytest.raises(ExpressionError, match="G7 is the label itself, in all 40 patients") as caught:
+    with pytest.raises(ExpressionError, match="G7 is not a gene but the label itself, in all 40 patients") as caught:
         refuse_labels([table(np.where(CLASS, high, low))], LABELS)
     assert "--drop-columns 'G7'" in caught.value.hint
 

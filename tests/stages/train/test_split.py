@@ -121,8 +121,8 @@ def test_a_lost_slide_of_a_patient_with_another_is_said(mine: Planted) -> None:
     tiled_again(mine, "S06a", "empty")
     tiled_again(mine, "S02a", "failed")  # the patient's only one: counted as a patient
     notes = split(mine).notes
-    assert "slides left out whose patients have others, features of earlier tiles: 1 (S03b)" in notes
-    assert "slides left out whose patients have others, no tissue on the slide: 1 (S06a)" in notes
+    assert "slides left out, whose patients have other slides, features of earlier tiles: 1 (S03b)" in notes
+    assert "slides left out, whose patients have other slides, no tissue on the slide: 1 (S06a)" in notes
     assert sum(note.startswith("slides left out") for note in notes) == 2
     assert "dropped, slide failed in tile: 1" in notes
 
