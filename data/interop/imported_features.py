@@ -71,7 +71,7 @@ def find_foreign_features(folder: Path, slide_id: str) -> Path:
     """
     places = [[f"{slide_id}.h5"], [f"h5_files/{slide_id}.h5"]]
     hint = "extract them there, or with wsipipe extract"
-    return file_of_slide("features", slide_id, folder, places, hint=hint)
+    return file_of_slide(f"features of {slide_id}", folder, places, hint=hint)
 
 
 def read_foreign_features(path: Path) -> ForeignFeatures:

@@ -32,8 +32,7 @@ def find_annotations(folder: Path, slide_id: str, file_name: str = "") -> Path:
     places = [[f"{below}{name}" for name in names] for below in _PLACES]
     plain = ", ".join(f"{below}{slide_id}{ending}" for below in _PLACES for ending in (".geojson", ".json"))
     return file_of_slide(
-        "annotations",
-        slide_id,
+        f"annotations of {slide_id!r}",
         folder,
         places,
         hint="put it there under the slide's name, or leave the slide out",

@@ -78,7 +78,7 @@ def find_foreign_tiles(folder: Path, slide_id: str) -> Path:
     """
     places = [[f"{below}{slide_id}{ending}"] for below in ("", "patches/") for ending in ("_patches.h5", ".h5")]
     hint = "give the folder that TRIDENT or CLAM has written `patches/` into, or leave the slide out"
-    return file_of_slide("coordinates", slide_id, folder, places, hint=hint)
+    return file_of_slide(f"coordinates for {slide_id!r}", folder, places, hint=hint)
 
 
 def read_foreign_tiles(path: Path) -> ForeignTiles:

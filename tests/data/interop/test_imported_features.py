@@ -76,7 +76,7 @@ def test_features_under_a_name_from_a_mac_are_found(tmp_path: Path) -> None:
 
 
 def test_missing_features_say_what_was_looked_for(tmp_path: Path) -> None:
-    with pytest.raises(SlideError, match=r"no features for 'S1'; looked for S1.h5, h5_files/S1.h5") as caught:
+    with pytest.raises(SlideError, match=r"no features of S1; looked for S1.h5, h5_files/S1.h5") as caught:
         find_foreign_features(tmp_path, "S1")
     assert caught.value.path == str(tmp_path)
 
