@@ -180,6 +180,8 @@ def shrink(pixels: Rgb, factor: int) -> Rgb:
 
 def shrink_mask(mask: npt.NDArray[np.bool_], factor: int) -> npt.NDArray[np.bool_]:
     """Mark squares that are set completely; at the right and lower edge, in their existing part."""
-    return np.asarray(shrink(np.where(mask[..., None], np.uint8(255), np.uint8(0)), factor) == 255).reshape(
-        -(-mask.shape[0] // factor), -(-mask.shape[1] // factor)
-    )
+    height, width = mask.shape
+    padded = np.pad(mask, ((0, -height % factor), (0, -width % factor)), constant_values=True)
+    rows, columns = padded.shape[0] // factor, padded.shape[1] // factor
+    squares: npt.NDArray[np.bool_] = padded.reshape(rows, factor, columns, factor).all(axis=(1, 3))
+    return squares

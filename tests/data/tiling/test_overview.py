@@ -246,3 +246,10 @@ def test_the_finer_level_of_a_real_file_stands_in(tmp_path):
     assert not overview.unread.any()
     assert overview.mpp <= good.mpp
     assert MAX_UNREAD == 0.01
+
+
+@pytest.mark.parametrize("factor", [16, 23, 32, 40, 200])
+def test_one_unset_pixel_is_enough_in_a_square_of_any_size(factor: int) -> None:
+    mask = np.ones((2 * factor, factor), bool)
+    mask[factor // 2, 3] = False
+    assert shrink_mask(mask, factor).tolist() == [[False], [True]]
