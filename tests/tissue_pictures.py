@@ -1,147 +1,21 @@
-"""Slides drawn at 8 µm per pixel, with the truth about their tissue.
-
-Stains absorb as in a microscope (Beer and Lambert): light that passes is the glass's times exp(−density · stain), with
-the stain vectors of Ruifrok and Johnston (2001). All is drawn from fixed seeds.
-"""
+"""Drawn H&E slides: tissues, glass and light, and artefacts that are not tissue."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
 
 import cv2
 import numpy as np
-
-MPP = 8.0
-WIDTH, HEIGHT = 1000, 750  # 8 × 6 mm
-
-EOSIN, HAEMATOXYLIN, DAB = STAINS = np.array([(0.07, 0.99, 0.11), (0.65, 0.70, 0.29), (0.27, 0.57, 0.78)])
-"""Of red, green and blue, at density 1."""
-LIGHT_GREEN, ANILINE_BLUE, ALCIAN_BLUE = (0.9, 0.25, 0.55), (0.85, 0.5, 0.15), (0.8, 0.3, 0.1)
-SCHIFF, CONGO_RED, PONCEAU, AZURE = (0.2, 0.9, 0.35), (0.05, 0.7, 0.75), (0.25, 0.8, 0.6), (0.75, 0.6, 0.2)
-SILVER, GREY, YELLOW = (0.58, 0.6, 0.57), (0.58, 0.58, 0.58), (0.02, 0.2, 0.8)
-GLASS = (243, 243, 243)
-
-BLUE, GREEN, RED, BLACK = (45, 70, 170), (30, 130, 70), (205, 30, 45), (25, 25, 28)
-"""Light that passes a stroke of a marker."""
-
-
-@dataclass
-class Picture:
-    pixels: np.ndarray
-    """(height, width, 3) uint8."""
-    truth: np.ndarray
-    """(height, width) bool: tissue."""
-    either: np.ndarray
-    """(height, width) bool: what may count as tissue or not, such as fat, and the rim of a pen's stroke."""
-
-    def scores(self, found: np.ndarray) -> tuple[float, float, float]:
-        """Recall, precision, intersection over union; 1 where there is nothing to find and nothing found."""
-        found, truth = found & ~self.either, self.truth & ~self.either
-        both, either = float((found & truth).sum()), float((found | truth).sum())
-        return both / max(truth.sum(), 1e-9), both / max(found.sum(), 1e-9), both / max(either, 1e-9)
-
-
-class Drawing:
-    """Light that passes the slide, layer by layer."""
-
-    def __init__(self, width: int = WIDTH, height: int = HEIGHT, glass: tuple[int, int, int] = GLASS, seed: int = 0):
-        self.rng = np.random.default_rng(seed)
-        self.stains = STAINS
-        self.light = np.full((height, width, 3), glass, float)
-        self.truth = np.zeros((height, width), bool)
-        self.either = np.zeros((height, width), bool)
-
-    @property
-    def size(self) -> tuple[int, int]:
-        return self.light.shape[1], self.light.shape[0]
-
-    def cloud(self, scale: float) -> np.ndarray:
-        """Noise of mean 0 and deviation 1 with features of about so many pixels."""
-        step = max(int(scale / 3), 1)  # coarse clouds are drawn small and enlarged
-        noise = self.rng.standard_normal([-(-side // step) + 1 for side in self.truth.shape], np.float32)
-        noise = cv2.GaussianBlur(noise, (0, 0), scale / step, borderType=cv2.BORDER_REFLECT)
-        noise = cv2.resize(noise, None, fx=step, fy=step, interpolation=cv2.INTER_CUBIC)
-        noise = noise[: self.truth.shape[0], : self.truth.shape[1]]
-        return (noise - noise.mean()) / noise.std()
-
-    def blob(
-        self, x: float, y: float, across: float, high: float, angle: float = 0, ragged: float = 0.12
-    ) -> np.ndarray:
-        """An ellipse of that width and height with a ragged outline."""
-        columns, rows = np.meshgrid(np.arange(self.size[0]) - x, np.arange(self.size[1]) - y)
-        turn = np.deg2rad(angle)
-        along, over = columns * np.cos(turn) + rows * np.sin(turn), rows * np.cos(turn) - columns * np.sin(turn)
-        distance = np.hypot(along / (across / 2), over / (high / 2))
-        return distance < 1 + ragged * self.cloud(min(across, high) / 6)
-
-    def stroke(self, points: list[tuple[int, int]], thickness: int) -> np.ndarray:
-        drawn = np.zeros(self.truth.shape, np.uint8)
-        cv2.polylines(drawn, [np.array(points, np.int32)], False, 1, thickness)
-        return drawn.astype(bool)
-
-    def stain(
-        self, where: np.ndarray, eosin: float = 0.35, nuclei: float = 0.25, dab: float = 0.0, truth: bool = True
-    ) -> None:
-        """Tissue: eosin in soft bundles, nuclei in clusters with hardly one a pixel, DAB in patches."""
-        rows, columns = (np.flatnonzero(where.any(axis=axis)) for axis in (1, 0))
-        inside = np.s_[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
-        fibres = np.clip(1 + 0.4 * self.cloud(1.2) + 0.15 * self.cloud(12), 0.3, None)[inside]
-        cells = np.clip(1 + 0.5 * self.cloud(0.7) + 0.4 * self.cloud(15), 0.1, None)[inside]
-        brown = np.clip(1 + 0.7 * self.cloud(10) + 0.3 * self.cloud(1), 0, None)[inside]
-        layers = (eosin * fibres, nuclei * cells, dab * brown)
-        density = sum(layer[..., None] * stain for layer, stain in zip(layers, self.stains, strict=True))
-        self.light[inside] *= np.where(where[inside][..., None], np.exp(-density), 1)
-        if truth:
-            self.truth |= where
-
-    def mark(self, where: np.ndarray, ink: tuple[int, int, int], soft: float = 1.0) -> None:
-        """Ink on the coverslip: tissue below is lost, and the rim, 100 µm, may go either way."""
-        cover = cv2.GaussianBlur(where.astype(float), (0, 0), soft)[..., None]
-        self.light *= 1 - cover * (1 - np.array(ink) / 243)
-        self.truth &= ~where
-        rim = cv2.dilate(where.astype(np.uint8), cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (25, 25))) > 0
-        self.either |= rim & ~where
-
-    def shade(self, where: np.ndarray, grey: float, soft: float = 1.0) -> None:
-        """Something colourless that lets a share of the light through."""
-        cover = cv2.GaussianBlur(where.astype(float), (0, 0), soft)[..., None]
-        self.light *= 1 - cover * (1 - grey)
-
-    def done(self, noise: float = 1.2, quality: int | None = 80) -> Picture:
-        """With a camera's noise, and as JPEG unless ``quality`` is None."""
-        pixels = np.clip(self.light + self.rng.normal(0, noise, self.light.shape), 0, 255).astype(np.uint8)
-        if quality is not None:
-            _, data = cv2.imencode(".jpg", pixels[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, quality])
-            pixels = cv2.imdecode(data, cv2.IMREAD_COLOR)[..., ::-1].copy()
-        return Picture(pixels, self.truth, self.either)
-
-
-def stained(
-    fibres: tuple[float, float, float],
-    nuclei: tuple[float, float, float] = tuple(HAEMATOXYLIN),
-    glass: tuple[int, int, int] = GLASS,
-) -> Drawing:
-    """A slide on which these stains take the place of eosin and haematoxylin."""
-    drawing = Drawing(glass=glass)
-    drawing.stains = np.array([fibres, nuclei, DAB])
-    return drawing
-
-
-def _section(drawing: Drawing, **stains: float) -> Drawing:
-    width, height = drawing.size
-    drawing.stain(drawing.blob(width * 0.55, height * 0.5, width * 0.5, height * 0.55), **stains)
-    return drawing
-
+from stain_drawing import BLUE, EOSIN, GLASS, GREEN, HEIGHT, INKS, RED, WIDTH, Drawing, Picture, section
 
 # ------------------------------------------------------------------------------------------ tissues
 
 
 def plain_section() -> Picture:
-    return _section(Drawing()).done()
+    return section(Drawing()).done()
 
 
 def pale_stroma() -> Picture:
     """Hardly any eosin, a nucleus here and there."""
-    return _section(Drawing(), eosin=0.09, nuclei=0.03).done()
+    return section(Drawing(), eosin=0.09, nuclei=0.03).done()
 
 
 def fat(eosin: float = 0.15) -> Picture:
@@ -168,7 +42,7 @@ def fat(eosin: float = 0.15) -> Picture:
 
 def dense() -> Picture:
     """A lymph node, cut thick: nearly black at 8 µm."""
-    return _section(Drawing(), eosin=0.7, nuclei=1.7).done()
+    return section(Drawing(), eosin=0.7, nuclei=1.7).done()
 
 
 def pale_beside_dense() -> Picture:
@@ -218,12 +92,12 @@ def brown() -> Picture:
 
 def counterstain() -> Picture:
     """Immunohistochemistry of a negative case: pale blue haematoxylin and nothing else."""
-    return _section(Drawing(), eosin=0, nuclei=0.12).done()
+    return section(Drawing(), eosin=0, nuclei=0.12).done()
 
 
 def out_of_focus() -> Picture:
     """Pale, and blurred by 40 µm."""
-    drawing = _section(Drawing(), eosin=0.12, nuclei=0.06)
+    drawing = section(Drawing(), eosin=0.12, nuclei=0.06)
     drawing.light = cv2.GaussianBlur(drawing.light, (0, 0), 5)
     return drawing.done()
 
@@ -272,12 +146,12 @@ def long_slide(width: int, height: int) -> Picture:
 
 
 def jpeg_noise(quality: int, noise: float = 4) -> Picture:
-    return _section(Drawing(), eosin=0.2, nuclei=0.1).done(noise, quality)
+    return section(Drawing(), eosin=0.2, nuclei=0.1).done(noise, quality)
 
 
 def vignetting(eosin: float = 0.12) -> Picture:
     """Darker by 15 grey levels, and warmer by 4, from the middle to the corners."""
-    drawing = _section(Drawing(), eosin=eosin, nuclei=0.06)
+    drawing = section(Drawing(), eosin=eosin, nuclei=0.06)
     columns, rows = np.meshgrid(np.linspace(-1, 1, WIDTH), np.linspace(-1, 1, HEIGHT))
     falls = (columns**2 + rows**2) / 2
     drawing.light *= 1 - falls[..., None] * np.array((13, 15, 17)) / 243
@@ -285,12 +159,12 @@ def vignetting(eosin: float = 0.12) -> Picture:
 
 
 def tinted(glass: tuple[int, int, int], eosin: float = 0.15, nuclei: float = 0.06) -> Picture:
-    return _section(Drawing(glass=glass), eosin=eosin, nuclei=nuclei).done()
+    return section(Drawing(glass=glass), eosin=eosin, nuclei=nuclei).done()
 
 
 def transparent(eosin: float = 0.25, glass: tuple[int, int, int] = (236, 232, 237)) -> Picture:
     """Only the fields with tissue were scanned; the rest is transparent, laid on white."""
-    drawing = _section(Drawing(glass=glass), eosin=eosin)
+    drawing = section(Drawing(glass=glass), eosin=eosin)
     scanned = np.zeros((HEIGHT, WIDTH), bool)
     for row in range(0, HEIGHT, 75):
         inside = np.flatnonzero(drawing.truth[row : row + 75].any(axis=0))
@@ -338,7 +212,7 @@ def pen(ink: tuple[int, int, int], eosin: float = 0.35) -> Picture:
 
 def pen_across(ink: tuple[int, int, int]) -> Picture:
     """The same line over the tissue, and a dot beside it."""
-    drawing = _section(Drawing())
+    drawing = section(Drawing())
     drawing.mark(drawing.stroke([(330, 60), (560, 360), (760, 700)], 32), ink)
     drawing.mark(drawing.blob(120, 150, 70, 70, ragged=0.03), ink)
     return drawing.done()
@@ -346,7 +220,7 @@ def pen_across(ink: tuple[int, int, int]) -> Picture:
 
 def pen_ring(ink: tuple[int, int, int], faded: float = 0.5) -> Picture:
     """Drawn around the tissue, faded, so that light shines through it. (Red that has faded so far is eosin's pink.)"""
-    drawing = _section(Drawing())
+    drawing = section(Drawing())
     ring = drawing.blob(550, 375, 800, 690, ragged=0.02) & ~drawing.blob(550, 375, 740, 630, ragged=0.02)
     red, green, blue = (round((1 - faded) * channel + faded * 243) for channel in ink)
     drawing.mark(ring, (red, green, blue))
@@ -355,7 +229,7 @@ def pen_ring(ink: tuple[int, int, int], faded: float = 0.5) -> Picture:
 
 def glass_edges(grey: int) -> Picture:
     """Dark along two sides, where the glass ends."""
-    drawing = _section(Drawing(), eosin=0.3)
+    drawing = section(Drawing(), eosin=0.3)
     edge = np.zeros((HEIGHT, WIDTH), bool)
     edge[:, :45] = edge[-35:] = True
     drawing.shade(edge, grey / 243, 2)
@@ -365,7 +239,7 @@ def glass_edges(grey: int) -> Picture:
 
 def coverslip() -> Picture:
     """The edge of the coverslip: lines, dark beside bright, 30 to 60 µm wide, with a little colour; one over tissue."""
-    drawing = _section(Drawing())
+    drawing = section(Drawing())
     for points, colour, thickness in (
         ([(60, 0), (75, 749)], (0.55, 0.56, 0.58), 5),
         ([(68, 0), (83, 749)], (1.04, 1.04, 1.05), 3),
@@ -379,7 +253,7 @@ def coverslip() -> Picture:
 
 def bubbles() -> Picture:
     """Air under the coverslip: rings with dark rims, brighter within."""
-    drawing = _section(Drawing())
+    drawing = section(Drawing())
     for x, y, across in ((140, 170, 180), (180, 560, 120), (880, 640, 150), (900, 120, 60)):
         outer, inner = (
             drawing.blob(x, y, across, across, ragged=0.02),
@@ -417,7 +291,7 @@ def blank(glass: tuple[int, int, int] = GLASS) -> Picture:
 
 def all_at_once() -> Picture:
     """Pale tissue, two pens, a dark edge, a line, uneven light, and strong compression."""
-    drawing = _section(Drawing(glass=(238, 236, 230)), eosin=0.15, nuclei=0.08)
+    drawing = section(Drawing(glass=(238, 236, 230)), eosin=0.15, nuclei=0.08)
     drawing.mark(drawing.stroke([(120, 80), (160, 600)], 30), BLUE)
     drawing.mark(drawing.stroke([(330, 80), (700, 680)], 26), GREEN)
     edge = np.zeros((HEIGHT, WIDTH), bool)
@@ -429,8 +303,6 @@ def all_at_once() -> Picture:
     drawing.light *= 1 - ((columns**2 + rows**2) / 2)[..., None] * 15 / 243
     return drawing.done(2, 50)
 
-
-INKS = {"blue": BLUE, "green": GREEN, "red": RED, "black": BLACK}
 
 CASES: dict[str, Callable[[], Picture]] = {
     "plain section": plain_section,
@@ -482,125 +354,3 @@ CASES: dict[str, Callable[[], Picture]] = {
     "blank, yellow": lambda: blank((240, 230, 195)),
     "all at once": all_at_once,
 }
-
-
-# --------------------------------------------------------------------------------- beyond H&E
-
-
-def faint(drawing: Drawing) -> Drawing:
-    """Immunohistochemistry of a negative case, hardly counterstained."""
-    return _section(drawing, eosin=0.0, nuclei=0.055)
-
-
-def positive_in_part() -> Picture:
-    """A dense brown nodule in tissue that is hardly counterstained."""
-    drawing = faint(Drawing())
-    drawing.stain(drawing.blob(430, 330, 120, 100), eosin=0, nuclei=0, dab=1.2)
-    return drawing.done()
-
-
-def web() -> Picture:
-    """Arachnoid: thin strands, pale, with gaps of 30 µm, beside a clot of blood."""
-    drawing = Drawing()
-    cells = drawing.rng.uniform((0, 0), drawing.size, (WIDTH * HEIGHT // 14, 2))
-    seeds = np.ones((HEIGHT, WIDTH), np.uint8)
-    seeds[cells[:, 1].astype(int), cells[:, 0].astype(int)] = 0
-    _, of = cv2.distanceTransformWithLabels(seeds, cv2.DIST_L2, 5, labelType=cv2.DIST_LABEL_CCOMP)
-    walls = (of != np.roll(of, 1, 0)) | (of != np.roll(of, 1, 1))
-    region = drawing.blob(560, 400, 600, 460, ragged=0.05)
-    drawing.stain(region & walls, eosin=0.035, nuclei=0.04, truth=False)
-    drawing.truth |= region
-    drawing.stain(drawing.blob(170, 180, 130, 110), eosin=1.0, nuclei=0.0)
-    return drawing.done()
-
-
-def film() -> Picture:
-    """PAS: the glue on the glass is stained too, in streaks and clouds, and most around the tissue."""
-    drawing = stained(SCHIFF)
-    where = drawing.blob(WIDTH * 0.5, HEIGHT * 0.5, WIDTH * 0.6, HEIGHT * 0.3)
-    near = cv2.GaussianBlur(where.astype(float), (0, 0), 60)
-    glue = np.clip(0.03 + 0.3 * near + 0.012 * drawing.cloud(40) + 0.012 * drawing.cloud(1.5), 0, None)
-    drawing.light *= np.exp(-glue[..., None] * np.array(SCHIFF))
-    drawing.stain(where, eosin=0.9, nuclei=0.5)
-    return drawing.done()
-
-
-def smear_of_cells() -> Picture:
-    """Cytology: clusters of cells, pale blue-green and pink, strewn over the glass."""
-    drawing = Drawing()
-    for index, (x, y) in enumerate(drawing.rng.uniform((60, 60), (WIDTH - 60, HEIGHT - 60), (26, 2))):
-        drawing.stains = np.array([ALCIAN_BLUE if index % 3 else CONGO_RED, HAEMATOXYLIN, DAB])
-        across = float(drawing.rng.uniform(40, 90))
-        drawing.stain(drawing.blob(float(x), float(y), across, across * 0.8), eosin=0.2, nuclei=0.15)
-    return drawing.done()
-
-
-def uneven(drawing: Drawing) -> Picture:
-    """Faint, and light that falls by 25 grey levels to one corner."""
-    drawing = faint(drawing)
-    columns, rows = np.meshgrid(np.linspace(0, 1, WIDTH), np.linspace(0, 1, HEIGHT))
-    drawing.light *= 1 - ((columns + rows) / 2)[..., None] * 25 / 243
-    return drawing.done()
-
-
-def dirty(drawing: Drawing) -> Picture:
-    """Dust, a hair, an air bubble, the shadow of a cover slip's edge."""
-    for x, y in drawing.rng.uniform((0, 0), drawing.size, (40, 2)).astype(int):
-        cv2.circle(drawing.light, (int(x), int(y)), int(drawing.rng.integers(1, 5)), (120, 119, 118), -1)
-    hair = drawing.stroke([(200, 60), (260, 120), (380, 140), (430, 100)], 2)
-    drawing.light[hair] = (110, 108, 105)
-    ring = drawing.blob(130, 600, 160, 150, ragged=0.01) ^ drawing.blob(130, 600, 146, 136, ragged=0.01)
-    drawing.shade(ring, 0.5)
-    drawing.shade(drawing.stroke([(0, 30), (999, 50)], 6), 0.7)
-    return drawing.done()
-
-
-def faint_beside_pen(ink: tuple[int, int, int]) -> Picture:
-    drawing = faint(Drawing())
-    drawing.mark(drawing.stroke([(130, 80), (190, 330), (110, 700)], 32), ink)
-    return drawing.done()
-
-
-def glowing(colour: tuple[int, int, int], around: int) -> Picture:
-    """Fluorescence: cells of one colour on black, in a frame that was not scanned, which is white."""
-    drawing = Drawing(glass=(0, 0, 0))
-    cells = np.clip(1 + 0.5 * drawing.cloud(1.0) + 0.4 * drawing.cloud(15), 0, 2)[..., None]
-    where = drawing.blob(500, 380, 400, 300)
-    drawing.light[where] = (cells * np.array(colour) / 2)[where]  # nothing of it is to be tiled
-    picture = drawing.done()
-    frame = np.ones((HEIGHT, WIDTH), bool)
-    frame[around : HEIGHT - around, around : WIDTH - around] = False
-    picture.pixels[frame] = 255
-    return picture
-
-
-BEYOND_HE: dict[str, Callable[[], Picture]] = {
-    "faint counterstain": lambda: faint(Drawing()).done(),
-    "positive in part": positive_in_part,
-    "faint, glass yellow": lambda: faint(Drawing(glass=(240, 230, 195))).done(),
-    "faint, glass blue": lambda: faint(Drawing(glass=(222, 232, 243))).done(),
-    "faint, uneven light": lambda: uneven(Drawing()),
-    "faint, uneven light, warm": lambda: uneven(Drawing(glass=(243, 236, 222))),
-    "faint, dirty": lambda: dirty(faint(Drawing())),
-    **{f"faint, {name} pen": lambda ink=ink: faint_beside_pen(ink) for name, ink in INKS.items()},
-    "silver": lambda: _section(stained(SILVER, GREY), eosin=0.3, nuclei=0.8).done(),
-    "black and white": lambda: _section(stained(GREY, GREY), eosin=0.3, nuclei=0.5).done(),
-    "light green": lambda: _section(stained(LIGHT_GREEN, GREY), eosin=0.8, nuclei=0.3).done(),
-    "light green, pale": lambda: _section(stained(LIGHT_GREEN, GREY), eosin=0.25, nuclei=0.1).done(),
-    "light green, dirty": lambda: dirty(_section(stained(LIGHT_GREEN, GREY), eosin=0.8, nuclei=0.3)),
-    "trichrome": lambda: _section(stained(ANILINE_BLUE, PONCEAU), eosin=0.9, nuclei=0.4).done(),
-    "Alcian blue": lambda: _section(stained(ALCIAN_BLUE), eosin=0.4, nuclei=0.1).done(),
-    "Alcian blue, faint": lambda: _section(stained(ALCIAN_BLUE), eosin=0.05, nuclei=0.03).done(),
-    "Congo red": lambda: _section(stained(CONGO_RED), eosin=0.4, nuclei=0.1).done(),
-    "Giemsa": lambda: _section(stained((0.5, 0.6, 0.2), AZURE), eosin=0.5, nuclei=1.0).done(),
-    "elastic": lambda: _section(stained(YELLOW, GREY), eosin=0.3, nuclei=1.8).done(),
-    "toluidine blue": lambda: _section(stained((0.9, 0.6, 0.1), (0.9, 0.6, 0.1)), eosin=0.5, nuclei=0.9).done(),
-    "web": web,
-    "stained film": film,
-    "cells": smear_of_cells,
-    "dirt alone": lambda: dirty(Drawing()),
-    "blue cells glow, white around": lambda: glowing((0, 0, 220), 120),
-    "grey cells glow, white around": lambda: glowing((110, 110, 110), 120),
-    "grey cells glow": lambda: glowing((110, 110, 110), 0),
-}
-"""Slides that are not H&E, and what lies beside them."""

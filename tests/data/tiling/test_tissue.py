@@ -1,4 +1,4 @@
-"""The tissue mask, on pictures whose truth is known."""
+"""The tissue mask of H&E, on drawn slides with a known mask."""
 
 import sys
 from dataclasses import replace
@@ -9,58 +9,28 @@ import numpy as np
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
-from wsipipe.data.tiling.overview import Overview, shrink
-from wsipipe.data.tiling.tissue import MAX_HOLE, MIN_PIECE, TissueMask, find_tissue, tissue_fractions
-from wsipipe.data.units import Level0Px, Mpp
+from wsipipe.data.tiling.tissue import MAX_HOLE, MIN_PIECE, find_tissue, tissue_fractions
+from wsipipe.data.units import Level0Px
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
-from tissue_pictures import BEYOND_HE, CASES
-
-MPP = 8.0
-GLASS = (243, 243, 243)
-PALE = (232, 214, 226)
-PINK = (222, 160, 190)
-DENSE = (120, 70, 150)
-BROWN = (150, 105, 75)
-COUNTERSTAIN = (150, 160, 195)
-
-
-def glass(width: int = 800, height: int = 600, colour: tuple[int, int, int] = GLASS) -> np.ndarray:
-    return np.full((height, width, 3), colour, np.uint8)
-
-
-def ellipse(width: int, height: int, centre: tuple[int, int], axes: tuple[int, int]) -> np.ndarray:
-    mask = np.zeros((height, width), np.uint8)
-    cv2.ellipse(mask, centre, axes, 0, 0, 360, 1, cv2.FILLED)
-    return mask.astype(bool)
-
-
-def stain(picture: np.ndarray, where: np.ndarray, colour: tuple[int, int, int], texture: float = 12) -> None:
-    """Colour with the grain of tissue: lighter and darker by turns."""
-    grain = np.random.default_rng(1).normal(0, texture, where.shape)[..., None]
-    stained = np.clip(np.array(colour) + grain, 0, 255).astype(np.uint8)
-    picture[where] = stained[where]
-
-
-def jpeg(picture: np.ndarray, quality: int) -> np.ndarray:
-    _, data = cv2.imencode(".jpg", picture[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, quality])
-    return cv2.imdecode(data, cv2.IMREAD_COLOR)[..., ::-1].copy()
-
-
-def overview_of(picture: np.ndarray, mpp: float = MPP) -> Overview:
-    unread = np.zeros(picture.shape[:2], bool)
-    return Overview(pixels=picture, downsample=mpp / 0.25, mpp=Mpp(mpp), unread=unread)
-
-
-def tissue_of(picture: np.ndarray, mpp: float = MPP) -> TissueMask:
-    return find_tissue(overview_of(picture, mpp))
-
-
-def agreement(found: np.ndarray, truth: np.ndarray) -> float:
-    """Intersection over union."""
-    return float((found & truth).sum() / (found | truth).sum())
-
+from drawn_overviews import (
+    BROWN,
+    COUNTERSTAIN,
+    DENSE,
+    GLASS,
+    MPP,
+    PALE,
+    PINK,
+    agreement,
+    ellipse,
+    glass,
+    jpeg,
+    overview_of,
+    stain,
+    tissue_of,
+)
+from tissue_pictures import CASES
 
 AT_LEAST = {
     "fragments of 0.3 mm": (0.98, 0.88),  # half a pixel around 37 is a tenth of their area
@@ -338,87 +308,6 @@ def test_no_picture_makes_it_fail(size, colours, mpp):
     assert 0 <= fractions[0] <= 1
 
 
-# --------------------------------------------------------------------------------------- other stains
-
-
-@pytest.mark.parametrize("case", BEYOND_HE)
-def test_other_stains(case):
-    """Most of the tissue and nothing else. Where a stain is faint, clusters of no nuclei are as pale as glass."""
-    picture = BEYOND_HE[case]()
-    result = tissue_of(picture.pixels)
-    if not picture.truth.any():
-        assert not result.mask.any()
-        assert result.verdict == ("dark background" if "glow" in case else "nothing")
-        return
-    recall, precision, _ = picture.scores(result.mask)
-    assert recall >= (0.8 if "faint" in case else 0.9)
-    assert precision >= 0.93
-    assert not (result.mask & result.pen).any()
-
-
-def test_only_colour_in_plenty_of_glass_or_what_is_unlike_it_is_asked_for():
-    """The second opinion changes nothing where it agrees: H&E is as it was."""
-    picture = CASES["plain section"]().pixels
-    auto, colour = (find_tissue(overview_of(picture), way) for way in ("auto", "colour"))
-    np.testing.assert_array_equal(auto.mask, colour.mask)
-    assert auto.verdict == colour.verdict == "tissue and glass"
-    faint = BEYOND_HE["faint counterstain"]().pixels
-    auto, glass = (find_tissue(overview_of(faint), way) for way in ("auto", "glass"))
-    assert auto.verdict == glass.verdict == "unlike glass"
-    assert agreement(auto.mask, glass.mask) > 0.99
-
-
-def test_tissue_without_colour_or_contrast_is_named_and_glass_finds_it():
-    """Grey and pale: dirt, or tissue that is not stained. Nobody knows but who put it there."""
-    picture = CASES["grey smear"]()
-    result = tissue_of(picture.pixels)
-    assert result.verdict == "not understood"
-    assert not result.mask.any()
-    smear = ellipse(1000, 750, (600, 400), (200, 100))
-    assert find_tissue(overview_of(picture.pixels), "glass").mask[smear].mean() > 0.5
-    assert find_tissue(overview_of(picture.pixels), 12).mask[smear].mean() > 0.95
-
-
-@pytest.mark.parametrize("colour", [(140, 90, 60), (90, 90, 92)])
-def test_a_background_that_is_neither_glass_nor_tissue_is_named(colour):
-    picture = glass(colour=colour)
-    stain(picture, ellipse(800, 600, (400, 300), (150, 120)), DENSE)
-    assert tissue_of(picture).verdict == "not understood"
-
-
-def test_all_of_it_is_tissue_but_what_nobody_has_seen():
-    picture = glass()
-    unread, unscanned = np.zeros((600, 800), bool), np.zeros((600, 800), bool)
-    unread[:10], unscanned[:, 700:] = True, True
-    result = find_tissue(replace(overview_of(picture), unread=unread, unscanned=unscanned), "all")
-    np.testing.assert_array_equal(result.mask, ~(unread | unscanned))
-    assert result.verdict == "all of it"
-
-
-def test_grey_levels_below_the_glass():
-    picture = glass(colour=(225, 224, 228))
-    for column, darker in ((100, 6), (300, 14), (500, 40)):
-        picture[200:400, column : column + 120] = (225 - darker, 224, 228)
-    found = find_tissue(overview_of(picture), 10)
-    assert [bool(found.mask[300, column]) for column in (160, 360, 560)] == [False, True, True]
-    assert (found.verdict, found.threshold) == ("darker than glass", 10)
-    assert not find_tissue(overview_of(glass()), 10).mask.any()
-
-
-def test_what_was_not_scanned_is_no_tissue():
-    """As a scanner fills it: with white, with black, with the last picture that it took."""
-    picture = glass()
-    stain(picture, ellipse(800, 600, (300, 300), (150, 120)), PINK)
-    unscanned = np.zeros((600, 800), bool)
-    unscanned[:, 350:] = True
-    for fill in ((255, 255, 255), (0, 0, 0), PINK, (30, 130, 70)):
-        filled = picture.copy()
-        filled[unscanned] = fill
-        result = find_tissue(replace(overview_of(filled), unscanned=unscanned))
-        assert not result.mask[unscanned].any()
-        assert agreement(result.mask, ellipse(800, 600, (300, 300), (150, 120)) & ~unscanned) > 0.94
-
-
 @pytest.mark.parametrize(("size", "mpp"), [(256, 0.25), (256, 0.5), (224, 0.5), (512, 0.25), (100, 1.0)])
 @pytest.mark.parametrize("colour", [PALE, PINK, DENSE])
 def test_a_patch_of_tissue_is_no_speck(size, mpp, colour):
@@ -451,89 +340,8 @@ def test_a_hair_from_edge_to_edge_is_no_tissue():
     assert not tissue_of(picture).mask.any()
 
 
-@pytest.mark.parametrize("ink", [(45, 70, 170), (30, 130, 70), (205, 30, 45), (25, 25, 28)])
-@pytest.mark.parametrize("stain_", ["plain section", "faint counterstain"])
-def test_streaky_ink_across_tissue_stays_ink(ink, stain_):
-    """It has texture, of its own and of the tissue below it, but not the colour of the tissue."""
-    picture = (CASES | BEYOND_HE)[stain_]()
-    line = np.zeros(picture.truth.shape, np.uint8)
-    cv2.polylines(line, [np.array([[60, 60], [560, 380], [900, 740]])], False, 1, 36)
-    streaks = cv2.GaussianBlur(np.random.default_rng(3).standard_normal(line.shape), (0, 0), 3)
-    thickness = cv2.GaussianBlur(line.astype(float), (0, 0), 1.5) * (1 + 0.15 * streaks / streaks.std())
-    inked = picture.pixels * np.exp(thickness[..., None] * np.log((np.array(ink) + 1) / 244))
-    result = tissue_of(jpeg(inked.clip(0, 255).astype(np.uint8), 80))
-    assert result.mask[line > 0].mean() < 0.02
-    assert picture.truth[result.mask].mean() > 0.97
-
-
 def test_the_mask_is_deterministic():
     picture = glass()
     stain(picture, ellipse(800, 600, (400, 300), (200, 150)), PALE)
     one, other = tissue_of(picture), tissue_of(picture.copy())
     np.testing.assert_array_equal(one.mask, other.mask)
-
-
-# ------------------------------------------------------------------------------------ of the tiles
-
-
-def test_tissue_fractions_are_exact_to_the_fraction_of_a_pixel():
-    rng = np.random.default_rng(0)
-    mask = rng.random((40, 50)) < 0.5
-    downsample = 7  # whole, so that the mask can be painted at level 0
-    painted = np.kron(mask, np.ones((downsample, downsample), bool))
-    tissue = TissueMask(
-        mask=mask,
-        downsample=float(downsample),
-        mpp=Mpp(8),
-        verdict="tissue and glass",
-        threshold=7,
-        pen=np.zeros_like(mask),
-    )
-    side = 45
-    coords = np.stack([rng.integers(0, 350 - side, 200), rng.integers(0, 280 - side, 200)], axis=1)
-    expected = [painted[y : y + side, x : x + side].mean() for x, y in coords]
-    fractions = tissue_fractions(tissue, coords, Level0Px(side))
-    np.testing.assert_allclose(fractions, expected, atol=1e-6)
-    assert fractions.dtype == np.float32
-    assert tissue_fractions(tissue, np.empty((0, 2), np.int64), Level0Px(side)).shape == (0,)
-
-
-@pytest.mark.parametrize("downsample", [7.0, 16.003, 31.97])
-def test_a_tile_beside_the_tissue_has_none_of_it(downsample):
-    """Not even 1e-17: what touches tissue is told by it."""
-    mask = ellipse(900, 1000, (450, 500), (200, 300))
-    tissue = TissueMask(
-        mask=mask,
-        downsample=downsample,
-        mpp=Mpp(8),
-        verdict="tissue and glass",
-        threshold=7,
-        pen=np.zeros_like(mask),
-    )
-    side = Level0Px(224)
-    x, y = np.meshgrid(np.arange(0, 900 * downsample - side, side), np.arange(0, 1000 * downsample - side, side))
-    coords = np.stack([x.ravel(), y.ravel()], axis=1).astype(np.int64)
-    fractions = tissue_fractions(tissue, coords, side)
-    start, end = np.floor(coords / downsample).astype(int), np.ceil((coords + side) / downsample).astype(int)
-    touches = [mask[top:bottom, left:right].any() for (left, top), (right, bottom) in zip(start, end, strict=True)]
-    whole = [mask[top:bottom, left:right].all() for (left, top), (right, bottom) in zip(start, end, strict=True)]
-    np.testing.assert_array_equal(fractions > 0, touches)
-    np.testing.assert_array_equal(fractions == 1, whole)
-
-
-def test_fractions_at_a_fractional_downsample():
-    mask = np.zeros((10, 10), bool)
-    mask[:, 5:] = True
-    tissue = TissueMask(
-        mask=mask, downsample=16.004, mpp=Mpp(8), verdict="tissue and glass", threshold=7, pen=np.zeros_like(mask)
-    )
-    (half,) = tissue_fractions(tissue, np.array([[40, 0]]), Level0Px(80))  # the tissue begins at x = 80.02
-    assert half == pytest.approx((120 - 80.02) / 80, abs=1e-6)
-
-
-def test_shrink_takes_means_and_keeps_the_edge():
-    picture = np.arange(5 * 7, dtype=np.uint8).reshape(5, 7, 1).repeat(3, axis=2)
-    small = shrink(picture, 2)
-    assert small.shape == (3, 4, 3)
-    assert small[0, 0, 0] == round((0 + 1 + 7 + 8) / 4)
-    assert small[2, 3, 0] == 34

@@ -1,18 +1,13 @@
-"""The runner: what is done is skipped, what is stale is redone, what fails fails alone, and a killed run goes on.
+"""The runner: finished items are skipped, stale ones redone, and a failure stops no other item.
 
-The stages are those of ``copy_stage.py``: real ones, small enough to see through.
+The stages are those of ``copy_stage.py``: real ones, small enough to understand.
 """
 
 from __future__ import annotations
 
 import os
-import signal
-import subprocess
 import sys
-import time
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -20,51 +15,22 @@ HERE = Path(__file__).resolve().parents[2]
 if str(HERE) not in sys.path:
     sys.path.insert(0, str(HERE))  # worker processes take over the path, and must find the stages
 
+from copied_texts import last, result, run, statuses, took, write  # noqa: E402
 from copy_stage import CopyStage, CountStage, copy, copy_stage  # noqa: E402
 from wsipipe.data.errors import (  # noqa: E402
     BundleError,
-    BusyError,
     SlideError,
     StoreError,
     SurroundingsError,
     UsageError,
 )
-from wsipipe.data.manifest import Record  # noqa: E402
-from wsipipe.pipeline.console import Console  # noqa: E402
 from wsipipe.pipeline.run.outcomes import explain  # noqa: E402
-from wsipipe.pipeline.run.runner import Runner  # noqa: E402
 
 
 @pytest.fixture
 def place(tmp_path: Path) -> Path:
     write(tmp_path, a="apple", b="bread", c="curd")
     return tmp_path
-
-
-def write(place: Path, **texts: str) -> None:
-    (place / "texts").mkdir(exist_ok=True)
-    for name, text in texts.items():
-        (place / "texts" / f"{name}.txt").write_text(text)
-
-
-def took(place: Path, verb: str = "do") -> list[str]:
-    """The items worked on since this was last asked."""
-    calls = place / "calls"
-    lines = calls.read_text().splitlines() if calls.exists() else []
-    calls.unlink(missing_ok=True)
-    return sorted(line.split()[1] for line in lines if line.startswith(verb + " "))
-
-
-def last(place: Path) -> dict[str, Record]:
-    return copy_stage(place).manifest.latest("copy")
-
-
-def statuses(place: Path) -> dict[str, str]:
-    return {item: record.status for item, record in last(place).items()}
-
-
-def result(place: Path, item: str) -> str:
-    return (place / "work" / "copies" / f"{item}.txt").read_text()
 
 
 # ----- what is done is skipped, what is stale is redone -----
@@ -172,10 +138,6 @@ def test_an_input_archived_after_use_still_counts(place: Path) -> None:
     run(place, stage)
     (place / "texts" / "b.txt").unlink()
     assert run(place, stage).before == 3
-
-
-def run(place: Path, stage: Any, **options: bool) -> Any:
-    return Runner(place / "work", Console(json_only=True), **options).run(stage)
 
 
 @pytest.mark.parametrize("harm", ["deleted", "truncated"])

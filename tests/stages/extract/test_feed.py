@@ -1,14 +1,13 @@
-"""The feed: order, company, bad and stuck tiles, memory, the bottleneck. Slides and networks here are hand-made."""
+"""The feed: features do not depend on the batch, order, memory, the end of a run, the bottleneck."""
 
 from __future__ import annotations
 
 import json
-import shutil
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,157 +16,31 @@ import pytest
 import timm
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
-from wsipipe.data.errors import SlideError, SurroundingsError
-from wsipipe.data.features.store import FeatureFacts
-from wsipipe.data.slides.slide import Rgb, Slide
-from wsipipe.data.tiling.grid import TileGrid
-from wsipipe.data.tiling.store import TileSet
-from wsipipe.data.units import Level0Px, LevelPx, Mpp, TilePx
-from wsipipe.models.backbones.backbone import Backbone, Embedder, ready
-from wsipipe.models.backbones.weights import Weights
-from wsipipe.stages.extract.decode_threads import DecodeThreads
-from wsipipe.stages.extract.embed_threads import Pieces
+from wsipipe.models.backbones.backbone import Embedder
 from wsipipe.stages.extract.feed import TileFeed
-from wsipipe.stages.extract.feed_batch import Batch, OpenBag
+from wsipipe.stages.extract.feed_batch import OpenBag
 from wsipipe.stages.extract.feed_report import FeedReport
 from wsipipe.stages.stage import Item, Silence
 
-SIDE = 32
-CPU = torch.device("cpu")
+sys.path.insert(0, str(Path(__file__).parents[2]))
 
+import hand_made_feed
+from hand_made_feed import (
+    SIDE,
+    Kept,
+    Network,
+    NoiseSlide,
+    bag_of,
+    closed,
+    embedder_of,
+    features_of,
+    fed,
+    item,
+    pixels_of,
+    tiles_of,
+)
 
-class NoiseSlide(Slide):
-    """Each tile is noise of its own, made when it is read.
-
-    :param before: called with the tile's number before each read.
-    """
-
-    format = "hand-made"
-    reader = "noise"
-    level_downsamples = (1.0,)
-    mpp = (Mpp(0.5), Mpp(0.5))
-
-    def __init__(self, name: str, count: int, before: Callable[[int], object] = lambda index: None) -> None:
-        self.path = Path(name)
-        self.level_dimensions = ((SIDE * count, SIDE),)
-        self.before = before
-        self.seed = sum(name.encode())
-        self.closed = False
-
-    def read(self, level: int, x: Level0Px, y: Level0Px, width: LevelPx, height: LevelPx) -> Rgb:
-        index = x // SIDE
-        self.before(index)
-        return pixels_of(self.seed, index)
-
-    def close(self) -> None:
-        self.closed = True
-
-
-def pixels_of(seed: int, index: int) -> Rgb:
-    return np.random.default_rng((seed, index)).integers(0, 256, (SIDE, SIDE, 3), dtype=np.uint8)
-
-
-def tiles_of(slide: NoiseSlide) -> TileSet:
-    width = slide.level_dimensions[0][0]
-    count = width // SIDE
-    coords = np.stack([np.arange(count) * SIDE, np.zeros(count, int)], axis=1).astype(np.int64)
-    scores = np.ones(count, np.float32)
-    grid = TileGrid(
-        mpp=Mpp(0.5),
-        tile_px=TilePx(SIDE),
-        overlap=TilePx(0),
-        level=0,
-        downsample=1.0,
-        level_mpp=Mpp(0.5),
-        read_px=LevelPx(SIDE),
-        columns=count,
-        rows=1,
-    )
-    return TileSet(
-        slide_id=str(slide.path),
-        slide_format=slide.format,
-        slide_size=slide.dimensions,
-        slide_mpp=Mpp(0.5),
-        grid=grid,
-        min_tissue=0.0,
-        coords=coords,
-        tissue_fraction=scores,
-        sharpness=scores,
-        sharpness_mpp=Mpp(8.0),
-    )
-
-
-class Kept:
-    """A sink that keeps what it is given."""
-
-    def __init__(self, before: Callable[[], object] = lambda: None) -> None:
-        self.features: list[NDArray[Any]] = []
-        self.coords: list[NDArray[np.int64]] = []
-        self.discarded = False
-        self.before = before
-
-    def append(self, features: NDArray[np.floating[Any]], coords: NDArray[np.int64]) -> None:
-        self.before()
-        self.features += list(features)
-        self.coords += list(coords)
-
-    def finish(self, facts: FeatureFacts) -> None:
-        raise AssertionError("the caller's to do")
-
-    def discard(self) -> None:
-        self.discarded = True
-
-
-def item(slide: NoiseSlide) -> Item:
-    return Item(str(slide.path), {}, slide, size=slide.level_dimensions[0][0] // SIDE)
-
-
-def bag_of(it: Item, max_bad_tiles: float = 0.0, sink: Kept | None = None) -> OpenBag:
-    return OpenBag(it, it.payload, tiles_of(it.payload), sink or Kept(), max_bad_tiles)
-
-
-def embedder_of(network: nn.Module, side: int = SIDE) -> Embedder:
-    backbone = Backbone(
-        name="hand-made", architecture="none", pooling="pooled", resize=side, mean=(0.5,) * 3, std=(0.25,) * 3
-    )
-    return ready(backbone, network.eval(), Weights(Path("none"), "random"), device=CPU)
-
-
-class Network(nn.Module):
-    """Mean colours; slow, short of memory, or broken where it is asked to be."""
-
-    def __init__(self, before: Callable[[int], object] = lambda size: None) -> None:
-        super().__init__()
-        self.before = before
-
-    def forward(self, pixels: Tensor) -> Tensor:
-        self.before(len(pixels))
-        return pixels.mean((2, 3))
-
-
-def fed(
-    slides: Iterable[NoiseSlide], embedder: Embedder, open_bag: Callable[[Item], OpenBag] = bag_of, **how: Any
-) -> tuple[dict[str, OpenBag | Exception], FeedReport]:
-    feed = TileFeed(embedder, Silence(), **({"batch_size": 8, "threads": 2} | how))
-    given = {it.id: bag for it, bag in feed.run(map(item, slides), open_bag)}
-    assert feed.report is not None
-    return given, feed.report
-
-
-def features_of(bag: OpenBag | Exception) -> NDArray[np.float32]:
-    assert isinstance(bag, OpenBag)
-    assert bag.error is None
-    assert isinstance(bag.sink, Kept)
-    return np.stack(bag.sink.features)
-
-
-def closed(bag: OpenBag) -> bool:
-    assert isinstance(bag.slide, NoiseSlide)
-    return bag.slide.closed
-
-
-# ----- company -----
+# ----- features -----
 
 
 @pytest.fixture(scope="module", params=["test_efficientnet", "test_vit"])
@@ -440,83 +313,13 @@ def test_a_slide_is_not_taken_before_its_time() -> None:
     assert 3500 < taken[2] <= 4000
 
 
-# ----- threads -----
-
-
-class Panic(BaseException):
-    """What libraries written in Rust raise is no ``Exception`` either."""
-
-
-@pytest.mark.parametrize("error", [RuntimeError("that"), SystemExit("that"), Panic("that")])
-@pytest.mark.parametrize("place", ["open", "read", "network", "sink"])
-def test_whatever_a_thread_meets_fails_the_slide_and_the_others_go_on(place: str, error: BaseException) -> None:
-    calls: list[object] = []
-
-    def fail(*_: object) -> None:
-        calls.append(_)
-        if place != "network" or len(calls) == 3:  # the first is the look at the width
-            raise error
-
-    def open_bag(it: Item) -> OpenBag:
-        if place == "open" and it.id == "b":
-            fail()
-        return bag_of(it, sink=Kept(fail) if place == "sink" and it.id == "b" else None)
-
-    slides = [NoiseSlide(name, 8, fail if place == "read" and name == "b" else lambda _: None) for name in "abc"]
-    network = Network(fail if place == "network" else lambda size: None)
-    bags, _ = fed(slides, embedder_of(network), open_bag, threads=1)
-    bad = bags["b"]
-    assert "that" in str(bad if isinstance(bad, Exception) else bad.error)
-    assert len(features_of(bags["a"])) == len(features_of(bags["c"])) == 8
-
-
-def test_features_of_another_shape_fail_their_slides() -> None:
-    class Short(Network):
-        def forward(self, pixels: Tensor) -> Tensor:
-            return super().forward(pixels)[: len(pixels) // 2]
-
-    bags, _ = fed([NoiseSlide(name, 8) for name in "ab"], embedder_of(Short()))
-    assert {type(bag.error) for bag in bags.values() if isinstance(bag, OpenBag)} == {IndexError}
-
-
-@pytest.mark.parametrize("threads", [1, 2])
-def test_a_profile_that_cannot_be_written_ends_the_run_before_the_work(tmp_path: Path, threads: int) -> None:
-    (tmp_path / "file").touch()
-    trace = tmp_path / "file" / "trace.json"
-    with pytest.raises(SurroundingsError, match="the profile cannot be written") as caught:
-        fed([NoiseSlide("a", 4000)], embedder_of(Network()), profile=trace, threads=threads)
-    assert (caught.value.path, "--profile" in caught.value.hint) == (str(trace), True)
-    assert not of_the_feed(threading.enumerate())
-
-
-@pytest.mark.parametrize("tiles", [100, 800])
-def test_a_profile_that_cannot_be_written_any_more_ends_the_run(tmp_path: Path, tiles: int) -> None:
-    """Of 100 tiles it is written when all is done, of 800 before."""
-    folder = tmp_path / "folder"
-    network = Network(lambda size: shutil.rmtree(folder, ignore_errors=True))
-    with pytest.raises(SurroundingsError, match="the profile cannot be written"):
-        fed([NoiseSlide("a", tiles)], embedder_of(network), profile=folder / "trace.json", threads=1)
-
-
-def test_an_error_that_is_not_foreseen_ends_the_run_and_its_threads() -> None:
-    """Here of a decoding thread, where it leaves out a tile."""
-    broken: Any = None
-    with pytest.raises(TypeError):
-        fed([NoiseSlide("a", 4000, spoilt(3))], embedder_of(Network()), lambda it: bag_of(it, broken))
-    assert not of_the_feed(threading.enumerate())
-
-
-def of_the_feed(threads: Iterable[threading.Thread]) -> list[str]:
-    return [thread.name for thread in threads if thread.name in {"decode", "embed", "write"}]
-
-
 # ----- memory -----
 
 PEAK = """
 import importlib.util, resource, sys
-spec = importlib.util.spec_from_file_location("test_feed", sys.argv[1])
+spec = importlib.util.spec_from_file_location("hand_made_feed", sys.argv[1])
 it = importlib.util.module_from_spec(spec)
-sys.modules["test_feed"] = it
+sys.modules["hand_made_feed"] = it
 spec.loader.exec_module(it)
 
 
@@ -541,7 +344,7 @@ def test_memory_does_not_grow_with_the_tiles() -> None:
     """20,000 tiles are 61 MB of pixels and 164 MB of features: none of that may be held."""
 
     def peak(tiles: int) -> float:
-        command = [sys.executable, "-c", PEAK, __file__, str(tiles)]
+        command = [sys.executable, "-c", PEAK, hand_made_feed.__file__, str(tiles)]
         return float(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
 
     few, many = peak(2_000), peak(20_000)
