@@ -43,7 +43,7 @@ def test_a_process_that_dies_takes_only_its_item_with_it(tmp_path: Path, text: s
     assert summary.done == 5
     assert sorted(failure.item for failure in summary.failures) == ["t2", "t6"]
     assert [failure.message for failure in summary.failures if failure.item == "t2"] == [
-        "t2: the process that worked on it died (a crash in a decoder, or no memory left)"
+        "t2: the process that worked on it died (a crash in a decoder, or out of memory)"
     ]
     assert len(copy_stage(tmp_path).manifest.records()) == 7
     took(tmp_path)

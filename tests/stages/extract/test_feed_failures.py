@@ -162,13 +162,22 @@ def test_what_wakes_late_touches_no_batch() -> None:
     assert threads.close(5)
 
 
-def test_out_of_memory_halves_the_batch_and_goes_on() -> None:
+OUT_OF_MEMORY = [
+    torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB"),
+    RuntimeError("CUDA error: out of memory"),
+    RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
+    RuntimeError("MPS backend out of memory (MPS allocated: 9.06 GB)"),
+]
+
+
+@pytest.mark.parametrize("error", OUT_OF_MEMORY, ids=lambda error: str(error)[:30])
+def test_out_of_memory_halves_the_batch_and_goes_on(error: RuntimeError) -> None:
     sizes: list[int] = []
 
     def small(size: int) -> None:
         sizes.append(size)
         if size > 3:
-            raise torch.OutOfMemoryError("too much")
+            raise error
 
     slides = [NoiseSlide("a", 30), NoiseSlide("b", 7)]
     given, report = fed(slides, embedder_of(Network(small)), batch_size=10, threads=1)
@@ -259,3 +268,18 @@ def test_an_error_that_is_not_foreseen_ends_the_run_and_its_threads() -> None:
 
 def of_the_feed(threads: Iterable[threading.Thread]) -> list[str]:
     return [thread.name for thread in threads if thread.name in {"decode", "embed", "write"}]
+
+
+def test_an_error_that_is_not_of_memory_is_not_tried_in_halves() -> None:
+    sizes: list[int] = []
+
+    def broken(size: int) -> None:
+        sizes.append(size)
+        raise RuntimeError("CUDA error: an illegal memory access was encountered")
+
+    network = Network()
+    embedder = embedder_of(network)
+    network.before = broken
+    with pytest.raises(RuntimeError, match="illegal memory access"):
+        Pieces(embedder)(torch.zeros((6, SIDE, SIDE, 3), dtype=torch.uint8))
+    assert sizes == [6]
