@@ -183,5 +183,4 @@ def shrink_mask(mask: npt.NDArray[np.bool_], factor: int) -> npt.NDArray[np.bool
     height, width = mask.shape
     padded = np.pad(mask, ((0, -height % factor), (0, -width % factor)), constant_values=True)
     rows, columns = padded.shape[0] // factor, padded.shape[1] // factor
-    squares: npt.NDArray[np.bool_] = padded.reshape(rows, factor, columns, factor).all(axis=(1, 3))
-    return squares
+    return np.asarray(padded.reshape(rows, factor, columns, factor).all(axis=(1, 3)))
