@@ -75,7 +75,7 @@ class Bench:
         torch.manual_seed(0)
         config = preset("official", self.width, self.genes)
         if self.small:
-            sizes = {"hidden": 32, "shared": 8, "slots": 3, "omics_hidden": 16, "omics_embedding": 8, "head_hidden": 8}
+            sizes = {"hidden": 16, "shared": 8, "slots": 3, "omics_hidden": 16, "omics_embedding": 8, "head_hidden": 8}
             config = config.model_copy(update=sizes)
         network = MoMKD(config)
         encoder = network.histology_encoder
