@@ -205,7 +205,7 @@ def report(**changes: Any) -> FeedReport:
     ("changes", "said"),
     [
         ({"decoding": 194.0}, ["bottleneck: decoding (97 % busy", "backbone 30 %", "50 tiles/s", "try --threads 4"]),
-        ({"decoding": 194.0, "resampled": True}, ["--threads 4, or tile at an --mpp"]),
+        ({"decoding": 194.0, "resampled": True}, ["--threads 4, or tile at the --mpp"]),
         ({"decoding": 1560.0, "threads": 16}, ["a machine with more cores"]),
         ({"computing": 98.0, "precision": "fp32"}, ["bottleneck: backbone (98 % busy", "--precision bf16"]),
         ({"computing": 98.0}, ["this is the best case"]),
