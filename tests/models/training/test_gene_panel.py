@@ -223,7 +223,7 @@ def test_what_fit_refuses() -> None:
         GenePanel().fit(matrix, genes, np.zeros(10))
     with pytest.raises(ExpressionError, match="does not fit 2 genes"):
         GenePanel().fit(matrix, genes[:2], labels)
-    with pytest.raises(ExpressionError, match="there twice"):
+    with pytest.raises(ExpressionError, match="occurs twice"):
         GenePanel().fit(matrix, ["a", "b", "a"], labels)
     with pytest.raises(ExpressionError, match="none of 3 genes varies"):
         GenePanel().fit(np.ones_like(matrix), genes, labels)

@@ -224,7 +224,7 @@ def test_blocks_that_did_not_measure_everyone() -> None:
         measured(join_blocks([ExpressionTable((), table.genes, table.matrix[:0], "", ""), block]), train) == with_calls
     )
     lopsided = ExpressionTable(table.patients[1::2], names, calls, "gistic", "cnv.csv", "cnv")
-    with pytest.raises(ExpressionError, match="soft targets, fitted to parts of the training patients: cnv is chosen"):
+    with pytest.raises(ExpressionError, match="soft targets, fitted to folds of the training patients: cnv is chosen"):
         SoftTargets.fitted(join_blocks([table, lopsided]), train, [])
 
 

@@ -41,7 +41,7 @@ def test_a_label_among_counts_is_found_though_it_was_divided_by_the_library(tmp_
     counts.rename_axis("gene").to_csv(tmp_path / "m.csv")
     read = read_genomics(tmp_path / "m.csv")[0]
     store = ExpressionTable(tuple(read.obs_names), tuple(read.var_names), read.X, "log2(CPM + 1)", "m.csv")
-    with pytest.raises(ExpressionError, match="HER2Calc is the label itself"):
+    with pytest.raises(ExpressionError, match="HER2Calc is not a gene but the label itself"):
         refuse_labels([store], LABELS)
 
 
@@ -67,6 +67,6 @@ def test_train_and_compare_stop_at_a_label_among_the_genes(tmp_path: Path) -> No
     for command in ("train", "compare"):
         refused = wsipipe(command, "-c", planted.settings)
         assert refused.exit_code == 1
-        assert "WHAT is the label itself" in " ".join(refused.output.split())
+        assert "WHAT is not a gene but the label itself" in " ".join(refused.output.split())
     assert wsipipe("genomics", "-c", planted.settings, "--drop-columns", "WHAT", "--replace").exit_code == 0
     assert wsipipe("train", "-c", planted.settings, "--epochs", "1").exit_code == 0
