@@ -120,7 +120,7 @@ def test_every_unit_told_is_held_against_every_unit_seen(seen: str) -> None:
         if message in ("", "warned"):
             check_unit(told, values)
             assert (told, against) == (told, "")
-            assert (told, bool(unit_warnings(told, values, told=True))) == (told, message == "warned")
+            assert (told, bool(unit_warnings(told, values, given=True))) == (told, message == "warned")
         else:
             assert message in against, (told, against)
             with pytest.raises(ExpressionError, match="contradicts the values") as caught:

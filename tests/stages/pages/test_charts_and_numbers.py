@@ -67,7 +67,7 @@ def metrics_of(n_each: int, shift: float) -> tuple[str, ...]:
 
 def test_cautions_follow_the_evidence() -> None:
     assert metrics_of(400, 1.5) == ()
-    assert any("holds 0.5" in line for line in metrics_of(40, 0))
+    assert any("includes 0.5" in line for line in metrics_of(40, 0))
     assert any("below 0.5" in line for line in metrics_of(100, -2))
     assert any("wide" in line for line in metrics_of(35, 0.7))
     few = metrics_of(8, 40)
