@@ -212,6 +212,11 @@ def way_of(settings: TileSettings) -> Way | int:
 
 def _notes(slide_id: str, result: TileResult, picture: Path) -> Sequence[str]:
     """What the user should look at now."""
+    if result.tissue.verdict == "dark background":
+        return (
+            f"{slide_id}: it glows on black, as fluorescence does, and no tissue is looked for (see {picture.name}); "
+            "--annotations or --tissue all decides",
+        )
     if result.tissue.verdict != "not understood":
         return ()
     return (
