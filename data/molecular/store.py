@@ -46,6 +46,7 @@ class ExpressionTable:
     :param unit: such as ``log2(CPM + 1)``.
     :param source: name of the file that it was read from.
     :param block: the block; of joined blocks the first.
+    :param libraries: (n,) reads that the patients' counts sum to, where the store keeps them.
     """
 
     patients: tuple[str, ...]
@@ -54,6 +55,7 @@ class ExpressionTable:
     unit: str
     source: str
     block: Block = "rna"
+    libraries: npt.NDArray[np.float64] | None = None
 
     @cached_property
     def _row_of(self) -> Mapping[str, int]:
@@ -174,7 +176,8 @@ def read_expression(path: Path) -> ExpressionTable:
     if block is None:
         raise StoreError(f"holds a block {uns['block']!r} that this wsipipe does not know", path=path, hint=_AGAIN)
     patients, genes = (tuple(map(str, names)) for names in (stored.obs_names, stored.var_names))
-    return ExpressionTable(patients, genes, matrix, uns["unit"], uns["source"], block)
+    libraries = stored.obs["library_size"].to_numpy(np.float64) if "library_size" in stored.obs else None
+    return ExpressionTable(patients, genes, matrix, uns["unit"], uns["source"], block, libraries)
 
 
 class _WithoutStrays(LocalStore):  # type: ignore[misc]  # zarr has no types

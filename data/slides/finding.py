@@ -20,10 +20,15 @@ from .readers import SLIDE_EXTENSIONS
 from .slide import IMAGE_EXTENSIONS
 
 _NOT_READ: Final = frozenset({
-    ".afi", ".dcx", ".eps", ".ets", ".isyntax", ".jp2", ".jpx", ".kfb", ".lif", ".mds", ".mdsx", ".mkt", ".nd2",
-    ".oir", ".qptiff", ".sdpc", ".tmap", ".tron", ".vsi", ".zif", ".zvi",
+    ".afi", ".avif", ".bmp", ".dcx", ".eps", ".ets", ".gif", ".heic", ".isyntax", ".jp2", ".jpx", ".jxl", ".kfb",
+    ".lif", ".mds", ".mdsx", ".mkt", ".nd2", ".oir", ".qptiff", ".sdpc", ".tmap", ".tron", ".vsi", ".webp", ".zif",
+    ".zvi",
 })  # fmt: skip
-"""Slide formats that no reader here supports: left out, and reported."""
+"""Formats of slides and pictures that no reader here supports: left out, and reported."""
+
+_PACKED: Final = frozenset({".7z", ".bz2", ".gz", ".rar", ".tar", ".xz", ".zip", ".zst"})
+_UNFINISHED: Final = frozenset({".crdownload", ".download", ".filepart", ".part", ".partial", ".tmp"})
+"""Extensions after a slide's own: packed, or not completely copied."""
 
 _DICOM: Final = ".dcm"
 _WITH_IMAGES_BESIDE: Final = frozenset({".vms", ".vmu"})
@@ -193,6 +198,9 @@ def _walk(folder: Path, above: frozenset[Path], left_out: dict[str, list[Path]])
             slides.append(file)
         elif extension in _NOT_READ:
             left_out.setdefault(f"a format that is not read ({extension})", []).append(file)
+        elif extension in _PACKED | _UNFINISHED and _of_a_slide(Path(file.stem).suffix.lower()):
+            why = "a packed slide: unpack it" if extension in _PACKED else "a copy that is not finished"
+            left_out.setdefault(f"{why} ({extension})", []).append(file)
     beside = companions(slides)
     if beside:
         left_out.setdefault("a companion image of a slide beside it", []).extend(sorted(beside))
@@ -201,6 +209,10 @@ def _walk(folder: Path, above: frozenset[Path], left_out: dict[str, list[Path]])
     for entry in folders:
         if entry.name not in mirax:
             yield from _walk(entry, above | {here}, left_out)
+
+
+def _of_a_slide(extension: str) -> bool:
+    return extension in _NOT_READ or extension in SLIDE_EXTENSIONS
 
 
 def _entries(folder: Path) -> tuple[list[Path], list[Path], list[Path]]:

@@ -206,6 +206,11 @@ def way_of(settings: TileSettings) -> Way | int:
 
 def _notes(slide_id: str, result: TileResult, picture: Path) -> Sequence[str]:
     """Tell the user to look at a slide whose tissue mask is doubtful."""
+    if result.tissue.verdict == "dark background":
+        return (
+            f"{slide_id}: bright colours on black, as in fluorescence: no tissue is searched (see {picture.name}); "
+            "use --annotations or --tissue all if it is not",
+        )
     if result.tissue.verdict != "not understood":
         return ()
     return (

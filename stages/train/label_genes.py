@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ...data.errors import ExpressionError
+from ...data.matrices.expression_units import STORED_AS
 from ...data.molecular.store import ExpressionTable
 from ...data.wording import some
 
@@ -24,9 +25,9 @@ MANY = 30
 def refuse_labels(tables: Sequence[ExpressionTable], labels: Mapping[str, int]) -> list[str]:
     """Refuse genes that are the label itself.
 
-    :param labels: labels of all used patients.
+    :param labels: of all patients that are used.
     :return: a note on genes that separate the classes perfectly but vary within them.
-    :raises ExpressionError: a gene has one value in each class, or separates the classes with counts of 0 and 1 only.
+    :raises ExpressionError: a gene has one value in each class, as it is stored or as the counts that it was made of.
     """
     notes = []
     for table in tables:
@@ -36,10 +37,13 @@ def refuse_labels(tables: Sequence[ExpressionTable], labels: Mapping[str, int]) 
         if len(patients) < ENOUGH or len(sizes) != 2 or sizes.min() < 3:
             continue
         values = np.asarray(table.rows(patients), dtype=np.float64)
-        lower, upper = values[classes == classes.min()], values[classes == classes.max()]
-        equal = _constant(lower) & _constant(upper) & (lower[0] != upper[0])
-        apart = _apart(lower, upper)
+        first, second = classes == classes.min(), classes == classes.max()
+        apart = _apart(values[first], values[second])
+        equal = _one_value_each(values, first, second)
         equal |= apart & _zero_or_one(values)
+        counts = _counts(table, patients, values)
+        if counts is not None:
+            equal |= _one_value_each(counts, first, second)
         if equal.any():
             genes = [table.genes[index] for index in np.flatnonzero(equal).tolist()]
             drop = " ".join(f"--drop-columns '{gene}'" for gene in genes[:3])
@@ -54,8 +58,26 @@ def refuse_labels(tables: Sequence[ExpressionTable], labels: Mapping[str, int]) 
     return notes
 
 
-def _constant(values: npt.NDArray[np.float64]) -> npt.NDArray[np.bool_]:
-    return np.asarray((values == values[0]).all(axis=0))
+def _one_value_each(
+    values: npt.NDArray[np.float64], first: npt.NDArray[np.bool_], second: npt.NDArray[np.bool_]
+) -> npt.NDArray[np.bool_]:
+    """Genes with one value in either class, and another in the other."""
+    one, other = values[first], values[second]
+    return np.asarray((one == one[0]).all(axis=0) & (other == other[0]).all(axis=0) & (one[0] != other[0]))
+
+
+def _counts(
+    table: ExpressionTable, patients: Sequence[str], values: npt.NDArray[np.float64]
+) -> npt.NDArray[np.float64] | None:
+    """The counts that log2(CPM + 1) was made of: divided by a library, a label of 1 and 3 differs in every patient.
+
+    To the hundredth of a read; None where the values are no such, or the libraries are unknown.
+    """
+    if table.libraries is None or table.unit != STORED_AS["counts"]:
+        return None
+    libraries = table.libraries[[table.row(patient) for patient in patients], None]
+    # Rounded, as float32 keeps seven digits of the logarithm; a label's numbers are small.
+    return np.asarray(np.round((np.exp2(values) - 1) * libraries / 1e6, 2))
 
 
 def _apart(lower: npt.NDArray[np.float64], upper: npt.NDArray[np.float64]) -> npt.NDArray[np.bool_]:

@@ -183,6 +183,22 @@ def test_formats_that_are_not_read_and_dead_links_are_named(tmp_path):
         find_slides([tmp_path / "c"])
 
 
+def test_packed_and_unfinished_slides_and_foreign_pictures_are_named(tmp_path):
+    touch(tmp_path, "a.svs", "b.svs.gz", "c.ndpi.part", "d.mrxs.zip", "e.webp", "f.BMP", "g.tif.crdownload")
+    touch(tmp_path, "counts.tsv.gz", "a.geojson.zip", "notes.part")
+    slides = find_slides([tmp_path])
+    assert [slide.slide_id for slide in slides] == ["a"]
+    named = {path.name: why for why, paths in slides.left_out.items() for path in paths}
+    assert named == {
+        "b.svs.gz": "a packed slide: unpack it (.gz)",
+        "c.ndpi.part": "a copy that is not finished (.part)",
+        "d.mrxs.zip": "a packed slide: unpack it (.zip)",
+        "e.webp": "a format that is not read (.webp)",
+        "f.BMP": "a format that is not read (.bmp)",
+        "g.tif.crdownload": "a copy that is not finished (.crdownload)",
+    }
+
+
 def test_a_folder_that_cannot_be_read_is_named_and_the_rest_goes_on(tmp_path):
     """In a process of its own, without root's rights."""
     touch(tmp_path, "cohort/a.svs", "cohort/closed/b.svs", "cohort/open/c.svs")

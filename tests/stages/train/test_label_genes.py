@@ -12,7 +12,7 @@ from command import wsipipe
 from planted_workspace import make_patients, plant
 from wsipipe.data.errors import ExpressionError
 from wsipipe.data.molecular.expression_reading import read_genomics
-from wsipipe.data.molecular.store import ExpressionTable
+from wsipipe.data.molecular.store import ExpressionTable, read_expression, write_expression
 from wsipipe.stages.train.label_genes import refuse_labels
 
 N = 40
@@ -43,6 +43,20 @@ def test_a_label_among_counts_is_found_though_it_was_divided_by_the_library(tmp_
     store = ExpressionTable(tuple(read.obs_names), tuple(read.var_names), read.X, "log2(CPM + 1)", "m.csv")
     with pytest.raises(ExpressionError, match="HER2Calc is not a gene but the label itself"):
         refuse_labels([store], LABELS)
+
+
+@pytest.mark.parametrize(("low", "high"), [(1, 3), (3, 1), (1, 2), (0, 100), (10, 20)])
+def test_a_label_of_any_two_numbers_among_counts_is_found(tmp_path: Path, low: int, high: int) -> None:
+    # R's as.numeric(factor(…)) writes 1 and 2; divided by the library, they differ in every patient.
+    rng = np.random.default_rng(1)
+    depth = rng.uniform(0.5, 4, N)
+    counts = pd.DataFrame(rng.poisson(rng.lognormal(5, 2, 200)[:, None] * depth), columns=list(LABELS))
+    counts.index = ["ACTB", "ESR1", *(f"GENE{i}" for i in range(198))]
+    counts.loc["Rezeptor"] = np.where(CLASS, high, low)
+    counts.rename_axis("gene").to_csv(tmp_path / "m.csv")
+    write_expression(tmp_path / "e.zarr", read_genomics(tmp_path / "m.csv")[0])
+    with pytest.raises(ExpressionError, match="Rezeptor is the label itself"):
+        refuse_labels([read_expression(tmp_path / "e.zarr")], LABELS)
 
 
 def test_genes_that_teach_are_not_refused() -> None:
