@@ -19,5 +19,5 @@ def test_fluorescence_is_named_with_the_way_out(tmp_path: Path) -> None:
     assert tiled.exit_code == 0
     said = " ".join(tiled.output.split())
     assert "dapi: bright colours on black, as in fluorescence" in said
-    assert "--tissue all decides" in said
-    assert "glass: it glows" not in said
+    assert "use --annotations or --tissue all if it is not" in said
+    assert "glass: bright" not in said

@@ -55,7 +55,7 @@ def test_a_label_of_any_two_numbers_among_counts_is_found(tmp_path: Path, low: i
     counts.loc["Rezeptor"] = np.where(CLASS, high, low)
     counts.rename_axis("gene").to_csv(tmp_path / "m.csv")
     write_expression(tmp_path / "e.zarr", read_genomics(tmp_path / "m.csv")[0])
-    with pytest.raises(ExpressionError, match="Rezeptor is the label itself"):
+    with pytest.raises(ExpressionError, match="Rezeptor is not a gene but the label itself"):
         refuse_labels([read_expression(tmp_path / "e.zarr")], LABELS)
 
 
