@@ -111,9 +111,12 @@ class TileStage(Stage[TileSettings]):
         if self.settings.annotation_classes and self.settings.annotations is None:
             raise UsageError("classes of annotations are given, but no annotations", hint="add --annotations")
         overrides: Mapping[str, float] = {}
+        notes = list(self.notes)
         if self.table is not None:
             match = match_slides([slide.slide_id for slide in self.slides], self.table)
             overrides = match.mpps(self.table)
+            if self.table.mpps():  # a slide without a row has no mpp from the table
+                notes += match.notes()
         standing = {r.item: r for r in self.manifest.records() if r.stage == self.name and r.status != "failed"}
         items, rejected = [], {}
         for slide in self.slides:
@@ -123,7 +126,7 @@ class TileStage(Stage[TileSettings]):
                 items.append(self._item(slide, overrides.get(slide.slide_id, self.settings.mpp_override)))
             except (SlideError, SurroundingsError) as error:
                 rejected[slide.slide_id] = error
-        return Plan(items, rejected, self.notes)
+        return Plan(items, rejected, notes)
 
     def _item(self, slide: FoundSlide, mpp_override: float | None) -> Item:
         settings, drawn = self.settings, self.settings.annotations

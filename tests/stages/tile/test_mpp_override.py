@@ -94,3 +94,13 @@ def test_a_name_from_a_mac_finds_its_row() -> None:
     Path("t.csv").write_text("slide_id,patient_id,path,mpp\nx,P1,Pr\u00e4parat 7.tif,0.25\n", encoding="utf-8")
     tile("--table", "t.csv")
     assert read_tiles(TILES / "x.h5").slide_mpp == 0.25
+
+
+def test_slides_without_a_row_and_rows_without_a_slide_are_named() -> None:
+    write("a.png", None)
+    write("lost.png", None)
+    Path("t.csv").write_text("slide_id,patient_id,mpp\na,P1,1.0\ngone,P2,1.0\n")
+    result = wsipipe("tile", "a.png", "lost.png", "--table", "t.csv", "--mpp", 1, "--tile-px", 64)
+    text = " ".join(result.output.split())
+    assert "slides on disk that no row names: 1 (lost)" in text
+    assert "slides of the table not on disk: 1 (gone)" in text
