@@ -110,7 +110,7 @@ def reading_fault(error: BaseException) -> OSError | None:
 
 
 def reading_fault_in(text: str) -> OSError | None:
-    """The failure of the machine that a library's message speaks of in the system's own words, if it does."""
+    """Find the failure of the machine that a library's message quotes in the system's words; None if it quotes none."""
     named = (number for number in _READING if os.strerror(number).casefold() in text.casefold())
     return next((OSError(number, text) for number in named), None)
 

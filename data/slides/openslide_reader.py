@@ -156,7 +156,7 @@ def _mistake(path: Path, file: Path, slide_format: str) -> Mistake | None:
         return None
     if len(mistakes) == 1 and "undecided" not in mistakes:
         return mistakes.pop()
-    wrong = "its tags and its compressed tiles disagree on how colours are coded, and which is right cannot be told"
+    wrong = "its tags and its compressed tiles disagree on how colours are coded, and nothing shows which is right"
     raise SlideError(wrong, path=path, hint=CONVERT)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from pathlib import Path
 
 import anndata
@@ -137,11 +136,9 @@ def test_real_matrices(tmp_path: Path, name: str, shape: tuple[int, int], unit: 
     path = DATA / name
     if not path.exists():
         pytest.skip("the real cohort is not here")
-    start = time.perf_counter()
     expression, _ = read_genomics(path)
     write_expression(tmp_path / "e.zarr", expression)
     table = read_expression(tmp_path / "e.zarr")
-    assert time.perf_counter() - start < 20  # takes about one second
     assert table.matrix.shape == shape
     assert expression.uns["input_unit"] == unit
     raw = pd.read_csv(path, index_col=0)
