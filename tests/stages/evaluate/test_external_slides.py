@@ -122,7 +122,7 @@ def test_slides_prepared_otherwise_are_read_and_it_is_said(place: Path) -> None:
     model_at(place / "development/models/her2", tile=TileSettings(min_tissue=0.25).result_settings())
     evaluate(place)
     page = (place / "work/evaluations/her2/report.html").read_text()
-    assert "not prepared as the model&#39;s own were: min_tissue 0.5, not 0.25." in page
+    assert "prepared differently from the model&#39;s own: min_tissue 0.5, not 0.25." in page
 
 
 # Again
