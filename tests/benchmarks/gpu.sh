@@ -4,9 +4,10 @@
 #   tests/benchmarks/gpu.sh wheels FOLDER [--python 3.12]
 #       where there is a network: collect what a machine with PyTorch, timm and the usual scientific packages lacks
 #
-#   tests/benchmarks/gpu.sh run OUT [--wheels FOLDER] [--device cuda:0] [--small]
+#   tests/benchmarks/gpu.sh run OUT [--wheels FOLDER] [--device cuda:0] [--small] [--part NAME=SECONDS]...
 #       where there is a GPU, and no network need be: measure. OUT/results.jsonl grows as it goes, and OUT/results.md is
-#       made of it in the end. --device cpu --small is a dry run. PYTHON names the interpreter, python3 by default.
+#       made of it in the end. --device cpu --small is a dry run. --part extraction=90 runs this part alone, for so long
+#       at most; parts are correctness, extraction, training, memory. PYTHON names the interpreter, python3 by default.
 #
 # Each part has a time of its own and ends then; the parts that matter most come first. Nothing is installed into the
 # machine's own Python: wheels are unpacked in a temporary folder, and only those that it lacks.
@@ -17,7 +18,7 @@ python=${PYTHON:-python3}
 MOST_MEBIBYTES=60
 
 usage() {
-    sed -n '2,12s/^# \{0,1\}//p' "$0"
+    sed -n '2,13s/^# \{0,1\}//p' "$0"
     exit 2
 }
 
@@ -65,10 +66,11 @@ PYTHON
         --target "$site" $lacking
 }
 
-# part NAME SECONDS COMMAND...: run it for so long at most, and write down how it ended.
+# part NAME COMMAND...: run it, for as long as it is given, and write down how it ended.
 part() {
-    name=$1 most=$2
-    shift 2
+    name=$1 most=${seconds[$1]:-}
+    shift
+    [ -z "$most" ] && return # not asked for
     left=$((deadline - SECONDS))
     [ "$left" -lt 5 ] && { note "$name" left_out="no time left" && return; }
     [ "$most" -gt "$left" ] && most=$left
@@ -85,18 +87,28 @@ note() {
 run() {
     out=$1
     shift
-    wheels='' device=cuda:0 small=''
+    wheels='' device=cuda:0 small='' asked=()
     while [ $# -gt 0 ]; do
         case $1 in
         --wheels) wheels=$2 && shift ;;
         --device) device=$2 && shift ;;
         --small) small=--small ;;
+        --part) asked+=("$2") && shift ;;
         *) usage ;;
         esac
         shift
     done
     # A dry run on a busy machine takes its time; on a GPU all of it must fit eight minutes.
-    if [ -n "$small" ]; then deadline=1500 times=(600 240 120 240); else deadline=460 times=(150 165 75 60); fi
+    declare -A seconds
+    if [ -n "$small" ]; then
+        deadline=1500 seconds=([correctness]=600 [extraction]=240 [training]=120 [memory]=240)
+    else
+        deadline=460 seconds=([correctness]=150 [extraction]=165 [training]=75 [memory]=60)
+    fi
+    if [ ${#asked[@]} -gt 0 ]; then
+        seconds=() deadline=100000
+        for part in "${asked[@]}"; do seconds[${part%=*}]=${part#*=}; done
+    fi
     mkdir -p "$out"
     out=$(cd "$out" && pwd)
     : >"$out/results.jsonl"
@@ -110,14 +122,14 @@ run() {
     "$python" "$here/gpu_record.py" machine "$out/results.jsonl" --device "$device" || exit 1
 
     # Versions differ from machine to machine, and what a library says of its own future fails no test here.
-    part correctness "${times[0]}" "$python" -m pytest "$root/tests/gpu" -n 0 -p no:cacheprovider -W default -q -rfEs \
+    part correctness "$python" -m pytest "$root/tests/gpu" -n 0 -p no:cacheprovider -W default -q -rfEs \
         --durations=10 --gpu-device "$device" --gpu-figures "$out/results.jsonl"
-    part extraction "${times[1]}" "$python" "$here/gpu_extraction.py" "$out/results.jsonl" --device "$device" $small \
-        --seconds "$((times[1] - 15))" --folder "$scratch/slides"
-    part training "${times[2]}" "$python" "$here/gpu_training.py" "$out/results.jsonl" --device "$device" $small \
-        --seconds "$((times[2] - 10))"
-    part memory "${times[3]}" "$python" "$here/gpu_extraction.py" "$out/results.jsonl" --device "$device" $small \
-        --seconds "$((times[3] - 5))" --folder "$scratch/slides" --work memory
+    part extraction "$python" "$here/gpu_extraction.py" "$out/results.jsonl" --device "$device" $small \
+        --seconds "$((${seconds[extraction]:-15} - 15))" --folder "$scratch/slides"
+    part training "$python" "$here/gpu_training.py" "$out/results.jsonl" --device "$device" $small \
+        --seconds "$((${seconds[training]:-10} - 10))"
+    part memory "$python" "$here/gpu_extraction.py" "$out/results.jsonl" --device "$device" $small \
+        --seconds "$((${seconds[memory]:-5} - 5))" --folder "$scratch/slides" --work memory
 
     note all seconds="$SECONDS"
     "$python" "$here/gpu_record.py" table "$out/results.jsonl" >"$out/results.md"
