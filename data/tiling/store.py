@@ -79,9 +79,13 @@ def read_tile(slide: Slide, tiles: TileSet, index: int) -> Rgb:
 
     :raises SlideError: it cannot be decoded. There is no substitute: leave the tile out, and count it.
     """
-    grid = tiles.grid
-    x, y = (Level0Px(int(at)) for at in tiles.coords[index])
-    return resize_tile(slide.read(grid.level, x, y, grid.read_px, grid.read_px), grid.tile_px)
+    x, y = tiles.coords[index]
+    return read_tile_at(slide, tiles.grid, int(x), int(y))
+
+
+def read_tile_at(slide: Slide, grid: TileGrid, x: int, y: int) -> Rgb:
+    """Read the pixels of the tile whose upper left corner is at (x, y) in pixels of level 0; see :func:`read_tile`."""
+    return resize_tile(slide.read(grid.level, Level0Px(x), Level0Px(y), grid.read_px, grid.read_px), grid.tile_px)
 
 
 def write_tiles(path: Path, tiles: TileSet) -> None:
