@@ -8,7 +8,7 @@ from typing import Final
 
 @dataclass(frozen=True)
 class Group:
-    """Checks that concern the same thing: when one of them hangs, the others would too and are left out."""
+    """Checks that concern the same thing. When one of them hangs the others would too, and are left out."""
 
     title: str
     hangs: str
@@ -27,23 +27,44 @@ class Check:
     """Its module in this folder and its function, as ``module:function``."""
     seconds: float
     """Its time limit."""
+    first: bool = False
+    """Whether the others of its group say nothing if it fails, and are left out."""
 
+
+_GPU_HANGS: Final = "look at `dmesg`, stop what uses the GPUs, or restart the machine; until then use --device cpu"
 
 SOFTWARE: Final = Group("software", "the disk of the Python installation does not answer: check its mount")
-GPU: Final = Group(
-    "GPU driver", "the driver hangs: look at `dmesg`, stop what uses the GPUs, or restart the machine; use --device cpu"
-)
-DEVICE: Final = Group("device", f"the device hangs: {GPU.hangs.partition(': ')[2]}", each_device=True)
+MACHINE: Final = Group("machine", "the system does not answer: look at `dmesg`; is TMPDIR on a share that is gone?")
+WORKSPACE: Final = Group("workspace", "its storage does not answer: check the mount and the network")
+GPU: Final = Group("GPU driver", f"the driver hangs: {_GPU_HANGS}")
+DEVICE: Final = Group("device", f"the device hangs: {_GPU_HANGS}", each_device=True)
 
 CHECKS: Final[tuple[Check, ...]] = (
     Check("Python", SOFTWARE, "software:python", 20),
     Check("wsipipe", SOFTWARE, "software:wsipipe", 60),
     Check("PyTorch", SOFTWARE, "software:pytorch", 180),
+    Check("packages", SOFTWARE, "software:packages", 120),
     Check("OpenSlide", SOFTWARE, "software:openslide", 60),
+    Check("codecs", SOFTWARE, "codecs:codecs", 60),
+    Check("weights", SOFTWARE, "backbone_weights:weights", 60),
+    Check("cores", MACHINE, "machine:cores", 20),
+    Check("memory", MACHINE, "machine:memory", 20),
+    Check("open files", MACHINE, "machine:open_files", 20),
+    Check("shared memory", MACHINE, "machine:shared", 20),
+    Check("temporary folder", MACHINE, "machine:temporary_folder", 20),
+    Check("writing", WORKSPACE, "storage:workspace", 20, first=True),
+    Check("room", WORKSPACE, "storage:room", 60),
+    Check("speed", WORKSPACE, "storage:speed", 40),
+    Check("locks", WORKSPACE, "storage:locks", 90),
+    Check("clock", WORKSPACE, "storage:clock", 20),
     Check("driver", GPU, "gpus:driver", 40),
     Check("PyTorch on the GPU", GPU, "gpus:build", 90),
-    Check("kernels and memory", DEVICE, "gpus:kernels_and_memory", 60),
+    Check("devices in use", GPU, "gpus:asked_for", 60),
+    Check("kernels and memory", DEVICE, "gpus:kernels_and_memory", 60, first=True),
     Check("forward and backward", DEVICE, "gpus:forward_and_backward", 120),
+    Check("every stage", DEVICE, "chain_check:whole_chain", 300),
 )
-DEVICES: Final = "gpus:devices"
+DEVICES: Final = Check("devices", DEVICE, "gpus:devices", 90)
 """Lists the devices to check: its figures hold their names."""
+CLEAR_AWAY: Final = Check("clearing away", MACHINE, "scratch:clear_away", 20)
+"""Made after a check had to be killed."""

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import os
+import secrets
 import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
-from itertools import groupby
+from itertools import chain, groupby
 from pathlib import Path
 
 from rich.table import Table
@@ -18,7 +19,7 @@ from ...data.version import __version__
 from ..config import load_config, parse
 from ..console import Console, clock, counted
 from ..flags import Flags
-from .checks import CHECKS, DEVICE, DEVICES, Check
+from .checks import CHECKS, CLEAR_AWAY, DEVICES, Check
 from .examiner import Examiner
 from .finding import Finding, Subject, failed, warning
 
@@ -49,27 +50,25 @@ def examine(subject: Subject, examiner: Examiner) -> Iterator[Row]:
         if not group.each_device:
             yield from _examine(checks, subject, examiner, group.title)
             continue
-        listed = examiner.run(DEVICES, subject, seconds=DEVICES_SECONDS, hangs=DEVICE.hangs)
+        listed = examiner.run(DEVICES, subject)
         if listed.state != "ok":
-            yield Row("devices", "devices", listed, 0.0)
+            yield Row(DEVICES.name, "devices", listed, 0.0)
         for device in listed.figures.get("devices", ()):
             yield from _examine(checks, replace(subject, device=device), examiner, device, device)
-
-
-DEVICES_SECONDS = 90.0
 
 
 def _examine(
     checks: list[Check], subject: Subject, examiner: Examiner, title: str, device: str | None = None
 ) -> Iterator[Row]:
-    hung = ""
+    """Make the checks of a group, as long as it makes sense to go on."""
+    stopped = ""
     for check in checks:
         begin = time.monotonic()
-        if hung:
-            found = warning(f"not checked: {hung} did not answer", "")
-        else:
-            found = examiner.run(check.place, subject, seconds=check.seconds, hangs=check.group.hangs)
-            hung = check.name if examiner.hung else ""
+        found = warning(stopped, "") if stopped else examiner.run(check, subject)
+        if examiner.hung:
+            stopped = stopped or f"not checked, because {check.name} did not answer"
+        elif check.first and found.state == "failed":
+            stopped = f"not checked, because {check.name} failed"
         yield Row(check.name, title, found, time.monotonic() - begin, device)
 
 
@@ -87,7 +86,8 @@ def examine_here(file: Path | None, workspace: Path | None, flags: Flags, consol
         asked = {name: value for name, value in named.items() if value is not None}
         config = parse({"workspace": workspace or "work", "extract": asked})
         rows = (Row("settings", "settings", failed(str(error), error.hint), 0.0),)
-    weights = config.extract.weights
+    weights, stages = config.extract.weights, (config.tile, config.extract, config.train, config.predict)
+    configured = [stage.device for stage in stages]
     subject = Subject(
         # Not resolved: looking at a share that hangs would hang here, outside of every time limit.
         workspace=os.path.abspath(config.workspace),  # noqa: PTH100
@@ -95,29 +95,33 @@ def examine_here(file: Path | None, workspace: Path | None, flags: Flags, consol
         weights=None if weights is None else os.path.abspath(weights),  # noqa: PTH100
         features=config.features_name(),
         devices=devices,
-        mark=f"wsipipe-doctor-{os.getpid()}",
+        configured=tuple(dict.fromkeys(configured)),
+        mark=f"wsipipe-doctor-{secrets.token_hex(4)}",
     )
     return run_doctor(subject, console, before=rows)
 
 
 def run_doctor(subject: Subject, console: Console, *, before: tuple[Row, ...] = ()) -> bool:
-    """Make all checks, and print a table of each group as soon as it is complete.
+    """Make all checks, and print what each found as soon as it is known.
 
     :param before: rows of what was found already.
     :returns: whether nothing failed.
     """
     begin = time.monotonic()
-    rows: list[Row] = list(before)
+    rows: list[Row] = []
     with Examiner() as examiner:
-        for title, members in groupby(_chained(before, examine(subject, examiner)), key=lambda row: row.group):
-            of_group = list(members)
-            console.table(_table(title, of_group))
-            rows += [row for row in of_group if row not in before]
+        for title, members in groupby(chain(before, examine(subject, examiner)), key=lambda row: row.group):
+            console.table(_heading(title))
+            for row in members:
+                console.table(_shown(row))
+                rows.append(row)
+        if examiner.killed:
+            examiner.run(CLEAR_AWAY, subject)
     states = [row.finding.state for row in rows]
     seconds = time.monotonic() - begin
     numbers = {"failed": states.count("failed"), "warnings": states.count("warning")}
     console.line(
-        f"{counted(len(rows), 'checks')} in {clock(seconds)}: "
+        f"\n{counted(len(rows), 'checks')} in {clock(seconds)}: "
         f"{numbers['failed']} failed, {counted(numbers['warnings'], 'warnings')}"
     )
     result = {"wsipipe": __version__, "workspace": subject.workspace, "seconds": round(seconds, 1), **numbers}
@@ -125,21 +129,21 @@ def run_doctor(subject: Subject, console: Console, *, before: tuple[Row, ...] = 
     return not numbers["failed"]
 
 
-def _chained(before: tuple[Row, ...], rows: Iterator[Row]) -> Iterator[Row]:
-    yield from before
-    yield from rows
+def _heading(title: str) -> Table:
+    heading = Table.grid()
+    heading.add_row()
+    heading.add_row(Text(title, "bold"))
+    return heading
 
 
-def _table(title: str, rows: list[Row]) -> Table:
-    """A table that fits any terminal: what was found is wrapped, and the way out stands below it."""
-    table = Table(box=None, padding=(0, 2, 0, 0), show_header=False, pad_edge=False)
-    table.title, table.title_justify, table.title_style = title, "left", "bold"
-    table.add_column(width=7, no_wrap=True)
+def _shown(row: Row) -> Table:
+    """A row in columns that fit any terminal: what was found is wrapped, and the way out stands below it."""
+    table = Table.grid(padding=(0, 2, 0, 0))
+    table.add_column(width=max(map(len, _SIGNS.values())), no_wrap=True)
     table.add_column(width=max(len(check.name) for check in CHECKS), no_wrap=True)
     table.add_column(overflow="fold")
-    for row in rows:
-        state = row.finding.state
-        table.add_row(Text(_SIGNS[state], _STYLES[state]), Text(row.name), Text(row.finding.found))
-        if row.finding.hint:
-            table.add_row("", "", Text(f"→ {row.finding.hint}"))
+    state = row.finding.state
+    table.add_row(Text(_SIGNS[state], _STYLES[state]), Text(row.name), Text(row.finding.found))
+    if row.finding.hint:
+        table.add_row("", "", Text(f"→ {row.finding.hint}"))
     return table

@@ -20,6 +20,7 @@ from types import TracebackType
 from typing import IO, Final, Self
 
 from ..run.outcomes import explain
+from .checks import Check
 from .finding import Finding, Subject, failed
 
 _START: Final = """
@@ -51,20 +52,14 @@ class Examiner:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
-        self._end()
+        self._end(kill=error is not None)
 
-    def run(self, place: str, subject: Subject, *, seconds: float, hangs: str) -> Finding:
-        """Run a check; whatever happens to it, there is a finding.
-
-        :param place: ``module:function``.
-        :param seconds: its time limit.
-        :param hangs: the way out if it does not answer in that time.
-        """
+    def run(self, check: Check, subject: Subject) -> Finding:
+        """Make a check; whatever happens to it, there is a finding, in about its time limit."""
         self.hung = False
-        begun = self._begun(hangs)
-        return begun or self._asked(json.dumps([place, asdict(subject)]), seconds, hangs)
+        return self._begun(check) or self._asked(json.dumps([check.place, asdict(subject)]), check.seconds, check)
 
-    def _begun(self, hangs: str) -> Finding | None:
+    def _begun(self, check: Check) -> Finding | None:
         """Start the process, unless it runs; a finding if it cannot be started."""
         if self._process is not None and self._process.poll() is None:
             return None
@@ -88,10 +83,10 @@ class Examiner:
         ]
         for reader in self._readers:
             reader.start()
-        found = self._asked(json.dumps({"path": sys.path, "module": __name__}), START_SECONDS, hangs)
+        found = self._asked(json.dumps({"path": sys.path, "module": __name__}), START_SECONDS, check)
         return None if found.state == "ok" else found
 
-    def _asked(self, request: str, seconds: float, hangs: str) -> Finding:
+    def _asked(self, request: str, seconds: float, check: Check) -> Finding:
         process = self._process
         assert process is not None
         assert process.stdin is not None
@@ -102,11 +97,14 @@ class Examiner:
         except queue.Empty:
             self.hung = True
             self._end(kill=True)
-            return failed(f"no answer in {seconds:g} s", hangs)
+            return failed(f"no answer in {seconds:g} s", check.group.hangs)
         except OSError:
             answer = None
         if answer is not None:
-            return Finding(**json.loads(answer))
+            found = Finding(**json.loads(answer))
+            if check.group.each_device and found.state == "failed":
+                self._end()  # after most failures of a GPU nothing runs on it any more in the same process
+            return found
         return self._died(process)
 
     def _died(self, process: subprocess.Popen[str]) -> Finding:
@@ -120,19 +118,23 @@ class Examiner:
         return failed(f"the process that made this check died ({how})" + (f": {last}" if last else ""), hint)
 
     def _end(self, *, kill: bool = False) -> None:
-        """End the process; one that waits for a dead disk or GPU cannot be killed, and is left behind."""
+        """End the process; one that waits for a dead disk or GPU cannot be killed, and is left behind.
+
+        :param kill: it does not end by itself: it is asked to, so that it can clear away its files, and then killed.
+        """
         process, self._process = self._process, None
         if process is None:
             return
-        self.killed |= kill
         with suppress(OSError):
             if process.stdin is not None:
                 process.stdin.close()
-        if not kill:
-            with suppress(subprocess.TimeoutExpired):
-                process.wait(5)
+        if kill:
+            process.terminate()
+        with suppress(subprocess.TimeoutExpired):
+            process.wait(2)
+        self.killed |= process.poll() != 0
         with suppress(OSError):
-            os.killpg(process.pid, signal.SIGKILL)
+            os.killpg(process.pid, signal.SIGKILL)  # and whatever it has started
         with suppress(subprocess.TimeoutExpired):
             process.wait(2)
         for reader in self._readers:  # they end with the last process that can write to them
@@ -159,6 +161,7 @@ def _signal_name(number: int) -> str:
 
 def answer_requests() -> None:
     """Answer requests until there are no more. What libraries print does not get between the answers."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)
     answers.write(json.dumps(asdict(Finding("ok", "ready"))) + "\n")

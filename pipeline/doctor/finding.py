@@ -23,6 +23,8 @@ class Subject:
     """Name of the features' folder by the settings, such as ``0.5mpp-224px/uni2-h``."""
     devices: str | None
     """The devices asked for, such as ``cuda:0,cuda:1``; None: all that there are."""
+    configured: tuple[str, ...] = ()
+    """The devices that the settings name."""
     mark: str
     """Part of the name of every folder that a check makes, so that no two runs meet."""
     device: str = "cpu"

@@ -110,6 +110,15 @@ def _named(gpus: Sequence[str]) -> str:
     return ", ".join(name if number == 1 else f"{number} × {name}" for name, number in counts.items())
 
 
+def asked_for(subject: Subject) -> Finding:
+    """Whether the devices that the settings name are there, and which one ``auto`` takes."""
+    from ...models.backbones.devices import choose_devices
+
+    # For a device that is not here this raises what the stages would: it says which, and the way out.
+    found = {name: ", ".join(map(str, choose_devices(name))) for name in subject.configured}
+    return ok("; ".join(name if name == which else f"{name}: {which}" for name, which in found.items()), **found)
+
+
 def devices(subject: Subject) -> Finding:
     """The devices to check: those asked for, else the CPU and every GPU."""
     import torch
@@ -130,7 +139,8 @@ def kernels_and_memory(subject: Subject) -> Finding:
 
     device = torch.device(subject.device)
     if device.type != "cuda":
-        return ok("not a GPU of CUDA: its memory is the machine's")
+        instructions = f"{torch.backends.cpu.get_cpu_capability()}, " if device.type == "cpu" else ""
+        return ok(f"{instructions}{torch.get_num_threads()} threads, the machine's memory")
     major, minor = torch.cuda.get_device_capability(device)
     name, kernels = torch.cuda.get_device_name(device), torch.cuda.get_arch_list()
     figures: dict[str, Json] = {"gpu": name, "capability": f"{major}.{minor}", "kernels": kernels}
@@ -190,7 +200,6 @@ def forward_and_backward(subject: Subject) -> Finding:
         "cosine_bf16": cosine,
         "seconds": round(seconds, 3),
     }
-    figures["seconds"] = round(seconds, 3)
     text = f"differ from the CPU's by {max(forward, backward):.0e} at most; bfloat16: cosine {cosine:.4f}"
     # Written so that NaN fails.
     if forward <= TOLERANCE and backward <= TOLERANCE and cosine >= _LEAST_COSINE:

@@ -6,7 +6,7 @@ import importlib
 import platform
 import re
 import sys
-from importlib.metadata import PackageNotFoundError, distribution, version
+from importlib.metadata import PackageNotFoundError, distribution, requires, version
 from pathlib import Path
 from typing import Final
 
@@ -17,6 +17,26 @@ DISTRIBUTION: Final = "wsipipe-momkd"
 """wsipipe's name on the package index, where another project is called ``wsipipe``."""
 _OWN_FILES: Final = ("data/version.py", "pipeline/cli.py")
 LEAST_OPENSLIDE: Final = (4, 0, 1)
+_PACKAGES: Final = {
+    "numpy": "numpy",
+    "pandas": "pandas",
+    "scipy": "scipy",
+    "sklearn": "scikit-learn",
+    "skimage": "scikit-image",
+    "cv2": "opencv-python-headless",
+    "PIL": "pillow",
+    "h5py": "h5py",
+    "zarr": "zarr",
+    "numcodecs": "numcodecs",
+    "anndata": "anndata",
+    "pyarrow": "pyarrow",
+    "safetensors": "safetensors",
+    "huggingface_hub": "huggingface-hub",
+    "filelock": "filelock",
+    "matplotlib": "matplotlib",
+    "jinja2": "jinja2",
+}
+"""Module → package. PyTorch, OpenSlide and the codecs have checks of their own."""
 _INSTALL: Final = "install wsipipe and its packages again: `pip install -c constraints.txt .` in a new environment"
 
 
@@ -89,13 +109,58 @@ def pytorch(subject: Subject) -> Finding:
     return ok(f"{here}torchvision {vision.__version__}; timm {timm.__version__}", **figures)
 
 
+def packages(subject: Subject) -> Finding:
+    """Whether every other package can be imported, and is of a version that wsipipe is meant for."""
+    wrong: list[str] = []
+    for name, package in _PACKAGES.items():
+        try:
+            importlib.import_module(name)
+        except Exception as error:  # noqa: BLE001  whatever a package raises is why it cannot be used
+            wrong.append(f"{package}: {(str(error).splitlines() or [repr(error)])[0]}")
+    wrong += _too_old()
+    found = {package: _version(package) for package in _PACKAGES.values()}
+    if wrong:
+        return failed("; ".join(wrong), _INSTALL, packages=found)
+    return ok(f"{len(found)} can be imported", packages=found)
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
+
+
+def _too_old() -> list[str]:
+    """Packages that are older than what the installed wsipipe asks for; nothing is known where it is not installed."""
+    try:
+        asked = requires(DISTRIBUTION) or []
+    except PackageNotFoundError:
+        return []
+    old: list[str] = []
+    for line in asked:
+        name, _, least = line.partition(">=")
+        there = None if ";" in line else _version(name.strip())
+        if least and there is not None and _numbers(there) < _numbers(least):
+            old.append(f"{name.strip()} {there} is older than {least.strip()}")
+    return old
+
+
+def _numbers(version: str) -> tuple[int, ...]:
+    """The numbers of a version before any letters: ``2.15.0+cu132`` → (2, 15)."""
+    plain = re.match(r"[\d.]*", version.strip())
+    numbers = [int(number) for number in (plain[0] if plain else "").split(".") if number]
+    while numbers and numbers[-1] == 0:
+        numbers.pop()
+    return tuple(numbers)
+
+
 def openslide(subject: Subject) -> Finding:
     """The version of the OpenSlide library: 4.0.1 mended how some slides are read."""
     import openslide as library
 
     found = str(library.__library_version__)
-    numbers = tuple(int(number) for number in re.findall(r"\d+", found)[:3])
-    if numbers < LEAST_OPENSLIDE:
+    if _numbers(found) < LEAST_OPENSLIDE:
         wanted = ".".join(map(str, LEAST_OPENSLIDE))
         return failed(f"{found}, older than {wanted}", "`pip install --upgrade openslide-bin`", version=found)
     return ok(found, version=found)
