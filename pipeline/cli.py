@@ -285,6 +285,9 @@ def doctor(
     weights: Weights = None,
     device: Annotated[str | None, typer.Option(help="check this device alone: cpu, cuda:0, cuda:0,cuda:1")] = None,
     gpu: Gpus = None,
+    timeout: Annotated[
+        float | None, typer.Option(help="time limit of each check, in seconds, in place of its own")
+    ] = None,
     json: Json = False,
     debug: Debug = False,
 ) -> None:
@@ -294,7 +297,7 @@ def doctor(
     with console_of(json=json, debug=debug) as console:
         call = Call({"extract": {"backbone": backbone, "weights": weights, "device": device}}, console, {})
         call.on_gpu("extract", gpu)
-        if not examine_here(config, workspace, call.flags, console):
+        if not examine_here(config, workspace, call.flags, console, seconds=timeout):
             raise typer.Exit(1)
 
 

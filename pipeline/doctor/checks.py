@@ -55,7 +55,7 @@ CHECKS: Final[tuple[Check, ...]] = (
     Check("writing", WORKSPACE, "storage:workspace", 20, first=True),
     Check("room", WORKSPACE, "storage:room", 60),
     Check("speed", WORKSPACE, "storage:speed", 40),
-    Check("locks", WORKSPACE, "storage:locks", 90),
+    Check("locks", WORKSPACE, "storage:locks", 150),
     Check("clock", WORKSPACE, "storage:clock", 20),
     Check("driver", GPU, "gpus:driver", 40),
     Check("PyTorch on the GPU", GPU, "gpus:build", 90),

@@ -72,9 +72,12 @@ def _examine(
         yield Row(check.name, title, found, time.monotonic() - begin, device)
 
 
-def examine_here(file: Path | None, workspace: Path | None, flags: Flags, console: Console) -> bool:
+def examine_here(
+    file: Path | None, workspace: Path | None, flags: Flags, console: Console, *, seconds: float | None
+) -> bool:
     """Check this machine for the settings of file and flags; wrong settings are a row of the report.
 
+    :param seconds: time limit of each check; None: its own.
     :returns: whether nothing failed.
     """
     devices = flags["extract"].get("device")
@@ -98,10 +101,10 @@ def examine_here(file: Path | None, workspace: Path | None, flags: Flags, consol
         configured=tuple(dict.fromkeys(configured)),
         mark=f"wsipipe-doctor-{secrets.token_hex(4)}",
     )
-    return run_doctor(subject, console, before=rows)
+    return run_doctor(subject, console, Examiner(seconds), before=rows)
 
 
-def run_doctor(subject: Subject, console: Console, *, before: tuple[Row, ...] = ()) -> bool:
+def run_doctor(subject: Subject, console: Console, examiner: Examiner, *, before: tuple[Row, ...] = ()) -> bool:
     """Make all checks, and print what each found as soon as it is known.
 
     :param before: rows of what was found already.
@@ -109,7 +112,7 @@ def run_doctor(subject: Subject, console: Console, *, before: tuple[Row, ...] = 
     """
     begin = time.monotonic()
     rows: list[Row] = []
-    with Examiner() as examiner:
+    with examiner:
         for title, members in groupby(chain(before, examine(subject, examiner)), key=lambda row: row.group):
             console.table(_heading(title))
             for row in members:

@@ -36,9 +36,13 @@ _LAST_LINES: Final = 3
 
 
 class Examiner:
-    """The parent's side: starts the process when it is needed, and again after it had to be killed."""
+    """The parent's side: starts the process when it is needed, and again after it had to be killed.
 
-    def __init__(self) -> None:
+    :param seconds: time limit of each check; None: its own.
+    """
+
+    def __init__(self, seconds: float | None = None) -> None:
+        self._seconds = seconds
         self._process: subprocess.Popen[str] | None = None
         self._answers: queue.SimpleQueue[str | None] = queue.SimpleQueue()
         self._errors: list[str | None] = []
@@ -57,7 +61,9 @@ class Examiner:
     def run(self, check: Check, subject: Subject) -> Finding:
         """Make a check; whatever happens to it, there is a finding, in about its time limit."""
         self.hung = False
-        return self._begun(check) or self._asked(json.dumps([check.place, asdict(subject)]), check.seconds, check)
+        return self._begun(check) or self._asked(
+            json.dumps([check.place, asdict(subject)]), self._seconds or check.seconds, check
+        )
 
     def _begun(self, check: Check) -> Finding | None:
         """Start the process, unless it runs; a finding if it cannot be started."""
@@ -83,7 +89,9 @@ class Examiner:
         ]
         for reader in self._readers:
             reader.start()
-        found = self._asked(json.dumps({"path": sys.path, "module": __name__}), START_SECONDS, check)
+        found = self._asked(
+            json.dumps({"path": sys.path, "module": __name__}), max(START_SECONDS, self._seconds or 0), check
+        )
         return None if found.state == "ok" else found
 
     def _asked(self, request: str, seconds: float, check: Check) -> Finding:

@@ -17,7 +17,7 @@ def test_the_device_computes_what_the_cpu_computes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, device: torch.device, figure: Callable[..., None]
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    result = wsipipe("doctor", "--device", device, "--json")
+    result = wsipipe("doctor", "--device", device, "--timeout", 600, "--json")
     report = json.loads(result.stdout)
     rows = {row["name"]: row for row in report["checks"] if row["device"] == str(device)}
     assert rows["kernels and memory"]["state"] in ("ok", "warning"), rows
@@ -25,6 +25,7 @@ def test_the_device_computes_what_the_cpu_computes(
     assert passes["state"] == "ok", passes
     assert passes["figures"]["forward"] < 1e-3
     assert passes["figures"]["backward"] < 1e-3
+    assert rows["every stage"]["state"] == "ok", rows["every stage"]
     figure("doctor: forward and backward against the CPU", **passes["figures"])
     for row in report["checks"]:
         assert row["group"] != "GPU driver" or row["state"] == "ok", row
