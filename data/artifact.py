@@ -18,6 +18,7 @@ from multiprocessing import parent_process
 from pathlib import Path
 
 from .file_names import ASIDE, UNFINISHED
+from .plain_files import refuse_pipe
 from .surroundings import surroundings
 from .workspace import refuse_to_leave
 
@@ -154,11 +155,20 @@ def is_stray(name: str) -> bool:
 
 
 def files_of(path: Path) -> list[Path]:
-    """The files that an output consists of: itself, or what lies in its folder and below, sorted, without strays."""
+    """The files that an output consists of: itself, or what lies in its folder and below, sorted, without strays.
+
+    :raises InputError: a pipe or a device is among them.
+    """
     if not path.is_dir():
+        refuse_pipe(path)
         return [path]
-    files = (Path(folder, name) for folder, name in _walk(path))
-    return sorted(file for file in files if file.is_file())
+    files = []
+    for file in sorted(Path(folder, name) for folder, name in _walk(path)):
+        if file.is_file():
+            files.append(file)
+        else:
+            refuse_pipe(file)
+    return files
 
 
 def _walk(folder: Path) -> Iterator[tuple[str, str]]:
@@ -185,6 +195,7 @@ def stamp(path: Path) -> tuple[int, int]:
 def digest_of(path: Path) -> str:
     """``sha256:…`` of a file's bytes, or of a folder: names and bytes of what belongs to it, sorted by name."""
     if not path.is_dir():
+        refuse_pipe(path)
         with path.open("rb") as stream:
             return "sha256:" + hashlib.file_digest(stream, "sha256").hexdigest()
     folder = hashlib.sha256()

@@ -21,8 +21,9 @@ from filelock import BaseFileLock, FileLock, SoftFileLock, Timeout
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from .artifact import STAGE_FILES, digest_of, flush_to_disk, say_weaker, size_of, whole
-from .errors import BusyError, StoreError
+from .errors import BusyError, InputError, StoreError
 from .file_names import why_no_file_name, why_no_output
+from .plain_files import refuse_pipe
 from .surroundings import patiently, surroundings
 from .workspace import refuse_link
 
@@ -70,7 +71,10 @@ class OutputRecord(_Part):
         return patiently(lambda: self._is_at(path, check_digest), path)
 
     def _is_at(self, path: Path, check_digest: bool) -> bool:
-        if not path.exists() or size_of(path) != self.bytes:
+        try:
+            if not path.exists() or size_of(path) != self.bytes:
+                return False
+        except InputError:  # something in it is no file
             return False
         return not check_digest or digest_of(path) == self.digest
 
@@ -143,6 +147,7 @@ class Manifest:
         :raises StoreError: a line in the middle that is not a record, or one of a newer format; an item or output
             whose name would lead out of the workspace.
         """
+        refuse_pipe(self.path, StoreError)
         content = patiently(lambda: self.path.read_bytes() if self.path.exists() else b"", self.path)
         *lines, tail = content.split(b"\n")
         if tail:

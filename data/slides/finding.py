@@ -10,8 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, Final
 
-from ..errors import CohortError, SurroundingsError, UsageError
+from ..errors import CohortError, SlideError, SurroundingsError, UsageError
 from ..file_names import why_no_file_name
+from ..plain_files import refuse_pipe
 from ..slide_names import without_extension
 from ..surroundings import patiently, reading_fault
 from ..wording import some
@@ -224,7 +225,9 @@ def slide_identity(path: Path) -> tuple[int, str]:
     over all of them, sorted, with their names.
 
     :raises SurroundingsError: the slide does not exist, or cannot be read for some seconds.
+    :raises SlideError: it is a pipe or a device.
     """
+    refuse_pipe(path, SlideError)
     return patiently(lambda: _identity(path), path)
 
 
