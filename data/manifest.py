@@ -148,6 +148,8 @@ class Manifest:
             whose name would lead out of the workspace.
         """
         refuse_pipe(self.path, StoreError)
+        if self.path.is_dir():
+            raise StoreError("is a folder, not a manifest", path=self.path, hint="move it away")
         content = patiently(lambda: self.path.read_bytes() if self.path.exists() else b"", self.path)
         *lines, tail = content.split(b"\n")
         if tail:
@@ -169,7 +171,7 @@ class Manifest:
             if isinstance(fields, dict):
                 fields["stage"] = FORMER_STAGES.get(fields.get("stage", ""), fields.get("stage"))
             return Record.model_validate(fields)
-        except (json.JSONDecodeError, UnicodeDecodeError, ValidationError) as error:
+        except (ValueError, TypeError, RecursionError) as error:  # also of pydantic, and of numbers that are too long
             raise StoreError(
                 f"line {number} is not a record: {_why(error)}",
                 path=self.path,
@@ -241,7 +243,7 @@ _NO_LOCKS = frozenset({errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSU
 """What file systems answer that have no locks (some of NFS, SMB and FUSE)."""
 
 
-def _why(error: ValueError) -> str:
+def _why(error: Exception) -> str:
     """The first fault that was found, in one line."""
     if not isinstance(error, ValidationError):
         return str(error).splitlines()[0]

@@ -29,8 +29,8 @@ def refuse_to_leave(path: Path) -> None:
     :raises UsageError: the folder is outside; the message names the link, where it leads, and the way out.
     """
     place = path.absolute()
-    for workspace in _workspaces:
-        if place != workspace and place.is_relative_to(workspace) and not _is_within(place.parent, workspace):
+    for workspace in _workspaces.intersection(place.parents):
+        if not _is_within(place.parent, workspace):
             raise _leaving(place, workspace)
 
 

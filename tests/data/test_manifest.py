@@ -102,7 +102,11 @@ def test_a_file_that_is_one_torn_line(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "line", [b"{", b"\xff\xfe", b"{}", b"[]", b"3", b"null", b'{"schema": "x"}', b'{"schema": null}', b"\0" * 100]
+    "line",
+    [
+        *(b"{", b"\xff\xfe", b"{}", b"[]", b"3", b"null", b'{"schema": "x"}', b'{"schema": null}', b"\0" * 100),
+        *(b"[" * 100_000, b"9" * 10_000, b'{"stage": []}', b'{"stage": {"a": 1}}', b'{"schema": 1e999}'),
+    ],
 )
 def test_a_damaged_line_in_the_middle_is_an_error_that_names_it(tmp_path: Path, line: bytes) -> None:
     manifest = Manifest(tmp_path / "manifest.jsonl")
@@ -114,6 +118,12 @@ def test_a_damaged_line_in_the_middle_is_an_error_that_names_it(tmp_path: Path, 
         manifest.records()
     assert caught.value.path == str(manifest.path)
     assert "remove that line" in caught.value.hint
+
+
+def test_a_folder_in_place_of_a_manifest_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "manifest.jsonl").mkdir()
+    with pytest.raises(StoreError, match="is a folder"):
+        Manifest.of(tmp_path).records()
 
 
 def test_a_newer_schema_is_refused(tmp_path: Path) -> None:
