@@ -18,11 +18,14 @@ from pathlib import Path
 from typing import Any, Final, Literal
 
 from filelock import BaseFileLock, FileLock, SoftFileLock, Timeout
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
-from .artifact import digest_of, flush_to_disk, say_weaker, size_of
-from .errors import BusyError, StoreError
+from .artifact import STAGE_FILES, digest_of, flush_to_disk, say_weaker, size_of, whole
+from .errors import BusyError, InputError, StoreError
+from .file_names import why_no_file_name, why_no_output
+from .plain_files import refuse_pipe
 from .surroundings import patiently, surroundings
+from .workspace import refuse_link
 
 SCHEMA = 1
 
@@ -68,7 +71,10 @@ class OutputRecord(_Part):
         return patiently(lambda: self._is_at(path, check_digest), path)
 
     def _is_at(self, path: Path, check_digest: bool) -> bool:
-        if not path.exists() or size_of(path) != self.bytes:
+        try:
+            if not path.exists() or size_of(path) != self.bytes:
+                return False
+        except InputError:  # something in it is no file
             return False
         return not check_digest or digest_of(path) == self.digest
 
@@ -104,6 +110,21 @@ class Record(_Part):
 
     model_config = ConfigDict(frozen=True, extra="forbid", validate_by_name=True, validate_by_alias=True)
 
+    @field_validator("item")
+    @classmethod
+    def _is_a_name(cls, item: str) -> str:
+        if reason := why_no_file_name(item):
+            raise ValueError(f"the item {item!a} {reason}")
+        return item
+
+    @field_validator("outputs")
+    @classmethod
+    def _are_in_the_workspace(cls, outputs: dict[str, OutputRecord]) -> dict[str, OutputRecord]:
+        for output in outputs.values():
+            if reason := why_no_output(output.path):
+                raise ValueError(f"the output {output.path!a} {reason}")
+        return outputs
+
     def is_whole(self, workspace: Path, *, check_digest: bool = False) -> bool:
         """Whether all outputs exist as recorded."""
         return all(output.is_whole(workspace, check_digest=check_digest) for output in self.outputs.values())
@@ -123,8 +144,12 @@ class Manifest:
     def records(self) -> list[Record]:
         """All records.
 
-        :raises StoreError: a line in the middle that is not a record, or one of a newer format.
+        :raises StoreError: a line in the middle that is not a record, or one of a newer format; an item or output
+            whose name would lead out of the workspace.
         """
+        refuse_pipe(self.path, StoreError)
+        if self.path.is_dir():
+            raise StoreError("is a folder, not a manifest", path=self.path, hint="move it away")
         content = patiently(lambda: self.path.read_bytes() if self.path.exists() else b"", self.path)
         *lines, tail = content.split(b"\n")
         if tail:
@@ -146,9 +171,9 @@ class Manifest:
             if isinstance(fields, dict):
                 fields["stage"] = FORMER_STAGES.get(fields.get("stage", ""), fields.get("stage"))
             return Record.model_validate(fields)
-        except (json.JSONDecodeError, UnicodeDecodeError, ValidationError) as error:
+        except (ValueError, TypeError, RecursionError) as error:  # also of pydantic, and of numbers that are too long
             raise StoreError(
-                f"line {number} is not a record: {str(error).splitlines()[0]}",
+                f"line {number} is not a record: {_why(error)}",
                 path=self.path,
                 hint="the file was edited or damaged: remove that line; the item that it recorded is then done again",
             ) from error
@@ -162,6 +187,7 @@ class Manifest:
         line = record.model_dump_json(by_alias=True, exclude_none=True).encode() + b"\n"
 
         def write() -> None:
+            refuse_link(self.path)
             self.path.parent.mkdir(parents=True, exist_ok=True)
             with self.path.open("ab+") as stream:
                 _cut_torn_line(stream.fileno())
@@ -179,7 +205,10 @@ class Manifest:
         process has died on this host, it is taken over.
 
         :raises BusyError: another run holds it; the message says which.
+        :raises UsageError: the folder is outside of the workspace, or a link stands for the manifest or its lock.
         """
+        for file in STAGE_FILES:
+            refuse_link(self.path.with_name(file))
         holder = self.path.with_name(".lock-holder.json")
         hint = "wait until it ends, or stop it; its lock ends with it"
         lock: BaseFileLock = FileLock(self.path.with_name(".lock"), fallback_to_soft=False)
@@ -214,19 +243,31 @@ _NO_LOCKS = frozenset({errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSU
 """What file systems answer that have no locks (some of NFS, SMB and FUSE)."""
 
 
+def _why(error: Exception) -> str:
+    """The first fault that was found, in one line."""
+    if not isinstance(error, ValidationError):
+        return str(error).splitlines()[0]
+    first = error.errors(include_url=False, include_context=False, include_input=False)[0]
+    place = ".".join(map(str, first["loc"]))
+    message = first["msg"].removeprefix("Value error, ")
+    return message if message != first["msg"] or not place else f"{place}: {message}"
+
+
 def _held_by(holder: Path) -> str:
     try:
-        return holder.read_text()
-    except OSError:
+        text = holder.read_text() if holder.is_file() and not holder.is_symlink() else "unknown"
+    except (OSError, UnicodeDecodeError):
         return "unknown"
+    return "".join(character if character.isprintable() else " " for character in text[:_HOLDER_SHOWN])
+
+
+_HOLDER_SHOWN: Final = 300
 
 
 def _sign(holder: Path) -> None:
     now = datetime.now(UTC).isoformat(timespec="seconds")
-    try:
-        holder.write_text(json.dumps({"host": socket.gethostname(), "pid": os.getpid(), "since": now}))
-    except OSError as error:
-        raise surroundings(error, holder) or error from error
+    with whole(holder) as scratch:
+        scratch.write_text(json.dumps({"host": socket.gethostname(), "pid": os.getpid(), "since": now}))
 
 
 def _cut_torn_line(handle: int) -> None:

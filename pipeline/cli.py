@@ -11,6 +11,7 @@ from typing import Annotated, Literal
 
 import typer
 
+from ..data.artifact import whole
 from ..data.errors import UsageError
 from ..data.version import __version__
 from ..stages.compare.settings import CompareSettings
@@ -312,8 +313,8 @@ def init(
         file = folder / FILE_NAME
         if file.exists():
             raise UsageError("already exists", path=file, hint="edit it, or remove it first")
-        folder.mkdir(parents=True, exist_ok=True)
-        file.write_text(template(), encoding="utf-8")
+        with whole(file) as scratch:
+            scratch.write_text(template(), encoding="utf-8")
         console.line(f"wrote {file}; edit it, then `wsipipe run`")
         console.result({"file": str(file)})
 

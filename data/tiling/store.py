@@ -29,6 +29,7 @@ import numpy.typing as npt
 
 from ..artifact import whole
 from ..errors import StoreError
+from ..plain_files import refuse_pipe
 from ..slides.slide import Rgb, Slide
 from ..surroundings import patiently, reading_fault
 from ..units import Level0Px, LevelPx, Mpp, TilePx
@@ -127,6 +128,7 @@ def read_tiles(path: Path) -> TileSet:
 
 def _read(path: Path) -> TileSet:
     again = "make the tiles again: remove it and run `wsipipe tile`"
+    refuse_pipe(path, StoreError)
     try:
         with h5py.File(path, "r") as file:
             encoding = file.attrs.get("encoding-type"), file.attrs.get("encoding-version")

@@ -21,6 +21,7 @@ from multiprocessing.connection import Connection
 from typing import TYPE_CHECKING, Any, Final, Literal, NoReturn
 
 from ...data.child_process import end_with, main_hidden, sigint_blocked
+from ...data.workspace import keep_within
 from ...stages.stage import Item, Stage
 from .outcomes import device_error, result_of
 
@@ -114,6 +115,7 @@ def _work(pickled: bytes, device: str | None, connection: Connection, parent: Co
     messages = _Messages(connection)
     try:
         stage: Stage[Any] = pickle.loads(pickled)
+        keep_within(stage.workspace)
         stage.setup()
     except Exception as error:  # noqa: BLE001  the boundary: the parent decides what to do about it
         messages.send_last("unready", _portable(error))

@@ -20,6 +20,7 @@ from torch import Tensor
 from torch.profiler import ProfilerActivity
 
 from ...data.errors import SurroundingsError, is_out_of_memory
+from ...data.plain_files import pipe_or_device
 from ...models.backbones.backbone import Embedder
 from ...models.backbones.cuda_graph import CudaGraph
 from .feed_batch import Batch
@@ -338,6 +339,8 @@ class Trace:
     @staticmethod
     def _refuse_unwritable(file: Path) -> None:
         """Check that the file can be written, before the work rather than after it."""
+        if what := pipe_or_device(file):
+            raise _unwritable(file, f"it is {what}")
         try:
             file.parent.mkdir(parents=True, exist_ok=True)
             existed = file.exists()
