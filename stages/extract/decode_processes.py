@@ -11,7 +11,8 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
-from multiprocessing import get_context
+from multiprocessing import forkserver, get_context
+from multiprocessing.context import ForkServerContext
 from multiprocessing.reduction import send_handle
 from queue import SimpleQueue
 
@@ -29,6 +30,20 @@ _MOST_MEMORIES = 64
 """Batches that a process keeps mapped; more than a ring has."""
 _SECONDS_TO_DIE = 1.0
 """How long to wait for a killed process: one that waits for a dead disk cannot be killed."""
+
+
+def _context() -> ForkServerContext:
+    """Processes are forks of one that has imported what decoding and resizing need, and knows nothing of CUDA."""
+    context = get_context("forkserver")
+    context.set_forkserver_preload([serve.__module__, "torch"])
+    return context
+
+
+def prepare() -> None:
+    """Start the process that decode processes are forked from, which takes seconds, while something else is done."""
+    _context()
+    with sigint_blocked(), main_hidden():
+        forkserver.ensure_running()
 
 
 class ProcessDecoder(Decoder):
@@ -103,9 +118,7 @@ class DecodeProcess:
     """A process that decodes pieces, one at a time."""
 
     def __init__(self) -> None:
-        # Forks of a process that has imported what decoding and resizing need, and knows nothing of CUDA.
-        context = get_context("forkserver")
-        context.set_forkserver_preload([serve.__module__, "torch"])
+        context = _context()
         self._connection, connection = context.Pipe()
         parent, self._life = context.Pipe(duplex=False)
         self._process = context.Process(target=serve, args=(connection, parent), name="wsipipe decode", daemon=True)

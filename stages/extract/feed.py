@@ -31,8 +31,9 @@ from .feed_report import FeedReport
 from .feed_thread import FeedThread, as_exception
 from .slide_opening import bag_or_error, let_go, opening_in_a_thread
 
-_BATCH_SIZE = {"cpu": 4}
-"""Default batch size by device; 64 on others. On a CPU, glibc returns buffers of more than 32 MB to the system at every
+_BATCH_SIZE = {"cpu": 4, "cuda": 128}
+"""Default batch size by device; 64 on others. On an H100 a ViT-L computes 64 at a time at 0.97 of its rate with 256,
+and 128 at 0.99 (``docs/benchmarks.md``). On a CPU, glibc returns buffers of more than 32 MB to the system at every
 free, and larger batches of a small network need such buffers: 8 tiles per batch ran at 0.8 of the rate of 4."""
 _TILES_A_JOB = 8
 """Neighbouring tiles in one job of a decode thread."""

@@ -42,13 +42,14 @@ class ExtractSettings(Settings):
         "auto", description="cpu, cuda, cuda:1 or mps; several as cuda:0,cuda:1; auto takes the first GPU there is"
     )
     batch_size: int | None = Runtime(
-        None, ge=1, examples=[64], description="tiles per batch; default: 4 on a CPU, 64 on a GPU"
+        None, ge=1, examples=[64], description="tiles per batch; default: 4 on a CPU, 128 on a CUDA GPU"
     )
     threads: int | None = Runtime(
         None,
         ge=1,
         examples=[8],
-        description="threads for decoding and, on a CPU, for the network; default: one per core",
+        description="threads for decoding and, on a CPU, for the network (with a CUDA GPU processes, of which one core "
+        "is spared); default: one per core",
     )
     tile_timeout: float = Runtime(
         300.0, gt=0, description="time limit for reading a tile, in seconds; a slide with a slower tile fails"

@@ -28,6 +28,8 @@ from ...models.backbones.weights import digest_of_weights, find_weights
 from ..lineage import Lineage
 from ..registry import VERSIONS
 from ..stage import FileInput, Input, Item, Outcome, OutputInput, Plan, Progress, Stage, upstream
+from .batch_memory import can_be_shared
+from .decode_processes import prepare
 from .feed import TileFeed
 from .feed_batch import OpenBag
 from .feed_report import FeedReport
@@ -163,6 +165,8 @@ class ExtractStage(Stage[ExtractSettings]):
     def setup(self) -> None:
         settings = self.settings
         device = choose_device(settings.device)
+        if device.type == "cuda" and can_be_shared():
+            prepare()
         backbone = find_backbone(settings.backbone, settings.pooling)
         self.embedder: Embedder = load_embedder(
             backbone,

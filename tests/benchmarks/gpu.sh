@@ -119,6 +119,7 @@ run() {
     site=$scratch/site
     mkdir "$site" && ln -s "$root" "$site/wsipipe"
     export PYTHONPATH=$site PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1 HF_HUB_OFFLINE=1
+    export PANDAS_FUTURE_INFER_STRING=0 # a pandas 3 that is there is newer than anndata 0.12 allows, and works with this
     [ -n "$wheels" ] && unpack "$wheels"
     "$python" "$here/gpu_record.py" machine "$out/results.jsonl" --device "$device" || exit 1
 
