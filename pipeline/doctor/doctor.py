@@ -118,6 +118,8 @@ def run_doctor(subject: Subject, console: Console, examiner: Examiner, *, before
             for row in members:
                 console.table(_shown(row))
                 rows.append(row)
+                if console.debug and "trace" in row.finding.figures:
+                    console.note(row.finding.figures["trace"])
         if examiner.killed:
             examiner.run(CLEAR_AWAY, subject)
     states = [row.finding.state for row in rows]

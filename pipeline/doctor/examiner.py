@@ -13,12 +13,14 @@ import signal
 import subprocess
 import sys
 import threading
+import traceback
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import asdict
 from types import TracebackType
 from typing import IO, Final, Self
 
+from ...data import errors
 from ..run.outcomes import explain
 from .checks import Check
 from .finding import Finding, Subject, failed
@@ -187,6 +189,8 @@ def _finding(place: str, subject: Subject) -> Finding:
         found: Finding = check(subject)
     except Exception as error:  # noqa: BLE001  the boundary of a check: what it raises is its finding
         record = explain(error)
-        first_line = (record.message.strip() or record.type).splitlines()[0]
-        return failed(f"{record.type}: {first_line}", record.hint)
+        said = (record.message.strip() or record.type).splitlines()[0]
+        if hasattr(errors, record.type):  # one of ours says all that a user needs
+            return failed(said, record.hint)
+        return failed(f"{record.type}: {said}", record.hint, trace=traceback.format_exc())
     return found

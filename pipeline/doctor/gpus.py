@@ -72,7 +72,8 @@ def build(subject: Subject) -> Finding:
         )
     if torch.cuda.is_available():
         number = torch.cuda.device_count()
-        return ok(f"{_named([torch.cuda.get_device_name(i) for i in range(number)])} (CUDA {built})", devices=number)
+        figures = {"cuda": built, "cudnn": torch.backends.cudnn.version(), "devices": number}
+        return ok(f"{_named([torch.cuda.get_device_name(i) for i in range(number)])} (CUDA {built})", **figures)
     if not gpus:
         return ok(f"no GPU (built for CUDA {built})", cuda=built, devices=0)
     if os.environ.get(_SEES) in ("", "-1", "NoDevFiles"):
