@@ -12,6 +12,7 @@ from math import isfinite
 from typing import TYPE_CHECKING, Final
 
 from ...data.manifest import Json
+from .checks import GPU
 from .finding import Finding, Subject, failed, gigabytes, ok, warning
 
 if TYPE_CHECKING:
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 
 _DRIVER_OF: Final = {11: 450, 12: 525, 13: 580}
 """The first driver for each major version of CUDA (CUDA's release notes, "minor version compatibility")."""
+_SMI_SECONDS: Final = 30.0
 _SEES: Final = "CUDA_VISIBLE_DEVICES"
 _ROOM: Final = 4 * 2**30  # bytes: a large backbone in bfloat16, and a batch
 _NETWORK_SEED: Final = 0
@@ -47,7 +49,14 @@ def _nvidia_smi(*arguments: str) -> str | Finding:
     """What nvidia-smi prints; a finding if it is not there or fails."""
     if shutil.which("nvidia-smi") is None:
         return ok("no NVIDIA driver here (nvidia-smi is not found)", driver=None, gpus=[])
-    done = subprocess.run(["nvidia-smi", *arguments], capture_output=True, text=True, errors="replace", timeout=30)
+    try:
+        done = subprocess.run(
+            ["nvidia-smi", *arguments], capture_output=True, text=True, errors="replace", timeout=_SMI_SECONDS
+        )
+    except subprocess.TimeoutExpired:
+        return failed(f"nvidia-smi does not answer in {_SMI_SECONDS:g} s", GPU.hangs)
+    except OSError as error:
+        return failed(f"nvidia-smi cannot be run: {error}", "install the driver again")
     if done.returncode:
         said = (done.stdout + done.stderr).strip().splitlines() or [f"exit code {done.returncode}"]
         hint = "the driver is not loaded, or was updated under a running system: restart the machine"
