@@ -12,6 +12,7 @@ from math import isfinite
 from typing import TYPE_CHECKING, Final
 
 from ...data.manifest import Json
+from ..console import counted
 from .checks import GPU
 from .finding import Finding, Subject, failed, gigabytes, ok, warning
 
@@ -81,7 +82,8 @@ def build(subject: Subject) -> Finding:
         )
     if torch.cuda.is_available():
         number = torch.cuda.device_count()
-        figures = {"cuda": built, "cudnn": torch.backends.cudnn.version(), "devices": number}
+        cudnn = torch.backends.cudnn.version()  # type: ignore[no-untyped-call]
+        figures = {"cuda": built, "cudnn": cudnn, "devices": number}
         return ok(f"{_named([torch.cuda.get_device_name(i) for i in range(number)])} (CUDA {built})", **figures)
     if not gpus:
         return ok(f"no GPU (built for CUDA {built})", cuda=built, devices=0)
@@ -150,7 +152,7 @@ def kernels_and_memory(subject: Subject) -> Finding:
     device = torch.device(subject.device)
     if device.type != "cuda":
         instructions = f"{torch.backends.cpu.get_cpu_capability()}, " if device.type == "cpu" else ""
-        return ok(f"{instructions}{torch.get_num_threads()} threads, the machine's memory")
+        return ok(f"{instructions}{counted(torch.get_num_threads(), 'threads')}, the machine's memory")
     major, minor = torch.cuda.get_device_capability(device)
     name, kernels = torch.cuda.get_device_name(device), torch.cuda.get_arch_list()
     figures: dict[str, Json] = {"gpu": name, "capability": f"{major}.{minor}", "kernels": kernels}
