@@ -287,7 +287,7 @@ def doctor(
     device: Annotated[str | None, typer.Option(help="check this device alone: cpu, cuda:0, cuda:0,cuda:1")] = None,
     gpu: Gpus = None,
     timeout: Annotated[
-        float | None, typer.Option(help="time limit of each check, in seconds, in place of its own")
+        float | None, typer.Option(min=1, help="time limit of each check, in seconds, in place of its own")
     ] = None,
     json: Json = False,
     debug: Debug = False,

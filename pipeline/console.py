@@ -11,6 +11,7 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from io import TextIOWrapper
 from typing import Any, Protocol, TextIO
 
 from rich.console import Console as RichConsole
@@ -141,7 +142,12 @@ class Console:
 
 
 def _rich(stream: TextIO) -> RichConsole:
-    """A rich console as wide as the terminal; in a file or a pipe, lines are never wrapped or cut."""
+    """A rich console as wide as the terminal; in a file or a pipe, lines are never wrapped or cut.
+
+    Signs that the stream's encoding lacks are written as ``\\u2192``, as Python does on standard error.
+    """
+    if isinstance(stream, TextIOWrapper) and stream.errors == "strict":
+        stream.reconfigure(errors="backslashreplace")
     if stream.isatty():
         return RichConsole(file=stream, highlight=False)
     return RichConsole(file=stream, highlight=False, soft_wrap=True, width=_FILE_WIDTH)

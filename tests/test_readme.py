@@ -33,6 +33,7 @@ PAGES = [
     "docs/benchmarks.md",
     "docs/cohort.md",
     "docs/docker.md",
+    "docs/doctor.md",
     "docs/features.md",
     "docs/genomics.md",
     "docs/tiling.md",

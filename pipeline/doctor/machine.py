@@ -19,6 +19,7 @@ _FEWEST_FILES: Final = 256
 _FEW_FILES: Final = 1024
 _LITTLE_SHARED: Final = 16 * 2**20
 _LITTLE_TEMPORARY: Final = 2**30
+_LEAST_TEMPORARY: Final = 64 * 2**20
 
 
 def cores(subject: Subject) -> Finding:
@@ -94,6 +95,9 @@ def temporary_folder(subject: Subject) -> Finding:
     size = os.statvfs(place)
     free = size.f_bavail * size.f_frsize
     found = f"{place}, {gigabytes(free)} free"
+    hint = "free some space, or set TMPDIR to a folder with more"
+    if free < _LEAST_TEMPORARY:
+        return failed(found, hint, free=free)
     if free < _LITTLE_TEMPORARY:
-        return warning(found, "free some space, or set TMPDIR to a folder with more", free=free)
+        return warning(found, hint, free=free)
     return ok(found, free=free)

@@ -6,6 +6,7 @@ import importlib
 import platform
 import re
 import sys
+from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, distribution, requires, version
 from pathlib import Path
 from typing import Final
@@ -83,8 +84,12 @@ def wsipipe(subject: Subject) -> Finding:
 
 def _packages_called_so() -> list[Path]:
     """Every package ``wsipipe`` that Python's path leads to."""
-    found = [Path(entry or ".") / "wsipipe" for entry in sys.path]
-    return [folder for folder in found if (folder / "__init__.py").is_file()]
+    found: list[Path] = []
+    for folder in (Path(entry or ".") / "wsipipe" for entry in sys.path):
+        with suppress(OSError):  # an entry that may not be looked into
+            if (folder / "__init__.py").is_file():
+                found.append(folder)
+    return found
 
 
 def _is_ours(folder: Path) -> bool:
