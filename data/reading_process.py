@@ -2,8 +2,7 @@
 
 HDF5 loops for ever over some damaged files and holds the interpreter's lock while it does, so that no thread goes on
 and Ctrl-C is dead; for others it takes gigabytes, or crashes. So such files are opened in a second process, within
-limits of time and memory, and this one gets the arrays. It is started once and reads many files, each in a fork of
-itself where the system has that: what one file does to the library, the next one does not meet.
+limits of time and memory, and this one gets the arrays. It is started once and reads many files.
 """
 
 from __future__ import annotations
@@ -20,9 +19,12 @@ from atexit import register
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
+from importlib import import_module
+from math import ceil
 from pathlib import Path
 from threading import Timer
-from typing import IO, Any, Final, NoReturn, TypeVar
+from time import process_time
+from typing import IO, Any, Final, TypeVar
 
 from .errors import SurroundingsError, WsipipeError
 from .surroundings import reading_fault
@@ -34,12 +36,14 @@ _BYTES_A_SECOND: Final = 5_000_000
 """Of the file. The slowest that was met are many short texts, which take twice as long as this allows for numbers."""
 _LEAST_BYTES: Final = 256 * 2**20
 _TIMES_THE_FILE: Final = 32
-"""How many bytes a compressed one may stand for. Matrices of counts compress to a third; zeros alone to a thousandth."""
+"""How many bytes one of a file may stand for. Counts compress to a third, zeros alone to a thousandth."""
 _BESIDE: Final = 128 * 2**20
 """Memory for what is made while reading, beside twice the content: once as stored, once as it is handed over."""
-_PATIENCE: Final = 20 if hasattr(os, "fork") else 1
+_FORKS: Final = hasattr(os, "fork")
+_PATIENCE: Final = 20 if _FORKS else 1
 """How many times longer than it may compute a process may take altogether: the rest is waiting for the storage."""
 _LONGEST_TEXT: Final = 300
+_AGAIN: Final = "then run the same command again: what is done stays done"
 
 
 class UnreadableError(Exception):
@@ -73,14 +77,17 @@ def read_in_a_process(read: Callable[..., T], path: Path, *arguments: Any) -> T:
     :raises SurroundingsError: the process does not start, was killed, or the storage does not answer.
     """
     limits = _Limits.of(path)
-    idle = _idle.setdefault(os.getpid(), [])  # of this process: a fork's belong to its parent
-    process = idle.pop() if idle else _Process()
+    idle = _idle.setdefault((os.getpid(), read.__module__), [])  # those of this process: a fork has none yet
+    process = idle.pop() if idle else _Process(read.__module__)
     try:
         answer = process.ask((read, path.absolute(), arguments, limits), limits, path)
     except BaseException:
         process.end()
         raise
-    idle.append(process)
+    if isinstance(answer, _Failure) and not _FORKS:
+        process.end()
+    else:
+        idle.append(process)
     if isinstance(answer, _Failure):
         raise answer.error
     content: T = answer
@@ -116,49 +123,58 @@ class _Failure:
 
 
 class _Process:
-    """A process that answers requests, one at a time."""
+    """A process that answers requests, one at a time.
 
-    def __init__(self) -> None:
+    :param module: the module with the functions that it will be asked to call; it starts with importing it.
+    """
+
+    def __init__(self, module: str) -> None:
         places = [place for place in sys.path if isinstance(place, str)]
+        script = f"import sys; sys.path[:] = {places!r}; from {__name__} import serve; serve({module!r})"
         threads = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
-        self._process = subprocess.Popen(
-            [sys.executable, "-c", f"import sys; sys.path[:] = {places!r}; from {__name__} import serve; serve()"],
+        process = subprocess.Popen(
+            [sys.executable, "-c", script],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,  # what C libraries write of damaged files
             env={**os.environ, **threads},
             start_new_session=True,  # Ctrl-C is for this process, which ends the other; and its forks with it
         )
+        assert process.stdin is not None
+        assert process.stdout is not None
+        self._process, self._requests, self._answers = process, process.stdin, process.stdout
         self._overdue = False
+        try:
+            ready = _receive(self._answers)
+        except BaseException as error:
+            self.end()
+            if not isinstance(error, EOFError):
+                raise
+            what = f"the process that reads files does not start (exit code {process.poll()})"
+            raise SurroundingsError(what, hint=f"most likely no memory was left: free some, {_AGAIN}") from None
+        if isinstance(ready, _Failure):
+            self.end()
+            raise ready.error
 
     def ask(self, request: Any, limits: _Limits, path: Path) -> Any:
         """Send a request and wait for its answer."""
-        assert self._process.stdin is not None
-        assert self._process.stdout is not None
-        begun = False
+        watch = Timer(_PATIENCE * limits.seconds, self._give_up)
+        watch.daemon = True
+        watch.start()
         try:
-            _send(self._process.stdin, _framed(request))
-            began = _receive(self._process.stdout)
-            if isinstance(began, _Failure):
-                return began
-            begun = True
-            watch = Timer(_PATIENCE * limits.seconds, self._give_up)
-            watch.daemon = True
-            watch.start()
-            try:
-                return _receive(self._process.stdout)
-            finally:
-                watch.cancel()
-        except EOFError:
-            code = self._process.wait()
-            raise _why_it_ended(code, limits, path, overdue=self._overdue, begun=begun) from None
+            _send(self._requests, _framed(request))
+            return _receive(self._answers)
+        except (EOFError, BrokenPipeError):
+            raise _why_it_ended(self._process.wait(), limits, path, overdue=self._overdue) from None
+        finally:
+            watch.cancel()
 
     def _give_up(self) -> None:
         self._overdue = True
         self._kill()
 
     def _kill(self) -> None:
-        if hasattr(os, "killpg") and self._process.poll() is None:
+        if _FORKS and self._process.poll() is None:
             os.killpg(self._process.pid, signal.SIGKILL)
         else:
             self._process.kill()
@@ -166,44 +182,46 @@ class _Process:
     def end(self) -> None:
         """Kill the process, whatever it does."""
         self._kill()
-        for stream in (self._process.stdin, self._process.stdout):
-            if stream is not None:
-                with suppress(OSError):  # a request that it did not take cannot be flushed
-                    stream.close()
+        for stream in (self._requests, self._answers):
+            with suppress(OSError):  # a request that it did not take cannot be flushed
+                stream.close()
         with suppress(subprocess.TimeoutExpired):  # it waits for a dead disk, and ends when that answers
             self._process.wait(1)
 
 
-_idle: Final[dict[int, list[_Process]]] = {}
-"""The processes that wait for a request, by the process that started them."""
+_idle: Final[dict[tuple[int, str], list[_Process]]] = {}
+"""The processes that wait for a request, by the process that started them, and by the module that they have."""
 
 
 @register
 def _end_all() -> None:
-    for process in _idle.pop(os.getpid(), []):
-        process.end()
+    for (owner, _), processes in _idle.items():
+        if owner == os.getpid():
+            while processes:
+                processes.pop().end()
 
 
-def _why_it_ended(code: int, limits: _Limits, path: Path, *, overdue: bool, begun: bool) -> Exception:
+def _why_it_ended(code: int, limits: _Limits, path: Path, *, overdue: bool) -> Exception:
     """The error that a process leaves behind that ended without an answer."""
-    again = "then run the same command again: what is done stays done"
-    if overdue and hasattr(os, "fork"):
+    if overdue and _FORKS:
         what = f"could not be read within {_PATIENCE * limits.seconds} s"
-        return SurroundingsError(what, path=path, hint=f"the storage does not answer: check its mount, {again}")
+        return SurroundingsError(what, path=path, hint=f"the storage does not answer: check its mount, {_AGAIN}")
     number = code - _OF_A_SIGNAL
-    if overdue or (begun and number == getattr(signal, "SIGXCPU", None)):
+    if overdue or number == getattr(signal, "SIGXCPU", None):
         return UnreadableError(
             f"reading it comes to no end (stopped after {limits.seconds} s of computing, "
             f"the limit for a file of {in_bytes(limits.size)})"
         )
-    if begun and number in _CRASHES:
+    if number in _CRASHES:
         return UnreadableError(f"the library that reads it crashes ({signal.Signals(number).name})")
-    what = f"the process that reads it {'was ended' if begun else 'does not start'} (exit code {code})"
-    return SurroundingsError(what, path=path, hint=f"most likely no memory was left: free some, {again}")
+    what = f"the process that reads it was ended (exit code {code})"
+    return SurroundingsError(what, path=path, hint=f"most likely no memory was left: free some, {_AGAIN}")
 
 
 _OF_A_SIGNAL: Final = 128
 """What is added to the number of the signal that ended a fork, in the exit code of the process that forked."""
+_MET_DAMAGE: Final = 3
+"""Exit code of a fork that has met a damaged file."""
 _CRASHES: Final = frozenset(
     getattr(signal, name) for name in ("SIGSEGV", "SIGBUS", "SIGABRT", "SIGFPE", "SIGILL") if hasattr(signal, name)
 )
@@ -250,43 +268,57 @@ def _exactly(stream: IO[bytes], count: int) -> bytearray:
 # ----- in the other process -----
 
 
-def serve() -> None:
-    """Answer requests until there are no more."""
+def serve(module: str) -> None:
+    """Answer requests until there are no more.
+
+    Where the system can fork, it is a fork that answers, and another one as soon as a file was damaged: it is made
+    within milliseconds, has all that is imported, and nothing of what the file has done to the library.
+    """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     requests, answers = sys.stdin.buffer, os.fdopen(os.dup(1), "wb")
     os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # what a library prints must not be taken for an answer
-    while True:
-        try:
-            read, path, arguments, limits = _receive(requests)  # imports the module of ``read``
-        except EOFError:
-            return
-        except Exception as error:  # noqa: BLE001  raised again by who has asked
-            _send(answers, _framed(_Failure(RuntimeError(f"{type(error).__name__}: {error}"))))
-            continue
-        _send(answers, _framed(None))
-        if not hasattr(os, "fork"):
-            _send(answers, _answer(read, path, arguments, limits))
-        elif process := os.fork():
-            code = os.waitstatus_to_exitcode(os.waitpid(process, 0)[1])
-            if code:
-                os._exit(_OF_A_SIGNAL - code if code < 0 else code)
-        else:
-            _answer_and_end(answers, read, path, arguments, limits)
-
-
-def _answer_and_end(
-    answers: IO[bytes], read: Callable[..., Any], path: Path, arguments: tuple[Any, ...], limits: _Limits
-) -> NoReturn:
+    try:
+        import_module(module)
+    except Exception as error:  # noqa: BLE001  raised again by who has asked
+        _send(answers, _framed(_Failure(RuntimeError(f"{type(error).__name__}: {error}"))))
+        return
+    _send(answers, _framed(None))
+    while _FORKS and (fork := os.fork()):
+        code = os.waitstatus_to_exitcode(os.waitpid(fork, 0)[1])
+        if code != _MET_DAMAGE:
+            os._exit(code if code >= 0 else _OF_A_SIGNAL - code)
     code = 1
     try:
-        _limit_this_process(limits)
-        _send(answers, _answer(read, path, arguments, limits))
-        code = 0
+        code = _answer_all(requests, answers)
     finally:
         os._exit(code)
 
 
+def _answer_all(requests: IO[bytes], answers: IO[bytes]) -> int:
+    """Answer requests until a file is damaged; gives the exit code."""
+    while True:
+        try:
+            read, path, arguments, limits = _receive(requests)
+        except EOFError:
+            return 0
+        if _FORKS:
+            _limit_this_process(limits)
+        try:
+            answer = _framed(read(path, *arguments))
+        except MemoryError:
+            wants = f"reading it takes more than {in_bytes(limits.memory)} of memory"
+            failure = UnreadableError(f"{wants}, the limit for a file of {in_bytes(limits.size)}")
+        except Exception as error:  # noqa: BLE001  a damaged file makes a library raise anything
+            failure = _portable(error)
+        else:
+            _send(answers, answer)
+            continue
+        _send(answers, _framed(_Failure(failure)))
+        return _MET_DAMAGE
+
+
 def _limit_this_process(limits: _Limits) -> None:
+    """Let the system end this process when it has computed too long, and refuse it memory; counted from now."""
     import resource  # Windows has none
 
     def limit(kind: int, most: int) -> None:
@@ -294,20 +326,10 @@ def _limit_this_process(limits: _Limits) -> None:
         resource.setrlimit(kind, (most if hard == resource.RLIM_INFINITY else min(most, hard), hard))
 
     limit(resource.RLIMIT_CORE, 0)
-    limit(resource.RLIMIT_CPU, limits.seconds)
+    limit(resource.RLIMIT_CPU, ceil(process_time()) + limits.seconds)
     pages = Path("/proc/self/statm")
     if pages.exists():  # of Linux; elsewhere only what a file says of itself is held against a limit
         limit(resource.RLIMIT_AS, int(pages.read_text().split()[0]) * resource.getpagesize() + limits.memory)
-
-
-def _answer(read: Callable[..., Any], path: Path, arguments: tuple[Any, ...], limits: _Limits) -> list[Any]:
-    try:
-        return _framed(read(path, *arguments))
-    except MemoryError:
-        wants = f"reading it takes more than {in_bytes(limits.memory)} of memory"
-        return _framed(_Failure(UnreadableError(f"{wants}, the limit for a file of {in_bytes(limits.size)}")))
-    except Exception as error:  # noqa: BLE001  a damaged file makes a library raise anything
-        return _framed(_Failure(_portable(error)))
 
 
 def _portable(error: Exception) -> Exception:
