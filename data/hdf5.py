@@ -74,5 +74,6 @@ def _plain(value: Any) -> Any:
     """An attribute's value as something that does not need the open file: a reference becomes a description of it."""
     if isinstance(value, str):
         value.encode()  # UnicodeEncodeError: it is no text
-    plain = isinstance(value, str | bytes | np.generic) or (isinstance(value, np.ndarray) and value.dtype.kind != "O")
+    numbers = isinstance(value, np.generic | np.ndarray) and not value.dtype.hasobject
+    plain = numbers or isinstance(value, str | bytes)
     return value if plain else str(value)

@@ -173,7 +173,7 @@ def _read_h5ad(path: Path, naming: Naming) -> RawMatrix:
         read = patiently(lambda: read_h5ad(path), path)
     except UnreadableError as error:
         raise ExpressionError(
-            f"is not a readable .h5ad ({error})", path=path, hint="write it again with anndata"
+            f"is not a readable .h5ad ({error})", path=path, hint="copy it again, or write it again with anndata"
         ) from error
     facts = ReadingFacts(["an .h5ad: observations are patients, variables are genes (X is read)"])
     samples, genes = (_axis_names(frame, naming, path) for frame in (read.obs, read.var))
