@@ -307,7 +307,7 @@ def _answer_all(requests: IO[bytes], answers: IO[bytes]) -> int:
             answer = _framed(read(path, *arguments))
         except MemoryError:
             wants = f"reading it takes more than {in_bytes(limits.memory)} of memory"
-            failure = UnreadableError(f"{wants}, the limit for a file of {in_bytes(limits.size)}")
+            failure: Exception = UnreadableError(f"{wants}, the limit for a file of {in_bytes(limits.size)}")
         except Exception as error:  # noqa: BLE001  a damaged file makes a library raise anything
             failure = _portable(error)
         else:

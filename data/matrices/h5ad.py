@@ -72,7 +72,7 @@ def _refuse_absurd(part: str, held: Any, path: Path) -> None:
 
 def _refuse_what_is_no_text(table: pd.DataFrame) -> None:
     """Refuse names that are not UTF-8, which HDF5 lets through and nothing can write again."""
-    for names in (table.index, table.columns, *(column for _, column in table.items())):
+    for names in (table.index.to_series(), table.columns.to_series(), *(column for _, column in table.items())):
         if names.dtype == object or isinstance(names.dtype, pd.StringDtype | pd.CategoricalDtype):
             for name in pd.unique(np.asarray(names, object)):
                 if isinstance(name, str):
