@@ -79,6 +79,9 @@ def read_in_a_process(read: Callable[..., T], path: Path, *arguments: Any) -> T:
     limits = _Limits.of(path)
     idle = _idle.setdefault((os.getpid(), read.__module__), [])  # those of this process: a fork has none yet
     process = idle.pop() if idle else _Process(read.__module__)
+    if not process.is_alive:  # ended by somebody else while it waited
+        process.end()
+        process = _Process(read.__module__)
     try:
         answer = process.ask((read, path.absolute(), arguments, limits), limits, path)
     except BaseException:
@@ -156,6 +159,10 @@ class _Process:
             self.end()
             raise ready.error
 
+    @property
+    def is_alive(self) -> bool:
+        return self._process.poll() is None
+
     def ask(self, request: Any, limits: _Limits, path: Path) -> Any:
         """Send a request and wait for its answer."""
         watch = Timer(_PATIENCE * limits.seconds, self._give_up)
@@ -174,7 +181,7 @@ class _Process:
         self._kill()
 
     def _kill(self) -> None:
-        if _FORKS and self._process.poll() is None:
+        if _FORKS and self.is_alive:
             os.killpg(self._process.pid, signal.SIGKILL)
         else:
             self._process.kill()

@@ -50,6 +50,17 @@ def test_one_process_reads_many_files_and_another_goes_on_after_damage(file: Pat
     assert read_in_a_process(stubborn.process, file)[0] not in (first[0], os.getpid())
 
 
+def test_a_process_that_somebody_has_ended_is_replaced(file: Path) -> None:
+    fork = read_in_a_process(stubborn.process, file)[0]
+    os.kill(fork, signal.SIGKILL)
+    assert is_gone(fork)
+    [waiting] = reading_process._idle[os.getpid(), stubborn.__name__]
+    for _ in until():
+        if not waiting.is_alive:
+            break
+    assert read_in_a_process(stubborn.process, file)[0] != fork
+
+
 def test_the_process_that_reads_hdf5_is_light() -> None:
     script = """
 import sys
