@@ -12,19 +12,19 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import h5py
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
-from anndata.io import read_elem
-from scipy import sparse
 
 from ..columns import plain_name
 from ..errors import ExpressionError, UsageError
 from ..plain_files import refuse_pipe
+from ..reading_process import UnreadableError
+from ..surroundings import patiently
 from ..wording import some
 from .cells import named_table
 from .expression_units import Unit
+from .h5ad import read_h5ad
 from .naming import AS_WRITTEN, Naming, Orientation
 from .orientation import genes_in_rows
 from .origin import origin
@@ -172,19 +172,17 @@ def _turned(table: Table, path: Path, orientation: Orientation, naming: Naming) 
 def _read_h5ad(path: Path, naming: Naming) -> RawMatrix:
     """Read X, with the names of obs and var from their index, or from a column with names."""
     try:
-        with h5py.File(path) as file:
-            matrix, obs, var = (read_elem(file[part]) for part in ("X", "obs", "var"))
-    except (OSError, KeyError, ValueError, TypeError) as error:
+        read = patiently(lambda: read_h5ad(path), path)
+    except UnreadableError as error:
         raise ExpressionError(
-            f"is not a readable .h5ad ({error})", path=path, hint="write it again with anndata"
+            f"is not a readable .h5ad ({error})", path=path, hint="copy it again, or write it again with anndata"
         ) from error
-    dense = matrix.toarray() if sparse.issparse(matrix) else np.asarray(matrix)
     facts = ReadingFacts(["an .h5ad: observations are patients, variables are genes (X is read)"])
-    samples, genes = (_axis_names(frame, naming, path) for frame in (obs, var))
+    samples, genes = (_axis_names(frame, naming, path) for frame in (read.obs, read.var))
     for side in (samples, genes):
         facts.sentences += side.notes
     return RawMatrix(
-        dense.astype(np.float64),
+        read.values,
         tuple(samples.names),
         tuple(genes.names),
         facts,

@@ -200,7 +200,7 @@ class ExtractStage(Stage[ExtractSettings]):
     def _open(self, item: Item) -> OpenBag:
         payload: TiledSlide = item.payload
         settings = self.settings
-        tiles = read_tiles(payload.tiles)
+        tiles = read_tiles(payload.tiles, digest=payload.tiles_digest)
         slide = open_slide(payload.path, mpp_override=payload.mpp_override)
         try:
             sink = FeatureWriter(
