@@ -18,10 +18,11 @@ from pathlib import Path
 from typing import Any, Final, Literal
 
 from filelock import BaseFileLock, FileLock, SoftFileLock, Timeout
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 
 from .artifact import digest_of, flush_to_disk, say_weaker, size_of
 from .errors import BusyError, StoreError
+from .json_text import fault, parse_json, read_bytes
 from .surroundings import patiently, surroundings
 
 SCHEMA = 1
@@ -37,6 +38,10 @@ FORMER_STAGES: Final = {
 """What earlier versions called a stage, and its name now. Their records are read under the name that it has now."""
 Json = Any
 """Any JSON value."""
+
+
+_MOST_BYTES: Final = 4 << 30
+"""Of a manifest: a million records of 4 kB."""
 
 
 class _Part(BaseModel):
@@ -125,7 +130,7 @@ class Manifest:
 
         :raises StoreError: a line in the middle that is not a record, or one of a newer format.
         """
-        content = patiently(lambda: self.path.read_bytes() if self.path.exists() else b"", self.path)
+        content = patiently(self._bytes, self.path)
         *lines, tail = content.split(b"\n")
         if tail:
             warnings.warn(
@@ -133,9 +138,14 @@ class Manifest:
             )
         return [self._parse(number, line) for number, line in enumerate(lines, 1) if line.strip()]
 
+    def _bytes(self) -> bytes:
+        if not self.path.exists():
+            return b""
+        return read_bytes(self.path, StoreError, hint="remove it, or copy it again", most=_MOST_BYTES)
+
     def _parse(self, number: int, line: bytes) -> Record:
         try:
-            fields = json.loads(line)
+            fields = parse_json(line)
             schema = fields.get("schema") if isinstance(fields, dict) else None
             if isinstance(schema, int) and schema > SCHEMA:
                 raise StoreError(
@@ -144,11 +154,12 @@ class Manifest:
                     hint="use that version of wsipipe",
                 )
             if isinstance(fields, dict):
-                fields["stage"] = FORMER_STAGES.get(fields.get("stage", ""), fields.get("stage"))
+                stage = fields.get("stage")
+                fields["stage"] = FORMER_STAGES.get(stage, stage) if isinstance(stage, str) else stage
             return Record.model_validate(fields)
-        except (json.JSONDecodeError, UnicodeDecodeError, ValidationError) as error:
+        except ValueError as error:
             raise StoreError(
-                f"line {number} is not a record: {str(error).splitlines()[0]}",
+                f"line {number} is not a record: {fault(error)}",
                 path=self.path,
                 hint="the file was edited or damaged: remove that line; the item that it recorded is then done again",
             ) from error
