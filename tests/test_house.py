@@ -36,7 +36,7 @@ ROOMS: dict[str, set[str]] = {
     "models.backbones": {"data"},
     "models.tasks": {"data", "models.evaluation"},
     "models.mil": {"data", "data.features", "models.backbones", "models.tasks"},
-    "models.training": {"data", "data.molecular", "models.mil", "models.tasks"},
+    "models.training": {"data", "data.molecular", "models.backbones", "models.mil", "models.tasks"},
     "models.evaluation": {"data"},
 }
 """What each room of ``data`` and ``models`` builds on; rooms of ``stages`` and ``pipeline`` may take all below them."""
