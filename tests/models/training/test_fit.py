@@ -379,21 +379,31 @@ DAMAGE: dict[str, Callable[[Path], object]] = {
 }
 
 
+TWO_EPOCHS = FitSettings(epochs=2, learning_rate=2e-3)
+
+
+@pytest.fixture(scope="module")
+def interrupted(tmp_path_factory: pytest.TempPathFactory) -> tuple[bytes, Fit]:
+    """The state that a fit leaves which is killed after its first epoch, and the same fit undisturbed."""
+    train, validation, file = cohort(0, 3), cohort(100, 2), tmp_path_factory.mktemp("partial") / "state.pt"
+    with pytest.raises(KilledError):
+        fit(model_of(), train, validation, TWO_EPOCHS, resume=file, tell=Power(0))
+    return file.read_bytes(), fit(model_of(), train, validation, TWO_EPOCHS)
+
+
 @pytest.mark.parametrize("damage", DAMAGE)
 def test_a_damaged_state_is_dropped_and_the_fit_begins_anew(
-    tmp_path: Path, damage: str, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, interrupted: tuple[bytes, Fit], damage: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    train, validation, file = cohort(0, 3), cohort(100, 2), tmp_path / "state.pt"
-    settings = FitSettings(epochs=2, learning_rate=2e-3)
-    with pytest.raises(KilledError):
-        fit(model_of(), train, validation, settings, resume=file, tell=Power(0))
+    train, validation, file, settings = cohort(0, 3), cohort(100, 2), tmp_path / "state.pt", TWO_EPOCHS
+    file.write_bytes(interrupted[0])
     DAMAGE[damage](file)
     told: list[Epoch] = []
     with pytest.warns(UserWarning, match=r"state.pt: dropped the state of an interrupted training"):
         resumed = fit(model_of(), train, validation, settings, resume=file, tell=told.append)
     assert not (tmp_path / "ran").exists()
-    assert same(resumed, fit(model_of(), train, validation, settings))
+    assert same(resumed, interrupted[1])
     assert [epoch.epoch for epoch in told] == [0, 1]
     assert same(fit(model_of(), train, validation, settings, resume=file), resumed)  # the new state is whole
 
