@@ -16,6 +16,7 @@ from typing import Any, Final
 
 import numpy as np
 import zarr
+from numcodecs import Zstd
 from zarr.abc.store import ByteRequest
 from zarr.core.buffer import Buffer, BufferPrototype
 from zarr.errors import ZarrUserWarning
@@ -64,7 +65,9 @@ class _Chunks:
     """What a file of an array holds: chunks of so many bytes at most, in a shard so many of them."""
 
     bytes: int
-    in_a_shard: int | None
+    in_a_shard: int | None = None
+    texts: int | None = None
+    """Number of texts in a chunk of them."""
 
 
 class CheckedStore(LocalStore):  # type: ignore[misc]  # zarr has no types
@@ -145,26 +148,31 @@ def _checked_sizes(metadata: dict[str, Any], folder: Path, key: str, value: int,
     _check_codecs(metadata.get("codecs"), key)
     if len(file) != len(shape):
         raise UncheckedStore(f"{key} has chunks of another number of axes")
-    for what, sizes in (("array", shape), ("chunk", file)):
+    for what, sizes in (("an array", shape), ("a chunk", file)):
         if (claimed := math.prod(sizes) * value) > most:
             told = " × ".join(f"{size:,}" for size in sizes)
             raise UncheckedStore(
-                f"{key} claims an {what} of {told} values, {claimed:,} bytes, in files of {on_disk:,} bytes: "
+                f"{key} claims {what} of {told} values, {claimed:,} bytes, in files of {on_disk:,} bytes: "
                 f"at most {most:,} are read"
             )
     files = math.prod(-(-size // of_file) for size, of_file in zip(shape, file, strict=True))
     if files > max(_MOST_CHUNKS, on_disk):
         raise UncheckedStore(f"{key} claims {files:,} chunks, in files of {on_disk:,} bytes")
     shard = next((codec for codec in metadata["codecs"] if codec["name"] == "sharding_indexed"), None)
+    if text and (
+        shard is not None
+        or [codec["name"] for codec in metadata["codecs"]] not in (["vlen-utf8"], ["vlen-utf8", "zstd"])
+    ):
+        raise UncheckedStore(f"{key} has texts that are stored in another way than with vlen-utf8 and zstd")
     if shard is None:
-        return _Chunks(most if text else math.prod(file) * value, None)
+        return _Chunks(most, texts=math.prod(file)) if text else _Chunks(math.prod(file) * value)
     inner = _sizes(shard["configuration"].get("chunk_shape"), 1, key)
     if len(inner) != len(file) or any(whole % part for whole, part in zip(file, inner, strict=True)):
         raise UncheckedStore(f"{key} has shards that are no whole number of chunks")
     in_a_shard = math.prod(whole // part for whole, part in zip(file, inner, strict=True))
     if in_a_shard > 100 * _MOST_CHUNKS:
         raise UncheckedStore(f"{key} claims {in_a_shard:,} chunks in a shard")
-    return _Chunks(most if text else math.prod(inner) * value, in_a_shard)
+    return _Chunks(math.prod(inner) * value, in_a_shard)
 
 
 def _sizes(value: Any, least: int, key: str) -> list[int]:
@@ -203,6 +211,17 @@ def _check_chunks(content: np.ndarray[Any, Any], chunks: _Chunks, *, whole: bool
             raise UncheckedStore(
                 f"{key} would unpack into {claimed:,} bytes, more than the {chunks.bytes:,} of a chunk"
             )
+
+    if chunks.texts is not None:
+        _check_texts(bytes(data), chunks.texts, key)
+
+
+def _check_texts(content: bytes, texts: int, key: str) -> None:
+    """Refuse a chunk that begins with another number of texts: the codec allocates that many before it reads them."""
+    if content[:4] == _ZSTD:
+        content = Zstd().decode(content)
+    if (claimed := int.from_bytes(content[:4], "little")) != texts:
+        raise UncheckedStore(f"{key} claims {claimed:,} texts, and a chunk has {texts:,}")
 
 
 def _unpacked(frame: memoryview) -> int | None:

@@ -13,6 +13,7 @@ import struct
 import warnings
 import zipfile
 from collections.abc import Iterator, Mapping
+from io import BytesIO
 from pathlib import Path, PosixPath
 from typing import Any, Final
 
@@ -46,10 +47,14 @@ def read_without_running(file: Path) -> Any:
         raise OddTensors("it is a folder or something else, not a file")
     if file.suffix == ".safetensors":
         return load_file(file)
-    _refuse_packed(file)
+    source: Path | BytesIO = file
+    if zipfile.is_zipfile(file):
+        _refuse_packed(file)
+    else:  # the format before PyTorch 1.6: of a file, it would allocate any length that is written in it
+        source = BytesIO(file.read_bytes())
     with torch.serialization.safe_globals(_HARMLESS), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # advice to those who wrote the file
-        content = torch.load(file, map_location="cpu", weights_only=True)
+        content = torch.load(source, map_location="cpu", weights_only=True)
     claimed = sum(tensor.numel() * tensor.element_size() for tensor in _tensors_in(content))
     if claimed > _MOST_REPEATED * (size := file.stat().st_size) + _SLACK:
         raise OddTensors(f"its tensors claim to hold {claimed:,} bytes, in a file of {size:,}")
@@ -104,8 +109,6 @@ def _tensors_in(content: Any) -> Iterator[Tensor]:
 
 def _refuse_packed(file: Path) -> None:
     """Refuse an archive that is larger than its file when unpacked; PyTorch itself writes them without packing."""
-    if not zipfile.is_zipfile(file):
-        return
     with zipfile.ZipFile(file) as archive:
         unpacked = sum(member.file_size for member in archive.infolist())
     if unpacked > (size := file.stat().st_size):
