@@ -18,12 +18,12 @@ from pathlib import Path
 from typing import Any, Final, Literal
 
 from filelock import BaseFileLock, FileLock, SoftFileLock, Timeout
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from .artifact import STAGE_FILES, digest_of, flush_to_disk, say_weaker, size_of, whole
 from .errors import BusyError, InputError, StoreError
 from .file_names import why_no_file_name, why_no_output
-from .plain_files import refuse_pipe
+from .json_text import fault, parse_json, read_bytes
 from .surroundings import patiently, surroundings
 from .workspace import refuse_link
 
@@ -40,6 +40,10 @@ FORMER_STAGES: Final = {
 """What earlier versions called a stage, and its name now. Their records are read under the name that it has now."""
 Json = Any
 """Any JSON value."""
+
+
+_MOST_BYTES: Final = 4 << 30
+"""Of a manifest: a million records of 4 kB."""
 
 
 class _Part(BaseModel):
@@ -147,10 +151,9 @@ class Manifest:
         :raises StoreError: a line in the middle that is not a record, or one of a newer format; an item or output
             whose name would lead out of the workspace.
         """
-        refuse_pipe(self.path, StoreError)
         if self.path.is_dir():
             raise StoreError("is a folder, not a manifest", path=self.path, hint="move it away")
-        content = patiently(lambda: self.path.read_bytes() if self.path.exists() else b"", self.path)
+        content = patiently(self._bytes, self.path)
         *lines, tail = content.split(b"\n")
         if tail:
             warnings.warn(
@@ -158,9 +161,14 @@ class Manifest:
             )
         return [self._parse(number, line) for number, line in enumerate(lines, 1) if line.strip()]
 
+    def _bytes(self) -> bytes:
+        if not self.path.exists():
+            return b""
+        return read_bytes(self.path, StoreError, hint="remove it, or copy it again", most=_MOST_BYTES)
+
     def _parse(self, number: int, line: bytes) -> Record:
         try:
-            fields = json.loads(line)
+            fields = parse_json(line)
             schema = fields.get("schema") if isinstance(fields, dict) else None
             if isinstance(schema, int) and schema > SCHEMA:
                 raise StoreError(
@@ -169,11 +177,12 @@ class Manifest:
                     hint="use that version of wsipipe",
                 )
             if isinstance(fields, dict):
-                fields["stage"] = FORMER_STAGES.get(fields.get("stage", ""), fields.get("stage"))
+                stage = fields.get("stage")
+                fields["stage"] = FORMER_STAGES.get(stage, stage) if isinstance(stage, str) else stage
             return Record.model_validate(fields)
-        except (ValueError, TypeError, RecursionError) as error:  # also of pydantic, and of numbers that are too long
+        except ValueError as error:
             raise StoreError(
-                f"line {number} is not a record: {_why(error)}",
+                f"line {number} is not a record: {fault(error)}",
                 path=self.path,
                 hint="the file was edited or damaged: remove that line; the item that it recorded is then done again",
             ) from error
@@ -241,16 +250,6 @@ class Manifest:
 
 _NO_LOCKS = frozenset({errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EINVAL})
 """What file systems answer that have no locks (some of NFS, SMB and FUSE)."""
-
-
-def _why(error: Exception) -> str:
-    """The first fault that was found, in one line."""
-    if not isinstance(error, ValidationError):
-        return str(error).splitlines()[0]
-    first = error.errors(include_url=False, include_context=False, include_input=False)[0]
-    place = ".".join(map(str, first["loc"]))
-    message = first["msg"].removeprefix("Value error, ")
-    return message if message != first["msg"] or not place else f"{place}: {message}"
 
 
 def _held_by(holder: Path) -> str:

@@ -17,7 +17,6 @@ time differs from the recorded one.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -25,7 +24,9 @@ from pathlib import Path, PurePosixPath
 from typing import Literal
 
 from ..data.artifact import digest_of, digest_of_value, stamp
-from ..data.errors import WsipipeError
+from ..data.cohort.splits import MOST_FOLDS
+from ..data.errors import StoreError, WsipipeError
+from ..data.json_text import parse_json, read_bytes
 from ..data.manifest import InputRecord, Manifest, OutputRecord, Record
 from .registry import VERSIONS
 
@@ -204,12 +205,12 @@ def digest_of_model(model: Path) -> str | None:
 
 def _folds(model: Path) -> int | None:
     """Read the number of folds of a model from its first bundle, since earlier trainings may have left more folders."""
+    file = model / "fold-0" / "bundle.json"
     try:
-        bundle = model / "fold-0" / "bundle.json"
-        folds = json.loads(bundle.read_bytes())["folds"] if bundle.is_file() else None
-    except (OSError, ValueError, KeyError, TypeError):
+        folds = parse_json(read_bytes(file, StoreError, hint=""))["folds"]
+    except (OSError, ValueError, LookupError, TypeError, StoreError):
         return None
-    return folds if isinstance(folds, int) else None
+    return folds if isinstance(folds, int) and 0 < folds <= MOST_FOLDS else None
 
 
 def _file_changed(name: str, given: InputRecord) -> str:

@@ -15,7 +15,7 @@ import io
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Final, Literal
 
 from ..artifact import whole
 from ..errors import CohortError, StoreError
@@ -25,6 +25,8 @@ from ..wording import some
 
 Role = Literal["train", "validation", "test"]
 _LABELS = (0, 1)
+MOST_FOLDS: Final = 1000
+"""Of a split, and of the model that is trained on it."""
 
 
 @dataclass(frozen=True)

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from zarr.codecs import ZstdCodec
 
 from ..surroundings import patiently, reading_fault
+from ..zarr_store import UNREADABLE
 
 _CHUNK_BYTES = 1 << 20
 """About this much is decompressed at a time when rows are read."""
@@ -32,9 +33,6 @@ _LEVEL = 3
 
 Rows = int | slice | list[int] | NDArray[np.integer[Any]] | NDArray[np.bool_]
 """A selection of rows, as in NumPy."""
-
-UNREADABLE = (KeyError, ValueError, TypeError, OSError, RuntimeError)
-"""Errors that zarr raises for a damaged array, depending on where the damage is."""
 
 
 class RowReader:

@@ -20,6 +20,7 @@ import numpy as np
 
 from ...data.artifact import whole
 from ...data.errors import UsageError
+from ...data.json_text import parse_json
 from ...data.units import Microns, Mpp
 from .expression import make_expression
 from .slides import write_aperio, write_broken, write_generic
@@ -242,9 +243,9 @@ def _sizes(folder: Path, files: Iterable[Path]) -> dict[str, int]:
 def _is_whole(folder: Path, recipe: dict[str, int], files: list[Path]) -> bool:
     """Whether the folder holds exactly these files, completely written. The record ``demo.json`` is written last."""
     try:
-        record = json.loads((folder / "demo.json").read_text())
+        record = parse_json((folder / "demo.json").read_bytes())
         return bool(record == {**recipe, "bytes": _sizes(folder, files)})
-    except (FileNotFoundError, json.JSONDecodeError):
+    except (OSError, ValueError):
         return False
 
 

@@ -14,10 +14,13 @@ from pathlib import Path
 from typing import Final
 
 import numpy as np
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from ...data.artifact import whole
-from ...data.errors import CohortError
+from ...data.cohort.splits import MOST_FOLDS
+from ...data.errors import CohortError, StoreError
 from ...data.features.store import read_bag
+from ...data.json_text import fault, read_json
 from ...data.manifest import Manifest
 from ...models.backbones.devices import choose_devices
 from ...models.bundle import read_bundle
@@ -168,6 +171,33 @@ def write_metrics(path: Path, pooled: Metrics, by_fold: Mapping[int, Metrics]) -
     }
     with whole(path) as scratch:
         scratch.write_text(json.dumps(content, indent=1, allow_nan=False) + "\n", encoding="utf-8")
+
+
+class FoldMetrics(Metrics):
+    """The figures of one fold's test patients."""
+
+    fold: int = Field(ge=0, lt=MOST_FOLDS)
+
+
+class ModelMetrics(BaseModel):
+    """What is read of ``metrics.json``."""
+
+    model_config = ConfigDict(frozen=True)
+
+    pooled: Metrics
+    folds: tuple[FoldMetrics, ...]
+
+
+def read_metrics(path: Path) -> ModelMetrics:
+    """Read ``metrics.json``.
+
+    :raises StoreError: there is none, or it is damaged.
+    """
+    hint = "remove it and run the same command again: it is computed anew"
+    try:
+        return ModelMetrics.model_validate(read_json(path, StoreError, what="metrics", hint=hint))
+    except ValidationError as error:
+        raise StoreError(f"holds no metrics: {fault(error)}", path=path, hint=hint) from error
 
 
 def write_oof(path: Path, rows: Sequence[PatientPrediction]) -> None:
