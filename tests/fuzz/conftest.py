@@ -9,7 +9,7 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from trial import Trial, trial
+from trial import Trial, alone, trial
 
 SEED: Final = 14
 _SHORT_ROUND: Final = 60
@@ -33,6 +33,22 @@ def survives(request: pytest.FixtureRequest, tmp_path: Path) -> Callable[..., Tr
         sys.stderr.write(f"{result}\n")  # shown with -rP
         assert not result.findings, result.report()
         assert result.tried
+        return result
+
+    return check
+
+
+@pytest.fixture
+def withstands(tmp_path: Path) -> Callable[..., Trial]:
+    """Have a reader read one file that is made to be too much; the test fails if it takes too long or too much memory.
+
+    The file itself is under 10 MB.
+    """
+
+    def check(reader: Callable[[Path], object], data: bytes, name: str) -> Trial:
+        assert len(data) < 10_000_000
+        result = alone(reader, data, tmp_path / name)
+        assert not result.findings, result.report()
         return result
 
     return check

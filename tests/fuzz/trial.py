@@ -17,8 +17,9 @@ import time
 import traceback
 import warnings
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 from typing import BinaryIO, Final
 
@@ -76,24 +77,34 @@ def trial(
     :param path: where each mutant lies, with the ending that the reader expects. What lies beside it stays as it is.
     :param seconds: processor time after which no further mutant is tried; ``tried`` says how many were.
     """
+    return _tried(reader, lambda: mutants(data, count, seed), path, count, seconds)
+
+
+def alone(reader: Callable[[Path], object], data: bytes, path: Path) -> Trial:
+    """Have ``reader`` read one file as it is: one that is whole, and yet more than a machine can hold."""
+    return _tried(reader, lambda: iter([data]), path, 1, float("inf"))
+
+
+_Files = Callable[[], Iterator[bytes]]
+
+
+def _tried(reader: Callable[[Path], object], files: _Files, path: Path, count: int, seconds: float) -> Trial:
     result = Trial()
     spent = 0.0
     while result.tried < count and spent < seconds:
-        spent += _one_child(reader, data, path, count, seed, seconds - spent, result)
+        spent += _one_child(reader, files, path, seconds - spent, result)
     return result
 
 
-def _one_child(
-    reader: Callable[[Path], object], data: bytes, path: Path, count: int, seed: int, seconds: float, result: Trial
-) -> float:
-    """Go on from mutant ``result.tried`` until one ends the process or all are done; gives the processor time."""
+def _one_child(reader: Callable[[Path], object], files: _Files, path: Path, seconds: float, result: Trial) -> float:
+    """Go on from file ``result.tried`` until one ends the process or all are done; gives the processor time."""
     receiving, sending = os.pipe()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # a fork beside threads: none of them holds a lock while a test waits here
         child = os.fork()
     if not child:
         os.close(receiving)
-        _work(reader, data, path, count, seed, result.tried, seconds, os.fdopen(sending, "wb"))
+        _work(reader, files, path, result.tried, seconds, os.fdopen(sending, "wb"))
     os.close(sending)
     spent = began = 0.0
     with os.fdopen(receiving, "rb") as answers:
@@ -133,10 +144,8 @@ def _count(outcome: str, name: str, result: Trial) -> None:
 
 def _work(
     reader: Callable[[Path], object],
-    data: bytes,
+    files: _Files,
     path: Path,
-    count: int,
-    seed: int,
     start: int,
     seconds: float,
     answers: BinaryIO,
@@ -155,10 +164,8 @@ def _work(
             limit = int(sizes.read_text().split()[0]) * resource.getpagesize() + MEMORY
             resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-        for number, mutant in enumerate(mutants(data, count, seed)):
-            if number < start:
-                continue
-            path.write_bytes(mutant)
+        for content in islice(files(), start, None):
+            path.write_bytes(content)
             before = time.process_time()
             outcome, name = _outcome(reader, path)
             if (took := time.process_time() - before) > SECONDS:
