@@ -123,7 +123,7 @@ def _read(file: Path) -> dict[str, Any]:
         content = tomllib.loads(file.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise UsageError("no such configuration file", path=file, hint="`wsipipe init` writes one") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except (ValueError, RecursionError) as error:  # also a number of 5,000 digits, and brackets in brackets in …
         raise UsageError(
             f"is not valid TOML: {error}", path=file, hint="strings need quotes; lists need brackets"
         ) from error

@@ -20,7 +20,8 @@ from pathlib import Path
 import pandas as pd
 
 from ..columns import label_words, names, plain_name, plain_names
-from ..errors import CohortError
+from ..errors import CohortError, about
+from ..packed import unpacked
 from ..slide_names import slide_name
 from ..units import SLIDE_MPP, Mpp
 from ..wording import some
@@ -136,7 +137,8 @@ def _read_text(path: Path) -> tuple[str, list[str]]:
     try:
         raw = path.read_bytes()
         if raw[:2] == b"\x1f\x8b":
-            raw = gzip.decompress(raw)
+            with about(path), unpacked(io.BytesIO(raw), len(raw)) as stream:
+                raw = stream.read()
     except FileNotFoundError as error:
         raise CohortError("there is no such file", path=path, hint="check the path of the cohort table") from error
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:

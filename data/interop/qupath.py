@@ -269,7 +269,7 @@ def _polygons(geometry: Any, passed_over: Counter[str], path: Path, number: int)
         return [polygon for part in parts for polygon in _polygons(part, passed_over, path, number)]
     try:
         polygons = [tuple(_ring(points) for points in rings) for rings in _rings(kind, geometry)]
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
         wrong = f"feature {number} is a {kind} whose coordinates cannot be read: {error}"
         raise SlideError(wrong, path=path, hint=FROM_QUPATH) from error
     if not polygons:

@@ -20,7 +20,7 @@ from anndata.io import read_elem
 from scipy import sparse
 
 from ..columns import plain_name
-from ..errors import ExpressionError, UsageError
+from ..errors import ExpressionError, UsageError, about
 from ..wording import some
 from .cells import named_table
 from .expression_units import Unit
@@ -81,7 +81,8 @@ def read_matrix(path: Path, orientation: Orientation = "auto", naming: Naming = 
                 "this is a spreadsheet or a zip file", path=path, hint="save the matrix as CSV or TSV"
             )
         else:
-            table = read_text(path, gzipped=magic[:2] == b"\x1f\x8b", name_column=naming.column)
+            with about(path):
+                table = read_text(path, gzipped=magic[:2] == b"\x1f\x8b", name_column=naming.column)
     except FileNotFoundError as error:
         raise ExpressionError("there is no such file", path=path, hint="check the path of the matrix") from error
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:

@@ -23,6 +23,7 @@ from itertools import islice
 from pathlib import Path
 from typing import BinaryIO, Final
 
+import wsipipe
 from mutants import mutants
 from wsipipe.data.errors import WsipipeError, is_out_of_memory
 
@@ -31,6 +32,7 @@ SECONDS: Final = 5.0
 MEMORY: Final = 1 << 30
 _SECONDS_OF_WAITING: Final = 60.0
 """After which something that uses no processor time is taken to hang."""
+_PACKAGE: Final = Path(wsipipe.__file__).parent
 _TICKS: Final = os.sysconf("SC_CLK_TCK")
 
 
@@ -44,6 +46,11 @@ class Finding:
 
     def __str__(self) -> str:
         return f"mutant {self.number}: {self.kind}: {self.text}"
+
+    @property
+    def alike(self) -> str:
+        """The same for the same error at the same line, whatever its message says."""
+        return f"{self.kind} {self.text.partition(':')[0]} {self.text.rpartition(' at ')[2]}"
 
 
 @dataclass(slots=True)
@@ -60,12 +67,12 @@ class Trial:
         return f"{self.tried} tried, {self.read} read, {refused} refused, {len(self.findings)} found"
 
     def report(self) -> str:
-        """The counts, and each finding once: with those of the same text only counted."""
-        alike = Counter(f"{finding.kind}: {finding.text}" for finding in self.findings)
-        first = {f"{finding.kind}: {finding.text}": finding.number for finding in reversed(self.findings)}
-        return "\n".join(
-            [str(self), *(f"{count} × (first {first[text]}) {text}" for text, count in alike.most_common())]
-        )
+        """The counts, and each kind of finding at each place once, with the number of its first mutant."""
+        first: dict[str, Finding] = {}
+        for finding in self.findings:
+            first.setdefault(finding.alike, finding)
+        often = Counter(finding.alike for finding in self.findings)
+        return "\n".join([str(self), *(f"{count} × {first[alike]}" for alike, count in often.most_common(30))])
 
 
 def trial(
@@ -201,8 +208,8 @@ def _chain(error: BaseException | None) -> list[BaseException]:
 
 
 def _place(error: BaseException) -> str:
-    """The error, and where in our own code it came up; numbers are left out so that alike ones are counted together."""
-    ours = [frame for frame in traceback.extract_tb(error.__traceback__) if "site-packages" not in frame.filename]
+    """The error, and where in our own code it came up."""
+    ours = [frame for frame in traceback.extract_tb(error.__traceback__) if _PACKAGE in Path(frame.filename).parents]
     last = f"{Path(ours[-1].filename).name}:{ours[-1].lineno}" if ours else "?"
     return f"{type(error).__name__}: {str(error)[:120]!r} at {last}"
 
