@@ -65,7 +65,7 @@ def _zero(data: bytearray, chance: Random) -> None:
 
 def _duplicate(data: bytearray, chance: Random) -> None:
     part = _part(data, chance)
-    data[part.stop : part.stop] = data[part] * chance.choice((1, 1, 1, 50))
+    data[part.stop : part.stop] = data[part] * (50 if len(data[part]) < 4096 and chance.random() < 0.3 else 1)
 
 
 def _splice(data: bytearray, chance: Random) -> None:

@@ -2,6 +2,7 @@
 
 import struct
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import cv2
@@ -32,10 +33,8 @@ def read_all(path: Path) -> None:
         width, height = slide.dimensions
         for level in range(len(slide.level_dimensions)):
             for x, y in ((0, 0), (width // 2, height // 2), (width - 5, height - 5)):
-                try:
+                with suppress(SlideError):
                     slide.read(level, x, y, 256, 256)
-                except SlideError:
-                    pass
         slide.mpp = (0.5, 0.5)
         read_overview(slide, max_unread=0.5)
 
@@ -102,24 +101,23 @@ def _index(name: str) -> bytes:
     slots = "".join(f"LAYER_0_LEVEL_{level} = LAYER_0_LEVEL_{level}_SECTION\r\n" for level in range(3))
     return (
         f"[GENERAL]\r\nSLIDE_VERSION = 01.02\r\nSLIDE_ID = {name}\r\nIMAGENUMBER_X = 4\r\nIMAGENUMBER_Y = 4\r\n"
-        f"OBJECTIVE_MAGNIFICATION = 20\r\nCameraImageDivisionsPerSide = 1\r\n[HIERARCHICAL]\r\nINDEXFILE = Index.dat\r\n"
-        f"HIER_COUNT = 1\r\nHIER_0_NAME = Slide zoom level\r\nHIER_0_COUNT = 3\r\n{slots}[DATAFILE]\r\nFILE_COUNT = 0\r\n"
+        f"OBJECTIVE_MAGNIFICATION = 20\r\nCameraImageDivisionsPerSide = 1\r\n[HIERARCHICAL]\r\n"
+        f"INDEXFILE = Index.dat\r\nHIER_COUNT = 1\r\nHIER_0_NAME = Slide zoom level\r\nHIER_0_COUNT = 3\r\n"
+        f"{slots}[DATAFILE]\r\nFILE_COUNT = 0\r\n"
     ).encode()
 
 
 def test_indices_of_slides_of_many_files(tmp_path: Path, survives: Survives) -> None:
+    """No writer makes a whole one here, so that what is whole is refused too: it must not be worse for the damage."""
+
     def refused(path: Path) -> None:
-        slide_identity(path)
-        try:
+        with suppress(SlideError):
             read_all(path)
-        except SlideError:
-            return
 
     folder = tmp_path / "a"
     folder.mkdir()
     (folder / "Slidedat.ini").write_bytes(_index("a"))
     (folder / "Index.dat").write_bytes(b"01.02a" + struct.pack("<II", 20, 40) + bytes(200))
-    survives(refused, b"", "a.mrxs") if False else None
     (tmp_path / "a.mrxs").write_bytes(b"")
     survives(lambda _: refused(tmp_path / "a.mrxs"), _index("a"), folder / "Slidedat.ini")
     survives(
@@ -129,9 +127,9 @@ def test_indices_of_slides_of_many_files(tmp_path: Path, survives: Survives) -> 
 
 XML = (
     '<?xml version="1.0" encoding="UTF-8"?><OME xmlns="http://www.openmicroscopy.org/Schemas/OME/2016-06" UUID="u">'
-    '<Image ID="Image:0" Name="one"><Pixels ID="P" Type="uint8" SizeX="300" SizeY="260" SizeZ="1" SizeT="1" SizeC="3" '
-    'PhysicalSizeX="0.5" PhysicalSizeXUnit="µm" PhysicalSizeY="0.5"><TiffData IFD="0"><UUID>u</UUID></TiffData></Pixels>'
-    "</Image></OME>"
+    '<Image ID="Image:0" Name="one"><Pixels Type="uint8" SizeX="300" SizeY="260" SizeZ="1" SizeT="1" SizeC="3" '
+    'PhysicalSizeX="0.5" PhysicalSizeXUnit="µm" PhysicalSizeY="0.5"><TiffData IFD="0"><UUID>u</UUID></TiffData>'
+    "</Pixels></Image></OME>"
 )
 
 
