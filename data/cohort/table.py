@@ -31,6 +31,10 @@ from .tcga import tcga_barcode
 FIELDS = ("slide_id", "patient_id", "path", "mpp", "site")
 """The columns that every cohort table has after reading; cells are empty where nothing is known."""
 
+_MOST_COLUMNS = 50_000
+_MOST_CELLS = 20_000_000
+"""With shorter lines filled up: a small file of one long and very many short lines would be a table of terabytes."""
+
 
 @dataclass(frozen=True)
 class CohortTable:
@@ -179,6 +183,9 @@ def _read_rows(text: str, path: Path, notes: list[str]) -> tuple[list[str], list
             if any(row[len(header) :]):
                 what = f"line {reader.line_num} has {len(row)} cells, the header has {len(header)}"
                 raise CohortError(what, path=path, hint="put cells that contain the separator in quotes")
+            if len(header) > _MOST_COLUMNS or len(header) * (len(rows) + 1) > _MOST_CELLS:
+                what = f"more than {_MOST_COLUMNS:,} columns or {_MOST_CELLS:,} cells ({len(header):,} columns)"
+                raise CohortError(what, path=path, hint="leave out the columns that are not needed")
             short += len(row) < len(header)
             rows.append((row + [""] * len(header))[: len(header)])
             lines.append(reader.line_num)

@@ -20,9 +20,9 @@ from .slide import IMAGE_EXTENSIONS, UPRIGHT, Mask, Rgb, Slide, on_white
 from .stream_colours import jpeg_bits
 
 _ORIENTATION: Final = 0x0112
-MOST_PIXELS: Final = 120_000_000
+MOST_PIXELS: Final = 100_000_000
 """A plain image is decoded whole: so many pixels take 1 GiB, however small their file."""
-_BAND: Final = 1024  # rows that are brought to RGB at a time
+_BAND: Final = 64  # rows that are brought to RGB at a time
 _HEAD: Final = 2**18  # bytes: EXIF and colour profiles come before a JPEG's frame
 
 

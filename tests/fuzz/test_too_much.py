@@ -37,25 +37,25 @@ def _refused(result: Trial) -> None:
 
 
 def _zeros(header: str, row: str, size: int) -> bytes:
-    return gzip.compress((header + row * (size // len(row))).encode(), 9)
+    return gzip.compress((header + row * (size // len(row))).encode(), 1)
 
 
 def test_tables_that_unpack_to_gigabytes(withstands: Withstands) -> None:
     columns = ",".join(f"P{i}" for i in range(500))
-    genes = _zeros(f"gene,{columns}\n", "G" + ",0" * 500 + "\n", 2**29)
+    genes = _zeros(f"gene,{columns}\n", "G" + ",0" * 500 + "\n", 2**28)
     _refused(withstands(read_genomics, genes, "m.csv.gz"))
-    cohort = _zeros("slide_id,patient_id,er\n", "S1,P1,x\n", 2**29)
+    cohort = _zeros("slide_id,patient_id,er\n", "S1,P1,x\n", 2**28)
     _refused(withstands(_labels, cohort, "c.csv.gz"))
     _refused(withstands(read_clinical, cohort, "c.csv.gz"))
-    _refused(withstands(read_gmt, _zeros("A\tb\tC\n", "A\tb\tC\n", 2**29), "s.gmt.gz"))
-    document = gzip.compress(b"[" + b"[0,0]," * (2**29 // 6) + b"0]")
+    _refused(withstands(read_gmt, _zeros("A\tb\tC\n", "A\tb\tC\n", 2**28), "s.gmt.gz"))
+    document = gzip.compress(b"[" + b"[0,0]," * (2**28 // 6) + b"0]", 1)
     _refused(withstands(read_annotations, document, "a.geojson.gz"))
 
 
 def test_a_zipped_document_of_gigabytes(withstands: Withstands) -> None:
     stream = io.BytesIO()
     with zipfile.ZipFile(stream, "w", zipfile.ZIP_DEFLATED) as archive:
-        archive.writestr("a.geojson", bytes(2**29))
+        archive.writestr("a.geojson", bytes(2**28))
     _refused(withstands(read_annotations, stream.getvalue(), "a.geojson.zip"))
 
 
@@ -113,21 +113,22 @@ def test_polygons_that_cross_the_slide_very_often(withstands: Withstands) -> Non
 # ------------------------------------------------------------------------------------------ pictures
 
 
-def _png(width: int, height: int, kind: int, channels: int) -> bytes:
+def _png(width: int, height: int, kind: int, channels: int, rows: int | None = None) -> bytes:
     def chunk(name: bytes, content: bytes) -> bytes:
         return struct.pack(">I", len(content)) + name + content + struct.pack(">I", zlib.crc32(name + content))
 
-    packer = zlib.compressobj(9)
-    row = bytes(1 + width * channels)
-    packed = b"".join(packer.compress(row) for _ in range(height)) + packer.flush()
+    rows = height if rows is None else rows
+    packer = zlib.compressobj(1)
+    row = bytes(1 + width * channels) if rows else b""
+    packed = b"".join(packer.compress(row) for _ in range(rows)) + packer.flush()
     head = struct.pack(">IIBBBBB", width, height, 8, kind, 0, 0, 0)
     return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + chunk(b"IDAT", packed) + chunk(b"IEND", b"")
 
 
-@pytest.mark.parametrize("side", [10_900, 13_000, 30_000])
-def test_large_pictures_of_nothing(withstands: Withstands, side: int) -> None:
-    result = withstands(read_all, _png(side, side, 6, 4), "a.png")
-    assert result.read == (side < 10_954), result
+def test_large_pictures_of_nothing(withstands: Withstands) -> None:
+    assert withstands(read_all, _png(9_900, 9_900, 6, 4), "a.png").read
+    for side in (10_001, 13_000, 30_000, 2**31 - 1):  # refused by what they say, before there is anything to decode
+        _refused(withstands(read_all, _png(side, side, 6, 4, rows=0), "a.png"))
 
 
 def test_a_jpeg_of_absurd_size(withstands: Withstands) -> None:
@@ -157,7 +158,7 @@ def _tiled(side: int, tile: int, stream: bytes, tmp: Path, **tags: object) -> by
     return bytes(content)
 
 
-@pytest.mark.parametrize("side", [8_192, 16_384, 32_768])
+@pytest.mark.parametrize("side", [4_096, 16_384, 32_768])
 def test_jpeg_tiles_of_absurd_size(withstands: Withstands, tmp_path: Path, side: int) -> None:
     row = imagecodecs.jpeg8_encode(np.zeros((8, 8, 3), np.uint8), subsampling="444")
     at = row.index(b"\xff\xc0")
@@ -167,7 +168,7 @@ def test_jpeg_tiles_of_absurd_size(withstands: Withstands, tmp_path: Path, side:
         withstands(read_all, data, "a.svs")
 
 
-@pytest.mark.parametrize("tile", [16, 64, 256])
+@pytest.mark.parametrize("tile", [16, 256])
 def test_very_many_tiles(withstands: Withstands, tmp_path: Path, tile: int) -> None:
     stream = imagecodecs.jpeg8_encode(np.zeros((tile, tile, 3), np.uint8), subsampling="444")
     _refused(withstands(read_all, _tiled(tile * 1_000, tile, stream, tmp_path), "a.tif"))
@@ -193,7 +194,7 @@ def test_a_slide_larger_than_any(withstands: Withstands, tmp_path: Path, size: i
             writer.write(pixels, tile=(256, 256), photometric="rgb", compression="deflate", subfiletype=level)
     content = path.read_bytes()
     for tag in (256, 257):
-        entry = struct.pack("<HHII", tag, 3, 1, 256)
+        entry = struct.pack("<HHII", tag, 4, 1, 256)
         assert entry in content
         content = content.replace(entry, struct.pack("<HHII", tag, 4, 1, size), 1)
     withstands(read_all, content, "a.tif")
@@ -217,8 +218,8 @@ def test_ome_xml_of_entities(withstands: Withstands) -> None:
 
 
 def test_ome_xml_of_very_many_elements(withstands: Withstands) -> None:
-    _refused(withstands(_described, b"<OME>" + b"<a>" * 2_000_000, "a.xml"))
-    withstands(_described, b"<OME>" + b"<Image/>" * 1_000_000 + b"</OME>", "a.xml")
+    _refused(withstands(_described, b"<OME>" + b"<a>" * 500_000, "a.xml"))
+    withstands(_described, b"<OME>" + b"<Image/>" * 300_000 + b"</OME>", "a.xml")
 
 
 def test_a_picture_within_its_limits_is_read(tmp_path: Path) -> None:
