@@ -11,6 +11,8 @@ from pathlib import Path
 
 import imagecodecs
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as parquet
 import pytest
 import tifffile
 from geojson_files import collection, feature, overview, square
@@ -75,6 +77,16 @@ def test_tables_of_very_many_columns(withstands: Withstands) -> None:
     withstands(read_clinical, text.encode(), "c.csv")
     withstands(read_genomics, text.encode(), "m.csv")
     withstands(read_genomics, ("gene" + ",a" * 2_000_000 + "\nG" + ",1" * 2_000_000 + "\n").encode(), "m.csv")
+
+
+def test_a_parquet_file_of_one_value(withstands: Withstands) -> None:
+    stream = io.BytesIO()
+    gene = pa.array(["G"] * 1_000_000)
+    schema = pa.schema({"gene": pa.string()} | {f"P{i}": pa.float64() for i in range(4)})
+    with parquet.ParquetWriter(stream, schema) as writer:
+        for _ in range(10):
+            writer.write_table(pa.table([gene, *[pa.array(np.zeros(1_000_000))] * 4], schema=schema))
+    _refused(withstands(read_genomics, stream.getvalue(), "m.parquet"))
 
 
 def test_one_long_line(withstands: Withstands) -> None:
