@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import difflib
 import json
+import os
 import tomllib
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -134,6 +135,11 @@ def _read(file: Path) -> dict[str, Any]:
     return _from_folder(content, Config, here)
 
 
+def _located(here: Path, path: str) -> str:
+    # os.path's expanduser, because pathlib's raises for a ~user that there is none of
+    return str(here / os.path.expanduser(path))  # noqa: PTH111
+
+
 def _from_folder(content: dict[str, Any], model: type[BaseModel], here: Path) -> dict[str, Any]:
     """Make relative paths in a file relative to the file's own folder."""
     located = dict(content)
@@ -143,9 +149,9 @@ def _from_folder(content: dict[str, Any], model: type[BaseModel], here: Path) ->
             located[name] = _from_folder(value, kind, here)
         elif "Path" in str(kind):
             if isinstance(value, str):
-                located[name] = str(here / Path(value).expanduser())
+                located[name] = _located(here, value)
             elif isinstance(value, list):
-                located[name] = [str(here / Path(v).expanduser()) if isinstance(v, str) else v for v in value]
+                located[name] = [_located(here, v) if isinstance(v, str) else v for v in value]
     return located
 
 

@@ -12,6 +12,7 @@ import difflib
 import gzip
 import io
 import math
+import os
 import zlib
 from collections import Counter
 from dataclasses import dataclass
@@ -74,7 +75,7 @@ class CohortTable:
     def paths(self) -> dict[str, Path]:
         """Slide id → file, for rows with a path. Relative paths are relative to the table's folder."""
         return {
-            slide: self.source.parent / Path(path).expanduser()
+            slide: self.source.parent / os.path.expanduser(path)  # noqa: PTH111  pathlib's raises for ~nobody
             for slide, path in zip(self.frame["slide_id"], self.frame["path"], strict=True)
             if slide and path
         }

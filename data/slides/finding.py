@@ -16,7 +16,7 @@ from ..surroundings import patiently, reading_fault
 from ..wording import some
 from .companions import companions
 from .dicom_header import read_dicom_header
-from .readers import SLIDE_EXTENSIONS
+from .readers import SLIDE_EXTENSIONS, refuse_a_pipe
 from .slide import IMAGE_EXTENSIONS
 
 _NOT_READ: Final = frozenset({
@@ -238,6 +238,7 @@ def slide_identity(path: Path) -> tuple[int, str]:
 
 
 def _identity(path: Path) -> tuple[int, str]:
+    refuse_a_pipe(path)
     total, digest = 0, hashlib.sha256()
     for name, file in _parts(path):
         with file.open("rb") as stream:
@@ -279,7 +280,8 @@ def existing(path: Path) -> Path | None:
     does.
     """
     forms = (path, *(Path(unicodedata.normalize(form, str(path))) for form in ("NFC", "NFD")))
-    return next((form for form in forms if form.exists()), None)
+    # os.path's, because Path.exists raises for what is too long to be a name.
+    return next((form for form in forms if os.path.exists(form)), None)  # noqa: PTH110
 
 
 def _files_below(folder: Path) -> list[tuple[str, Path]]:

@@ -3,6 +3,7 @@
 import gzip
 import io
 import json
+import os
 import struct
 import zipfile
 import zlib
@@ -20,11 +21,12 @@ from test_annotations import _drawn
 from test_slides import APERIO, XML, read_all
 from test_tables import _labels
 from trial import Trial
-from wsipipe.data.cohort.table import read_clinical
+from wsipipe.data.cohort.table import read_clinical, read_cohort
 from wsipipe.data.errors import InputError, SlideError
 from wsipipe.data.interop.qupath import read_annotations
 from wsipipe.data.molecular.expression_reading import read_genomics
 from wsipipe.data.molecular.gene_sets import read_gmt
+from wsipipe.data.slides.finding import existing, slide_identity
 from wsipipe.data.slides.ome_xml import OmeXmlError, main_image
 from wsipipe.data.slides.readers import open_slide
 
@@ -239,3 +241,17 @@ def test_a_picture_within_its_limits_is_read(tmp_path: Path) -> None:
     with open_slide(tmp_path / "a.png") as slide:
         assert (slide.read(0, 0, 0, 300, 200) == 255).all()
         assert slide.unscanned(0, 0, 0, 300, 200).all()
+
+
+@pytest.mark.parametrize("reader", [slide_identity, open_slide])
+def test_a_named_pipe_is_no_slide(tmp_path: Path, reader: Callable[[Path], object]) -> None:
+    os.mkfifo(tmp_path / "a.svs")
+    with pytest.raises(SlideError, match="neither a file nor a folder"):
+        reader(tmp_path / "a.svs")
+
+
+def test_paths_of_a_table_that_cannot_be(tmp_path: Path) -> None:
+    table = tmp_path / "cohort.csv"
+    table.write_text(f"slide_id,patient_id,path\nS1,P1,~nobody-of-this-name/S1.svs\nS2,P2,{'x' * 5000}.svs\n")
+    paths = read_cohort(table).paths()
+    assert [existing(path) for path in paths.values()] == [None, None]
