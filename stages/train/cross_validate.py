@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import csv
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +23,7 @@ from ...data.errors import CohortError, StoreError
 from ...data.features.store import read_bag
 from ...data.json_text import fault, read_json
 from ...data.manifest import Manifest
+from ...data.own_tables import read_own_rows
 from ...models.backbones.devices import choose_devices
 from ...models.bundle import read_bundle
 from ...models.evaluation.metrics import Metrics
@@ -209,18 +211,25 @@ def write_oof(path: Path, rows: Sequence[PatientPrediction]) -> None:
 
 
 def read_oof(path: Path) -> list[PatientPrediction]:
-    """Read ``oof_predictions.csv``, also from versions without the prevalence."""
-    with path.open(encoding="utf-8", newline="") as stream:
-        return [
-            PatientPrediction(
-                patient_id=row["patient_id"],
-                label=int(row["label"]),
-                probability=float(row["probability"]),
-                logit=float(row["logit"]),
-                threshold=float(row["threshold"]),
-                call=int(row["call"]),
-                slides=int(row["slides"]),
-                folds=(int(row["fold"]),),
-            )
-            for row in csv.DictReader(stream)
-        ]
+    """Read ``oof_predictions.csv``, also from versions without the prevalence.
+
+    :raises StoreError: damaged, or edited into something else.
+    """
+
+    def prediction(row: Mapping[str, str]) -> PatientPrediction:
+        figures = [float(row[name]) for name in ("probability", "logit", "threshold")]
+        if not all(map(math.isfinite, figures)) or not {row["label"], row["call"]} <= {"0", "1"}:
+            raise ValueError(f"the prediction of {row['patient_id'][:40]!r} is none")
+        probability, logit, threshold = figures
+        return PatientPrediction(
+            patient_id=row["patient_id"],
+            label=int(row["label"]),
+            probability=probability,
+            logit=logit,
+            threshold=threshold,
+            call=int(row["call"]),
+            slides=int(row["slides"]),
+            folds=(int(row["fold"]),),
+        )
+
+    return read_own_rows(path, [name for name in OOF_COLUMNS[:-1] if name != "prevalence"], prediction)

@@ -22,6 +22,7 @@ from ...data.cohort.table import CohortTable, read_cohort
 from ...data.errors import CohortError
 from ...data.manifest import Manifest, OutputRecord, Record
 from ...data.molecular.store import read_expression
+from ...data.own_tables import read_own_rows
 from ...data.wording import some
 from ...models.training.rna_teacher import measured
 from ..lineage import Lineage, Standing
@@ -280,19 +281,24 @@ class PatientRow:
 
 
 def read_patients(path: Path) -> list[PatientRow]:
-    """Read ``patients.csv``."""
-    with path.open(encoding="utf-8", newline="") as stream:
-        return [
-            PatientRow(
-                patient_id=row["patient_id"],
-                used=row["status"] == "used",
-                reason=row["reason"],
-                label=int(row["label"]) if row["label"] else None,
-                slides=_parted(row["slides"]),
-                rna=row["rna"] == "yes",
-            )
-            for row in csv.DictReader(stream)
-        ]
+    """Read ``patients.csv``.
+
+    :raises StoreError: damaged, or edited into something else.
+    """
+
+    def patient(row: Mapping[str, str]) -> PatientRow:
+        if row["status"] not in ("used", "dropped") or row["label"] not in ("", "0", "1"):
+            raise ValueError(f"status {row['status'][:40]!r} with label {row['label'][:40]!r}")
+        return PatientRow(
+            patient_id=row["patient_id"],
+            used=row["status"] == "used",
+            reason=row["reason"],
+            label=int(row["label"]) if row["label"] else None,
+            slides=_parted(row["slides"]),
+            rna=row["rna"] == "yes",
+        )
+
+    return read_own_rows(path, PATIENT_COLUMNS, patient)
 
 
 def _joined(slides: Iterable[str]) -> str:

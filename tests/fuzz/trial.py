@@ -17,11 +17,13 @@ import time
 import traceback
 import warnings
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 from typing import BinaryIO, Final
 
+import wsipipe
 from mutants import mutants
 from wsipipe.data.errors import WsipipeError, is_out_of_memory
 
@@ -30,6 +32,7 @@ SECONDS: Final = 5.0
 MEMORY: Final = 1 << 30
 _SECONDS_OF_WAITING: Final = 60.0
 """After which something that uses no processor time is taken to hang."""
+_PACKAGE: Final = Path(wsipipe.__file__).parent
 _TICKS: Final = os.sysconf("SC_CLK_TCK")
 
 
@@ -43,6 +46,11 @@ class Finding:
 
     def __str__(self) -> str:
         return f"mutant {self.number}: {self.kind}: {self.text}"
+
+    @property
+    def alike(self) -> str:
+        """The same for the same error at the same line, whatever its message says."""
+        return f"{self.kind} {self.text.partition(':')[0]} {self.text.rpartition(' at ')[2]}"
 
 
 @dataclass(slots=True)
@@ -59,12 +67,12 @@ class Trial:
         return f"{self.tried} tried, {self.read} read, {refused} refused, {len(self.findings)} found"
 
     def report(self) -> str:
-        """The counts, and each finding once: with those of the same text only counted."""
-        alike = Counter(f"{finding.kind}: {finding.text}" for finding in self.findings)
-        first = {f"{finding.kind}: {finding.text}": finding.number for finding in reversed(self.findings)}
-        return "\n".join(
-            [str(self), *(f"{count} × (first {first[text]}) {text}" for text, count in alike.most_common())]
-        )
+        """The counts, and each kind of finding at each place once, with the number of its first mutant."""
+        first: dict[str, Finding] = {}
+        for finding in self.findings:
+            first.setdefault(finding.alike, finding)
+        often = Counter(finding.alike for finding in self.findings)
+        return "\n".join([str(self), *(f"{count} × {first[alike]}" for alike, count in often.most_common(30))])
 
 
 def trial(
@@ -76,24 +84,34 @@ def trial(
     :param path: where each mutant lies, with the ending that the reader expects. What lies beside it stays as it is.
     :param seconds: processor time after which no further mutant is tried; ``tried`` says how many were.
     """
+    return _tried(reader, lambda: mutants(data, count, seed), path, count, seconds)
+
+
+def alone(reader: Callable[[Path], object], data: bytes, path: Path) -> Trial:
+    """Have ``reader`` read one file as it is: one that is whole, and yet more than a machine can hold."""
+    return _tried(reader, lambda: iter([data]), path, 1, float("inf"))
+
+
+_Files = Callable[[], Iterator[bytes]]
+
+
+def _tried(reader: Callable[[Path], object], files: _Files, path: Path, count: int, seconds: float) -> Trial:
     result = Trial()
     spent = 0.0
     while result.tried < count and spent < seconds:
-        spent += _one_child(reader, data, path, count, seed, seconds - spent, result)
+        spent += _one_child(reader, files, path, seconds - spent, result)
     return result
 
 
-def _one_child(
-    reader: Callable[[Path], object], data: bytes, path: Path, count: int, seed: int, seconds: float, result: Trial
-) -> float:
-    """Go on from mutant ``result.tried`` until one ends the process or all are done; gives the processor time."""
+def _one_child(reader: Callable[[Path], object], files: _Files, path: Path, seconds: float, result: Trial) -> float:
+    """Go on from file ``result.tried`` until one ends the process or all are done; gives the processor time."""
     receiving, sending = os.pipe()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # a fork beside threads: none of them holds a lock while a test waits here
         child = os.fork()
     if not child:
         os.close(receiving)
-        _work(reader, data, path, count, seed, result.tried, seconds, os.fdopen(sending, "wb"))
+        _work(reader, files, path, result.tried, seconds, os.fdopen(sending, "wb"))
     os.close(sending)
     spent = began = 0.0
     with os.fdopen(receiving, "rb") as answers:
@@ -133,10 +151,8 @@ def _count(outcome: str, name: str, result: Trial) -> None:
 
 def _work(
     reader: Callable[[Path], object],
-    data: bytes,
+    files: _Files,
     path: Path,
-    count: int,
-    seed: int,
     start: int,
     seconds: float,
     answers: BinaryIO,
@@ -155,10 +171,8 @@ def _work(
             limit = int(sizes.read_text().split()[0]) * resource.getpagesize() + MEMORY
             resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-        for number, mutant in enumerate(mutants(data, count, seed)):
-            if number < start:
-                continue
-            path.write_bytes(mutant)
+        for content in islice(files(), start, None):
+            path.write_bytes(content)
             before = time.process_time()
             outcome, name = _outcome(reader, path)
             if (took := time.process_time() - before) > SECONDS:
@@ -194,8 +208,8 @@ def _chain(error: BaseException | None) -> list[BaseException]:
 
 
 def _place(error: BaseException) -> str:
-    """The error, and where in our own code it came up; numbers are left out so that alike ones are counted together."""
-    ours = [frame for frame in traceback.extract_tb(error.__traceback__) if "site-packages" not in frame.filename]
+    """The error, and where in our own code it came up."""
+    ours = [frame for frame in traceback.extract_tb(error.__traceback__) if _PACKAGE in Path(frame.filename).parents]
     last = f"{Path(ours[-1].filename).name}:{ours[-1].lineno}" if ours else "?"
     return f"{type(error).__name__}: {str(error)[:120]!r} at {last}"
 
