@@ -121,6 +121,20 @@ def read_tiles(path: Path) -> TileSet:
     return patiently(lambda: _read(path), path)
 
 
+def count_tiles(path: Path) -> int:
+    """Read the number of tiles in a set, without its arrays.
+
+    :raises StoreError: damaged, or not a tile set.
+    """
+    try:
+        with h5py.File(path, "r") as file:
+            return int(file["coords"].shape[0])
+    except (OSError, RuntimeError, KeyError, ValueError, TypeError, AttributeError) as error:
+        if reading_fault(error):
+            raise
+        raise StoreError(f"damaged: {error}", path=path, hint="remove it and run `wsipipe tile`") from error
+
+
 def _read(path: Path) -> TileSet:
     again = "make the tiles again: remove it and run `wsipipe tile`"
     try:
