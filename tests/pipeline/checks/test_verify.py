@@ -58,7 +58,9 @@ class Project:
 
     def digests(self) -> dict[str, str]:
         """Every output and every other file, by path; without the manifests and locks."""
-        files = (file for file in self.work.rglob("*") if file.is_file() and not file.name.startswith((".", "manifest")))
+        files = (
+            file for file in self.work.rglob("*") if file.is_file() and not file.name.startswith((".", "manifest"))
+        )
         return {file.relative_to(self.work).as_posix(): digest_of(file) for file in files}
 
 
@@ -261,7 +263,21 @@ def test_damage_is_found_by_its_name(project: Project, damage: Damage, expected:
     assert project.digests() == before
 
 
-@pytest.mark.parametrize(("damage", "expected"), ALL, ids=lambda part: getattr(part, "__name__", ""))
+AGAIN = (
+    lose_a_store,
+    truncate_a_picture,
+    flip_a_byte_of_tiles,
+    flip_a_byte_of_features,
+    store_nan,
+    miscount_rows,
+    name_an_output_elsewhere,
+)
+"""Of each severity and stage: those that the next run is tried with."""
+
+
+@pytest.mark.parametrize(
+    ("damage", "expected"), [(d, e) for d, e in ALL if d in AGAIN], ids=lambda part: getattr(part, "__name__", "")
+)
 def test_after_a_repair_the_next_run_makes_again_just_that(
     made: Project, project: Project, damage: Damage, expected: Expected
 ) -> None:
@@ -277,7 +293,7 @@ def test_after_a_repair_the_next_run_makes_again_just_that(
     assert project.digests() == made.digests()
 
 
-@pytest.mark.parametrize("damage", [flip_a_byte_of_features, store_nan, miscount_rows], ids=lambda d: d.__name__)
+@pytest.mark.parametrize("damage", [flip_a_byte_of_features, miscount_rows], ids=lambda d: d.__name__)
 def test_without_a_repair_the_next_run_takes_it_as_good(project: Project, damage: Damage) -> None:
     damage(project)
     assert project.run() == {"tile": 0, "index": 0, "extract": 0}
@@ -383,7 +399,7 @@ def test_verifying_writes_nothing(project: Project) -> None:
     assert state() == before
 
 
-@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
+@settings(max_examples=30, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 @given(draw=st.data())
 def test_any_flipped_bit_of_any_output_is_found(made: Project, draw: st.DataObject) -> None:
     """Of every file of every recorded output, at any place."""
@@ -439,7 +455,11 @@ def test_a_damaged_fold_is_trained_again_alone_and_is_what_it_was(trained: Any) 
 def test_a_damaged_expression_store_is_found(trained: Any) -> None:
     stats = Manifest.of(trained.workspace / "genomics").latest("genomics")["expression"].stats
     change_record(
-        Project(trained.folder), "genomics", "genomics", "expression", stats={**stats, "patients": stats["patients"] - 1}
+        Project(trained.folder),
+        "genomics",
+        "genomics",
+        "expression",
+        stats={**stats, "patients": stats["patients"] - 1},
     )
     assert ("count", "genomics", "expression") in kinds(verify(trained.workspace, code=1))
 
