@@ -35,6 +35,7 @@ PAGES = [
     "docs/docker.md",
     "docs/features.md",
     "docs/genomics.md",
+    "docs/repair.md",
     "docs/tiling.md",
     "docs/training.md",
 ]

@@ -117,8 +117,8 @@ def _show_repair(console: Console, done: Repair, found: Verification, *, repair:
     for copy, number in done.removed_lines.items():
         console.line(f"removed {number} lines that were no records; the manifest as it was: {copy}")
     if done.dropped:
-        items = {(finding.folder, finding.stage, finding.item) for finding in done.dropped}
-        console.line(f"dropped the records of {len(items):,} items")
+        dropped = {(finding.folder, finding.stage, finding.item) for finding in done.dropped}
+        console.line(f"dropped the records of {len(dropped):,} items")
     for folder, why in done.left.items():
         console.line(f"left as it is: {folder}: {why}")
     damaged = found.of("damaged", "manifest")
