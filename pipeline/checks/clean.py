@@ -26,7 +26,7 @@ from .folder_content import extras, is_own, is_within, owned_by, size_and_files,
 class Target:
     """Something that would go.
 
-    :param why: ``leftover``, ``orphan``, ``overtaken``, ``old fold``, or ``named`` for a whole folder.
+    :param why: ``leftover``, ``orphan``, ``overtaken``, ``old fold``, or ``whole folder`` for one that was named.
     :param folder: the stage's folder, relative to the workspace.
     :param path: the file or folder, relative to the workspace.
     :param used_by: folders with results that were made from it.
@@ -130,7 +130,7 @@ def named_folders(workspace: Path, names: Iterable[str]) -> list[Target]:
         chosen |= dict.fromkeys(_named(workspace, name, folders))
     return [
         Target(
-            "named",
+            "whole folder",
             folder,
             folder,
             *_size_of_own(workspace, folder),
@@ -212,7 +212,7 @@ def remove_targets(workspace: Path, targets: Iterable[Target]) -> tuple[list[Tar
         manifest = Manifest.of(workspace / folder)
         try:
             with manifest.lock():
-                if own[0].why == "named":
+                if own[0].why == "whole folder":
                     _remove_folder(workspace, folder)
                     removed += own
                 else:
@@ -220,7 +220,7 @@ def remove_targets(workspace: Path, targets: Iterable[Target]) -> tuple[list[Tar
         except (BusyError, StoreError) as error:
             left[folder] = str(error)
             continue
-        if own[0].why == "named":
+        if own[0].why == "whole folder":
             left |= _remove_empty(workspace, folder)
     return removed, left
 

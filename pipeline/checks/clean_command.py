@@ -22,7 +22,6 @@ _MEANING: Final[Mapping[str, str]] = MappingProxyType(
         "orphan": "no record owns it",
         "overtaken": "saved work of a training that a later one has overtaken",
         "old fold": "the present model has fewer folds",
-        "named": "the whole folder",
     }
 )
 
@@ -60,7 +59,12 @@ def clean_workspace(workspace: Path, console: Console, names: Sequence[str], *, 
 
 def _asked(total: int) -> bool:
     """Ask the user at a terminal; elsewhere nobody agrees."""
-    return sys.stdin.isatty() and sys.stdout.isatty() and typer.confirm(f"remove {size_text(total)}?")
+    if not (sys.stdin.isatty() and sys.stdout.isatty()):
+        return False
+    try:
+        return typer.confirm(f"remove {size_text(total)}?")
+    except typer.Abort:  # Ctrl-C, or the end of the input
+        return False
 
 
 def _as_json(target: Target) -> dict[str, Json]:
@@ -71,17 +75,18 @@ def _show(console: Console, found: Inventory) -> None:
     if found.targets:
         table = Table(header_style="bold", box=None, padding=(0, 2, 0, 0))
         table.add_column("folder", overflow="fold")
-        table.add_column("why", overflow="fold")
+        table.add_column("what", no_wrap=True)
         for name in ("files", "size"):
             table.add_column(name, justify="right", no_wrap=True)
         for (folder, why), targets in by_why(found.targets).items():
             files, size = (sum(getattr(target, name) for target in targets) for name in ("files", "bytes"))
-            table.add_row(folder, _MEANING[why], f"{files:,}", size_text(size))
+            table.add_row(folder, why, f"{files:,}", size_text(size))
         console.table(table)
     for (folder, why), targets in by_why(found.targets).items():
         if why != "named":
             inside = [target.path.removeprefix(f"{folder}/") for target in targets]
             console.line(f"{why} in {folder}: {some(inside)}")
+            console.line(f"    {_MEANING[why]}")
         for target in targets:
             if target.used_by:
                 console.line(f"{folder} is what {some(target.used_by)} was made from, which will count as stale")

@@ -46,7 +46,7 @@ KINDS: Final[Mapping[str, Kind]] = MappingProxyType(
         "stale": Kind("note", "something that it was made from has changed"),
         "not judged": Kind("note", "what it was made from is recorded in a damaged manifest"),
         "orphan": Kind("note", "it looks like an output, and no record owns it"),
-        "foreign": Kind("note", "not made by wsipipe"),
+        "foreign": Kind("note", "not made by wsipipe, or recorded nowhere"),
         "leftover": Kind("note", "half-written, left by a run that was stopped"),
         "unfinished": Kind("note", "saved work of a training that was interrupted"),
         "dead lock": Kind("note", "left by a run that died; it holds nothing"),

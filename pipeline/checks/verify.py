@@ -8,7 +8,7 @@ of the manifests, what has become stale, files that no record owns, and what a k
 from __future__ import annotations
 
 import warnings
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -24,7 +24,7 @@ from ...data.manifest import Manifest, OutputRecord, Record
 from ...data.surroundings import patiently, reading_fault
 from ...stages.lineage import Lineage
 from ...stages.output_checks import Output
-from ...stages.registry import STAGES, OutputRow, output_row, rows_of
+from ...stages.registry import STAGES, OutputRow, StageRow, output_row, rows_of
 from .findings import Finding
 from .folder_content import extras, folders_without_manifest, is_within, owned_by, stage_folders
 
@@ -59,6 +59,8 @@ class FolderRecords:
     name: str
     latest: Mapping[tuple[str, str], Record]
     owned: frozenset[str]
+    rows: Mapping[str, StageRow]
+    """The stages that write here, by name."""
 
 
 @dataclass
@@ -104,7 +106,7 @@ class Verifier:
                     advance(1)
                 self.done.findings += self._beside(folder)
         for bare in folders_without_manifest(self.workspace):
-            why = "it has no manifest, so no stage uses what is in it"
+            why = "it has no manifest"
             self.done.findings.append(Finding("foreign", bare, "", bare, why, bare))
         self.done.folders = len(self._folders)
         return self.done
@@ -125,7 +127,8 @@ class Verifier:
             Finding(kinds[line.kind], folder, "", f"line {line.number}", line.why, f"{folder}/{manifest.path.name}")
             for line in bad
         ]
-        return FolderRecords(folder, {(r.stage, r.item): r for r in records}, frozenset(owned_by(records)))
+        latest, rows = {(r.stage, r.item): r for r in records}, {row.name: row for row in rows_of(Path(folder))}
+        return FolderRecords(folder, latest, frozenset(owned_by(records)), rows)
 
     def _check(self, folder: FolderRecords, record: Record) -> _Checked:
         """Check the outputs of a record, and whether it still counts."""
@@ -146,7 +149,7 @@ class Verifier:
                 found("stale", why)
         except (StoreError, SurroundingsError) as error:
             found("not judged", str(error))
-        rows = [row for row in rows_of(Path(folder.name)) if row.name == record.stage]
+        rows = [folder.rows[record.stage]] if record.stage in folder.rows else []
         for output in record.outputs.values():
             if not is_within(output.path, folder.name):
                 found("outside", f"names {output.path}", output.path)
@@ -235,8 +238,3 @@ def next_run(findings: Iterable[Finding]) -> dict[tuple[str, str], list[str]]:
             if finding.item not in items:
                 items.append(finding.item)
     return again
-
-
-def counted(findings: Iterable[Finding]) -> Counter[tuple[str, str, str]]:
-    """The number of findings of each folder, stage and kind, in the order in which they were found."""
-    return Counter((finding.folder, finding.stage, finding.kind) for finding in findings)

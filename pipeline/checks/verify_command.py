@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from textwrap import shorten
 
 from rich.table import Table
 
@@ -16,6 +17,8 @@ from .repair import Repair, drop_records, mend_manifests
 from .verify import Verification, Verifier, next_run
 
 _EXAMPLES = 5
+_LONGEST = 160
+"""Characters of a reason; what is stale repeats the reason of each of its inputs. ``--json`` has all of it."""
 
 
 def verify_workspace(workspace: Path, console: Console, *, deep: bool, repair: bool) -> int:
@@ -86,7 +89,7 @@ def _show(console: Console, found: Verification) -> None:
         items = list(dict.fromkeys(finding.item for finding in of))
         where = f"{folder} ({stage})" if stage else folder
         console.line(f"{kind}: {folder}" if items == [folder] else f"{kind} in {where}: {some(items, _EXAMPLES)}")
-        what = next((finding.what for finding in of if finding.what), "")
+        what = shorten(next((finding.what for finding in of if finding.what), ""), _LONGEST, placeholder=" …")
         console.line(f"    {KINDS[kind].meaning}" + (f": {what}" if what else ""))
     how = "every byte" if found.deep else "sizes and counts; --deep reads every byte"
     wrong = len(found.of("lost", "damaged", "manifest", "unknown"))
