@@ -83,7 +83,7 @@ def _show(console: Console, found: Inventory) -> None:
             table.add_row(folder, why, f"{files:,}", size_text(size))
         console.table(table)
     for (folder, why), targets in by_why(found.targets).items():
-        if why != "named":
+        if why != "whole folder":
             inside = [target.path.removeprefix(f"{folder}/") for target in targets]
             console.line(f"{why} in {folder}: {some(inside)}")
             console.line(f"    {_MEANING[why]}")
