@@ -11,9 +11,11 @@ import json
 import os
 import socket
 import warnings
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from datetime import UTC, datetime
+from itertools import count
 from pathlib import Path
 from typing import Any, Final, Literal
 
@@ -40,6 +42,9 @@ FORMER_STAGES: Final = {
 """What earlier versions called a stage, and its name now. Their records are read under the name that it has now."""
 Json = Any
 """Any JSON value."""
+
+DAMAGED: Final = "DamagedOutput"
+"""Type of the error in a record of ``wsipipe verify --repair``. Earlier records of the item do not count any more."""
 
 
 _MOST_BYTES: Final = 4 << 30
@@ -134,6 +139,20 @@ class Record(_Part):
         return all(output.is_whole(workspace, check_digest=check_digest) for output in self.outputs.values())
 
 
+@dataclass(frozen=True)
+class BadLine:
+    """A line of a manifest that is no record.
+
+    :param number: counted from 1.
+    :param kind: ``garbage``; ``torn``, an incomplete last line, which the next run removes; or ``newer``, a record of
+        a newer wsipipe.
+    """
+
+    number: int
+    kind: Literal["garbage", "torn", "newer"]
+    why: str
+
+
 class Manifest:
     """The records of one stage folder, in the order in which they were written."""
 
@@ -187,6 +206,40 @@ class Manifest:
                 hint="the file was edited or damaged: remove that line; the item that it recorded is then done again",
             ) from error
 
+    def read_lines(self) -> tuple[dict[int, Record], list[BadLine]]:
+        """Read what can be read of a damaged manifest: the records by their line's number, and the lines that are none.
+
+        Lines are counted from 1.
+        """
+        content = patiently(lambda: self.path.read_bytes() if self.path.exists() else b"", self.path)
+        *lines, tail = content.split(b"\n")
+        records: dict[int, Record] = {}
+        bad: list[BadLine] = []
+        for number, line in enumerate(lines, 1):
+            try:
+                if line.strip():
+                    records[number] = self._parse(number, line)
+            except StoreError as error:
+                bad.append(BadLine(number, "newer" if _is_newer(line) else "garbage", error.what))
+        if tail:
+            bad.append(BadLine(len(lines) + 1, "torn", "the machine stopped while writing it"))
+        return records, bad
+
+    def without(self, numbers: Collection[int]) -> Path:
+        """Rewrite the file without these lines, the others byte for byte; for the holder of its lock.
+
+        :returns: the copy of the file as it was, beside it.
+        """
+        *lines, tail = self.path.read_bytes().split(b"\n")
+        lines = [*(line + b"\n" for line in lines), *([tail] if tail else [])]
+        copies = (self.path.with_name(f"manifest.before-{n}.jsonl") for n in count(1))
+        copy = next(path for path in copies if not path.exists())
+        with whole(copy) as scratch:
+            scratch.write_bytes(b"".join(lines))
+        with whole(self.path) as scratch:
+            scratch.write_bytes(b"".join(line for n, line in enumerate(lines, 1) if n not in numbers))
+        return copy
+
     def latest(self, stage: str | None = None) -> dict[str, Record]:
         """The last record of each item (of one stage, or of all), in the order of first appearance."""
         return {r.item: r for r in self.records() if stage is None or r.stage == stage}
@@ -205,6 +258,23 @@ class Manifest:
                 flush_to_disk(stream.fileno(), self.path)
 
         patiently(write, self.path)
+
+    def holder(self) -> str | None:
+        """Say which run holds the lock now; None if none does. Writes nothing."""
+        kinds: tuple[tuple[str, type[BaseFileLock]], ...] = ((".lock", FileLock), (".lock-file", SoftFileLock))
+        for name, kind in kinds:
+            file = self.path.with_name(name)
+            if not file.is_file() or file.is_symlink():
+                continue
+            lock = kind(file)
+            try:
+                lock.acquire(timeout=0)
+            except Timeout:
+                return _held_by(self.path.with_name(".lock-holder.json"))
+            except (OSError, NotImplementedError):
+                continue  # read-only, or without locks: nobody can be seen to hold it
+            lock.release()
+        return None
 
     @contextmanager
     def lock(self) -> Iterator[None]:
@@ -267,6 +337,14 @@ def _sign(holder: Path) -> None:
     now = datetime.now(UTC).isoformat(timespec="seconds")
     with whole(holder) as scratch:
         scratch.write_text(json.dumps({"host": socket.gethostname(), "pid": os.getpid(), "since": now}))
+
+
+def _is_newer(line: bytes) -> bool:
+    try:
+        schema = json.loads(line).get("schema")
+    except (ValueError, AttributeError):
+        return False
+    return isinstance(schema, int) and schema > SCHEMA
 
 
 def _cut_torn_line(handle: int) -> None:

@@ -1,7 +1,7 @@
 """The command line: each command turns its flags into one configuration and calls :mod:`.chain`.
 
-Exit codes: 0 success, 1 some items failed or an input is wrong, 2 wrong usage, 130 interrupted. Nothing heavy is
-imported before it is needed, so that ``wsipipe --help`` answers at once.
+Exit codes: 0 success, 1 some items failed, an input is wrong or ``verify`` found damage, 2 wrong usage, 130
+interrupted. Nothing heavy is imported before it is needed, so that ``wsipipe --help`` answers at once.
 """
 
 from __future__ import annotations
@@ -267,6 +267,64 @@ def status(config: ConfigFile = None, workspace: Workspace = None, json: Json = 
     with console_of(json=json, debug=debug) as console:
         settings = settings_of(config, {"workspace": workspace})
         show_status(settings, console, compare=config is not None or Path(FILE_NAME).is_file())
+
+
+@app.command()
+def verify(
+    bundle: Annotated[
+        Path | None,
+        typer.Argument(help="check this trained model, or one of its folds, instead of the workspace"),
+    ] = None,
+    *,
+    deep: Annotated[
+        bool, typer.Option("--deep", help="read every byte and compare digests; default: sizes, counts, small files")
+    ] = False,
+    repair: Annotated[
+        bool,
+        typer.Option("--repair", help="drop the records of what is damaged, so that the next run makes it again"),
+    ] = False,
+    config: ConfigFile = None,
+    workspace: Workspace = None,
+    json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Compare all results with their records: what is lost, damaged, contradictory, stale or left over."""
+    from .checks.verify_command import verify_bundle, verify_workspace
+
+    with console_of(json=json, debug=debug) as console:
+        if bundle is not None:
+            if repair:
+                raise UsageError("a bundle cannot be repaired", hint="copy it again, or train again")
+            code = verify_bundle(bundle, console)
+        else:
+            settings = settings_of(config, {"workspace": workspace})
+            code = verify_workspace(settings.workspace, console, deep=deep, repair=repair)
+        if code:
+            raise typer.Exit(code)
+
+
+@app.command()
+def clean(
+    names: Annotated[
+        list[str] | None,
+        typer.Argument(help="folders of results to remove as a whole, such as features/0.5mpp-224px/uni2-h"),
+    ] = None,
+    *,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="remove it; without, it is only shown, or asked")] = False,
+    config: ConfigFile = None,
+    workspace: Workspace = None,
+    json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Show what no result needs, with sizes, and remove it with --yes: half-written files, orphans, old folds.
+
+    With NAMES: these folders as a whole, whatever is in them that wsipipe has made.
+    """
+    from .checks.clean_command import clean_workspace
+
+    with console_of(json=json, debug=debug) as console:
+        settings = settings_of(config, {"workspace": workspace})
+        clean_workspace(settings.workspace, console, names or [], yes=yes)
 
 
 @app.command()

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from io import TextIOWrapper
 from typing import Any, Protocol, TextIO
@@ -118,6 +118,37 @@ class Console:
             lines = _Lines(self, stage, items, before)
             yield lines
             lines.close()
+
+    @contextmanager
+    def counting(self, name: str, items: str, total: int) -> Iterator[Callable[[int], None]]:
+        """Show how much of a command's own work is done; yields a function that adds a number of items.
+
+        :param items: what is counted, in the plural.
+        """
+        if self._err.is_terminal:
+            with _bar(self._err) as bar:
+                done = 0
+                task = bar.add_task(name, total=total, unit=items, items=f"0/{total:,} {items}", now="")
+
+                def advance(number: int) -> None:
+                    nonlocal done
+                    done += number
+                    bar.update(task, advance=number, items=f"{done:,}/{total:,} {items}")
+
+                yield advance
+            return
+        start = last = time.monotonic()
+        count = 0
+
+        def print_sometimes(number: int) -> None:
+            nonlocal count, last
+            count += number
+            if (now := time.monotonic()) - last >= _PLAIN_SECONDS:
+                last = now
+                left = clock((total - count) * (now - start) / count) if count else "?"
+                self.note(f"{name}: {count:,}/{counted(total, items)}, {left} left")
+
+        yield print_sometimes
 
     def summaries(self, summaries: Sequence[Summary]) -> None:
         """Print the table at the end of a run, and the failures below it."""

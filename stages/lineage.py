@@ -109,7 +109,7 @@ class Lineage:
         place = self.workspace / model
         if not place.is_relative_to(self.workspace) or not (place / "manifest.jsonl").is_file():
             return ""
-        for fold in range(_folds(place) or 0):
+        for fold in range(fold_count(place) or 0):
             made = self._maker((place / f"fold-{fold}").relative_to(self.workspace).as_posix())
             if made is not None and not (standing := self.standing(made)).counts:
                 return f"the model {place.name} is itself {standing.state}: {standing.why}"
@@ -196,14 +196,14 @@ def model_record(model: Path, workspace: Path) -> OutputRecord:
 
 def digest_of_model(model: Path) -> str | None:
     """Compute the digest of all folds' bundles; None if the model is not complete."""
-    folds = _folds(model)
+    folds = fold_count(model)
     bundles = {str(fold): model / f"fold-{fold}" for fold in range(folds or 0)}
     if not bundles or not all(bundle.is_dir() for bundle in bundles.values()):
         return None
     return digest_of_value({fold: digest_of(bundle) for fold, bundle in bundles.items()})
 
 
-def _folds(model: Path) -> int | None:
+def fold_count(model: Path) -> int | None:
     """Read the number of folds of a model from its first bundle, since earlier trainings may have left more folders."""
     file = model / "fold-0" / "bundle.json"
     try:

@@ -36,6 +36,7 @@ PAGES = [
     "docs/doctor.md",
     "docs/features.md",
     "docs/genomics.md",
+    "docs/repair.md",
     "docs/tiling.md",
     "docs/training.md",
 ]

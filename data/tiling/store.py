@@ -130,6 +130,14 @@ def read_tiles(path: Path, *, digest: str | None = None) -> TileSet:
     return patiently(lambda: _read(path, digest), path)
 
 
+def count_tiles(path: Path) -> int:
+    """Read the number of tiles in a set.
+
+    :raises StoreError: damaged, or not a tile set.
+    """
+    return len(read_tiles(path))
+
+
 def _read(path: Path, digest: str | None) -> TileSet:
     again = "make the tiles again: remove it and run `wsipipe tile`"
     refuse_pipe(path, StoreError)

@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from ...data.artifact import digest_of_value, stamp
 from ...data.errors import InputError, SurroundingsError, UsageError
-from ...data.manifest import InputRecord, Json, Manifest, Record
+from ...data.manifest import DAMAGED, InputRecord, Json, Manifest, Record
 from ...stages.settings import RESOLVED, changed_settings
 from ...stages.stage import FileInput, Input, Item, OutputInput, Stage
 
@@ -38,6 +38,8 @@ class History:
         self._fingerprints: dict[int, str] = {}
         for record in manifest.records():
             if record.stage == stage:
+                if record.error is not None and record.error.type == DAMAGED:
+                    self._records.pop(record.item, None)
                 self._records.setdefault(record.item, []).append(record)
 
     def last(self, item: str) -> Record | None:
