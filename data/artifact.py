@@ -16,6 +16,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from multiprocessing import parent_process
 from pathlib import Path
+from stat import S_ISDIR
 
 from .surroundings import surroundings
 
@@ -145,15 +146,36 @@ def _raise(error: OSError) -> None:
     raise error
 
 
-def size_of(path: Path) -> int:
+def size_of(path: str | Path) -> int:
     """Bytes of a file, or of all files in a folder that belong to it (:func:`files_of`)."""
-    return sum(file.stat().st_size for file in files_of(path))
+    return stamp(path)[0]
 
 
-def stamp(path: Path) -> tuple[int, int]:
-    """Size and time of a file, or of all files in a folder: cheap to read, and enough to know when to hash again."""
-    stats = [file.stat() for file in files_of(path)]
-    return sum(s.st_size for s in stats), max((s.st_mtime_ns for s in stats), default=0)
+def stamp(path: str | Path) -> tuple[int, int]:
+    """Size and time of a file, or of all files in a folder: cheap to read, and enough to know when to hash again.
+
+    It is asked for 100,000 slides at once, so it takes one call of the system for a file.
+    """
+    status = os.stat(path)  # noqa: PTH116  Path objects would take twice the time
+    if not S_ISDIR(status.st_mode):
+        return status.st_size, status.st_mtime_ns
+    size, newest = 0, 0
+    for file in _files_in(path):
+        size += file.st_size
+        newest = max(newest, file.st_mtime_ns)
+    return size, newest
+
+
+def _files_in(folder: str | Path) -> Iterator[os.stat_result]:
+    """The files of :func:`files_of`, by their sizes and times alone."""
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            if is_stray(entry.name):
+                continue
+            if entry.is_dir(follow_symlinks=False):
+                yield from _files_in(entry.path)
+            elif entry.is_file():
+                yield entry.stat()
 
 
 def digest_of(path: Path) -> str:

@@ -19,9 +19,11 @@ from typing import Any, Final, Literal
 
 from filelock import BaseFileLock, FileLock, SoftFileLock, Timeout
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic.dataclasses import dataclass as pydantic_dataclass
 
 from .artifact import digest_of, flush_to_disk, say_weaker, size_of
 from .errors import BusyError, StoreError
+from .known_records import read_on
 from .surroundings import patiently, surroundings
 
 SCHEMA = 1
@@ -43,7 +45,8 @@ class _Part(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
-class InputRecord(_Part):
+@pydantic_dataclass(config=ConfigDict(extra="forbid"), frozen=True, slots=True)
+class InputRecord:
     """An input of an item, as it was when the item was made."""
 
     digest: str
@@ -54,7 +57,8 @@ class InputRecord(_Part):
     """Used only to decide whether to hash the file again; not part of its identity."""
 
 
-class OutputRecord(_Part):
+@pydantic_dataclass(config=ConfigDict(extra="forbid"), frozen=True, slots=True)
+class OutputRecord:
     """One output of an item, a file or folder."""
 
     path: str
@@ -64,13 +68,18 @@ class OutputRecord(_Part):
 
     def is_whole(self, workspace: Path, *, check_digest: bool = False) -> bool:
         """Whether it exists with the recorded size and, if ``check_digest``, the recorded contents."""
-        path = workspace / self.path
+        path = os.path.join(workspace, self.path)  # noqa: PTH118  asked for 100,000 outputs at once
         return patiently(lambda: self._is_at(path, check_digest), path)
 
-    def _is_at(self, path: Path, check_digest: bool) -> bool:
-        if not path.exists() or size_of(path) != self.bytes:
+    def _is_at(self, path: str, check_digest: bool) -> bool:
+        try:
+            if size_of(path) != self.bytes:
+                return False
+        except (FileNotFoundError, NotADirectoryError):
+            if os.path.exists(path):  # noqa: PTH110  a file in it is gone that was there a moment before
+                raise
             return False
-        return not check_digest or digest_of(path) == self.digest
+        return not check_digest or digest_of(Path(path)) == self.digest
 
 
 class ErrorRecord(_Part):
@@ -125,13 +134,16 @@ class Manifest:
 
         :raises StoreError: a line in the middle that is not a record, or one of a newer format.
         """
-        content = patiently(lambda: self.path.read_bytes() if self.path.exists() else b"", self.path)
-        *lines, tail = content.split(b"\n")
-        if tail:
+        if not patiently(self.path.exists, self.path):
+            return []
+        known = patiently(
+            lambda: read_on(self.path, lambda number, line: _parsed(line) or self._parse(number, line)), self.path
+        )
+        if known.torn:
             warnings.warn(
                 f"{self.path}: dropped an incomplete last line (the machine stopped while writing)", stacklevel=2
             )
-        return [self._parse(number, line) for number, line in enumerate(lines, 1) if line.strip()]
+        return list(known.parsed)
 
     def _parse(self, number: int, line: bytes) -> Record:
         try:
@@ -157,15 +169,15 @@ class Manifest:
         """The last record of each item (of one stage, or of all), in the order of first appearance."""
         return {r.item: r for r in self.records() if stage is None or r.stage == stage}
 
-    def append(self, record: Record) -> None:
-        """Append a record and flush it to the disk; an incomplete line of a killed run is removed first."""
-        line = record.model_dump_json(by_alias=True, exclude_none=True).encode() + b"\n"
+    def append(self, *records: Record) -> None:
+        """Append records and flush them to the disk; an incomplete line of a killed run is removed first."""
+        lines = b"".join(r.model_dump_json(by_alias=True, exclude_none=True).encode() + b"\n" for r in records)
 
         def write() -> None:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             with self.path.open("ab+") as stream:
                 _cut_torn_line(stream.fileno())
-                stream.write(line)
+                stream.write(lines)
                 stream.flush()
                 flush_to_disk(stream.fileno(), self.path)
 
@@ -212,6 +224,25 @@ class Manifest:
 
 _NO_LOCKS = frozenset({errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EINVAL})
 """What file systems answer that have no locks (some of NFS, SMB and FUSE)."""
+
+
+def _parsed(line: bytes) -> Record | None:
+    """A record of the present format, parsed in one go; None if it must be looked at more closely."""
+    try:
+        record = Record.model_validate_json(line)
+    except ValidationError:
+        return None
+    if record.schema_version != SCHEMA or record.stage in FORMER_STAGES:
+        return None
+    if record.settings == _settings.get(record.stage):
+        record.__dict__["settings"] = _settings[record.stage]
+    else:
+        _settings[record.stage] = record.settings
+    return record
+
+
+_settings: Final[dict[str, dict[str, Json]]] = {}
+"""The settings of each stage's last record, which most of its records share."""
 
 
 def _held_by(holder: Path) -> str:
