@@ -18,13 +18,16 @@ from pathlib import Path
 from typing import Any, Final, Literal
 
 from filelock import BaseFileLock, FileLock, SoftFileLock, Timeout
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 from pydantic.dataclasses import dataclass as pydantic_dataclass
 
-from .artifact import digest_of, flush_to_disk, say_weaker, size_of
-from .errors import BusyError, StoreError
+from .artifact import STAGE_FILES, digest_of, flush_to_disk, say_weaker, size_of, whole
+from .errors import BusyError, InputError, StoreError
+from .file_names import why_no_file_name, why_no_output
 from .known_records import read_on
+from .plain_files import refuse_pipe
 from .surroundings import patiently, surroundings
+from .workspace import refuse_link
 
 SCHEMA = 1
 
@@ -79,6 +82,8 @@ class OutputRecord:
             if os.path.exists(path):  # noqa: PTH110  a file in it is gone that was there a moment before
                 raise
             return False
+        except InputError:  # something in it is no file
+            return False
         return not check_digest or digest_of(Path(path)) == self.digest
 
 
@@ -113,6 +118,21 @@ class Record(_Part):
 
     model_config = ConfigDict(frozen=True, extra="forbid", validate_by_name=True, validate_by_alias=True)
 
+    @field_validator("item")
+    @classmethod
+    def _is_a_name(cls, item: str) -> str:
+        if reason := why_no_file_name(item):
+            raise ValueError(f"the item {item!a} {reason}")
+        return item
+
+    @field_validator("outputs")
+    @classmethod
+    def _are_in_the_workspace(cls, outputs: dict[str, OutputRecord]) -> dict[str, OutputRecord]:
+        for output in outputs.values():
+            if reason := why_no_output(output.path):
+                raise ValueError(f"the output {output.path!a} {reason}")
+        return outputs
+
     def is_whole(self, workspace: Path, *, check_digest: bool = False) -> bool:
         """Whether all outputs exist as recorded."""
         return all(output.is_whole(workspace, check_digest=check_digest) for output in self.outputs.values())
@@ -132,8 +152,12 @@ class Manifest:
     def records(self) -> list[Record]:
         """All records.
 
-        :raises StoreError: a line in the middle that is not a record, or one of a newer format.
+        :raises StoreError: a line in the middle that is not a record, or one of a newer format; an item or output
+            whose name would lead out of the workspace.
         """
+        refuse_pipe(self.path, StoreError)
+        if self.path.is_dir():
+            raise StoreError("is a folder, not a manifest", path=self.path, hint="move it away")
         if not patiently(self.path.exists, self.path):
             return []
         known = patiently(
@@ -158,9 +182,9 @@ class Manifest:
             if isinstance(fields, dict):
                 fields["stage"] = FORMER_STAGES.get(fields.get("stage", ""), fields.get("stage"))
             return Record.model_validate(fields)
-        except (json.JSONDecodeError, UnicodeDecodeError, ValidationError) as error:
+        except (ValueError, TypeError, RecursionError) as error:  # also of pydantic, and of numbers that are too long
             raise StoreError(
-                f"line {number} is not a record: {str(error).splitlines()[0]}",
+                f"line {number} is not a record: {_why(error)}",
                 path=self.path,
                 hint="the file was edited or damaged: remove that line; the item that it recorded is then done again",
             ) from error
@@ -174,6 +198,7 @@ class Manifest:
         lines = b"".join(r.model_dump_json(by_alias=True, exclude_none=True).encode() + b"\n" for r in records)
 
         def write() -> None:
+            refuse_link(self.path)
             self.path.parent.mkdir(parents=True, exist_ok=True)
             with self.path.open("ab+") as stream:
                 _cut_torn_line(stream.fileno())
@@ -191,7 +216,10 @@ class Manifest:
         process has died on this host, it is taken over.
 
         :raises BusyError: another run holds it; the message says which.
+        :raises UsageError: the folder is outside of the workspace, or a link stands for the manifest or its lock.
         """
+        for file in STAGE_FILES:
+            refuse_link(self.path.with_name(file))
         holder = self.path.with_name(".lock-holder.json")
         hint = "wait until it ends, or stop it; its lock ends with it"
         lock: BaseFileLock = FileLock(self.path.with_name(".lock"), fallback_to_soft=False)
@@ -234,30 +262,45 @@ def _parsed(line: bytes) -> Record | None:
         return None
     if record.schema_version != SCHEMA or record.stage in FORMER_STAGES:
         return None
-    if record.settings == _settings.get(record.stage):
-        record.__dict__["settings"] = _settings[record.stage]
+    start = line.find(b'"settings":')
+    text = line[start : line.find(b',"inputs":', start)]
+    known, settings = _settings.get(record.stage, (b"", {}))
+    if text == known and record.settings == settings:
+        record.__dict__["settings"] = settings
     else:
-        _settings[record.stage] = record.settings
+        _settings[record.stage] = text, record.settings
     return record
 
 
-_settings: Final[dict[str, dict[str, Json]]] = {}
-"""The settings of each stage's last record, which most of its records share."""
+_settings: Final[dict[str, tuple[bytes, dict[str, Json]]]] = {}
+"""The settings of each stage's last record, as text and parsed; its other records share them instead of a copy each."""
+
+
+def _why(error: Exception) -> str:
+    """The first fault that was found, in one line."""
+    if not isinstance(error, ValidationError):
+        return str(error).splitlines()[0]
+    first = error.errors(include_url=False, include_context=False, include_input=False)[0]
+    place = ".".join(map(str, first["loc"]))
+    message = first["msg"].removeprefix("Value error, ")
+    return message if message != first["msg"] or not place else f"{place}: {message}"
 
 
 def _held_by(holder: Path) -> str:
     try:
-        return holder.read_text()
-    except OSError:
+        text = holder.read_text() if holder.is_file() and not holder.is_symlink() else "unknown"
+    except (OSError, UnicodeDecodeError):
         return "unknown"
+    return "".join(character if character.isprintable() else " " for character in text[:_HOLDER_SHOWN])
+
+
+_HOLDER_SHOWN: Final = 300
 
 
 def _sign(holder: Path) -> None:
     now = datetime.now(UTC).isoformat(timespec="seconds")
-    try:
-        holder.write_text(json.dumps({"host": socket.gethostname(), "pid": os.getpid(), "since": now}))
-    except OSError as error:
-        raise surroundings(error, holder) or error from error
+    with whole(holder) as scratch:
+        scratch.write_text(json.dumps({"host": socket.gethostname(), "pid": os.getpid(), "since": now}))
 
 
 def _cut_torn_line(handle: int) -> None:

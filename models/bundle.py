@@ -30,6 +30,7 @@ from ..data.artifact import whole
 from ..data.cohort.ids import id_key
 from ..data.errors import BundleError
 from ..data.features.store import Bag, FeatureFacts
+from ..data.plain_files import refuse_pipe
 from ..data.surroundings import patiently
 from .backbones.backbone import Pooling, find_backbone
 from .mil.bag_tensors import BagBatch, bag_tensors
@@ -243,6 +244,7 @@ def read_facts(path: Path) -> BundleFacts:
 
 
 def _text(path: Path, file: Path) -> str:
+    refuse_pipe(file, BundleError)
     try:
         return file.read_text(encoding="utf-8")
     except (FileNotFoundError, NotADirectoryError) as error:
@@ -263,6 +265,7 @@ def read_bundle(path: Path, device: torch.device) -> Bundle:
 
 
 def _tensors(file: Path) -> dict[str, Tensor]:
+    refuse_pipe(file, BundleError)
     try:
         tensors: dict[str, Tensor] = load_file(file)
         return tensors

@@ -11,6 +11,7 @@ from typing import Annotated, Literal
 
 import typer
 
+from ..data.artifact import whole
 from ..data.errors import UsageError
 from ..data.version import __version__
 from ..stages.compare.settings import CompareSettings
@@ -278,6 +279,30 @@ def backbones(json: Json = False, debug: Debug = False) -> None:
 
 
 @app.command()
+def doctor(
+    config: ConfigFile = None,
+    workspace: Workspace = None,
+    backbone: Annotated[str | None, typer.Option(help="the backbone whose weights are looked for")] = None,
+    weights: Weights = None,
+    device: Annotated[str | None, typer.Option(help="check this device alone: cpu, cuda:0, cuda:0,cuda:1")] = None,
+    gpu: Gpus = None,
+    timeout: Annotated[
+        float | None, typer.Option(help="time limit of each check, in seconds, in place of its own")
+    ] = None,
+    json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Check this machine and installation: GPUs, packages, disk, memory, one tile through every stage."""
+    from .doctor.doctor import examine_here
+
+    with console_of(json=json, debug=debug) as console:
+        call = Call({"extract": {"backbone": backbone, "weights": weights, "device": device}}, console, {})
+        call.on_gpu("extract", gpu)
+        if not examine_here(config, workspace, call.flags, console, seconds=timeout):
+            raise typer.Exit(1)
+
+
+@app.command()
 def init(
     folder: Annotated[Path, typer.Argument(help="where to write it")] = Path(),
     json: Json = False,
@@ -288,8 +313,8 @@ def init(
         file = folder / FILE_NAME
         if file.exists():
             raise UsageError("already exists", path=file, hint="edit it, or remove it first")
-        folder.mkdir(parents=True, exist_ok=True)
-        file.write_text(template(), encoding="utf-8")
+        with whole(file) as scratch:
+            scratch.write_text(template(), encoding="utf-8")
         console.line(f"wrote {file}; edit it, then `wsipipe run`")
         console.result({"file": str(file)})
 

@@ -17,6 +17,7 @@ from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 
 from ..data.errors import UsageError
+from ..data.plain_files import refuse_pipe
 from ..stages.compare.settings import CompareSettings
 from ..stages.extract.settings import ExtractSettings
 from ..stages.genomics.settings import GenomicsSettings
@@ -119,6 +120,7 @@ def _refusal(mistakes: Sequence[str], file: Path | None) -> UsageError:
 
 
 def _read(file: Path) -> dict[str, Any]:
+    refuse_pipe(file, UsageError)
     try:
         content = tomllib.loads(file.read_text(encoding="utf-8"))
     except FileNotFoundError as error:

@@ -206,7 +206,8 @@ def digest_of_model(model: Path) -> str | None:
 def _folds(model: Path) -> int | None:
     """Read the number of folds of a model from its first bundle, since earlier trainings may have left more folders."""
     try:
-        folds = json.loads((model / "fold-0" / "bundle.json").read_bytes())["folds"]
+        bundle = model / "fold-0" / "bundle.json"
+        folds = json.loads(bundle.read_bytes())["folds"] if bundle.is_file() else None
     except (OSError, ValueError, KeyError, TypeError):
         return None
     return folds if isinstance(folds, int) else None

@@ -38,8 +38,9 @@ ROOMS: dict[str, set[str]] = {
     "models.mil": {"data", "data.features", "models.backbones", "models.tasks"},
     "models.training": {"data", "data.molecular", "models.mil", "models.tasks"},
     "models.evaluation": {"data"},
+    "pipeline.doctor": {"data", "data.slides", "models.backbones", "pipeline", "pipeline.demo", "pipeline.run"},
 }
-"""What each room of ``data`` and ``models`` builds on; rooms of ``stages`` and ``pipeline`` may take all below them."""
+"""What each room of ``data`` and ``models``, and the doctor, builds on; other rooms may take all below them."""
 
 SOURCES = sorted(file for folder in FOLDERS for file in (ROOT / folder).glob("**/*.py"))
 
@@ -142,6 +143,8 @@ HEAVY = {
         "import wsipipe; wsipipe.__version__; wsipipe.WsipipeError; wsipipe.Config; dir(wsipipe)",
         "import sys; sys.argv = ['wsipipe', '--help']; from wsipipe.pipeline.cli import main; run(main)",
         "import sys; sys.argv = ['wsipipe', 'train', '--help']; from wsipipe.pipeline.cli import main; run(main)",
+        "import sys; sys.argv = ['wsipipe', 'doctor', '--help']; from wsipipe.pipeline.cli import main; run(main)",
+        "import wsipipe.pipeline.doctor.doctor, wsipipe.pipeline.doctor.examiner",
     ],
 )
 def test_what_is_light_loads_nothing_heavy(statement: str) -> None:

@@ -19,6 +19,7 @@ from typing import Literal
 
 from ..artifact import whole
 from ..errors import CohortError, StoreError
+from ..plain_files import refuse_pipe
 from ..surroundings import patiently
 from ..wording import some
 
@@ -186,6 +187,7 @@ def read_splits(path: Path) -> Splits:
 
 
 def _bytes(path: Path) -> bytes:
+    refuse_pipe(path, StoreError)
     try:
         return path.read_bytes()
     except FileNotFoundError as error:

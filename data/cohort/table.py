@@ -21,6 +21,7 @@ import pandas as pd
 
 from ..columns import label_words, names, plain_name, plain_names
 from ..errors import CohortError
+from ..plain_files import refuse_pipe
 from ..slide_names import slide_name
 from ..units import SLIDE_MPP, Mpp
 from ..wording import some
@@ -133,6 +134,7 @@ def read_clinical(path: Path) -> pd.DataFrame:
 
 
 def _read_text(path: Path) -> tuple[str, list[str]]:
+    refuse_pipe(path, CohortError)
     try:
         raw = path.read_bytes()
         if raw[:2] == b"\x1f\x8b":

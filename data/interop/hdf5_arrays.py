@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import InputError, SlideError
+from ..plain_files import refuse_pipe
 from ..surroundings import patiently, reading_fault
 from ..tiling.grid import Coords
 
@@ -97,6 +98,7 @@ def read_arrays(path: Path, *names: str) -> ReadArrays:
 
 
 def _read(path: Path, names: tuple[str, ...]) -> ReadArrays:
+    refuse_pipe(path, SlideError)
     try:
         with h5py.File(path, "r") as file:
             missing = [name for name in names if not isinstance(file.get(name), h5py.Dataset)]

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from ..errors import SlideError
+from ..plain_files import refuse_pipe
 from ..surroundings import patiently
 from ..wording import some
 from .slide_files import file_of_slide
@@ -48,6 +49,7 @@ def annotation_json(path: Path) -> Any:
     """
     if not path.exists():
         raise SlideError("there is no such file", path=path, hint=FROM_QUPATH)
+    refuse_pipe(path, SlideError)
     try:
         return json.loads(_unpacked(patiently(path.read_bytes, path)))
     except OSError as error:

@@ -21,6 +21,7 @@ from scipy import sparse
 
 from ..columns import plain_name
 from ..errors import ExpressionError, UsageError
+from ..plain_files import refuse_pipe
 from ..wording import some
 from .cells import named_table
 from .expression_units import Unit
@@ -69,6 +70,7 @@ def read_matrix(path: Path, orientation: Orientation = "auto", naming: Naming = 
         what the names are.
     :raises UsageError: a row or column to be left out does not exist.
     """
+    refuse_pipe(path, ExpressionError)
     try:
         with path.open("rb") as stream:
             magic = stream.read(8)

@@ -27,6 +27,7 @@ from ..errors import ExpressionError
 from ..matrices.expression_units import Unit
 from ..matrices.matrix import RawMatrix
 from ..matrices.reading_facts import ReadingFacts
+from ..plain_files import refuse_pipe
 from ..wording import some
 
 ENDING = ".rna_seq.augmented_star_gene_counts.tsv"
@@ -134,6 +135,7 @@ def _sheet_path(folder: Path) -> Path:
 
 def _sheet(path: Path) -> pd.DataFrame:
     """The sheet's rows with plain column names."""
+    refuse_pipe(path, ExpressionError)
     try:
         sheet = pd.read_csv(path, sep="\t", dtype=str, keep_default_na=False, encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError, pd.errors.ParserError, pd.errors.EmptyDataError) as error:
@@ -238,6 +240,7 @@ def _read(path: Path, column: str, *, symbols: bool) -> tuple[_Genes, _Reads]:
     """Read one file; symbols, which take as long as all numbers, only if they are needed."""
     compressed = path.suffix == ".gz"
     hint = "get the file again from the GDC"
+    refuse_pipe(path, ExpressionError)
     try:
         with gzip.open(path, "rt", encoding="utf-8") if compressed else path.open(encoding="utf-8") as text:
             line = text.readline()

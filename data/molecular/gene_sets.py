@@ -7,6 +7,7 @@ import zlib
 from pathlib import Path
 
 from ..errors import ExpressionError
+from ..plain_files import refuse_pipe
 
 
 def read_gmt(path: Path) -> dict[str, tuple[str, ...]]:
@@ -42,6 +43,7 @@ _FORMAT = "a .gmt line is: name, description, gene, gene, …, separated by tabs
 
 
 def _text(path: Path) -> str:
+    refuse_pipe(path, ExpressionError)
     try:
         content = path.read_bytes()
         if content.startswith(b"\x1f\x8b"):

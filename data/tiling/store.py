@@ -29,6 +29,7 @@ import numpy.typing as npt
 
 from ..artifact import whole
 from ..errors import StoreError
+from ..plain_files import refuse_pipe
 from ..slides.slide import Rgb, Slide
 from ..surroundings import patiently, reading_fault
 from ..units import Level0Px, LevelPx, Mpp, TilePx
@@ -79,9 +80,13 @@ def read_tile(slide: Slide, tiles: TileSet, index: int) -> Rgb:
 
     :raises SlideError: it cannot be decoded. There is no substitute: leave the tile out, and count it.
     """
-    grid = tiles.grid
-    x, y = (Level0Px(int(at)) for at in tiles.coords[index])
-    return resize_tile(slide.read(grid.level, x, y, grid.read_px, grid.read_px), grid.tile_px)
+    x, y = tiles.coords[index]
+    return read_tile_at(slide, tiles.grid, int(x), int(y))
+
+
+def read_tile_at(slide: Slide, grid: TileGrid, x: int, y: int) -> Rgb:
+    """Read the pixels of the tile whose upper left corner is at (x, y) in pixels of level 0; see :func:`read_tile`."""
+    return resize_tile(slide.read(grid.level, Level0Px(x), Level0Px(y), grid.read_px, grid.read_px), grid.tile_px)
 
 
 def write_tiles(path: Path, tiles: TileSet) -> None:
@@ -123,6 +128,7 @@ def read_tiles(path: Path) -> TileSet:
 
 def _read(path: Path) -> TileSet:
     again = "make the tiles again: remove it and run `wsipipe tile`"
+    refuse_pipe(path, StoreError)
     try:
         with h5py.File(path, "r") as file:
             encoding = file.attrs.get("encoding-type"), file.attrs.get("encoding-version")

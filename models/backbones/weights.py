@@ -29,6 +29,7 @@ from torch import Tensor
 
 from ...data.artifact import is_stray
 from ...data.errors import BackboneError
+from ...data.plain_files import refuse_pipe
 from ...data.surroundings import patiently
 from ...data.wording import some
 from .state_dicts import SeveralNetworks, StateDict, unwrapped, without_common_prefix
@@ -163,6 +164,7 @@ def read_without_running(file: Path) -> Any:
 
     Beside tensors and plain values, settings of ``argparse`` and numbers of NumPy are allowed, which contain no code.
     """
+    refuse_pipe(file, BackboneError)
     if file.suffix == ".safetensors":
         return load_file(file)
     with torch.serialization.safe_globals(_HARMLESS):

@@ -15,6 +15,7 @@ from ...data.errors import SlideError, WsipipeError
 from ...data.known_records import no_garbage_collection
 from ...data.manifest import ErrorRecord, Json, Record
 from ...data.version import __version__
+from ...data.workspace import keep_within
 from ...stages.stage import Item, Stage
 from ..console import Console
 from ..results import Failure, Result, Summary
@@ -44,9 +45,11 @@ class Runner:
         """Bring a stage up to date.
 
         :raises UsageError: other settings would replace results that are there (see ``replace``).
+        :raises UsageError: a link leads out of the workspace.
         :raises BusyError: another run writes to the same folder.
         """
         begin = datetime.now(UTC)
+        keep_within(stage.workspace)
         with stage.manifest.lock():
             recovered = recover(stage.folder)
             with no_garbage_collection():

@@ -22,7 +22,9 @@ import torch
 
 from ...models.backbones.backbone import Embedder
 from ..stage import Item, Progress
-from .decode_threads import DecodeThreads
+from .batch_memory import can_be_shared
+from .decode_processes import ProcessDecoder
+from .decode_threads import Decoder, DecodeThreads
 from .embed_threads import EmbedThreads, embed_threads
 from .feed_batch import Batch, OpenBag
 from .feed_report import FeedReport
@@ -50,9 +52,11 @@ class TileFeed:
     """The pipeline from slides through an embedder to their sinks.
 
     :param batch_size: tiles per batch; None for the device's default.
-    :param threads: number of decode threads; None for one per core.
+    :param threads: number of decode threads; None for one per core, of which a GPU leaves one for the other threads.
     :param timeout: seconds after which a tile that cannot be read fails its slide.
     :param profile: file for a trace of some batches, chrome's JSON.
+    :param processes: whether each decode thread has a process that decodes for it; None for a GPU alone, where the
+        system can do it.
     """
 
     def __init__(
@@ -64,10 +68,13 @@ class TileFeed:
         threads: int | None = None,
         timeout: float = 300.0,
         profile: Path | None = None,
+        processes: bool | None = None,
     ) -> None:
         self._embedder, self._progress, self._timeout, self._profile = embedder, progress, timeout, profile
+        self._on_gpu = embedder.device.type == "cuda"
         self._batch_size = batch_size or _BATCH_SIZE.get(embedder.device.type, 64)
-        self._threads = threads or os.cpu_count() or 1
+        self._threads = threads or max(1, (os.cpu_count() or 1) - self._on_gpu)
+        self._processes = (self._on_gpu if processes is None else processes) and can_be_shared()
         self._events: SimpleQueue[Batch | Exception | None] = SimpleQueue()
         """Written batches; errors that ended a thread; None to wake the waiting thread when a slide has been opened."""
         self._written: SimpleQueue[Batch | None] = SimpleQueue()
@@ -101,7 +108,8 @@ class TileFeed:
                 self._embedder.warm_up(self._batch_size)
         self._items, self._open_bag = iter(items), open_bag
         started = perf_counter()
-        self._decode = DecodeThreads(self._threads, self._decoded, self._events.put)
+        decoder = ProcessDecoder if self._processes else Decoder
+        self._decode = DecodeThreads(self._threads, self._decoded, self._events.put, decoder)
         self._embed = embed_threads(
             self._embedder, self._written.put, self._events.put, cores=self._threads, profile=self._profile
         )
@@ -181,7 +189,7 @@ class TileFeed:
         if self._batches >= self._most_batches(side):
             return None
         self._batches += 1
-        batch = Batch(self._batch_size, side, pinned=self._embedder.device.type == "cuda")
+        batch = Batch(self._batch_size, side, pinned=self._on_gpu, shared=self._processes)
         batch.begin(self._sent)
         return batch
 

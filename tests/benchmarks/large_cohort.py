@@ -52,9 +52,7 @@ def wsipipe(folder: Path, *words: object) -> tuple[float, float]:
 def like(record: Record, item: str, old: str) -> Record:
     """The record of a slide, as that of another one."""
     outputs = {n: replace(o, path=o.path.replace(old, item)) for n, o in record.outputs.items()}
-    inputs = {
-        n: replace(i, path=i.path and i.path.replace(old, item)) for n, i in record.inputs.items()
-    }
+    inputs = {n: replace(i, path=i.path and i.path.replace(old, item)) for n, i in record.inputs.items()}
     return record.model_copy(update={"item": item, "outputs": outputs, "inputs": inputs})
 
 
