@@ -87,7 +87,7 @@ def _begins_with(stream: IO[bytes], known: Known[Any]) -> bool:
 
 @contextmanager
 def no_garbage_collection() -> Iterator[None]:
-    """Make no search for cycles while many objects are made that have none: with 100,000 records it doubles the time."""
+    """Search for no cycles while many objects are made that have none: with 100,000 records it doubles the time."""
     enabled = gc.isenabled()
     gc.disable()
     try:

@@ -14,7 +14,6 @@ from ..settings import Settings
 from ..stage import Item, Outcome, Plan, Progress, Stage, ValueInput
 from .index_page import render_index
 
-
 _SHOWN: Final = {"item", "status", "fingerprint", "outputs", "stats", "error"}
 
 

@@ -1,23 +1,21 @@
 """What a cohort of 100,000 slides costs: loading its manifest, ``status``, and tiling three more slides.
 
-Usage: ``python tests/benchmarks/large_cohort.py FOLDER [TILED EXTRACTED]``; the workspaces are made in the folder if they
-are not there. One small slide is tiled and extracted; its records stand for all others, each with files of the recorded
-size in place of its outputs. Times are those of the machine; beside each stands its ratio to
-the time that Python's own ``json`` takes to parse the same lines, which compares between machines.
+Usage: ``python tests/benchmarks/large_cohort.py FOLDER [TILED EXTRACTED]``; the workspaces are made in the folder if
+they are not there. One small slide is tiled and extracted; its records stand for all others, each with files of the
+recorded size in place of its outputs. Times are of the processor, so that a busy machine does not count. Beside each
+stands its ratio to the time that Python's own ``json`` takes to parse the same lines, which compares between machines.
 """
 
 from __future__ import annotations
 
 import json
-import resource
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-
 from wsipipe.data.manifest import Manifest, Record
 from wsipipe.data.units import Mpp
 from wsipipe.pipeline.demo.slides import write_aperio
@@ -32,21 +30,33 @@ def write_slide(path: Path, seed: int) -> None:
     write_aperio(path, pixels, mpp=Mpp(0.5))
 
 
-def wsipipe(folder: Path, *words: object) -> tuple[float, float]:
-    """Run a command in a process of its own; its seconds, and the GB of memory that it took at most."""
-    code = (
-        "import resource\nfrom wsipipe.pipeline.cli import app\n"
-        "try:\n    app(standalone_mode=False)\nfinally:\n"
-        "    print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, file=open('memory', 'w'))\n"
-    )
+def run(folder: Path, code: str, *words: object) -> tuple[float, float, float]:
+    """Run Python code in a process of its own; its seconds of the processor and of the clock, and its most GB."""
     begin = time.perf_counter()
-    done = subprocess.run(
-        [sys.executable, "-c", code, *map(str, words)], cwd=folder, capture_output=True, text=True, check=False
-    )
+    measured = code + MEASURE
+    command = [sys.executable, "-c", measured, *map(str, words)]
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
     seconds = time.perf_counter() - begin
     if done.returncode:
-        sys.exit(f"wsipipe {words[0]} failed: {done.stderr[-2000:]}")
-    return seconds, int((folder / "memory").read_text()) / 1e6
+        sys.exit(f"{words} failed: {done.stderr[-2000:]}")
+    processor, kilobytes = done.stdout.split()[-2:]
+    return float(processor), seconds, int(kilobytes) / 1e6
+
+
+MEASURE = """
+from pathlib import Path
+from resource import RUSAGE_CHILDREN, RUSAGE_SELF, getrusage
+used = [getrusage(of) for of in (RUSAGE_SELF, RUSAGE_CHILDREN)]
+peak = next(l.split()[1] for l in Path("/proc/self/status").read_text().splitlines() if l.startswith("VmHWM"))
+print(sum(u.ru_utime + u.ru_stime for u in used), peak)
+"""
+LOAD = "from pathlib import Path\nfrom wsipipe.data.manifest import Manifest\nmanifest = Manifest.of(Path())\n"
+COMMAND = "import sys\nfrom wsipipe.pipeline.cli import app\nstatus = app(standalone_mode=False)\nassert not status\n"
+
+
+def wsipipe(folder: Path, *words: object) -> tuple[float, float, float]:
+    """Run a command."""
+    return run(folder, COMMAND, *words)
 
 
 def like(record: Record, item: str, old: str) -> Record:
@@ -79,47 +89,35 @@ def make(folder: Path, slides: int, *, extracted: bool) -> None:
         manifest.append(*copies)
 
 
-def best(of: Callable[[], object], times: int = 3) -> float:
-    """The shortest of several times, in seconds."""
-    seconds = []
-    for _ in range(times):
-        begin = time.perf_counter()
-        of()
-        seconds.append(time.perf_counter() - begin)
-    return min(seconds)
-
-
 def measure(folder: Path, slides: int, *, extracted: bool) -> None:
     """Make the workspace if it is not there, and time the commands on it."""
     if not (folder / "work").is_dir():
         make(folder, slides, extracted=extracted)
-    file = folder / "work" / TILES / "manifest.jsonl"
-    lines = file.read_bytes().splitlines()
-    unit = best(lambda: [json.loads(line) for line in lines])
-    print(f"{len(lines):,} records, {file.stat().st_size / 1e6:.0f} MB; json.loads of its lines: {unit:.2f} s")
+    tiles = folder / "work" / TILES
+    lines = (tiles / "manifest.jsonl").read_bytes().splitlines()
+    begin = time.process_time()
+    for line in lines:
+        json.loads(line)
+    unit = time.process_time() - begin
+    print(f"{len(lines):,} records, {sum(map(len, lines)) / 1e6:.0f} MB; json.loads of its lines: {unit:.2f} s")
 
-    def say(what: str, seconds: float, memory: float) -> None:
-        print(f"{what:<36}{seconds:7.2f} s {seconds / unit:7.1f} × json.loads {memory:7.2f} GB", flush=True)
+    def say(what: str, used: tuple[float, float, float], less: float = 0.0) -> None:
+        seconds, clock, memory = used[0] - less, *used[1:]
+        print(
+            f"{what:<32}{seconds:6.2f} s {seconds / unit:6.1f} × json.loads {clock:6.0f} s {memory:5.2f} GB", flush=True
+        )
 
-    loaded = subprocess.run([sys.executable, "-c", LOAD, file], capture_output=True, text=True, check=True).stdout
-    seconds, kilobytes = map(float, loaded.split())
-    say("its manifest is read", seconds, kilobytes / 1e6)
-    say("status", *wsipipe(folder, "status"))
-    say("status --json", *wsipipe(folder, "status", "--json"))
+    start = run(tiles, LOAD)[0]
+    say("its manifest is read", run(tiles, LOAD + "records = manifest.records()\n"), start)
+    say("status", wsipipe(folder, "status"))
+    say("status --json", wsipipe(folder, "status", "--json"))
     new = folder / f"three-{time.time_ns()}"
     for n in range(3):
         write_slide(new / f"new-{time.time_ns()}.svs", n)
-    say("tile three more slides", *wsipipe(folder, "tile", new))
-    say("tile them again: nothing to do", *wsipipe(folder, "tile", new))
+    say("tile three more slides", wsipipe(folder, "tile", new))
+    say("tile them again: nothing to do", wsipipe(folder, "tile", new))
     if extracted:
-        say("extract the three", *wsipipe(folder, "extract", "--device", "cpu"))
-
-
-LOAD = (
-    "import sys, time, resource\nfrom pathlib import Path\nfrom wsipipe.data.manifest import Manifest\n"
-    "begin = time.perf_counter()\nrecords = Manifest(Path(sys.argv[1])).records()\n"
-    "print(time.perf_counter() - begin, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)"
-)
+        say("extract the three", wsipipe(folder, "extract", "--device", "cpu"))
 
 
 def main() -> None:
