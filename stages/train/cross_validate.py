@@ -19,6 +19,7 @@ from ...data.artifact import whole
 from ...data.errors import CohortError
 from ...data.features.store import read_bag
 from ...data.manifest import Manifest
+from ...data.safe_cells import SafeWriter, plain_cell
 from ...models.backbones.devices import choose_devices
 from ...models.bundle import read_bundle
 from ...models.evaluation.metrics import Metrics
@@ -173,7 +174,7 @@ def write_metrics(path: Path, pooled: Metrics, by_fold: Mapping[int, Metrics]) -
 def write_oof(path: Path, rows: Sequence[PatientPrediction]) -> None:
     """Write ``oof_predictions.csv``, one row per patient."""
     with whole(path) as scratch, scratch.open("w", encoding="utf-8", newline="") as stream:
-        writer = csv.writer(stream, lineterminator="\n")
+        writer = SafeWriter(stream)
         writer.writerow(OOF_COLUMNS)
         writer.writerows([[*(getattr(row, name) for name in OOF_COLUMNS[:-1]), TRAINED_AT] for row in rows])
 
@@ -183,7 +184,7 @@ def read_oof(path: Path) -> list[PatientPrediction]:
     with path.open(encoding="utf-8", newline="") as stream:
         return [
             PatientPrediction(
-                patient_id=row["patient_id"],
+                patient_id=plain_cell(row["patient_id"]),
                 label=int(row["label"]),
                 probability=float(row["probability"]),
                 logit=float(row["logit"]),

@@ -22,6 +22,7 @@ from ...data.cohort.table import CohortTable, read_cohort
 from ...data.errors import CohortError
 from ...data.manifest import Manifest, OutputRecord, Record
 from ...data.molecular.store import read_expression
+from ...data.safe_cells import SafeWriter, plain_cell
 from ...data.wording import some
 from ...models.training.rna_teacher import measured
 from ..lineage import Lineage, Standing
@@ -251,7 +252,7 @@ def _refuse_twins(slides_of: Mapping[str, Sequence[str]], tiles: Path) -> None:
 def write_patients(path: Path, labels: PatientLabels, with_rna: Collection[str] = ()) -> None:
     """Write ``patients.csv``: one row for every patient of the table, used or dropped."""
     with whole(path) as scratch, scratch.open("w", encoding="utf-8", newline="") as stream:
-        writer = csv.writer(stream, lineterminator="\n")
+        writer = SafeWriter(stream)
         writer.writerow(PATIENT_COLUMNS)
         for patient in sorted({*labels.labels, *labels.dropped}):
             used = patient in labels.labels
@@ -284,11 +285,11 @@ def read_patients(path: Path) -> list[PatientRow]:
     with path.open(encoding="utf-8", newline="") as stream:
         return [
             PatientRow(
-                patient_id=row["patient_id"],
+                patient_id=plain_cell(row["patient_id"]),
                 used=row["status"] == "used",
-                reason=row["reason"],
+                reason=plain_cell(row["reason"]),
                 label=int(row["label"]) if row["label"] else None,
-                slides=_parted(row["slides"]),
+                slides=_parted(plain_cell(row["slides"])),
                 rna=row["rna"] == "yes",
             )
             for row in csv.DictReader(stream)
