@@ -20,12 +20,15 @@ from pathlib import Path
 from typing import Any, Final, Literal
 
 from filelock import BaseFileLock, FileLock, SoftFileLock, Timeout
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic.dataclasses import dataclass as pydantic_dataclass
 
 from .artifact import STAGE_FILES, digest_of, flush_to_disk, say_weaker, size_of, whole
 from .errors import BusyError, InputError, StoreError
 from .file_names import why_no_file_name, why_no_output
-from .json_text import fault, parse_json, read_bytes
+from .json_text import fault, is_plain_json, parse_json
+from .known_records import read_on
+from .plain_files import refuse_pipe
 from .surroundings import patiently, surroundings
 from .workspace import refuse_link
 
@@ -55,7 +58,8 @@ class _Part(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
-class InputRecord(_Part):
+@pydantic_dataclass(config=ConfigDict(extra="forbid"), frozen=True, slots=True)
+class InputRecord:
     """An input of an item, as it was when the item was made."""
 
     digest: str
@@ -66,7 +70,8 @@ class InputRecord(_Part):
     """Used only to decide whether to hash the file again; not part of its identity."""
 
 
-class OutputRecord(_Part):
+@pydantic_dataclass(config=ConfigDict(extra="forbid"), frozen=True, slots=True)
+class OutputRecord:
     """One output of an item, a file or folder."""
 
     path: str
@@ -76,16 +81,20 @@ class OutputRecord(_Part):
 
     def is_whole(self, workspace: Path, *, check_digest: bool = False) -> bool:
         """Whether it exists with the recorded size and, if ``check_digest``, the recorded contents."""
-        path = workspace / self.path
+        path = os.path.join(workspace, self.path)  # noqa: PTH118  asked for 100,000 outputs at once
         return patiently(lambda: self._is_at(path, check_digest), path)
 
-    def _is_at(self, path: Path, check_digest: bool) -> bool:
+    def _is_at(self, path: str, check_digest: bool) -> bool:
         try:
-            if not path.exists() or size_of(path) != self.bytes:
+            if size_of(path) != self.bytes:
                 return False
+        except (FileNotFoundError, NotADirectoryError):
+            if os.path.exists(path):  # noqa: PTH110  a file in it is gone that was there a moment before
+                raise
+            return False
         except InputError:  # something in it is no file
             return False
-        return not check_digest or digest_of(path) == self.digest
+        return not check_digest or digest_of(Path(path)) == self.digest
 
 
 class ErrorRecord(_Part):
@@ -172,18 +181,20 @@ class Manifest:
         """
         if self.path.is_dir():
             raise StoreError("is a folder, not a manifest", path=self.path, hint="move it away")
-        content = patiently(self._bytes, self.path)
-        *lines, tail = content.split(b"\n")
-        if tail:
+        if not patiently(self.path.exists, self.path):
+            return []
+        refuse_pipe(self.path, StoreError)
+        if (size := self.path.stat().st_size) > _MOST_BYTES:
+            what = f"is too large: {size:,} bytes, and at most {_MOST_BYTES:,} are read"
+            raise StoreError(what, path=self.path, hint="remove it, or copy it again")
+        known = patiently(
+            lambda: read_on(self.path, lambda number, line: _parsed(line) or self._parse(number, line)), self.path
+        )
+        if known.torn:
             warnings.warn(
                 f"{self.path}: dropped an incomplete last line (the machine stopped while writing)", stacklevel=2
             )
-        return [self._parse(number, line) for number, line in enumerate(lines, 1) if line.strip()]
-
-    def _bytes(self) -> bytes:
-        if not self.path.exists():
-            return b""
-        return read_bytes(self.path, StoreError, hint="remove it, or copy it again", most=_MOST_BYTES)
+        return list(known.parsed)
 
     def _parse(self, number: int, line: bytes) -> Record:
         try:
@@ -244,16 +255,16 @@ class Manifest:
         """The last record of each item (of one stage, or of all), in the order of first appearance."""
         return {r.item: r for r in self.records() if stage is None or r.stage == stage}
 
-    def append(self, record: Record) -> None:
-        """Append a record and flush it to the disk; an incomplete line of a killed run is removed first."""
-        line = record.model_dump_json(by_alias=True, exclude_none=True).encode() + b"\n"
+    def append(self, *records: Record) -> None:
+        """Append records and flush them to the disk; an incomplete line of a killed run is removed first."""
+        lines = b"".join(r.model_dump_json(by_alias=True, exclude_none=True).encode() + b"\n" for r in records)
 
         def write() -> None:
             refuse_link(self.path)
             self.path.parent.mkdir(parents=True, exist_ok=True)
             with self.path.open("ab+") as stream:
                 _cut_torn_line(stream.fileno())
-                stream.write(line)
+                stream.write(lines)
                 stream.flush()
                 flush_to_disk(stream.fileno(), self.path)
 
@@ -320,6 +331,30 @@ class Manifest:
 
 _NO_LOCKS = frozenset({errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EINVAL})
 """What file systems answer that have no locks (some of NFS, SMB and FUSE)."""
+
+
+def _parsed(line: bytes) -> Record | None:
+    """A record of the present format, parsed in one go; None if it must be looked at more closely."""
+    if not is_plain_json(line):
+        return None
+    try:
+        record = Record.model_validate_json(line)
+    except ValidationError:
+        return None
+    if record.schema_version != SCHEMA or record.stage in FORMER_STAGES:
+        return None
+    start = line.find(b'"settings":')
+    text = line[start : line.find(b',"inputs":', start)]
+    known, settings = _settings.get(record.stage, (b"", {}))
+    if text == known and record.settings == settings:
+        record.__dict__["settings"] = settings
+    else:
+        _settings[record.stage] = text, record.settings
+    return record
+
+
+_settings: Final[dict[str, tuple[bytes, dict[str, Json]]]] = {}
+"""The settings of each stage's last record, as text and parsed; its other records share them instead of a copy each."""
 
 
 def _held_by(holder: Path) -> str:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from .errors import StoreError
+from .safe_cells import plain_cell
 from .surroundings import patiently
 
 T = TypeVar("T")
@@ -36,7 +37,7 @@ def read_own_rows(path: Path, columns: Sequence[str], row: Callable[[Mapping[str
             what = f"line {number} has {len(cells)} cells, the header has {len(header)}"
             raise StoreError(what, path=path, hint=_AGAIN)
         try:
-            rows.append(row(dict(zip(header, cells, strict=True))))
+            rows.append(row(dict(zip(header, map(plain_cell, cells), strict=True))))
         except ValueError as error:
             raise StoreError(f"line {number} cannot be read: {error}", path=path, hint=_AGAIN) from error
     return rows

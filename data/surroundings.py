@@ -80,7 +80,7 @@ _LONGEST_PAUSE: Final = 1.0
 _OF_HDF5: Final = re.compile(r"errno = (\d+)")
 
 
-def surroundings(error: OSError, path: Path) -> SurroundingsError | None:
+def surroundings(error: OSError, path: str | Path) -> SurroundingsError | None:
     """What to tell the user when the machine, not the data, is at fault; None for any other ``OSError``."""
     if error.errno not in _HINTS:
         return None
@@ -115,7 +115,7 @@ def reading_fault_in(text: str) -> OSError | None:
     return next((OSError(number, text) for number in named), None)
 
 
-def patiently(attempt: Callable[[], T], path: Path) -> T:
+def patiently(attempt: Callable[[], T], path: str | Path) -> T:
     """What an attempt at reading gives. A failure of the machine that may pass is tried again, with growing pauses.
 
     :param attempt: lets such a failure through as the ``OSError`` that it is, or as the cause of what it raises.

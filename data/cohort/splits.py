@@ -20,6 +20,7 @@ from typing import Final, Literal
 from ..artifact import whole
 from ..errors import CohortError, StoreError
 from ..plain_files import refuse_pipe
+from ..safe_cells import SafeWriter, plain_cell
 from ..surroundings import patiently
 from ..wording import some
 
@@ -158,7 +159,7 @@ def write_splits(path: Path, splits: Splits) -> None:
     The same splits give the same bytes.
     """
     with whole(path) as scratch, scratch.open("w", encoding="utf-8", newline="") as stream:
-        writer = csv.writer(stream, lineterminator="\n")
+        writer = SafeWriter(stream)
         writer.writerow(_header(splits.folds))
         for patient, label in splits.labels.items():
             writer.writerow([patient, label, splits.test_fold(patient), *splits.roles[patient]])
@@ -171,7 +172,8 @@ def read_splits(path: Path) -> Splits:
     """
     try:
         text = patiently(lambda: _bytes(path), path).decode("utf-8")
-        header, *rows = list(csv.reader(io.StringIO(text, newline=""))) or [[]]
+        lines = csv.reader(io.StringIO(text, newline=""))
+        header, *rows = [[plain_cell(cell) for cell in line] for line in lines] or [[]]
     except (UnicodeDecodeError, csv.Error) as error:
         raise StoreError(f"could not be read ({error})", path=path, hint="make the splits again") from error
     folds = len(header) - 3

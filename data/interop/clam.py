@@ -114,7 +114,7 @@ def clam_process_list(slides: Sequence[str]) -> str:
     :raises SlideError: a name that CLAM would not find again.
     """
     text = io.StringIO()
-    rows = csv.writer(text, lineterminator="\n")
+    rows = csv.writer(text, lineterminator="\n")  # as CLAM reads it: names stay as they are
     rows.writerow(["slide_id", "process", "status"])
     for slide in slides:
         name = PurePath(slide)

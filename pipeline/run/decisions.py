@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -115,7 +115,7 @@ def _identify(source: Input, known: InputRecord | None) -> InputRecord:
     if not source.path.exists():
         if known is None:
             raise InputError("no such file", path=path, hint="check the path; was the disk or share unmounted?")
-        return known.model_copy(update={"path": path})  # archived after use: what was made from it is still valid
+        return replace(known, path=path)  # archived after use: what was made from it is still valid
     size, mtime = stamp(source.path)
     if known and (known.path, known.bytes, known.mtime_ns) == (path, size, mtime):
         return known

@@ -12,6 +12,7 @@ from typing import Any
 
 from ...data.artifact import digest_of_value, recover
 from ...data.errors import SlideError, WsipipeError
+from ...data.known_records import no_garbage_collection
 from ...data.manifest import ErrorRecord, Json, Record
 from ...data.version import __version__
 from ...data.workspace import keep_within
@@ -51,13 +52,14 @@ class Runner:
         keep_within(stage.workspace)
         with stage.manifest.lock():
             recovered = recover(stage.folder)
-            plan = stage.plan()
-            history = History(stage.manifest, stage.name)
-            decisions = [decide(stage, item, history, retry_failed=self.retry_failed) for item in plan.items]
+            with no_garbage_collection():
+                plan = stage.plan()
+                history = History(stage.manifest, stage.name)
+                decisions = [decide(stage, item, history, retry_failed=self.retry_failed) for item in plan.items]
             if not self.replace:
                 refuse_other_settings(stage, decisions, history)
-            for decision in decisions:
-                self._keep_current(stage, decision, history)
+            if kept := [record for decision in decisions if (record := self._kept(stage, decision, history))]:
+                stage.manifest.append(*kept)  # all at once: a workspace may have been moved
             judged = {d.item.id: self._judge(stage, d, history) for d in decisions if d.verdict == "judged"}
             for note in (*recovered, *plan.notes):
                 self.console.note(f"{stage.name}: {note}")
@@ -84,14 +86,15 @@ class Runner:
             stats=dict(sum((Counter(_numbers(o.stats)) for o in outcomes), Counter())),
         )
 
-    def _keep_current(self, stage: Stage[Any], decision: Decision, history: History) -> None:
-        """Append a current item's record again if it is not the last one, or if its inputs were moved or touched."""
+    def _kept(self, stage: Stage[Any], decision: Decision, history: History) -> Record | None:
+        """A current item's record to append again, if it is not the last one or its inputs were moved or touched."""
         record = decision.record
         if decision.verdict != "current" or record is None:
-            return
+            return None
         now = {"inputs": dict(decision.inputs), "settings": kept_settings(stage), "fingerprint": decision.fingerprint}
         if history.last(decision.item.id) != record or any(getattr(record, name) != now[name] for name in _KEPT):
-            stage.manifest.append(record.model_copy(update=now))
+            return record.model_copy(update=now)
+        return None
 
     def _judge(self, stage: Stage[Any], decision: Decision, history: History) -> ErrorRecord:
         """Record once that an item does not pass the present judgement settings; its outputs stay on disk."""

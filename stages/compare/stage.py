@@ -7,7 +7,6 @@ comparison.png      a figure of the AUCs with their intervals
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +14,7 @@ from pathlib import Path
 from ...data.artifact import whole
 from ...data.errors import CohortError
 from ...data.manifest import Manifest
+from ...data.safe_cells import SafeWriter
 from ...models.evaluation.metrics import roc_points
 from ...models.evaluation.paired_tests import delong
 from ...models.tasks.prediction import PatientPrediction
@@ -93,9 +93,9 @@ class CompareStage(Stage[CompareStageSettings]):
         rows = comparison_table(comparison)
         outputs = {kind: self.folder / f"comparison.{kind}" for kind in ("csv", "html", "png")}
         with whole(outputs["csv"]) as scratch, scratch.open("w", encoding="utf-8", newline="") as stream:
-            writer = csv.DictWriter(stream, list(rows[0]), lineterminator="\n")
-            writer.writeheader()
-            writer.writerows(rows)
+            writer = SafeWriter(stream)
+            writer.writerow(rows[0])
+            writer.writerows([row[name] for name in rows[0]] for row in rows)
         with whole(outputs["html"]) as scratch:
             scratch.write_text(comparison_page(comparison), encoding="utf-8")
         with whole(outputs["png"]) as scratch:

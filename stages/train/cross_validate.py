@@ -6,7 +6,6 @@ metrics.json           pooled over the patients with 95 % intervals, and by fold
 
 from __future__ import annotations
 
-import csv
 import json
 import math
 from collections.abc import Mapping, Sequence
@@ -24,6 +23,7 @@ from ...data.features.store import read_bag
 from ...data.json_text import fault, read_json
 from ...data.manifest import Manifest
 from ...data.own_tables import read_own_rows
+from ...data.safe_cells import SafeWriter
 from ...models.backbones.devices import choose_devices
 from ...models.bundle import read_bundle
 from ...models.evaluation.metrics import Metrics
@@ -205,7 +205,7 @@ def read_metrics(path: Path) -> ModelMetrics:
 def write_oof(path: Path, rows: Sequence[PatientPrediction]) -> None:
     """Write ``oof_predictions.csv``, one row per patient."""
     with whole(path) as scratch, scratch.open("w", encoding="utf-8", newline="") as stream:
-        writer = csv.writer(stream, lineterminator="\n")
+        writer = SafeWriter(stream)
         writer.writerow(OOF_COLUMNS)
         writer.writerows([[*(getattr(row, name) for name in OOF_COLUMNS[:-1]), TRAINED_AT] for row in rows])
 

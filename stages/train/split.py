@@ -23,6 +23,7 @@ from ...data.errors import CohortError
 from ...data.manifest import Manifest, OutputRecord, Record
 from ...data.molecular.store import read_expression
 from ...data.own_tables import read_own_rows
+from ...data.safe_cells import SafeWriter
 from ...data.wording import some
 from ...models.training.rna_teacher import measured
 from ..lineage import Lineage, Standing
@@ -252,7 +253,7 @@ def _refuse_twins(slides_of: Mapping[str, Sequence[str]], tiles: Path) -> None:
 def write_patients(path: Path, labels: PatientLabels, with_rna: Collection[str] = ()) -> None:
     """Write ``patients.csv``: one row for every patient of the table, used or dropped."""
     with whole(path) as scratch, scratch.open("w", encoding="utf-8", newline="") as stream:
-        writer = csv.writer(stream, lineterminator="\n")
+        writer = SafeWriter(stream)
         writer.writerow(PATIENT_COLUMNS)
         for patient in sorted({*labels.labels, *labels.dropped}):
             used = patient in labels.labels

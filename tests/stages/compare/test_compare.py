@@ -308,7 +308,7 @@ def test_a_model_of_other_features_is_left_alone(without_rna: Planted, tmp_path:
     manifest = (other / "manifest.jsonl").read_text()
     (other / "manifest.jsonl").write_text(manifest.replace(f"{FEATURES.name}/", "other/"))
     for n, record in enumerate(Manifest.of(other).latest("extract").values()):
-        output = record.outputs["features"].model_copy(update={"digest": f"sha256:{n:064x}"})
+        output = replace(record.outputs["features"], digest=f"sha256:{n:064x}")
         Manifest.of(other).append(record.model_copy(update={"outputs": {"features": output}}))
     compare(mine, "--features", f"{other.parent.name}/other", "--methods", "mean")
     assert state(mine.model) == before
