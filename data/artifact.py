@@ -17,7 +17,8 @@ from contextlib import contextmanager, suppress
 from multiprocessing import parent_process
 from pathlib import Path
 
-from .surroundings import surroundings
+from .errors import WsipipeError
+from .surroundings import surroundings, writing_fault
 
 _SCRATCH = ".partial-"
 _ASIDE = ".aside-"
@@ -39,10 +40,14 @@ def whole(path: Path) -> Iterator[Path]:
         yield scratch
         _sync(scratch)
         _take_the_name(scratch, path)
-    except OSError as error:
+    except WsipipeError:
         _discard(scratch)
-        known = surroundings(error, path)
-        if known is None or (error.errno == errno.ENOENT and path.parent.is_dir()):
+        raise
+    except Exception as error:
+        _discard(scratch)
+        fault = writing_fault(error)
+        known = None if fault is None else surroundings(fault, path)
+        if fault is None or known is None or (fault.errno == errno.ENOENT and path.parent.is_dir()):
             raise
         raise known from error
     except BaseException:

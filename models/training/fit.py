@@ -8,6 +8,7 @@ gives the same numbers as an uninterrupted one.
 
 from __future__ import annotations
 
+import io
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -285,8 +286,10 @@ def _keep(file: Path, done: Fit, parts: Parts) -> None:
         "best": done.state,
         **{name: part.state_dict() for name, part in parts.items()},
     }
+    stream = io.BytesIO()  # onto a full disk, torch says nothing of the disk
+    torch.save(content, stream)
     with whole(file) as scratch:
-        torch.save(content, scratch)
+        scratch.write_bytes(stream.getbuffer())
 
 
 def _restore(file: Path, parts: Parts, device: torch.device) -> Fit:
