@@ -18,9 +18,10 @@ from multiprocessing import parent_process
 from pathlib import Path
 from stat import S_ISDIR, S_ISREG
 
+from .errors import WsipipeError
 from .file_names import ASIDE, UNFINISHED
 from .plain_files import refuse_pipe
-from .surroundings import surroundings
+from .surroundings import surroundings, writing_fault
 from .workspace import refuse_to_leave
 
 STAGE_FILES = ("manifest.jsonl", ".lock", ".lock-file")
@@ -45,10 +46,14 @@ def whole(path: Path) -> Iterator[Path]:
         yield scratch
         _sync(scratch)
         _take_the_name(scratch, path)
-    except OSError as error:
+    except WsipipeError:
         _discard(scratch)
-        known = surroundings(error, path)
-        if known is None or (error.errno == errno.ENOENT and path.parent.is_dir()):
+        raise
+    except Exception as error:
+        _discard(scratch)
+        fault = writing_fault(error)
+        known = None if fault is None else surroundings(fault, path)
+        if fault is None or known is None or (fault.errno == errno.ENOENT and path.parent.is_dir()):
             raise
         raise known from error
     except BaseException:

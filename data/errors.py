@@ -109,10 +109,23 @@ class DeviceError(SurroundingsError):
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether memory did not suffice, of the machine or of a GPU, whichever library says so.
 
-    PyTorch has a class for what its own allocator lacks. What CUDA, its libraries, Triton or MPS lack comes as a plain
-    ``RuntimeError``: ``CUDA error: out of memory``, ``CUBLAS_STATUS_ALLOC_FAILED``. A smaller batch helps with either.
+    PyTorch has a class for what its allocator of a GPU lacks. All else says it in words: ``CUDA error: out of memory``,
+    ``DefaultCPUAllocator: can't allocate memory``, OpenCV's ``Insufficient memory``, a library for which there is no
+    room (``failed to map segment``), a thread without a stack. A smaller batch helps with most of them.
     """
     if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
         return True
+    if not isinstance(error, RuntimeError | ImportError) and type(error).__module__ != "cv2":
+        return False
     text = str(error).partition("\n")[0].lower()
-    return isinstance(error, RuntimeError) and ("out of memory" in text or "_status_alloc_failed" in text)
+    return any(words in text for words in _NO_MEMORY)
+
+
+_NO_MEMORY = (
+    "out of memory",
+    "_status_alloc_failed",
+    "can't allocate memory",
+    "insufficient memory",
+    "failed to map segment",
+    "can't start new thread",
+)

@@ -30,8 +30,7 @@ _LARGE: Final = re.compile(rb"[0-9][eE]\+?[0-9]{2,}(?=[\s,\]}]|$)")
 """A float that may be infinite."""
 _SHAPE: Final = bytes.maketrans(b"123456789E\t\n\r ]}", b"000000000e,,,,,,")
 """Makes one digit of all, and one sign of all that ends a number."""
-_EXPONENTS: Final = [sign + b"0" * digits for sign in (b"e", b"e+") for digits in range(2, 9)]
-_LARGE_OR_LONG: Final = [b"0" * 301, b"e" + b"0" * 9, b"e+" + b"0" * 9, *(start + b"," for start in _EXPONENTS)]
+_LARGE_SHAPE: Final = re.compile(rb"e\+?0{2,},")
 
 
 def parse_json(text: bytes) -> Any:
@@ -59,12 +58,13 @@ def parse_json(text: bytes) -> Any:
 def is_plain_json(text: bytes) -> bool:
     """Whether JSON, if it is some, can hold nothing that :func:`parse_json` refuses, as most lines of manifests cannot.
 
-    A faster reader may then read it. This looks for its parts a hundred times faster than the expressions above.
+    A faster reader may then read it. It takes a few microseconds.
     """
-    if any(part in text for part in (b"\\u", b"NaN", b"Infinity")) or text.count(b"[") + text.count(b"{") > MOST_LEVELS:
+    if b"\\u" in text or b"NaN" in text or b"Infinity" in text:
         return False
-    shape = text.translate(_SHAPE)
-    return not any(part in shape for part in _LARGE_OR_LONG)
+    shape = (text + b",").translate(_SHAPE)
+    large_or_long = b"0" * 301 in shape or _LARGE_SHAPE.search(shape) is not None
+    return not large_or_long and text.count(b"[") + text.count(b"{") <= MOST_LEVELS
 
 
 def read_json(path: Path, kind: type[InputError], *, what: str, hint: str) -> Any:

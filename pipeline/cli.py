@@ -23,6 +23,7 @@ from ..stages.train.settings import BiomarkerSettings, SplitSettings, TrainSetti
 from . import chain, comparison, training
 from .command import Call, ConfigFile, Debug, Json, Workspace, console_of, settings_of, works
 from .config import FILE_NAME, template
+from .process import run_command
 from .steps import Features, Gpus, Tiles, add_step
 
 app = typer.Typer(
@@ -406,5 +407,5 @@ def _main(
 
 
 def main() -> None:
-    """Entry point of the ``wsipipe`` command."""
-    app()
+    """Run the command line in this process; :mod:`.entry` does the same, and does not load this module before."""
+    run_command(lambda: app)

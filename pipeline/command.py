@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import signal
 import traceback
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -19,6 +18,7 @@ from ..stages.settings import Settings
 from .config import FILE_NAME, Config, load_config
 from .console import Console
 from .flags import Flags, SectionFlags, give_signature
+from .process import INTERRUPTED, was_interrupted
 from .results import Summary
 from .run.outcomes import explain
 from .run.runner import Runner
@@ -39,7 +39,6 @@ Replace = Annotated[bool, typer.Option("--replace", help="replace results that w
 def console_of(*, json: bool, debug: bool) -> Iterator[Console]:
     """Run a command with a console; errors become messages and exit codes."""
     console = Console(json_only=json, debug=debug, closes=True)
-    previous = signal.signal(signal.SIGTERM, signal.default_int_handler)  # `docker stop` ends a run as Ctrl-C does
     try:
         with warnings.catch_warnings():
             warnings.showwarning = lambda message, *_, **__: console.note(f"warning: {message}")
@@ -47,9 +46,7 @@ def console_of(*, json: bool, debug: bool) -> Iterator[Console]:
     except typer.Exit:
         raise
     except KeyboardInterrupt:
-        console.open_reasons()
-        console.note("interrupted; finished items are kept, and the same command continues from here")
-        raise typer.Exit(130) from None
+        raise _interrupted(console) from None
     except WsipipeError as error:
         console.error(error)
         console.result({"error": {"type": type(error).__name__, "message": str(error), "hint": error.hint}})
@@ -57,14 +54,21 @@ def console_of(*, json: bool, debug: bool) -> Iterator[Console]:
             console.note(traceback.format_exc())
         raise typer.Exit(2 if isinstance(error, UsageError | BusyError) else 1) from None
     except Exception as error:  # noqa: BLE001  the outermost boundary: no trace without --debug
+        if was_interrupted():
+            raise _interrupted(console) from None
         record = explain(error)
-        console.error(SurroundingsError(f"{record.type}: {record.message}", hint=record.hint))
+        name = "" if record.type == SurroundingsError.__name__ else f"{record.type}: "
+        console.error(SurroundingsError(f"{name}{record.message}", hint=record.hint))
         console.result({"error": record.model_dump(exclude={"retry"})})
         if debug:
             console.note(traceback.format_exc())
         raise typer.Exit(1) from None
-    finally:
-        signal.signal(signal.SIGTERM, previous)
+
+
+def _interrupted(console: Console) -> typer.Exit:
+    console.open_reasons()
+    console.note(INTERRUPTED)
+    return typer.Exit(130)
 
 
 def settings_of(file: Path | None, flags: dict[str, Any]) -> Config:

@@ -23,6 +23,7 @@ from rich.text import Text
 from ..data.errors import WsipipeError
 from ..data.manifest import Json
 from ..stages.stage import Item, Stage
+from .process import writable
 from .results import Result, Summary
 
 _PLAIN_SECONDS = 10.0
@@ -57,8 +58,9 @@ class Console:
         self.debug = debug
         self._closes = closes and not json_only
         self._open_reasons: list[str] = []  # reasons of failures that the closing table has not listed yet
-        self._out = _rich(sys.stdout)
-        self._err = _rich(sys.stderr)
+        self._stdout = writable(sys.stdout)
+        self._out = _rich(self._stdout)
+        self._err = _rich(writable(sys.stderr))
 
     def note(self, text: str) -> None:
         """Print a remark."""
@@ -102,8 +104,8 @@ class Console:
     def result(self, value: Json) -> None:
         """Print the command's result as one line of JSON, if ``json_only``."""
         if self.json_only:
-            sys.stdout.write(json.dumps(value, default=str, allow_nan=False) + "\n")
-            sys.stdout.flush()
+            self._stdout.write(json.dumps(value, default=str, allow_nan=False) + "\n")
+            self._stdout.flush()
 
     @contextmanager
     def stage(self, stage: Stage[Any], items: Sequence[Item], *, before: int) -> Iterator[StageProgress]:

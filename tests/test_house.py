@@ -230,7 +230,7 @@ def test_the_wheel_holds_the_package_and_nothing_else(wheel: zipfile.ZipFile) ->
 
 def test_the_wheel_brings_command_and_licence(wheel: zipfile.ZipFile) -> None:
     [entry_points] = [name for name in wheel.namelist() if name.endswith("entry_points.txt")]
-    assert "wsipipe = wsipipe.pipeline.cli:main" in wheel.read(entry_points).decode()
+    assert "wsipipe = wsipipe.pipeline.entry:main" in wheel.read(entry_points).decode()
     assert any(name.endswith("licenses/LICENSE") for name in wheel.namelist())
     [metadata] = [wheel.read(name).decode() for name in wheel.namelist() if name.endswith("METADATA")]
     assert "License-Expression: Apache-2.0" in metadata

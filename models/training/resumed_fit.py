@@ -7,6 +7,7 @@ Otherwise it is dropped, with a warning that says so, and the fit begins anew.
 
 from __future__ import annotations
 
+import io
 import warnings
 import zipfile
 from collections.abc import Callable, Mapping
@@ -34,8 +35,10 @@ class OtherForm(ValueError):  # noqa: N818  named after what was found
 def keep_state(file: Path, more: Mapping[str, Any], parts: Parts) -> None:
     """Write the state of all parts, with more values beside it, completely or not at all."""
     content = {**more, **{name: part.state_dict() for name, part in parts.items()}}
+    stream = io.BytesIO()  # onto a full disk, torch says nothing of the disk
+    torch.save(content, stream)
     with whole(file) as scratch:
-        torch.save(content, scratch)
+        scratch.write_bytes(stream.getbuffer())
 
 
 def resume_from(file: Path, parts: Parts, check: Callable[[Mapping[str, Any]], T]) -> T | None:

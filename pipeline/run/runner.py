@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from contextlib import closing
 from dataclasses import replace
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -48,8 +48,8 @@ class Runner:
         :raises UsageError: a link leads out of the workspace.
         :raises BusyError: another run writes to the same folder.
         """
-        begin = datetime.now(UTC)
         keep_within(stage.workspace)
+        begin = time.monotonic()  # the clock on the wall may be set back meanwhile
         with stage.manifest.lock():
             recovered = recover(stage.folder)
             with no_garbage_collection():
@@ -82,7 +82,7 @@ class Runner:
             notes=(*recovered, *plan.notes, *(note for outcome in outcomes for note in outcome.notes), *closing_notes),
             units=sum(int(outcome.stats.get(stage.unit, 0)) for outcome in outcomes) if stage.unit else 0,
             unit=stage.unit,
-            seconds=(datetime.now(UTC) - begin).total_seconds(),
+            seconds=time.monotonic() - begin,
             stats=dict(sum((Counter(_numbers(o.stats)) for o in outcomes), Counter())),
         )
 
