@@ -102,8 +102,8 @@ def fault(error: ValueError) -> str:
         return (str(error).splitlines() or [type(error).__name__])[0]
     first = error.errors(include_url=False, include_context=False, include_input=False)[0]
     place = ".".join(map(str, first["loc"]))
-    message = first["msg"].removeprefix("Value error, ")
-    return f"{place}: {message}" if place else message
+    message = first["msg"].removeprefix("Value error, ")  # of ours, which say what they are about
+    return message if message != first["msg"] or not place else f"{place}: {message}"
 
 
 def _refuse_constant(name: str) -> NoReturn:

@@ -199,7 +199,7 @@ def _check_codecs(codecs: Any, key: str) -> None:
 
 def _check_chunks(content: np.ndarray[Any, Any], chunks: _Chunks, *, whole: bool, key: str) -> None:
     """Refuse compressed chunks that would unpack into more than their array says."""
-    data = memoryview(np.ascontiguousarray(content)).cast("B")
+    data = memoryview(np.ascontiguousarray(content).data).cast("B")
     starts = [0]
     if chunks.in_a_shard is not None and whole:
         size = 16 * chunks.in_a_shard + 4  # offsets, lengths, checksum
