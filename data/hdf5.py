@@ -62,18 +62,22 @@ def _read(path: Path, names: tuple[str, ...]) -> Hdf5Content:
             {name: np.asarray(dataset[()]) for name, dataset in found.items()},
             {name: _attributes(dataset) for name, dataset in found.items()},
             _attributes(file),
-            tuple(file),
+            tuple(map(_text, file)),
         )
 
 
 def _attributes(of: h5py.HLObject) -> dict[str, Any]:
-    return {name: _plain(value) for name, value in of.attrs.items()}
+    return {_text(name): _plain(value) for name, value in of.attrs.items()}
 
 
 def _plain(value: Any) -> Any:
     """An attribute's value as something that does not need the open file: a reference becomes a description of it."""
-    if isinstance(value, str):
-        value.encode()  # UnicodeEncodeError: it is no text
-    numbers = isinstance(value, np.generic | np.ndarray) and not value.dtype.hasobject
-    plain = numbers or isinstance(value, str | bytes)
-    return value if plain else str(value)
+    if isinstance(value, np.generic | np.ndarray) and not value.dtype.hasobject and not isinstance(value, bytes):
+        return value
+    return _text(value if isinstance(value, str | bytes) else str(value))
+
+
+def _text(value: str | bytes) -> str:
+    """A text that can be written again: bytes in it that are no UTF-8 are written out."""
+    content = value if isinstance(value, bytes) else value.encode("utf-8", "surrogateescape")
+    return content.decode("utf-8", "backslashreplace")

@@ -161,6 +161,13 @@ def _read(path: Path, digest: str | None) -> TileSet:
 
 
 _SHAPES: Final = {"coords": (2,), "tissue_fraction": (), "sharpness": ()}
+_LARGEST: Final = 2**31
+_SIZES: Final = {
+    "patch_size": 8192,
+    **dict.fromkeys(("read_px", "slide_mpp", "mpp", "level_mpp", "level_downsample"), _LARGEST),
+    **dict.fromkeys(("level0_width", "level0_height", "sharpness_mpp"), _LARGEST),
+}
+"""The most that each size may be: of a tile, what the tile stage allows; of the others, what no slide has."""
 
 
 def _tile_set(attributes: Mapping[str, Any], arrays: Mapping[str, npt.NDArray[Any]]) -> TileSet:
@@ -170,6 +177,9 @@ def _tile_set(attributes: Mapping[str, Any], arrays: Mapping[str, npt.NDArray[An
             raise ValueError(f"{name} has the shape {arrays[name].shape}, not {(count, *shape)}")
         if arrays[name].dtype.kind not in "if":
             raise ValueError(f"{name} holds {arrays[name].dtype}, no numbers")
+    for name, most in _SIZES.items():
+        if not 0 < float(attributes[name]) <= most:
+            raise ValueError(f"its {name} is {attributes[name]}, which is no size (the most is {most:,})")
     return TileSet(
         slide_id=str(attributes["name"]),
         slide_format=str(attributes["slide_format"]),

@@ -87,3 +87,27 @@ def test_attributes_that_refer_to_the_file_do_no_harm(tmp_path: Path) -> None:
         file["features"].dims[0].attach_scale(file["coords"])
         file["features"].attrs["nothing"] = h5py.Empty("f")
     assert len(read_foreign_features(path).coords) == 20
+
+
+@pytest.mark.parametrize("read", [read_foreign_features, read_foreign_tiles])
+def test_sizes_beyond_all_numbers_are_refused(read: Callable[[Path], object], tmp_path: Path) -> None:
+    for values in ({"patch_size": 1e300, "level0_magnification": 1e300}, {"target_magnification": 1e-320}):
+        with pytest.raises(InputError, match="its magnifications"):
+            read(write(tmp_path / "slide.h5", {**TRIDENT, **values}))
+    for downsample in ((1e308, 1e308), (np.inf, np.inf), (np.nan, 1)):
+        with pytest.raises(InputError, match="its downsample"):
+            read(write(tmp_path / "slide.h5", {**CLAM, "downsample": np.array(downsample)}))
+
+
+def test_names_that_are_no_text_are_written_out(tmp_path: Path) -> None:
+    path = write(tmp_path / "slide.h5", TRIDENT)
+    with h5py.File(path, "r+") as file:
+        file["beside"], file["coords"].attrs["remark"] = [1], "Pr@parat"
+    content = path.read_bytes()
+    path.write_bytes(content.replace(b"beside", b"b\xffside").replace(b"Pr@parat", b"Pr\xe4parat"))
+    assert len(read_foreign_features(path).coords) == 20
+    path.write_bytes(content.replace(b"uni_v1", b"uni_\xff1"))
+    assert read_foreign_features(path).encoder == r"uni_\xff1"
+    path.write_bytes(content.replace(b"coords", b"c\xffords"))
+    with pytest.raises(StoreError, match=r"no dataset `coords` in it \(it holds beside, c\\xffords, features\)"):
+        read_foreign_features(path)

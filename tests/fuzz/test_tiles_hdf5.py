@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
+import h5py
 import numpy as np
 import pytest
 from hdf5_damage import endless, make_absurd
@@ -55,6 +56,24 @@ def test_a_file_whose_reading_does_not_end(tiles: Path, monkeypatch: pytest.Monk
 def test_an_absurd_shape_is_refused_with_the_limit(tiles: Path, shape: tuple[int, int]) -> None:
     make_absurd(tiles, "coords", shape)
     with pytest.raises(StoreError, match=r"`coords` has the shape .* may hold 268 MB"):
+        read_tiles(tiles)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("patch_size", 2**30),
+        ("patch_size", 0),
+        ("slide_mpp", np.nan),
+        ("mpp", np.inf),
+        ("read_px", -1),
+        ("level", 1e999),
+    ],
+)
+def test_sizes_that_no_tile_has_are_damage(name: str, value: float, tiles: Path) -> None:
+    with h5py.File(tiles, "r+") as file:
+        file["coords"].attrs[name] = value
+    with pytest.raises(StoreError, match="damaged"):
         read_tiles(tiles)
 
 
