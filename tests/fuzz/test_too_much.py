@@ -46,20 +46,20 @@ def _zeros(header: str, row: str, size: int) -> bytes:
 
 def test_tables_that_unpack_to_gigabytes(withstands: Withstands) -> None:
     columns = ",".join(f"P{i}" for i in range(500))
-    genes = _zeros(f"gene,{columns}\n", "G" + ",0" * 500 + "\n", 2**28)
+    genes = _zeros(f"gene,{columns}\n", "G" + ",0" * 500 + "\n", 2**27)
     _refused(withstands(read_genomics, genes, "m.csv.gz"))
-    cohort = _zeros("slide_id,patient_id,er\n", "S1,P1,x\n", 2**28)
+    cohort = _zeros("slide_id,patient_id,er\n", "S1,P1,x\n", 2**27)
     _refused(withstands(_labels, cohort, "c.csv.gz"))
     _refused(withstands(read_clinical, cohort, "c.csv.gz"))
-    _refused(withstands(read_gmt, _zeros("A\tb\tC\n", "A\tb\tC\n", 2**28), "s.gmt.gz"))
-    document = gzip.compress(b"[" + b"[0,0]," * (2**28 // 6) + b"0]", 1)
+    _refused(withstands(read_gmt, _zeros("A\tb\tC\n", "A\tb\tC\n", 2**27), "s.gmt.gz"))
+    document = gzip.compress(b"[" + b"[0,0]," * (2**27 // 6) + b"0]", 1)
     _refused(withstands(read_annotations, document, "a.geojson.gz"))
 
 
 def test_a_zipped_document_of_gigabytes(withstands: Withstands) -> None:
     stream = io.BytesIO()
     with zipfile.ZipFile(stream, "w", zipfile.ZIP_DEFLATED) as archive:
-        archive.writestr("a.geojson", bytes(2**28))
+        archive.writestr("a.geojson", bytes(2**27))
     _refused(withstands(read_annotations, stream.getvalue(), "a.geojson.zip"))
 
 
@@ -92,7 +92,7 @@ def test_a_parquet_file_of_one_value(withstands: Withstands) -> None:
 
 
 def test_one_long_line(withstands: Withstands) -> None:
-    for text in (b"," * 9_000_000, b"a" * 9_000_000, b'"' * 9_000_000, b"\n" * 9_000_000, b"\t1" * 4_000_000):
+    for text in (b"," * 3_000_000, b'"' * 3_000_000, b"\n" * 3_000_000, b"\t1" * 1_500_000):
         for name, reader in (("c.csv", _labels), ("m.csv", read_genomics), ("s.gmt", read_gmt)):
             _refused(withstands(reader, text, name))
 
@@ -118,9 +118,9 @@ def test_polygons_that_cross_the_slide_very_often(withstands: Withstands) -> Non
 
         annotated_tissue(read_annotations(path), overview(2500, 2500, 40.0))
 
-    zigzag = [[x % 1000 * 100, x % 2 * 100_000] for x in range(400_000)]
+    zigzag = [[x % 1000 * 100, x % 2 * 100_000] for x in range(150_000)]
     withstands(drawn, json.dumps(feature([zigzag], "x"), separators=(",", ":")).encode(), "a.geojson")
-    many = collection(*(feature([square(0, 0, 100_000)]) for _ in range(40_000)))
+    many = collection(*(feature([square(0, 0, 100_000)]) for _ in range(10_000)))
     withstands(drawn, json.dumps(many, separators=(",", ":")).encode(), "b.geojson")
 
 
@@ -177,7 +177,7 @@ def test_jpeg_tiles_of_absurd_size(withstands: Withstands, tmp_path: Path, side:
     row = imagecodecs.jpeg8_encode(np.zeros((8, 8, 3), np.uint8), subsampling="444")
     at = row.index(b"\xff\xc0")
     stream = row[: at + 5] + struct.pack(">HH", side, side) + row[at + 9 :]
-    for description in (None, APERIO):
+    for description in (None, APERIO) if side > 4_096 else (None,):
         data = _tiled(side, side, stream, tmp_path, description=description)
         withstands(read_all, data, "a.svs")
 
@@ -232,8 +232,8 @@ def test_ome_xml_of_entities(withstands: Withstands) -> None:
 
 
 def test_ome_xml_of_very_many_elements(withstands: Withstands) -> None:
-    _refused(withstands(_described, b"<OME>" + b"<a>" * 500_000, "a.xml"))
-    withstands(_described, b"<OME>" + b"<Image/>" * 300_000 + b"</OME>", "a.xml")
+    _refused(withstands(_described, b"<OME>" + b"<a>" * 100_000, "a.xml"))
+    withstands(_described, b"<OME>" + b"<Image/>" * 100_000 + b"</OME>", "a.xml")
 
 
 def test_a_picture_within_its_limits_is_read(tmp_path: Path) -> None:
