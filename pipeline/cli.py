@@ -21,13 +21,14 @@ from ..stages.registry import steps
 from ..stages.tile.settings import TileSettings
 from ..stages.train.settings import BiomarkerSettings, SplitSettings, TrainSettings
 from . import chain, comparison, training
-from .command import Call, ConfigFile, Debug, Json, Workspace, console_of, settings_of, works
+from .command import Call, Commands, ConfigFile, Debug, Json, Workspace, console_of, settings_of, works
 from .config import FILE_NAME, template
 from .process import run_command
 from .steps import Features, Gpus, Tiles, add_step
 
 app = typer.Typer(
     name="wsipipe",
+    cls=Commands,
     help="From raw whole-slide images to a model that predicts a molecular biomarker from an H&E slide.",
     no_args_is_help=True,
     add_completion=False,

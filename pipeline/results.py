@@ -31,6 +31,8 @@ class Failure:
     item: str
     message: str
     hint: str
+    retry: bool = False
+    """The next run tries it again by itself, since the surroundings were at fault."""
 
 
 @dataclass(frozen=True)

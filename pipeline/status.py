@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Literal, cast
 
 from rich.table import Table
+from rich.text import Text
 
 from ..data.errors import UsageError
 from ..data.known_records import no_garbage_collection
@@ -22,6 +23,7 @@ from ..stages.registry import FOLDERS, steps
 from ..stages.settings import Settings
 from .config import Config
 from .console import Console
+from .terminal import visible
 
 State = Literal["done", "empty", "stale", "failed", "lost", "to do"]
 STATES: tuple[State, ...] = ("done", "empty", "stale", "failed", "lost", "to do")
@@ -186,7 +188,7 @@ def show_status(config: Config, console: Console, *, compare: bool) -> None:
     for state in states:
         counts.setdefault((state.folder, state.stage), Counter())[state.state] += 1
     for (folder, stage), of in counts.items():
-        table.add_row(folder, stage, *(str(of[name]) if of[name] else "·" for name in STATES))
+        table.add_row(Text(visible(folder)), stage, *(str(of[name]) if of[name] else "·" for name in STATES))
     console.table(table)
     for (folder, stage, name, why, hint), items in _reasons(states).items():
         more = f" and {len(items) - _EXAMPLES} more" if len(items) > _EXAMPLES else ""

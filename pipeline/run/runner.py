@@ -172,7 +172,7 @@ def _failure(item: str, error: ErrorRecord, *, waiting: bool = False) -> Failure
     hint = error.hint
     if waiting:
         hint = " ".join(filter(None, [hint, "(tried before; --retry-failed tries again)"]))
-    return Failure(item, error.message, hint)
+    return Failure(item, error.message, hint, error.retry)
 
 
 def _numbers(stats: Mapping[str, Json]) -> dict[str, int]:
