@@ -147,5 +147,6 @@ UNREADABLE: Final = (
     AttributeError,
     AssertionError,
     ArithmeticError,
+    SystemError,
     struct.error,
 )
