@@ -22,7 +22,7 @@ from zarr.core.buffer import Buffer, BufferPrototype
 from zarr.errors import ZarrUserWarning
 from zarr.storage import LocalStore
 
-from .artifact import is_stray, size_of
+from .artifact import files_of, is_stray
 from .json_text import parse_json
 
 UNREADABLE: Final = (
@@ -45,6 +45,8 @@ _BYTES_OF: Final = {
 _TEXT: Final = "string"
 _BYTES_OF_A_TEXT: Final = 16
 _CODECS: Final = frozenset({"bytes", "crc32c", "sharding_indexed", "vlen-utf8", "zstd"})
+_CODEC: Final = {False: "bytes", True: "vlen-utf8"}
+"""Of numbers and of texts."""
 _ALWAYS: Final = 256 << 20
 """An array of up to so many bytes is read however small its files are."""
 _RATIO: Final = 1000
@@ -141,11 +143,12 @@ def _checked(metadata: Any, folder: Path, key: str) -> _Chunks | None:
 
 
 def _checked_sizes(metadata: dict[str, Any], folder: Path, key: str, value: int, *, text: bool) -> _Chunks:
-    on_disk = size_of(folder)
+    there = files_of(folder)
+    on_disk = sum(file.stat().st_size for file in there)
     most = max(_ALWAYS, _RATIO * on_disk)
     shape = _sizes(metadata.get("shape"), 0, key)
     file = _sizes(metadata["chunk_grid"].get("configuration", {}).get("chunk_shape"), 1, key)
-    _check_codecs(metadata.get("codecs"), key)
+    _check_codecs(metadata.get("codecs"), key, text=text)
     if len(file) != len(shape):
         raise UncheckedStore(f"{key} has chunks of another number of axes")
     for what, sizes in (("an array", shape), ("a chunk", file)):
@@ -156,15 +159,10 @@ def _checked_sizes(metadata: dict[str, Any], folder: Path, key: str, value: int,
                 f"at most {most:,} are read"
             )
     files = math.prod(-(-size // of_file) for size, of_file in zip(shape, file, strict=True))
-    if files > max(_MOST_CHUNKS, on_disk):
-        raise UncheckedStore(f"{key} claims {files:,} chunks, in files of {on_disk:,} bytes")
-    shard = next((codec for codec in metadata["codecs"] if codec["name"] == "sharding_indexed"), None)
-    if text and (
-        shard is not None
-        or [codec["name"] for codec in metadata["codecs"]] not in (["vlen-utf8"], ["vlen-utf8", "zstd"])
-    ):
-        raise UncheckedStore(f"{key} has texts that are stored in another way than with vlen-utf8 and zstd")
-    if shard is None:
+    if files > max(_MOST_CHUNKS, 2 * len(there)):
+        raise UncheckedStore(f"{key} claims {files:,} chunks, and {len(there):,} files are there")
+    shard = metadata["codecs"][0]
+    if shard["name"] != "sharding_indexed":
         return _Chunks(most, texts=math.prod(file)) if text else _Chunks(math.prod(file) * value)
     inner = _sizes(shard["configuration"].get("chunk_shape"), 1, key)
     if len(inner) != len(file) or any(whole % part for whole, part in zip(file, inner, strict=True)):
@@ -181,25 +179,33 @@ def _sizes(value: Any, least: int, key: str) -> list[int]:
     return value
 
 
-def _check_codecs(codecs: Any, key: str) -> None:
-    """Refuse codecs beside those that our stores have, also those within shards."""
+def _check_codecs(codecs: Any, key: str, *, text: bool, in_a_shard: bool = False) -> None:
+    """Refuse other codecs than those of our stores, which compress once, and shards within shards."""
+    names = _names(codecs, key)
+    if names == ["sharding_indexed"] and not in_a_shard and not text:
+        configuration = codecs[0].get("configuration")
+        if not isinstance(configuration, dict) or configuration.get("index_location", "end") != "end":
+            raise UncheckedStore(f"{key} has shards of another layout")
+        _check_codecs(configuration.get("codecs"), key, text=False, in_a_shard=True)
+        if (of_index := _names(configuration.get("index_codecs"), key)) != ["bytes", "crc32c"]:
+            raise UncheckedStore(f"{key} has the codecs {', '.join(of_index)} in the index of its shards")
+    elif names not in ([_CODEC[text]], [_CODEC[text], "zstd"]):
+        raise UncheckedStore(f"{key} has the codecs {', '.join(names)} in another order than is read")
+
+
+def _names(codecs: Any, key: str) -> list[str]:
     if not isinstance(codecs, list):
         raise UncheckedStore(f"{key} has no list of codecs")
-    for codec in codecs:
-        name = codec.get("name") if isinstance(codec, dict) else codec
-        if not isinstance(codec, dict) or name not in _CODECS:
+    names = [codec.get("name") if isinstance(codec, dict) else codec for codec in codecs]
+    for name in names:
+        if not isinstance(name, str) or name not in _CODECS:
             raise UncheckedStore(f"{key} has the codec {str(name)[:60]!a}: only {', '.join(sorted(_CODECS))} are read")
-        if name == "sharding_indexed":
-            configuration = codec.get("configuration")
-            if not isinstance(configuration, dict) or configuration.get("index_location", "end") != "end":
-                raise UncheckedStore(f"{key} has shards of another layout")
-            for inner in ("codecs", "index_codecs"):
-                _check_codecs(configuration.get(inner), key)
+    return names
 
 
 def _check_chunks(content: np.ndarray[Any, Any], chunks: _Chunks, *, whole: bool, key: str) -> None:
     """Refuse compressed chunks that would unpack into more than their array says."""
-    data = memoryview(np.ascontiguousarray(content).data).cast("B")
+    data = np.ascontiguousarray(content).data.cast("B")
     starts = [0]
     if chunks.in_a_shard is not None and whole:
         size = 16 * chunks.in_a_shard + 4  # offsets, lengths, checksum

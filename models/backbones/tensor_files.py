@@ -151,5 +151,6 @@ UNREADABLE: Final = (
     AttributeError,
     AssertionError,
     ArithmeticError,
+    SystemError,
     struct.error,
 )

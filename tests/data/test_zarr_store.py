@@ -74,6 +74,7 @@ def inner(**values: Any) -> Callable[[dict[str, Any]], object]:
 
 
 PICKLE = {"name": "numcodecs.pickle", "configuration": {}}
+ZSTD = {"name": "zstd", "configuration": {"level": 3, "checksum": True}}
 ABSURD: dict[str, tuple[Callable[[dict[str, Any]], object], str]] = {
     "a million million tiles": (shapes(10**12, 8), "claims an array of 1,000,000,000,000 × 8 values"),
     "a width of a billion": (shapes(300, 10**9), "claims an array of 300 × 1,000,000,000 values"),
@@ -91,8 +92,16 @@ ABSURD: dict[str, tuple[Callable[[dict[str, Any]], object], str]] = {
     "pickles": (lambda c: c.update(codecs=[PICKLE]), "has the codec 'numcodecs.pickle': only bytes, crc32c"),
     "pickles in shards": (inner(codecs=[{"name": "bytes"}, PICKLE]), "has the codec 'numcodecs.pickle'"),
     "pickles in the index": (inner(index_codecs=[PICKLE]), "has the codec 'numcodecs.pickle'"),
+    "shards within shards": (
+        lambda c: c["codecs"][0]["configuration"].update(codecs=json.loads(json.dumps(c["codecs"]))),
+        "has the codecs sharding_indexed in another order",
+    ),
+    "compressed twice": (inner(codecs=[{"name": "bytes"}, ZSTD, ZSTD]), "the codecs bytes, zstd, zstd in another"),
+    "a compressed index": (inner(index_codecs=[{"name": "bytes"}, ZSTD]), "bytes, zstd in the index"),
+    "no codecs": (lambda c: c.update(codecs=[]), "in another order"),
+    "codecs by name": (lambda c: c.update(codecs=["bytes"]), "damaged"),
     "objects": (lambda c: c.update(data_type={"name": "struct"}), "values of the type"),
-    "text": (lambda c: c.update(data_type="string"), "damaged"),
+    "text": (lambda c: c.update(data_type="string"), "has the codecs sharding_indexed"),
     "other numbers": (lambda c: c.update(data_type="int16", fill_value=0), "its features are int16"),
     "irregular chunks": (lambda c: c["chunk_grid"].update(name="rectilinear"), "has no regular chunks"),
     "another order": (lambda c: c["codecs"][0]["configuration"].update(index_location="start"), "of another layout"),
