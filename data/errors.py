@@ -20,6 +20,7 @@ what is wrong with it, and the way out. The two main branches decide what the ne
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from os import PathLike, fspath
@@ -118,14 +119,10 @@ def is_out_of_memory(error: BaseException) -> bool:
     if not isinstance(error, RuntimeError | ImportError) and type(error).__module__ != "cv2":
         return False
     text = str(error).partition("\n")[0].lower()
-    return any(words in text for words in _NO_MEMORY)
+    return _NO_MEMORY.search(text) is not None
 
 
-_NO_MEMORY = (
-    "out of memory",
-    "_status_alloc_failed",
-    "can't allocate memory",
-    "insufficient memory",
-    "failed to map segment",
-    "can't start new thread",
+_NO_MEMORY = re.compile(
+    r"out of memory|_status_alloc_failed|can't allocate memory|insufficient memory|failed to map segment"
+    r"|can't start new thread|could not create a primitive$"  # oneDNN's words where it gets no memory
 )

@@ -28,7 +28,7 @@ class IndexStage(Stage[Settings]):
         lineage = Lineage(self.workspace)
         tiled = lineage.latest(self.folder, "tile")
         gone = {item for item, record in tiled.items() if lineage.standing(record).state in ("stale", "lost")}
-        shown = [record for item, record in tiled.items() if item not in gone]
+        shown = [record for item, record in sorted(tiled.items()) if item not in gone]  # not in the order of finishing
         if not shown:
             return Plan([])
         digest = sha256()  # of what the page shows; a list of it all would be as long as the manifest
