@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import csv
 import json
-import os
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -18,6 +17,7 @@ from pathlib import Path
 
 import numpy as np
 
+from ...data.allotment import usable_cores
 from ...data.artifact import whole
 from ...data.errors import UsageError
 from ...data.json_text import parse_json
@@ -119,7 +119,7 @@ def make_cohort(folder: Path, *, patients: int = 40, seed: int = 0) -> DemoCohor
         return cohort
     _refuse_other_slides((cohort.slides, cohort.new_slides), files)
 
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
+    with ThreadPoolExecutor(usable_cores()) as pool:
         for _ in pool.map(_make_slide, slides + new_slides):
             pass
     _write_table(cohort.table, slides, with_site=True)
