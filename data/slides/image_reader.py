@@ -23,6 +23,7 @@ _ORIENTATION: Final = 0x0112
 MOST_PIXELS: Final = 100_000_000
 """A plain image is decoded whole: so many pixels take 1 GiB, however small their file."""
 _BAND: Final = 64  # rows that are brought to RGB at a time
+_PNG: Final = b"\x89PNG\r\n\x1a\n"
 _HEAD: Final = 2**18  # bytes: EXIF and colour profiles come before a JPEG's frame
 
 
@@ -117,6 +118,7 @@ class ImageReader(Slide):
 
     def _converted(self) -> tuple[Rgb, Mask | None]:
         """Decode the image, and bring it to RGB band by band, so that it is never in memory three times."""
+        _check_chunks(self.path)
         with self._open() as image:
             image.load()
             see_through = image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info
@@ -143,6 +145,22 @@ def _orientation(image: Image.Image) -> int:
         return 1
 
 
+def _check_chunks(path: Path) -> None:
+    """Refuse a PNG with a chunk that is longer than its file: Pillow asks for the memory before it sees the end.
+
+    :raises ValueError: it has one.
+    """
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        if file.read(8) != _PNG:
+            return
+        while len(head := file.read(8)) == 8 and head[4:] != b"IEND":
+            length = int.from_bytes(head[:4])
+            if file.tell() + length > size:
+                raise ValueError(f"a chunk of {length:,} bytes in a file of {size:,}")
+            file.seek(length + 4, 1)
+
+
 def _bits(path: Path) -> int:
     """Read the bits per channel from the header of a PNG or JPEG; 0 for other files.
 
@@ -155,8 +173,8 @@ def _bits(path: Path) -> int:
         if reading_fault(error):
             raise
         return 0  # opening the image reports it
-    if head.startswith(b"\x89PNG") and head[12:16] == b"IHDR":
-        return head[24]
+    if head.startswith(_PNG) and head[12:16] == b"IHDR":
+        return int.from_bytes(head[24:25])  # 0 for a file that ends before it
     return jpeg_bits(head) if head.startswith(b"\xff\xd8") else 0
 
 

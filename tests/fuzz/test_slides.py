@@ -141,3 +141,22 @@ def test_ome_xml(survives: Survives) -> None:
             raise SlideError(str(error)) from error
 
     survives(described, XML.encode(), "a.xml")
+
+
+def test_what_long_rounds_have_found(tmp_path: Path) -> None:
+    """Files that a short round may not come upon."""
+    png = tmp_path / "a.png"
+    _png(png)
+    whole = png.read_bytes()
+    png.write_bytes(whole[:20])
+    with pytest.raises(SlideError):
+        open_slide(png)
+    at = whole.index(b"IDAT")
+    png.write_bytes(whole[: at - 4] + b"\xff" + whole[at - 3 :])
+    with open_slide(png) as slide, pytest.raises(SlideError, match="a chunk of"):
+        slide.read(0, 0, 0, 9, 9)
+    header = dicom(tmp_path, "a.dcm", "1.2.3")
+    element = header.read_bytes().replace(b"\x02\0\x10\0UI\x14\0", b"\x02\0\x10\0UI\xff\xff")
+    assert element != header.read_bytes()
+    header.write_bytes(element)
+    assert read_dicom_header(header) is not None
