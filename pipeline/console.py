@@ -17,6 +17,7 @@ from io import TextIOWrapper
 from typing import Any, Protocol, TextIO
 
 from rich.console import Console as RichConsole
+from rich.live import Live
 from rich.markup import escape
 from rich.progress import BarColumn, Progress, ProgressColumn, SpinnerColumn, Task, TextColumn, TimeRemainingColumn
 from rich.table import Table
@@ -144,6 +145,15 @@ class Console:
         if not self.json_only:
             self._out.print(table)
 
+    @contextmanager
+    def changing(self) -> Iterator[Callable[[Table], None]]:
+        """Show a table that changes; yields a function that shows it. Without a terminal, each is printed below."""
+        if self._out.is_terminal:
+            with Live(console=self._out, auto_refresh=False) as live:
+                yield lambda table: live.update(table, refresh=True)
+        else:
+            yield self.table
+
     def line(self, text: str) -> None:
         """Print a line of the command's result, unless ``json_only``."""
         if not self.json_only:
@@ -203,12 +213,14 @@ class Console:
     def summaries(self, summaries: Sequence[Summary]) -> None:
         """Print the table at the end of a run, and the failures below it."""
         table = Table(title=None, header_style="bold", box=None, padding=(0, 2, 0, 0))
-        for name in ("stage", "", "done", "before", "empty", "failed", "time", "rate"):
+        for name in ("stage", "", "done", "before", "empty", "failed", "time", "memory", "rate"):
             table.add_column(name, justify="left" if name in {"stage", ""} else "right", no_wrap=True)
         for s in summaries:
             rate = f"{s.units / s.seconds:,.0f} {s.unit}/s" if s.units and s.seconds and s.unit == "tiles" else ""
             bad = f"[red]{len(s.failures)}[/]" if s.failures else "0"
-            table.add_row(s.stage, s.items, str(s.done), str(s.before), str(s.empty), bad, clock(s.seconds), rate)
+            table.add_row(
+                s.stage, s.items, str(s.done), str(s.before), str(s.empty), bad, clock(s.seconds), _memory(s), rate
+            )
         self.table(table)
         self._open_reasons.clear()
         for s in summaries:
@@ -218,6 +230,12 @@ class Console:
                 )
             for line in failure_lines(s):
                 self.line(line)
+
+
+def _memory(summary: Summary) -> str:
+    """The most memory that a stage took, and on GPUs."""
+    of_gpus = [f"{size / 1e9:,.1f} on {gpu}" for gpu, size in summary.peak_gpu_memory.items() if size]
+    return " + ".join([f"{summary.peak_memory / 1e9:,.1f}", *of_gpus]) + " GB" if summary.peak_memory else ""
 
 
 def _rich(stream: TextIO) -> RichConsole:

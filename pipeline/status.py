@@ -6,9 +6,12 @@ It reads only the manifests: every record lists what it was made from, which is 
 
 from __future__ import annotations
 
+import time
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import Literal, cast
 
@@ -181,6 +184,33 @@ def show_status(config: Config, console: Console, *, compare: bool) -> None:
     states = survey(config, compare=compare)
     if not states:
         console.line(f"nothing has been done in {config.workspace} yet")
+    console.table(_table(states))
+    for (folder, stage, name, why, hint), items in _reasons(states).items():
+        more = f" and {len(items) - _EXAMPLES} more" if len(items) > _EXAMPLES else ""
+        console.line(f"{name} in {folder} ({stage}): {', '.join(items[:_EXAMPLES])}{more}")
+        console.line(f"    {why}" + (f" → {hint}" if hint else ""))
+    console.result({"workspace": str(config.workspace), "items": [vars(state) for state in states]})
+
+
+def watch_status(config: Config, console: Console, *, compare: bool, seconds: float = 5.0) -> None:
+    """Show the table again and again until Ctrl-C; where there is no terminal, whenever it has changed.
+
+    :param seconds: pause between two looks; after one that took long, it is ten times as long.
+    """
+    before: list[ItemState] | None = None
+    with suppress(KeyboardInterrupt), console.changing() as show:
+        while True:
+            begin = time.monotonic()
+            states = survey(config, compare=compare)
+            if states != before:
+                before = states
+                table = _table(states)
+                table.caption = f"{datetime.now():%H:%M:%S} · Ctrl-C ends"
+                show(table)
+            time.sleep(max(seconds, 10 * (time.monotonic() - begin)))
+
+
+def _table(states: Sequence[ItemState]) -> Table:
     table = Table(header_style="bold", box=None, padding=(0, 2, 0, 0))
     for name in ("folder", "stage", *STATES):
         table.add_column(name, justify="left" if name in ("folder", "stage") else "right")
@@ -189,12 +219,7 @@ def show_status(config: Config, console: Console, *, compare: bool) -> None:
         counts.setdefault((state.folder, state.stage), Counter())[state.state] += 1
     for (folder, stage), of in counts.items():
         table.add_row(Text(visible(folder)), stage, *(str(of[name]) if of[name] else "·" for name in STATES))
-    console.table(table)
-    for (folder, stage, name, why, hint), items in _reasons(states).items():
-        more = f" and {len(items) - _EXAMPLES} more" if len(items) > _EXAMPLES else ""
-        console.line(f"{name} in {folder} ({stage}): {', '.join(items[:_EXAMPLES])}{more}")
-        console.line(f"    {why}" + (f" → {hint}" if hint else ""))
-    console.result({"workspace": str(config.workspace), "items": [vars(state) for state in states]})
+    return table
 
 
 def _reasons(states: Sequence[ItemState]) -> dict[tuple[str, str, str, str, str], list[str]]:

@@ -19,13 +19,22 @@ def add_upkeep(app: typer.Typer) -> None:
         app.command()(command)
 
 
-def status(config: ConfigFile = None, workspace: Workspace = None, json: Json = False, debug: Debug = False) -> None:
+def status(
+    config: ConfigFile = None,
+    workspace: Workspace = None,
+    watch: Annotated[bool, typer.Option("--watch", help="show the table again and again, until Ctrl-C")] = False,
+    json: Json = False,
+    debug: Debug = False,
+) -> None:
     """Show what is done, stale or failed, and why."""
-    from .status import show_status
+    from .status import show_status, watch_status
 
     with console_of(json=json, debug=debug) as console:
         settings = settings_of(config, {"workspace": workspace})
-        show_status(settings, console, compare=config is not None or Path(FILE_NAME).is_file())
+        compare = config is not None or Path(FILE_NAME).is_file()
+        if watch and json:
+            raise UsageError("--watch goes on and on, and --json prints one object", hint="give one of them")
+        (watch_status if watch else show_status)(settings, console, compare=compare)
 
 
 def verify(

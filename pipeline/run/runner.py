@@ -23,6 +23,8 @@ from .decisions import Decision, History, decide, kept_settings, refuse_other_se
 from .here import run_here
 from .outcomes import Executor, failed
 from .processes import run_in_processes
+from .run_log import RunLog
+from .usage import Usage
 
 _KEPT = ("inputs", "settings")
 """Fields that are brought up to date in the record of an item that is current."""
@@ -50,7 +52,7 @@ class Runner:
         """
         keep_within(stage.workspace)
         begin = time.monotonic()  # the clock on the wall may be set back meanwhile
-        with stage.manifest.lock():
+        with stage.manifest.lock(), Usage() as usage, RunLog(stage, usage) as log:
             recovered = recover(stage.folder)
             with no_garbage_collection():
                 plan = stage.plan()
@@ -63,8 +65,10 @@ class Runner:
             judged = {d.item.id: self._judge(stage, d, history) for d in decisions if d.verdict == "judged"}
             for note in (*recovered, *plan.notes):
                 self.console.note(f"{stage.name}: {note}")
+            log.planned(Counter(decision.verdict for decision in decisions), len(plan.rejected))
             closing_notes: list[str] = []
-            results = [*self._reject(stage, plan.rejected, history), *self._do(stage, decisions, closing_notes)]
+            rejected = self._reject(stage, plan.rejected, history, log)
+            results = [*rejected, *self._do(stage, decisions, closing_notes, log)]
         outcomes = [result.outcome for result in results if result.outcome]
         waiting = [d.record for d in decisions if d.verdict == "waiting" and d.record is not None]
         return Summary(
@@ -84,6 +88,8 @@ class Runner:
             unit=stage.unit,
             seconds=time.monotonic() - begin,
             stats=dict(sum((Counter(_numbers(o.stats)) for o in outcomes), Counter())),
+            peak_memory=usage.memory,
+            peak_gpu_memory=usage.gpus,
         )
 
     def _kept(self, stage: Stage[Any], decision: Decision, history: History) -> Record | None:
@@ -111,16 +117,19 @@ class Runner:
             )
         return error
 
-    def _reject(self, stage: Stage[Any], rejected: Mapping[str, WsipipeError], history: History) -> list[Result]:
+    def _reject(
+        self, stage: Stage[Any], rejected: Mapping[str, WsipipeError], history: History, log: RunLog
+    ) -> list[Result]:
         results = list(failed((Item(item, {}), error) for item, error in rejected.items()))
         for result in results:
             fingerprint = digest_of_value([stage.name, "rejected", result.error.message if result.error else ""])
             last = history.last(result.item.id)
             if last is None or last.fingerprint != fingerprint:
                 self._record(stage, result, Decision(result.item, "run", "", fingerprint, {}))
+            log.item(result)
         return results
 
-    def _do(self, stage: Stage[Any], decisions: list[Decision], closing_notes: list[str]) -> list[Result]:
+    def _do(self, stage: Stage[Any], decisions: list[Decision], closing_notes: list[str], log: RunLog) -> list[Result]:
         pending = {d.item.id: d for d in decisions if d.verdict == "run"}
         items = [replace(d.item, fingerprint=d.fingerprint) for d in pending.values()]
         results: list[Result] = []
@@ -132,6 +141,7 @@ class Runner:
             with closing(running):  # whatever ends the loop ends the work too, before the lock is given back
                 for result in running:
                     self._record(stage, result, pending[result.item.id])
+                    log.item(result)
                     results.append(result)
                     progress.finished(result)
                     for note in result.outcome.notes if result.outcome else ():
