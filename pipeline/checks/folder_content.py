@@ -9,13 +9,14 @@ from pathlib import Path, PurePosixPath
 from typing import Literal
 
 from ...data.artifact import is_stray
+from ...data.event_log import EARLIER, NAME
 from ...data.manifest import Record
 from ...stages.registry import FOLDERS, StageRow, fits, output_row, rows_of
 
 Unrecorded = Literal["orphan", "foreign", "leftover", "unfinished"]
 
-_OWN = ("manifest.jsonl", "manifest.before-*.jsonl")
-"""Files of the manifest itself."""
+_OWN = ("manifest.jsonl", "manifest.before-*.jsonl", NAME, EARLIER)
+"""Files of the manifest itself, and the log of runs."""
 
 
 @dataclass(frozen=True)
