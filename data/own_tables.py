@@ -37,6 +37,6 @@ def read_own_rows(path: Path, columns: Sequence[str], row: Callable[[Mapping[str
             raise StoreError(what, path=path, hint=_AGAIN)
         try:
             rows.append(row(dict(zip(header, cells, strict=True))))
-        except ValueError as error:
+        except (ValueError, csv.Error) as error:
             raise StoreError(f"line {number} cannot be read: {error}", path=path, hint=_AGAIN) from error
     return rows
