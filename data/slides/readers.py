@@ -75,21 +75,11 @@ def open_slide(path: str | PathLike[str], mpp_override: float | None = None) -> 
     return patiently(lambda: _opened(path, mpp), path)
 
 
-def refuse_a_pipe(path: Path) -> None:
-    """Refuse what is there and is neither a file nor a folder, such as a named pipe: reading one can wait for ever.
-
-    :raises SlideError: it is.
-    """
-    if path.exists() and not (path.is_file() or path.is_dir()):
-        raise SlideError("neither a file nor a folder", path=path, hint="give the file of the slide")
-
-
 def _opened(path: Path, mpp: tuple[Mpp, Mpp] | None) -> Slide:
     """Open a slide, once.
 
     :raises OSError: it is missing, or cannot be read now.
     """
-    refuse_a_pipe(path)
     if path.is_file() and path.stat().st_size == 0:
         raise SlideError("the file is empty (0 bytes)", path=path, hint="copy it again from where it came")
     refuse_pipe(path, SlideError)

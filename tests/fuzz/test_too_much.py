@@ -3,7 +3,6 @@
 import gzip
 import io
 import json
-import os
 import struct
 import zipfile
 import zlib
@@ -26,7 +25,7 @@ from wsipipe.data.errors import InputError, SlideError
 from wsipipe.data.interop.qupath import read_annotations
 from wsipipe.data.molecular.expression_reading import read_genomics
 from wsipipe.data.molecular.gene_sets import read_gmt
-from wsipipe.data.slides.finding import existing, slide_identity
+from wsipipe.data.slides.finding import existing
 from wsipipe.data.slides.ome_xml import OmeXmlError, main_image
 from wsipipe.data.slides.readers import open_slide
 
@@ -241,13 +240,6 @@ def test_a_picture_within_its_limits_is_read(tmp_path: Path) -> None:
     with open_slide(tmp_path / "a.png") as slide:
         assert (slide.read(0, 0, 0, 300, 200) == 255).all()
         assert slide.unscanned(0, 0, 0, 300, 200).all()
-
-
-@pytest.mark.parametrize("reader", [slide_identity, open_slide])
-def test_a_named_pipe_is_no_slide(tmp_path: Path, reader: Callable[[Path], object]) -> None:
-    os.mkfifo(tmp_path / "a.svs")
-    with pytest.raises(SlideError, match="neither a file nor a folder"):
-        reader(tmp_path / "a.svs")
 
 
 def test_paths_of_a_table_that_cannot_be(tmp_path: Path) -> None:
