@@ -37,12 +37,7 @@ def read_own_rows(path: Path, columns: Sequence[str], row: Callable[[Mapping[str
             what = f"line {number} has {len(cells)} cells, the header has {len(header)}"
             raise StoreError(what, path=path, hint=_AGAIN)
         try:
-<<<<<<< HEAD
             rows.append(row(dict(zip(header, map(plain_cell, cells), strict=True))))
-        except ValueError as error:
-=======
-            rows.append(row(dict(zip(header, cells, strict=True))))
         except (ValueError, csv.Error) as error:
->>>>>>> readers
             raise StoreError(f"line {number} cannot be read: {error}", path=path, hint=_AGAIN) from error
     return rows
