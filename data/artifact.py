@@ -16,12 +16,16 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from multiprocessing import parent_process
 from pathlib import Path
+from stat import S_ISDIR, S_ISREG
 
 from .errors import WsipipeError
+from .file_names import ASIDE, UNFINISHED
+from .plain_files import refuse_pipe
 from .surroundings import surroundings, writing_fault
+from .workspace import refuse_to_leave
 
-_SCRATCH = ".partial-"
-_ASIDE = ".aside-"
+STAGE_FILES = ("manifest.jsonl", ".lock", ".lock-file")
+"""Files of which one at least lies in each stage's folder, as soon as the stage runs there."""
 
 
 @contextmanager
@@ -32,8 +36,10 @@ def whole(path: Path) -> Iterator[Path]:
     a record written afterwards never refers to bytes that a power cut can still destroy.
 
     :raises SurroundingsError: the disk is full or read-only.
+    :raises UsageError: a link or ``..`` leads out of the workspace (:mod:`.workspace`).
     """
-    scratch = path.with_name(_SCRATCH + path.name)
+    refuse_to_leave(path)
+    scratch = path.with_name(UNFINISHED + path.name)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         remove(scratch)
@@ -63,7 +69,7 @@ def _discard(scratch: Path) -> None:
 def _take_the_name(scratch: Path, path: Path) -> None:
     if path.is_dir():
         # A folder cannot be replaced in one step: the old one is renamed; recover() restores it after a crash here.
-        aside = path.with_name(_ASIDE + path.name)
+        aside = path.with_name(ASIDE + path.name)
         remove(aside)
         _rename(path, aside)
         try:
@@ -90,25 +96,51 @@ def _rename(old: Path, new: Path) -> None:
 
 
 def recover(folder: Path) -> list[str]:
-    """Clean up what a killed run left in ``folder`` and its sub-folders; returns a line for each thing done."""
+    """Clean up what a killed run left in a stage's folder and its sub-folders; returns a line for each thing done.
+
+    A sub-folder with a manifest or lock of its own is another stage's, which may be running there now: that stage
+    cleans it up. No link is followed.
+
+    :raises UsageError: the folder, or a sub-folder, is a link that leads out of the workspace.
+    """
+    refuse_to_leave(folder / "any")
     done: list[str] = []
-    for parent in (folder, *sorted(p for p in folder.glob("*") if p.is_dir() and p.suffix != ".zarr")):
-        for aside in parent.glob(_ASIDE + "*"):
-            path = aside.with_name(aside.name.removeprefix(_ASIDE))
-            if path.exists():
+    for parent in (folder, *_own_folders(folder)):
+        names = sorted(os.listdir(parent)) if parent.is_dir() else []  # noqa: PTH208  of 100,000 outputs
+        for name in [name.removeprefix(ASIDE) for name in names if name.startswith(ASIDE)]:
+            aside, path = parent / f"{ASIDE}{name}", parent / name
+            if name in ("", ".", "..") or path.exists():
                 with suppress(OSError):  # still open elsewhere
                     remove(aside)
             else:
                 aside.rename(path)
                 done.append(f"restored {path.name}")
-        for scratch in parent.glob(_SCRATCH + "*"):
-            remove(scratch)
-            done.append(f"removed the unfinished {scratch.name.removeprefix(_SCRATCH)}")
+        for name in [name for name in names if name.startswith(UNFINISHED)]:
+            remove(parent / name)
+            done.append(f"removed the unfinished {name.removeprefix(UNFINISHED)}")
     return done
 
 
+def _own_folders(folder: Path) -> Iterator[Path]:
+    """The sub-folders that a stage writes to; its outputs, and the folders of other stages, are none."""
+    if not folder.is_dir():
+        return
+    with os.scandir(folder) as entries:
+        folders = sorted(entry.name for entry in entries if entry.is_dir())
+    for entry in (folder / name for name in folders):
+        if entry.suffix == ".zarr" or entry.name.startswith((UNFINISHED, ASIDE)):
+            continue
+        refuse_to_leave(entry / "any")
+        if not entry.is_symlink() and not any((entry / name).exists() for name in STAGE_FILES):
+            yield entry
+
+
 def remove(path: Path) -> None:
-    """Remove a file or a folder, if it exists. A link is removed, never what it points to."""
+    """Remove a file or a folder, if it exists. A link is removed, never what it points to.
+
+    :raises UsageError: its folder is outside of the workspace.
+    """
+    refuse_to_leave(path)
     if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path)
     else:
@@ -133,11 +165,20 @@ def is_stray(name: str) -> bool:
 
 
 def files_of(path: Path) -> list[Path]:
-    """The files that an output consists of: itself, or what lies in its folder and below, sorted, without strays."""
+    """The files that an output consists of: itself, or what lies in its folder and below, sorted, without strays.
+
+    :raises InputError: a pipe or a device is among them.
+    """
     if not path.is_dir():
+        refuse_pipe(path)
         return [path]
-    files = (Path(folder, name) for folder, name in _walk(path))
-    return sorted(file for file in files if file.is_file())
+    files = []
+    for file in sorted(Path(folder, name) for folder, name in _walk(path)):
+        if file.is_file():
+            files.append(file)
+        else:
+            refuse_pipe(file)
+    return files
 
 
 def _walk(folder: Path) -> Iterator[tuple[str, str]]:
@@ -150,20 +191,46 @@ def _raise(error: OSError) -> None:
     raise error
 
 
-def size_of(path: Path) -> int:
+def size_of(path: str | Path) -> int:
     """Bytes of a file, or of all files in a folder that belong to it (:func:`files_of`)."""
-    return sum(file.stat().st_size for file in files_of(path))
+    return stamp(path)[0]
 
 
-def stamp(path: Path) -> tuple[int, int]:
-    """Size and time of a file, or of all files in a folder: cheap to read, and enough to know when to hash again."""
-    stats = [file.stat() for file in files_of(path)]
-    return sum(s.st_size for s in stats), max((s.st_mtime_ns for s in stats), default=0)
+def stamp(path: str | Path) -> tuple[int, int]:
+    """Size and time of a file, or of all files in a folder: cheap to read, and enough to know when to hash again.
+
+    It is asked for 100,000 slides at once, so it takes one call of the system for a file.
+    """
+    status = os.stat(path)  # noqa: PTH116  Path objects would take twice the time
+    if not S_ISDIR(status.st_mode):
+        if not S_ISREG(status.st_mode):
+            refuse_pipe(Path(path))
+        return status.st_size, status.st_mtime_ns
+    size, newest = 0, 0
+    for file in _files_in(path):
+        size += file.st_size
+        newest = max(newest, file.st_mtime_ns)
+    return size, newest
+
+
+def _files_in(folder: str | Path) -> Iterator[os.stat_result]:
+    """The files of :func:`files_of`, by their sizes and times alone."""
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            if is_stray(entry.name):
+                continue
+            if entry.is_dir(follow_symlinks=False):
+                yield from _files_in(entry.path)
+            elif entry.is_file():
+                yield entry.stat()
+            else:
+                refuse_pipe(Path(entry.path))
 
 
 def digest_of(path: Path) -> str:
     """``sha256:…`` of a file's bytes, or of a folder: names and bytes of what belongs to it, sorted by name."""
     if not path.is_dir():
+        refuse_pipe(path)
         with path.open("rb") as stream:
             return "sha256:" + hashlib.file_digest(stream, "sha256").hexdigest()
     folder = hashlib.sha256()

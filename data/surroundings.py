@@ -83,7 +83,7 @@ _QUOTED: Final = re.compile(r"\b(?:errno = |os error )(\d+)")
 """How HDF5, and libraries in Rust (safetensors), quote the number of a failure in their messages."""
 
 
-def surroundings(error: OSError, path: Path) -> SurroundingsError | None:
+def surroundings(error: OSError, path: str | Path) -> SurroundingsError | None:
     """What to tell the user when the machine, not the data, is at fault; None for any other ``OSError``."""
     if error.errno not in _HINTS:
         return None
@@ -127,7 +127,7 @@ def reading_fault_in(text: str) -> OSError | None:
     return next((OSError(number, text) for number in named), None)
 
 
-def patiently(attempt: Callable[[], T], path: Path) -> T:
+def patiently(attempt: Callable[[], T], path: str | Path) -> T:
     """What an attempt at reading gives. A failure of the machine that may pass is tried again, with growing pauses.
 
     :param attempt: lets such a failure through as the ``OSError`` that it is, or as the cause of what it raises.

@@ -5,40 +5,55 @@
       model.safetensors      the network's histology side, such as encoder, projections, memory, head
       genes.safetensors      the fitted gene panel (only if RNA was used)
 
+``bundle.json`` holds the digest of each file, its own among them: a bundle of which a byte was changed is refused. One
+of a version that did not write them is read all the same, and a warning says that it cannot be checked.
+
 Its training patients are stored as hashes: enough to keep a fold from predicting them, without a list of names.
 """
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
+import os
+import warnings
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, Final, Self, get_args
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 from safetensors import SafetensorError
 from safetensors.numpy import save_file as save_arrays
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load, save_file
 from torch import Tensor
 
-from ..data.artifact import whole
+from ..data.artifact import digest_of, whole
 from ..data.cohort.ids import id_key
+from ..data.cohort.splits import MOST_FOLDS
 from ..data.errors import BundleError
 from ..data.features.store import Bag, FeatureFacts
+from ..data.json_text import fault, parse_json, read_bytes
 from ..data.surroundings import patiently
 from .backbones.backbone import Pooling, find_backbone
 from .mil.bag_tensors import BagBatch, bag_tensors
-from .mil.network import SlideNetwork
+from .mil.network import MOST_GENES, WIDEST, SlideNetwork
 from .tasks.task import Task, find_task
 from .training.methods import network_for_inference
 
 ENCODING_TYPE = "wsipipe-bundle"
-ENCODING_VERSION = "1"
+ENCODING_VERSION = "1.1"
+_WITHOUT_DIGESTS: Final = "1"
+"""The encoding version of bundles that earlier versions of wsipipe wrote, which is the same in all else."""
+
+_MOST_NAMES: Final = 10_000_000
+"""Of patients and slides, with their spellings."""
+_AGAIN: Final = "copy it again, or train again"
+_DIGESTS: Final = "digests"
 
 
 class Question(BaseModel):
@@ -68,12 +83,12 @@ class FeatureRecipe(BaseModel):
 
     tile: dict[str, Any]
     extract: dict[str, Any]
-    tile_px: int
+    tile_px: int = Field(ge=1, le=65_536)
     backbone: str
     pooling: str
     weights_digest: str
-    width: int
-    neighbours: int
+    width: int = Field(ge=1, le=WIDEST)
+    neighbours: int = Field(ge=1, le=1024)
 
     @property
     def pooling_text(self) -> str:
@@ -119,8 +134,8 @@ class BundleFacts(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     question: Question
-    fold: int
-    folds: int
+    fold: int = Field(ge=0)
+    folds: int = Field(ge=1, le=MOST_FOLDS)
     splits_digest: str
     """All folds of one model share it."""
     recipe: FeatureRecipe
@@ -128,18 +143,24 @@ class BundleFacts(BaseModel):
     """Which network it is (:data:`~wsipipe.models.training.methods.METHODS`)."""
     network: dict[str, Any]
     """Its configuration."""
-    threshold: float
+    threshold: float = Field(ge=0, le=1)
     """Probability from which a patient is called positive; chosen on the fold's validation patients."""
-    seen: list[str]
+    seen: list[str] = Field(max_length=_MOST_NAMES)
     """Hashes of the training and validation patients, of their slides' ids and of their bytes, sorted; the fold must
     not predict them. Empty in a model without this record."""
     patients: dict[str, int]
     """Number of training, validation and test patients."""
-    genes: list[str]
+    genes: list[str] = Field(max_length=MOST_GENES)
     gene_panel: dict[str, Any]
     training: dict[str, Any]
     """Settings, learning curve, best epoch, use of the memory, soft targets."""
     versions: dict[str, str]
+
+    @model_validator(mode="after")
+    def _fold_is_one_of_the_folds(self) -> Self:
+        if self.fold >= self.folds:
+            raise ValueError(f"fold {self.fold} is none of {self.folds}, counted from 0")
+        return self
 
     def saw(self, patient_id: str | None, slide_digest: str | None, slide_id: str | None = None) -> bool:
         """Whether this fold was trained or validated on the patient, or on a slide with these bytes or this id."""
@@ -205,31 +226,52 @@ def write_bundle(
         save_file(state, scratch / "model.safetensors")
         if gene_arrays:
             save_arrays(dict(sorted(gene_arrays.items())), scratch / "genes.safetensors")
-        text = json.dumps(content, indent=1, sort_keys=True, ensure_ascii=False, allow_nan=False)
-        (scratch / "bundle.json").write_text(text + "\n", encoding="utf-8")
+        digests = {file.name: digest_of(file) for file in sorted(scratch.iterdir())}
+        digests["bundle.json"] = _digest(_text(content))
+        (scratch / "bundle.json").write_bytes(_text({**content, _DIGESTS: digests}))
+
+
+def _text(content: Mapping[str, Any]) -> bytes:
+    text = json.dumps(content, indent=1, sort_keys=True, ensure_ascii=False, allow_nan=False)
+    return (text + "\n").encode()
+
+
+def _digest(content: bytes) -> str:
+    return "sha256:" + hashlib.sha256(content).hexdigest()
 
 
 def read_facts(path: Path) -> BundleFacts:
     """Read a bundle's facts.
 
-    :raises BundleError: it is not a bundle, or one of another version.
+    :raises BundleError: it is not a bundle, one of another version, or its ``bundle.json`` was changed.
     """
+    return _read(path)[0]
+
+
+def _read(path: Path) -> tuple[BundleFacts, dict[str, str]]:
+    """Read a bundle's facts and the digests of its files; a bundle of an earlier version has none."""
     file = path / "bundle.json"
+    text = patiently(lambda: _bytes(path, file), file)
     try:
-        content = json.loads(patiently(lambda: _text(path, file), file))
-        kind, version = content.pop("encoding-type", None), content.pop("encoding-version", None)
-        if (kind, version) != (ENCODING_TYPE, ENCODING_VERSION):
+        content = parse_json(text)
+        if not isinstance(content, dict):
+            raise ValueError("it is no JSON object")
+        kind, version = content.get("encoding-type"), content.get("encoding-version")
+        if kind != ENCODING_TYPE or version not in (ENCODING_VERSION, _WITHOUT_DIGESTS):
             raise BundleError(
                 f"is {kind} version {version}, not {ENCODING_TYPE} version {ENCODING_VERSION}",
                 path=file,
                 hint="use the wsipipe that wrote it",
             )
-        facts = BundleFacts.model_validate(content)
-    except (json.JSONDecodeError, UnicodeDecodeError, AttributeError, TypeError, ValidationError) as error:
-        first = str(error).splitlines()[0]
-        raise BundleError(
-            f"is damaged or not a bundle: {first}", path=file, hint="copy it again, or train again"
-        ) from error
+        facts = BundleFacts.model_validate(
+            {
+                name: value
+                for name, value in content.items()
+                if name not in ("encoding-type", "encoding-version", _DIGESTS)
+            }
+        )
+    except ValueError as error:
+        raise BundleError(f"is damaged or not a bundle: {fault(error)}", path=file, hint=_AGAIN) from error
 
     takes = facts.network.get("in_features")
     if takes != facts.recipe.width:
@@ -237,57 +279,98 @@ def read_facts(path: Path) -> BundleFacts:
             f"contradicts itself: its network takes features of {takes} numbers, and its backbone gives them of "
             f"{facts.recipe.width}",
             path=file,
-            hint="copy it again, or train again",
+            hint=_AGAIN,
         )
-    return facts
+    as_written = _text(content) == text  # blanks and the order of the keys are bytes of it too
+    digests = content.pop(_DIGESTS, {})
+    if version == _WITHOUT_DIGESTS and not digests:
+        return facts, {}
+    if not isinstance(digests, dict) or digests.get(file.name) != _digest(_text(content)) or not as_written:
+        raise _changed(file)
+    return facts, digests
 
 
-def _text(path: Path, file: Path) -> str:
-    try:
-        return file.read_text(encoding="utf-8")
-    except (FileNotFoundError, NotADirectoryError) as error:
-        raise BundleError("there is no bundle here", path=path, hint="`wsipipe train` makes one per fold") from error
+def _bytes(path: Path, file: Path) -> bytes:
+    if path.is_dir() and file.exists():
+        return read_bytes(file, BundleError, hint=_AGAIN)
+    raise BundleError(
+        "there is no bundle here", path=path, hint="`wsipipe train` makes one per fold"
+    ) from FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
+
+
+def _changed(file: Path) -> BundleError:
+    return BundleError(
+        "was changed since the bundle was written: its bytes are not those of its digest", path=file, hint=_AGAIN
+    )
 
 
 def read_bundle(path: Path, device: torch.device) -> Bundle:
     """Read a bundle's facts and its network, in evaluation mode.
 
-    :raises BundleError: it is not a bundle, or facts and weights do not match.
+    :raises BundleError: it is not a bundle, a file of it was changed, or facts and weights do not match.
     """
-    facts = read_facts(path)
+    facts, digests = _read(path)
     file = path / "model.safetensors"
-    state = patiently(lambda: _tensors(file), file)
+    contents = {name: _file(path / name) for name in (file.name, "genes.safetensors") if name in (file.name, *digests)}
+    state = _tensors(contents[file.name], file)
+    for name, content in contents.items():
+        if digests and digests.get(name) != _digest(content):
+            raise _changed(path / name)
     task = facts.question.task
     network = network_for_inference(facts.method, facts.network, state, task=task, path=file)
     return Bundle(facts, network.to(device))
 
 
-def _tensors(file: Path) -> dict[str, Tensor]:
+def _file(file: Path) -> bytes:
+    hint, most = _AGAIN, _MOST_TENSORS
+    return patiently(lambda: read_bytes(file, BundleError, hint=hint, most=most), file)
+
+
+_MOST_TENSORS: Final = 8 << 30
+"""Bytes of a file of tensors; those of the largest network that can be trained here are a hundredth of it."""
+
+
+def _tensors(content: bytes, file: Path) -> dict[str, Tensor]:
     try:
-        tensors: dict[str, Tensor] = load_file(file)
+        tensors: dict[str, Tensor] = load(content)
         return tensors
-    except (FileNotFoundError, SafetensorError) as error:
-        raise BundleError(f"cannot be read: {error}", path=file, hint="copy it again, or train again") from error
+    except (SafetensorError, ValueError, TypeError, KeyError, RuntimeError) as error:
+        raise BundleError(f"cannot be read: {error}", path=file, hint=_AGAIN) from error
 
 
 def folds_of(model: Path) -> list[tuple[Path, BundleFacts]]:
     """Read the bundles of a trained model, one per fold, in order.
 
-    :raises BundleError: there are none, one is missing, or they are from different trainings.
+    A warning says if an earlier version wrote them, which did not store the digests of their files.
+
+    :raises BundleError: there are none, one is missing or of another fold, or they are from different trainings.
     """
-    folder = model
-    first = read_facts(folder / "fold-0") if folder.is_dir() else None
-    if first is None:
+    if not model.is_dir():
         raise BundleError(
             "there is no model here", path=model, hint="give the folder of a model, such as work/models/her2"
         )
-    bundles = [(folder / f"fold-{fold}", read_facts(folder / f"fold-{fold}")) for fold in range(first.folds)]
-    for path, facts in bundles:
+    first = read_facts(model / "fold-0")
+    bundles, unchecked = [], False
+    for fold in range(first.folds):
+        path = model / f"fold-{fold}"
+        facts, digests = _read(path)
         if facts.splits_digest != first.splits_digest or facts.recipe != first.recipe:
             raise BundleError(
                 "is from another training than fold-0", path=path, hint="run wsipipe train to the end, or copy it whole"
             )
+        if (facts.fold, facts.folds) != (fold, first.folds):
+            wrong = f"is fold {facts.fold} of {facts.folds}, and lies where fold {fold} of {first.folds} should be"
+            raise BundleError(wrong, path=path, hint="copy the model again, or train again")
+        bundles.append((path, facts))
+        unchecked |= not digests
+    if unchecked:
+        warnings.warn(f"{model}: {_UNCHECKED}", stacklevel=2)
     return bundles
+
+
+_UNCHECKED: Final = (
+    "an earlier version wrote this model, without the digests of its files: that nobody changed them cannot be checked"
+)
 
 
 def seen_hashes(patients: Iterable[str], slide_digests: Iterable[str], slide_ids: Iterable[str] = ()) -> list[str]:

@@ -162,15 +162,15 @@ def predict(
     from ..data.cohort.slide_match import match_slides
     from ..data.cohort.table import read_cohort
     from ..data.cohort.tcga import tcga_barcode
-    from ..models.bundle import folds_of
     from ..stages.extract.settings import ExtractSettings
     from ..stages.predict.prediction_report import PredictionReportSettings, PredictionReportStage
+    from ..stages.predict.recipe import recipe_of
     from ..stages.predict.settings import PredictSettings
     from ..stages.predict.stage import PredictionTask, PredictStage
     from ..stages.tile.settings import TileSettings
 
     workspace = runner.workspace
-    recipe = folds_of(model)[0][1].recipe
+    recipe = recipe_of(model)
     folder = workspace / "predictions" / named_after(model, name, "predictions")
     refuse_another_source(runner, folder, "predict", model)
     recipe.refuse_other_width(model)
@@ -242,16 +242,16 @@ def evaluate(
     :param other_patients: ids that the model knows are other people's here; only slides' bytes are compared.
     :raises UsageError: no table, no features, or no name for an evaluation.
     """
-    from ..models.bundle import folds_of
     from ..stages.evaluate.cohort import ExternalSettings, ExternalTask
     from ..stages.evaluate.stage import ExternalEvaluateStage, ReadSlidesSettings, ReadSlidesStage
     from ..stages.extract.settings import ExtractSettings
+    from ..stages.predict.recipe import recipe_of
     from ..stages.tile.settings import TileSettings
 
     workspace, model, table = runner.workspace, model.resolve(), config.cohort.table
     if table is None:
         raise UsageError("no cohort table is given", hint="use --table: slide_id, patient_id, labels")
-    recipe = folds_of(model)[0][1].recipe
+    recipe = recipe_of(model)
     folder = workspace / "evaluations" / named_after(model, name, "an evaluation")
     refuse_another_source(runner, folder, "external_evaluate", model, table)
     wanted = f"{TileSettings(**recipe.tile).folder_name()}/{ExtractSettings(**recipe.extract).folder_name()}"

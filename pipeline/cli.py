@@ -1,7 +1,7 @@
 """The command line: each command turns its flags into one configuration and calls :mod:`.chain`.
 
-Exit codes: 0 success, 1 some items failed or an input is wrong, 2 wrong usage, 130 interrupted. Nothing heavy is
-imported before it is needed, so that ``wsipipe --help`` answers at once.
+Exit codes: 0 success, 1 some items failed, an input is wrong or ``verify`` found damage, 2 wrong usage, 130
+interrupted. Nothing heavy is imported before it is needed, so that ``wsipipe --help`` answers at once.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from typing import Annotated, Literal
 
 import typer
 
+from ..data.artifact import whole
 from ..data.errors import UsageError
 from ..data.version import __version__
 from ..stages.compare.settings import CompareSettings
@@ -20,13 +21,15 @@ from ..stages.registry import steps
 from ..stages.tile.settings import TileSettings
 from ..stages.train.settings import BiomarkerSettings, SplitSettings, TrainSettings
 from . import chain, comparison, training
-from .command import Call, ConfigFile, Debug, Json, Workspace, console_of, settings_of, works
+from .command import Call, Commands, Debug, Json, console_of, works
 from .config import FILE_NAME, template
 from .process import run_command
-from .steps import Features, Gpus, Tiles, add_step
+from .steps import Features, Gpus, Tiles, Weights, add_step
+from .upkeep import add_upkeep
 
 app = typer.Typer(
     name="wsipipe",
+    cls=Commands,
     help="From raw whole-slide images to a model that predicts a molecular biomarker from an H&E slide.",
     no_args_is_help=True,
     add_completion=False,
@@ -40,7 +43,6 @@ Biomarkers = Annotated[
 ]
 Table = Annotated[Path | None, typer.Option(help="cohort table: slide_id, patient_id, labels")]
 Slides = Annotated[list[Path] | None, typer.Argument(help="slide files, or folders of slides", show_default=False)]
-Weights = Annotated[Path | None, typer.Option(help="the backbone's weights file, if it is not in the hub's cache")]
 Pooling = Annotated[
     Literal["cls", "mean", "cls+mean"] | None,
     typer.Option(help="how the backbone's tokens were pooled; default: as the backbone's card recommends"),
@@ -259,14 +261,7 @@ def run(call: Call) -> None:
     call.finish(summaries, result)
 
 
-@app.command()
-def status(config: ConfigFile = None, workspace: Workspace = None, json: Json = False, debug: Debug = False) -> None:
-    """Show what is done, stale or failed, and why."""
-    from .status import show_status
-
-    with console_of(json=json, debug=debug) as console:
-        settings = settings_of(config, {"workspace": workspace})
-        show_status(settings, console, compare=config is not None or Path(FILE_NAME).is_file())
+add_upkeep(app)
 
 
 @app.command()
@@ -289,8 +284,8 @@ def init(
         file = folder / FILE_NAME
         if file.exists():
             raise UsageError("already exists", path=file, hint="edit it, or remove it first")
-        folder.mkdir(parents=True, exist_ok=True)
-        file.write_text(template(), encoding="utf-8")
+        with whole(file) as scratch:
+            scratch.write_text(template(), encoding="utf-8")
         console.line(f"wrote {file}; edit it, then `wsipipe run`")
         console.result({"file": str(file)})
 

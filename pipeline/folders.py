@@ -6,6 +6,7 @@ from pathlib import Path
 
 from ..data.artifact import digest_of
 from ..data.errors import UsageError
+from ..data.file_names import why_no_file_name
 from ..data.manifest import Manifest, Record
 from .run.runner import Runner
 
@@ -52,7 +53,7 @@ def checked_name(name: str, of: str) -> str:
     :param of: what the folder holds, such as ``a model``.
     :raises UsageError: it is not valid.
     """
-    if not name or name.startswith(".") or not all(c.isalnum() or c in "._-+" for c in name):
+    if why_no_file_name(name) or name.startswith(".") or not all(c.isalnum() or c in "._-+" for c in name):
         hint = "give a --name of letters, digits, dots, dashes, underscores and plus signs"
         raise UsageError(f"{name!r} cannot be {of}'s name", hint=hint)
     return name
@@ -63,7 +64,7 @@ def named_after(model: Path, name: str | None, of: str) -> str:
 
     :raises UsageError: a folder cannot be called so.
     """
-    return checked_name(name or model.resolve().name, of)
+    return checked_name(model.resolve().name if name is None else name, of)
 
 
 def refuse_another_source(runner: Runner, folder: Path, stage: str, model: Path, table: Path | None = None) -> None:

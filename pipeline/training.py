@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -70,16 +69,16 @@ def _train_one(config: Config, runner: Runner, name: str, features: str | None) 
 
 def metrics_of(folder: Path) -> Json:
     """The main figures of a folder's ``metrics.json``: AUC with its interval, and numbers of patients."""
-    metrics = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
-    pooled = metrics["pooled"]
-    auc = pooled["auc"]
+    from ..stages.train.cross_validate import read_metrics
+
+    pooled = read_metrics(folder / "metrics.json").pooled
     return {
         "name": folder.name,
-        "auc": auc["value"],
-        "auc_low": auc["low"],
-        "auc_high": auc["high"],
-        "n_patients": pooled["n_patients"],
-        "n_positive": pooled["n_positive"],
+        "auc": pooled.auc.value,
+        "auc_low": pooled.auc.low,
+        "auc_high": pooled.auc.high,
+        "n_patients": pooled.n_patients,
+        "n_positive": pooled.n_positive,
         "report": str(folder / "report.html"),
     }
 

@@ -36,10 +36,11 @@ ROOMS: dict[str, set[str]] = {
     "models.backbones": {"data"},
     "models.tasks": {"data", "models.evaluation"},
     "models.mil": {"data", "data.features", "models.backbones", "models.tasks"},
-    "models.training": {"data", "data.molecular", "models.mil", "models.tasks"},
+    "models.training": {"data", "data.molecular", "models.backbones", "models.mil", "models.tasks"},
     "models.evaluation": {"data"},
+    "pipeline.doctor": {"data", "data.slides", "models.backbones", "pipeline", "pipeline.demo", "pipeline.run"},
 }
-"""What each room of ``data`` and ``models`` builds on; rooms of ``stages`` and ``pipeline`` may take all below them."""
+"""What each room of ``data`` and ``models``, and the doctor, builds on; other rooms may take all below them."""
 
 SOURCES = sorted(file for folder in FOLDERS for file in (ROOT / folder).glob("**/*.py"))
 
@@ -108,6 +109,30 @@ def test_no_print_and_no_bare_except(module: tuple[Path, ast.Module]) -> None:
             assert node.func.id != "print", f"line {node.lineno}: the console speaks, not print"
 
 
+OF_PICKLE = {"pickle.load", "pickle.loads", "pickle.Unpickler", "pd.read_pickle", "pandas.read_pickle", "joblib.load"}
+
+
+OWN_PROCESSES = {"worker.py", "reading_process.py", "decode_child.py", "codecs.py"}
+"""Modules that exchange pickles between processes of this program."""
+
+
+def test_no_reader_unpickles(module: tuple[Path, ast.Module]) -> None:
+    """What a file says to build is never built: pickles run code."""
+    file, tree = module
+    for node in ast.walk(tree):
+        if not isinstance(node, ast.Call):
+            continue
+        called, given = ast.unparse(node.func), {word.arg: ast.unparse(word.value) for word in node.keywords}
+        where = f"{file.name}, line {node.lineno}: {called}"
+        assert given.get("allow_pickle", "False") == "False", where
+        assert called != "torch.load" or given.get("weights_only") == "True", where
+        assert called not in OF_PICKLE or file.name in OWN_PROCESSES, where
+        opened = called in ("np.load", "numpy.load", "zarr.open", "zarr.load", "zarr.open_array")
+        assert not opened or file.parent.name == "doctor", where  # which reads what it has just written
+        if called == "zarr.open_group":  # to read: only what data/zarr_store.py has checked
+            assert file.name == "zarr_store.py" or given.get("mode", "'r'").startswith("'w"), where
+
+
 def test_the_root_holds_no_other_module() -> None:
     assert [file.name for file in ROOT.glob("*.py")] == ["__init__.py"]
     assert not (ROOT / "tests" / "__init__.py").exists()
@@ -142,6 +167,8 @@ HEAVY = {
         "import wsipipe; wsipipe.__version__; wsipipe.WsipipeError; wsipipe.Config; dir(wsipipe)",
         "import sys; sys.argv = ['wsipipe', '--help']; from wsipipe.pipeline.cli import main; run(main)",
         "import sys; sys.argv = ['wsipipe', 'train', '--help']; from wsipipe.pipeline.cli import main; run(main)",
+        "import sys; sys.argv = ['wsipipe', 'doctor', '--help']; from wsipipe.pipeline.cli import main; run(main)",
+        "import wsipipe.pipeline.doctor.doctor, wsipipe.pipeline.doctor.examiner",
     ],
 )
 def test_what_is_light_loads_nothing_heavy(statement: str) -> None:

@@ -33,8 +33,10 @@ PAGES = [
     "docs/benchmarks.md",
     "docs/cohort.md",
     "docs/docker.md",
+    "docs/doctor.md",
     "docs/features.md",
     "docs/genomics.md",
+    "docs/repair.md",
     "docs/tiling.md",
     "docs/training.md",
 ]

@@ -15,15 +15,19 @@ import io
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Final, Literal
 
 from ..artifact import whole
 from ..errors import CohortError, StoreError
+from ..plain_files import refuse_pipe
+from ..safe_cells import SafeWriter, plain_cell
 from ..surroundings import patiently
 from ..wording import some
 
 Role = Literal["train", "validation", "test"]
 _LABELS = (0, 1)
+MOST_FOLDS: Final = 1000
+"""Of a split, and of the model that is trained on it."""
 
 
 @dataclass(frozen=True)
@@ -155,7 +159,7 @@ def write_splits(path: Path, splits: Splits) -> None:
     The same splits give the same bytes.
     """
     with whole(path) as scratch, scratch.open("w", encoding="utf-8", newline="") as stream:
-        writer = csv.writer(stream, lineterminator="\n")
+        writer = SafeWriter(stream)
         writer.writerow(_header(splits.folds))
         for patient, label in splits.labels.items():
             writer.writerow([patient, label, splits.test_fold(patient), *splits.roles[patient]])
@@ -168,7 +172,8 @@ def read_splits(path: Path) -> Splits:
     """
     try:
         text = patiently(lambda: _bytes(path), path).decode("utf-8")
-        header, *rows = list(csv.reader(io.StringIO(text, newline=""))) or [[]]
+        lines = csv.reader(io.StringIO(text, newline=""))
+        header, *rows = [[plain_cell(cell) for cell in line] for line in lines] or [[]]
     except (UnicodeDecodeError, csv.Error) as error:
         raise StoreError(f"could not be read ({error})", path=path, hint="make the splits again") from error
     folds = len(header) - 3
@@ -186,6 +191,7 @@ def read_splits(path: Path) -> Splits:
 
 
 def _bytes(path: Path) -> bytes:
+    refuse_pipe(path, StoreError)
     try:
         return path.read_bytes()
     except FileNotFoundError as error:

@@ -23,10 +23,12 @@ import pandas as pd
 
 from ..cohort.sample_types import sample_types, type_of_words
 from ..columns import names, plain_name
-from ..errors import ExpressionError
+from ..errors import ExpressionError, about
 from ..matrices.expression_units import Unit
 from ..matrices.matrix import RawMatrix
 from ..matrices.reading_facts import ReadingFacts
+from ..packed import opened
+from ..plain_files import refuse_pipe
 from ..wording import some
 
 ENDING = ".rna_seq.augmented_star_gene_counts.tsv"
@@ -134,6 +136,7 @@ def _sheet_path(folder: Path) -> Path:
 
 def _sheet(path: Path) -> pd.DataFrame:
     """The sheet's rows with plain column names."""
+    refuse_pipe(path, ExpressionError)
     try:
         sheet = pd.read_csv(path, sep="\t", dtype=str, keep_default_na=False, encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError, pd.errors.ParserError, pd.errors.EmptyDataError) as error:
@@ -238,16 +241,18 @@ def _read(path: Path, column: str, *, symbols: bool) -> tuple[_Genes, _Reads]:
     """Read one file; symbols, which take as long as all numbers, only if they are needed."""
     compressed = path.suffix == ".gz"
     hint = "get the file again from the GDC"
+    refuse_pipe(path, ExpressionError)
     try:
-        with gzip.open(path, "rt", encoding="utf-8") if compressed else path.open(encoding="utf-8") as text:
-            line = text.readline()
-        frame = pd.read_csv(
-            path,
-            sep="\t",
-            skiprows=int(line.startswith("#")),
-            usecols=["gene_id", *(["gene_name"] if symbols else []), "unstranded", column],
-            dtype={"unstranded": np.float64, column: np.float64},
-        )
+        with about(path), opened(path, gzipped=compressed) as stream:
+            line = stream.readline().decode("utf-8")
+        with about(path), opened(path, gzipped=compressed) as stream:
+            frame = pd.read_csv(
+                stream,
+                sep="\t",
+                skiprows=int(line.startswith("#")),
+                usecols=["gene_id", *(["gene_name"] if symbols else []), "unstranded", column],
+                dtype={"unstranded": np.float64, column: np.float64},
+            )
     except (EOFError, zlib.error, gzip.BadGzipFile, UnicodeDecodeError) as error:
         raise ExpressionError("the file is damaged or cut off", path=path, hint=hint) from error
     except (ValueError, OSError) as error:  # pandas's own errors are ValueErrors

@@ -9,6 +9,7 @@ from importlib.resources import files
 from pathlib import Path
 
 from ..errors import ExpressionError
+from ..plain_files import refuse_pipe
 
 _FORM = "two columns: the name in the matrix and the symbol to use; tabs or commas between them"
 
@@ -39,6 +40,7 @@ def read_pairs(path: Path, contents: str, form: str) -> list[tuple[str, str]]:
     :param form: the required form, for the hint.
     :raises ExpressionError: it cannot be read, has a line without two cells, or is empty.
     """
+    refuse_pipe(path, ExpressionError)
     try:
         pairs = _pairs(path.read_text(encoding="utf-8-sig").splitlines())
     except (OSError, UnicodeDecodeError) as error:

@@ -11,8 +11,10 @@ digest shows whether anything changed.
 
 from __future__ import annotations
 
+import errno
 import hashlib
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -21,14 +23,14 @@ import anndata
 import numpy as np
 import numpy.typing as npt
 import zarr
-from anndata.io import read_elem, write_elem
-from zarr.storage import LocalStore
+from anndata.io import write_elem
 
-from ..artifact import is_stray, whole
+from ..artifact import whole
 from ..cohort.ids import id_key, one_spelling, same_ids
 from ..errors import ExpressionError, StoreError
-from ..surroundings import patiently
+from ..surroundings import patiently, reading_fault
 from ..wording import some
+from ..zarr_store import UNREADABLE, open_zarr
 from .block_table import BLOCKS
 from .blocks import Block, check_block_unit, feature_name
 
@@ -161,47 +163,84 @@ def read_expression(path: Path) -> ExpressionTable:
     :raises StoreError: missing, not a store of wsipipe, of a later version, or its matrix has changed.
     """
     stored = patiently(lambda: _read(path), path)
-    uns = {key: str(value) for key, value in stored.uns.items() if isinstance(value, str | np.str_)}
+    uns, matrix = stored.uns, stored.matrix
     if uns.get("encoding_type") != ENCODING_TYPE:
         what = f"is AnnData, but no expression store of wsipipe (encoding_type {uns.get('encoding_type')!r})"
         raise StoreError(what, path=path, hint="give the matrix to `wsipipe genomics`")
     if uns.get("encoding_version") != ENCODING_VERSION:
         what = f"is of version {uns.get('encoding_version')}, and this wsipipe reads {ENCODING_VERSION}"
         raise StoreError(what, path=path, hint="run `wsipipe genomics` again, or use the wsipipe that wrote it")
-    matrix = stored.X
-    if not isinstance(matrix, np.ndarray) or matrix.dtype != np.float32 or _digest(matrix) != uns.get("matrix_digest"):
+    fits = matrix.dtype == np.float32 and matrix.shape == (len(stored.patients), len(stored.genes))
+    if not fits or _digest(matrix) != uns.get("matrix_digest"):
         # A lost chunk reads as zeros: only the digest notices.
         raise StoreError("the matrix is not the one that was written", path=path, hint=_AGAIN)
     block = next((block for block in BLOCKS if block == uns.get("block", "rna")), None)
     if block is None:
         raise StoreError(f"holds a block {uns['block']!r} that this wsipipe does not know", path=path, hint=_AGAIN)
-    patients, genes = (tuple(map(str, names)) for names in (stored.obs_names, stored.var_names))
-    libraries = stored.obs["library_size"].to_numpy(np.float64) if "library_size" in stored.obs else None
-    return ExpressionTable(patients, genes, matrix, uns["unit"], uns["source"], block, libraries)
-
-
-class _WithoutStrays(LocalStore):  # type: ignore[misc]  # zarr has no types
-    """A store on disk, less what file browsers leave in its folders: AnnData takes every folder for a part of it."""
-
-    async def list_dir(self, prefix: str) -> AsyncIterator[str]:
-        async for name in super().list_dir(prefix):
-            if not is_stray(name):
-                yield name
+    if "unit" not in uns or "source" not in uns:
+        raise StoreError("does not say its unit and its source", path=path, hint=_AGAIN)
+    if twice := same_ids(stored.patients) or [gene for gene, rows in Counter(stored.genes).items() if rows > 1]:
+        raise StoreError(f"holds a patient or a gene twice: {some(list(twice))}", path=path, hint=_AGAIN)
+    return ExpressionTable(
+        stored.patients, stored.genes, matrix, uns["unit"], uns["source"], block, stored.library_sizes
+    )
 
 
 _AGAIN = "remove the store and run `wsipipe genomics` again"
 
 
-def _read(path: Path) -> anndata.AnnData:
+@dataclass(frozen=True)
+class _Stored:
+    """What is read of a store: the parts of AnnData that training needs, and no others."""
+
+    matrix: npt.NDArray[np.float32]
+    patients: tuple[str, ...]
+    genes: tuple[str, ...]
+    library_sizes: npt.NDArray[np.float64] | None
+    uns: Mapping[str, str]
+    """Its texts."""
+
+
+def _read(path: Path) -> _Stored:
     if not path.is_dir():
         raise StoreError("there is no expression store", path=path, hint="run `wsipipe genomics` first")
     try:
-        stored = read_elem(zarr.open_group(_WithoutStrays(path, read_only=True), mode="r"))
-    except (OSError, ValueError, KeyError, TypeError, RuntimeError) as error:
+        store = open_zarr(path)
+        if store.attrs.get("encoding-type") != "anndata":
+            raise StoreError(f"holds {store.attrs.get('encoding-type')!r}, not AnnData", path=path, hint=_AGAIN)
+        obs, uns = store["obs"], store["uns"]
+        sizes = np.asarray(obs["library_size"][...], np.float64) if "library_size" in obs else None
+        if sizes is not None and sizes.shape != obs[_index_of(obs)].shape:
+            raise ValueError("the library sizes are not one a patient")
+        return _Stored(
+            np.asarray(store["X"][...]),
+            _texts(obs[_index_of(obs)]),
+            _texts(store["var"][_index_of(store["var"])]),
+            sizes,
+            {name: str(uns[name][()]) for name in _TEXTS if name in uns},
+        )
+    except UNREADABLE as error:
+        if (cause := reading_fault(error)) is not None and cause.errno != errno.ENOENT:
+            raise
         raise StoreError(f"the expression store is damaged ({error})", path=path, hint=_AGAIN) from error
-    if not isinstance(stored, anndata.AnnData):
-        raise StoreError(f"holds {type(stored).__name__}, not AnnData", path=path, hint=_AGAIN)
-    return stored
+
+
+_TEXTS = ("block", "encoding_type", "encoding_version", "matrix_digest", "source", "unit")
+
+
+def _index_of(frame: zarr.Group) -> str:
+    """Name of the array that holds the names of a data frame's rows."""
+    return str(frame.attrs["_index"])
+
+
+def _texts(array: zarr.Array | zarr.Group) -> tuple[str, ...]:
+    """The texts of a string array; pandas 3 stores them with a mask of missing ones, of which names have none."""
+    if isinstance(array, zarr.Group):
+        array = array["values"]
+    values = array[...]
+    if values.ndim != 1:
+        raise ValueError(f"names of the shape {values.shape}")
+    return tuple(map(str, values.tolist()))
 
 
 def _digest(matrix: npt.NDArray[np.float32]) -> str:

@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, Final
 
+from ..plain_files import pipe_or_device
+
 _PREFIX: Final = (128, b"DICM")
 _IMPLICIT: Final = "1.2.840.10008.1.2"
 _ENCAPSULATED: Final = "1.2.840.10008.1.2.4."
@@ -50,6 +52,8 @@ def read_dicom_header(file: Path) -> DicomHeader | None:
 
     :raises OSError: it cannot be read.
     """
+    if pipe_or_device(file):
+        return None
     with file.open("rb") as stream:
         stream.seek(_PREFIX[0])
         if stream.read(4) != _PREFIX[1]:
@@ -86,7 +90,7 @@ def _walk(stream: BinaryIO, values: dict[int, bytes]) -> None:
         else:
             stream.seek(length, 1)
         if tag == _TRANSFER_SYNTAX:
-            explicit = values[tag].rstrip(b" \0") != _IMPLICIT.encode()
+            explicit = values.get(tag, b"").rstrip(b" \0") != _IMPLICIT.encode()
 
 
 def _element(stream: BinaryIO, *, explicit: bool) -> tuple[int, bytes, int] | None:

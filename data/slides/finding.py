@@ -10,7 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, Final
 
-from ..errors import CohortError, SurroundingsError, UsageError
+from ..errors import CohortError, SlideError, SurroundingsError, UsageError
+from ..file_names import why_no_file_name
+from ..plain_files import refuse_pipe
 from ..slide_names import without_extension
 from ..surroundings import patiently, reading_fault
 from ..wording import some
@@ -33,9 +35,6 @@ _UNFINISHED: Final = frozenset({".crdownload", ".download", ".filepart", ".part"
 _DICOM: Final = ".dcm"
 _WITH_IMAGES_BESIDE: Final = frozenset({".vms", ".vmu"})
 """Hamamatsu's older formats: an index file, and beside it the images it names, which are not slides by themselves."""
-
-_MAX_ID_BYTES: Final = 200
-"""File systems allow 255 bytes for a name, and the workspace's names add an extension and a temporary prefix."""
 
 _BLOCK: Final = 1 << 16
 _BLOCKS: Final = 64
@@ -152,21 +151,14 @@ def slide_id_of(path: Path) -> str:
 def checked_slide_id(slide_id: str, where: str | os.PathLike[str]) -> str:
     """Return ``slide_id`` in Unicode's composed form, if it can be a file name in the workspace.
 
-    Spaces, dots and Unicode are allowed.
+    The rule is that of all names in the workspace (:mod:`~wsipipe.data.file_names`).
 
     :param where: the slide, or the table that names it, for the message.
-    :raises CohortError: empty, ``.`` or ``..``, a separator, a control character, bytes that are not text, too long.
+    :raises CohortError: it cannot.
     """
     slide_id = unicodedata.normalize("NFC", slide_id)
-    if slide_id.strip() in ("", ".", ".."):
-        reason = "is not a name"
-    elif "/" in slide_id or "\\" in slide_id:
-        reason = "contains a path separator and would leave the workspace"
-    elif any(unicodedata.category(character) in ("Cc", "Cs") for character in slide_id):
-        reason = "contains control characters or bytes that are not text"
-    elif len(slide_id.encode()) > _MAX_ID_BYTES:
-        reason = f"is longer than {_MAX_ID_BYTES} bytes"
-    else:
+    reason = why_no_file_name(slide_id)
+    if not reason:
         return slide_id
     where = os.fspath(where).encode(errors="backslashreplace").decode()
     raise CohortError(f"the slide id {slide_id!a} {reason}", path=where, hint="rename the slide")
@@ -233,7 +225,9 @@ def slide_identity(path: Path) -> tuple[int, str]:
     over all of them, sorted, with their names.
 
     :raises SurroundingsError: the slide does not exist, or cannot be read for some seconds.
+    :raises SlideError: it is a pipe or a device.
     """
+    refuse_pipe(path, SlideError)
     return patiently(lambda: _identity(path), path)
 
 
@@ -267,7 +261,8 @@ def _parts(path: Path) -> list[tuple[str, Path]]:
 def _index_and_images(index: Path) -> list[tuple[str, Path]]:
     """List a VMS or VMU index and the files it names (a line ``key=name`` each); all files beside it if none."""
     values = (line.partition("=")[2].strip() for line in index.read_text("utf-8", "surrogateescape").splitlines())
-    named = {name for name in values if name and "/" not in name and (index.parent / name).is_file()}
+    # isfile, because Path.is_file raises for what cannot be a name at all, as in a damaged index.
+    named = {name for name in values if name and "/" not in name and os.path.isfile(index.parent / name)}  # noqa: PTH113
     return sorted((name, index.parent / name) for name in named | {index.name}) if named else _files_below(index.parent)
 
 
@@ -278,7 +273,8 @@ def existing(path: Path) -> Path | None:
     does.
     """
     forms = (path, *(Path(unicodedata.normalize(form, str(path))) for form in ("NFC", "NFD")))
-    return next((form for form in forms if form.exists()), None)
+    # os.path's, because Path.exists raises for what is too long to be a name.
+    return next((form for form in forms if os.path.exists(form)), None)  # noqa: PTH110
 
 
 def _files_below(folder: Path) -> list[tuple[str, Path]]:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Final
 
 from ..errors import SlideError
+from ..plain_files import refuse_pipe
 from ..surroundings import patiently
 from ..units import Mpp
 from .image_reader import open_image
@@ -81,6 +82,7 @@ def _opened(path: Path, mpp: tuple[Mpp, Mpp] | None) -> Slide:
     """
     if path.is_file() and path.stat().st_size == 0:
         raise SlideError("the file is empty (0 bytes)", path=path, hint="copy it again from where it came")
+    refuse_pipe(path, SlideError)
     if not path.is_dir():
         with path.open("rb"):  # a missing or forbidden file fails here, a damaged one later
             pass

@@ -21,15 +21,15 @@ from torch.nn import functional
 from ..tasks.binary import BINARY
 from ..tasks.task import Task
 from .bag_tensors import BagBatch
-from .network import NetworkConfig, NetworkOutput, SlideNetwork
+from .network import NetworkConfig, NetworkOutput, SlideNetwork, Width
 
 
 class TransMILConfig(NetworkConfig):
     """Sizes; the values are those of the paper and of its public code."""
 
-    hidden: int = Field(default=512, gt=0)
+    hidden: Width = 512
     """H, the width of a token."""
-    heads: int = Field(default=8, gt=0)
+    heads: Width = 8
     dropout: float = Field(default=0.1, ge=0, lt=1)
     """Dropout of what attention adds to the tokens."""
 

@@ -8,7 +8,6 @@ gives the same numbers as an uninterrupted one.
 
 from __future__ import annotations
 
-import io
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -16,14 +15,15 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
+from pydantic import TypeAdapter
 from torch import Tensor
 
-from ...data.artifact import whole
 from ...data.errors import CohortError
 from ..mil.bag_tensors import BagBatch, BagTensors, Patient
 from ..mil.mixed_precision import Precision, arithmetic
 from ..mil.network import SlideNetwork, Targets
 from ..tasks.task import Task, Validation
+from .resumed_fit import Parts, Plateau, keep_state, resume_from, same_form
 
 PLATEAU_FACTOR, PLATEAU_PATIENCE = 0.2, 5
 """The learning rate is multiplied by the factor after more than ``PLATEAU_PATIENCE`` epochs without a better
@@ -31,9 +31,6 @@ validation score."""
 
 _DIVERGED_HINT = "take a lower --learning-rate, or --precision fp32"
 
-Plateau = torch.optim.lr_scheduler.ReduceLROnPlateau
-Parts = Mapping[str, SlideNetwork | torch.optim.Optimizer | Plateau]
-"""The parts of a fit whose state is saved for resuming, beside its history."""
 T = TypeVar("T")
 
 
@@ -113,7 +110,8 @@ def fit(
 ) -> Fit:
     """Fit ``network`` in place; it ends in evaluation mode with the best epoch's state.
 
-    :param resume: file for the fit's state, written after every epoch; if it exists the fit continues from it.
+    :param resume: file for the fit's state, written after every epoch; if it exists the fit continues from it. If it is
+        damaged, or of another fit, it is dropped with a warning.
     :param tell: called after every epoch, and for each earlier epoch of a resumed fit.
     :raises CohortError: no training patient of one class, no validation patient, or a loss that is not finite.
     """
@@ -128,8 +126,9 @@ def fit(
     )
     parts: Parts = {"model": network, "optimiser": optimiser, "schedule": schedule}
     done = Fit()
-    if resume is not None and resume.exists():
-        done = _restore(resume, parts, network.device)
+    restored = _restore(resume, parts) if resume is not None and resume.exists() else None
+    if restored is not None:
+        done = restored
         for epoch in done.history:
             tell(epoch)
     else:
@@ -280,21 +279,19 @@ def validate(
 
 
 def _keep(file: Path, done: Fit, parts: Parts) -> None:
-    content = {
-        "history": [asdict(epoch) for epoch in done.history],
-        "best_epoch": done.best_epoch,
-        "best": done.state,
-        **{name: part.state_dict() for name, part in parts.items()},
-    }
-    stream = io.BytesIO()  # onto a full disk, torch says nothing of the disk
-    torch.save(content, stream)
-    with whole(file) as scratch:
-        scratch.write_bytes(stream.getbuffer())
+    history = [asdict(epoch) for epoch in done.history]
+    keep_state(file, {"history": history, "best_epoch": done.best_epoch, "best": done.state}, parts)
 
 
-def _restore(file: Path, parts: Parts, device: torch.device) -> Fit:
-    content: dict[str, Any] = torch.load(file, map_location=device, weights_only=True)
-    for name, part in parts.items():
-        part.load_state_dict(content[name])
-    history = [Epoch(**row) for row in content["history"]]
-    return Fit(history, content["best_epoch"], {name: value.cpu() for name, value in content["best"].items()})
+def _restore(file: Path, parts: Parts) -> Fit | None:
+    """Set all parts to their saved state; None if it cannot be used, and the parts are then as they were."""
+
+    def fit_of(content: Mapping[str, Any]) -> Fit:
+        history, best = TypeAdapter(list[Epoch]).validate_python(content["history"]), content["best_epoch"]
+        if best not in range(len(history)) or [epoch.epoch for epoch in history] != [*range(len(history))]:
+            raise ValueError("its epochs do not follow each other")
+        if not same_form(content["best"], parts["model"].state_dict()):
+            raise ValueError("its best epoch is of another network")
+        return Fit(history, best, {name: value.cpu() for name, value in content["best"].items()})
+
+    return resume_from(file, parts, fit_of)

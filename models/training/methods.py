@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Final
 from pydantic import ValidationError
 
 from ...data.errors import BundleError, UsageError
+from ...data.json_text import fault
 
 if TYPE_CHECKING:  # all that is heavy to import
     from torch import Tensor
@@ -120,6 +121,6 @@ def network_for_inference(
     try:
         checked: NetworkConfig = network.Config.model_validate(config)
     except ValidationError as error:
-        what = f"its configuration is not that of {method}: {str(error).splitlines()[0]}"
+        what = f"its configuration is not that of {method}: {fault(error)}"
         raise BundleError(what, path=path, hint=hint) from error
     return network.for_inference(checked, state, task=task, path=path)

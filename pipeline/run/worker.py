@@ -9,19 +9,19 @@ from __future__ import annotations
 import os
 import pickle
 import signal
-import sys
 import threading
 import time
 import traceback
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from multiprocessing import get_all_start_methods, get_context
 from multiprocessing.connection import Connection
-from types import ModuleType
 from typing import TYPE_CHECKING, Any, Final, Literal, NoReturn
 
+from ...data.child_process import end_with, main_hidden, sigint_blocked
+from ...data.workspace import keep_within
 from ...stages.stage import Item, Stage
 from .outcomes import device_error, result_of
 
@@ -69,7 +69,8 @@ class Worker:
         self.asked = False
         """Whether it has asked for an item yet."""
         try:
-            with _sigint_blocked(), _main_hidden(pickled):
+            in_script = b"__main__" in pickled  # the stage's class is defined there, and needed
+            with sigint_blocked(), nullcontext() if in_script else main_hidden():
                 self._process.start()
         except BaseException:
             self.connection.close()
@@ -103,51 +104,18 @@ class Worker:
         self._process.join(seconds)
 
 
-@contextmanager
-def _sigint_blocked() -> Iterator[None]:
-    """Make processes that are started in the block ignore Ctrl-C from the start.
-
-    Ctrl-C reaches all processes of the group; the parent then ends its workers.
-    """
-    if not hasattr(signal, "pthread_sigmask"):  # Windows
-        yield
-        return
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
-
-
-@contextmanager
-def _main_hidden(pickled: bytes) -> Iterator[None]:
-    """Keep processes that are started in the block from importing the user's script again.
-
-    multiprocessing imports it in every process, which would run a script without an ``if __name__ == "__main__"`` guard
-    from its beginning. Workers need nothing of it, unless the stage's class is defined there.
-    """
-    if b"__main__" in pickled:
-        yield
-        return
-    main = sys.modules["__main__"]
-    sys.modules["__main__"] = ModuleType("__main__")
-    try:
-        yield
-    finally:
-        sys.modules["__main__"] = main
-
-
 # ----- in the worker's process -----
 
 
 def _work(pickled: bytes, device: str | None, connection: Connection, parent: Connection) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    _end_with(parent)
+    end_with(parent)
     if device is None:
         os.environ.setdefault("OMP_NUM_THREADS", "1")
     messages = _Messages(connection)
     try:
         stage: Stage[Any] = pickle.loads(pickled)
+        keep_within(stage.workspace)
         stage.setup()
     except Exception as error:  # noqa: BLE001  the boundary: the parent decides what to do about it
         messages.send_last("unready", _portable(error))
@@ -177,32 +145,6 @@ def _run(stage: Stage[Any], messages: _Messages) -> None:
         if error is not None:
             messages.send_last("broken", (item.id, error))
         messages.send("result", result_of(stage, item, outcome, *taken.pop(item.id)))
-
-
-def _end_with(parent: Connection) -> None:
-    """End this process as soon as its parent closes the other end of the connection, or dies."""
-    if sys.platform == "linux":
-        # A signal of the system also ends a process in which a decoder hangs and holds the interpreter's lock.
-        import fcntl
-
-        signal.signal(signal.SIGIO, signal.SIG_DFL)
-        fcntl.fcntl(parent, fcntl.F_SETOWN, os.getpid())
-        fcntl.fcntl(parent, fcntl.F_SETFL, fcntl.fcntl(parent, fcntl.F_GETFL) | os.O_ASYNC)
-        if parent.poll():  # before the signal was asked for
-            os._exit(1)
-        _kept.append(parent)
-    else:
-        threading.Thread(target=_exit_after, args=(parent,), daemon=True).start()
-
-
-_kept: Final[list[Connection]] = []
-"""Connections whose closing shows that the parent has ended; kept open, and never read."""
-
-
-def _exit_after(parent: Connection) -> None:
-    with suppress(EOFError, OSError):
-        parent.recv_bytes()
-    os._exit(1)
 
 
 def _portable(error: Exception) -> Exception:

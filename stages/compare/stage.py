@@ -7,8 +7,6 @@ comparison.png      a figure of the AUCs with their intervals
 
 from __future__ import annotations
 
-import csv
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,14 +14,15 @@ from pathlib import Path
 from ...data.artifact import whole
 from ...data.errors import CohortError
 from ...data.manifest import Manifest
-from ...models.evaluation.metrics import Metrics, roc_points
+from ...data.safe_cells import SafeWriter
+from ...models.evaluation.metrics import roc_points
 from ...models.evaluation.paired_tests import delong
 from ...models.tasks.prediction import PatientPrediction
 from ..lineage import Lineage
 from ..pages.report_page import Question
 from ..registry import VERSIONS
 from ..stage import Input, Item, Outcome, OutputInput, Plan, Progress, Stage, upstream
-from ..train.cross_validate import read_oof
+from ..train.cross_validate import read_metrics, read_oof
 from ..train.settings import BiomarkerSettings
 from .figure import comparison_figure
 from .page import comparison_page, comparison_table
@@ -94,9 +93,9 @@ class CompareStage(Stage[CompareStageSettings]):
         rows = comparison_table(comparison)
         outputs = {kind: self.folder / f"comparison.{kind}" for kind in ("csv", "html", "png")}
         with whole(outputs["csv"]) as scratch, scratch.open("w", encoding="utf-8", newline="") as stream:
-            writer = csv.DictWriter(stream, list(rows[0]), lineterminator="\n")
-            writer.writeheader()
-            writer.writerows(rows)
+            writer = SafeWriter(stream)
+            writer.writerow(rows[0])
+            writer.writerows([row[name] for name in rows[0]] for row in rows)
         with whole(outputs["html"]) as scratch:
             scratch.write_text(comparison_page(comparison), encoding="utf-8")
         with whole(outputs["png"]) as scratch:
@@ -112,7 +111,7 @@ class _Evaluated:
 
 
 def _compared(method: _Evaluated, predictions: Mapping[str, Sequence[PatientPrediction]]) -> ComparedMethod:
-    metrics = json.loads(method.outputs["metrics"].read_text(encoding="utf-8"))
+    metrics = read_metrics(method.outputs["metrics"])
     variant, rows = method.variant, predictions[method.variant.name]
     reference = {row.patient_id: row for row in predictions[REFERENCE]}
     labels = [bool(row.label) for row in rows]
@@ -125,8 +124,8 @@ def _compared(method: _Evaluated, predictions: Mapping[str, Sequence[PatientPred
         name=variant.name,
         title=variant.title,
         soft_targets=variant.settings is not None and variant.settings.soft_targets,
-        metrics=Metrics.model_validate(metrics["pooled"]),
-        fold_aucs=tuple(fold["auc"]["value"] for fold in metrics["folds"]),
+        metrics=metrics.pooled,
+        fold_aucs=tuple(fold.auc.value for fold in metrics.folds),
         roc=tuple(map(tuple, roc_points(labels, [row.probability for row in rows]).tolist())),
         against_reference=difference,
         note=variant.note,

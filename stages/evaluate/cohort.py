@@ -6,7 +6,6 @@ for dropping a patient: all folds of the model were trained on them.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -19,6 +18,7 @@ from ...data.cohort.slide_match import SlideMatch, match_slides
 from ...data.cohort.table import CohortTable, read_cohort
 from ...data.errors import BundleError, CohortError, StoreError, UsageError
 from ...data.features.store import read_facts
+from ...data.json_text import read_json
 from ...data.manifest import Manifest, OutputRecord, Record
 from ...data.wording import some
 from ...models.bundle import BundleFacts, FeatureRecipe, folds_of
@@ -220,8 +220,10 @@ def cross_validated_auc(model: Path) -> Estimate | None:
     file = model / "metrics.json"
     if not file.exists():
         return None
+    hint = "copy the model again, or remove it"
+    content = read_json(file, StoreError, what="metrics of a model", hint=hint)
     try:
-        auc = Estimate.model_validate(json.loads(file.read_text(encoding="utf-8"))["pooled"]["auc"])
-    except (ValueError, KeyError, TypeError) as error:  # pydantic's and JSON's errors are ValueErrors
-        raise StoreError("holds no metrics of a model", path=file, hint="copy the model again, or remove it") from error
+        auc = Estimate.model_validate(content["pooled"]["auc"])
+    except (ValueError, KeyError, TypeError) as error:  # pydantic's error is a ValueError
+        raise StoreError("holds no metrics of a model", path=file, hint=hint) from error
     return auc if auc.value is not None else None

@@ -13,7 +13,6 @@ patient (:mod:`wsipipe.stages.predict.allowed_folds`).
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -21,6 +20,7 @@ from typing import Final
 
 from ...data.artifact import whole
 from ...data.cohort.labels import PatientLabels
+from ...data.safe_cells import SafeWriter
 from ...models.evaluation.metrics import Estimate, Metrics
 from ...models.tasks.prediction import TRAINED_AT, PatientPrediction
 from ..lineage import model_record
@@ -201,7 +201,7 @@ class ExternalEvaluateStage(Stage[ExternalSettings]):
 def _write_predictions(path: Path, rows: Sequence[PatientPrediction]) -> None:
     """Write ``predictions.csv``."""
     with whole(path) as scratch, scratch.open("w", encoding="utf-8", newline="") as stream:
-        writer = csv.writer(stream, lineterminator="\n")
+        writer = SafeWriter(stream)
         writer.writerow(PREDICTION_COLUMNS)
         for row in rows:
             values = {name: getattr(row, name) for name in PREDICTION_COLUMNS[:-1]}

@@ -22,7 +22,7 @@ from .feed_thread import FeedThread, as_exception
 
 
 @dataclass(frozen=True, eq=False)
-class _Task:
+class Task:
     """A tile that is being read, and the start time."""
 
     piece: Piece
@@ -30,14 +30,19 @@ class _Task:
     since: float
 
 
-class _Decoder(FeedThread):
+class Decoder(FeedThread):
+    """A thread that takes pieces from a queue and decodes them."""
+
+    keeps_hold_of_slides = True
+    """Whether a decoder that hangs still reads the slide, so that it cannot be closed."""
+
     def __init__(
         self, pieces: SimpleQueue[Piece | None], done: Callable[[Batch], None], failed: Callable[[Exception], None]
     ) -> None:
         super().__init__("decode", self._decode_pieces, failed)
         self._pieces, self._done = pieces, done
         self._lock = Lock()
-        self._task: _Task | None = None
+        self._task: Task | None = None
         self._left_behind = Event()
         self.busy = 0.0
         """Seconds spent on tiles."""
@@ -59,10 +64,8 @@ class _Decoder(FeedThread):
             if bag.error is not None:  # the slide has failed: skip its remaining tiles
                 break
             index = piece.first + offset
-            with self._lock:
-                if self._left_behind.is_set():
-                    return False
-                self._task = _Task(piece, index, time.monotonic())
+            if not self._begin(piece, index):
+                return False
             try:
                 pixels = read_tile(bag.slide, bag.tiles, index)
                 with self._lock:
@@ -73,11 +76,23 @@ class _Decoder(FeedThread):
                 bag.leave_out(index)
             except BaseException as error:  # noqa: BLE001  the boundary: a failed slide never stops the others
                 bag.fail(as_exception(error))
+        return self._end()
+
+    def _begin(self, piece: Piece, index: int) -> bool:
+        """Note the tile that is read from now on; return False if this thread was abandoned meanwhile."""
+        with self._lock:
+            if self._left_behind.is_set():
+                return False
+            self._task = Task(piece, index, time.monotonic())
+            return True
+
+    def _end(self) -> bool:
+        """Note that the piece is done; return False if this thread was abandoned meanwhile."""
         with self._lock:
             self._task = None
             return not self._left_behind.is_set()
 
-    def leave_behind(self, seconds: float) -> _Task | None:
+    def leave_behind(self, seconds: float) -> Task | None:
         """Abandon this thread if its tile has taken longer than ``seconds``, and return that tile.
 
         An abandoned thread never writes to a batch again.
@@ -92,18 +107,25 @@ class _Decoder(FeedThread):
 class DecodeThreads:
     """A fixed number of working decode threads.
 
+    :param decoder: the class of the threads.
     :param done: called, in one of the threads, with each batch whose pieces are all decoded or given up.
     :param failed: called, in the thread, with an error that ends it.
     """
 
-    def __init__(self, count: int, done: Callable[[Batch], None], failed: Callable[[Exception], None]) -> None:
-        self._done, self._failed = done, failed
+    def __init__(
+        self,
+        count: int,
+        done: Callable[[Batch], None],
+        failed: Callable[[Exception], None],
+        decoder: type[Decoder] = Decoder,
+    ) -> None:
+        self._done, self._failed, self._decoder = done, failed, decoder
         self._pieces: SimpleQueue[Piece | None] = SimpleQueue()
         self._decoders = [self._start() for _ in range(count)]
         self._busy_before = 0.0
 
-    def _start(self) -> _Decoder:
-        decoder = _Decoder(self._pieces, self._done, self._failed)
+    def _start(self) -> Decoder:
+        decoder = self._decoder(self._pieces, self._done, self._failed)
         decoder.start()
         return decoder
 
@@ -125,7 +147,7 @@ class DecodeThreads:
             self._busy_before += decoder.busy
             self._decoders[place] = self._start()
             bag = task.piece.bag
-            bag.read_by_a_stuck_thread = True
+            bag.read_by_a_stuck_thread = bag.read_by_a_stuck_thread or decoder.keeps_hold_of_slides
             x, y = bag.tiles.coords[task.index]
             bag.fail(
                 SlideError(

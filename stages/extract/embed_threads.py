@@ -20,7 +20,9 @@ from torch import Tensor
 from torch.profiler import ProfilerActivity
 
 from ...data.errors import SurroundingsError, is_out_of_memory
+from ...data.plain_files import pipe_or_device
 from ...models.backbones.backbone import Embedder
+from ...models.backbones.cuda_graph import CudaGraph
 from .feed_batch import Batch
 from .feed_thread import FeedThread, as_exception
 
@@ -32,12 +34,24 @@ _WARM_UP = 3
 
 
 class Pieces:
-    """An embedder that splits batches too large for the GPU's memory, halving the size until it fits."""
+    """An embedder that splits batches too large for the GPU's memory, halving the size until it fits.
 
-    def __init__(self, embedder: Embedder) -> None:
+    :param graphs: whether to record the network's kernels at the second batch, and launch them together from then on.
+    """
+
+    def __init__(self, embedder: Embedder, *, graphs: bool = False) -> None:
         self._embedder = embedder
         self.size: int | None = None
         """Tiles computed at a time, if that is not the whole batch."""
+        self._graphs = graphs
+        self._graph: CudaGraph | None = None
+        self._shape: torch.Size | None = None
+        """Of the batch that was computed last, without a graph."""
+
+    @property
+    def recorded(self) -> bool:
+        """Whether the network's kernels are launched together."""
+        return self._graph is not None
 
     def __call__(self, tiles: Tensor) -> Tensor:
         while True:
@@ -52,12 +66,27 @@ class Pieces:
 
     def _embed(self, tiles: Tensor, size: int) -> Tensor:
         if size >= len(tiles):
-            return self._embedder(tiles)
-        parts = [self._embedder(tiles[at : at + size]) for at in range(0, len(tiles) - size + 1, size)]
+            return self._compute(tiles)
+        parts = [self._compute(tiles[at : at + size]).clone() for at in range(0, len(tiles) - size + 1, size)]
         rest = len(tiles) % size
         if rest:  # the last piece has the same shape as the others, so it starts with tiles that are already done
-            parts.append(self._embedder(tiles[-size:])[size - rest :])
+            parts.append(self._compute(tiles[-size:])[size - rest :])
         return torch.cat(parts)
+
+    def _compute(self, tiles: Tensor) -> Tensor:
+        """Compute tiles of the embedder's next shape; the next call may overwrite what is returned."""
+        if not self._graphs:
+            return self._embedder(tiles)
+        if tiles.shape != self._shape:  # the first batch of its shape shows whether it fits the memory
+            self._graph, self._shape = None, tiles.shape
+            return self._embedder(tiles)
+        if self._graph is None:
+            try:
+                self._graph = CudaGraph(self._embedder, tiles)
+            except RuntimeError:  # what cannot be recorded, or finds no memory beside, is launched kernel by kernel
+                self._graphs = False
+                return self._embedder(tiles)
+        return self._graph(tiles)
 
 
 class EmbedThreads(ABC):
@@ -74,8 +103,10 @@ class EmbedThreads(ABC):
         done: Callable[[Batch], None],
         failed: Callable[[Exception], None],
         profile: Path | None,
+        *,
+        graphs: bool = False,
     ) -> None:
-        self.pieces = Pieces(embedder)
+        self.pieces = Pieces(embedder, graphs=graphs)
         self._done, self._failed = done, failed
         self._profile = profile
         self._batches: SimpleQueue[Batch | None] = SimpleQueue()
@@ -173,8 +204,10 @@ class CudaStreams(EmbedThreads):
         done: Callable[[Batch], None],
         failed: Callable[[Exception], None],
         profile: Path | None,
+        *,
+        graphs: bool,
     ) -> None:
-        super().__init__(embedder, done, failed, profile)
+        super().__init__(embedder, done, failed, profile, graphs=graphs)
         self._device, self._width = embedder.device, embedder.width
         torch.cuda.set_device(self._device)  # otherwise pinned memory would allocate on the first GPU
         self._copying, self._computing = (_stream(self._device) for _ in range(2))
@@ -259,15 +292,17 @@ def embed_threads(
     *,
     cores: int,
     profile: Path | None,
+    graphs: bool = True,
 ) -> EmbedThreads:
     """Start the threads for the embedder's device; on a CPU they use ``cores`` cores.
 
     :param done: called, in one of the threads, with each batch.
     :param failed: called, in the thread, with an error that ends it.
     :param profile: file for a trace (chrome's JSON) of some batches of the first thread.
+    :param graphs: whether a CUDA GPU gets a network's kernels together; see :class:`.cuda_graph.CudaGraph`.
     """
     if embedder.device.type == "cuda":
-        return CudaStreams(embedder, done, failed, profile)
+        return CudaStreams(embedder, done, failed, profile, graphs=graphs)
     return PlainThreads(embedder, done, failed, profile, streams=cores if embedder.device.type == "cpu" else 1)
 
 
@@ -304,6 +339,8 @@ class Trace:
     @staticmethod
     def _refuse_unwritable(file: Path) -> None:
         """Check that the file can be written, before the work rather than after it."""
+        if what := pipe_or_device(file):
+            raise _unwritable(file, f"it is {what}")
         try:
             file.parent.mkdir(parents=True, exist_ok=True)
             existed = file.exists()

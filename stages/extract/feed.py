@@ -10,7 +10,6 @@ of the tiles.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Future
 from contextlib import contextmanager
@@ -20,17 +19,21 @@ from time import perf_counter
 
 import torch
 
+from ...data.allotment import usable_cores
 from ...models.backbones.backbone import Embedder
 from ..stage import Item, Progress
-from .decode_threads import DecodeThreads
+from .batch_memory import can_be_shared
+from .decode_processes import ProcessDecoder
+from .decode_threads import Decoder, DecodeThreads
 from .embed_threads import EmbedThreads, embed_threads
 from .feed_batch import Batch, OpenBag
 from .feed_report import FeedReport
 from .feed_thread import FeedThread, as_exception
 from .slide_opening import bag_or_error, let_go, opening_in_a_thread
 
-_BATCH_SIZE = {"cpu": 4}
-"""Default batch size by device; 64 on others. On a CPU, glibc returns buffers of more than 32 MB to the system at every
+_BATCH_SIZE = {"cpu": 4, "cuda": 128}
+"""Default batch size by device; 64 on others. On an H100 a ViT-L computes 64 at a time at 0.97 of its rate with 256,
+and 128 at 0.99 (``docs/benchmarks.md``). On a CPU, glibc returns buffers of more than 32 MB to the system at every
 free, and larger batches of a small network need such buffers: 8 tiles per batch ran at 0.8 of the rate of 4."""
 _TILES_A_JOB = 8
 """Neighbouring tiles in one job of a decode thread."""
@@ -50,9 +53,11 @@ class TileFeed:
     """The pipeline from slides through an embedder to their sinks.
 
     :param batch_size: tiles per batch; None for the device's default.
-    :param threads: number of decode threads; None for one per core.
+    :param threads: number of decode threads; None for one per core, of which a GPU leaves one for the other threads.
     :param timeout: seconds after which a tile that cannot be read fails its slide.
     :param profile: file for a trace of some batches, chrome's JSON.
+    :param processes: whether each decode thread has a process that decodes for it; None for a GPU alone, where the
+        system can do it.
     """
 
     def __init__(
@@ -64,10 +69,13 @@ class TileFeed:
         threads: int | None = None,
         timeout: float = 300.0,
         profile: Path | None = None,
+        processes: bool | None = None,
     ) -> None:
         self._embedder, self._progress, self._timeout, self._profile = embedder, progress, timeout, profile
+        self._on_gpu = embedder.device.type == "cuda"
         self._batch_size = batch_size or _BATCH_SIZE.get(embedder.device.type, 64)
-        self._threads = threads or os.cpu_count() or 1
+        self._threads = threads or max(1, usable_cores() - self._on_gpu)
+        self._processes = (self._on_gpu if processes is None else processes) and can_be_shared()
         self._events: SimpleQueue[Batch | Exception | None] = SimpleQueue()
         """Written batches; errors that ended a thread; None to wake the waiting thread when a slide has been opened."""
         self._written: SimpleQueue[Batch | None] = SimpleQueue()
@@ -101,7 +109,8 @@ class TileFeed:
                 self._embedder.warm_up(self._batch_size)
         self._items, self._open_bag = iter(items), open_bag
         started = perf_counter()
-        self._decode = DecodeThreads(self._threads, self._decoded, self._events.put)
+        decoder = ProcessDecoder if self._processes else Decoder
+        self._decode = DecodeThreads(self._threads, self._decoded, self._events.put, decoder)
         self._embed = embed_threads(
             self._embedder, self._written.put, self._events.put, cores=self._threads, profile=self._profile
         )
@@ -181,7 +190,7 @@ class TileFeed:
         if self._batches >= self._most_batches(side):
             return None
         self._batches += 1
-        batch = Batch(self._batch_size, side, pinned=self._embedder.device.type == "cuda")
+        batch = Batch(self._batch_size, side, pinned=self._on_gpu, shared=self._processes)
         batch.begin(self._sent)
         return batch
 
@@ -257,7 +266,7 @@ class TileFeed:
             batch_size=self._batch_size,
             threads=self._threads,
             streams=embed.streams,
-            cores=os.cpu_count() or 1,
+            cores=usable_cores(),
             decoding=decode.busy,
             computing=embed.busy,
             writing=self._writing,

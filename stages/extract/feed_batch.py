@@ -15,6 +15,7 @@ from ...data.features.store import FeatureFacts
 from ...data.slides.slide import Slide
 from ...data.tiling.store import TileSet
 from ..stage import Item
+from .batch_memory import PENDING, SharedMemory
 
 
 class FeatureSink(Protocol):
@@ -101,11 +102,16 @@ class Batch:
 
     :param side: side of the tiles, in pixels.
     :param pinned: whether to use pinned memory, which a GPU can copy from by itself.
+    :param shared: whether to use memory that decode processes can write to.
     """
 
-    def __init__(self, size: int, side: int, *, pinned: bool) -> None:
+    def __init__(self, size: int, side: int, *, pinned: bool, shared: bool = False) -> None:
         self.side = side
-        self.tiles = torch.empty((size, side, side, 3), dtype=torch.uint8, pin_memory=pinned)
+        self.memory = SharedMemory(size, side, pinned=pinned) if shared else None
+        if self.memory is not None:
+            self.tiles = torch.from_numpy(self.memory.pixels)
+        else:
+            self.tiles = torch.empty((size, side, side, 3), dtype=torch.uint8, pin_memory=pinned)
         self.pixels: NDArray[np.uint8] = self.tiles.numpy()
         """The same memory as ``tiles``."""
         self.decoded = np.zeros(size, bool)
@@ -121,6 +127,8 @@ class Batch:
         self.error: Exception | None = None
         """The reason why it could not be computed."""
         self.decoded[:] = False
+        if self.memory is not None:
+            self.memory.states[:] = PENDING
         self.filled = 0
         self._unsettled = 1  # the thread that fills it
 

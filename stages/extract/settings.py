@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from ..settings import Judgement, Runtime, Settings
 
@@ -42,13 +42,14 @@ class ExtractSettings(Settings):
         "auto", description="cpu, cuda, cuda:1 or mps; several as cuda:0,cuda:1; auto takes the first GPU there is"
     )
     batch_size: int | None = Runtime(
-        None, ge=1, examples=[64], description="tiles per batch; default: 4 on a CPU, 64 on a GPU"
+        None, ge=1, examples=[64], description="tiles per batch; default: 4 on a CPU, 128 on a CUDA GPU"
     )
     threads: int | None = Runtime(
         None,
         ge=1,
         examples=[8],
-        description="threads for decoding and, on a CPU, for the network; default: one per core",
+        description="threads for decoding and, on a CPU, for the network (with a CUDA GPU processes, of which one core "
+        "is spared); default: one per core",
     )
     tile_timeout: float = Runtime(
         300.0, gt=0, description="time limit for reading a tile, in seconds; a slide with a slower tile fails"
@@ -57,6 +58,13 @@ class ExtractSettings(Settings):
     profile: Path | None = Runtime(
         None, examples=["trace.json"], description="write a trace of some batches, for chrome://tracing or Perfetto"
     )
+
+    @field_validator("backbone")
+    @classmethod
+    def _is_a_name(cls, backbone: str) -> str:
+        if not re.match("[A-Za-z0-9]", backbone) or len(backbone) > 150:
+            raise ValueError("must be a name from `wsipipe backbones`, or that of a timm model")
+        return backbone
 
     def folder_name(self) -> str:
         """Name of the features' folder: ``uni2-h`` or, with another pooling than the default, ``uni2-h-cls+mean``."""

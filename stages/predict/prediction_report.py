@@ -7,7 +7,6 @@ has the reason.
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +14,7 @@ from typing import Final
 
 from ...data.artifact import whole
 from ...data.manifest import Record
+from ...data.safe_cells import SafeWriter
 from ...data.wording import some
 from ...models.bundle import BundleFacts, folds_of
 from ...models.tasks.prediction import TRAINED_AT, PatientPrediction
@@ -223,7 +223,7 @@ def _write_predictions(path: Path, report: PredictionReport, work: _Predictions,
     for one in report.slides:
         dates.setdefault(one.prediction.patient_id, []).append(date(one.slide))
     with whole(path) as scratch, scratch.open("w", encoding="utf-8", newline="") as stream:
-        writer = csv.writer(stream, lineterminator="\n")
+        writer = SafeWriter(stream)
         writer.writerow(COLUMNS)
         for p in report.patients:
             writer.writerow(row("patient", "", "done", p, p.why, work.model, max(dates[p.patient_id])))

@@ -5,18 +5,25 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated, Self
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from ...data.artifact import whole
+from ...data.cohort.splits import MOST_FOLDS
+from ...data.errors import StoreError
 from ...data.features.store import Bag, read_bag
+from ...data.json_text import fault, read_json
 from ...data.manifest import OutputRecord
 from ...models.backbones.devices import choose_devices
 from ...models.bundle import Bundle, folds_of, read_bundle
 from ..stage import Input, OutputInput, ValueInput
 from .allowed_folds import AllowedFolds
+
+_Fold = Annotated[int, Field(ge=0, lt=MOST_FOLDS)]
+_Probability = Annotated[float, Field(ge=0, le=1)]
 
 
 class SlideOutput(BaseModel):
@@ -26,17 +33,23 @@ class SlideOutput(BaseModel):
 
     slide_id: str
     patient_id: str
-    logits: dict[int, float]
+    logits: dict[_Fold, float] = Field(min_length=1)
     """Fold → score (of a binary task the log-odds of positive), of the folds that may read it."""
-    thresholds: dict[int, float]
+    thresholds: dict[_Fold, _Probability]
     """Fold → probability from which it calls a patient positive."""
     why: str
     """Why these folds were used and not others."""
-    tiles: int
+    tiles: int = Field(ge=1)
     other_patients: bool = False
     """Whether equal ids were treated as other people's."""
     remarks: str = ""
     """Further information for readers of the numbers, such as that the slide was enlarged."""
+
+    @model_validator(mode="after")
+    def _of_the_same_folds(self) -> Self:
+        if self.logits.keys() != self.thresholds.keys():
+            raise ValueError("its scores and thresholds are not of the same folds")
+        return self
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -118,8 +131,22 @@ def write_output(path: Path, output: SlideOutput) -> Path:
 
 
 def read_outputs(paths: Mapping[str, Path]) -> dict[str, SlideOutput]:
-    """Read the outputs of slides, in order of their ids."""
-    return {slide: SlideOutput.model_validate_json(path.read_bytes()) for slide, path in sorted(paths.items())}
+    """Read the outputs of slides, in order of their ids.
+
+    :raises StoreError: one is missing or damaged.
+    """
+    return {slide: _read_output(slide, path) for slide, path in sorted(paths.items())}
+
+
+def _read_output(slide_id: str, path: Path) -> SlideOutput:
+    hint = "remove it and run the same command again: only this slide is read again"
+    try:
+        output = SlideOutput.model_validate(read_json(path, StoreError, what="prediction of a slide", hint=hint))
+    except ValidationError as error:
+        raise StoreError(f"holds no prediction of a slide: {fault(error)}", path=path, hint=hint) from error
+    if output.slide_id != slide_id:
+        raise StoreError(f"holds the prediction of another slide than {slide_id}", path=path, hint=hint)
+    return output
 
 
 def _undecoded(tiles: int) -> str:

@@ -46,6 +46,7 @@ class _SlideToPredict:
     path: Path
     mpp_override: float | None
     tiles: Path
+    tiles_digest: str
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -144,6 +145,7 @@ class PredictStage(Stage[PredictSettings]):
                 path=Path(tile.inputs["slide"].path or ""),
                 mpp_override=tile.stats.get("mpp_override"),
                 tiles=self.workspace / tile.outputs["tiles"].path,
+                tiles_digest=tile.outputs["tiles"].digest,
             )
             items.append(Item(slide_id, slide.inputs(record.outputs["features"], model), payload))
         notes = [*tiled.notes, *done.notes, *_unnamed(of_asked & set(self.task.unnamed)), *_same_ids(allowed)]
@@ -184,7 +186,7 @@ class PredictStage(Stage[PredictSettings]):
         caption = f"{output.slide_id} · {self.task.model.name} {probability:.2f}"
         heatmap = self.folder / "heatmaps" / f"{output.slide_id}.png"
         strip = self.folder / "tiles" / f"{output.slide_id}.png"
-        tiles = read_tiles(slide.tiles)
+        tiles = read_tiles(slide.tiles, digest=slide.tiles_digest)
         with open_slide(slide.path, mpp_override=slide.mpp_override) as opened:
             overview = read_overview(opened)
             with whole(heatmap) as scratch:

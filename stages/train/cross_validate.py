@@ -6,19 +6,24 @@ metrics.json           pooled over the patients with 95 % intervals, and by fold
 
 from __future__ import annotations
 
-import csv
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
 import numpy as np
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from ...data.artifact import whole
-from ...data.errors import CohortError
+from ...data.cohort.splits import MOST_FOLDS
+from ...data.errors import CohortError, StoreError
 from ...data.features.store import read_bag
+from ...data.json_text import fault, read_json
 from ...data.manifest import Manifest
+from ...data.own_tables import read_own_rows
+from ...data.safe_cells import SafeWriter
 from ...models.backbones.devices import choose_devices
 from ...models.bundle import read_bundle
 from ...models.evaluation.metrics import Metrics
@@ -170,27 +175,61 @@ def write_metrics(path: Path, pooled: Metrics, by_fold: Mapping[int, Metrics]) -
         scratch.write_text(json.dumps(content, indent=1, allow_nan=False) + "\n", encoding="utf-8")
 
 
+class FoldMetrics(Metrics):
+    """The figures of one fold's test patients."""
+
+    fold: int = Field(ge=0, lt=MOST_FOLDS)
+
+
+class ModelMetrics(BaseModel):
+    """What is read of ``metrics.json``."""
+
+    model_config = ConfigDict(frozen=True)
+
+    pooled: Metrics
+    folds: tuple[FoldMetrics, ...]
+
+
+def read_metrics(path: Path) -> ModelMetrics:
+    """Read ``metrics.json``.
+
+    :raises StoreError: there is none, or it is damaged.
+    """
+    hint = "remove it and run the same command again: it is computed anew"
+    try:
+        return ModelMetrics.model_validate(read_json(path, StoreError, what="metrics", hint=hint))
+    except ValidationError as error:
+        raise StoreError(f"holds no metrics: {fault(error)}", path=path, hint=hint) from error
+
+
 def write_oof(path: Path, rows: Sequence[PatientPrediction]) -> None:
     """Write ``oof_predictions.csv``, one row per patient."""
     with whole(path) as scratch, scratch.open("w", encoding="utf-8", newline="") as stream:
-        writer = csv.writer(stream, lineterminator="\n")
+        writer = SafeWriter(stream)
         writer.writerow(OOF_COLUMNS)
         writer.writerows([[*(getattr(row, name) for name in OOF_COLUMNS[:-1]), TRAINED_AT] for row in rows])
 
 
 def read_oof(path: Path) -> list[PatientPrediction]:
-    """Read ``oof_predictions.csv``, also from versions without the prevalence."""
-    with path.open(encoding="utf-8", newline="") as stream:
-        return [
-            PatientPrediction(
-                patient_id=row["patient_id"],
-                label=int(row["label"]),
-                probability=float(row["probability"]),
-                logit=float(row["logit"]),
-                threshold=float(row["threshold"]),
-                call=int(row["call"]),
-                slides=int(row["slides"]),
-                folds=(int(row["fold"]),),
-            )
-            for row in csv.DictReader(stream)
-        ]
+    """Read ``oof_predictions.csv``, also from versions without the prevalence.
+
+    :raises StoreError: damaged, or edited into something else.
+    """
+
+    def prediction(row: Mapping[str, str]) -> PatientPrediction:
+        figures = [float(row[name]) for name in ("probability", "logit", "threshold")]
+        if not all(map(math.isfinite, figures)) or not {row["label"], row["call"]} <= {"0", "1"}:
+            raise ValueError(f"the prediction of {row['patient_id'][:40]!r} is none")
+        probability, logit, threshold = figures
+        return PatientPrediction(
+            patient_id=row["patient_id"],
+            label=int(row["label"]),
+            probability=probability,
+            logit=logit,
+            threshold=threshold,
+            call=int(row["call"]),
+            slides=int(row["slides"]),
+            folds=(int(row["fold"]),),
+        )
+
+    return read_own_rows(path, [name for name in OOF_COLUMNS[:-1] if name != "prevalence"], prediction)

@@ -17,6 +17,7 @@ from ...data.molecular.blocks import Block
 from ...data.molecular.gene_aliases import shipped_aliases
 from ...data.molecular.gene_sets import read_gmt
 from ...data.molecular.store import ExpressionTable, join_blocks, read_expression, store_name
+from ...data.plain_files import refuse_pipe
 from ...models.training.gene_panel import GenePanel, Selection
 from ...models.training.rna_teacher import SoftTargets, measured
 from ..lineage import Lineage
@@ -164,6 +165,7 @@ def read_gene_list(path: Path) -> tuple[str, ...]:
     if path.name.casefold().endswith((".gmt", ".gmt.gz")):
         genes = [gene for genes in read_gmt(path).values() for gene in genes]
     else:
+        refuse_pipe(path, ExpressionError)
         try:
             lines = path.read_text(encoding="utf-8-sig").splitlines()
         except (OSError, UnicodeDecodeError) as error:

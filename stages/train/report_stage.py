@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -10,7 +9,6 @@ from typing import Any
 from ...data.artifact import whole
 from ...data.manifest import Record
 from ...models.bundle import BundleFacts, read_facts
-from ...models.evaluation.metrics import Metrics
 from ...models.tasks.prediction import PatientPrediction
 from ...models.training.methods import find_method
 from ..lineage import Lineage
@@ -27,7 +25,7 @@ from ..pages.report_page import (
 from ..registry import VERSIONS
 from ..settings import Settings
 from ..stage import Input, Item, Outcome, OutputInput, Plan, Progress, Stage, upstream
-from .cross_validate import read_oof
+from .cross_validate import ModelMetrics, read_metrics, read_oof
 from .split import PatientRow, read_patients, reasons
 
 
@@ -64,7 +62,7 @@ class TrainingReportStage(Stage[ReportSettings]):
 
         patients = read_patients(output("splits", "patients"))
         oof = read_oof(output("cross-validation", "predictions"))
-        metrics = json.loads(output("cross-validation", "metrics").read_text(encoding="utf-8"))
+        metrics = read_metrics(output("cross-validation", "metrics"))
         bundles = [read_facts(output(name, "bundle")) for name in records if name.startswith("fold-")]
         report = _report(self.folder, patients, oof, metrics, sorted(bundles, key=lambda b: b.fold))
         path = self.folder / "report.html"
@@ -77,11 +75,11 @@ def _report(
     folder: Path,
     patients: list[PatientRow],
     oof: list[PatientPrediction],
-    metrics: Mapping[str, Any],
+    metrics: ModelMetrics,
     bundles: list[BundleFacts],
 ) -> TrainingReport:
     question = bundles[0].question
-    test_auc = {fold["fold"]: fold["auc"]["value"] for fold in metrics["folds"]}
+    test_auc = {fold.fold: fold.auc.value for fold in metrics.folds}
     return TrainingReport(
         run=folder.name,
         question=Question.of(question.label_column, question.positive, question.negative),
@@ -90,7 +88,7 @@ def _report(
             used=sum(patient.used for patient in patients),
             dropped=tuple(reasons(patients).items()),
         ),
-        metrics=Metrics.model_validate(metrics["pooled"]),
+        metrics=metrics.pooled,
         folds=tuple(_fold(bundle, test_auc.get(bundle.fold)) for bundle in bundles),
         oof=tuple(oof),
         slots=tuple(

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 
 from pydantic import Field, field_validator, model_validator
 
+from ...data.cohort.splits import MOST_FOLDS
 from ...data.molecular.block_table import BLOCKS
 from ...models.training.methods import METHODS
 from ..settings import Runtime, Settings
@@ -42,7 +43,7 @@ class BiomarkerSettings(Settings):
 class SplitSettings(Settings):
     """Training, validation and test patients of each fold."""
 
-    folds: int = Field(5, ge=2, description="number of folds; every patient is tested once")
+    folds: int = Field(5, ge=2, le=MOST_FOLDS, description="number of folds; every patient is tested once")
     validation_fraction: float = Field(
         0.2, gt=0, lt=1, description="part of each fold's training patients set aside for early stopping and threshold"
     )

@@ -7,6 +7,7 @@ patients.csv   every patient of the table: used, or dropped and why; slides; whe
 from __future__ import annotations
 
 import csv
+import io
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -21,6 +22,8 @@ from ...data.cohort.table import CohortTable, read_cohort
 from ...data.errors import CohortError
 from ...data.manifest import Manifest, OutputRecord, Record
 from ...data.molecular.store import read_expression
+from ...data.own_tables import read_own_rows
+from ...data.safe_cells import SafeWriter
 from ...data.wording import some
 from ...models.training.rna_teacher import measured
 from ..lineage import Lineage, Standing
@@ -250,7 +253,7 @@ def _refuse_twins(slides_of: Mapping[str, Sequence[str]], tiles: Path) -> None:
 def write_patients(path: Path, labels: PatientLabels, with_rna: Collection[str] = ()) -> None:
     """Write ``patients.csv``: one row for every patient of the table, used or dropped."""
     with whole(path) as scratch, scratch.open("w", encoding="utf-8", newline="") as stream:
-        writer = csv.writer(stream, lineterminator="\n")
+        writer = SafeWriter(stream)
         writer.writerow(PATIENT_COLUMNS)
         for patient in sorted({*labels.labels, *labels.dropped}):
             used = patient in labels.labels
@@ -260,7 +263,7 @@ def write_patients(path: Path, labels: PatientLabels, with_rna: Collection[str] 
                     "used" if used else "dropped",
                     labels.dropped.get(patient, ""),
                     labels.labels.get(patient, ""),
-                    ";".join(labels.slides.get(patient, ())),
+                    _joined(labels.slides.get(patient, ())),
                     "yes" if patient in with_rna else "no",
                 ]
             )
@@ -279,19 +282,35 @@ class PatientRow:
 
 
 def read_patients(path: Path) -> list[PatientRow]:
-    """Read ``patients.csv``."""
-    with path.open(encoding="utf-8", newline="") as stream:
-        return [
-            PatientRow(
-                patient_id=row["patient_id"],
-                used=row["status"] == "used",
-                reason=row["reason"],
-                label=int(row["label"]) if row["label"] else None,
-                slides=tuple(row["slides"].split(";")) if row["slides"] else (),
-                rna=row["rna"] == "yes",
-            )
-            for row in csv.DictReader(stream)
-        ]
+    """Read ``patients.csv``.
+
+    :raises StoreError: damaged, or edited into something else.
+    """
+
+    def patient(row: Mapping[str, str]) -> PatientRow:
+        if row["status"] not in ("used", "dropped") or row["label"] not in ("", "0", "1"):
+            raise ValueError(f"status {row['status'][:40]!r} with label {row['label'][:40]!r}")
+        return PatientRow(
+            patient_id=row["patient_id"],
+            used=row["status"] == "used",
+            reason=row["reason"],
+            label=int(row["label"]) if row["label"] else None,
+            slides=_parted(row["slides"]),
+            rna=row["rna"] == "yes",
+        )
+
+    return read_own_rows(path, PATIENT_COLUMNS, patient)
+
+
+def _joined(slides: Iterable[str]) -> str:
+    """Slides in one cell, separated by semicolons; an id that holds one, or begins with a quote, is in quotes."""
+    line = io.StringIO()
+    csv.writer(line, delimiter=";", lineterminator="").writerow(slides)
+    return line.getvalue()
+
+
+def _parted(cell: str) -> tuple[str, ...]:
+    return tuple(next(csv.reader([cell], delimiter=";"), ()))
 
 
 @dataclass(frozen=True)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from ...data.artifact import remove
 from ...data.errors import UsageError
+from ...data.workspace import refuse_to_leave
 from ...models.training.fit import Epoch
 
 
@@ -22,7 +23,8 @@ def tensorboard_curves(folder: Path) -> Iterator[Callable[[Epoch], None]]:
     except ImportError as error:
         hint = "pip install 'wsipipe-momkd[tensorboard]', or leave --tensorboard out"
         raise UsageError("--tensorboard needs the package tensorboard", hint=hint) from error
-    shutil.rmtree(folder, ignore_errors=True)
+    remove(folder)
+    refuse_to_leave(folder / "curves")
     with SummaryWriter(str(folder)) as writer:
 
         def write(epoch: Epoch) -> None:

@@ -85,6 +85,7 @@ def fed(
     asked: argparse.Namespace,
     store: Path | None,
     profile: Path | None = None,
+    processes: bool | None = None,
 ) -> FeedReport:
     """The slide, ``slides`` times, through the feed; into stores if there is a place for them."""
 
@@ -94,7 +95,8 @@ def fed(
             sink = FeatureWriter(store / f"{item.id}.zarr", width=embedder.width, dtype="float16", most=len(tiles))
         return OpenBag(item, open_slide(path), tiles, sink)
 
-    feed = TileFeed(embedder, Silence(), batch_size=asked.batch_size, threads=asked.threads, profile=profile)
+    how = {"batch_size": asked.batch_size, "threads": asked.threads, "profile": profile, "processes": processes}
+    feed = TileFeed(embedder, Silence(), **how)
     for _, bag in feed.run((Item(str(number), {}) for number in range(slides)), open_bag):
         if isinstance(bag, Exception) or bag.error is not None:
             raise SystemExit(f"{path}: {bag if isinstance(bag, Exception) else bag.error}")

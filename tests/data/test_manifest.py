@@ -18,7 +18,7 @@ import pytest
 from storage import Storage
 from wsipipe.data import artifact
 from wsipipe.data.artifact import digest_of
-from wsipipe.data.errors import BusyError, StoreError, SurroundingsError
+from wsipipe.data.errors import BusyError, StoreError, SurroundingsError, UsageError
 from wsipipe.data.manifest import FORMER_STAGES, ErrorRecord, InputRecord, Manifest, OutputRecord, Record
 from wsipipe.stages.registry import VERSIONS
 
@@ -102,7 +102,11 @@ def test_a_file_that_is_one_torn_line(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "line", [b"{", b"\xff\xfe", b"{}", b"[]", b"3", b"null", b'{"schema": "x"}', b'{"schema": null}', b"\0" * 100]
+    "line",
+    [
+        *(b"{", b"\xff\xfe", b"{}", b"[]", b"3", b"null", b'{"schema": "x"}', b'{"schema": null}', b"\0" * 100),
+        *(b"[" * 100_000, b"9" * 10_000, b'{"stage": []}', b'{"stage": {"a": 1}}', b'{"schema": 1e999}'),
+    ],
 )
 def test_a_damaged_line_in_the_middle_is_an_error_that_names_it(tmp_path: Path, line: bytes) -> None:
     manifest = Manifest(tmp_path / "manifest.jsonl")
@@ -114,6 +118,12 @@ def test_a_damaged_line_in_the_middle_is_an_error_that_names_it(tmp_path: Path, 
         manifest.records()
     assert caught.value.path == str(manifest.path)
     assert "remove that line" in caught.value.hint
+
+
+def test_a_folder_in_place_of_a_manifest_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "manifest.jsonl").mkdir()
+    with pytest.raises(StoreError, match="is a folder"):
+        Manifest.of(tmp_path).records()
 
 
 def test_a_newer_schema_is_refused(tmp_path: Path) -> None:
@@ -144,10 +154,12 @@ def test_whether_outputs_are_whole(tmp_path: Path) -> None:
     assert record("b").is_whole(tmp_path)  # nothing to lose
 
 
-def test_a_full_disk_is_told_as_such(tmp_path: Path) -> None:
-    (tmp_path / "manifest.jsonl").symlink_to("/dev/full")
-    with pytest.raises(SurroundingsError, match="No space left"):
-        Manifest(tmp_path / "manifest.jsonl").append(record("a"))
+def test_a_full_disk_is_told_as_such(tmp_path: Path, storage: Storage) -> None:
+    manifest = Manifest(tmp_path / "manifest.jsonl")
+    manifest.append(record("a"))
+    with storage.failing(manifest.path, "ENOSPC"), pytest.raises(SurroundingsError, match="No space left"):
+        manifest.append(record("b"))
+    assert manifest.records() == [record("a")]
 
 
 HOLDER = """
@@ -304,3 +316,94 @@ def test_records_under_former_names_of_stages_are_read_under_those_they_have_now
     for stage in [*FORMER_STAGES, "tile"]:
         manifest.append(record(stage, stage=stage))
     assert [r.stage for r in manifest.records()] == [*FORMER_STAGES.values(), "tile"]
+
+
+# ----- what a stranger may have put there
+
+HOSTILE_NAMES = ["", ".", "..", "../../../outside/important", "/etc", "a/../../b", "a\\b", "a\0", "a\x1b[2J", "x" * 201]
+RESERVED = [".partial-x", ".aside-y", ".PARTIAL-x"]
+
+
+def appended(path: Path, **changes: Any) -> Manifest:
+    """A manifest of two records, of which the second was edited."""
+    manifest = Manifest(path / "manifest.jsonl")
+    manifest.append(record("a"))
+    line = json.loads(record("b").model_dump_json(by_alias=True, exclude_none=True)) | changes
+    with manifest.path.open("a") as stream:
+        stream.write(json.dumps(line) + "\n")
+    return manifest
+
+
+@pytest.mark.parametrize("item", [*HOSTILE_NAMES, *RESERVED])
+def test_an_item_that_is_no_file_name_is_refused_when_it_is_read(tmp_path: Path, item: str) -> None:
+    with pytest.raises(StoreError, match="line 2 is not a record: the item ") as caught:
+        appended(tmp_path, item=item).records()
+    assert "remove that line" in caught.value.hint
+
+
+@pytest.mark.parametrize(
+    "path", [*(name for name in HOSTILE_NAMES if len(name) < 200), "tiles/../../x", "tiles//x", "tiles/", ".aside-y/z"]
+)
+def test_an_output_outside_the_workspace_is_refused_when_it_is_read(tmp_path: Path, path: str) -> None:
+    outputs = {"tiles": {"path": path, "bytes": 3, "digest": "sha256:2"}}
+    with pytest.raises(StoreError, match="line 2 is not a record: the output "):
+        appended(tmp_path, outputs=outputs).records()
+
+
+@pytest.mark.parametrize("item", ["...", "a..b", "玻片", "Fall 7 (HE)", "a;b", "report.html", "=1+1", "a:b"])
+def test_any_other_item_is_read(tmp_path: Path, item: str) -> None:
+    assert [one.item for one in appended(tmp_path, item=item).records()] == ["a", item]
+
+
+def test_what_is_wrong_with_a_record_is_said(tmp_path: Path) -> None:
+    with pytest.raises(StoreError, match="line 2 is not a record: status: Input should be 'done', 'empty' or 'failed'"):
+        appended(tmp_path, status="fine").records()
+
+
+@pytest.mark.parametrize("file", ["manifest.jsonl", ".lock", ".lock-file"])
+@pytest.mark.parametrize("there", [True, False])
+def test_a_link_in_place_of_the_manifest_or_its_lock_is_refused(tmp_path: Path, file: str, there: bool) -> None:
+    foreign = tmp_path / "foreign"
+    if there:
+        foreign.write_bytes(b"whole line\ntorn li")
+    (tmp_path / "work").mkdir()
+    (tmp_path / "work" / file).symlink_to(foreign)
+    manifest = Manifest.of(tmp_path / "work")
+    with pytest.raises(UsageError, match="is a link") as caught, manifest.lock():
+        pytest.fail("it was locked")
+    assert caught.value.path == str(tmp_path / "work" / file)
+    if file == "manifest.jsonl":
+        with pytest.raises(UsageError, match="is a link"):
+            manifest.append(record("a"))
+    assert foreign.exists() == there
+    assert not there or foreign.read_bytes() == b"whole line\ntorn li"
+
+
+def test_a_link_in_place_of_the_holders_name_is_replaced(tmp_path: Path) -> None:
+    foreign = tmp_path / "foreign"
+    foreign.write_text("precious")
+    holder = tmp_path / "work/.lock-holder.json"
+    holder.parent.mkdir()
+    for name in (holder, holder.with_name(".partial-.lock-holder.json")):
+        name.symlink_to(foreign)
+    with Manifest.of(holder.parent).lock():
+        assert not holder.is_symlink()
+        assert json.loads(holder.read_text())["pid"] == os.getpid()
+    assert foreign.read_text() == "precious"
+    assert not holder.exists()
+
+
+def test_what_stands_in_the_holders_file_is_not_trusted(tmp_path: Path, holder: subprocess.Popen[str]) -> None:
+    told = tmp_path / ".lock-holder.json"
+    told.write_bytes(b"\x1b[2J\a" + b"x" * 10_000)
+    for content in (told.read_bytes(), b"\xff\xfe", None):
+        told.unlink()
+        if content is None:
+            os.mkfifo(told)
+        else:
+            told.write_bytes(content)
+        with pytest.raises(BusyError) as caught, Manifest.of(tmp_path).lock():
+            pytest.fail("two writers")
+        assert caught.value.what.isprintable()
+        assert len(caught.value.what) < 400
+    assert holder.poll() is None

@@ -55,11 +55,13 @@ def mean_colours(device: torch.device, number: int = -1, error: Exception | None
 
 
 @contextmanager
-def threads_of(embedder: Embedder, profile: Path | None = None) -> Iterator[tuple[EmbedThreads, SimpleQueue[Batch]]]:
+def threads_of(
+    embedder: Embedder, profile: Path | None = None, *, graphs: bool = True
+) -> Iterator[tuple[EmbedThreads, SimpleQueue[Batch]]]:
     """The embedding threads of its device, and the queue on which batches come back."""
     back: SimpleQueue[Batch] = SimpleQueue()
     ended: list[Exception] = []
-    threads = embed_threads(embedder, back.put, ended.append, cores=2, profile=profile)
+    threads = embed_threads(embedder, back.put, ended.append, cores=2, profile=profile, graphs=graphs)
     try:
         yield threads, back
     finally:
@@ -114,7 +116,7 @@ def test_each_batch_gets_its_own_features_though_buffers_go_round(embedder: Embe
 
 def test_an_error_fails_its_batch_and_the_others_go_on(device: torch.device) -> None:
     embedder = mean_colours(device, 3, ValueError("of this batch"))
-    with threads_of(embedder) as (threads, back):
+    with threads_of(embedder, graphs=False) as (threads, back):
         batches = []
         for number in range(8):  # one after the other, so that it is known which is the third
             threads.submit(filled(new(embedder, 32), number))
@@ -124,6 +126,46 @@ def test_an_error_fails_its_batch_and_the_others_go_on(device: torch.device) -> 
     for batch in batches[:3] + batches[4:]:
         expected = embedder(torch.from_numpy(pixels(batch.number, 32))).cpu().numpy()
         assert np.array_equal(features_of(batch), expected)
+
+
+def test_kernels_are_launched_together_with_the_same_bits(gpu: torch.device, embedder: Embedder) -> None:
+    found: list[list[NDArray[np.float32]]] = []
+    for graphs in (True, False):
+        with threads_of(embedder, graphs=graphs) as (threads, back):
+            found.append([])
+            for number in range(5):
+                threads.submit(filled(new(embedder), number))
+                found[-1].append(features_of(back.get(timeout=SECONDS)))
+        assert threads.pieces.recorded == graphs
+    assert all(np.array_equal(one, other) for one, other in zip(*found, strict=True))
+
+
+def test_a_network_that_cannot_be_recorded_is_computed_as_before(gpu: torch.device) -> None:
+    """It looks at its own numbers, for which the CPU waits."""
+
+    class Network(nn.Module):
+        def forward(self, pixels: Tensor) -> Tensor:
+            return pixels.mean((2, 3)) * (1.0 if pixels.sum().item() else 0.0)
+
+    backbone = Backbone(name="x", architecture="x", pooling="pooled", resize=32, mean=(0.5,) * 3, std=(0.25,) * 3)
+    embedder = ready(backbone, Network(), Weights(Path("none"), "random"), device=gpu, precision="fp32")
+    with threads_of(embedder) as (threads, back):
+        for number in range(5):
+            threads.submit(filled(new(embedder, 32), number))
+            wanted = embedder(torch.from_numpy(pixels(number, 32))).cpu().numpy()
+            assert np.array_equal(features_of(back.get(timeout=SECONDS)), wanted)
+    assert not threads.pieces.recorded
+
+
+def test_memory_that_processes_share_is_pinned_and_copied_from(gpu: torch.device) -> None:
+    embedder = mean_colours(gpu)
+    batch = Batch(SIZE, 32, pinned=True, shared=True)
+    assert batch.tiles.is_pinned()
+    with threads_of(embedder) as (threads, back):
+        for number in range(4):
+            threads.submit(filled(batch, number))
+            wanted = embedder(torch.from_numpy(pixels(number, 32))).cpu().numpy()
+            assert np.array_equal(features_of(back.get(timeout=SECONDS)), wanted)
 
 
 @pytest.mark.parametrize("said", ["CUDA error: out of memory", "CUBLAS_STATUS_ALLOC_FAILED"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import pickle
 import shutil
 from collections.abc import Callable
@@ -166,15 +167,25 @@ def test_features_of_another_kind_are_refused(bundle: Path, change: dict[str, An
 
 
 def change_json(bundle: Path, change: Callable[[dict[str, Any]], object]) -> None:
+    """Change a bundle as earlier versions wrote it, without digests."""
     content = json.loads((bundle / "bundle.json").read_text())
+    content["encoding-version"] = "1"
+    content.pop("digests", None)
     change(content)
     (bundle / "bundle.json").write_text(json.dumps(content))
 
 
 def change_tensors(bundle: Path, change: Callable[[dict[str, Tensor]], object]) -> None:
+    change_json(bundle, lambda _: None)
     state = load_file(bundle / "model.safetensors")
     change(state)
     save_file(state, bundle / "model.safetensors")
+
+
+def change_text(bundle: Path, old: str, new: str) -> None:
+    text = (bundle / "bundle.json").read_text()
+    assert text.count(old) == 1
+    (bundle / "bundle.json").write_text(text.replace(old, new))
 
 
 Damage = Callable[[Path], object]
@@ -197,6 +208,53 @@ DAMAGE: dict[str, tuple[Damage, str]] = {
         lambda b: change_tensors(b, lambda s: s.update(x=torch.ones(1))),
         "not expected: x",
     ),
+    "a folder for JSON": (
+        lambda b: ((b / "bundle.json").unlink(), (b / "bundle.json").mkdir()),
+        "cannot be read: it is a folder",
+    ),
+    "a folder for tensors": (
+        lambda b: ((b / "model.safetensors").unlink(), (b / "model.safetensors").mkdir()),
+        "cannot be read: it is a folder",
+    ),
+    "a pipe": (lambda b: ((b / "bundle.json").unlink(), os.mkfifo(b / "bundle.json")), "it is a folder or something"),
+    "deep JSON": (lambda b: (b / "bundle.json").write_text('{"a":' * 100_000), "lists and objects in each other"),
+    "infinity": (lambda b: change_text(b, "0.37", "Infinity"), "Infinity is not a number"),
+    "a huge number": (lambda b: change_text(b, "0.37", "9" * 6000), "more than 300 digits"),
+    "a threshold over 1": (
+        lambda b: change_json(b, lambda c: c.update(threshold=1.5)),
+        "threshold: Input should be less",
+    ),
+    "no folds": (lambda b: change_json(b, lambda c: c.update(folds=0)), "folds: Input should be greater than or equal"),
+    "a billion folds": (lambda b: change_json(b, lambda c: c.update(folds=10**9)), "equal to 1000"),
+    "a fold beyond": (lambda b: change_json(b, lambda c: c.update(fold=2)), "fold 2 is none of 2"),
+    "no neighbours": (
+        lambda b: change_json(b, lambda c: c["recipe"].update(neighbours=-1)),
+        "recipe.neighbours: Input should be greater than or equal to 1",
+    ),
+    "a wide layer": (
+        lambda b: change_json(b, lambda c: c["network"].update(hidden=10**9)),
+        "hidden: Input should be less than or equal to 65536",
+    ),
+    "many slots": (
+        lambda b: change_json(b, lambda c: c["network"].update(slots=10**6)),
+        "slots: Input should be less than or equal to 65536",
+    ),
+    "many genes": (
+        lambda b: change_json(b, lambda c: c["network"].update(n_genes=10**10)),
+        "n_genes: Input should be less than or equal to 4000000",
+    ),
+    "the widest layers": (  # 80 GB of them, were they built
+        lambda b: change_json(b, lambda c: c["network"].update(hidden=65_536, head_hidden=65_536, shared=65_536)),
+        "another shape: ",
+    ),
+    "another type": (
+        lambda b: change_tensors(b, lambda s: s.update(log_tau=s["log_tau"].double())),
+        "log_tau is of float64, not of float32",
+    ),
+    "not finite": (
+        lambda b: change_tensors(b, lambda s: s.update(log_tau=s["log_tau"] * torch.nan)),
+        "log_tau holds values that are not finite",
+    ),
     "another network": (
         lambda b: change_json(b, lambda c: c["network"].update(slots=5)),
         "another shape: memory.slots",
@@ -213,6 +271,54 @@ def test_a_damaged_bundle_is_refused_by_name(bundle: Path, damage: str) -> None:
     assert said in caught.value.what
     assert str(caught.value.path).startswith(str(bundle))
     assert caught.value.hint
+
+
+@pytest.mark.parametrize("name", ["bundle.json", "model.safetensors", "genes.safetensors"])
+def test_a_changed_byte_of_any_file_is_refused(bundle: Path, name: str) -> None:
+    file = bundle / name
+    whole = file.read_bytes()
+    read_bundle(bundle, torch.device("cpu"))
+    for place in {0, 7, 8, len(whole) // 3, len(whole) // 2, len(whole) - 2, len(whole) - 1}:
+        file.write_bytes(whole[:place] + bytes([whole[place] ^ 1]) + whole[place + 1 :])
+        with pytest.raises(BundleError) as caught:
+            read_bundle(bundle, torch.device("cpu"))
+        assert caught.value.path == str(file)
+    for changed in (whole + b"\n", whole[:-1], b" " + whole):
+        file.write_bytes(changed)
+        with pytest.raises(BundleError, match=r"was changed since|cannot be read|damaged"):
+            read_bundle(bundle, torch.device("cpu"))
+    file.unlink()
+    with pytest.raises(BundleError, match=r"there is no"):
+        read_bundle(bundle, torch.device("cpu"))
+
+
+def test_values_that_were_changed_are_refused_though_the_json_is_whole(bundle: Path) -> None:
+    content = json.loads((bundle / "bundle.json").read_text())
+    text = json.dumps({**content, "threshold": 0.9}, indent=1, sort_keys=True, ensure_ascii=False) + "\n"
+    (bundle / "bundle.json").write_text(text)
+    with pytest.raises(BundleError, match="was changed since the bundle was written"):
+        read_facts(bundle)
+    del content["digests"]  # a bundle of this version has them
+    (bundle / "bundle.json").write_text(json.dumps(content, indent=1, sort_keys=True, ensure_ascii=False) + "\n")
+    with pytest.raises(BundleError, match="was changed since the bundle was written"):
+        read_facts(bundle)
+
+
+def test_a_bundle_of_an_earlier_version_is_read_with_a_note(tmp_path: Path, trained: MoMKD) -> None:
+    model = tmp_path / "her2"
+    for fold in (0, 1):
+        write_bundle(model / f"fold-{fold}", facts(trained, fold=fold), trained, {})
+    assert len(folds_of(model)) == 2
+    change_json(model / "fold-1", lambda _: None)
+    with pytest.warns(UserWarning, match="that nobody changed them cannot be checked"):
+        assert len(folds_of(model)) == 2
+    assert read_bundle(model / "fold-1", torch.device("cpu")).facts == facts(trained, fold=1)
+
+
+def test_a_fold_in_anothers_place_is_refused(bundle: Path, trained: MoMKD) -> None:
+    write_bundle(bundle.with_name("fold-1"), facts(trained, fold=0), trained, {})
+    with pytest.raises(BundleError, match="is fold 0 of 2, and lies where fold 1 of 2 should be"):
+        folds_of(bundle.parent)
 
 
 def test_the_folds_of_a_model_come_in_order_and_all(tmp_path: Path, bundle: Path, trained: MoMKD) -> None:

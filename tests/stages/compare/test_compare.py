@@ -308,7 +308,20 @@ def test_a_model_of_other_features_is_left_alone(without_rna: Planted, tmp_path:
     manifest = (other / "manifest.jsonl").read_text()
     (other / "manifest.jsonl").write_text(manifest.replace(f"{FEATURES.name}/", "other/"))
     for n, record in enumerate(Manifest.of(other).latest("extract").values()):
-        output = record.outputs["features"].model_copy(update={"digest": f"sha256:{n:064x}"})
+        output = replace(record.outputs["features"], digest=f"sha256:{n:064x}")
         Manifest.of(other).append(record.model_copy(update={"outputs": {"features": output}}))
     compare(mine, "--features", f"{other.parent.name}/other", "--methods", "mean")
     assert state(mine.model) == before
+
+
+def test_a_second_comparison_leaves_the_unfinished_bundles_of_the_first_alone(tmp_path: Path) -> None:
+    planted = plant(tmp_path, make_patients(12, without_rna=12), epochs=1)
+    folder = folder_of(planted, "momkd-no-rna").with_name("momkd")
+    with Manifest.of(folder).lock():  # as the first comparison holds it while it trains
+        half = folder / ".partial-fold-0/model.safetensors"
+        half.parent.mkdir()
+        half.write_text("half")
+        result = compare(planted, code=2)
+        assert "another run is writing here" in result.stderr
+        assert half.read_text() == "half"
+    assert (planted.workspace / "comparisons/er/splits.csv").is_file()

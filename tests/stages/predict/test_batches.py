@@ -107,7 +107,9 @@ def test_another_model_of_the_same_folder_name_is_refused(clinic: Clinic) -> Non
     assert clinic.predict(b, model=moved).exit_code == 0, "the same model at another place"
 
 
-@pytest.mark.parametrize("name", ["../../x", "..", "a/b", "a+/../b", ".hidden", "/tmp/x", "a\\b", "her 2", "x\0"])
+@pytest.mark.parametrize(
+    "name", ["", ".", "../..", "../../x", "..", "a/b", "a+/../b", ".hidden", "/tmp/x", "a\\b", "her 2", "x\0"]
+)
 def test_a_name_that_leads_elsewhere_is_refused(clinic: Clinic, name: str) -> None:
     table = clinic.table({"a": "P1"})
     everything = set(clinic.folder.rglob("*")), set(clinic.folder.parent.iterdir())

@@ -23,13 +23,14 @@ from planted_workspace import (
     write_rna,
     write_slide,
 )
+from wsipipe.data.cohort.labels import PatientLabels
 from wsipipe.data.cohort.splits import make_splits, read_splits
 from wsipipe.data.errors import CohortError
 from wsipipe.data.manifest import InputRecord, Status
 from wsipipe.data.molecular.store import write_expression
 from wsipipe.pipeline.results import Summary
 from wsipipe.stages.tile.settings import TileSettings
-from wsipipe.stages.train.split import read_patients
+from wsipipe.stages.train.split import read_patients, write_patients
 
 PATIENTS = make_patients(24, without_rna=3)
 
@@ -235,3 +236,12 @@ def test_a_split_is_made_again_when_slides_rna_or_labels_are_others(mine: Plante
     rewrite_table(mine, er={p.id: "equivocal" if p.id == "P06" else p.label for p in PATIENTS})
     assert split(mine).done == 1
     assert dropped(mine)["P06"] == "label equivocal (equivocal)"
+
+
+def test_ids_with_semicolons_and_quotes_keep_their_slides(tmp_path: Path) -> None:
+    slides = {"P1": ("a;b", "c"), "P2": ('"quoted"', 'half"', ";"), "P3": ("plain",), "P4": ()}
+    labels = PatientLabels("HER2", dict.fromkeys(slides, 1), slides, {}, ())
+    write_patients(tmp_path / "patients.csv", labels)
+    assert {row.patient_id: row.slides for row in read_patients(tmp_path / "patients.csv")} == slides
+    lines = (tmp_path / "patients.csv").read_text().splitlines()
+    assert lines[3:] == ["P3,used,,1,plain,no", "P4,used,,1,,no"]
