@@ -11,6 +11,7 @@ import math
 import struct
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
+from os import PathLike
 from pathlib import Path
 from typing import Any, Final
 
@@ -113,12 +114,13 @@ class CheckedStore(LocalStore):  # type: ignore[misc]  # zarr has no types
                 yield name
 
 
-def open_zarr(path: Path) -> zarr.Group:
+def open_zarr(path: str | PathLike[str]) -> zarr.Group:
     """Open a store for reading; what is read of it is checked as it is read.
 
     :raises UncheckedStore: it is of zarr's format 2, or asks for what is not read (:class:`CheckedStore`).
     :raises Exception: one of :data:`UNREADABLE`: no store, or a damaged one.
     """
+    path = Path(path)
     if path.is_dir() and not (path / "zarr.json").exists() and any((path / name).exists() for name in _OF_FORMAT_2):
         raise UncheckedStore("it is of zarr's format 2, of which reading may run code, and only format 3 is read")
     return zarr.open_group(CheckedStore(path), mode="r", zarr_format=3, use_consolidated=False)
@@ -196,10 +198,12 @@ def _check_codecs(codecs: Any, key: str, *, text: bool, in_a_shard: bool = False
 def _names(codecs: Any, key: str) -> list[str]:
     if not isinstance(codecs, list):
         raise UncheckedStore(f"{key} has no list of codecs")
-    names = [codec.get("name") if isinstance(codec, dict) else codec for codec in codecs]
-    for name in names:
+    names: list[str] = []
+    for codec in codecs:
+        name = codec.get("name") if isinstance(codec, dict) else codec
         if not isinstance(name, str) or name not in _CODECS:
             raise UncheckedStore(f"{key} has the codec {str(name)[:60]!a}: only {', '.join(sorted(_CODECS))} are read")
+        names.append(name)
     return names
 
 

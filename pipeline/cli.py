@@ -21,11 +21,11 @@ from ..stages.registry import steps
 from ..stages.tile.settings import TileSettings
 from ..stages.train.settings import BiomarkerSettings, SplitSettings, TrainSettings
 from . import chain, comparison, training
+from .checks.commands import add_upkeep
 from .command import Call, Commands, Debug, Json, console_of, works
 from .config import FILE_NAME, template
 from .process import run_command
 from .steps import Features, Gpus, Tiles, Weights, add_step
-from .upkeep import add_upkeep
 
 app = typer.Typer(
     name="wsipipe",

@@ -13,7 +13,6 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from enum import Enum
-from io import TextIOWrapper
 from typing import Any, Protocol, TextIO
 
 from rich.console import Console as RichConsole
@@ -239,12 +238,7 @@ def _memory(summary: Summary) -> str:
 
 
 def _rich(stream: TextIO) -> RichConsole:
-    """A rich console as wide as the terminal; in a file or a pipe, lines are never wrapped or cut.
-
-    Signs that the stream's encoding lacks are written as ``\\u2192``, as Python does on standard error.
-    """
-    if isinstance(stream, TextIOWrapper) and stream.errors == "strict":
-        stream.reconfigure(errors="backslashreplace")
+    """A rich console as wide as the terminal; in a file or a pipe, lines are never wrapped or cut."""
     if stream.isatty():
         return SafeConsole(file=stream, highlight=False)
     return SafeConsole(file=stream, highlight=False, soft_wrap=True, width=_FILE_WIDTH)

@@ -164,7 +164,7 @@ QUOTED = [
 
 @pytest.mark.parametrize("message", QUOTED)
 def test_a_full_disk_in_the_words_of_libraries(tmp_path: Path, message: str) -> None:
-    with pytest.raises(SurroundingsError, match=os.strerror(errno.ENOSPC)), whole(tmp_path / "thing") as scratch:
+    with pytest.raises(SurroundingsError, match=os.strerror(errno.ENOSPC)), whole(tmp_path / "thing") as scratch:  # noqa: PT012
         scratch.write_text("half")
         raise RuntimeError(message)
     assert names(tmp_path) == []

@@ -221,7 +221,7 @@ EXPRESSION: dict[str, tuple[Callable[[Path], object], str]] = {
         lambda s: (s / "zarr.json").write_text('{"zarr_format": ' + "9" * 10_000 + "}"),
         "more than 300 digits",
     ),
-    "a pipe": (lambda s: ((s / "X" / "c/0/0").unlink(), os.mkfifo(s / "X" / "c/0/0")), "is a folder or something"),
+    "a pipe": (lambda s: ((s / "X" / "c/0/0").unlink(), os.mkfifo(s / "X" / "c/0/0")), "is a pipe, not a file"),
     "a folder": (lambda s: ((s / "zarr.json").unlink(), (s / "zarr.json").mkdir()), "is a folder or something"),
 }
 

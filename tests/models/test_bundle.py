@@ -216,7 +216,7 @@ DAMAGE: dict[str, tuple[Damage, str]] = {
         lambda b: ((b / "model.safetensors").unlink(), (b / "model.safetensors").mkdir()),
         "cannot be read: it is a folder",
     ),
-    "a pipe": (lambda b: ((b / "bundle.json").unlink(), os.mkfifo(b / "bundle.json")), "it is a folder or something"),
+    "a pipe": (lambda b: ((b / "bundle.json").unlink(), os.mkfifo(b / "bundle.json")), "is a pipe, not a file"),
     "deep JSON": (lambda b: (b / "bundle.json").write_text('{"a":' * 100_000), "lists and objects in each other"),
     "infinity": (lambda b: change_text(b, "0.37", "Infinity"), "Infinity is not a number"),
     "a huge number": (lambda b: change_text(b, "0.37", "9" * 6000), "more than 300 digits"),

@@ -122,9 +122,9 @@ def test_every_patient_and_slide_is_accounted_for(undisturbed: Path, cohort: Dem
 
 
 def test_a_second_run_computes_nothing(settings: Path, workspace: Path) -> None:
-    before = {path: path.stat().st_mtime_ns for path in workspace.rglob("*.jsonl")}
+    before = {path: path.stat().st_mtime_ns for path in workspace.rglob("manifest.jsonl")}
     assert all(done == 0 for done, _ in run(settings, workspace).values())
-    assert before == {path: path.stat().st_mtime_ns for path in workspace.rglob("*.jsonl")}
+    assert before == {path: path.stat().st_mtime_ns for path in workspace.rglob("manifest.jsonl")}
 
 
 def test_a_deleted_store_is_made_again_and_nothing_else(settings: Path, workspace: Path) -> None:

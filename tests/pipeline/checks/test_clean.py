@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +40,7 @@ def train(planted: Planted, items: Iterable[str], *, folds: int, **settings: obj
         (bundle / "bundle.json").write_text(json.dumps({"folds": folds, "fold": int(item[5:])}))
         output = of_slide.outputs["features"].model_copy(update={"path": f"models/er/{item}"})
         features = of_slide.outputs["features"]
-        made_from = of_slide.inputs["slide"].model_copy(update={"path": features.path, "digest": features.digest})
+        made_from = replace(of_slide.inputs["slide"], path=features.path, digest=features.digest)
         Manifest.of(planted.model).append(
             Record.model_validate(
                 {

@@ -59,7 +59,9 @@ class Project:
     def digests(self) -> dict[str, str]:
         """Every output and every other file, by path; without the manifests and locks."""
         files = (
-            file for file in self.work.rglob("*") if file.is_file() and not file.name.startswith((".", "manifest"))
+            file
+            for file in self.work.rglob("*")
+            if file.is_file() and not file.name.startswith((".", "manifest", "events"))
         )
         return {file.relative_to(self.work).as_posix(): digest_of(file) for file in files}
 

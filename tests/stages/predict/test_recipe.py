@@ -23,12 +23,17 @@ OF_THE_MACHINE = [
 ]
 
 
+def without_digests(content: dict[str, Any]) -> dict[str, Any]:
+    """As a version without digests has written it, in which nothing shows that a byte was changed."""
+    return {name: value for name, value in content.items() if name != "digests"} | {"encoding-version": "1"}
+
+
 def edited(model: Path, section: str, **changes: Any) -> Path:
     """The model after somebody has edited the recipe of all its folds."""
     for file in model.glob("fold-*/bundle.json"):
         content = json.loads(file.read_text())
         content["recipe"][section].update(changes)
-        file.write_text(json.dumps(content))
+        file.write_text(json.dumps(without_digests(content)))
     return model
 
 
@@ -92,7 +97,7 @@ def test_what_every_recipe_must_hold(tmp_path: Path, section: str, name: str) ->
     for file in model.glob("fold-*/bundle.json"):
         content = json.loads(file.read_text())
         del content["recipe"][section][name]
-        file.write_text(json.dumps(content))
+        file.write_text(json.dumps(without_digests(content)))
     with pytest.raises(BundleError, match=rf"its recipe lacks {section}\.{name}"):
         recipe_of(model)
 
@@ -103,7 +108,7 @@ def test_what_older_models_hold_is_read(tmp_path: Path) -> None:
     for file in model.glob("fold-*/bundle.json"):
         content = json.loads(file.read_text())
         del content["recipe"]["tile"]["tissue"]
-        file.write_text(json.dumps(content))
+        file.write_text(json.dumps(without_digests(content)))
     recipe = recipe_of(model)
     assert not {"profile", "device"} & recipe.extract.keys()
     assert ExtractSettings(**recipe.extract) == ExtractSettings()

@@ -7,10 +7,10 @@ from typing import Annotated
 
 import typer
 
-from ..data.errors import UsageError
-from .command import Call, ConfigFile, Debug, Json, Workspace, console_of, settings_of
-from .config import FILE_NAME
-from .steps import Gpus, Weights
+from ...data.errors import UsageError
+from ..command import Call, ConfigFile, Debug, Json, Workspace, console_of, settings_of
+from ..config import FILE_NAME
+from ..steps import Gpus, Weights
 
 
 def add_upkeep(app: typer.Typer) -> None:
@@ -27,7 +27,7 @@ def status(
     debug: Debug = False,
 ) -> None:
     """Show what is done, stale or failed, and why."""
-    from .status import show_status, watch_status
+    from ..status import show_status, watch_status
 
     with console_of(json=json, debug=debug) as console:
         settings = settings_of(config, {"workspace": workspace})
@@ -56,7 +56,7 @@ def verify(
     debug: Debug = False,
 ) -> None:
     """Compare all results with their records: what is lost, damaged, contradictory, stale or left over."""
-    from .checks.verify_command import verify_bundle, verify_workspace
+    from .verify_command import verify_bundle, verify_workspace
 
     with console_of(json=json, debug=debug) as console:
         if bundle is not None:
@@ -86,7 +86,7 @@ def clean(
 
     With NAMES: these folders as a whole, whatever is in them that wsipipe has made.
     """
-    from .checks.clean_command import clean_workspace
+    from .clean_command import clean_workspace
 
     with console_of(json=json, debug=debug) as console:
         settings = settings_of(config, {"workspace": workspace})
@@ -107,7 +107,7 @@ def doctor(
     debug: Debug = False,
 ) -> None:
     """Check this machine and installation: GPUs, packages, disk, memory, one tile through every stage."""
-    from .doctor.doctor import examine_here
+    from ..doctor.doctor import examine_here
 
     with console_of(json=json, debug=debug) as console:
         call = Call({"extract": {"backbone": backbone, "weights": weights, "device": device}}, console, {})
