@@ -31,7 +31,7 @@ from .surroundings import reading_fault
 
 T = TypeVar("T")
 
-_SECONDS: Final = 3
+_SECONDS: Final = 2
 _BYTES_A_SECOND: Final = 5_000_000
 """Of the file. The slowest that was met are many short texts, which take twice as long as this allows for numbers."""
 _LEAST_BYTES: Final = 256 * 2**20
@@ -40,7 +40,7 @@ _TIMES_THE_FILE: Final = 32
 _BESIDE: Final = 128 * 2**20
 """Memory for what is made while reading, beside twice the content: once as stored, once as it is handed over."""
 _FORKS: Final = hasattr(os, "fork")
-_PATIENCE: Final = 20 if _FORKS else 1
+_PATIENCE: Final = 30 if _FORKS else 1
 """How many times longer than it may compute a process may take altogether: the rest is waiting for the storage."""
 _LONGEST_TEXT: Final = 300
 _AGAIN: Final = "then run the same command again: what is done stays done"
