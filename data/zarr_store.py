@@ -24,6 +24,7 @@ from zarr.errors import ZarrUserWarning
 from zarr.storage import LocalStore
 
 from .artifact import files_of, is_stray
+from .errors import InputError
 from .json_text import parse_json
 
 UNREADABLE: Final = (
@@ -145,7 +146,10 @@ def _checked(metadata: Any, folder: Path, key: str) -> _Chunks | None:
 
 
 def _checked_sizes(metadata: dict[str, Any], folder: Path, key: str, value: int, *, text: bool) -> _Chunks:
-    there = files_of(folder)
+    try:
+        there = files_of(folder)
+    except InputError as error:  # a pipe in place of a file
+        raise UncheckedStore(error.what) from error
     on_disk = sum(file.stat().st_size for file in there)
     most = max(_ALWAYS, _RATIO * on_disk)
     shape = _sizes(metadata.get("shape"), 0, key)

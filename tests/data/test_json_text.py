@@ -70,7 +70,7 @@ def test_folders_pipes_and_giants_are_not_read(tmp_path: Path) -> None:
     (tmp_path / "folder").mkdir()
     os.mkfifo(tmp_path / "pipe")
     for name in ("folder", "pipe"):
-        with pytest.raises(StoreError, match="a folder, not a file|is a pipe, not a file"):
+        with pytest.raises(StoreError, match=r"a folder, not a file|is a pipe, not a file"):
             read_json(tmp_path / name, StoreError, what="metrics", hint="")
     with pytest.raises(StoreError, match="cannot be read: there is no such file"):
         read_json(tmp_path / "nowhere", StoreError, what="metrics", hint="")

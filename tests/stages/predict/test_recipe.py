@@ -17,6 +17,8 @@ from wsipipe.stages.predict.recipe import recipe_of
 from wsipipe.stages.settings import Settings
 from wsipipe.stages.tile.settings import TileSettings
 
+pytestmark = pytest.mark.filterwarnings("ignore:.*an earlier version wrote this model")
+
 SECTIONS: Mapping[str, type[Settings]] = {"tile": TileSettings, "extract": ExtractSettings}
 OF_THE_MACHINE = [
     (section, name) for section, kind in SECTIONS.items() for name in kind.model_fields if kind.kind(name) == "machine"
