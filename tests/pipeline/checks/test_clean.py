@@ -38,7 +38,7 @@ def train(planted: Planted, items: Iterable[str], *, folds: int, **settings: obj
         bundle = planted.model / item
         bundle.mkdir(parents=True, exist_ok=True)
         (bundle / "bundle.json").write_text(json.dumps({"folds": folds, "fold": int(item[5:])}))
-        output = of_slide.outputs["features"].model_copy(update={"path": f"models/er/{item}"})
+        output = replace(of_slide.outputs["features"], path=f"models/er/{item}")
         features = of_slide.outputs["features"]
         made_from = replace(of_slide.inputs["slide"], path=features.path, digest=features.digest)
         Manifest.of(planted.model).append(
@@ -265,7 +265,7 @@ def test_a_record_that_names_what_lies_elsewhere_removes_nothing_there(mine: Pla
     """Paths of records are compared with what is found in the folder; they never say what is removed."""
     manifest = Manifest.of(mine.workspace / FEATURES)
     record = next(iter(manifest.latest("extract").values()))
-    elsewhere = record.outputs["features"].model_copy(update={"path": f"{TILES}/S00a.h5"})
+    elsewhere = replace(record.outputs["features"], path=f"{TILES}/S00a.h5")
     manifest.append(record.model_copy(update={"item": "evil", "outputs": {"features": elsewhere}}))
     clean(mine, FEATURES.as_posix(), "--yes")
     assert (mine.workspace / TILES / "S00a.h5").exists()

@@ -210,7 +210,7 @@ def write_no_store(project: Project) -> None:
 
 def name_an_output_elsewhere(project: Project) -> None:
     record = Manifest.of(project.work / FEATURES).latest("extract")["b"]
-    elsewhere = record.outputs["features"].model_copy(update={"path": f"{TILES}/b.h5"})
+    elsewhere = replace(record.outputs["features"], path=f"{TILES}/b.h5")
     change_record(project, FEATURES, "extract", "b", outputs={"features": elsewhere})
 
 
