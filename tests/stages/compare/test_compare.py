@@ -50,11 +50,8 @@ def folder_of(planted: Planted, method: str) -> Path:
 
 def state(folder: Path) -> dict[Path, tuple[int, int]]:
     """Every file with its size and time; records may be written again when folders are named anew."""
-    stats = {
-        p: p.stat()
-        for p in sorted(folder.rglob("*"))
-        if p.is_file() and p.name not in ("manifest.jsonl", "events.jsonl", ".lock")
-    }
+    apart = ("manifest.jsonl", "events.jsonl", ".lock")
+    stats = {p: p.stat() for p in sorted(folder.rglob("*")) if p.is_file() and p.name not in apart}
     return {path: (stat.st_size, stat.st_mtime_ns) for path, stat in stats.items()}
 
 
