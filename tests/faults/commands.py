@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import csv
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager, ExitStack
+from contextlib import AbstractContextManager, ExitStack, suppress
 from dataclasses import dataclass
 from multiprocessing import get_context
 from pathlib import Path
@@ -52,10 +53,18 @@ class Running:
 
     def __init__(self, process: Any, place: Path) -> None:
         self.process, self._place = process, place
+        _started.append(self)
 
     @property
     def pid(self) -> int:
         return int(self.process.pid)
+
+    @property
+    def lives(self) -> bool:
+        """Whether it has not ended."""
+        if isinstance(self.process, subprocess.Popen):
+            return self.process.poll() is None
+        return bool(self.process.is_alive())
 
     def ended(self) -> Ended:
         """Wait for its end."""
@@ -67,6 +76,20 @@ class Running:
         if code == NOT_POSSIBLE:
             pytest.skip("mounts of its own: not allowed here")
         return Ended(code, *((self._place / name).read_text("utf-8", "replace") for name in ("out", "err")))
+
+
+_started: list[Running] = []
+
+
+def end_what_runs() -> None:
+    """Kill the commands of a test that has failed, also those that it had stopped: pytest would wait for them."""
+    for running in _started:
+        if running.lives:
+            with suppress(ProcessLookupError):  # it has not begun a session of its own yet
+                os.killpg(running.pid, signal.SIGKILL)
+            running.process.kill()
+            running.ended()
+    _started.clear()
 
 
 def forked(

@@ -56,7 +56,7 @@ def test_a_slide_that_goes_while_it_is_read(command: str, what: str, steps: Step
 def test_two_at_once(steps: Steps, tmp_path: Path) -> None:
     """The second says who is at work, and the first ends as if it had been alone."""
     project = steps.before("extract", tmp_path)
-    stopped = AtMoments(project / FEATURES, {6: signal.SIGSTOP})
+    stopped = AtMoments(project / workspace_of("extract"), {steps.moments["extract"] // 2: signal.SIGSTOP})
     first = forked(project, *COMMANDS["extract"], disturbed=(stopped,))
     patience = time.monotonic() + PATIENCE
     while Path(f"/proc/{first.pid}/stat").read_text().rpartition(")")[2].split()[0] != "T":
