@@ -44,7 +44,7 @@ def records_are_whole(project: Path) -> bool:
 
 @pytest.mark.parametrize("command", COMMANDS)
 def test_a_full_disk(command: str, steps: Steps, long: bool, tmp_path: Path) -> None:
-    if command not in steps.after or not (long or command in WRITE):
+    if command not in steps.after or not (long or command == "train"):
         pytest.skip("in the long round")
     for spare in (2, 5, 9, 14, 20, 30) if long else (5,):
         place = tmp_path / str(spare)
@@ -73,7 +73,7 @@ def test_a_read_only_disk(command: str, steps: Steps, long: bool, tmp_path: Path
 
 @pytest.mark.parametrize("command", COMMANDS)
 def test_files_that_may_not_become_large(command: str, steps: Steps, long: bool, tmp_path: Path) -> None:
-    if command not in steps.after or not (long or command == "train"):
+    if command not in steps.after or not long:
         pytest.skip("in the long round")
     project = steps.before(command, tmp_path)
     largest = max(f.stat().st_size for f in project.rglob("manifest.jsonl")) if command != "tile" else 0
@@ -120,7 +120,7 @@ def test_a_slide_that_may_not_be_read(steps: Steps, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("command", COMMANDS)
 def test_64_files_are_enough(command: str, steps: Steps, long: bool, tmp_path: Path) -> None:
-    if command not in steps.after or not (long or command in ("extract", "train")):
+    if command not in steps.after or not (long or command == "extract"):
         pytest.skip("in the long round")
     project = steps.before(command, tmp_path)
     ended = forked(project, *COMMANDS[command], disturbed=(few_files,)).ended()
@@ -131,7 +131,7 @@ def test_64_files_are_enough(command: str, steps: Steps, long: bool, tmp_path: P
 @pytest.mark.parametrize("command", COMMANDS)
 def test_too_little_memory(command: str, steps: Steps, long: bool, tmp_path: Path) -> None:
     """Wherever it runs out, what failed is tried again; a library may also end the process."""
-    if command not in steps.after or not (long or command in ("extract", "train")):
+    if command not in steps.after or not (long or command == "extract"):
         pytest.skip("in the long round")
     for mebibytes in (0, 1, 2, 4, 8, 16, 32) if long else (1,):
         place = tmp_path / str(mebibytes)
