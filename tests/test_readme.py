@@ -34,9 +34,11 @@ PAGES = [
     "docs/cohort.md",
     "docs/docker.md",
     "docs/doctor.md",
+    "docs/faults.md",
     "docs/features.md",
     "docs/genomics.md",
     "docs/repair.md",
+    "docs/running.md",
     "docs/tiling.md",
     "docs/training.md",
 ]
