@@ -196,7 +196,7 @@ def _check_codecs(codecs: Any, key: str, *, text: bool, in_a_shard: bool = False
 def _names(codecs: Any, key: str) -> list[str]:
     if not isinstance(codecs, list):
         raise UncheckedStore(f"{key} has no list of codecs")
-    names = [codec.get("name") if isinstance(codec, dict) else codec for codec in codecs]
+    names: list[Any] = [codec.get("name") if isinstance(codec, dict) else codec for codec in codecs]
     for name in names:
         if not isinstance(name, str) or name not in _CODECS:
             raise UncheckedStore(f"{key} has the codec {str(name)[:60]!a}: only {', '.join(sorted(_CODECS))} are read")
