@@ -45,6 +45,13 @@ Pooling = Annotated[
     Literal["cls", "mean", "cls+mean"] | None,
     typer.Option(help="how the backbone's tokens were pooled; default: as the backbone's card recommends"),
 ]
+Prevalence = Annotated[
+    float | None,
+    typer.Option(
+        help="share of positive patients where the model is used, such as 0.15: probabilities, thresholds, Brier score "
+        "and calibration are shown at it; default: that of the training patients",
+    ),
+]
 Gpu = Annotated[str | None, typer.Option("--gpu", help="number of the GPU to use; the same as --device cuda:N")]
 
 
@@ -106,6 +113,7 @@ def train(
     name: Biomarkers = None,
     table: Table = None,
     features: Features = None,
+    prevalence: Prevalence = None,
     gpu: Gpus = None,
 ) -> None:
     """Train a model of a biomarker, with RNA as the teacher, and evaluate it by cross-validation.
@@ -113,7 +121,7 @@ def train(
     The biomarker is defined in the settings file as biomarkers.NAME, or by flags: --name her2 --label-column HER2Calc.
     """
     name = call.on_biomarkers(name, table, gpu)
-    summaries, metrics = training.train(*call.open(), name, features=features)
+    summaries, metrics = training.train(*call.open(), name, features=features, prevalence=prevalence)
     training.show_metrics(call.console, metrics)
     call.finish(summaries, {"models": metrics})
 
@@ -135,6 +143,7 @@ def compare(
     name: Biomarkers = None,
     table: Table = None,
     features: Features = None,
+    prevalence: Prevalence = None,
     gpu: Gpus = None,
 ) -> None:
     """Train several methods on the same splits and compare them with MoMKD: CSV, a page, a figure."""
@@ -145,7 +154,7 @@ def compare(
             what = f"--{flag.replace('_', '-')} does not go with compare, which sets it for each method"
             raise UsageError(what, hint="choose what to compare with --methods, such as --methods momkd,abmil+soft")
     name = call.on_biomarkers(name, table, gpu)
-    summaries, results = comparison.compare(*call.open(), name, features=features)
+    summaries, results = comparison.compare(*call.open(), name, features=features, prevalence=prevalence)
     show_comparisons(call.console, results)
     call.finish(summaries, {"comparisons": results})
 
@@ -232,6 +241,7 @@ def evaluate(
     other_patients: Annotated[
         bool, typer.Option("--other-patients", help=PredictSettings.model_fields["other_patients"].description)
     ] = False,
+    prevalence: Prevalence = None,
     device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1 or mps; auto takes the first GPU")] = None,
     gpu: Gpu = None,
 ) -> None:
@@ -245,7 +255,13 @@ def evaluate(
     call.flags["cohort"] = {"table": table}
     call.on_gpu("predict", gpu)
     summaries, metrics = chain.evaluate(
-        *call.open(), model, labels=labels, name=name, features=features, other_patients=other_patients
+        *call.open(),
+        model,
+        labels=labels,
+        name=name,
+        features=features,
+        other_patients=other_patients,
+        prevalence=prevalence,
     )
     training.show_metrics(call.console, metrics)
     call.finish(summaries, {"evaluations": metrics})

@@ -27,9 +27,9 @@ class SlideOutput(BaseModel):
     slide_id: str
     patient_id: str
     logits: dict[int, float]
-    """Fold → score (of a binary task the log-odds of positive), of the folds that may read it."""
+    """Fold → score (of a binary task the log-odds of positive at even prevalence), of the folds that may read it."""
     thresholds: dict[int, float]
-    """Fold → probability from which it calls a patient positive."""
+    """Fold → probability from which it calls a patient positive, at even prevalence as the scores are."""
     why: str
     """Why these folds were used and not others."""
     tiles: int

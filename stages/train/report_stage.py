@@ -11,7 +11,7 @@ from ...data.artifact import whole
 from ...data.manifest import Record
 from ...models.bundle import BundleFacts, read_facts
 from ...models.evaluation.metrics import Metrics
-from ...models.tasks.prediction import PatientPrediction
+from ...models.tasks.prediction import PatientPrediction, threshold_at
 from ...models.training.methods import find_method
 from ..lineage import Lineage
 from ..pages.report_page import (
@@ -91,7 +91,8 @@ def _report(
             dropped=tuple(reasons(patients).items()),
         ),
         metrics=Metrics.model_validate(metrics["pooled"]),
-        folds=tuple(_fold(bundle, test_auc.get(bundle.fold)) for bundle in bundles),
+        prevalence=metrics["prevalence"],
+        folds=tuple(_fold(bundle, test_auc.get(bundle.fold), metrics["prevalence"]) for bundle in bundles),
         oof=tuple(oof),
         slots=tuple(
             SlotUsage(fold=bundle.fold, positive=label == "positive", shares=tuple(use["shares"]))
@@ -106,7 +107,7 @@ def _report(
     )
 
 
-def _fold(bundle: BundleFacts, test_auc: float | None) -> FoldSummary:
+def _fold(bundle: BundleFacts, test_auc: float | None, prevalence: float) -> FoldSummary:
     """Summarise a fold, with epochs counted from 1; bundles and TensorBoard count them from 0."""
     history = bundle.training["history"]
     best = bundle.training["best_epoch"]
@@ -117,7 +118,7 @@ def _fold(bundle: BundleFacts, test_auc: float | None) -> FoldSummary:
         n_test=bundle.patients["test"],
         validation_auc=history[best]["validation_auc"],
         test_auc=test_auc,
-        threshold=bundle.threshold,
+        threshold=threshold_at(bundle.threshold, prevalence),
         best_epoch=best + 1,
         history=tuple(
             EpochRow(

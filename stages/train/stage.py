@@ -23,9 +23,10 @@ from ...data.features.store import FeatureFacts
 from ...data.manifest import Manifest, Record
 from ...data.version import __version__
 from ...models.backbones.devices import choose_device, choose_devices
-from ...models.bundle import BundleFacts, FeatureRecipe, Question, seen_hashes, write_bundle
+from ...models.bundle import BundleFacts, FeatureRecipe, Question, write_bundle
 from ...models.mil.bag_tensors import BagTensors
 from ...models.mil.momkd import MoMKD
+from ...models.patient_hashes import hashes_of
 from ...models.training.fit import Epoch
 from ...models.training.methods import find_method
 from ..extract.settings import ExtractSettings
@@ -197,7 +198,7 @@ class TrainStage(Stage[TrainSettings]):
         fitted, rna = trained.fitted, trained.rna
         threshold, threshold_from = trained.threshold()
         patients, digests = [*cohort.train, *cohort.validation], [digest for _, digest in cohort.slides.values()]
-        hashes = seen_hashes(patients, digests, cohort.slides)
+        hashes = hashes_of(patients, digests, cohort.slides, cohort.splits_digest)
         network = trained.network
         return BundleFacts(
             question=Question(name=self.question or self.folder.name, **self.biomarker.model_dump()),
@@ -216,8 +217,10 @@ class TrainStage(Stage[TrainSettings]):
             ),
             method=trained.settings.method,
             network=network.config.model_dump(mode="json"),
+            prevalence=network.task.prevalence([patient.label for patient in trained.train]),
             threshold=threshold,
             seen=hashes,
+            hashed_by="scrypt",
             patients={
                 "train": len(trained.train),
                 "validation": len(trained.validation),
