@@ -24,7 +24,7 @@ import zarr
 from anndata.io import read_elem, write_elem
 from zarr.storage import LocalStore
 
-from ..artifact import is_stray, whole
+from ..artifact import digest_of_value, is_stray, whole
 from ..cohort.ids import id_key, one_spelling, same_ids
 from ..errors import ExpressionError, StoreError
 from ..surroundings import patiently
@@ -33,7 +33,9 @@ from .block_table import BLOCKS
 from .blocks import Block, check_block_unit, feature_name
 
 ENCODING_TYPE = "wsipipe-expression"
-ENCODING_VERSION = "0.1.0"
+ENCODING_VERSION = "0.2.0"
+_VALUES_ALONE = "0.1.0"
+"""The version before, which is read too: its digest covers the values, but not whose and of which genes they are."""
 
 
 @dataclass(frozen=True)
@@ -123,7 +125,7 @@ def write_expression(path: Path, expression: anndata.AnnData) -> None:
 
     :param expression: ``X`` (patients × genes) float32, finite or NaN; unique names; ``uns`` with ``unit`` and
         ``source`` (text), ``block`` if it is not RNA, and anything else to store. The keys ``encoding_type``,
-        ``encoding_version`` and ``matrix_digest`` are set here.
+        ``encoding_version`` and ``content_digest`` are set here.
     :raises ExpressionError: it does not have this form, or the values of another block than RNA contradict its unit.
     """
     matrix = expression.X
@@ -146,7 +148,7 @@ def write_expression(path: Path, expression: anndata.AnnData) -> None:
     ours = {
         "encoding_type": ENCODING_TYPE,
         "encoding_version": ENCODING_VERSION,
-        "matrix_digest": _digest(matrix),
+        "content_digest": _digest_of_content(expression, matrix, block),
     }
     uns = dict(sorted({**expression.uns, **ours}.items()))
     stored = anndata.AnnData(X=matrix, obs=expression.obs, var=expression.var, uns=uns)
@@ -165,13 +167,17 @@ def read_expression(path: Path) -> ExpressionTable:
     if uns.get("encoding_type") != ENCODING_TYPE:
         what = f"is AnnData, but no expression store of wsipipe (encoding_type {uns.get('encoding_type')!r})"
         raise StoreError(what, path=path, hint="give the matrix to `wsipipe genomics`")
-    if uns.get("encoding_version") != ENCODING_VERSION:
-        what = f"is of version {uns.get('encoding_version')}, and this wsipipe reads {ENCODING_VERSION}"
+    if (version := uns.get("encoding_version")) not in (ENCODING_VERSION, _VALUES_ALONE):
+        what = f"is of version {version}, and this wsipipe reads {ENCODING_VERSION}"
         raise StoreError(what, path=path, hint="run `wsipipe genomics` again, or use the wsipipe that wrote it")
     matrix = stored.X
-    if not isinstance(matrix, np.ndarray) or matrix.dtype != np.float32 or _digest(matrix) != uns.get("matrix_digest"):
-        # A lost chunk reads as zeros: only the digest notices.
-        raise StoreError("the matrix is not the one that was written", path=path, hint=_AGAIN)
+    is_matrix = isinstance(matrix, np.ndarray) and matrix.dtype == np.float32
+    if version == _VALUES_ALONE:
+        same = is_matrix and _digest(matrix) == uns.get("matrix_digest")
+    else:
+        same = is_matrix and _digest_of_content(stored, matrix, uns.get("block", "rna")) == uns.get("content_digest")
+    if not same:  # a lost chunk reads as zeros, or as empty names: only the digest notices
+        raise StoreError("its matrix, patients or genes are not those that were written", path=path, hint=_AGAIN)
     block = next((block for block in BLOCKS if block == uns.get("block", "rna")), None)
     if block is None:
         raise StoreError(f"holds a block {uns['block']!r} that this wsipipe does not know", path=path, hint=_AGAIN)
@@ -202,6 +208,21 @@ def _read(path: Path) -> anndata.AnnData:
     if not isinstance(stored, anndata.AnnData):
         raise StoreError(f"holds {type(stored).__name__}, not AnnData", path=path, hint=_AGAIN)
     return stored
+
+
+def _digest_of_content(stored: anndata.AnnData, matrix: npt.NDArray[np.float32], block: str) -> str:
+    """The digest of a matrix with whose values they are, of which genes, in which unit, and the sizes of libraries."""
+    libraries = stored.obs["library_size"].to_numpy("<f8") if "library_size" in stored.obs else None
+    return digest_of_value(
+        {
+            "matrix": _digest(matrix),
+            "patients": list(map(str, stored.obs_names)),
+            "genes": list(map(str, stored.var_names)),
+            "unit": str(stored.uns["unit"]),
+            "block": block,
+            "libraries": None if libraries is None else hashlib.sha256(libraries.tobytes()).hexdigest(),
+        }
+    )
 
 
 def _digest(matrix: npt.NDArray[np.float32]) -> str:

@@ -47,6 +47,10 @@ class TrainingReportStage(Stage[ReportSettings]):
         lineage = Lineage(self.workspace)
         for stage in ("split", "train", "cross_validate"):  # folds of an earlier split are no longer valid
             records |= upstream(self.manifest, stage, self.workspace, lineage=lineage).records
+        tested = records["cross-validation"].inputs if "cross-validation" in records else {}
+        records = {  # an earlier split may have had more folds than cross-validation has tested
+            item: record for item, record in records.items() if not item.startswith("fold-") or item in tested
+        }
         inputs: dict[str, Input] = {
             f"{item} {name}": OutputInput(output)
             for item, record in records.items()

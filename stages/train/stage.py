@@ -97,6 +97,7 @@ class TrainStage(Stage[TrainSettings]):
         tile = _settings_of(used, tiled, self.tiles, TileSettings)
         extract = _settings_of(used, extracted, self.features, ExtractSettings)
         molecular = molecular_inputs(self._molecular, self.settings.gene_list, self.workspace)
+        sites = split.sites if self.settings.nested else {}
         items = []
         for fold in range(split.splits.folds):
             train, validation = split.part(fold, "train"), split.part(fold, "validation")
@@ -112,6 +113,7 @@ class TrainStage(Stage[TrainSettings]):
                 slides={s: (self.workspace / features[s].path, tiled[s].inputs["slide"].digest) for s in slides},
                 tile=tile,
                 extract=extract,
+                sites={patient: sites[patient] for patient in own} if sites else {},
             )
             inputs: dict[str, Input] = {
                 "splits": OutputInput(split.record),
@@ -119,6 +121,8 @@ class TrainStage(Stage[TrainSettings]):
                 **{f"features of {slide}": OutputInput(features[slide]) for slide in slides},
                 **molecular,
             }
+            if cohort.sites:
+                inputs["sites"] = ValueInput(dict(cohort.sites))
             items.append(Item(f"fold-{fold}", inputs, cohort, size=self._epochs()))
         return Plan(items)
 
