@@ -278,10 +278,13 @@ def evaluate(
     return [read, judged], {folder.name: metrics}
 
 
-def import_checkpoint(config: Config, runner: Runner, checkpoints: Sequence[Path], name: str) -> Summary:
+def import_checkpoint(
+    config: Config, runner: Runner, checkpoints: Sequence[Path], name: str, *, prevalence: float | None = None
+) -> Summary:
     """Make a model from checkpoints of the authors' MoMKD code, one checkpoint per fold.
 
     :param name: the model's name; the biomarker of that name must be configured.
+    :param prevalence: the share of positives among its training patients, which checkpoints do not say.
     :raises UsageError: no such biomarker, or no name for a model.
     """
     from ..stages.exchange.import_checkpoint import ImportCheckpointStage
@@ -294,6 +297,7 @@ def import_checkpoint(config: Config, runner: Runner, checkpoints: Sequence[Path
         checkpoints=checkpoints,
         tile=config.tile,
         extract=config.extract,
+        prevalence=prevalence,
     )
     return runner.run(stage)
 

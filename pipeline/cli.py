@@ -170,13 +170,17 @@ def import_checkpoint(
     tile_px: Annotated[int, typer.Option(help="side of its tiles, in pixels")],
     pooling: Pooling = None,
     weights: Weights = None,
+    prevalence: Annotated[
+        float | None,
+        typer.Option(help="share of positives among its training patients; without it, predict asks for one"),
+    ] = None,
 ) -> None:
     """Import checkpoints of the MoMKD authors' code as a model for predict; flags add what checkpoints lack."""
     biomarker = {key: value for key, value in call.flags.pop("biomarker").items() if value is not None}
     call.flags["biomarkers"] = {name: biomarker}
     call.flags["tile"] = {"mpp": mpp, "tile_px": tile_px}
     call.flags["extract"] = {"backbone": backbone, "pooling": pooling, "weights": weights}
-    call.finish([chain.import_checkpoint(*call.open(), checkpoints, name)])
+    call.finish([chain.import_checkpoint(*call.open(), checkpoints, name, prevalence=prevalence)])
 
 
 @works(app, predict=PredictSettings)
