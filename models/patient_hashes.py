@@ -17,7 +17,7 @@ from typing import Final
 
 from ..data.cohort.ids import id_key
 
-_COST: Final = {"n": 2**11, "r": 8, "p": 1, "maxmem": 2**24}  # about 6 ms and 2 MB an id
+_COST: Final = {"n": 2**11, "r": 8, "p": 1, "maxmem": 2**24}  # about 7 ms and 2 MB an id
 _BYTES: Final = 12
 _REMEMBERED: Final = 100_000
 

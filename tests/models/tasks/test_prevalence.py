@@ -54,3 +54,29 @@ def test_what_is_no_prevalence_is_refused(prevalence: float) -> None:
 
 def test_the_training_patients_prevalence() -> None:
     assert BINARY.prevalence([1, 0, 0, 0]) == 0.25
+
+
+def test_where_few_are_positive_the_brier_score_beats_chance_only_with_the_prior_put_back() -> None:
+    """The measured case: 15 % positive, an AUC of about 0.87."""
+    draw = np.random.default_rng(7)
+    y = (np.arange(2000) % 20 < 3).astype(int)
+    apart = 1.6
+    scores = apart * draw.normal(apart * (y - 0.5), 1)  # the true log-odds at even prevalence
+    found = {}
+    for prevalence in (0.5, 0.15):
+        rows = [predicted({0: float(score)}, {0: 0.5}, prevalence) for score in scores]
+        calls = [row.call for row in rows]
+        found[prevalence] = BINARY.metrics(y.tolist(), [row.probability for row in rows], calls, rounds=100, seed=0)
+    even, put_back = found[0.5], found[0.15]
+    assert even.brier.value is not None
+    assert put_back.brier.value is not None
+    assert put_back.chance_brier(0.15) == pytest.approx(0.1275)
+    assert put_back.brier.value < 0.1
+    assert even.chance_brier(0.5) == pytest.approx(0.25)
+    assert 0.1275 < even.brier.value < 0.25, "worse than knowing the share of positives alone"
+    assert put_back.calibration_in_the_large.low is not None
+    assert put_back.calibration_in_the_large.high is not None
+    assert put_back.calibration_in_the_large.low < 0 < put_back.calibration_in_the_large.high
+    assert even.calibration_in_the_large.high is not None
+    assert even.calibration_in_the_large.high < -1, "far too high on average"
+    assert put_back.auc == even.auc
