@@ -80,6 +80,7 @@ def predict(
 def compare(
     config: Config,
     *names: str,
+    prevalence: float | None = None,
     retry_failed: bool = False,
     replace: bool = False,
     console: Console | None = None,
@@ -87,10 +88,11 @@ def compare(
     """Train several methods (``config.compare``) on the same splits and compare them with MoMKD.
 
     :param names: biomarkers; default: all that are configured.
+    :param prevalence: the one that probabilities are shown at; default: that of the training patients.
     :raises WsipipeError: an error that stops a whole stage.
     """
     runner = _runner(config, console, retry_failed=retry_failed, replace=replace)
-    return comparison.compare(config, runner, names)[0]
+    return comparison.compare(config, runner, names, prevalence=prevalence)[0]
 
 
 def evaluate(
