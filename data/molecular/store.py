@@ -12,7 +12,7 @@ digest shows whether anything changed.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -148,7 +148,9 @@ def write_expression(path: Path, expression: anndata.AnnData) -> None:
     ours = {
         "encoding_type": ENCODING_TYPE,
         "encoding_version": ENCODING_VERSION,
-        "content_digest": _digest_of_content(expression, matrix, block),
+        "content_digest": _digest_of_content(
+            matrix, expression.obs_names, expression.var_names, expression.uns["unit"], block, _libraries(expression)
+        ),
     }
     uns = dict(sorted({**expression.uns, **ours}.items()))
     stored = anndata.AnnData(X=matrix, obs=expression.obs, var=expression.var, uns=uns)
@@ -171,19 +173,24 @@ def read_expression(path: Path) -> ExpressionTable:
         what = f"is of version {version}, and this wsipipe reads {ENCODING_VERSION}"
         raise StoreError(what, path=path, hint="run `wsipipe genomics` again, or use the wsipipe that wrote it")
     matrix = stored.X
-    is_matrix = isinstance(matrix, np.ndarray) and matrix.dtype == np.float32
-    if version == _VALUES_ALONE:
-        same = is_matrix and _digest(matrix) == uns.get("matrix_digest")
-    else:
-        same = is_matrix and _digest_of_content(stored, matrix, uns.get("block", "rna")) == uns.get("content_digest")
-    if not same:  # a lost chunk reads as zeros, or as empty names: only the digest notices
+    patients, genes = (tuple(map(str, names)) for names in (stored.obs_names, stored.var_names))
+    libraries = _libraries(stored)
+    fits = isinstance(matrix, np.ndarray) and matrix.dtype == np.float32
+    if fits and version == _VALUES_ALONE:
+        fits = _digest(matrix) == uns.get("matrix_digest")
+    elif fits:
+        said = (uns.get("unit", ""), uns.get("block", "rna"))
+        fits = _digest_of_content(matrix, patients, genes, *said, libraries) == uns.get("content_digest")
+    if not fits:  # a lost chunk reads as zeros, or as empty names: only the digest notices
         raise StoreError("its matrix, patients or genes are not those that were written", path=path, hint=_AGAIN)
     block = next((block for block in BLOCKS if block == uns.get("block", "rna")), None)
     if block is None:
         raise StoreError(f"holds a block {uns['block']!r} that this wsipipe does not know", path=path, hint=_AGAIN)
-    patients, genes = (tuple(map(str, names)) for names in (stored.obs_names, stored.var_names))
-    libraries = stored.obs["library_size"].to_numpy(np.float64) if "library_size" in stored.obs else None
     return ExpressionTable(patients, genes, matrix, uns["unit"], uns["source"], block, libraries)
+
+
+def _libraries(stored: anndata.AnnData) -> npt.NDArray[np.float64] | None:
+    return stored.obs["library_size"].to_numpy(np.float64) if "library_size" in stored.obs else None
 
 
 class _WithoutStrays(LocalStore):  # type: ignore[misc]  # zarr has no types
@@ -210,19 +217,18 @@ def _read(path: Path) -> anndata.AnnData:
     return stored
 
 
-def _digest_of_content(stored: anndata.AnnData, matrix: npt.NDArray[np.float32], block: str) -> str:
+def _digest_of_content(
+    matrix: npt.NDArray[np.float32],
+    patients: Iterable[object],
+    genes: Iterable[object],
+    unit: str,
+    block: str,
+    libraries: npt.NDArray[np.float64] | None,
+) -> str:
     """The digest of a matrix with whose values they are, of which genes, in which unit, and the sizes of libraries."""
-    libraries = stored.obs["library_size"].to_numpy("<f8") if "library_size" in stored.obs else None
-    return digest_of_value(
-        {
-            "matrix": _digest(matrix),
-            "patients": list(map(str, stored.obs_names)),
-            "genes": list(map(str, stored.var_names)),
-            "unit": str(stored.uns["unit"]),
-            "block": block,
-            "libraries": None if libraries is None else hashlib.sha256(libraries.tobytes()).hexdigest(),
-        }
-    )
+    sizes = None if libraries is None else hashlib.sha256(np.asarray(libraries, "<f8").tobytes()).hexdigest()
+    names = {"patients": list(map(str, patients)), "genes": list(map(str, genes))}
+    return digest_of_value({"matrix": _digest(matrix), **names, "unit": unit, "block": block, "libraries": sizes})
 
 
 def _digest(matrix: npt.NDArray[np.float32]) -> str:
