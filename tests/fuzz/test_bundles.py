@@ -14,8 +14,9 @@ import torch
 from momkd_bags import SMALL
 from trial import Trial
 from wsipipe.data.manifest import Manifest, OutputRecord, Record
-from wsipipe.models.bundle import Bundle, BundleFacts, FeatureRecipe, Question, folds_of, read_bundle, write_bundle
+from wsipipe.models.bundle import Bundle, BundleFacts, Question, folds_of, read_bundle, write_bundle
 from wsipipe.models.evaluation.metrics import binary_metrics
+from wsipipe.models.feature_recipe import FeatureRecipe
 from wsipipe.models.mil.momkd import MoMKD
 from wsipipe.stages.evaluate.cohort import cross_validated_auc
 from wsipipe.stages.lineage import digest_of_model
