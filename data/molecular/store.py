@@ -174,20 +174,20 @@ def read_expression(path: Path) -> ExpressionTable:
     if (version := uns.get("encoding_version")) not in (ENCODING_VERSION, _VALUES_ALONE):
         what = f"is of version {version}, and this wsipipe reads {ENCODING_VERSION}"
         raise StoreError(what, path=path, hint="run `wsipipe genomics` again, or use the wsipipe that wrote it")
+    if "unit" not in uns or "source" not in uns:
+        raise StoreError("does not say its unit and its source", path=path, hint=_AGAIN)
     patients, genes, libraries = stored.patients, stored.genes, stored.library_sizes
     fits = matrix.dtype == np.float32 and matrix.shape == (len(patients), len(genes))
     if fits and version == _VALUES_ALONE:
         fits = _digest(matrix) == uns.get("matrix_digest")
     elif fits:
-        said = (uns.get("unit", ""), uns.get("block", "rna"))
-        fits = _digest_of_content(matrix, patients, genes, *said, libraries) == uns.get("content_digest")
+        content = _digest_of_content(matrix, patients, genes, uns["unit"], uns.get("block", "rna"), libraries)
+        fits = content == uns.get("content_digest")
     if not fits:  # a lost chunk reads as zeros, or as empty names: only the digest notices
         raise StoreError("its matrix, patients or genes are not those that were written", path=path, hint=_AGAIN)
     block = next((block for block in BLOCKS if block == uns.get("block", "rna")), None)
     if block is None:
         raise StoreError(f"holds a block {uns['block']!r} that this wsipipe does not know", path=path, hint=_AGAIN)
-    if "unit" not in uns or "source" not in uns:
-        raise StoreError("does not say its unit and its source", path=path, hint=_AGAIN)
     if twice := same_ids(patients) or [gene for gene, rows in Counter(genes).items() if rows > 1]:
         raise StoreError(f"holds a patient or a gene twice: {some(list(twice))}", path=path, hint=_AGAIN)
     return ExpressionTable(patients, genes, matrix, uns["unit"], uns["source"], block, libraries)

@@ -7,6 +7,7 @@ import json
 import os
 import pickle
 import shutil
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -220,7 +221,7 @@ def test_hashes_of_another_model_differ_and_no_list_of_ids_is_tried_quickly() ->
 
 def test_ids_are_hashed_once_for_all_folds(trained: MoMKD) -> None:
     """1,000 patients cost 1,000 hashes whether the model has one fold or twenty."""
-    known = [facts(trained, fold=fold) for fold in range(20)]
+    known = [facts(trained, fold=fold, folds=20) for fold in range(20)]
     _slow.cache_clear()
     for one in known:
         one.saw("P1", "sha256:other", "S1")
@@ -376,6 +377,37 @@ def test_a_bundle_of_an_earlier_version_is_read_with_a_note(tmp_path: Path, trai
     with pytest.warns(UserWarning, match="that nobody changed them cannot be checked"):
         assert len(folds_of(model)) == 2
     assert read_bundle(model / "fold-1", torch.device("cpu")).facts == facts(trained, fold=1)
+
+
+def as_version_1_1(bundle: Path) -> None:
+    """Write a bundle again as the version before did: with digests, but without the prevalence and slow hashes."""
+    content = json.loads((bundle / "bundle.json").read_text())
+    digests = content.pop("digests")
+    del content["hashed_by"], content["prevalence"]
+    content |= {"encoding-version": "1.1", "seen": [unsalted_hash("P1")]}
+
+    def text(of: dict[str, Any]) -> bytes:
+        return (json.dumps(of, indent=1, sort_keys=True, ensure_ascii=False) + "\n").encode()
+
+    digests["bundle.json"] = "sha256:" + hashlib.sha256(text(content)).hexdigest()
+    (bundle / "bundle.json").write_bytes(text(content | {"digests": digests}))
+
+
+def test_a_bundle_of_version_1_1_is_checked_and_has_no_prevalence(tmp_path: Path, trained: MoMKD) -> None:
+    model = tmp_path / "her2"
+    for fold in (0, 1):
+        write_bundle(model / f"fold-{fold}", facts(trained, fold=fold, prevalence=0.2), trained, {})
+        as_version_1_1(model / f"fold-{fold}")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        bundles = folds_of(model)
+    assert [known.saw("P1", None) for _, known in bundles] == [True, True]
+    assert not bundles[0][1].saw("P2", None)
+    with pytest.raises(BundleError, match="training patients were positive"):
+        prevalence_of(bundles, None)
+    change_text(model / "fold-0", '"threshold": 0.37', '"threshold": 0.38')
+    with pytest.raises(BundleError, match="was changed since the bundle was written"):
+        read_facts(model / "fold-0")
 
 
 def test_a_fold_in_anothers_place_is_refused(bundle: Path, trained: MoMKD) -> None:
