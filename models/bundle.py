@@ -8,7 +8,8 @@
 ``bundle.json`` holds the digest of each file, its own among them: a bundle of which a byte was changed is refused. One
 of a version that did not write them is read all the same, and a warning says that it cannot be checked.
 
-Its training patients are stored as hashes: enough to keep a fold from predicting them, without a list of names.
+Its training patients are stored as hashes (:mod:`.patient_hashes`): enough to keep a fold from predicting them, without
+a list of names.
 """
 
 from __future__ import annotations
@@ -18,10 +19,11 @@ import hashlib
 import json
 import os
 import warnings
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, Self, get_args
+from statistics import fmean
+from typing import Any, Final, Literal, Self
 
 import numpy as np
 import torch
@@ -36,19 +38,23 @@ from ..data.artifact import digest_of, whole
 from ..data.cohort.ids import id_key
 from ..data.cohort.splits import MOST_FOLDS
 from ..data.errors import BundleError
-from ..data.features.store import Bag, FeatureFacts
+from ..data.features.store import Bag
 from ..data.json_text import fault, parse_json, read_bytes
 from ..data.surroundings import patiently
-from .backbones.backbone import Pooling, find_backbone
+from .feature_recipe import FeatureRecipe
 from .mil.bag_tensors import BagBatch, bag_tensors
-from .mil.network import MOST_GENES, WIDEST, SlideNetwork
+from .mil.network import MOST_GENES, SlideNetwork
+from .patient_hashes import bytes_hash, patient_hash, slide_hash, unsalted_hash
+from .tasks.prediction import EVEN, log_odds
 from .tasks.task import Task, find_task
 from .training.methods import network_for_inference
 
 ENCODING_TYPE = "wsipipe-bundle"
-ENCODING_VERSION = "1.1"
+ENCODING_VERSION = "2"
 _WITHOUT_DIGESTS: Final = "1"
-"""The encoding version of bundles that earlier versions of wsipipe wrote, which is the same in all else."""
+"""The first encoding version, whose bundles do not hold the digests of their files."""
+_READ: Final = (_WITHOUT_DIGESTS, "1.1", ENCODING_VERSION)
+"""Versions that can be read. Those before 2 have no prevalence, and hash patients quickly and without a salt."""
 
 _MOST_NAMES: Final = 10_000_000
 """Of patients and slides, with their spellings."""
@@ -72,62 +78,6 @@ class Question(BaseModel):
         return find_task("binary")
 
 
-_EXTRACT_AGAIN = "extract with the model's own backbone and weights (pass them with --weights FILE)"
-_IMPORT_AGAIN = "its features were imported: import them again with --weights FILE, train again, and predict"
-
-
-class FeatureRecipe(BaseModel):
-    """How a slide's features were made: the settings of both stages, and the values that must match exactly."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    tile: dict[str, Any]
-    extract: dict[str, Any]
-    tile_px: int = Field(ge=1, le=65_536)
-    backbone: str
-    pooling: str
-    weights_digest: str
-    width: int = Field(ge=1, le=WIDEST)
-    neighbours: int = Field(ge=1, le=1024)
-
-    @property
-    def pooling_text(self) -> str:
-        """The pooling in words, for reports."""
-        return {"pooled": "its own pooling", "cls": "class token", "mean": "mean of patch tokens"}.get(
-            self.pooling, "class token and mean of patch tokens"
-        )
-
-    def refuse_other(self, facts: FeatureFacts, path: Path) -> None:
-        """Refuse features of another backbone, other weights, other tiles, or another width.
-
-        :raises BundleError: they differ; the message names the values.
-        """
-        own = {name: getattr(self, name) for name in ("backbone", "pooling", "weights_digest", "tile_px", "width")}
-        other = [f"{n} is {getattr(facts, n)}, not {value}" for n, value in own.items() if getattr(facts, n) != value]
-        if other:
-            raise BundleError(
-                f"these features are not what the model was trained on: {'; '.join(other)}",
-                path=path,
-                hint=_IMPORT_AGAIN if "unknown: " in self.weights_digest + self.pooling else _EXTRACT_AGAIN,
-            )
-
-    def refuse_other_width(self, path: Path) -> None:
-        """Refuse a model whose width its own backbone cannot give, before days of extraction for it.
-
-        :param path: the model's folder.
-        :raises BundleError: the backbone gives features of another width than the model takes.
-        """
-        pooling = next((known for known in get_args(Pooling) if known == self.pooling), None)
-        widths = find_backbone(self.backbone, pooling).widths() if pooling is not None else {self.width}
-        if self.width not in widths:
-            gives = " or ".join(map(str, sorted(widths)))
-            raise BundleError(
-                f"it takes features of {self.width} numbers, and its backbone {self.backbone} gives {gives}",
-                path=path,
-                hint="its features were of another backbone: import them under its name, and train again",
-            )
-
-
 class BundleFacts(BaseModel):
     """Everything in a bundle that is not a tensor."""
 
@@ -143,11 +93,16 @@ class BundleFacts(BaseModel):
     """Which network it is (:data:`~wsipipe.models.training.methods.METHODS`)."""
     network: dict[str, Any]
     """Its configuration."""
+    prevalence: float | None = Field(None, gt=0, lt=1)
+    """Share of positives among the training patients; None if it is unknown, or if the task has no two classes."""
     threshold: float = Field(ge=0, le=1)
-    """Probability from which a patient is called positive; chosen on the fold's validation patients."""
+    """Probability from which a patient is called positive, at even prevalence as the network's scores are; chosen on
+    the fold's validation patients."""
     seen: list[str] = Field(max_length=_MOST_NAMES)
     """Hashes of the training and validation patients, of their slides' ids and of their bytes, sorted; the fold must
     not predict them. Empty in a model without this record."""
+    hashed_by: Literal["sha256", "scrypt"] = "sha256"
+    """How they are hashed: quickly, as in bundles of the first version, or slowly and with the model's salt."""
     patients: dict[str, int]
     """Number of training, validation and test patients."""
     genes: list[str] = Field(max_length=MOST_GENES)
@@ -164,18 +119,18 @@ class BundleFacts(BaseModel):
 
     def saw(self, patient_id: str | None, slide_digest: str | None, slide_id: str | None = None) -> bool:
         """Whether this fold was trained or validated on the patient, or on a slide with these bytes or this id."""
-        names = [*(_spellings(patient_id) if patient_id else ()), slide_digest, slide_id and _slide_name(slide_id)]
-        return bool({anonymous(name) for name in names if name} & set(self.seen))
-
-
-def anonymous(name: str) -> str:
-    """Hash a patient's or slide's id for a bundle. Different spellings of an id give different hashes."""
-    return hashlib.sha256(b"wsipipe\0" + name.encode()).hexdigest()[:24]
-
-
-def _slide_name(slide_id: str) -> str:
-    """The normalised form of a slide's id, marked so that a patient with the same id has another hash."""
-    return f"slide\0{id_key(slide_id)}"
+        if not self.seen:
+            return False
+        seen, salt = set(self.seen), self.splits_digest
+        if self.hashed_by == "sha256":
+            spellings = (patient_id, id_key(patient_id)) if patient_id else ()
+            names = [*spellings, slide_digest, slide_id and f"slide\0{id_key(slide_id)}"]
+            return any(unsalted_hash(name) in seen for name in names if name)
+        return bool(
+            (slide_digest and bytes_hash(slide_digest, salt) in seen)
+            or (patient_id and patient_hash(patient_id, salt) in seen)
+            or (slide_id and slide_hash(slide_id, salt) in seen)
+        )
 
 
 @dataclass(frozen=True)
@@ -183,7 +138,7 @@ class SlideReading:
     """A model's output for one slide."""
 
     logit: float
-    """The slide's score; of a binary task the log-odds of positive."""
+    """The slide's score; of a binary task the log-odds of positive at even prevalence."""
     attention: NDArray[np.float32]
     """(P), sums to 1."""
     scores: NDArray[np.float32]
@@ -257,9 +212,9 @@ def _read(path: Path) -> tuple[BundleFacts, dict[str, str]]:
         if not isinstance(content, dict):
             raise ValueError("it is no JSON object")
         kind, version = content.get("encoding-type"), content.get("encoding-version")
-        if kind != ENCODING_TYPE or version not in (ENCODING_VERSION, _WITHOUT_DIGESTS):
+        if kind != ENCODING_TYPE or version not in _READ:
             raise BundleError(
-                f"is {kind} version {version}, not {ENCODING_TYPE} version {ENCODING_VERSION}",
+                f"is {kind} version {version}, not {ENCODING_TYPE} version {' or '.join(_READ)}",
                 path=file,
                 hint="use the wsipipe that wrote it",
             )
@@ -373,12 +328,27 @@ _UNCHECKED: Final = (
 )
 
 
-def seen_hashes(patients: Iterable[str], slide_digests: Iterable[str], slide_ids: Iterable[str] = ()) -> list[str]:
-    """Compute the hashes for :attr:`BundleFacts.seen`, sorted."""
-    spellings = [spelling for patient in patients for spelling in _spellings(patient)]
-    return sorted({anonymous(name) for name in (*spellings, *slide_digests, *map(_slide_name, slide_ids))})
+def prevalence_of(bundles: Sequence[tuple[Path, BundleFacts]], given: float | None) -> float:
+    """Find the prevalence at which a model's probabilities are shown: the given one, else its training patients'.
 
+    The mean over the folds: one number for all patients, so that their order does not depend on who read them.
 
-def _spellings(patient: str) -> tuple[str, str]:
-    """A patient's id as given, which bundles of earlier versions hash, and its normalised form."""
-    return patient, id_key(patient)
+    :param given: the user's; None for the model's own.
+    :raises BundleError: none is given and a bundle does not say it, being of an earlier version, or imported.
+    :raises UsageError: the given one does not lie between 0 and 1.
+    """
+    if given is not None:
+        log_odds(given)
+        return given
+    if not bundles[0][1].question.task.has_prevalence:
+        return EVEN
+    known = [facts.prevalence for _, facts in bundles]
+    for (path, _), prevalence in zip(bundles, known, strict=True):
+        if prevalence is None:
+            raise BundleError(
+                "does not say how many of its training patients were positive, which its probabilities depend on",
+                path=path,
+                hint="give --prevalence, the share of positive patients where it is used (with 0.5, probabilities are "
+                "those of earlier versions of wsipipe); or train it again",
+            )
+    return fmean(prevalence for prevalence in known if prevalence is not None)

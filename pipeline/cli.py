@@ -47,6 +47,13 @@ Pooling = Annotated[
     Literal["cls", "mean", "cls+mean"] | None,
     typer.Option(help="how the backbone's tokens were pooled; default: as the backbone's card recommends"),
 ]
+Prevalence = Annotated[
+    float | None,
+    typer.Option(
+        help="share of positive patients where the model is used, such as 0.15: probabilities, thresholds, Brier score "
+        "and calibration are shown at it; default: that of the training patients",
+    ),
+]
 Gpu = Annotated[str | None, typer.Option("--gpu", help="number of the GPU to use; the same as --device cuda:N")]
 
 
@@ -108,6 +115,7 @@ def train(
     name: Biomarkers = None,
     table: Table = None,
     features: Features = None,
+    prevalence: Prevalence = None,
     gpu: Gpus = None,
 ) -> None:
     """Train a model of a biomarker, with RNA as the teacher, and evaluate it by cross-validation.
@@ -115,7 +123,7 @@ def train(
     The biomarker is defined in the settings file as biomarkers.NAME, or by flags: --name her2 --label-column HER2Calc.
     """
     name = call.on_biomarkers(name, table, gpu)
-    summaries, metrics = training.train(*call.open(), name, features=features)
+    summaries, metrics = training.train(*call.open(), name, features=features, prevalence=prevalence)
     training.show_metrics(call.console, metrics)
     call.finish(summaries, {"models": metrics})
 
@@ -137,6 +145,7 @@ def compare(
     name: Biomarkers = None,
     table: Table = None,
     features: Features = None,
+    prevalence: Prevalence = None,
     gpu: Gpus = None,
 ) -> None:
     """Train several methods on the same splits and compare them with MoMKD: CSV, a page, a figure."""
@@ -147,7 +156,7 @@ def compare(
             what = f"--{flag.replace('_', '-')} does not go with compare, which sets it for each method"
             raise UsageError(what, hint="choose what to compare with --methods, such as --methods momkd,abmil+soft")
     name = call.on_biomarkers(name, table, gpu)
-    summaries, results = comparison.compare(*call.open(), name, features=features)
+    summaries, results = comparison.compare(*call.open(), name, features=features, prevalence=prevalence)
     show_comparisons(call.console, results)
     call.finish(summaries, {"comparisons": results})
 
@@ -163,13 +172,17 @@ def import_checkpoint(
     tile_px: Annotated[int, typer.Option(help="side of its tiles, in pixels")],
     pooling: Pooling = None,
     weights: Weights = None,
+    prevalence: Annotated[
+        float | None,
+        typer.Option(help="share of positives among its training patients; without it, predict asks for one"),
+    ] = None,
 ) -> None:
     """Import checkpoints of the MoMKD authors' code as a model for predict; flags add what checkpoints lack."""
     biomarker = {key: value for key, value in call.flags.pop("biomarker").items() if value is not None}
     call.flags["biomarkers"] = {name: biomarker}
     call.flags["tile"] = {"mpp": mpp, "tile_px": tile_px}
     call.flags["extract"] = {"backbone": backbone, "pooling": pooling, "weights": weights}
-    call.finish([chain.import_checkpoint(*call.open(), checkpoints, name)])
+    call.finish([chain.import_checkpoint(*call.open(), checkpoints, name, prevalence=prevalence)])
 
 
 @works(app, predict=PredictSettings)
@@ -234,6 +247,7 @@ def evaluate(
     other_patients: Annotated[
         bool, typer.Option("--other-patients", help=PredictSettings.model_fields["other_patients"].description)
     ] = False,
+    prevalence: Prevalence = None,
     device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1 or mps; auto takes the first GPU")] = None,
     gpu: Gpu = None,
 ) -> None:
@@ -247,7 +261,13 @@ def evaluate(
     call.flags["cohort"] = {"table": table}
     call.on_gpu("predict", gpu)
     summaries, metrics = chain.evaluate(
-        *call.open(), model, labels=labels, name=name, features=features, other_patients=other_patients
+        *call.open(),
+        model,
+        labels=labels,
+        name=name,
+        features=features,
+        other_patients=other_patients,
+        prevalence=prevalence,
     )
     training.show_metrics(call.console, metrics)
     call.finish(summaries, {"evaluations": metrics})

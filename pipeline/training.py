@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,38 +13,48 @@ from .console import Console
 from .idle_settings import idle_settings
 from .results import Summary
 from .run.runner import Runner
-from .to_train import ToTrain, biomarkers_of
+from .to_train import ToTrain, biomarkers_of, refuse_one_prevalence_for
 
 if TYPE_CHECKING:
     from ..stages.stage import Stage
 
 
 def train(
-    config: Config, runner: Runner, names: Sequence[str] | None = None, *, features: str | None = None
+    config: Config,
+    runner: Runner,
+    names: Sequence[str] | None = None,
+    *,
+    features: str | None = None,
+    prevalence: float | None = None,
 ) -> tuple[list[Summary], dict[str, Json]]:
     """Split, train, cross-validate and report each biomarker; its metrics by name.
 
     :param names: the biomarkers to train; all by default.
     :param features: name of the features' folder, such as ``0.5mpp-224px/uni2-h``; needed only where there are several.
-    :raises UsageError: a biomarker that is not configured, or an existing model of other features.
+    :param prevalence: the one that probabilities are shown at; default: the training patients'.
+    :raises UsageError: a biomarker that is not configured, an existing model of other features, or one prevalence for
+        several biomarkers.
     """
     summaries: list[Summary] = []
     metrics: dict[str, Json] = {}
     chosen = biomarkers_of(config, names)
+    refuse_one_prevalence_for(chosen, prevalence)
     if idle := idle_settings(config.train):
         runner.console.note(f"{config.train.method} does not use {', '.join(idle)}: no effect here")
     for name in chosen:
         runner.console.heading(name)
-        ran, metrics[name] = _train_one(config, runner, name, features)
+        ran, metrics[name] = _train_one(config, runner, name, features, prevalence)
         summaries += ran
     return summaries, metrics
 
 
-def _train_one(config: Config, runner: Runner, name: str, features: str | None) -> tuple[list[Summary], Json]:
+def _train_one(
+    config: Config, runner: Runner, name: str, features: str | None, prevalence: float | None
+) -> tuple[list[Summary], Json]:
     from ..models.training.methods import find_method
     from ..stages.train.report_stage import ReportSettings, TrainingReportStage
 
-    to_train = ToTrain.of(config, runner, name, features, "models")
+    to_train = replace(ToTrain.of(config, runner, name, features, "models"), prevalence=prevalence)
     folder = to_train.folder
     to_train.refuse_other_features([folder])
     uses_rna = find_method(config.train.method).uses_rna and config.train.use_rna

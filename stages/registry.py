@@ -132,33 +132,33 @@ STAGES: Final = (
         outputs=(OutputRow("splits.csv", small=True), OutputRow("patients.csv", small=True)),
     ),
     StageRow(
-        "train", 3, ("models/*", "comparisons/*/*"), ".train.settings:TrainSettings",
+        "train", 4, ("models/*", "comparisons/*/*"), ".train.settings:TrainSettings",
         outputs=_FOLDS, unfinished="partial/*", beside=("tensorboard",),
     ),
     StageRow(
         "import-checkpoint", 1, ("models/*",), outputs=_FOLDS,
     ),
     StageRow(
-        "cross_validate", 3, ("models/*", "comparisons/*/*"), command="train",
+        "cross_validate", 4, ("models/*", "comparisons/*/*"), command="train",
         outputs=(OutputRow("oof_predictions.csv", small=True), OutputRow("metrics.json", _JSON, small=True)),
     ),
-    StageRow("report", 5, ("models/*",), command="train", outputs=(OutputRow("report.html", small=True),)),
+    StageRow("report", 6, ("models/*",), command="train", outputs=(OutputRow("report.html", small=True),)),
     StageRow(
-        "omics", 2, ("comparisons/*/*",), command="compare",
+        "omics", 3, ("comparisons/*/*",), command="compare",
         outputs=(OutputRow("oof_predictions.csv", small=True), OutputRow("metrics.json", _JSON, small=True)),
     ),
     StageRow(
-        "compare", 4, ("comparisons/*",), ".compare.settings:CompareSettings",
+        "compare", 5, ("comparisons/*",), ".compare.settings:CompareSettings",
         outputs=tuple(OutputRow(f"comparison.{kind}", small=True) for kind in ("csv", "html", "png")),
     ),
     StageRow(
-        "predict", 2, ("predictions/*",), ".predict.settings:PredictSettings",
+        "predict", 3, ("predictions/*",), ".predict.settings:PredictSettings",
         outputs=(
             OutputRow("slides/*.json", _JSON, small=True), OutputRow("geojson/*.geojson"), *map(OutputRow, _PICTURES),
         ),
     ),
     StageRow(
-        "prediction_report", 3, ("predictions/*",), command="predict",
+        "prediction_report", 4, ("predictions/*",), command="predict",
         outputs=(OutputRow("predictions.csv", small=True), OutputRow("report.html", small=True)),
     ),
     StageRow(
@@ -166,7 +166,7 @@ STAGES: Final = (
         outputs=(OutputRow("readings/*.json", _JSON, small=True),),
     ),
     StageRow(
-        "external_evaluate", 4, ("evaluations/*",), command="evaluate",
+        "external_evaluate", 5, ("evaluations/*",), command="evaluate",
         outputs=(
             *(OutputRow(name, small=True) for name in ("patients.csv", "predictions.csv", "report.html")),
             OutputRow("metrics.json", _JSON, small=True),

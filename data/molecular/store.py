@@ -14,7 +14,7 @@ from __future__ import annotations
 import errno
 import hashlib
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -25,7 +25,7 @@ import numpy.typing as npt
 import zarr
 from anndata.io import write_elem
 
-from ..artifact import whole
+from ..artifact import digest_of_value, whole
 from ..cohort.ids import id_key, one_spelling, same_ids
 from ..errors import ExpressionError, StoreError
 from ..surroundings import patiently, reading_fault
@@ -35,7 +35,9 @@ from .block_table import BLOCKS
 from .blocks import Block, check_block_unit, feature_name
 
 ENCODING_TYPE = "wsipipe-expression"
-ENCODING_VERSION = "0.1.0"
+ENCODING_VERSION = "0.2.0"
+_VALUES_ALONE = "0.1.0"
+"""The version before, which is read too: its digest covers the values, but not whose and of which genes they are."""
 
 
 @dataclass(frozen=True)
@@ -125,7 +127,7 @@ def write_expression(path: Path, expression: anndata.AnnData) -> None:
 
     :param expression: ``X`` (patients × genes) float32, finite or NaN; unique names; ``uns`` with ``unit`` and
         ``source`` (text), ``block`` if it is not RNA, and anything else to store. The keys ``encoding_type``,
-        ``encoding_version`` and ``matrix_digest`` are set here.
+        ``encoding_version`` and ``content_digest`` are set here.
     :raises ExpressionError: it does not have this form, or the values of another block than RNA contradict its unit.
     """
     matrix = expression.X
@@ -148,7 +150,9 @@ def write_expression(path: Path, expression: anndata.AnnData) -> None:
     ours = {
         "encoding_type": ENCODING_TYPE,
         "encoding_version": ENCODING_VERSION,
-        "matrix_digest": _digest(matrix),
+        "content_digest": _digest_of_content(
+            matrix, expression.obs_names, expression.var_names, expression.uns["unit"], block, _libraries(expression)
+        ),
     }
     uns = dict(sorted({**expression.uns, **ours}.items()))
     stored = anndata.AnnData(X=matrix, obs=expression.obs, var=expression.var, uns=uns)
@@ -167,23 +171,30 @@ def read_expression(path: Path) -> ExpressionTable:
     if uns.get("encoding_type") != ENCODING_TYPE:
         what = f"is AnnData, but no expression store of wsipipe (encoding_type {uns.get('encoding_type')!r})"
         raise StoreError(what, path=path, hint="give the matrix to `wsipipe genomics`")
-    if uns.get("encoding_version") != ENCODING_VERSION:
-        what = f"is of version {uns.get('encoding_version')}, and this wsipipe reads {ENCODING_VERSION}"
+    if (version := uns.get("encoding_version")) not in (ENCODING_VERSION, _VALUES_ALONE):
+        what = f"is of version {version}, and this wsipipe reads {ENCODING_VERSION}"
         raise StoreError(what, path=path, hint="run `wsipipe genomics` again, or use the wsipipe that wrote it")
-    fits = matrix.dtype == np.float32 and matrix.shape == (len(stored.patients), len(stored.genes))
-    if not fits or _digest(matrix) != uns.get("matrix_digest"):
-        # A lost chunk reads as zeros: only the digest notices.
-        raise StoreError("the matrix is not the one that was written", path=path, hint=_AGAIN)
+    if "unit" not in uns or "source" not in uns:
+        raise StoreError("does not say its unit and its source", path=path, hint=_AGAIN)
+    patients, genes, libraries = stored.patients, stored.genes, stored.library_sizes
+    fits = matrix.dtype == np.float32 and matrix.shape == (len(patients), len(genes))
+    if fits and version == _VALUES_ALONE:
+        fits = _digest(matrix) == uns.get("matrix_digest")
+    elif fits:
+        content = _digest_of_content(matrix, patients, genes, uns["unit"], uns.get("block", "rna"), libraries)
+        fits = content == uns.get("content_digest")
+    if not fits:  # a lost chunk reads as zeros, or as empty names: only the digest notices
+        raise StoreError("its matrix, patients or genes are not those that were written", path=path, hint=_AGAIN)
     block = next((block for block in BLOCKS if block == uns.get("block", "rna")), None)
     if block is None:
         raise StoreError(f"holds a block {uns['block']!r} that this wsipipe does not know", path=path, hint=_AGAIN)
-    if "unit" not in uns or "source" not in uns:
-        raise StoreError("does not say its unit and its source", path=path, hint=_AGAIN)
-    if twice := same_ids(stored.patients) or [gene for gene, rows in Counter(stored.genes).items() if rows > 1]:
+    if twice := same_ids(patients) or [gene for gene, rows in Counter(genes).items() if rows > 1]:
         raise StoreError(f"holds a patient or a gene twice: {some(list(twice))}", path=path, hint=_AGAIN)
-    return ExpressionTable(
-        stored.patients, stored.genes, matrix, uns["unit"], uns["source"], block, stored.library_sizes
-    )
+    return ExpressionTable(patients, genes, matrix, uns["unit"], uns["source"], block, libraries)
+
+
+def _libraries(table: anndata.AnnData) -> npt.NDArray[np.float64] | None:
+    return table.obs["library_size"].to_numpy(np.float64) if "library_size" in table.obs else None
 
 
 _AGAIN = "remove the store and run `wsipipe genomics` again"
@@ -225,7 +236,7 @@ def _read(path: Path) -> _Stored:
         raise StoreError(f"the expression store is damaged ({error})", path=path, hint=_AGAIN) from error
 
 
-_TEXTS = ("block", "encoding_type", "encoding_version", "matrix_digest", "source", "unit")
+_TEXTS = ("block", "content_digest", "encoding_type", "encoding_version", "matrix_digest", "source", "unit")
 
 
 def _index_of(frame: zarr.Group) -> str:
@@ -241,6 +252,20 @@ def _texts(array: zarr.Array | zarr.Group) -> tuple[str, ...]:
     if values.ndim != 1:
         raise ValueError(f"names of the shape {values.shape}")
     return tuple(map(str, values.tolist()))
+
+
+def _digest_of_content(
+    matrix: npt.NDArray[np.float32],
+    patients: Iterable[object],
+    genes: Iterable[object],
+    unit: str,
+    block: str,
+    libraries: npt.NDArray[np.float64] | None,
+) -> str:
+    """The digest of a matrix with whose values they are, of which genes, in which unit, and the sizes of libraries."""
+    sizes = None if libraries is None else hashlib.sha256(np.asarray(libraries, "<f8").tobytes()).hexdigest()
+    names = {"patients": list(map(str, patients)), "genes": list(map(str, genes))}
+    return digest_of_value({"matrix": _digest(matrix), **names, "unit": unit, "block": block, "libraries": sizes})
 
 
 def _digest(matrix: npt.NDArray[np.float32]) -> str:

@@ -89,6 +89,8 @@ PRESETS: dict[PresetName, dict[str, Any]] = {
 ``standard`` is the public code's network with another patience (:data:`PATIENCE`)."""
 
 PATIENCE: dict[PresetName, int] = {"standard": 15, "official": 1, "paper": 15}
+AS_THE_PUBLIC_SCRIPT_STOPS: frozenset[PresetName] = frozenset({"official"})
+"""Presets that count an equal validation score as a gain, and do not stop before their third epoch."""
 """Epochs without gain after which training stops. With the public script's 1, training stops before its
 learning-rate schedule ever acts."""
 

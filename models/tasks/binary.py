@@ -32,7 +32,8 @@ class BinaryTask(Task):
 
     name: ClassVar[str] = "binary"
     outputs: ClassVar[int] = 2
-    page_parts: ClassVar[tuple[str, ...]] = ("roc", "distribution", "calibration")
+    has_prevalence: ClassVar[bool] = True
+    page_parts: ClassVar[tuple[str, ...]] = ("roc", "distribution", "calibration", "decision")
 
     def strata(self, labels: Mapping[str, int]) -> dict[str, int]:
         """The classes themselves."""
@@ -82,13 +83,17 @@ class BinaryTask(Task):
         return Validation(auc, loss, _rank_correlation(scores, soft_targets))
 
     def probability(self, score: float) -> float:
-        """Logistic function of the log-odds."""
+        """Logistic function of the log-odds; at even prevalence if these are."""
         return float(expit(score))
 
     def threshold(self, labels: Sequence[int], scores: Sequence[float]) -> tuple[float, str]:
-        """Youden's threshold, or 0.5 if the validation patients do not determine one."""
+        """Youden's threshold at even prevalence, or 0.5 if the validation patients do not determine one."""
         chosen = youden_threshold(labels, expit(np.array(scores)))
         return (0.5, "default 0.5") if chosen is None else (chosen, "Youden on the validation patients")
+
+    def prevalence(self, labels: Sequence[int]) -> float:
+        """Share of label 1."""
+        return sum(labels) / len(labels)
 
     def call(self, probability: float, threshold: float) -> int:
         """1 at or above the threshold."""

@@ -2,21 +2,47 @@
 
 Each fold joins its scores of the patient's slides by the task's rule; the patient's score is the mean over the folds.
 The threshold is the mean of the folds' thresholds, the spread the standard deviation of their probabilities.
+
+Training draws both classes equally often, so scores and thresholds of a fold are at even prevalence. A probability is
+shown at a stated prevalence: its log-odds are added to the score, and the threshold moves along (Prentice and Pyke,
+Biometrika 66:403, 1979; Saerens, Latinne and Decaestecker, Neural Computation 14:21, 2002). All patients move by the
+same amount, so their order and their calls stay the same.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Self
 
 import numpy as np
 
+from ...data.errors import UsageError
+
 if TYPE_CHECKING:
     from .task import Task  # loads torch, which pages do not need
 
-TRAINED_AT: Final = 0.5
-"""The prevalence that probabilities refer to: training draws both classes equally often."""
+EVEN: Final = 0.5
+"""The prevalence that scores and the folds' thresholds are at: training draws both classes equally often."""
+
+
+def log_odds(prevalence: float) -> float:
+    """The logarithm of the odds of a prevalence.
+
+    :raises UsageError: it does not lie between 0 and 1.
+    """
+    if not 0 < prevalence < 1:  # NaN fails too
+        raise UsageError(f"a prevalence lies between 0 and 1, not at {prevalence}", hint="15 % positive is 0.15")
+    return math.log(prevalence) - math.log1p(-prevalence)
+
+
+def threshold_at(threshold: float, prevalence: float) -> float:
+    """Move a threshold from even prevalence to another one; a threshold of 0 or 1 stays."""
+    if prevalence == EVEN:
+        return threshold
+    positive, negative = threshold * prevalence, (1 - threshold) * (1 - prevalence)
+    return positive / (positive + negative)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,18 +53,20 @@ class PatientPrediction:
     label: int | None = None
     """1 for positive, 0 for negative; None if unknown."""
     probability: float
+    """Of positive, at :attr:`prevalence`."""
     logit: float
-    """The patient's score; of a binary task the log-odds of positive."""
+    """The patient's score; of a binary task the log-odds of positive at even prevalence."""
     spread: float | None = None
     """Standard deviation of the folds' probabilities; None with one fold."""
     threshold: float
-    """Probability from which the patient is called positive."""
+    """Probability from which the patient is called positive, at :attr:`prevalence`."""
     call: int
     """The predicted label: 1 if the patient is called positive, else 0."""
     slides: int
     folds: tuple[int, ...]
     why: str = ""
     """Why these folds were used and not others."""
+    prevalence: float = EVEN
 
     @property
     def fold(self) -> int:
@@ -54,27 +82,31 @@ class PatientPrediction:
         thresholds: Mapping[int, float],
         task: Task,
         *,
+        prevalence: float,
         label: int | None = None,
         why: str = "",
     ) -> Self:
         """Combine the scores of each slide by each fold into the prediction of a patient.
 
         :param slides: for each slide, fold → score; all slides were read by the same folds.
-        :param thresholds: fold → its threshold.
+        :param thresholds: fold → its threshold, at even prevalence as the scores are.
+        :param prevalence: the share of positive patients in the population that the probability is for.
         """
         folds = tuple(sorted(slides[0]))
         by_fold = [task.join([scores[fold] for scores in slides]) for fold in folds]
         logit, threshold = float(np.mean(by_fold)), float(np.mean([thresholds[fold] for fold in folds]))
-        probability = task.probability(logit)
+        prior = log_odds(prevalence)
+        by_itself = [task.probability(score + prior) for score in by_fold]
         return cls(
             patient_id=patient_id,
             label=label,
-            probability=probability,
+            probability=task.probability(logit + prior),
             logit=logit,
-            spread=float(np.std([task.probability(one) for one in by_fold], ddof=1)) if len(folds) > 1 else None,
-            threshold=threshold,
-            call=task.call(probability, threshold),
+            spread=float(np.std(by_itself, ddof=1)) if len(folds) > 1 else None,
+            threshold=threshold_at(threshold, prevalence),
+            call=task.call(task.probability(logit), threshold),  # at even prevalence: the same wherever it is shown
             slides=len(slides),
             folds=folds,
             why=why,
+            prevalence=prevalence,
         )

@@ -47,6 +47,9 @@ class Task(ABC):
     page_parts: ClassVar[tuple[str, ...]]
     """Charts of the performance section that apply to it, in the order of the page."""
 
+    has_prevalence: ClassVar[bool] = False
+    """Whether its probabilities are at a prevalence, as those of two classes are that training draws evenly."""
+
     @abstractmethod
     def strata(self, labels: Mapping[str, int]) -> dict[str, int]:
         """Map each patient to a stratum; splits keep the share of every stratum equal in all folds."""
@@ -91,6 +94,10 @@ class Task(ABC):
     @abstractmethod
     def threshold(self, labels: Sequence[int], scores: Sequence[float]) -> tuple[float, str]:
         """Choose the threshold for :meth:`call` on validation patients; also say how it was chosen."""
+
+    def prevalence(self, labels: Sequence[int]) -> float | None:
+        """Compute the share of positives of the training patients; None for a task without two classes."""
+        return None
 
     @abstractmethod
     def call(self, probability: float, threshold: float) -> int:

@@ -42,6 +42,10 @@ class FitSettings:
     """Maximum number of epochs."""
     patience: int = 15
     """Epochs without a better validation score after which the fit stops."""
+    equal_is_gain: bool = False
+    """Whether an equal validation score counts as a better one, whatever the loss; the later epoch is then kept."""
+    least_epochs: int = 1
+    """Epochs before which the fit does not stop."""
     learning_rate: float = 2e-4
     weight_decay: float = 1e-4
     clip: float = 16.0
@@ -85,16 +89,18 @@ class Epoch:
 
 @dataclass
 class Fit:
-    """A fit's history and result; ``state`` is the best epoch's (:attr:`Epoch.rank`)."""
+    """A fit's history and result; ``state`` is the best epoch's: by :attr:`Epoch.rank`, or the last of the best."""
 
     history: list[Epoch] = field(default_factory=list)
     best_epoch: int = -1
     state: dict[str, Tensor] = field(default_factory=dict)
 
-    def add(self, epoch: Epoch, network: SlideNetwork) -> None:
+    def add(self, epoch: Epoch, network: SlideNetwork, *, equal_is_gain: bool = False) -> None:
         """Append an epoch, and keep the network's state if it is the best so far."""
         self.history.append(epoch)
-        if self.best_epoch < 0 or epoch.rank > self.history[self.best_epoch].rank:
+        best = self.history[self.best_epoch]
+        better = epoch.gain >= best.gain if equal_is_gain else epoch.rank > best.rank
+        if self.best_epoch < 0 or better:
             self.best_epoch = len(self.history) - 1
             self.state = {name: value.detach().cpu().clone() for name, value in network.state_dict().items()}
 
@@ -141,7 +147,7 @@ def fit(
         rate = optimiser.param_groups[0]["lr"]
         epoch = Epoch.of(number, losses, judged, rate, network.epoch_figures())
         schedule.step(epoch.gain)
-        done.add(epoch, network)
+        done.add(epoch, network, equal_is_gain=settings.equal_is_gain)
         if resume is not None:
             _keep(resume, done, parts)
         tell(epoch)
@@ -162,10 +168,13 @@ def sampling_groups(task: Task, train: Sequence[Patient]) -> list[list[Patient]]
 
 def _is_over(done: Fit, settings: FitSettings) -> bool:
     """Whether all epochs are done, or none of the last ``patience`` was better than the ones before."""
-    if len(done.history) >= settings.epochs:
-        return True
     gains = [epoch.gain for epoch in done.history]
-    return bool(gains) and len(gains) - 1 - gains.index(max(gains)) >= settings.patience
+    if len(gains) >= settings.epochs:
+        return True
+    if len(gains) < settings.least_epochs or not gains:
+        return False
+    since = gains[::-1].index(max(gains)) if settings.equal_is_gain else len(gains) - 1 - gains.index(max(gains))
+    return since >= settings.patience
 
 
 def new_optimiser(network: SlideNetwork, settings: FitSettings) -> torch.optim.AdamW:

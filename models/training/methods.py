@@ -86,7 +86,11 @@ METHODS: Final[dict[str, Method]] = {
     ),
     "abmil": Method("ABMIL", "gated attention, Ilse et al. 2018", "mil.abmil:ABMIL"),
     "clam-sb": Method("CLAM-SB", "attention with instance clustering, Lu et al. 2021", "mil.clam:CLAM"),
-    "transmil": Method("TransMIL", "transformer over tiles, Shao et al. 2021", "mil.transmil:TransMIL"),
+    "transmil": Method(
+        "TransMIL",
+        "transformer over tiles, Shao et al. 2021, without its convolution over values",
+        "mil.transmil:TransMIL",
+    ),
     "mean": Method(
         "Mean pooling",
         "logistic regression on the mean tile",

@@ -88,6 +88,7 @@ class CompareStage(Stage[CompareStageSettings]):
             question=Question.of(self.settings.label_column, self.settings.positive, self.settings.negative),
             methods=methods,
             reference=REFERENCE,
+            prevalence=predictions[REFERENCE][0].prevalence,
             facts=self.facts,
         )
         rows = comparison_table(comparison)

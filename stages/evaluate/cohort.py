@@ -21,10 +21,11 @@ from ...data.features.store import read_facts
 from ...data.json_text import read_json
 from ...data.manifest import Manifest, OutputRecord, Record
 from ...data.wording import some
-from ...models.bundle import BundleFacts, FeatureRecipe, folds_of
+from ...models.bundle import BundleFacts, folds_of
 from ...models.evaluation.metrics import Estimate
+from ...models.feature_recipe import FeatureRecipe
 from ..predict.allowed_folds import SAME_IDS, AllowedFolds, PatientSlides, allowed_folds
-from ..settings import Runtime
+from ..settings import Presentation, Runtime
 from ..train.settings import BiomarkerSettings
 from ..train.split import slides_with_features
 
@@ -40,6 +41,8 @@ class ExternalSettings(BiomarkerSettings):
     tcga_slides: Literal["diagnostic", "all"] = "diagnostic"
     bootstrap_rounds: int = 2000
     seed: int = 0
+    prevalence: float | None = Presentation(None, gt=0, lt=1)
+    """The one that probabilities are shown at; default: that of the model's training patients."""
 
     @classmethod
     def of(cls, model: Path, **given: Any) -> ExternalSettings:

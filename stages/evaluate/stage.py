@@ -21,8 +21,9 @@ from typing import Final
 from ...data.artifact import whole
 from ...data.cohort.labels import PatientLabels
 from ...data.safe_cells import SafeWriter
+from ...models.bundle import folds_of, prevalence_of
 from ...models.evaluation.metrics import Estimate, Metrics
-from ...models.tasks.prediction import TRAINED_AT, PatientPrediction
+from ...models.tasks.prediction import PatientPrediction, threshold_at
 from ..lineage import model_record
 from ..pages.report_page import Accounting, Question
 from ..predict.reading import FoldReader, SlideToRead, read_outputs, write_output
@@ -37,7 +38,7 @@ from .page import ExternalReport, FoldAlone, external_page
 PREDICTION_COLUMNS: Final = (
     "patient_id", "label", "probability", "spread", "logit", "threshold", "call", "slides", "folds", "prevalence",
 )  # fmt: skip
-"""Columns of ``predictions.csv``. The prevalence is the one that probabilities refer to."""
+"""Columns of ``predictions.csv``. Probability and threshold are at the prevalence, the logit at even prevalence."""
 
 
 class ReadSlidesSettings(Settings):
@@ -57,6 +58,7 @@ class ReadSlidesStage(Stage[ReadSlidesSettings]):
         self.task = task
 
     def plan(self) -> Plan:
+        prevalence_of(folds_of(self.task.model), self.task.asked.prevalence)  # refused before hours of reading
         cohort = ExternalCohort.of(self.task, self.workspace)
         cohort.refuse_other_tiles(cohort.bundles[0].recipe, self.task, self.workspace)
         model = model_record(self.task.model, self.workspace)
@@ -132,6 +134,7 @@ class ExternalEvaluateStage(Stage[ExternalSettings]):
     def process(self, item: Item, progress: Progress) -> Outcome:
         work: _Judgement = item.payload
         thresholds = {facts.fold: facts.threshold for facts in work.cohort.bundles}
+        prevalence = prevalence_of(folds_of(self.task.model), self.settings.prevalence)
         task = work.cohort.bundles[0].question.task
         outputs = read_outputs({slide: work.readings[slide] for own in work.labels.slides.values() for slide in own})
 
@@ -142,7 +145,10 @@ class ExternalEvaluateStage(Stage[ExternalSettings]):
                 logits = [{f: logit for f, logit in outputs[s].logits.items() if f in folds} for s in slides]
                 if logits[0]:
                     label, why = work.labels.labels[patient], outputs[slides[0]].why
-                    rows.append(PatientPrediction.of(patient, logits, folds, task, label=label, why=why))
+                    row = PatientPrediction.of(
+                        patient, logits, folds, task, prevalence=prevalence, label=label, why=why
+                    )
+                    rows.append(row)
             return rows
 
         rows = predictions(thresholds)
@@ -153,9 +159,10 @@ class ExternalEvaluateStage(Stage[ExternalSettings]):
         patients, table, metrics, page = (self.folder / name for name in names)
         write_patients(patients, work.labels)
         _write_predictions(table, rows)
-        write_metrics(metrics, pooled, by_fold)
+        write_metrics(metrics, pooled, by_fold, prevalence)
         with whole(page) as scratch:
-            report = self._report(work, rows, pooled, by_fold, thresholds)
+            shown = {fold: threshold_at(threshold, prevalence) for fold, threshold in thresholds.items()}
+            report = self._report(work, rows, pooled, by_fold, shown)
             scratch.write_text(external_page(report), encoding="utf-8")
         files = {"patients": patients, "predictions": table, "metrics": metrics, "page": page}
         return Outcome(files, {"patients": len(rows), "auc": pooled.auc.model_dump()})
@@ -179,6 +186,7 @@ class ExternalEvaluateStage(Stage[ExternalSettings]):
                 dropped=tuple(labels.reasons.items()),
             ),
             metrics=pooled,
+            prevalence=rows[0].prevalence,
             folds=tuple(FoldAlone(fold=f, threshold=thresholds[f], metrics=own) for f, own in by_fold.items()),
             n_folds=len(thresholds),
             cross_validated=work.cross_validated,
@@ -204,6 +212,6 @@ def _write_predictions(path: Path, rows: Sequence[PatientPrediction]) -> None:
         writer = SafeWriter(stream)
         writer.writerow(PREDICTION_COLUMNS)
         for row in rows:
-            values = {name: getattr(row, name) for name in PREDICTION_COLUMNS[:-1]}
+            values = {name: getattr(row, name) for name in PREDICTION_COLUMNS}
             values |= {"folds": ";".join(map(str, row.folds)), "spread": "" if row.spread is None else row.spread}
-            writer.writerow([*values.values(), TRAINED_AT])
+            writer.writerow(values.values())

@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 from markupsafe import Markup, escape
 
+from ...models.evaluation.decision_curve import DecisionCurve
 from ...models.evaluation.metrics import CalibrationBin
 
 Floats = npt.NDArray[np.float64]
@@ -66,6 +67,20 @@ def calibration_chart(bins: Sequence[CalibrationBin]) -> Markup:
     plot.line([(one.mean_probability, one.share_positive) for one in bins], "fold")
     for one in bins:
         plot.dot(one.mean_probability, one.share_positive, "pooled", f"{one.n} patients")
+    return plot.markup()
+
+
+def decision_chart(curve: DecisionCurve) -> Markup:
+    """Draw the net benefit of the model, of treating all and of treating none, by threshold probability."""
+    top = max(0.0, *curve.model, *curve.treat_all)
+    ticks = nice_ticks(0, max(top, 0.01), 4)
+    low = -(ticks[1] - ticks[0])  # what lies below is worse than doing nothing, and not drawn
+    plot = Plot("Decision curve", 360, 340, (0, 1), (low, ticks[-1]))
+    plot.x_axis(_SHARES, "Threshold probability")
+    plot.y_axis([low, *ticks], "Net benefit")
+    plot.line([(0, 0), (1, 0)], "axis")
+    for values, style in ((curve.treat_all, "fold"), (curve.model, "pooled")):
+        plot.line([(t, v if v >= low else None) for t, v in zip(curve.thresholds, values, strict=True)], style)
     return plot.markup()
 
 

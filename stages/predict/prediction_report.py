@@ -16,13 +16,13 @@ from ...data.artifact import whole
 from ...data.manifest import Record
 from ...data.safe_cells import SafeWriter
 from ...data.wording import some
-from ...models.bundle import BundleFacts, folds_of
-from ...models.tasks.prediction import TRAINED_AT, PatientPrediction
+from ...models.bundle import BundleFacts, folds_of, prevalence_of
+from ...models.tasks.prediction import PatientPrediction
 from ...models.tasks.task import Task
 from ..lineage import Lineage, model_record
 from ..pages.report_page import FailedSlide, PredictionReport, Question, SlidePrediction, StaleSlide, prediction_page
 from ..registry import VERSIONS
-from ..settings import Settings
+from ..settings import Presentation, Settings
 from ..stage import Input, Item, Outcome, OutputInput, Plan, Progress, Stage, ValueInput, upstream
 from .allowed_folds import allowed_folds
 from .earlier_batches import patients_before, why_stale
@@ -33,12 +33,15 @@ COLUMNS: Final = (
     "level", "patient_id", "slide_id", "status", "probability", "spread", "threshold", "call", "folds", "note",
     "prevalence", "model", "date",
 )  # fmt: skip
-"""Columns of ``predictions.csv``, which has one row per patient, then one per slide. The prevalence is the one that
-probabilities refer to, the model is the digest of its bundles, the date is that of reading the slide."""
+"""Columns of ``predictions.csv``, which has one row per patient, then one per slide. Probability and
+threshold are at the prevalence, the model is the digest of its bundles, the date is that of reading the slide."""
 
 
 class PredictionReportSettings(Settings):
-    """Nothing to set."""
+    """How predictions are shown."""
+
+    prevalence: float | None = Presentation(None, gt=0, lt=1)
+    """The one that probabilities are shown at; default: that of the model's training patients."""
 
 
 @dataclass(frozen=True)
@@ -125,10 +128,12 @@ class PredictionReportStage(Stage[PredictionReportSettings]):
 
     def process(self, item: Item, progress: Progress) -> Outcome:
         work: _Predictions = item.payload
-        bundles = [facts for _, facts in folds_of(self.task.model)]
-        report = self._report(work, bundles)
+        folds = folds_of(self.task.model)
+        bundles = [facts for _, facts in folds]
+        prevalence = prevalence_of(folds, self.settings.prevalence)
+        report = self._report(work, bundles, prevalence)
         table, page = self.folder / "predictions.csv", self.folder / "report.html"
-        _write_predictions(table, report, work, bundles[0].question.task)
+        _write_predictions(table, report, work, bundles[0].question.task, prevalence)
         with whole(page) as scratch:
             scratch.write_text(prediction_page(report), encoding="utf-8")
         stats = {
@@ -140,7 +145,7 @@ class PredictionReportStage(Stage[PredictionReportSettings]):
         }
         return Outcome(outputs={"table": table, "page": page}, stats=stats)
 
-    def _report(self, work: _Predictions, bundles: Sequence[BundleFacts]) -> PredictionReport:
+    def _report(self, work: _Predictions, bundles: Sequence[BundleFacts], prevalence: float) -> PredictionReport:
         current = {slide: output for slide, output in work.outputs.items() if slide not in work.stale}
         by_patient: dict[str, list[SlideOutput]] = {}
         for slide, output in current.items():
@@ -153,9 +158,13 @@ class PredictionReportStage(Stage[PredictionReportSettings]):
             backbone=first.recipe.backbone,
             question=Question.of(question.label_column, question.positive, question.negative),
             n_folds=len(bundles),
-            patients=tuple(_combined(patient, slides, task) for patient, slides in sorted(by_patient.items())),
+            prevalence=prevalence if task.has_prevalence else None,
+            patients=tuple(
+                _combined(patient, slides, task, prevalence) for patient, slides in sorted(by_patient.items())
+            ),
             slides=tuple(
-                self._slide(work.asked[slide], output, work.records[slide], task) for slide, output in current.items()
+                self._slide(output, work.records[slide], _combined(work.asked[slide], [output], task, prevalence))
+                for slide, output in current.items()
             ),
             failed=tuple(work.failed),
             stale=tuple(StaleSlide(slide=slide, reason=why) for slide, why in work.stale.items()),
@@ -168,7 +177,7 @@ class PredictionReportStage(Stage[PredictionReportSettings]):
             ),
         )
 
-    def _slide(self, patient: str, output: SlideOutput, record: Record, task: Task) -> SlidePrediction:
+    def _slide(self, output: SlideOutput, record: Record, prediction: PatientPrediction) -> SlidePrediction:
         def beside(name: str) -> str | None:
             made = record.outputs.get(name)
             return (self.workspace / made.path).relative_to(self.folder).as_posix() if made else None
@@ -179,7 +188,7 @@ class PredictionReportStage(Stage[PredictionReportSettings]):
             heatmap=beside("heatmap"),
             top_tiles=beside("top_tiles"),
             geojson=beside("geojson"),
-            prediction=_combined(patient, [output], task),
+            prediction=prediction,
         )
 
 
@@ -200,21 +209,22 @@ def _why_not(slide: str, attempts: Mapping[str, Mapping[str, Record]], lineage: 
     return FailedSlide(slide=slide, reason="not done yet", hint="predict it again")
 
 
-def _combined(patient: str, slides: Sequence[SlideOutput], task: Task) -> PatientPrediction:
+def _combined(patient: str, slides: Sequence[SlideOutput], task: Task, prevalence: float) -> PatientPrediction:
     """Combine slides into a patient's prediction; with one slide, that slide's own."""
     first = slides[0]
     remarks = dict.fromkeys(slide.remarks for slide in slides if slide.remarks)
     why = "; ".join([first.why, *remarks])
-    return PatientPrediction.of(patient, [slide.logits for slide in slides], first.thresholds, task, why=why)
+    logits = [slide.logits for slide in slides]
+    return PatientPrediction.of(patient, logits, first.thresholds, task, prevalence=prevalence, why=why)
 
 
-def _write_predictions(path: Path, report: PredictionReport, work: _Predictions, task: Task) -> None:
+def _write_predictions(path: Path, report: PredictionReport, work: _Predictions, task: Task, prevalence: float) -> None:
     """Write ``predictions.csv``."""
 
     def row(level: str, slide: str, status: str, p: PatientPrediction, note: str, *made: str) -> list[object]:
         spread = "" if p.spread is None else f"{p.spread:.6f}"
         figures = [f"{p.probability:.6f}", spread, f"{p.threshold:.6f}", "positive" if p.call else "negative"]
-        return [level, p.patient_id, slide, status, *figures, ";".join(map(str, p.folds)), note, TRAINED_AT, *made]
+        return [level, p.patient_id, slide, status, *figures, ";".join(map(str, p.folds)), note, prevalence, *made]
 
     def date(slide: str) -> str:
         return work.records[slide].start.date().isoformat()
@@ -231,7 +241,7 @@ def _write_predictions(path: Path, report: PredictionReport, work: _Predictions,
             p = one.prediction
             writer.writerow(row("slide", one.slide, "done", p, p.why, work.model, date(one.slide)))
         for slide, why in work.stale.items():
-            before = _combined(work.asked[slide], [work.outputs[slide]], task)
+            before = _combined(work.asked[slide], [work.outputs[slide]], task, prevalence)
             made_by = work.records[slide].inputs["model"].digest
             writer.writerow(row("slide", slide, "stale", before, why, made_by, date(slide)))
         for failed in report.failed:

@@ -34,9 +34,9 @@ class SlideOutput(BaseModel):
     slide_id: str
     patient_id: str
     logits: dict[_Fold, float] = Field(min_length=1)
-    """Fold → score (of a binary task the log-odds of positive), of the folds that may read it."""
+    """Fold → score (of a binary task the log-odds of positive at even prevalence), of the folds that may read it."""
     thresholds: dict[_Fold, _Probability]
-    """Fold → probability from which it calls a patient positive."""
+    """Fold → probability from which it calls a patient positive, at even prevalence as the scores are."""
     why: str
     """Why these folds were used and not others."""
     tiles: int = Field(ge=1)

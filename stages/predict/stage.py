@@ -17,7 +17,6 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import expit
 
 from ...data.artifact import whole
 from ...data.cohort.ids import id_key, one_spelling
@@ -29,8 +28,10 @@ from ...data.slides.readers import open_slide
 from ...data.tiling.overview import read_overview
 from ...data.tiling.store import read_tile, read_tiles
 from ...data.wording import some
-from ...models.bundle import folds_of
+from ...models.bundle import folds_of, prevalence_of
+from ...models.tasks.prediction import log_odds
 from ..lineage import Lineage, model_record
+from ..pages.numbers import percent
 from ..registry import VERSIONS
 from ..stage import Item, Outcome, Plan, Progress, Stage, upstream
 from .allowed_folds import SAME_IDS, AllowedFolds, PatientSlides, allowed_folds
@@ -115,7 +116,9 @@ class PredictStage(Stage[PredictSettings]):
         self.task = task
 
     def plan(self) -> Plan:
-        bundles = [facts for _, facts in folds_of(self.task.model)]
+        folds = folds_of(self.task.model)
+        prevalence_of(folds, self.settings.prevalence)  # refused before days of reading
+        bundles = [facts for _, facts in folds]
         model, asked = model_record(self.task.model, self.workspace), self.task.slides.keys()
         lineage, other = Lineage(self.workspace), self.settings.other_patients
         tiled = upstream(Manifest.of(self.task.tiles), "tile", self.workspace, only=asked, lineage=lineage)
@@ -153,6 +156,7 @@ class PredictStage(Stage[PredictSettings]):
 
     def setup(self) -> None:
         self.reader = FoldReader(self.task.model, self.settings.device)
+        self.prevalence = prevalence_of(folds_of(self.task.model), self.settings.prevalence)
 
     def process(self, item: Item, progress: Progress) -> Outcome:
         slide: _SlideToPredict = item.payload
@@ -182,8 +186,11 @@ class PredictStage(Stage[PredictSettings]):
     def _pictures(
         self, slide: _SlideToPredict, bag: Bag, attention: NDArray[np.float64], output: SlideOutput
     ) -> dict[str, Path]:
-        probability = float(expit(np.mean(list(output.logits.values()))))
+        task = next(iter(self.reader.bundles.values())).facts.question.task
+        probability = task.probability(float(np.mean(list(output.logits.values()))) + log_odds(self.prevalence))
         caption = f"{output.slide_id} · {self.task.model.name} {probability:.2f}"
+        if task.has_prevalence:
+            caption += f" at a prevalence of {percent(self.prevalence)}"
         heatmap = self.folder / "heatmaps" / f"{output.slide_id}.png"
         strip = self.folder / "tiles" / f"{output.slide_id}.png"
         tiles = read_tiles(slide.tiles, digest=slide.tiles_digest)

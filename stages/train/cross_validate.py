@@ -25,13 +25,13 @@ from ...data.manifest import Manifest
 from ...data.own_tables import read_own_rows
 from ...data.safe_cells import SafeWriter
 from ...models.backbones.devices import choose_devices
-from ...models.bundle import read_bundle
+from ...models.bundle import prevalence_of, read_bundle, read_facts
 from ...models.evaluation.metrics import Metrics
-from ...models.tasks.prediction import TRAINED_AT, PatientPrediction
+from ...models.tasks.prediction import EVEN, PatientPrediction
 from ...models.tasks.task import Task
 from ..lineage import Lineage
 from ..registry import VERSIONS
-from ..settings import Runtime, Settings
+from ..settings import Presentation, Runtime, Settings
 from ..stage import Input, Item, Outcome, OutputInput, Plan, Progress, Stage, upstream
 from .split import features_of, split_output
 
@@ -41,13 +41,15 @@ class CrossValidateSettings(Settings):
 
     bootstrap_rounds: int = 2000
     seed: int = 0
+    prevalence: float | None = Presentation(None, gt=0, lt=1)
+    """The one that probabilities are shown at; default: the training patients'."""
     device: str = Runtime("auto")
 
 
 OOF_COLUMNS: Final = (
     "patient_id", "fold", "label", "probability", "logit", "threshold", "call", "slides", "prevalence",
 )  # fmt: skip
-"""Columns of ``oof_predictions.csv``. The prevalence is the one that probabilities refer to."""
+"""Columns of ``oof_predictions.csv``. Probability and threshold are at the prevalence, the logit at even prevalence."""
 
 
 @dataclass(frozen=True)
@@ -116,6 +118,8 @@ class CrossValidateStage(Stage[CrossValidateSettings]):
             if test.stale:
                 hint = "run wsipipe train: it trains the fold again, and continues from there"
                 raise CohortError(f"is stale: {test.stale}", path=test.bundle, hint=hint)
+        prevalence = prevalence_of([(t.bundle, read_facts(t.bundle)) for t in item.payload], self.settings.prevalence)
+        for test in item.payload:
             bundle = read_bundle(test.bundle, device)
             task = bundle.facts.question.task
             for patient, (label, stores) in test.patients.items():
@@ -126,7 +130,10 @@ class CrossValidateStage(Stage[CrossValidateSettings]):
                     hint = "the split was changed by hand: move the model away, and train again"
                     raise CohortError(what, path=test.bundle, hint=hint)
                 logits = [{facts.fold: bundle.read(*bag).logit} for bag in zip(bags, stores, strict=True)]
-                rows.append(PatientPrediction.of(patient, logits, {facts.fold: facts.threshold}, task, label=label))
+                row = PatientPrediction.of(
+                    patient, logits, {facts.fold: facts.threshold}, task, prevalence=prevalence, label=label
+                )
+                rows.append(row)
         return write_evaluation(self.folder, rows, self.settings, task)
 
 
@@ -141,7 +148,7 @@ def write_evaluation(
         for fold in sorted({row.fold for row in rows})
     }
     write_oof(folder / "oof_predictions.csv", rows)
-    write_metrics(folder / "metrics.json", pooled, by_fold)
+    write_metrics(folder / "metrics.json", pooled, by_fold, rows[0].prevalence)
     return Outcome(
         outputs={"predictions": folder / "oof_predictions.csv", "metrics": folder / "metrics.json"},
         stats={"patients": len(rows), "auc": pooled.auc.model_dump(mode="json")},
@@ -157,15 +164,15 @@ def metrics_of(rows: Sequence[PatientPrediction], task: Task, *, rounds: int, se
     return task.metrics(labels, probabilities, [row.call for row in rows], rounds=rounds, seed=seed)
 
 
-def write_metrics(path: Path, pooled: Metrics, by_fold: Mapping[int, Metrics]) -> None:
+def write_metrics(path: Path, pooled: Metrics, by_fold: Mapping[int, Metrics], prevalence: float) -> None:
     """Write ``metrics.json``.
 
-    It holds the prevalence that probabilities refer to, the figures of all patients and of each fold, and the mean and
+    It holds the prevalence that probabilities are at, the figures of all patients and of each fold, and the mean and
     standard deviation of the AUC over the folds.
     """
     aucs = [own.auc.value for own in by_fold.values() if own.auc.value is not None]
     content = {
-        "prevalence": TRAINED_AT,
+        "prevalence": prevalence,
         "pooled": pooled.model_dump(mode="json"),
         "folds": [{"fold": fold, **own.model_dump(mode="json")} for fold, own in by_fold.items()],
         "auc_mean": float(np.mean(aucs)) if aucs else None,
@@ -186,6 +193,8 @@ class ModelMetrics(BaseModel):
 
     model_config = ConfigDict(frozen=True)
 
+    prevalence: float = Field(EVEN, gt=0, lt=1)
+    """The one that probabilities are at; in files without it all are at even prevalence."""
     pooled: Metrics
     folds: tuple[FoldMetrics, ...]
 
@@ -207,18 +216,20 @@ def write_oof(path: Path, rows: Sequence[PatientPrediction]) -> None:
     with whole(path) as scratch, scratch.open("w", encoding="utf-8", newline="") as stream:
         writer = SafeWriter(stream)
         writer.writerow(OOF_COLUMNS)
-        writer.writerows([[*(getattr(row, name) for name in OOF_COLUMNS[:-1]), TRAINED_AT] for row in rows])
+        writer.writerows([[getattr(row, name) for name in OOF_COLUMNS] for row in rows])
 
 
 def read_oof(path: Path) -> list[PatientPrediction]:
-    """Read ``oof_predictions.csv``, also from versions without the prevalence.
+    """Read ``oof_predictions.csv``; versions without the prevalence had all probabilities at even prevalence.
 
     :raises StoreError: damaged, or edited into something else.
     """
 
     def prediction(row: Mapping[str, str]) -> PatientPrediction:
         figures = [float(row[name]) for name in ("probability", "logit", "threshold")]
-        if not all(map(math.isfinite, figures)) or not {row["label"], row["call"]} <= {"0", "1"}:
+        prevalence = float(row.get("prevalence") or EVEN)
+        sound = all(map(math.isfinite, figures)) and 0 < prevalence < 1
+        if not sound or not {row["label"], row["call"]} <= {"0", "1"}:
             raise ValueError(f"the prediction of {row['patient_id'][:40]!r} is none")
         probability, logit, threshold = figures
         return PatientPrediction(
@@ -230,6 +241,7 @@ def read_oof(path: Path) -> list[PatientPrediction]:
             call=int(row["call"]),
             slides=int(row["slides"]),
             folds=(int(row["fold"]),),
+            prevalence=prevalence,
         )
 
-    return read_own_rows(path, [name for name in OOF_COLUMNS[:-1] if name != "prevalence"], prediction)
+    return read_own_rows(path, [name for name in OOF_COLUMNS if name != "prevalence"], prediction)

@@ -9,7 +9,7 @@ from typing import Any
 from ...data.artifact import whole
 from ...data.manifest import Record
 from ...models.bundle import BundleFacts, read_facts
-from ...models.tasks.prediction import PatientPrediction
+from ...models.tasks.prediction import PatientPrediction, threshold_at
 from ...models.training.methods import find_method
 from ..lineage import Lineage
 from ..pages.report_page import (
@@ -45,6 +45,10 @@ class TrainingReportStage(Stage[ReportSettings]):
         lineage = Lineage(self.workspace)
         for stage in ("split", "train", "cross_validate"):  # folds of an earlier split are no longer valid
             records |= upstream(self.manifest, stage, self.workspace, lineage=lineage).records
+        tested = records["cross-validation"].inputs if "cross-validation" in records else {}
+        records = {  # an earlier split may have had more folds than cross-validation has tested
+            item: record for item, record in records.items() if not item.startswith("fold-") or item in tested
+        }
         inputs: dict[str, Input] = {
             f"{item} {name}": OutputInput(output)
             for item, record in records.items()
@@ -89,7 +93,8 @@ def _report(
             dropped=tuple(reasons(patients).items()),
         ),
         metrics=metrics.pooled,
-        folds=tuple(_fold(bundle, test_auc.get(bundle.fold)) for bundle in bundles),
+        prevalence=metrics.prevalence,
+        folds=tuple(_fold(bundle, test_auc.get(bundle.fold), metrics.prevalence) for bundle in bundles),
         oof=tuple(oof),
         slots=tuple(
             SlotUsage(fold=bundle.fold, positive=label == "positive", shares=tuple(use["shares"]))
@@ -104,7 +109,7 @@ def _report(
     )
 
 
-def _fold(bundle: BundleFacts, test_auc: float | None) -> FoldSummary:
+def _fold(bundle: BundleFacts, test_auc: float | None, prevalence: float) -> FoldSummary:
     """Summarise a fold, with epochs counted from 1; bundles and TensorBoard count them from 0."""
     history = bundle.training["history"]
     best = bundle.training["best_epoch"]
@@ -115,7 +120,7 @@ def _fold(bundle: BundleFacts, test_auc: float | None) -> FoldSummary:
         n_test=bundle.patients["test"],
         validation_auc=history[best]["validation_auc"],
         test_auc=test_auc,
-        threshold=bundle.threshold,
+        threshold=threshold_at(bundle.threshold, prevalence),
         best_epoch=best + 1,
         history=tuple(
             EpochRow(

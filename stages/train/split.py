@@ -1,7 +1,8 @@
 """split: joins the cohort table with the extracted slides, and assigns patients to training, validation and test.
 
 splits.csv     every patient's role in every fold
-patients.csv   every patient of the table: used, or dropped and why; slides; whether there is RNA
+patients.csv   every patient of the table: used, or dropped and why; slides; whether there is RNA; the site, if the
+               split keeps sites apart
 """
 
 from __future__ import annotations
@@ -44,6 +45,8 @@ class _Cohort:
     splits: Splits
     labels: PatientLabels
     with_rna: frozenset[str]
+    sites: Mapping[str, str]
+    """Patient → site, where sites are kept apart; else empty."""
 
 
 class SplitStage(Stage[SplitStageSettings]):
@@ -108,7 +111,7 @@ class SplitStage(Stage[SplitStageSettings]):
             "slides": ValueInput({slide: unusable.get(slide, "usable") for slide in match.rows}),
             "rna": ValueInput(sorted(with_rna)),
         }
-        item = Item("splits", inputs, _Cohort(splits, labels, with_rna))
+        item = Item("splits", inputs, _Cohort(splits, labels, with_rna, sites))
         used, *dropped = labels.notes()
         if stores:
             used += f"; {len(with_rna & labels.labels.keys())} of them have RNA"
@@ -133,7 +136,7 @@ class SplitStage(Stage[SplitStageSettings]):
     def process(self, item: Item, progress: Progress) -> Outcome:
         cohort: _Cohort = item.payload
         write_splits(self.folder / "splits.csv", cohort.splits)
-        write_patients(self.folder / "patients.csv", cohort.labels, cohort.with_rna)
+        write_patients(self.folder / "patients.csv", cohort.labels, cohort.with_rna, cohort.sites)
         labels = cohort.labels
         stats = {
             "patients": len(labels.labels) + len(labels.dropped),
@@ -250,11 +253,16 @@ def _refuse_twins(slides_of: Mapping[str, Sequence[str]], tiles: Path) -> None:
                 )
 
 
-def write_patients(path: Path, labels: PatientLabels, with_rna: Collection[str] = ()) -> None:
-    """Write ``patients.csv``: one row for every patient of the table, used or dropped."""
+def write_patients(
+    path: Path, labels: PatientLabels, with_rna: Collection[str] = (), sites: Mapping[str, str] | None = None
+) -> None:
+    """Write ``patients.csv``: one row for every patient of the table, used or dropped.
+
+    :param sites: patient → site of those that are used; with it there is a column for it.
+    """
     with whole(path) as scratch, scratch.open("w", encoding="utf-8", newline="") as stream:
         writer = SafeWriter(stream)
-        writer.writerow(PATIENT_COLUMNS)
+        writer.writerow([*PATIENT_COLUMNS, *(["site"] if sites else [])])
         for patient in sorted({*labels.labels, *labels.dropped}):
             used = patient in labels.labels
             writer.writerow(
@@ -265,6 +273,7 @@ def write_patients(path: Path, labels: PatientLabels, with_rna: Collection[str] 
                     labels.labels.get(patient, ""),
                     _joined(labels.slides.get(patient, ())),
                     "yes" if patient in with_rna else "no",
+                    *([sites.get(patient, "")] if sites else []),
                 ]
             )
 
@@ -279,6 +288,8 @@ class PatientRow:
     label: int | None
     slides: tuple[str, ...]
     rna: bool
+    site: str = ""
+    """Empty where sites are not kept apart, and in files of earlier versions."""
 
 
 def read_patients(path: Path) -> list[PatientRow]:
@@ -297,6 +308,7 @@ def read_patients(path: Path) -> list[PatientRow]:
             label=int(row["label"]) if row["label"] else None,
             slides=_parted(row["slides"]),
             rna=row["rna"] == "yes",
+            site=row.get("site", ""),
         )
 
     return read_own_rows(path, PATIENT_COLUMNS, patient)
@@ -322,6 +334,23 @@ class SplitOutput:
     """The record of ``splits.csv``."""
     slides_of: Mapping[str, tuple[str, ...]]
     """Patient → slides to use."""
+    by_site: bool
+    """Whether it keeps sites apart."""
+    site_of: Mapping[str, str]
+
+    @property
+    def sites(self) -> Mapping[str, str]:
+        """Patient → site, where sites are kept apart; else empty.
+
+        :raises CohortError: an earlier version split by site, and did not record the sites.
+        """
+        if not self.by_site:
+            return {}
+        if not all(self.site_of.get(patient) for patient in self.splits.labels):
+            what = "keeps sites apart, but does not say the patients' sites: an earlier version of wsipipe made it"
+            hint = "move its splits.csv and patients.csv away, and run wsipipe train: it makes the same split again"
+            raise CohortError(what, path=self.record.path, hint=hint)
+        return self.site_of
 
     @property
     def slides(self) -> list[str]:
@@ -349,6 +378,8 @@ def split_output(manifest: Manifest, workspace: Path) -> SplitOutput:
         splits=read_splits(workspace / split.outputs["splits"].path),
         record=split.outputs["splits"],
         slides_of={patient.patient_id: patient.slides for patient in patients},
+        by_site=split.settings.get("split_by") == "site",
+        site_of={patient.patient_id: patient.site for patient in patients},
     )
 
 

@@ -14,8 +14,9 @@ import torch
 from momkd_bags import SMALL
 from trial import Trial
 from wsipipe.data.manifest import Manifest, OutputRecord, Record
-from wsipipe.models.bundle import Bundle, BundleFacts, FeatureRecipe, Question, folds_of, read_bundle, write_bundle
+from wsipipe.models.bundle import Bundle, BundleFacts, Question, folds_of, read_bundle, write_bundle
 from wsipipe.models.evaluation.metrics import binary_metrics
+from wsipipe.models.feature_recipe import FeatureRecipe
 from wsipipe.models.mil.momkd import MoMKD
 from wsipipe.stages.evaluate.cohort import cross_validated_auc
 from wsipipe.stages.lineage import digest_of_model
@@ -44,8 +45,10 @@ def facts(network: dict[str, Any]) -> BundleFacts:
         ),
         method="momkd",
         network=network,
+        prevalence=0.15,
         threshold=0.37,
         seen=["a" * 24, "b" * 24],
+        hashed_by="scrypt",
         patients={"train": 1, "validation": 1, "test": 1},
         genes=["ERBB2"],
         gene_panel={"selection": "anova"},
@@ -119,7 +122,7 @@ def test_manifests(survives: Survives) -> None:
 def test_metrics(survives: Survives, tmp_path: Path) -> None:
     figures = binary_metrics([True, False] * 20, [number / 40 for number in range(40)], [1, 0] * 20, rounds=50)
     file = tmp_path / "metrics.json"
-    write_metrics(file, figures, {0: figures, 1: figures})
+    write_metrics(file, figures, {0: figures, 1: figures}, 0.15)
 
     def read(path: Path) -> None:
         read_metrics(path)

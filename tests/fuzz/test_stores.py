@@ -69,7 +69,7 @@ def test_numbers_of_features(survives: Survives, features: Path, part: str) -> N
 PARTS = [
     *("zarr.json", "X/zarr.json", "X/c/0/0", "obs/zarr.json", "obs/_index/zarr.json", "obs/_index/c/0"),
     *("obs/library_size/zarr.json", "obs/library_size/c/0", "var/_index/c/0", "uns/zarr.json", "uns/unit/zarr.json"),
-    *("uns/unit/c", "uns/matrix_digest/c"),
+    *("uns/unit/c", "uns/content_digest/c"),
 ]
 
 

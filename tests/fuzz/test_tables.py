@@ -76,8 +76,8 @@ def test_patients(survives: Survives, tmp_path: Path) -> None:
 
 
 def test_predictions(survives: Survives) -> None:
-    rows = "".join(f"P{i},{i % 3},{i % 2},0.{i},-0.{i},0.5,{i % 2},2,1,test\n" for i in range(10, 50))
-    header = "patient_id,fold,label,probability,logit,threshold,call,slides,prevalence,trained_at\n"
+    rows = "".join(f"P{i},{i % 3},{i % 2},0.{i},-0.{i},0.5,{i % 2},2,0.15\n" for i in range(10, 50))
+    header = "patient_id,fold,label,probability,logit,threshold,call,slides,prevalence\n"
     survives(read_oof, (header + rows).encode(), "oof_predictions.csv")
 
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import pickle
 import shutil
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,21 +19,23 @@ from momkd_bags import SMALL, TAUGHT, model_of
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 from wsipipe.data.artifact import digest_of
-from wsipipe.data.errors import BundleError
+from wsipipe.data.cohort.ids import id_key
+from wsipipe.data.errors import BundleError, UsageError
 from wsipipe.data.features.store import Bag, FeatureFacts
 from wsipipe.models.bundle import (
     Bundle,
     BundleFacts,
-    FeatureRecipe,
     Question,
     folds_of,
+    prevalence_of,
     read_bundle,
     read_facts,
-    seen_hashes,
     write_bundle,
 )
+from wsipipe.models.feature_recipe import FeatureRecipe
 from wsipipe.models.mil.bag_tensors import BagBatch, bag_tensors
 from wsipipe.models.mil.momkd import MoMKD
+from wsipipe.models.patient_hashes import _slow, hashes_of, unsalted_hash
 from wsipipe.models.training.fit import FitSettings, fit
 
 WIDTH = SMALL.in_features
@@ -61,7 +65,8 @@ def facts(model: MoMKD, **changes: Any) -> BundleFacts:
         "method": "momkd",
         "network": model.config.model_dump(mode="json"),
         "threshold": 0.37,
-        "seen": seen_hashes(["P1", "P2"], ["sha256:slide"]),
+        "seen": hashes_of(["P1", "P2"], ["sha256:slide"], ["S1"], "sha256:s"),
+        "hashed_by": "scrypt",
         "patients": {"train": 1, "validation": 1, "test": 1},
         "genes": ["ERBB2"],
         "gene_panel": {"selection": "anova"},
@@ -155,6 +160,9 @@ def test_who_was_seen(trained: MoMKD) -> None:
         ({"weights_digest": "sha256:x"}, "weights_digest is sha256:x, not sha256:w"),
         ({"pooling": "mean"}, "pooling is mean, not cls"),
         ({"tile_px": 256}, "tile_px is 256, not 224"),
+        ({"mpp": 1.0}, "mpp is 1, not 0.5"),
+        ({"mpp": 0.25}, "mpp is 0.25, not 0.5"),
+        ({"mpp": 0.52}, "mpp is 0.52, not 0.5"),
     ],
 )
 def test_features_of_another_kind_are_refused(bundle: Path, change: dict[str, Any], said: str) -> None:
@@ -164,6 +172,61 @@ def test_features_of_another_kind_are_refused(bundle: Path, change: dict[str, An
     assert said in caught.value.what
     assert caught.value.path == "work/new.zarr"
     assert "--weights FILE" in caught.value.hint
+
+
+@pytest.mark.parametrize("mpp", [0.494, 0.506, 0.5])
+def test_scanners_own_resolutions_are_read(bundle: Path, mpp: float) -> None:
+    """A level close to the asked mpp is read without resampling, and keeps its own."""
+    read_bundle(bundle, torch.device("cpu")).read(slide(mpp=mpp), Path("work/new.zarr"))
+
+
+def test_a_bundle_of_the_first_version_knows_its_patients_and_asks_for_the_prevalence(bundle: Path) -> None:
+    hashes = sorted(unsalted_hash(name) for name in ("p 1", id_key("p 1"), "sha256:slide", f"slide\0{id_key('S1')}"))
+
+    def as_before(content: dict[str, Any]) -> None:
+        content.update({"encoding-version": "1", "seen": hashes})
+        del content["hashed_by"], content["prevalence"]
+
+    change_json(bundle, as_before)
+    facts = read_facts(bundle)
+    assert facts.saw("p 1", None)
+    assert facts.saw("P-1", None) is (id_key("P-1") == id_key("p 1"))
+    assert facts.saw(None, "sha256:slide")
+    assert facts.saw(None, None, "S1")
+    assert not facts.saw("P2", "sha256:other", "S2")
+    with pytest.raises(BundleError, match="training patients were positive") as caught:
+        prevalence_of([(bundle, facts)], None)
+    assert "--prevalence" in caught.value.hint
+    assert prevalence_of([(bundle, facts)], 0.5) == 0.5
+
+
+def test_one_prevalence_for_all_folds(trained: MoMKD) -> None:
+    folds = [(Path(f"fold-{i}"), facts(trained, fold=i, prevalence=p)) for i, p in enumerate((0.1, 0.3))]
+    assert prevalence_of(folds, None) == pytest.approx(0.2)
+    assert prevalence_of(folds, 0.4) == 0.4
+    with pytest.raises(UsageError, match="between 0 and 1"):
+        prevalence_of(folds, 1.0)
+
+
+def test_hashes_of_another_model_differ_and_no_list_of_ids_is_tried_quickly() -> None:
+    ids = [f"TCGA-{n:04d}" for n in range(20)]
+    assert set(hashes_of(ids, ["sha256:d"], ids, "one")).isdisjoint(hashes_of(ids, ["sha256:d"], ids, "other"))
+    assert len(hashes_of(ids, ["sha256:d"], ids, "one")) == 41, "a patient and a slide of one name differ"
+    assert hashes_of(ids, [], [], "one") == hashes_of(reversed(ids), [], [], "one")
+    assert (
+        hashes_of(["P1"], [], [], "one")[0]
+        == hashlib.scrypt(b"patient\0" + id_key("P1").encode(), salt=b"wsipipe\0one", n=2048, r=8, p=1, dklen=12).hex()
+    )
+
+
+def test_ids_are_hashed_once_for_all_folds(trained: MoMKD) -> None:
+    """1,000 patients cost 1,000 hashes whether the model has one fold or twenty."""
+    known = [facts(trained, fold=fold, folds=20) for fold in range(20)]
+    _slow.cache_clear()
+    for one in known:
+        one.saw("P1", "sha256:other", "S1")
+        one.saw("P9", "sha256:other", "S9")
+    assert _slow.cache_info().misses <= 4
 
 
 def change_json(bundle: Path, change: Callable[[dict[str, Any]], object]) -> None:
@@ -199,7 +262,8 @@ DAMAGE: dict[str, tuple[Damage, str]] = {
     "bytes": (lambda b: (b / "bundle.json").write_bytes(b"\xff\x00"), "is damaged or not a bundle"),
     "no facts": (lambda b: change_json(b, lambda c: c.pop("recipe")), "is damaged or not a bundle"),
     "a fact too many": (lambda b: change_json(b, lambda c: c.update(more=1)), "is damaged or not a bundle"),
-    "newer": (lambda b: change_json(b, lambda c: c.update({"encoding-version": "2"})), "is wsipipe-bundle version 2"),
+    "newer": (lambda b: change_json(b, lambda c: c.update({"encoding-version": "3"})), "is wsipipe-bundle version 3"),
+    "no prevalence": (lambda b: change_json(b, lambda c: c.update(prevalence=1.5)), "is damaged or not a bundle"),
     "something else": (lambda b: (b / "bundle.json").write_text("{}"), "is None version None"),
     "no tensors": (lambda b: (b / "model.safetensors").unlink(), "cannot be read"),
     "torn tensors": (lambda b: (b / "model.safetensors").write_bytes(b"torn"), "cannot be read"),
@@ -313,6 +377,37 @@ def test_a_bundle_of_an_earlier_version_is_read_with_a_note(tmp_path: Path, trai
     with pytest.warns(UserWarning, match="that nobody changed them cannot be checked"):
         assert len(folds_of(model)) == 2
     assert read_bundle(model / "fold-1", torch.device("cpu")).facts == facts(trained, fold=1)
+
+
+def as_version_1_1(bundle: Path) -> None:
+    """Write a bundle again as the version before did: with digests, but without the prevalence and slow hashes."""
+    content = json.loads((bundle / "bundle.json").read_text())
+    digests = content.pop("digests")
+    del content["hashed_by"], content["prevalence"]
+    content |= {"encoding-version": "1.1", "seen": [unsalted_hash("P1")]}
+
+    def text(of: dict[str, Any]) -> bytes:
+        return (json.dumps(of, indent=1, sort_keys=True, ensure_ascii=False) + "\n").encode()
+
+    digests["bundle.json"] = "sha256:" + hashlib.sha256(text(content)).hexdigest()
+    (bundle / "bundle.json").write_bytes(text(content | {"digests": digests}))
+
+
+def test_a_bundle_of_version_1_1_is_checked_and_has_no_prevalence(tmp_path: Path, trained: MoMKD) -> None:
+    model = tmp_path / "her2"
+    for fold in (0, 1):
+        write_bundle(model / f"fold-{fold}", facts(trained, fold=fold, prevalence=0.2), trained, {})
+        as_version_1_1(model / f"fold-{fold}")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        bundles = folds_of(model)
+    assert [known.saw("P1", None) for _, known in bundles] == [True, True]
+    assert not bundles[0][1].saw("P2", None)
+    with pytest.raises(BundleError, match="training patients were positive"):
+        prevalence_of(bundles, None)
+    change_text(model / "fold-0", '"threshold": 0.37', '"threshold": 0.38')
+    with pytest.raises(BundleError, match="was changed since the bundle was written"):
+        read_facts(model / "fold-0")
 
 
 def test_a_fold_in_anothers_place_is_refused(bundle: Path, trained: MoMKD) -> None:

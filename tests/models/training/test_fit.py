@@ -18,7 +18,7 @@ from wsipipe.models.mil.bag_tensors import BagBatch, BagTensors, Patient
 from wsipipe.models.mil.mean_pooling import MeanPooling, MeanPoolingConfig
 from wsipipe.models.mil.momkd import MoMKD, MoMKDConfig, MoMKDOutput
 from wsipipe.models.mil.tile_graph import knn_edges
-from wsipipe.models.training.fit import Epoch, Fit, FitSettings, fit, patient_scores, validate
+from wsipipe.models.training.fit import Epoch, Fit, FitSettings, _is_over, fit, patient_scores, validate
 from wsipipe.models.training.methods import METHODS
 
 WIDTH, GENES = 8, 6
@@ -85,6 +85,29 @@ def test_the_best_epoch_is_the_highest_auc_and_of_equals_the_lowest_loss() -> No
     fitted = fit(model_of(), cohort(0, 8), cohort(100, 8), FitSettings(epochs=8, learning_rate=1e-3))
     ranks = [(epoch.validation_auc or 0, -epoch.validation_loss) for epoch in fitted.history]
     assert fitted.best_epoch == ranks.index(max(ranks))
+
+
+@pytest.mark.parametrize(
+    ("aucs", "over", "best"),
+    [
+        ([0.7, 0.6], False, 0),  # not before the third epoch
+        ([0.7, 0.6, 0.65], True, 0),
+        ([0.7, 0.7, 0.7, 0.7], False, 3),  # an equal AUC is a gain, and the later epoch is kept
+        ([0.5, 0.6, 0.7, 0.69], True, 2),
+        ([0.5, 0.6, 0.7], False, 2),
+    ],
+)
+def test_the_official_preset_stops_as_the_public_script(aucs: list[float], over: bool, best: int) -> None:
+    official = FitSettings(patience=1, equal_is_gain=True, least_epochs=3)
+    done, model = Fit(), model_of()
+    for number, auc in enumerate(aucs):
+        loss = 0.5 + number  # rises, which breaks ties the other way elsewhere
+        done.add(Epoch(number, {}, auc, loss, None, 1e-3, {}), model, equal_is_gain=official.equal_is_gain)
+    assert (_is_over(done, official), done.best_epoch) == (over, best)
+    plain = Fit()
+    for number, auc in enumerate(aucs):
+        plain.add(Epoch(number, {}, auc, 0.5 + number, None, 1e-3, {}), model)
+    assert plain.best_epoch == aucs.index(max(aucs)), "others keep the first of equals, by its loss"
 
 
 def test_it_stops_when_nothing_is_gained_and_lowers_its_steps_before() -> None:

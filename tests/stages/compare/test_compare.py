@@ -24,7 +24,7 @@ from wsipipe.data.molecular.store import read_expression
 from wsipipe.models.bundle import read_facts
 from wsipipe.models.evaluation.metrics import youden_threshold
 from wsipipe.models.evaluation.paired_tests import delong, holm
-from wsipipe.models.tasks.prediction import PatientPrediction
+from wsipipe.models.tasks.prediction import PatientPrediction, threshold_at
 from wsipipe.models.training.methods import METHODS
 from wsipipe.models.training.rna_teacher import RnaTeacher
 from wsipipe.stages.train.cross_validate import read_oof
@@ -191,7 +191,10 @@ def test_the_ceiling_is_the_teacher_fitted_by_hand(compared: Planted) -> None:
         assert {rows[p].fold for p in test} == {fold}
         probabilities = expit(teacher.predict(expression.rows(validation), expression.genes))
         threshold = youden_threshold([splits.labels[p] for p in validation], probabilities)
-        assert {rows[p].threshold for p in test} == {threshold}
+        assert threshold is not None
+        positive = [np.mean([splits.labels[p] for p in splits.patients(f, "train")]) for f in (0, 1)]
+        assert {rows[p].prevalence for p in test} == {pytest.approx(np.mean(positive))}, "as of the slide models"
+        assert {rows[p].threshold for p in test} == {threshold_at(threshold, rows[test[0]].prevalence)}
     assert {row.slides for row in rows.values()} == {0}
     assert json.loads((folder_of(compared, "omics") / "metrics.json").read_text())["pooled"]["auc"]["value"] > 0.75
 

@@ -33,6 +33,7 @@ def report_of(labels: Sequence[int], probabilities: Sequence[float], **changes: 
         "question": AskedQuestion(label_column="HER2", positive="positive", negative="negative"),
         "accounting": Accounting(in_table=len(labels), used=len(labels), dropped=()),
         "metrics": found,
+        "prevalence": 0.5,
         "folds": (FoldAlone(fold=0, threshold=0.5, metrics=found),),
         "n_folds": 1,
         "cross_validated": None,
@@ -83,7 +84,14 @@ def test_the_page_needs_nothing_else_and_trusts_nobody() -> None:
     assert page == external_page(report)
     assert "<script" not in page
     assert "http" not in page
-    for told_there in ("Slope", "Intercept", "Expected calibration error", "overlap 0, not 112", "200 patients"):
+    for told_there in (
+        "Slope",
+        "Calibration-in-the-large",
+        "Decision curve",
+        "Expected calibration error",
+        "overlap 0, not 112",
+        "200 patients",
+    ):
         assert told_there in page
     assert page.count('<svg class="place"') == 200
 
