@@ -26,13 +26,14 @@ FOLDERS = ("data", "models", "stages", "pipeline")
 
 ROOMS: dict[str, set[str]] = {
     "data": set(),
-    "data.slides": {"data"},
-    "data.tiling": {"data", "data.slides"},
-    "data.cohort": {"data"},
-    "data.matrices": {"data", "data.cohort"},
-    "data.molecular": {"data", "data.cohort", "data.matrices"},
-    "data.features": {"data"},
-    "data.interop": {"data", "data.features", "data.slides", "data.tiling"},
+    "data.files": {"data"},
+    "data.slides": {"data", "data.files"},
+    "data.tiling": {"data", "data.files", "data.slides"},
+    "data.cohort": {"data", "data.files"},
+    "data.matrices": {"data", "data.files", "data.cohort"},
+    "data.molecular": {"data", "data.files", "data.cohort", "data.matrices"},
+    "data.features": {"data", "data.files"},
+    "data.interop": {"data", "data.files", "data.features", "data.slides", "data.tiling"},
     "models.backbones": {"data"},
     "models.tasks": {"data", "models.evaluation"},
     "models.mil": {"data", "data.features", "models.backbones", "models.tasks"},
@@ -129,7 +130,7 @@ def test_no_reader_unpickles(module: tuple[Path, ast.Module]) -> None:
         assert called not in OF_PICKLE or file.name in OWN_PROCESSES, where
         opened = called in ("np.load", "numpy.load", "zarr.open", "zarr.load", "zarr.open_array")
         assert not opened or file.parent.name == "doctor", where  # which reads what it has just written
-        if called == "zarr.open_group":  # to read: only what data/zarr_store.py has checked
+        if called == "zarr.open_group":  # to read: only what data/files/zarr_store.py has checked
             assert file.name == "zarr_store.py" or given.get("mode", "'r'").startswith("'w"), where
 
 

@@ -19,8 +19,8 @@ from typing import Final, Literal
 
 from ..artifact import whole
 from ..errors import CohortError, StoreError
+from ..files.safe_cells import SafeWriter, plain_cell
 from ..plain_files import refuse_pipe
-from ..safe_cells import SafeWriter, plain_cell
 from ..surroundings import patiently
 from ..wording import some
 

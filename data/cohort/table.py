@@ -22,7 +22,7 @@ import pandas as pd
 
 from ..columns import label_words, names, plain_name, plain_names
 from ..errors import CohortError, about
-from ..packed import unpacked
+from ..files.packed import unpacked
 from ..plain_files import refuse_pipe
 from ..slide_names import slide_name
 from ..units import SLIDE_MPP, Mpp

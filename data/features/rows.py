@@ -19,8 +19,8 @@ from numcodecs.checksum32 import CRC32C
 from numpy.typing import NDArray
 from zarr.codecs import ZstdCodec
 
+from ..files.zarr_store import UNREADABLE
 from ..surroundings import patiently, reading_fault
-from ..zarr_store import UNREADABLE
 
 _CHUNK_BYTES = 1 << 20
 """About this much is decompressed at a time when rows are read."""

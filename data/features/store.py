@@ -46,9 +46,9 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from ..artifact import is_stray, whole
 from ..errors import StoreError, UsageError
+from ..files.zarr_store import UNREADABLE, open_zarr
 from ..json_text import fault
 from ..surroundings import patiently, reading_fault
-from ..zarr_store import UNREADABLE, open_zarr
 from .rows import RowReader, RowWriter
 
 ENCODING_TYPE = "wsipipe-features"

@@ -18,9 +18,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import InputError, SlideError
-from ..hdf5 import read_hdf5
+from ..files.hdf5 import read_hdf5
+from ..files.reading_process import UnreadableError
 from ..plain_files import refuse_pipe
-from ..reading_process import UnreadableError
 from ..surroundings import patiently
 from ..tiling.grid import Coords
 from ..wording import some

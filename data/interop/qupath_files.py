@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from ..errors import SlideError, about
-from ..packed import FEWEST_BYTES, LONGER, unpacked
+from ..files.packed import FEWEST_BYTES, LONGER, unpacked
 from ..plain_files import refuse_pipe
 from ..surroundings import patiently
 from ..wording import some

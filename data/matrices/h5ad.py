@@ -13,8 +13,8 @@ import pandas as pd
 from anndata.io import read_elem
 from scipy import sparse
 
-from ..hdf5 import refuse_absurd
-from ..reading_process import UnreadableError, read_in_a_process
+from ..files.hdf5 import refuse_absurd
+from ..files.reading_process import UnreadableError, read_in_a_process
 
 
 @dataclass(frozen=True, eq=False)

@@ -19,8 +19,8 @@ import pyarrow.parquet as parquet
 
 from ..columns import plain_name
 from ..errors import ExpressionError, UsageError, about
+from ..files.reading_process import UnreadableError
 from ..plain_files import refuse_pipe
-from ..reading_process import UnreadableError
 from ..surroundings import patiently
 from ..wording import some
 from .cells import named_table

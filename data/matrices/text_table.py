@@ -22,7 +22,7 @@ import pandas as pd
 
 from ..columns import plain_name, plain_names
 from ..errors import ExpressionError
-from ..packed import opened
+from ..files.packed import opened
 from ..wording import some
 
 FORM = "the first row and the first column must hold names, every other cell a number or nothing"

@@ -24,10 +24,10 @@ import pandas as pd
 from ..cohort.sample_types import sample_types, type_of_words
 from ..columns import names, plain_name
 from ..errors import ExpressionError, about
+from ..files.packed import opened
 from ..matrices.expression_units import Unit
 from ..matrices.matrix import RawMatrix
 from ..matrices.reading_facts import ReadingFacts
-from ..packed import opened
 from ..plain_files import refuse_pipe
 from ..wording import some
 

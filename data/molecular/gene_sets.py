@@ -7,7 +7,7 @@ import zlib
 from pathlib import Path
 
 from ..errors import ExpressionError, about
-from ..packed import unpacked
+from ..files.packed import unpacked
 from ..plain_files import refuse_pipe
 
 

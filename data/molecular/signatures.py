@@ -23,7 +23,7 @@ from scipy.stats import rankdata
 
 from ..artifact import whole
 from ..errors import ExpressionError
-from ..safe_cells import safe_cell
+from ..files.safe_cells import safe_cell
 from ..wording import some
 from .gene_aliases import shipped_aliases
 

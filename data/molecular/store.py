@@ -28,9 +28,9 @@ from anndata.io import write_elem
 from ..artifact import digest_of_value, whole
 from ..cohort.ids import id_key, one_spelling, same_ids
 from ..errors import ExpressionError, StoreError
+from ..files.zarr_store import UNREADABLE, open_zarr
 from ..surroundings import patiently, reading_fault
 from ..wording import some
-from ..zarr_store import UNREADABLE, open_zarr
 from .block_table import BLOCKS
 from .blocks import Block, check_block_unit, feature_name
 

@@ -30,9 +30,9 @@ import numpy.typing as npt
 
 from ..artifact import digest_of, whole
 from ..errors import StoreError
-from ..hdf5 import read_hdf5
+from ..files.hdf5 import read_hdf5
+from ..files.reading_process import UnreadableError
 from ..plain_files import refuse_pipe
-from ..reading_process import UnreadableError
 from ..slides.slide import Rgb, Slide
 from ..surroundings import patiently
 from ..units import Level0Px, LevelPx, Mpp, TilePx

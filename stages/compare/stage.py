@@ -13,8 +13,8 @@ from pathlib import Path
 
 from ...data.artifact import whole
 from ...data.errors import CohortError
+from ...data.files.safe_cells import SafeWriter
 from ...data.manifest import Manifest
-from ...data.safe_cells import SafeWriter
 from ...models.evaluation.metrics import roc_points
 from ...models.evaluation.paired_tests import delong
 from ...models.tasks.prediction import PatientPrediction

@@ -20,7 +20,7 @@ from typing import Final
 
 from ...data.artifact import whole
 from ...data.cohort.labels import PatientLabels
-from ...data.safe_cells import SafeWriter
+from ...data.files.safe_cells import SafeWriter
 from ...models.bundle import folds_of, prevalence_of
 from ...models.evaluation.metrics import Estimate, Metrics
 from ...models.tasks.prediction import PatientPrediction, threshold_at

@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Final
 
 from ...data.artifact import whole
+from ...data.files.safe_cells import SafeWriter
 from ...data.manifest import Record
-from ...data.safe_cells import SafeWriter
 from ...data.wording import some
 from ...models.bundle import BundleFacts, folds_of, prevalence_of
 from ...models.tasks.prediction import PatientPrediction

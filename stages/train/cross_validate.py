@@ -20,10 +20,10 @@ from ...data.artifact import whole
 from ...data.cohort.splits import MOST_FOLDS
 from ...data.errors import CohortError, StoreError
 from ...data.features.store import read_bag
+from ...data.files.own_tables import read_own_rows
+from ...data.files.safe_cells import SafeWriter
 from ...data.json_text import fault, read_json
 from ...data.manifest import Manifest
-from ...data.own_tables import read_own_rows
-from ...data.safe_cells import SafeWriter
 from ...models.backbones.devices import choose_devices
 from ...models.bundle import prevalence_of, read_bundle, read_facts
 from ...models.evaluation.metrics import Metrics

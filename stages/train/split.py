@@ -21,10 +21,10 @@ from ...data.cohort.slide_match import SlideMatch, match_slides
 from ...data.cohort.splits import Role, Splits, make_splits, read_splits, write_splits
 from ...data.cohort.table import CohortTable, read_cohort
 from ...data.errors import CohortError
+from ...data.files.own_tables import read_own_rows
+from ...data.files.safe_cells import SafeWriter
 from ...data.manifest import Manifest, OutputRecord, Record
 from ...data.molecular.store import read_expression
-from ...data.own_tables import read_own_rows
-from ...data.safe_cells import SafeWriter
 from ...data.wording import some
 from ...models.training.rna_teacher import measured
 from ..lineage import Lineage, Standing

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from hdf5_damage import endless, make_absurd
 from trial import Trial
-from wsipipe.data import reading_process
 from wsipipe.data.errors import InputError, SlideError, StoreError
+from wsipipe.data.files import reading_process
 from wsipipe.data.interop.imported_features import read_foreign_features
 from wsipipe.data.interop.tile_positions import read_foreign_tiles
 

@@ -13,8 +13,8 @@ import pytest
 from hdf5_damage import endless, make_absurd
 from scipy import sparse
 from trial import Trial
-from wsipipe.data import reading_process
 from wsipipe.data.errors import ExpressionError
+from wsipipe.data.files import reading_process
 from wsipipe.data.matrices.matrix import read_matrix
 
 GENES = ["ACTB", "TP53", "ERBB2", "ESR1", "MKI67", *(f"GENE{number}" for number in range(15))]

@@ -11,9 +11,9 @@ import pytest
 from hdf5_damage import endless, make_absurd
 from tile_sets import tile_set
 from trial import Trial
-from wsipipe.data import reading_process
 from wsipipe.data.artifact import digest_of
 from wsipipe.data.errors import StoreError
+from wsipipe.data.files import reading_process
 from wsipipe.data.tiling.grid import plan_grid
 from wsipipe.data.tiling.store import read_tiles, write_tiles
 from wsipipe.data.units import Mpp, TilePx

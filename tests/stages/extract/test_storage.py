@@ -9,8 +9,8 @@ import pytest
 import wsipipe
 from hdf5_damage import endless
 from storage import Storage
-from wsipipe.data import reading_process
 from wsipipe.data.artifact import digest_of
+from wsipipe.data.files import reading_process
 from wsipipe.data.manifest import Manifest, Record
 from wsipipe.data.units import Mpp
 from wsipipe.pipeline.demo.slides import write_aperio

@@ -13,8 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from wsipipe.data.cohort.labels import PatientLabels
 from wsipipe.data.cohort.splits import Splits, read_splits, write_splits
+from wsipipe.data.files.safe_cells import SafeWriter, plain_cell, safe_cell
 from wsipipe.data.molecular.signatures import Signatures, write_signatures
-from wsipipe.data.safe_cells import SafeWriter, plain_cell, safe_cell
 from wsipipe.models.tasks.prediction import PatientPrediction
 from wsipipe.stages.train.cross_validate import read_oof, write_oof
 from wsipipe.stages.train.split import read_patients, write_patients

@@ -11,7 +11,7 @@ import io
 from pathlib import Path
 from typing import BinaryIO, Final
 
-from .errors import InputError
+from ..errors import InputError
 
 FEWEST_BYTES: Final = 64 * 2**20
 """Up to here anything is unpacked."""

@@ -15,9 +15,9 @@ import numpy as np
 import pytest
 import stubborn_readers as stubborn
 from storage import Storage
-from wsipipe.data import reading_process
 from wsipipe.data.errors import StoreError, SurroundingsError
-from wsipipe.data.reading_process import UnreadableError, most_bytes, read_in_a_process
+from wsipipe.data.files import reading_process
+from wsipipe.data.files.reading_process import UnreadableError, most_bytes, read_in_a_process
 from wsipipe.data.surroundings import patiently
 
 
@@ -65,7 +65,7 @@ def test_the_process_that_reads_hdf5_is_light() -> None:
     script = """
 import sys
 sys.path[:] = sys.argv[1].split(":")
-import wsipipe.data.hdf5
+import wsipipe.data.files.hdf5
 print(*sys.modules)
 """
     command = [sys.executable, "-c", script, ":".join(sys.path)]
@@ -153,7 +153,7 @@ WAIT = """
 import sys
 sys.path[:] = sys.argv[1].split(":")
 from pathlib import Path
-from wsipipe.data.reading_process import read_in_a_process
+from wsipipe.data.files.reading_process import read_in_a_process
 import stubborn_readers
 read_in_a_process(stubborn_readers.waits, Path(sys.argv[2]))
 """

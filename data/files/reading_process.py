@@ -26,8 +26,8 @@ from threading import Timer
 from time import process_time
 from typing import IO, Any, Final, TypeVar
 
-from .errors import SurroundingsError, WsipipeError
-from .surroundings import reading_fault
+from ..errors import SurroundingsError, WsipipeError
+from ..surroundings import reading_fault
 
 T = TypeVar("T")
 

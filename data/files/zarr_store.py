@@ -23,9 +23,9 @@ from zarr.core.buffer import Buffer, BufferPrototype
 from zarr.errors import ZarrUserWarning
 from zarr.storage import LocalStore
 
-from .artifact import files_of, is_stray
-from .errors import InputError
-from .json_text import parse_json
+from ..artifact import files_of, is_stray
+from ..errors import InputError
+from ..json_text import parse_json
 
 UNREADABLE: Final = (
     OSError,

@@ -8,9 +8,9 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TypeVar
 
-from .errors import StoreError
+from ..errors import StoreError
+from ..surroundings import patiently
 from .safe_cells import plain_cell
-from .surroundings import patiently
 
 T = TypeVar("T")
 
