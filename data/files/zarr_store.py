@@ -104,7 +104,7 @@ class CheckedStore(LocalStore):  # type: ignore[misc]  # zarr has no types
             chunks = _checked(parse_json(content.tobytes()), self.root / folder, key)
             if chunks is not None:
                 self._arrays[folder] = chunks
-        elif (chunks := self._arrays.get(key.partition("/c/")[0])) is not None:
+        elif (chunks := self._arrays.get(key.removesuffix("/c").partition("/c/")[0])) is not None:
             _check_chunks(content, chunks, whole=byte_range is None, key=key)
         return value
 

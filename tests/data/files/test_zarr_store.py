@@ -203,6 +203,16 @@ def test_a_real_bomb_is_refused(expression: Path) -> None:
     read_expression(expression)
 
 
+@pytest.mark.parametrize("part", ["uns/unit/c", "uns/content_digest/c", "obs/_index/c/0"])
+def test_another_number_of_texts_is_refused(expression: Path, part: str) -> None:
+    """The codec would allocate a list of so many before it reads them."""
+    file = expression / part
+    content = Zstd().decode(file.read_bytes())
+    file.write_bytes(Zstd(level=1).encode(b"\xff\xff\xff\xee" + content[4:]))
+    with pytest.raises(StoreError, match="texts, and a chunk has"):
+        read_expression(expression)
+
+
 EXPRESSION: dict[str, tuple[Callable[[Path], object], str]] = {
     "an unknown kind": (
         lambda s: change(s / "obs" / "zarr.json", lambda c: c["attributes"].pop("_index")),
