@@ -116,7 +116,9 @@ def is_out_of_memory(error: BaseException) -> bool:
     """
     if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
         return True
-    if not isinstance(error, RuntimeError | ImportError) and type(error).__module__ != "cv2":
+    # ctypes says with an OSError, and no errno, that a library cannot be loaded
+    of_a_library = isinstance(error, RuntimeError | ImportError) or type(error).__module__ == "cv2"
+    if not of_a_library and not (isinstance(error, OSError) and error.errno is None):
         return False
     text = str(error).partition("\n")[0].lower()
     return _NO_MEMORY.search(text) is not None

@@ -184,16 +184,14 @@ class Manifest:
         if not patiently(self.path.exists, self.path):
             return []
         refuse_pipe(self.path, StoreError)
-        if (size := self.path.stat().st_size) > _MOST_BYTES:
-            what = f"is too large: {size:,} bytes, and at most {_MOST_BYTES:,} are read"
-            raise StoreError(what, path=self.path, hint="remove it, or copy it again")
+        if self.path.stat().st_size > _MOST_BYTES:
+            raise StoreError(f"is over {_MOST_BYTES:,} bytes", path=self.path, hint="remove it, or copy it again")
         known = patiently(
             lambda: read_on(self.path, lambda number, line: _parsed(line) or self._parse(number, line)), self.path
         )
         if known.torn:
-            warnings.warn(
-                f"{self.path}: dropped an incomplete last line (the machine stopped while writing)", stacklevel=2
-            )
+            torn = f"{self.path}: dropped an incomplete last line (the machine stopped while writing)"
+            warnings.warn(torn, stacklevel=2)
         return list(known.parsed)
 
     def _parse(self, number: int, line: bytes) -> Record:
@@ -262,11 +260,17 @@ class Manifest:
         def write() -> None:
             refuse_link(self.path)
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            with self.path.open("ab+") as stream:
+            with self.path.open("ab+", buffering=0) as stream:
                 _cut_torn_line(stream.fileno())
-                stream.write(lines)
-                stream.flush()
-                flush_to_disk(stream.fileno(), self.path)
+                end = os.fstat(stream.fileno()).st_size
+                try:
+                    rest = memoryview(lines)
+                    while rest:
+                        rest = rest[stream.write(rest) :]
+                    flush_to_disk(stream.fileno(), self.path)
+                except OSError:  # on a full disk, a part of a line may have been written
+                    os.ftruncate(stream.fileno(), end)
+                    raise
 
         patiently(write, self.path)
 

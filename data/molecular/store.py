@@ -176,6 +176,9 @@ def read_expression(path: Path) -> ExpressionTable:
         raise StoreError(what, path=path, hint="run `wsipipe genomics` again, or use the wsipipe that wrote it")
     if "unit" not in uns or "source" not in uns:
         raise StoreError("does not say its unit and its source", path=path, hint=_AGAIN)
+    block = next((block for block in BLOCKS if block == uns.get("block", "rna")), None)
+    if block is None:
+        raise StoreError(f"holds a block {uns['block']!r} that this wsipipe does not know", path=path, hint=_AGAIN)
     patients, genes, libraries = stored.patients, stored.genes, stored.library_sizes
     fits = matrix.dtype == np.float32 and matrix.shape == (len(patients), len(genes))
     if fits and version == _VALUES_ALONE:
@@ -185,9 +188,6 @@ def read_expression(path: Path) -> ExpressionTable:
         fits = content == uns.get("content_digest")
     if not fits:  # a lost chunk reads as zeros, or as empty names: only the digest notices
         raise StoreError("its matrix, patients or genes are not those that were written", path=path, hint=_AGAIN)
-    block = next((block for block in BLOCKS if block == uns.get("block", "rna")), None)
-    if block is None:
-        raise StoreError(f"holds a block {uns['block']!r} that this wsipipe does not know", path=path, hint=_AGAIN)
     if twice := same_ids(patients) or [gene for gene, rows in Counter(genes).items() if rows > 1]:
         raise StoreError(f"holds a patient or a gene twice: {some(list(twice))}", path=path, hint=_AGAIN)
     return ExpressionTable(patients, genes, matrix, uns["unit"], uns["source"], block, libraries)

@@ -6,7 +6,7 @@ import json
 import os
 import shutil
 from collections.abc import Iterable
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -48,8 +48,8 @@ def train(planted: Planted, items: Iterable[str], *, folds: int, **settings: obj
                     "stage": "train",
                     "item": item,
                     "settings": settings,
-                    "inputs": {"features": made_from.model_dump()},
-                    "outputs": {"bundle": output.model_dump()},
+                    "inputs": {"features": asdict(made_from)},
+                    "outputs": {"bundle": asdict(output)},
                 }
             )
         )
