@@ -15,6 +15,29 @@ if TYPE_CHECKING:
 sys.path.insert(0, str(Path(__file__).parent))
 
 
+SHORT_ROUND = {
+    "test_killed_at_any_moment_it_goes_on_to_the_same",
+    "test_a_worker_that_is_killed_costs_nothing",
+    "test_a_full_disk",
+    "test_two_at_once",
+    "test_a_last_line_that_is_torn",
+    "test_a_line_of_garbage",
+    "test_a_reader_that_leaves",
+    "test_streams_that_are_not_utf_8",
+}
+"""What is tried without being asked: the rest takes minutes, and comes with ``--faults long``."""
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave what takes minutes to the long round."""
+    if config.getoption("--faults") == "long":
+        return
+    here = Path(__file__).parent
+    for item in items:
+        if here in item.path.parents and getattr(item, "originalname", "") not in SHORT_ROUND:
+            item.add_marker(pytest.mark.skip(reason="in the long round"))
+
+
 @pytest.fixture(autouse=True)
 def nothing_runs_on() -> Iterator[None]:
     """No command outlives its test."""

@@ -13,8 +13,8 @@ from trial import Trial, alone, trial
 from wsipipe.data import surroundings
 
 SEED: Final = 14
-_SHORT_ROUND: Final = 40
-_SECONDS_OF_A_SHORT_ROUND: Final = 1.0
+_SHORT_ROUND: Final = 20
+_SECONDS_OF_A_SHORT_ROUND: Final = 0.5
 """Processor time a reader: a slow machine tries fewer mutants rather than waiting longer."""
 
 
