@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -91,7 +92,7 @@ def test_tiles_whose_reading_does_not_end_cost_their_slide_and_no_other(
     whole = path.read_bytes()
     path.write_bytes(endless(whole))
     if recorded:
-        damaged = made.model_copy(update={"digest": digest_of(path)})
+        damaged = replace(made, digest=digest_of(path))
         manifest.append(record.model_copy(update={"outputs": {**record.outputs, "tiles": damaged}}))
     (summary,) = wsipipe.run(config, "extract")
     assert (summary.done, [failure.item for failure in summary.failures]) == (1, ["a"])
