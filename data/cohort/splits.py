@@ -212,6 +212,6 @@ def _fault(row: Sequence[str], folds: int, seen: Mapping[str, int]) -> str:
         return f"label {label!r} is neither 0 nor 1"
     if not set(roles) <= {"train", "validation", "test"}:
         return f"roles are train, validation and test, not {', '.join(sorted(set(roles)))}"
-    if [index for index, role in enumerate(roles) if role == "test"] != ([int(fold)] if fold.isdecimal() else None):
+    if [str(index) for index, role in enumerate(roles) if role == "test"] != [fold]:
         return f"patient {patient} must be tested once, in fold {fold}"
     return ""

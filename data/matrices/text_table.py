@@ -92,12 +92,15 @@ def read_text(path: Path, *, gzipped: bool, name_column: str | None = None) -> T
     :param name_column: title of the column of names, if the user gives it; it is then known to be a title.
     :raises ExpressionError: not a table, a line of another length, or it is not clear which columns the header names.
     """
-    lines = _first_lines(path, gzipped=gzipped)
-    gct = _is_gct(lines[0][1] if lines else "", path)
     size = ""
-    if gct:
-        size, lines = (lines[1][1] if len(lines) > 1 else ""), lines[2:]
-    top = _top(lines, path)
+    try:
+        lines = _first_lines(path, gzipped=gzipped)
+        gct = _is_gct(lines[0][1] if lines else "", path)
+        if gct:
+            size, lines = (lines[1][1] if len(lines) > 1 else ""), lines[2:]
+        top = _top(lines, path)
+    except csv.Error as error:  # such as a cell of over 131,072 characters
+        raise ExpressionError(f"its first lines are no table: {error}", path=path, hint=FORM) from error
     header, first = top.header, top.first
     while len(header) > len(first) and not header[-1]:
         header = header[:-1]  # separators at the end of the header line alone

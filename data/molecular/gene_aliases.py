@@ -45,7 +45,7 @@ def read_pairs(path: Path, contents: str, form: str) -> list[tuple[str, str]]:
         pairs = _pairs(path.read_text(encoding="utf-8-sig").splitlines())
     except (OSError, UnicodeDecodeError) as error:
         raise ExpressionError(f"the {contents} could not be read ({error})", path=path, hint=form) from error
-    except ValueError as error:
+    except (ValueError, csv.Error) as error:
         raise ExpressionError(
             f"the {contents} are not a table of two columns: {error}", path=path, hint=form
         ) from error

@@ -9,6 +9,8 @@ from trial import Trial
 from wsipipe.data.cohort.labels import PatientLabels, patient_labels
 from wsipipe.data.cohort.splits import read_splits
 from wsipipe.data.cohort.table import read_clinical, read_cohort
+from wsipipe.data.errors import WsipipeError
+from wsipipe.data.molecular.expression_reading import read_genomics
 from wsipipe.data.molecular.gene_aliases import read_aliases
 from wsipipe.data.molecular.gene_sets import read_gmt
 from wsipipe.data.molecular.genes import read_gene_lengths
@@ -84,3 +86,28 @@ def test_predictions(survives: Survives) -> None:
 def test_settings_files(survives: Survives) -> None:
     text = (Path(__file__).parents[1] / "brca" / "wsipipe.toml").read_bytes()
     survives(load_config, text, "wsipipe.toml")
+
+
+LONG = "G" * 200_000
+"""More than a cell of Python's csv may have."""
+
+
+@pytest.mark.parametrize(
+    ("read", "text"),
+    [
+        (read_cohort, f"slide_id,path\n{LONG},a.svs\n"),
+        (read_aliases, f"{LONG},NEW\n"),
+        (read_gene_lengths, f"GENE\t{LONG}\n"),
+        (read_genomics, f"gene,P1,{LONG}\nA,1,2\nB,3,4\n"),
+        (read_splits, f"patient_id,label,fold,fold_0\n{LONG},1,0,test\n"),
+        (read_patients, f"patient_id\n{LONG}\n"),
+        (read_oof, f"patient_id\n{LONG}\n"),
+    ],
+)
+def test_a_cell_that_is_too_long(read: Callable[[Path], object], text: str, tmp_path: Path) -> None:
+    path = tmp_path / "table.csv"
+    path.write_text(text)
+    with pytest.raises(WsipipeError) as caught:
+        read(path)
+    assert caught.value.path == str(path)
+    assert len(str(caught.value)) < 2000

@@ -172,6 +172,7 @@ def test_sites_that_do_not_go_round(site_of: object, message: str) -> None:
         ("P001,1,1,validation,test", "P001,1,1,validation", "4 cells"),
         ("P001,", "P000,", "line 3: patient P000 is there twice"),
         ("P001,1,1,validation,test", "P001,1,²,validation,test", "tested once"),
+        ("P001,1,1,validation,test", f"P001,1,{'1' * 5000},validation,test", "tested once"),
     ],
 )
 def test_edited_files_are_refused(tmp_path: Path, old: str, new: str, message: str) -> None:
