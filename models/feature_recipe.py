@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final, get_args
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from ..data.errors import BundleError
+from ..data.errors import BackboneError, BundleError
 from ..data.features.store import FeatureFacts
 from .backbones.backbone import Pooling, find_backbone
 from .mil.network import WIDEST
 
 _EXTRACT_AGAIN = "extract with the model's own backbone and weights (pass them with --weights FILE)"
+_TRAIN_AGAIN = "the table of backbones was corrected since: extract the slides it was trained on again, and train again"
 _IMPORT_AGAIN = "its features were imported: import them again with --weights FILE, train again, and predict"
 _SAME_MPP: Final = 0.02  # relative: scanners' resolutions differ by as much
 
@@ -30,6 +32,9 @@ class FeatureRecipe(BaseModel):
     weights_digest: str
     width: int = Field(ge=1, le=WIDEST)
     neighbours: int = Field(ge=1, le=1024)
+    transform: dict[str, Any] | None = None
+    """How tiles became the backbone's pixels; empty: not known, the features were imported; None: not recorded, the
+    model is of before 27 November 2026."""
 
     @property
     def pooling_text(self) -> str:
@@ -39,7 +44,7 @@ class FeatureRecipe(BaseModel):
         )
 
     def refuse_other(self, facts: FeatureFacts, path: Path) -> None:
-        """Refuse features of another backbone, other weights, other tiles, another resolution, or another width.
+        """Refuse features of another backbone, other weights, other tiles or pixels, another resolution, another width.
 
         :raises BundleError: they differ; the message names the values.
         """
@@ -53,6 +58,36 @@ class FeatureRecipe(BaseModel):
                 f"these features are not what the model was trained on: {'; '.join(other)}",
                 path=path,
                 hint=_IMPORT_AGAIN if "unknown: " in self.weights_digest + self.pooling else _EXTRACT_AGAIN,
+            )
+        if other := self._other_transform(facts.transform):
+            raise BundleError(
+                f"these features are of tiles that were resized otherwise than the model's: {'; '.join(other)}",
+                path=path,
+                hint=_TRAIN_AGAIN,
+            )
+
+    def _other_transform(self, here: Mapping[str, Any]) -> list[str]:
+        """List the settings of the transform that differ from the model's."""
+        wanted = self.transform
+        if wanted is None:
+            try:
+                wanted = find_backbone(self.backbone).former_transform
+            except BackboneError:  # a network that this version does not know
+                return []
+        both = wanted.keys() & here.keys()
+        return [f"{name} is {here[name]}, not {wanted[name]}" for name in sorted(both) if here[name] != wanted[name]]
+
+    def refuse_other_transform(self, path: Path) -> None:
+        """Refuse a model whose backbone prepares tiles otherwise now, before days of extraction for it.
+
+        :param path: the model's folder.
+        :raises BundleError: the transform has changed since the model was trained.
+        """
+        if other := self._other_transform(find_backbone(self.backbone).transform):
+            raise BundleError(
+                f"its backbone {self.backbone} prepares tiles otherwise now: {'; '.join(other)}",
+                path=path,
+                hint=_TRAIN_AGAIN,
             )
 
     @property

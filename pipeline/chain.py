@@ -174,6 +174,7 @@ def predict(
     folder = workspace / "predictions" / named_after(model, name, "predictions")
     refuse_another_source(runner, folder, "predict", model)
     recipe.refuse_other_width(model)
+    recipe.refuse_other_transform(model)
     here = config.tile.model_dump(
         include={"mpp_override", "overrule_mpp", "workers", "timeout", "tissue_weights", "device"}
     )

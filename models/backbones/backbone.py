@@ -5,154 +5,30 @@
 
 from __future__ import annotations
 
-import difflib
 import math
-import re
-import tomllib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, replace
-from functools import cache, cached_property
-from importlib.resources import files
+from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
-import timm
 import torch
-from pydantic import BaseModel, ConfigDict
-from timm.layers import SwiGLUPacked
 from timm.models.vision_transformer import VisionTransformer, checkpoint_filter_fn
 from torch import Tensor, nn
-from torch.nn import functional
 
 from ...data.errors import BackboneError, is_out_of_memory
+from .pixels import resized
+from .registry import Backbone as Backbone
+from .registry import Pooling as Pooling
+from .registry import Precision as Precision
+from .registry import backbone_called as backbone_called
+from .registry import find_backbone as find_backbone
+from .registry import registry as registry
+from .registry import same_name as same_name
 from .state_dicts import SeveralNetworks, StateDict, difference, of_network
 from .weights import SAVE_ONE, Weights, find_weights, load_state_dict
 
-Pooling = Literal["cls", "mean", "cls+mean", "pooled"]
-Precision = Literal["fp32", "bf16", "fp16"]
-
-_LAYERS = {"SwiGLUPacked": SwiGLUPacked, "SiLU": nn.SiLU}
-_ABOVE_HALF = 2**-12
-"""Added before rounding. Of the sums that are a half exactly, float32 puts some below and some above it, not the same
-ones on a CPU and on a GPU; so all are rounded up, as Pillow's integers are. Pixels that differ from Pillow's, of smooth
-pictures of 256 px with bicubic weights: 1.2 % without it, 0.02 % with it."""
 _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
-
-
-class Backbone(BaseModel):
-    """The description of one network: architecture, pooling of its tokens, and the pixels it expects."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    name: str
-    architecture: str
-    arguments: dict[str, Any] = {}
-    hub_id: str | None = None
-    also: tuple[str, ...] = ()
-    """Its names in other programs, beside ``name`` and its name at the hub."""
-    parameters: int | None = None
-    width: int | None = None
-    pooling: Pooling
-    resize: int
-    """Side in pixels to which a tile is resized."""
-    crop: int | None = None
-    """Side of the centre crop that the network sees; None for no crop."""
-    interpolation: Literal["bicubic", "bilinear"] = "bicubic"
-    mean: tuple[float, float, float]
-    std: tuple[float, float, float]
-    mpp: float = 0.5
-    tile_px: int = 224
-    precision: Precision = "fp32"
-    """Recommended arithmetic on a GPU."""
-    gated: bool = False
-    licence: str = "see the model card"
-    note: str = ""
-
-    def build(self, device: str | torch.device) -> nn.Module:
-        """Build the network without its weights; on torch's ``meta`` device this takes no memory."""
-        arguments = {key: _LAYERS.get(v, v) if isinstance(v, str) else v for key, v in self.arguments.items()}
-        with torch.device(device):
-            model: nn.Module = timm.create_model(self.architecture, pretrained=False, num_classes=0, **arguments)
-        return model.eval()
-
-    def precision_on(self, device: str, asked: Literal["auto"] | Precision) -> Precision:
-        """Resolve the requested precision; ``auto`` is fp32 on a CPU, and elsewhere this backbone's recommendation.
-
-        :param device: its type, such as ``cuda``.
-        """
-        if asked != "auto":
-            return asked
-        return "fp32" if device == "cpu" else self.precision
-
-    def is_called(self, name: str) -> bool:
-        """Whether a name is one of its names, ignoring case and punctuation (``hoptimus0``, ``H-optimus-0``)."""
-        hub = self.hub_id or ""
-        return any(same_name(name, own) for own in (self.name, hub, hub.split("/")[-1], *self.also) if own)
-
-    def widths(self) -> frozenset[int]:
-        """The possible widths of its features: ``width``, or without it the widths that its pooling can give."""
-        if self.width is not None:
-            return frozenset({self.width})
-        model = self.build("meta")
-        last = int(getattr(model, "num_features", 0))
-        wide = {"cls": {last}, "mean": {last}, "cls+mean": {2 * last}}
-        return frozenset(wide.get(self.pooling, {last, int(getattr(model, "head_hidden_size", 0) or last)}))
-
-    def with_pooling(self, pooling: Pooling | None) -> Backbone:
-        """Return the same network with another pooling. Its ``width`` is then None, and known once it is loaded."""
-        return self if pooling in (None, self.pooling) else self.model_copy(update={"pooling": pooling, "width": None})
-
-
-def same_name(one: str, other: str) -> bool:
-    """Whether two names differ in case and punctuation at most."""
-    one, other = (re.sub(r"[^a-z0-9]", "", name.casefold()) for name in (one, other))
-    return one == other
-
-
-def backbone_called(name: str) -> Backbone | None:
-    """Find the backbone of ``backbones.toml`` with this name, here or in another program."""
-    return next((backbone for backbone in registry().values() if backbone.is_called(name)), None)
-
-
-@cache
-def registry() -> Mapping[str, Backbone]:
-    """Read the backbones of ``backbones.toml``, by name."""
-    text = files(__package__).joinpath("backbones.toml").read_text(encoding="utf-8")
-    return {name: Backbone(name=name, **fields) for name, fields in tomllib.loads(text).items()}
-
-
-def find_backbone(name: str, pooling: Pooling | None = None) -> Backbone:
-    """Find a backbone in the registry, or describe timm's model of that name.
-
-    :raises BackboneError: the name is unknown; the message suggests similar ones.
-    """
-    backbone = registry().get(name) or _from_timm(name)
-    return backbone.with_pooling(pooling)
-
-
-def _from_timm(name: str) -> Backbone:
-    architecture, _, tag = name.partition(".")
-    if not timm.is_model(architecture) or (tag and name not in timm.list_pretrained(f"{architecture}.*")):
-        names = [*registry(), *timm.list_models(), *timm.list_pretrained(f"{architecture}.*")]
-        near = difflib.get_close_matches(name, names, 3, cutoff=0.6)
-        raise BackboneError(
-            f"no backbone is called {name!r}",
-            hint=(f"did you mean {', '.join(near)}? " if near else "")
-            + f"known here: {', '.join(registry())}; any model of timm {timm.__version__} works too",
-        )
-    config = timm.get_pretrained_cfg(name)
-    side = config.input_size[-1]
-    return Backbone(
-        name=name,
-        architecture=name,
-        hub_id=config.hf_hub_id,
-        pooling="pooled",
-        resize=side,
-        interpolation="bilinear" if config.interpolation == "bilinear" else "bicubic",
-        mean=config.mean,
-        std=config.std,
-        licence=config.license or "see the model card",
-    )
 
 
 def embed(model: nn.Module, pixels: Tensor, pooling: Pooling) -> Tensor:
@@ -206,25 +82,17 @@ class Embedder:
     def pixels(self, tiles: Tensor) -> Tensor:
         """Resize (antialiased), crop and normalise on the device: (B, 3, crop, crop) float32.
 
-        The result equals the backbone's own transform with Pillow, which resizes one axis after the other and rounds
-        both results to whole grey values; a few values near a half are rounded the other way. A CPU and a GPU give the
-        same grey values.
+        The grey values are those of the backbone's own transform with Pillow, on every device.
+
+        :raises BackboneError: the tiles are not square.
         """
         backbone = self.backbone
-        x = tiles.to(self.device, non_blocking=True).permute(0, 3, 1, 2).float()
-        side = backbone.resize
-        if x.shape[-1] != side:
-            x = self._resized(self._resized(x, (x.shape[-2], side)), (side, side))
-        x = x.div_(255)
+        x = resized(tiles, backbone.resize, backbone.interpolation, self.device).div_(255)
         if backbone.crop and backbone.crop != backbone.resize:
-            edge = (backbone.resize - backbone.crop) // 2
+            edge = round((backbone.resize - backbone.crop) / 2)  # of halves the even one, as torchvision's CenterCrop
             x = x[..., edge : edge + backbone.crop, edge : edge + backbone.crop]
         mean, std = self._mean_and_std
         return x.sub_(mean).div_(std).contiguous(memory_format=_memory_format(self.model))
-
-    def _resized(self, grey: Tensor, size: tuple[int, int]) -> Tensor:
-        resized = functional.interpolate(grey, size=size, mode=self.backbone.interpolation, antialias=True)
-        return resized.clamp_(0, 255).add_(0.5 + _ABOVE_HALF).floor_()
 
     def warm_up(self, batch_size: int) -> None:
         """Compute one batch of the final shape, so that a failure of torch.compile is reported before the work.

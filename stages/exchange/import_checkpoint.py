@@ -71,6 +71,7 @@ class ImportCheckpointStage(Stage[BiomarkerSettings]):
             weights_digest=digest_of_weights(weights.path),
             width=backbone.width or 0,
             neighbours=NEIGHBOURS,
+            transform=backbone.transform,
         )
         said = {} if self.prevalence is None else {"prevalence": self.prevalence}
         given = ValueInput({"recipe": recipe.model_dump(mode="json"), "folds": len(self.checkpoints), **said})

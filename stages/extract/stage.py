@@ -22,7 +22,7 @@ from ...data.slides.readers import open_slide
 from ...data.surroundings import patiently
 from ...data.tiling.store import read_tiles
 from ...data.version import __version__
-from ...models.backbones.backbone import Backbone, Embedder, find_backbone, load_embedder
+from ...models.backbones.backbone import Embedder, find_backbone, load_embedder
 from ...models.backbones.devices import choose_device, choose_devices
 from ...models.backbones.weights import digest_of_weights, find_weights
 from ..lineage import Lineage
@@ -137,7 +137,7 @@ class ExtractStage(Stage[ExtractSettings]):
             what = f"--device {settings.device} would compute some slides in {' and others in '.join(precisions)}"
             raise UsageError(what, hint=f"choose one: --precision {precisions[0]} or --precision {precisions[1]}")
         card = backbone.model_dump(mode="json", include={"architecture", "arguments", "pooling"})
-        return {"precision": precisions[0], **card, "transform": transform_of(backbone)}
+        return {"precision": precisions[0], **card, "transform": backbone.transform}
 
     def resolved_in(self, record: Record) -> Mapping[str, Json]:
         """Read the resolved settings of a record; those of older versions come from the feature store."""
@@ -253,15 +253,10 @@ class ExtractStage(Stage[ExtractSettings]):
             width=embedder.width,
             weights_digest=self.weights_digest,
             precision=embedder.precision,
-            transform=transform_of(backbone),
+            transform=backbone.transform,
             bad_tiles=[[int(v) for v in tiles.coords[index]] for index in bag.bad],
             versions={"wsipipe": __version__, "torch": torch.__version__, "timm": version("timm")},
         )
-
-
-def transform_of(backbone: Backbone) -> dict[str, Json]:
-    """Return the settings that turn a tile into a backbone's input."""
-    return backbone.model_dump(mode="json", include={"resize", "crop", "interpolation", "mean", "std"})
 
 
 def _refuse_changed(path: Path, as_tiled: InputRecord) -> None:

@@ -219,6 +219,7 @@ class TrainStage(Stage[TrainSettings]):
                 weights_digest=facts.weights_digest,
                 width=facts.width,
                 neighbours=self.settings.neighbours,
+                transform=facts.transform,
             ),
             method=trained.settings.method,
             network=network.config.model_dump(mode="json"),

@@ -461,3 +461,46 @@ def test_a_model_is_held_against_its_backbones_card(bundle: Path, backbone: str,
         return
     with pytest.raises(BundleError, match=f"takes features of 999 numbers, and its backbone {backbone} gives {width}"):
         recipe.model_copy(update={"width": 999}).refuse_other_width(bundle)
+
+
+TRANSFORM = {"resize": 224, "crop": None, "interpolation": "bilinear", "mean": [0.5] * 3, "std": [0.5] * 3}
+FORMER = {"resize": 224, "crop": None, "interpolation": "bicubic"}
+
+
+@pytest.mark.parametrize(
+    ("model", "backbone", "features", "said"),
+    [
+        (TRANSFORM, "b", TRANSFORM, ""),
+        (TRANSFORM, "b", TRANSFORM | {"interpolation": "bicubic"}, "interpolation is bicubic, not bilinear"),
+        (TRANSFORM, "b", TRANSFORM | {"crop": 200}, "crop is 200, not None"),
+        (TRANSFORM, "b", {}, ""),  # imported features
+        ({}, "b", TRANSFORM, ""),
+        (None, "b", TRANSFORM, ""),  # a network that is not known here
+        (None, "uni", {"interpolation": "bilinear"}, "interpolation is bilinear, not bicubic"),
+        (None, "uni", FORMER, ""),
+        (None, "resnet50", FORMER, ""),
+        (None, "resnet50", {"resize": 256, "crop": 224}, "crop is 224, not None; resize is 256, not 224"),
+        (None, "test_vit", {"resize": 168, "crop": 160}, "crop is 160, not None; resize is 168, not 160"),
+        (None, "virchow", FORMER, ""),
+    ],
+)
+def test_features_of_tiles_that_were_resized_otherwise_are_refused(
+    tmp_path: Path, model: dict[str, Any] | None, backbone: str, features: dict[str, Any], said: str
+) -> None:
+    trained = recipe(transform=model, backbone=backbone)
+    facts_of_features = slide().facts.model_copy(update={"transform": features, "backbone": backbone})
+    if not said:
+        trained.refuse_other(facts_of_features, tmp_path)
+        return
+    with pytest.raises(BundleError, match="resized otherwise") as caught:
+        trained.refuse_other(facts_of_features, tmp_path)
+    assert said in caught.value.what
+    assert "train again" in caught.value.hint
+
+
+def test_a_model_whose_backbone_was_corrected_is_refused_before_its_slides_are_extracted(tmp_path: Path) -> None:
+    for kept in (None, FORMER):
+        with pytest.raises(BundleError, match="its backbone uni2-h prepares tiles otherwise now: interpolation is bil"):
+            recipe(backbone="uni2-h", transform=kept).refuse_other_transform(tmp_path)
+    recipe(backbone="uni2-h", transform={"interpolation": "bilinear"}).refuse_other_transform(tmp_path)
+    recipe(backbone="virchow2").refuse_other_transform(tmp_path)

@@ -322,6 +322,10 @@ def test_features_of_another_arithmetic_or_another_card_are_not_mixed(project: P
     assert manifest.path.read_text() != lines
     result = wsipipe("extract", "-c", config)
     assert (result.exit_code, "transform" in result.output) == (2, True)
+    manifest.path.write_text(lines.replace('"interpolation":"bicubic"', '"interpolation":"bilinear"'))
+    assert manifest.path.read_text() != lines
+    result = wsipipe("extract", "-c", config)
+    assert (result.exit_code, "transform" in result.output) == (2, True)
 
 
 def test_training_refuses_features_of_two_arithmetics(project: Path) -> None:

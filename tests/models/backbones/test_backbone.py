@@ -9,7 +9,6 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +20,6 @@ import torch
 from PIL import Image
 from safetensors.torch import save_file
 from torch import Tensor, nn
-from torchvision import transforms
 from wsipipe.data.errors import BackboneError
 from wsipipe.models.backbones.backbone import Backbone, Embedder, embed, find_backbone, load_embedder, ready
 from wsipipe.models.backbones.weights import Weights, digest_of_weights, find_weights
@@ -106,32 +104,6 @@ def test_the_embedded_weights_know_what_they_see(embedder: Embedder) -> None:
 
 
 # ----- pixels -----
-
-
-@pytest.mark.parametrize("interpolation", ["bicubic", "bilinear"])
-@pytest.mark.parametrize(
-    ("side", "resize", "crop"), [(512, 224, None), (256, 224, None), (200, 224, None), (256, 256, 224), (448, 256, 224)]
-)
-def test_resizing_equals_the_pillow_transform(
-    embedder: Embedder, side: int, resize: int, crop: int | None, interpolation: Any
-) -> None:
-    mean, std = (0.707223, 0.578729, 0.703617), (0.211883, 0.230117, 0.177517)
-    changes = {"resize": resize, "crop": crop, "interpolation": interpolation, "mean": mean, "std": std}
-    ours = replace(embedder, backbone=embedder.backbone.model_copy(update=changes))
-    steps = [
-        transforms.Resize(resize, transforms.InterpolationMode(interpolation)),
-        transforms.CenterCrop(crop or resize),
-        transforms.ToTensor(),
-        transforms.Normalize(mean, std),
-    ]
-    tiles = textured(4, side)
-    wanted = torch.stack([transforms.Compose(steps)(Image.fromarray(tile.numpy())) for tile in tiles])
-    given = ours.pixels(tiles)
-    assert given.shape == wanted.shape
-    difference = ((given - wanted) * torch.tensor(std).view(3, 1, 1)).abs() * 255
-    # Grey values. Some were near a half and are rounded the other way; bilinear 8 to 7 has halves most often.
-    assert difference.mean() < (0.1 if interpolation == "bilinear" else 0.01)
-    assert difference.max() < 2.01
 
 
 def test_pixels_that_fit_are_only_normalised(embedder: Embedder) -> None:
@@ -300,7 +272,8 @@ def test_names_of_ours_and_of_timm() -> None:
     assert find_backbone("virchow2", "cls+mean").width == 2560
     for name in ("test_vit", "test_vit.r160_in1k"):
         backbone = find_backbone(name)
-        assert (backbone.architecture, backbone.hub_id, backbone.resize) == (name, "timm/test_vit.r160_in1k", 160)
+        assert (backbone.architecture, backbone.hub_id) == (name, "timm/test_vit.r160_in1k")
+        assert (backbone.resize, backbone.crop) == (168, 160)  # timm's crop_pct is 0.95
         assert backbone.pooling == "pooled"
 
 
