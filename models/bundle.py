@@ -35,6 +35,8 @@ from ..data.surroundings import patiently
 from .backbones.backbone import Pooling, find_backbone
 from .mil.bag_tensors import BagBatch, bag_tensors
 from .mil.network import SlideNetwork
+from .tasks.prediction import Score
+from .tasks.question import TaskName, class_names
 from .tasks.task import Task, find_task
 from .training.methods import network_for_inference
 
@@ -43,7 +45,10 @@ ENCODING_VERSION = "1"
 
 
 class Question(BaseModel):
-    """The question a model answers: the label column and its positive and negative values."""
+    """The question a model answers: the task, the columns, and which values mean which class.
+
+    A bundle of a binary question stores no task.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -51,13 +56,19 @@ class Question(BaseModel):
     label_column: str
     positive: list[str]
     negative: list[str]
+    task: TaskName = "binary"
+    classes: list[str] = []
 
-    @property
-    def task(self) -> Task:
-        """The task of the question; bundles of this version are always binary and do not store it."""
-        return find_task("binary")
+    def asked(self, state: Mapping[str, Any] | None = None) -> Task:
+        """Return the task.
+
+        :param state: what it has learned from training patients (:attr:`BundleFacts.task_state`).
+        """
+        return find_task(self.task, class_names(self.classes), state)
 
 
+_OTHER_TASKS: dict[str, Any] = {"question": {"task", "classes"}, "task_state": True}
+"""What only tasks other than the binary one need."""
 _EXTRACT_AGAIN = "extract with the model's own backbone and weights (pass them with --weights FILE)"
 _IMPORT_AGAIN = "its features were imported: import them again with --weights FILE, train again, and predict"
 
@@ -138,9 +149,16 @@ class BundleFacts(BaseModel):
     """Number of training, validation and test patients."""
     genes: list[str]
     gene_panel: dict[str, Any]
+    task_state: dict[str, Any] = {}
+    """What the task has learned from the fold's training patients, such as the scale of a number."""
     training: dict[str, Any]
     """Settings, learning curve, best epoch, use of the memory, soft targets."""
     versions: dict[str, str]
+
+    @property
+    def task(self) -> Task:
+        """The task, with what it has learned from the fold's training patients."""
+        return self.question.asked(self.task_state)
 
     def saw(self, patient_id: str | None, slide_digest: str | None, slide_id: str | None = None) -> bool:
         """Whether this fold was trained or validated on the patient, or on a slide with these bytes or this id."""
@@ -162,12 +180,12 @@ def _slide_name(slide_id: str) -> str:
 class SlideReading:
     """A model's output for one slide."""
 
-    logit: float
+    logit: Score
     """The slide's score; of a binary task the log-odds of positive."""
     attention: NDArray[np.float32]
     """(P), sums to 1."""
     scores: NDArray[np.float32]
-    """(P), the evidence of each tile; of a binary task above zero if it is for positive."""
+    """(P), or (P, C) of several classes, the evidence of each tile; above zero if it is for positive, or the class."""
 
 
 @dataclass(frozen=True)
@@ -188,7 +206,8 @@ class Bundle:
         with torch.inference_mode():
             output = self.network(BagBatch.of([tensors], self.network.device))
         attention, scores = (t.float().cpu().numpy() for t in (output.attention, output.scores))
-        return SlideReading(float(self.network.task.score(output.logits[0].double())), attention, scores)
+        score = self.network.task.score(output.logits[0].double()).tolist()
+        return SlideReading(tuple(score) if isinstance(score, list) else score, attention, scores)
 
 
 def write_bundle(
@@ -198,7 +217,7 @@ def write_bundle(
     content = {
         "encoding-type": ENCODING_TYPE,
         "encoding-version": ENCODING_VERSION,
-        **facts.model_dump(mode="json"),
+        **facts.model_dump(mode="json", exclude={} if facts.question.task != "binary" else _OTHER_TASKS),
     }
     with whole(path) as scratch:
         scratch.mkdir()
@@ -259,7 +278,7 @@ def read_bundle(path: Path, device: torch.device) -> Bundle:
     facts = read_facts(path)
     file = path / "model.safetensors"
     state = patiently(lambda: _tensors(file), file)
-    task = facts.question.task
+    task = facts.task
     network = network_for_inference(facts.method, facts.network, state, task=task, path=file)
     return Bundle(facts, network.to(device))
 

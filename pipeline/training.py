@@ -72,6 +72,17 @@ def metrics_of(folder: Path) -> Json:
     """The main figures of a folder's ``metrics.json``: AUC with its interval, and numbers of patients."""
     metrics = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
     pooled = metrics["pooled"]
+    if "figures" in pooled:  # of a task other than the binary one, whose first figure is the main one
+        measure, main = next(iter(pooled["figures"].items()))
+        return {
+            "name": folder.name,
+            "task": pooled["task"],
+            "measure": measure,
+            **{part: main[part] for part in ("value", "low", "high")},
+            "n_patients": pooled["n_patients"],
+            "counts": pooled["counts"],
+            "report": str(folder / "report.html"),
+        }
     auc = pooled["auc"]
     return {
         "name": folder.name,
@@ -89,6 +100,14 @@ def show_metrics(console: Console, metrics: Mapping[str, Json]) -> None:
     for name, values in metrics.items():
         if "failed" in values:
             console.line(f"{name}: {values['failed']} failed, no metrics")
+            continue
+        if "measure" in values:
+            low, high = values["low"], values["high"]
+            between = "" if low is None else f" (95 % interval {low:.3f} to {high:.3f})"
+            main = "undefined" if values["value"] is None else f"{values['value']:.3f}{between}"
+            counts = "".join(f", {n} {name}" for name, n in values["counts"].items())
+            console.line(f"{name}: {values['measure']} {main}, {values['n_patients']} patients{counts}")
+            console.line(f"  {values['report']}")
             continue
         interval = (
             "" if values["auc_low"] is None else f" (95 % interval {values['auc_low']:.3f} to {values['auc_high']:.3f})"

@@ -6,7 +6,7 @@ A row holds the import path of its network, so that settings and ``--help`` can 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib import import_module
 from os import PathLike
 from typing import TYPE_CHECKING, Any, Final
@@ -42,6 +42,8 @@ class Method:
     """Whether its training uses patients' expression directly, beside soft targets."""
     uses_graph: bool = False
     """Whether it uses the graph of a slide's tiles."""
+    not_for: Mapping[str, str] = field(default_factory=dict)
+    """Task → why the method cannot carry it."""
 
     @property
     def network(self) -> type[SlideNetwork]:
@@ -61,6 +63,8 @@ def _load(place: str) -> Any:
     return getattr(import_module(f"{__package__.rpartition('.')[0]}.{module}"), name)
 
 
+_ONE_EVIDENCE: Final = "its slots weigh evidence for positive against evidence for negative, in one number"
+
 METHODS: Final[dict[str, Method]] = {
     "momkd": Method(
         "MoMKD",
@@ -75,6 +79,7 @@ METHODS: Final[dict[str, Method]] = {
         "mil.evidence_memory:EvidenceMemory",
         uses_rna=True,
         uses_graph=True,
+        not_for={"multiclass": _ONE_EVIDENCE},
     ),
     "matching": Method(
         "Feature matching",
@@ -85,6 +90,7 @@ METHODS: Final[dict[str, Method]] = {
     ),
     "abmil": Method("ABMIL", "gated attention, Ilse et al. 2018", "mil.abmil:ABMIL"),
     "clam-sb": Method("CLAM-SB", "attention with instance clustering, Lu et al. 2021", "mil.clam:CLAM"),
+    "clam-mb": Method("CLAM-MB", "attention and clustering of each class, Lu et al. 2021", "mil.clam:CLAMMB"),
     "transmil": Method("TransMIL", "transformer over tiles, Shao et al. 2021", "mil.transmil:TransMIL"),
     "mean": Method(
         "Mean pooling",
@@ -103,6 +109,17 @@ def find_method(name: str) -> Method:
     if name not in METHODS:
         raise UsageError(f"no method is called {name!r}", hint=f"there are {', '.join(METHODS)}")
     return METHODS[name]
+
+
+def refuse_task(name: str, task: str) -> None:
+    """Refuse a method that cannot carry a task.
+
+    :raises UsageError: it cannot; the message has the reason, and the hint the methods that can.
+    """
+    why = find_method(name).not_for.get(task)
+    if why is not None:
+        able = [other for other, method in METHODS.items() if task not in method.not_for]
+        raise UsageError(f"{name} cannot answer a {task} question: {why}", hint=f"--method {', '.join(able)} can")
 
 
 def network_for_inference(

@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 from pydantic import ValidationError
 
-from ...data.cohort.labels import PatientLabels, patient_labels
+from ...data.cohort.labels import PatientLabels
 from ...data.cohort.slide_match import SlideMatch, match_slides
 from ...data.cohort.table import CohortTable, read_cohort
 from ...data.errors import BundleError, CohortError, StoreError, UsageError
@@ -25,6 +25,8 @@ from ...models.bundle import BundleFacts, FeatureRecipe, folds_of
 from ...models.evaluation.metrics import Estimate
 from ..predict.allowed_folds import SAME_IDS, AllowedFolds, PatientSlides, allowed_folds
 from ..settings import Runtime
+from ..train.cross_validate import read_metrics
+from ..train.question_labels import question_labels
 from ..train.settings import BiomarkerSettings
 from ..train.split import slides_with_features
 
@@ -101,16 +103,14 @@ class ExternalCohort:
         table = read_cohort(task.table)
         unusable, usable = slides_with_features(task.tiles, task.features, workspace)
         match = match_slides([*usable, *unusable], table)
-        labels = patient_labels(
+        labels = question_labels(
             table,
-            task.asked.label_column,
-            task.asked.positive,
-            task.asked.negative,
+            task.asked,
             match=match,
             unusable=unusable,
             keep_frozen=task.asked.tcga_slides == "all",
             drop_conflicts=task.asked.drop_conflicts,
-            one_class_is_enough=True,
+            to_train=False,
         )
         tiled, extracted = Manifest.of(task.tiles).latest("tile"), Manifest.of(task.features).latest("extract")
         patients = _patients(labels, table, match, tiled)
@@ -213,7 +213,9 @@ def without(labels: PatientLabels, gone: Mapping[str, str]) -> PatientLabels:
 
 
 def cross_validated_auc(model: Path) -> Estimate | None:
-    """Read the model's own out-of-fold AUC; None if it was not copied along with the bundles.
+    """Read the model's own out-of-fold AUC, or the main figure of its task.
+
+    None if it was not copied along with the bundles.
 
     :raises StoreError: its metrics are damaged.
     """
@@ -221,7 +223,7 @@ def cross_validated_auc(model: Path) -> Estimate | None:
     if not file.exists():
         return None
     try:
-        auc = Estimate.model_validate(json.loads(file.read_text(encoding="utf-8"))["pooled"]["auc"])
+        auc = read_metrics(json.loads(file.read_text(encoding="utf-8"))["pooled"]).main
     except (ValueError, KeyError, TypeError) as error:  # pydantic's and JSON's errors are ValueErrors
         raise StoreError("holds no metrics of a model", path=file, hint="copy the model again, or remove it") from error
     return auc if auc.value is not None else None

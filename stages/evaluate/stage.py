@@ -21,15 +21,20 @@ from typing import Final
 
 from ...data.artifact import whole
 from ...data.cohort.labels import PatientLabels
+from ...models.bundle import BundleFacts
 from ...models.evaluation.metrics import Estimate, Metrics
+from ...models.evaluation.task_metrics import TaskMetrics
 from ...models.tasks.prediction import TRAINED_AT, PatientPrediction
+from ...models.tasks.task import Task
 from ..lineage import model_record
-from ..pages.report_page import Accounting, Question
+from ..pages.numbers import figure
+from ..pages.report_page import Accounting, Facts, Question
+from ..pages.task_page import TaskReport, task_page
 from ..predict.reading import FoldReader, SlideToRead, read_outputs, write_output
 from ..registry import VERSIONS
 from ..settings import Runtime, Settings
 from ..stage import FileInput, Input, Item, Outcome, OutputInput, Plan, Progress, Stage, ValueInput, upstream
-from ..train.cross_validate import metrics_of, write_metrics
+from ..train.cross_validate import TASK_COLUMNS, main_figure, metrics_of, write_metrics
 from ..train.split import write_patients
 from .cohort import ExternalCohort, ExternalSettings, ExternalTask, cross_validated_auc, without
 from .page import ExternalReport, FoldAlone, external_page
@@ -132,7 +137,7 @@ class ExternalEvaluateStage(Stage[ExternalSettings]):
     def process(self, item: Item, progress: Progress) -> Outcome:
         work: _Judgement = item.payload
         thresholds = {facts.fold: facts.threshold for facts in work.cohort.bundles}
-        task = work.cohort.bundles[0].question.task
+        task = work.cohort.bundles[0].task
         outputs = read_outputs({slide: work.readings[slide] for own in work.labels.slides.values() for slide in own})
 
         def predictions(folds: Mapping[int, float]) -> list[PatientPrediction]:
@@ -152,13 +157,54 @@ class ExternalEvaluateStage(Stage[ExternalSettings]):
         names = ("patients.csv", "predictions.csv", "metrics.json", "report.html")
         patients, table, metrics, page = (self.folder / name for name in names)
         write_patients(patients, work.labels)
-        _write_predictions(table, rows)
+        _write_predictions(table, rows, task)
         write_metrics(metrics, pooled, by_fold)
         with whole(page) as scratch:
-            report = self._report(work, rows, pooled, by_fold, thresholds)
-            scratch.write_text(external_page(report), encoding="utf-8")
+            scratch.write_text(self._page(work, rows, pooled, by_fold, thresholds), encoding="utf-8")
         files = {"patients": patients, "predictions": table, "metrics": metrics, "page": page}
-        return Outcome(files, {"patients": len(rows), "auc": pooled.auc.model_dump()})
+        return Outcome(files, {"patients": len(rows), **main_figure(pooled)})
+
+    def _page(
+        self,
+        work: _Judgement,
+        rows: Sequence[PatientPrediction],
+        pooled: Metrics | TaskMetrics,
+        by_fold: Mapping[int, Metrics | TaskMetrics],
+        thresholds: Mapping[int, float],
+    ) -> str:
+        if isinstance(pooled, Metrics):
+            binary = {fold: own for fold, own in by_fold.items() if isinstance(own, Metrics)}
+            return external_page(self._report(work, rows, pooled, binary, thresholds))
+        labels, first = work.labels, work.cohort.bundles[0]
+        where = (
+            f" Where the model was trained, cross-validation gave {figure(work.cross_validated.value)}."
+            if (work.cross_validated)
+            else ""
+        )
+        seen = (
+            [f"Patients that some of the folds were trained on, read by the other folds: {n}."]
+            if (n := len(work.cohort.partly_seen))
+            else []
+        )
+        other = (
+            [f"Slides that were prepared differently: {'; '.join(d)}."]
+            if (d := work.cohort.differences(first.recipe))
+            else []
+        )
+        report = TaskReport(
+            kind="Evaluation on another cohort",
+            run=self.folder.name,
+            question=Question.asked(self.settings),
+            how=f"Nothing was fitted to this cohort.{where}",
+            accounting=_accounting(labels),
+            metrics=pooled,
+            of_folds=tuple((fold, own) for fold, own in by_fold.items() if isinstance(own, TaskMetrics)),
+            patients=tuple(rows),
+            share_names=first.task.share_names,
+            differences=(*seen, *other),
+            facts=self._facts(first, rows, len(thresholds)),
+        )
+        return task_page(report)
 
     def _report(
         self,
@@ -172,12 +218,8 @@ class ExternalEvaluateStage(Stage[ExternalSettings]):
         return ExternalReport(
             name=self.folder.name,
             model=self.task.model.name,
-            question=Question.of(asked.label_column, asked.positive, asked.negative),
-            accounting=Accounting(
-                in_table=len(labels.labels) + len(labels.dropped),
-                used=len(labels.labels),
-                dropped=tuple(labels.reasons.items()),
-            ),
+            question=Question.asked(asked),
+            accounting=_accounting(labels),
             metrics=pooled,
             folds=tuple(FoldAlone(fold=f, threshold=thresholds[f], metrics=own) for f, own in by_fold.items()),
             n_folds=len(thresholds),
@@ -185,21 +227,43 @@ class ExternalEvaluateStage(Stage[ExternalSettings]):
             patients=tuple(rows),
             known_by_id=len(work.cohort.known_by_id),
             differences=tuple(work.cohort.differences(first.recipe)),
-            facts=(
-                ("slides", str(sum(row.slides for row in rows))),
-                ("features", f"{self.task.features.parent.name}/{self.task.features.name}"),
-                ("tiles", f"{first.recipe.tile_px} px at {first.recipe.tile['mpp']:g} µm per pixel"),
-                ("backbone", f"{first.recipe.backbone}, {first.recipe.pooling_text}"),
-                ("backbone weights", first.recipe.weights_digest),
-                ("model", f"{self.task.model.name}, method {first.method}, {len(thresholds)} folds"),
-                ("its question", f"{first.question.label_column}: {', '.join(first.question.positive)}"),
-                ("wsipipe that trained it", first.versions.get("wsipipe", "unknown")),
-            ),
+            facts=self._facts(first, rows, len(thresholds)),
+        )
+
+    def _facts(self, first: BundleFacts, rows: Sequence[PatientPrediction], folds: int) -> Facts:
+        question = first.question
+        values = question.positive if question.task == "binary" else question.classes
+        return (
+            ("slides", str(sum(row.slides for row in rows))),
+            ("features", f"{self.task.features.parent.name}/{self.task.features.name}"),
+            ("tiles", f"{first.recipe.tile_px} px at {first.recipe.tile['mpp']:g} µm per pixel"),
+            ("backbone", f"{first.recipe.backbone}, {first.recipe.pooling_text}"),
+            ("backbone weights", first.recipe.weights_digest),
+            ("model", f"{self.task.model.name}, method {first.method}, {folds} folds"),
+            ("its question", f"{question.label_column}: {', '.join(values) or question.task}"),
+            ("wsipipe that trained it", first.versions.get("wsipipe", "unknown")),
         )
 
 
-def _write_predictions(path: Path, rows: Sequence[PatientPrediction]) -> None:
+def _accounting(labels: PatientLabels) -> Accounting:
+    return Accounting(
+        in_table=len(labels.labels) + len(labels.dropped),
+        used=len(labels.labels),
+        dropped=tuple(labels.reasons.items()),
+    )
+
+
+def _write_predictions(path: Path, rows: Sequence[PatientPrediction], task: Task) -> None:
     """Write ``predictions.csv``."""
+    if task.name != "binary":
+        columns = ("patient_id", *(name for name in TASK_COLUMNS if name not in ("patient_id", "fold")), "spread")
+        with whole(path) as scratch, scratch.open("w", encoding="utf-8", newline="") as stream:
+            writer = csv.writer(stream, lineterminator="\n")
+            writer.writerow([*columns, "folds", *task.share_names])
+            for row in rows:
+                shown = ["" if (value := getattr(row, name)) is None else value for name in columns]
+                writer.writerow([*shown, ";".join(map(str, row.folds)), *row.shares])
+        return
     with whole(path) as scratch, scratch.open("w", encoding="utf-8", newline="") as stream:
         writer = csv.writer(stream, lineterminator="\n")
         writer.writerow(PREDICTION_COLUMNS)

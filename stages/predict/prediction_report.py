@@ -128,7 +128,7 @@ class PredictionReportStage(Stage[PredictionReportSettings]):
         bundles = [facts for _, facts in folds_of(self.task.model)]
         report = self._report(work, bundles)
         table, page = self.folder / "predictions.csv", self.folder / "report.html"
-        _write_predictions(table, report, work, bundles[0].question.task)
+        _write_predictions(table, report, work, bundles[0].task)
         with whole(page) as scratch:
             scratch.write_text(prediction_page(report), encoding="utf-8")
         stats = {
@@ -146,12 +146,12 @@ class PredictionReportStage(Stage[PredictionReportSettings]):
         for slide, output in current.items():
             by_patient.setdefault(work.asked[slide], []).append(output)
         first = bundles[0]
-        question, task = first.question, first.question.task
+        question, task = first.question, first.task
         return PredictionReport(
             name=self.folder.name,
             model=self.task.model.name,
             backbone=first.recipe.backbone,
-            question=Question.of(question.label_column, question.positive, question.negative),
+            question=Question.asked(question),
             n_folds=len(bundles),
             patients=tuple(_combined(patient, slides, task) for patient, slides in sorted(by_patient.items())),
             slides=tuple(
@@ -211,10 +211,18 @@ def _combined(patient: str, slides: Sequence[SlideOutput], task: Task) -> Patien
 def _write_predictions(path: Path, report: PredictionReport, work: _Predictions, task: Task) -> None:
     """Write ``predictions.csv``."""
 
+    question, with_call = report.question, report.question.words.called
+
     def row(level: str, slide: str, status: str, p: PatientPrediction, note: str, *made: str) -> list[object]:
         spread = "" if p.spread is None else f"{p.spread:.6f}"
         figures = [f"{p.probability:.6f}", spread, f"{p.threshold:.6f}", "positive" if p.call else "negative"]
-        return [level, p.patient_id, slide, status, *figures, ";".join(map(str, p.folds)), note, TRAINED_AT, *made]
+        prevalence: object = TRAINED_AT
+        if question.task != "binary":
+            figures[2:] = ["", question.call_of(p) if with_call else ""]
+            prevalence = f"{1 / len(question.classes):.6g}" if question.classes else ""
+        shares = [f"{share:.6f}" for share in p.shares]
+        folds = ";".join(map(str, p.folds))
+        return [level, p.patient_id, slide, status, *figures, folds, note, prevalence, *made, *shares]
 
     def date(slide: str) -> str:
         return work.records[slide].start.date().isoformat()
@@ -224,7 +232,7 @@ def _write_predictions(path: Path, report: PredictionReport, work: _Predictions,
         dates.setdefault(one.prediction.patient_id, []).append(date(one.slide))
     with whole(path) as scratch, scratch.open("w", encoding="utf-8", newline="") as stream:
         writer = csv.writer(stream, lineterminator="\n")
-        writer.writerow(COLUMNS)
+        writer.writerow([*COLUMNS, *(task.share_names if task.name != "binary" else ())])
         for p in report.patients:
             writer.writerow(row("patient", "", "done", p, p.why, work.model, max(dates[p.patient_id])))
         for one in report.slides:

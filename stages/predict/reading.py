@@ -15,6 +15,8 @@ from ...data.features.store import Bag, read_bag
 from ...data.manifest import OutputRecord
 from ...models.backbones.devices import choose_devices
 from ...models.bundle import Bundle, folds_of, read_bundle
+from ...models.tasks.prediction import Score
+from ...models.tasks.task import Task
 from ..stage import Input, OutputInput, ValueInput
 from .allowed_folds import AllowedFolds
 
@@ -26,8 +28,9 @@ class SlideOutput(BaseModel):
 
     slide_id: str
     patient_id: str
-    logits: dict[int, float]
-    """Fold → score (of a binary task the log-odds of positive), of the folds that may read it."""
+    logits: dict[int, Score]
+    """Fold → score (of a binary task the log-odds of positive, of several classes one a class), of the folds that may
+    read it."""
     thresholds: dict[int, float]
     """Fold → probability from which it calls a patient positive."""
     why: str
@@ -67,7 +70,7 @@ class SlideToRead:
 
 @dataclass(frozen=True)
 class SlideAsRead:
-    """A slide's bag with the folds' output; attention and scores are (N,), means over the folds."""
+    """A slide's bag with the means over the folds: attention (N,), and scores (N,), or (N, C) of C classes."""
 
     bag: Bag
     output: SlideOutput
@@ -85,6 +88,11 @@ class FoldReader:
     def __init__(self, model: Path, device: str) -> None:
         on = choose_devices(device)[0]
         self.bundles: dict[int, Bundle] = {facts.fold: read_bundle(path, on) for path, facts in folds_of(model)}
+
+    @property
+    def task(self) -> Task:
+        """The model's task."""
+        return next(iter(self.bundles.values())).network.task
 
     def read(self, slide: SlideToRead) -> SlideAsRead:
         """Read a slide with the folds that may read it.

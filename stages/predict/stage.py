@@ -17,7 +17,6 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import expit
 
 from ...data.artifact import whole
 from ...data.cohort.ids import id_key, one_spelling
@@ -171,17 +170,28 @@ class PredictStage(Stage[PredictSettings]):
         path = self.folder / "geojson" / f"{slide.read.slide_id}.geojson"
         with open_slide(slide.path, mpp_override=slide.mpp_override) as opened:
             origin = opened.origin
-        measurements = {"attention": attention, "score": scores}
+        measurements = {"attention": attention}
+        if scores.ndim == 1:
+            measurements["score"] = scores
+        else:
+            classes = self.reader.task.classes
+            measurements |= {f"score of {name}": scores[:, place] for place, name in enumerate(classes)}
         text = tile_scores_geojson(bag.coords, bag.facts.tile_size_level0, measurements, origin=origin)
         with whole(path) as scratch:
             scratch.write_text(text, encoding="utf-8")
         return path
 
+    def _said(self, output: SlideOutput) -> str:
+        """What the model says of the slide, in short."""
+        task = self.reader.task
+        answer = task.answer(list(output.logits.values()), list(output.thresholds.values()))
+        called = f"{task.classes[answer.call]} " if task.classes and task.name != "binary" else ""
+        return f"{called}{answer.probability:.2f}"
+
     def _pictures(
         self, slide: _SlideToPredict, bag: Bag, attention: NDArray[np.float64], output: SlideOutput
     ) -> dict[str, Path]:
-        probability = float(expit(np.mean(list(output.logits.values()))))
-        caption = f"{output.slide_id} · {self.task.model.name} {probability:.2f}"
+        caption = f"{output.slide_id} · {self.task.model.name} {self._said(output)}"
         heatmap = self.folder / "heatmaps" / f"{output.slide_id}.png"
         strip = self.folder / "tiles" / f"{output.slide_id}.png"
         tiles = read_tiles(slide.tiles)

@@ -11,17 +11,19 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 
 from ...data.artifact import whole
+from ...data.cohort.outcomes import Label, label_from_text
 from ...data.errors import CohortError
 from ...data.features.store import read_bag
 from ...data.manifest import Manifest
 from ...models.backbones.devices import choose_devices
 from ...models.bundle import read_bundle
 from ...models.evaluation.metrics import Metrics
+from ...models.evaluation.task_metrics import TaskMetrics
 from ...models.tasks.prediction import TRAINED_AT, PatientPrediction
 from ...models.tasks.task import Task
 from ..lineage import Lineage
@@ -43,12 +45,14 @@ OOF_COLUMNS: Final = (
     "patient_id", "fold", "label", "probability", "logit", "threshold", "call", "slides", "prevalence",
 )  # fmt: skip
 """Columns of ``oof_predictions.csv``. The prevalence is the one that probabilities refer to."""
+TASK_COLUMNS: Final = OOF_COLUMNS[:-1]
+"""Columns of tasks other than the binary one, before those of the shares, such as the probability of each class."""
 
 
 @dataclass(frozen=True)
 class _TestFold:
     bundle: Path
-    patients: Mapping[str, tuple[int, tuple[Path, ...]]]
+    patients: Mapping[str, tuple[Label, tuple[Path, ...]]]
     stale: str
     """Why its training is no longer valid; empty if it is."""
 
@@ -112,7 +116,7 @@ class CrossValidateStage(Stage[CrossValidateSettings]):
                 hint = "run wsipipe train: it trains the fold again, and continues from there"
                 raise CohortError(f"is stale: {test.stale}", path=test.bundle, hint=hint)
             bundle = read_bundle(test.bundle, device)
-            task = bundle.facts.question.task
+            task = bundle.facts.task
             for patient, (label, stores) in test.patients.items():
                 bags = [read_bag(store) for store in stores]
                 facts = bundle.facts
@@ -135,45 +139,62 @@ def write_evaluation(
         fold: metrics_of([row for row in rows if row.fold == fold], task, rounds=0, seed=settings.seed)
         for fold in sorted({row.fold for row in rows})
     }
-    write_oof(folder / "oof_predictions.csv", rows)
+    write_oof(folder / "oof_predictions.csv", rows, task)
     write_metrics(folder / "metrics.json", pooled, by_fold)
     return Outcome(
         outputs={"predictions": folder / "oof_predictions.csv", "metrics": folder / "metrics.json"},
-        stats={"patients": len(rows), "auc": pooled.auc.model_dump(mode="json")},
+        stats={"patients": len(rows), **main_figure(pooled)},
     )
 
 
-def metrics_of(rows: Sequence[PatientPrediction], task: Task, *, rounds: int, seed: int) -> Metrics:
+def metrics_of(rows: Sequence[PatientPrediction], task: Task, *, rounds: int, seed: int) -> Metrics | TaskMetrics:
     """Compute the figures of patients whose labels are all known.
 
     :param rounds: number of bootstrap rounds; 0 for no intervals.
     """
-    labels, probabilities = [row.label for row in rows if row.label is not None], [row.probability for row in rows]
-    return task.metrics(labels, probabilities, [row.call for row in rows], rounds=rounds, seed=seed)
+    return task.figures(rows, rounds=rounds, seed=seed)
 
 
-def write_metrics(path: Path, pooled: Metrics, by_fold: Mapping[int, Metrics]) -> None:
+def main_figure(metrics: Metrics | TaskMetrics) -> dict[str, Any]:
+    """The figure by which methods are compared, for a record: name and value with interval."""
+    if isinstance(metrics, TaskMetrics):
+        return {metrics.measure: metrics.main.model_dump(mode="json")}
+    return {"auc": metrics.auc.model_dump(mode="json")}
+
+
+def write_metrics(path: Path, pooled: Metrics | TaskMetrics, by_fold: Mapping[int, Metrics | TaskMetrics]) -> None:
     """Write ``metrics.json``.
 
-    It holds the prevalence that probabilities refer to, the figures of all patients and of each fold, and the mean and
-    standard deviation of the AUC over the folds.
+    It holds the figures of all patients and of each fold, and the mean and standard deviation of the main one over the
+    folds; of the binary task also the prevalence that probabilities refer to.
     """
-    aucs = [own.auc.value for own in by_fold.values() if own.auc.value is not None]
+    mains = [own.main.value for own in by_fold.values() if own.main.value is not None]
+    name = "main" if isinstance(pooled, TaskMetrics) else "auc"
     content = {
-        "prevalence": TRAINED_AT,
+        **({} if isinstance(pooled, TaskMetrics) else {"prevalence": TRAINED_AT}),
         "pooled": pooled.model_dump(mode="json"),
         "folds": [{"fold": fold, **own.model_dump(mode="json")} for fold, own in by_fold.items()],
-        "auc_mean": float(np.mean(aucs)) if aucs else None,
-        "auc_sd": float(np.std(aucs, ddof=1)) if len(aucs) > 1 else None,
+        f"{name}_mean": float(np.mean(mains)) if mains else None,
+        f"{name}_sd": float(np.std(mains, ddof=1)) if len(mains) > 1 else None,
     }
     with whole(path) as scratch:
         scratch.write_text(json.dumps(content, indent=1, allow_nan=False) + "\n", encoding="utf-8")
 
 
-def write_oof(path: Path, rows: Sequence[PatientPrediction]) -> None:
+def read_metrics(content: Mapping[str, Any]) -> Metrics | TaskMetrics:
+    """Read the figures of one set of patients, as ``metrics.json`` holds them; ``fold`` is ignored."""
+    figures = {name: value for name, value in content.items() if name != "fold"}
+    return TaskMetrics.model_validate(figures) if "figures" in figures else Metrics.model_validate(figures)
+
+
+def write_oof(path: Path, rows: Sequence[PatientPrediction], task: Task) -> None:
     """Write ``oof_predictions.csv``, one row per patient."""
     with whole(path) as scratch, scratch.open("w", encoding="utf-8", newline="") as stream:
         writer = csv.writer(stream, lineterminator="\n")
+        if task.name != "binary":
+            writer.writerow([*TASK_COLUMNS, *task.share_names])
+            writer.writerows([*(getattr(row, name) for name in TASK_COLUMNS), *row.shares] for row in rows)
+            return
         writer.writerow(OOF_COLUMNS)
         writer.writerows([[*(getattr(row, name) for name in OOF_COLUMNS[:-1]), TRAINED_AT] for row in rows])
 
@@ -181,16 +202,19 @@ def write_oof(path: Path, rows: Sequence[PatientPrediction]) -> None:
 def read_oof(path: Path) -> list[PatientPrediction]:
     """Read ``oof_predictions.csv``, also from versions without the prevalence."""
     with path.open(encoding="utf-8", newline="") as stream:
+        reader = csv.DictReader(stream)
+        shares = [name for name in reader.fieldnames or () if name not in OOF_COLUMNS]
         return [
             PatientPrediction(
                 patient_id=row["patient_id"],
-                label=int(row["label"]),
+                label=label_from_text(row["label"]),
                 probability=float(row["probability"]),
                 logit=float(row["logit"]),
                 threshold=float(row["threshold"]),
                 call=int(row["call"]),
                 slides=int(row["slides"]),
                 folds=(int(row["fold"]),),
+                shares=tuple(float(row[name]) for name in shares),
             )
-            for row in csv.DictReader(stream)
+            for row in reader
         ]

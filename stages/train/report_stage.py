@@ -11,6 +11,7 @@ from ...data.artifact import whole
 from ...data.manifest import Record
 from ...models.bundle import BundleFacts, read_facts
 from ...models.evaluation.metrics import Metrics
+from ...models.evaluation.task_metrics import TaskMetrics
 from ...models.tasks.prediction import PatientPrediction
 from ...models.training.methods import find_method
 from ..lineage import Lineage
@@ -24,10 +25,11 @@ from ..pages.report_page import (
     TrainingReport,
     training_page,
 )
+from ..pages.task_page import TaskReport, task_page
 from ..registry import VERSIONS
 from ..settings import Settings
 from ..stage import Input, Item, Outcome, OutputInput, Plan, Progress, Stage, upstream
-from .cross_validate import read_oof
+from .cross_validate import read_metrics, read_oof
 from .split import PatientRow, read_patients, reasons
 
 
@@ -66,10 +68,15 @@ class TrainingReportStage(Stage[ReportSettings]):
         oof = read_oof(output("cross-validation", "predictions"))
         metrics = json.loads(output("cross-validation", "metrics").read_text(encoding="utf-8"))
         bundles = [read_facts(output(name, "bundle")) for name in records if name.startswith("fold-")]
-        report = _report(self.folder, patients, oof, metrics, sorted(bundles, key=lambda b: b.fold))
+        bundles.sort(key=lambda bundle: bundle.fold)
+        pooled = read_metrics(metrics["pooled"])
+        if isinstance(pooled, TaskMetrics):
+            text = task_page(_task_report(self.folder, patients, oof, metrics, pooled, bundles))
+        else:
+            text = training_page(_report(self.folder, patients, oof, metrics, bundles))
         path = self.folder / "report.html"
         with whole(path) as scratch:
-            scratch.write_text(training_page(report), encoding="utf-8")
+            scratch.write_text(text, encoding="utf-8")
         return Outcome(outputs={"page": path})
 
 
@@ -84,12 +91,8 @@ def _report(
     test_auc = {fold["fold"]: fold["auc"]["value"] for fold in metrics["folds"]}
     return TrainingReport(
         run=folder.name,
-        question=Question.of(question.label_column, question.positive, question.negative),
-        accounting=Accounting(
-            in_table=len(patients),
-            used=sum(patient.used for patient in patients),
-            dropped=tuple(reasons(patients).items()),
-        ),
+        question=Question.asked(question),
+        accounting=_accounting(patients),
         metrics=Metrics.model_validate(metrics["pooled"]),
         folds=tuple(_fold(bundle, test_auc.get(bundle.fold)) for bundle in bundles),
         oof=tuple(oof),
@@ -101,9 +104,48 @@ def _report(
         facts=_facts(patients, bundles),
         settings=tuple((name, _shown(value)) for name, value in bundles[0].training["settings"].items()),
         versions=tuple(bundles[0].versions.items()),
-        page_parts=question.task.page_parts,
-        predict_command=f"wsipipe predict new_slides/ --model {folder.parent.parent.name}/models/{folder.name}",
+        page_parts=bundles[0].task.page_parts,
+        predict_command=_predict_command(folder),
     )
+
+
+def _task_report(
+    folder: Path,
+    patients: list[PatientRow],
+    oof: list[PatientPrediction],
+    metrics: Mapping[str, Any],
+    pooled: TaskMetrics,
+    bundles: list[BundleFacts],
+) -> TaskReport:
+    test = {fold["fold"]: read_metrics(fold).main.value for fold in metrics["folds"]}
+    return TaskReport(
+        kind="Training report",
+        run=folder.name,
+        question=Question.asked(bundles[0].question),
+        how=f"Each was predicted by the one fold of {len(bundles)} that was not trained on them. "
+        "This is cross-validation within one cohort: other scanners and hospitals have not been tested.",
+        accounting=_accounting(patients),
+        metrics=pooled,
+        folds=tuple(_fold(bundle, test.get(bundle.fold)) for bundle in bundles),
+        patients=tuple(oof),
+        share_names=bundles[0].task.share_names,
+        facts=_facts(patients, bundles),
+        settings=tuple((name, _shown(value)) for name, value in bundles[0].training["settings"].items()),
+        versions=tuple(bundles[0].versions.items()),
+        predict_command=_predict_command(folder),
+    )
+
+
+def _accounting(patients: list[PatientRow]) -> Accounting:
+    return Accounting(
+        in_table=len(patients),
+        used=sum(patient.used for patient in patients),
+        dropped=tuple(reasons(patients).items()),
+    )
+
+
+def _predict_command(folder: Path) -> str:
+    return f"wsipipe predict new_slides/ --model {folder.parent.parent.name}/models/{folder.name}"
 
 
 def _fold(bundle: BundleFacts, test_auc: float | None) -> FoldSummary:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 from pydantic import Field, field_validator, model_validator
 
 from ...data.molecular.block_table import BLOCKS
+from ...models.tasks.question import WITH_CLASSES, TaskName, class_names, class_values
 from ...models.training.methods import METHODS
 from ..settings import Runtime, Settings
 
@@ -17,18 +18,44 @@ if TYPE_CHECKING:
 
 
 class BiomarkerSettings(Settings):
-    """A biomarker to predict: the column of its label, and which values are positive and negative."""
+    """A biomarker to predict: the column of its label, and what its values mean."""
 
     label_column: str = Field(examples=["HER2"], description="column of the cohort table that holds the label")
+    task: TaskName = Field(
+        "binary",
+        description="kind of question: binary (positive or negative) or multiclass (one of several classes)",
+    )
     positive: list[str] = Field(["positive"], min_length=1, description="values that mean positive")
     negative: list[str] = Field(["negative"], min_length=1, description="values that mean negative")
 
+    classes: list[str] = Field(
+        [],
+        description="of multiclass: names of the classes, the one that the others are held against first; "
+        "low=1+|2+ is a class of several values",
+    )
+
+    @model_validator(mode="after")
+    def _all_that_the_task_needs(self) -> BiomarkerSettings:
+        if self.task in WITH_CLASSES:
+            if len(class_values(self.classes)) < 2:
+                raise ValueError(f"task {self.task} needs classes: the names of two classes or more")
+        elif self.classes:
+            raise ValueError(f"classes are for task {' or '.join(WITH_CLASSES)}; task is {self.task}")
+        given = [name for name in ("positive", "negative") if name in self.model_fields_set]
+        if self.task != "binary" and given and any(getattr(self, name) != [name] for name in given):
+            raise ValueError(f"{given[0]} is for task binary; task is {self.task}")
+        return self
+
     @property
-    def task(self) -> Task:
-        """The prediction task; with positive and negative values it is binary."""
+    def number_of_classes(self) -> int:
+        """Number of classes; 0 for a task without."""
+        return 2 if self.task == "binary" else len(self.classes)
+
+    def asked(self) -> Task:
+        """Return the prediction task."""
         from ...models.tasks.task import find_task  # here, because it loads torch
 
-        return find_task("binary")
+        return find_task(self.task, class_names(self.classes))
 
     @field_validator("negative")
     @classmethod

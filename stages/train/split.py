@@ -12,10 +12,12 @@ from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from ...data.artifact import whole
 from ...data.cohort.ids import id_key, look_alikes
-from ...data.cohort.labels import PatientLabels, patient_labels, patient_sites
+from ...data.cohort.labels import PatientLabels, patient_sites
+from ...data.cohort.outcomes import Label, label_from_text
 from ...data.cohort.slide_match import SlideMatch, match_slides
 from ...data.cohort.splits import Role, Splits, make_splits, read_splits, write_splits
 from ...data.cohort.table import CohortTable, read_cohort
@@ -28,6 +30,7 @@ from ..lineage import Lineage, Standing
 from ..registry import VERSIONS
 from ..stage import FileInput, Input, Item, Outcome, Plan, Progress, Stage, ValueInput, upstream
 from .label_genes import refuse_labels
+from .question_labels import question_labels
 from .settings import BiomarkerSettings, SplitSettings
 
 PATIENT_COLUMNS = ("patient_id", "status", "reason", "label", "slides", "rna")
@@ -75,15 +78,14 @@ class SplitStage(Stage[SplitStageSettings]):
         table = read_cohort(self.table)
         unusable, usable = slides_with_features(self.tiles, self.features, self.workspace)
         match = match_slides([*usable, *unusable], table)
-        labels = patient_labels(
+        labels = question_labels(
             table,
-            settings.label_column,
-            settings.positive,
-            settings.negative,
+            settings,
             match=match,
             unusable=unusable,
             keep_frozen=settings.tcga_slides == "all",
             drop_conflicts=settings.drop_conflicts,
+            to_train=True,
         )
         if not labels.labels:
             self._refuse_nobody(labels, match)
@@ -95,6 +97,7 @@ class SplitStage(Stage[SplitStageSettings]):
             settings.seed,
             settings.validation_fraction,
             sites or None,
+            settings.asked().strata_of_split(labels.labels),
         )
         stores = [read_expression(store) for store in self.molecular]
         suspicious = refuse_labels(stores, labels.labels)
@@ -136,7 +139,7 @@ class SplitStage(Stage[SplitStageSettings]):
         stats = {
             "patients": len(labels.labels) + len(labels.dropped),
             "used": len(labels.labels),
-            "positive": sum(labels.labels.values()),
+            **labels.counts,
             "with_rna": len(cohort.with_rna & labels.labels.keys()),
             "slides": sum(map(len, labels.slides.values())),
             "dropped": dict(labels.reasons),
@@ -274,7 +277,7 @@ class PatientRow:
     patient_id: str
     used: bool
     reason: str
-    label: int | None
+    label: Label | None
     slides: tuple[str, ...]
     rna: bool
 
@@ -287,7 +290,7 @@ def read_patients(path: Path) -> list[PatientRow]:
                 patient_id=row["patient_id"],
                 used=row["status"] == "used",
                 reason=row["reason"],
-                label=int(row["label"]) if row["label"] else None,
+                label=label_from_text(row["label"]) if row["label"] else None,
                 slides=_parted(row["slides"]),
                 rna=row["rna"] == "yes",
             )
@@ -321,7 +324,7 @@ class SplitOutput:
         """The slides of all patients, in any role."""
         return [slide for patient in self.splits.labels for slide in self.slides_of[patient]]
 
-    def part(self, fold: int, role: Role) -> dict[str, tuple[int, tuple[str, ...]]]:
+    def part(self, fold: int, role: Role) -> dict[str, tuple[Label, tuple[str, ...]]]:
         """Return the patients with a role in a fold: patient → label and slides."""
         return {p: (self.splits.labels[p], self.slides_of[p]) for p in self.splits.patients(fold, role)}
 
@@ -339,10 +342,16 @@ def split_output(manifest: Manifest, workspace: Path) -> SplitOutput:
         raise CohortError(what, path=manifest.path.parent, hint="run wsipipe train from its start")
     patients = read_patients(workspace / split.outputs["patients"].path)
     return SplitOutput(
-        splits=read_splits(workspace / split.outputs["splits"].path),
+        splits=read_splits(workspace / split.outputs["splits"].path, _classes(split.settings)),
         record=split.outputs["splits"],
         slides_of={patient.patient_id: patient.slides for patient in patients},
     )
+
+
+def _classes(settings: Mapping[str, Any]) -> int:
+    """Number of classes of a split's labels, from the settings in its record."""
+    task = settings.get("task", "binary")
+    return 2 if task == "binary" else len(settings.get("classes", ()))
 
 
 def reasons(patients: list[PatientRow]) -> dict[str, int]:

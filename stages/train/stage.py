@@ -27,7 +27,7 @@ from ...models.bundle import BundleFacts, FeatureRecipe, Question, seen_hashes, 
 from ...models.mil.bag_tensors import BagTensors
 from ...models.mil.momkd import MoMKD
 from ...models.training.fit import Epoch
-from ...models.training.methods import find_method
+from ...models.training.methods import find_method, refuse_task
 from ..extract.settings import ExtractSettings
 from ..registry import VERSIONS
 from ..settings import RESOLVED, Settings
@@ -88,7 +88,7 @@ class TrainStage(Stage[TrainSettings]):
         return stage
 
     def plan(self) -> Plan:
-        self._refuse_without_rna()
+        self._refuse()
         split = split_output(Manifest.of(self.splits), self.workspace)
         used = split.slides
         features = features_of(used, self.features, self.workspace)
@@ -121,7 +121,12 @@ class TrainStage(Stage[TrainSettings]):
             items.append(Item(f"fold-{fold}", inputs, cohort, size=self._epochs()))
         return Plan(items)
 
-    def _refuse_without_rna(self) -> None:
+    def _refuse(self) -> None:
+        task = self.biomarker.task
+        refuse_task(self.settings.method, task)
+        if self.settings.soft_targets and task != "binary":
+            what = f"soft targets are for the binary task, and this question is {task}"
+            raise UsageError(what, hint="leave --soft-targets out: RNA still teaches the methods that use it")
         requested = [name for name in ("soft_targets", "shuffle_rna") if getattr(self.settings, name)]
         if requested and not self.stores:
             what = f"--{requested[0].replace('_', '-')} needs RNA, and there is none"
@@ -159,7 +164,7 @@ class TrainStage(Stage[TrainSettings]):
 
             partial = self.folder / "partial" / item.fingerprint.removeprefix("sha256:")[:16]
             molecular = MolecularData.read(self._molecular, self.settings.gene_list)
-            data = FoldData(cohort, bags, facts.width, molecular, device, partial, tell, self.biomarker.task)
+            data = FoldData(cohort, bags, facts.width, molecular, device, partial, tell, self.biomarker.asked())
             trained = train_fold(data, self.settings)
             path = self.folder / item.id
             write_bundle(
@@ -225,6 +230,7 @@ class TrainStage(Stage[TrainSettings]):
             },
             genes=list(rna.genes) if rna else [],
             gene_panel=rna.description if rna else {},
+            task_state=network.task.state(),
             training={
                 "settings": trained.settings.result_settings(),
                 "best_epoch": fitted.best_epoch,

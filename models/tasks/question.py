@@ -1,0 +1,73 @@
+"""What a question is made of, for settings and bundles: the names of the tasks, and how classes are written.
+
+Light to import: settings and ``--help`` need it without PyTorch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final, Literal
+
+from ...data.cohort.ids import id_key
+
+TaskName = Literal["binary", "multiclass"]
+"""The tasks; the first is the default."""
+WITH_CLASSES: tuple[TaskName, ...] = ("multiclass",)
+"""Tasks whose classes are listed."""
+
+
+def class_values(classes: Sequence[str]) -> dict[str, tuple[str, ...]]:
+    """Name of each class → the values that mean it: ``low=1+|2+`` are two values, ``high`` is its own.
+
+    :raises ValueError: a name or a value is there twice, or is empty.
+    """
+    values: dict[str, tuple[str, ...]] = {}
+    for text in classes:
+        name, equals, listed = (part.strip() for part in text.partition("="))
+        own = tuple(value.strip() for value in listed.split("|")) if equals else (name,)
+        if not name or not all(own):
+            raise ValueError(f"class {text!r} is not NAME or NAME=VALUE|VALUE")
+        if name in values:
+            raise ValueError(f"class {name} is there twice")
+        values[name] = own
+    keys = [id_key(value) for own in values.values() for value in own]
+    if twice := sorted({key for key in keys if keys.count(key) > 1}):
+        raise ValueError(f"{', '.join(twice)} cannot mean two classes")
+    return values
+
+
+def class_names(classes: Sequence[str]) -> tuple[str, ...]:
+    """Names of the classes, in their order."""
+    return tuple(class_values(classes))
+
+
+@dataclass(frozen=True)
+class TaskWords:
+    """How pages and tables speak of a task's answers."""
+
+    question: str
+    """The question that a page begins with, before the name of the column."""
+    value: str
+    """What the number is that is shown for a patient."""
+    called: bool = True
+    """Whether a patient is called of a class, or above a threshold."""
+    main: str = "AUC"
+    """The figure by which methods are compared."""
+    meaning: str = ""
+    """What that figure means."""
+    note: str = ""
+    """What a reader should know of the numbers."""
+
+
+WORDS: Final[dict[TaskName, TaskWords]] = {
+    "binary": TaskWords("Can it be predicted from an H&E slide alone", "probability"),
+    "multiclass": TaskWords(
+        "Which class, from an H&E slide alone",
+        "probability of the call",
+        meaning="Mean over the classes: given one patient of the class and one of another, how often the first gets "
+        "the higher probability of it; guessing does so 50 times in 100.",
+        note="Training shows all classes equally often: probabilities are those at equally frequent classes. The most "
+        "probable class is called.",
+    ),
+}
