@@ -58,16 +58,22 @@ class Question(BaseModel):
     negative: list[str]
     task: TaskName = "binary"
     classes: list[str] = []
+    robust: bool = False
+    time_column: str = ""
+    event_column: str = ""
 
     def asked(self, state: Mapping[str, Any] | None = None) -> Task:
         """Return the task.
 
         :param state: what it has learned from training patients (:attr:`BundleFacts.task_state`).
         """
-        return find_task(self.task, class_names(self.classes), state)
+        return find_task(self.task, class_names(self.classes), state, robust=self.robust)
 
 
-_OTHER_TASKS: dict[str, Any] = {"question": {"task", "classes"}, "task_state": True}
+_OTHER_TASKS: dict[str, Any] = {
+    "question": {"task", "classes", "robust", "time_column", "event_column"},
+    "task_state": True,
+}
 """What only tasks other than the binary one need."""
 _EXTRACT_AGAIN = "extract with the model's own backbone and weights (pass them with --weights FILE)"
 _IMPORT_AGAIN = "its features were imported: import them again with --weights FILE, train again, and predict"

@@ -79,6 +79,11 @@ class MulticlassTask(Task):
         """Its mean, computed as the binary task does."""
         return functional.cross_entropy(logits, self.class_shares(values).to(logits.dtype))
 
+    @property
+    def score_names(self) -> tuple[str, ...]:
+        """What each score is of."""
+        return tuple(f"score of {name}" for name in self.classes)
+
     def score(self, logits: Tensor) -> Tensor:
         """Each logit minus the mean of the others; (…, C) → (…, C)."""
         others = (logits.sum(dim=-1, keepdim=True) - logits) / (self.outputs - 1)
@@ -88,7 +93,7 @@ class MulticlassTask(Task):
 
     def join(self, scores: Sequence[Score]) -> tuple[float, ...]:
         """The mean of the slides' scores, independent of their order."""
-        return tuple(math.fsum(own) / len(own) for own in zip(*_vectors(scores), strict=True))
+        return tuple(math.fsum(own) / len(own) for own in zip(*vectors(scores), strict=True))
 
     def shares(self, scores: npt.ArrayLike) -> Floats:
         """Compute the probabilities of the classes from their scores; (…, C) → (…, C)."""
@@ -101,7 +106,7 @@ class MulticlassTask(Task):
         self, labels: Sequence[Label], scores: Sequence[Score], soft_targets: Sequence[float | None]
     ) -> Validation:
         """The mean AUC of the classes, each against all others, and the cross entropy."""
-        y, s = np.array([class_of(label) for label in labels]), np.array(_vectors(scores))
+        y, s = np.array([class_of(label) for label in labels]), np.array(vectors(scores))
         if self.outputs == 2:  # as the binary task computes it
             loss = functional.binary_cross_entropy_with_logits(
                 torch.tensor(s[:, 1]), torch.tensor(y, dtype=torch.float64)
@@ -116,13 +121,13 @@ class MulticlassTask(Task):
 
     def answer(self, by_fold: Sequence[Score], thresholds: Sequence[float]) -> Answer:
         """The mean of the folds' scores; the call is the most probable class, of equals the first."""
-        vectors = np.array(_vectors(by_fold))
-        shares = self.shares(vectors.mean(axis=0))
+        every = np.array(vectors(by_fold))
+        shares = self.shares(every.mean(axis=0))
         call = int(shares.argmax())
         return Answer(
             probability=float(shares[call]),
-            logit=float(vectors.mean(axis=0)[call]),
-            spread=float(np.std(self.shares(vectors)[:, call], ddof=1)) if len(vectors) > 1 else None,
+            logit=float(every.mean(axis=0)[call]),
+            spread=float(np.std(self.shares(every)[:, call], ddof=1)) if len(every) > 1 else None,
             threshold=0.0,
             call=call,
             shares=tuple(shares.tolist()),
@@ -140,5 +145,6 @@ class MulticlassTask(Task):
         return class_metrics(self.name, labels, shares, calls, self.classes, rounds=rounds, seed=seed)
 
 
-def _vectors(scores: Sequence[Score]) -> list[tuple[float, ...]]:
+def vectors(scores: Sequence[Score]) -> list[tuple[float, ...]]:
+    """The scores of a task that gives a slide several numbers."""
     return [score if isinstance(score, tuple) else (score,) for score in scores]

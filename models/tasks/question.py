@@ -11,9 +11,9 @@ from typing import Final, Literal
 
 from ...data.cohort.ids import id_key
 
-TaskName = Literal["binary", "multiclass"]
+TaskName = Literal["binary", "multiclass", "ordinal", "regression", "survival"]
 """The tasks; the first is the default."""
-WITH_CLASSES: tuple[TaskName, ...] = ("multiclass",)
+WITH_CLASSES: tuple[TaskName, ...] = ("multiclass", "ordinal")
 """Tasks whose classes are listed."""
 
 
@@ -52,8 +52,6 @@ class TaskWords:
     """What the number is that is shown for a patient."""
     called: bool = True
     """Whether a patient is called of a class, or above a threshold."""
-    main: str = "AUC"
-    """The figure by which methods are compared."""
     meaning: str = ""
     """What that figure means."""
     note: str = ""
@@ -69,5 +67,29 @@ WORDS: Final[dict[TaskName, TaskWords]] = {
         "the higher probability of it; guessing does so 50 times in 100.",
         note="Training shows all classes equally often: probabilities are those at equally frequent classes. The most "
         "probable class is called.",
+    ),
+    "ordinal": TaskWords(
+        "Which grade, from an H&E slide alone",
+        "probability of the call",
+        meaning="Given two patients of different classes, how often the one of the higher class is expected to be "
+        "higher; guessing does so half of the times.",
+        note="Training shows all classes equally often: probabilities are those at equally frequent classes. The "
+        "median class is called. The mean absolute error is in classes.",
+    ),
+    "regression": TaskWords(
+        "Which value, from an H&E slide alone",
+        "prediction",
+        called=False,
+        meaning="How well the order of the predictions agrees with that of the true values: 1 is perfect, 0 is none.",
+        note="Predictions and errors are in the unit of the label; each fold has learned its scale from its own "
+        "training patients. R² is below 0 where predictions are worse than the mean of these patients.",
+    ),
+    "survival": TaskWords(
+        "Who has the event sooner, from an H&E slide alone",
+        "risk",
+        meaning="Given two patients, one of whom is known to have had the event before the other, how often that one "
+        "has the higher risk; guessing does so half of the times.",
+        note="The risk is minus the expected number of the fold's time intervals that a patient comes through without "
+        "the event. High: at or above the median risk of the fold's validation patients.",
     ),
 }

@@ -63,6 +63,11 @@ class Task(ABC):
         """Names of a prediction's shares, for columns of tables."""
         return tuple(f"probability of {name}" for name in self.classes)
 
+    @property
+    def score_names(self) -> tuple[str, ...]:
+        """What each score of a tile is of, in a task that gives it several."""
+        return ()
+
     def fitted(self, labels: Sequence[Label]) -> Self:
         """Return the task with what it learns from the labels of a fold's training patients, such as their scale.
 
@@ -159,19 +164,26 @@ class Task(ABC):
 TASKS: Final = {
     "binary": "binary:BinaryTask",
     "multiclass": "multiclass:MulticlassTask",
+    "ordinal": "ordinal:OrdinalTask",
+    "regression": "regression:RegressionTask",
+    "survival": "survival:SurvivalTask",
 }
 """Name → module beside this one and the task's class in it."""
 
 
-def find_task(name: str, classes: Sequence[str] = (), state: Mapping[str, Any] | None = None) -> Task:
+def find_task(
+    name: str, classes: Sequence[str] = (), state: Mapping[str, Any] | None = None, *, robust: bool = False
+) -> Task:
     """Find a task by its name.
 
     :param classes: names of the classes, for a task that has some.
     :param state: what the task has learned from its training patients (:meth:`Task.state`).
+    :param robust: whether the loss of a number bears outliers.
     :raises BundleError: the state is not that of such a task.
     """
     module, _, kind = TASKS[name].partition(":")
     given: dict[str, Any] = {"classes": tuple(classes)} if classes and name != "binary" else {}
+    given |= {"robust": True} if robust else {}
     try:
         task: Task = getattr(import_module(f"{__package__}.{module}"), kind)(**given, **(state or {}))
     except (TypeError, ValueError) as error:

@@ -42,6 +42,8 @@ class Method:
     """Whether its training uses patients' expression directly, beside soft targets."""
     uses_graph: bool = False
     """Whether it uses the graph of a slide's tiles."""
+    otherwise: str = ""
+    """Its description for tasks other than the binary one, if it differs."""
     not_for: Mapping[str, str] = field(default_factory=dict)
     """Task → why the method cannot carry it."""
 
@@ -63,6 +65,15 @@ def _load(place: str) -> Any:
     return getattr(import_module(f"{__package__.rpartition('.')[0]}.{module}"), name)
 
 
+def _not_for_values(why: str) -> dict[str, str]:
+    """The same reason for both tasks whose labels are no classes."""
+    return {"regression": why, "survival": why}
+
+
+_CLASSES: Final = "its memory has slots for classes, and these labels have none"
+_ENDS: Final = "its clustering has a classifier for each class, and these labels have none"
+_CUMULATIVE: Final = "its attentions are of single classes, and the logits are of all classes above one"
+_PANEL: Final = "its RNA side chooses genes between classes"
 _ONE_EVIDENCE: Final = "its slots weigh evidence for positive against evidence for negative, in one number"
 
 METHODS: Final[dict[str, Method]] = {
@@ -72,6 +83,7 @@ METHODS: Final[dict[str, Method]] = {
         "mil.momkd:MoMKD",
         uses_rna=True,
         uses_graph=True,
+        not_for=_not_for_values(_CLASSES),
     ),
     "evidence": Method(
         "Evidence memory",
@@ -79,7 +91,7 @@ METHODS: Final[dict[str, Method]] = {
         "mil.evidence_memory:EvidenceMemory",
         uses_rna=True,
         uses_graph=True,
-        not_for={"multiclass": _ONE_EVIDENCE},
+        not_for=dict.fromkeys(("multiclass", "ordinal", "regression", "survival"), _ONE_EVIDENCE),
     ),
     "matching": Method(
         "Feature matching",
@@ -87,16 +99,25 @@ METHODS: Final[dict[str, Method]] = {
         "mil.feature_matching:FeatureMatching",
         uses_rna=True,
         uses_graph=True,
+        not_for=_not_for_values(_PANEL),
     ),
     "abmil": Method("ABMIL", "gated attention, Ilse et al. 2018", "mil.abmil:ABMIL"),
-    "clam-sb": Method("CLAM-SB", "attention with instance clustering, Lu et al. 2021", "mil.clam:CLAM"),
-    "clam-mb": Method("CLAM-MB", "attention and clustering of each class, Lu et al. 2021", "mil.clam:CLAMMB"),
+    "clam-sb": Method(
+        "CLAM-SB", "attention with instance clustering, Lu et al. 2021", "mil.clam:CLAM", not_for=_not_for_values(_ENDS)
+    ),
+    "clam-mb": Method(
+        "CLAM-MB",
+        "attention and clustering of each class, Lu et al. 2021",
+        "mil.clam:CLAMMB",
+        not_for={"ordinal": _CUMULATIVE, **_not_for_values(_ENDS)},
+    ),
     "transmil": Method("TransMIL", "transformer over tiles, Shao et al. 2021", "mil.transmil:TransMIL"),
     "mean": Method(
         "Mean pooling",
         "logistic regression on the mean tile",
         "mil.mean_pooling:MeanPooling",
         "training.logistic:fit_mean",
+        otherwise="the task's linear model on the mean tile",
     ),
 }
 

@@ -90,7 +90,10 @@ def variants(wanted: Sequence[str], base: TrainSettings, *, rna: bool, task: str
     """
     common = base.model_copy(update={"use_rna": True, "soft_targets": False, "shuffle_rna": False})
     known: dict[str, Variant] = {}
-    plain = {name: (method.title, method.source, {"method": name}) for name, method in METHODS.items()}
+    plain = {
+        name: (method.title, (task != "binary" and method.otherwise) or method.source, {"method": name})
+        for name, method in METHODS.items()
+    }
     for name, (title, note, changes) in (plain | _CONTROLS).items():
         settings = common.model_copy(update={"method": REFERENCE, **changes})
         known[name] = Variant(name, title, note, settings)

@@ -7,9 +7,12 @@ from dataclasses import dataclass
 
 from markupsafe import Markup
 
+from ...data.cohort.outcomes import Survival
+from ...models.evaluation.survival_metrics import kaplan_meier, log_rank
 from ...models.evaluation.task_metrics import TaskMetrics
 from ...models.tasks.prediction import PatientPrediction
-from .numbers import TEMPLATES, figure, mean_and_deviation
+from .charts import scatter_chart, survival_chart
+from .numbers import TEMPLATES, figure, mean_and_deviation, p_value
 from .report_page import FEW_PATIENTS, WIDE_INTERVAL, Accounting, Facts, FoldSummary, Question, learning_charts
 
 
@@ -39,11 +42,8 @@ class TaskReport:
     predict_command: str = ""
 
 
-def task_page(report: TaskReport, charts: Sequence[tuple[str, Markup]] = ()) -> str:
-    """The report as HTML: one file that needs no other.
-
-    :param charts: captions and charts of the performance.
-    """
+def task_page(report: TaskReport) -> str:
+    """The report as HTML: one file that needs no other."""
     losses = tuple(dict.fromkeys(name for fold in report.folds for row in fold.history for name in row.losses))
     measure = report.metrics.measure
     return TEMPLATES.get_template("task.html").render(
@@ -51,12 +51,44 @@ def task_page(report: TaskReport, charts: Sequence[tuple[str, Markup]] = ()) -> 
         metrics=report.metrics,
         question=report.question,
         cautions=(*task_cautions(report.metrics), *report.differences),
-        charts=charts,
+        charts=_charts(report),
         losses=losses,
         learning=[(fold, learning_charts(fold, losses, measure)) for fold in report.folds],
         test_mains=mean_and_deviation([fold.test_auc for fold in report.folds]),
         patients=sorted(report.patients, key=lambda patient: (-patient.probability, patient.patient_id)),
     )
+
+
+def _charts(report: TaskReport) -> list[tuple[str, Markup]]:
+    """Captions and charts of the performance: of numbers, predicted against true ones."""
+    follow_ups = [(row.label, row.call) for row in report.patients if isinstance(row.label, Survival)]
+    if follow_ups:
+        return [(_halves(follow_ups), survival_chart(*(_steps(follow_ups, call) for call in (0, 1))))]
+    pairs = [(row.label, row.probability) for row in report.patients if isinstance(row.label, float)]
+    if not pairs:
+        return []
+    labels, predictions = zip(*pairs, strict=True)
+    return [("Predicted and true values", scatter_chart(labels, predictions))]
+
+
+def _halves(follow_ups: Sequence[tuple[Survival, int]]) -> Markup:
+    """The caption of the curves by predicted risk."""
+    times, events = [one.time for one, _ in follow_ups], [one.event for one, _ in follow_ups]
+    p = log_rank(times, events, [call for _, call in follow_ups])
+    equals = "= " if p is not None and p >= 0.001 else ""
+    return Markup(
+        'Share without the event, <span class="mark negative">low risk</span> and '
+        '<span class="mark positive">high risk</span>: log-rank p {}{}'
+    ).format(equals, p_value(p))
+
+
+def _steps(follow_ups: Sequence[tuple[Survival, int]], call: int) -> list[tuple[float, float]]:
+    """The Kaplan–Meier estimate of the patients with a call, to the end of their follow-up."""
+    own = [one for one, of_patient in follow_ups if of_patient == call]
+    if not own:
+        return []
+    steps = kaplan_meier([one.time for one in own], [one.event for one in own])
+    return [*steps, (max(one.time for one in own), steps[-1][1])]
 
 
 def task_cautions(metrics: TaskMetrics) -> tuple[str, ...]:

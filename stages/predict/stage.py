@@ -174,8 +174,10 @@ class PredictStage(Stage[PredictSettings]):
         if scores.ndim == 1:
             measurements["score"] = scores
         else:
-            classes = self.reader.task.classes
-            measurements |= {f"score of {name}": scores[:, place] for place, name in enumerate(classes)}
+            task = self.reader.task
+            by_class = tuple(f"score of {name}" for name in task.classes)  # of MoMKD, whose tiles are scored by slots
+            names = task.score_names if scores.shape[1] == len(task.score_names) else by_class
+            measurements |= {name: scores[:, place] for place, name in enumerate(names)}
         text = tile_scores_geojson(bag.coords, bag.facts.tile_size_level0, measurements, origin=origin)
         with whole(path) as scratch:
             scratch.write_text(text, encoding="utf-8")

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from ...data.cohort.labels import PatientLabels, class_labels, patient_labels
+from ...data.cohort.measured import number_labels, survival_labels
 from ...data.cohort.slide_match import SlideMatch
 from ...data.cohort.table import CohortTable
 from ...models.tasks.question import class_values
@@ -38,4 +39,8 @@ def question_labels(
     if question.task == "binary":
         positive, negative = question.positive, question.negative
         return patient_labels(table, column, positive, negative, one_class_is_enough=not to_train, **shared)
+    if question.task == "survival":
+        return survival_labels(table, question.time_column, question.event_column, **shared)
+    if question.task == "regression":
+        return number_labels(table, column, **shared)
     return class_labels(table, column, class_values(question.classes), all_needed=to_train, **shared)

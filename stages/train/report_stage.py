@@ -203,11 +203,12 @@ def _chosen_facts(bundles: list[BundleFacts]) -> Facts:
     if aucs:
         shown = ", ".join(f"{auc:.3f}" for auc in aucs)
         rows.append(("soft targets' AUC among training patients, out of fold, by fold", shown))
+    measure = "AUC" if bundles[0].question.task == "binary" else "score of the validation"
     for bundle in bundles:
         if bundle.training["choice"]:
             best = max(bundle.training["choice"], key=lambda candidate: candidate["auc"])
             words = ", ".join(f"{name} {value}" for name, value in best.items() if name != "auc")
-            rows.append((f"chosen inside fold {bundle.fold}", f"{words} (inner AUC {best['auc']:.3f})"))
+            rows.append((f"chosen inside fold {bundle.fold}", f"{words} (inner {measure} {best['auc']:.3f})"))
     return tuple(rows)
 
 

@@ -23,16 +23,28 @@ class BiomarkerSettings(Settings):
     label_column: str = Field(examples=["HER2"], description="column of the cohort table that holds the label")
     task: TaskName = Field(
         "binary",
-        description="kind of question: binary (positive or negative) or multiclass (one of several classes)",
+        description="kind of question: binary (positive or negative), multiclass (one of several classes), "
+        "ordinal (classes in order), regression (a number) or survival (a time, with or without an event)",
     )
     positive: list[str] = Field(["positive"], min_length=1, description="values that mean positive")
     negative: list[str] = Field(["negative"], min_length=1, description="values that mean negative")
-
     classes: list[str] = Field(
         [],
-        description="of multiclass: names of the classes, the one that the others are held against first; "
+        description="of multiclass and ordinal: names of the classes, the usual or the lowest first; "
         "low=1+|2+ is a class of several values",
     )
+    robust: bool = Field(
+        False, description="of regression: Huber's loss and a scale by the median, which outliers do not decide"
+    )
+    time_column: str = Field("", description="of survival, in place of label_column: the length of the follow-up")
+    event_column: str = Field("", description="of survival: 1 where the follow-up ended with the event, 0 where not")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _named_after_its_time(cls, given: Any) -> Any:
+        if isinstance(given, dict) and given.get("time_column") and not given.get("label_column"):
+            return {**given, "label_column": given["time_column"]}
+        return given
 
     @model_validator(mode="after")
     def _all_that_the_task_needs(self) -> BiomarkerSettings:
@@ -41,6 +53,13 @@ class BiomarkerSettings(Settings):
                 raise ValueError(f"task {self.task} needs classes: the names of two classes or more")
         elif self.classes:
             raise ValueError(f"classes are for task {' or '.join(WITH_CLASSES)}; task is {self.task}")
+        columns = (self.time_column, self.event_column)
+        if self.task == "survival" and not all(columns):
+            raise ValueError("task survival needs time_column and event_column")
+        if self.task != "survival" and any(columns):
+            raise ValueError(f"time_column and event_column are for task survival; task is {self.task}")
+        if self.robust and self.task != "regression":
+            raise ValueError(f"robust is for task regression; task is {self.task}")
         given = [name for name in ("positive", "negative") if name in self.model_fields_set]
         if self.task != "binary" and given and any(getattr(self, name) != [name] for name in given):
             raise ValueError(f"{given[0]} is for task binary; task is {self.task}")
@@ -55,7 +74,7 @@ class BiomarkerSettings(Settings):
         """Return the prediction task."""
         from ...models.tasks.task import find_task  # here, because it loads torch
 
-        return find_task(self.task, class_names(self.classes))
+        return find_task(self.task, class_names(self.classes), robust=self.robust)
 
     @field_validator("negative")
     @classmethod

@@ -153,10 +153,13 @@ class TrainStage(Stage[TrainSettings]):
         assert facts is not None  # every bag comes from a store
         with _threads_for(bags, self._of), self._curves(item.id) as draw:
             epochs: Counter[str] = Counter()
+            measure = self.biomarker.asked().measure
 
             def tell(what: str, epoch: Epoch) -> None:
                 inner = "" if what == "state" else f" ({what})"
-                progress.say(f"fold {cohort.fold}{inner}, epoch {epoch.epoch + 1}, validation {_in_validation(epoch)}")
+                progress.say(
+                    f"fold {cohort.fold}{inner}, epoch {epoch.epoch + 1}, validation {_in_validation(epoch, measure)}"
+                )
                 progress.advance(1)
                 epochs[what] += 1
                 if what == "state":
@@ -277,8 +280,10 @@ def _settings_of(
     return {name: value for name, value in first.items() if name != RESOLVED}
 
 
-def _in_validation(epoch: Epoch) -> str:
+def _in_validation(epoch: Epoch, measure: str) -> str:
     """Describe the epoch's validation score."""
     if epoch.validation_rank is not None:
         return f"rank correlation {epoch.validation_rank:.3f}"
-    return f"loss {epoch.validation_loss:.3f}" if epoch.validation_auc is None else f"AUC {epoch.validation_auc:.3f}"
+    if epoch.validation_auc is None:
+        return f"loss {epoch.validation_loss:.3f}"
+    return f"{measure} {epoch.validation_auc:.3f}"
