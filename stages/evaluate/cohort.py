@@ -223,7 +223,8 @@ def cross_validated_auc(model: Path) -> Estimate | None:
     if not file.exists():
         return None
     try:
-        auc = read_metrics(json.loads(file.read_text(encoding="utf-8"))["pooled"]).main
+        pooled = json.loads(file.read_text(encoding="utf-8"))["pooled"]
+        auc = read_metrics(pooled).main if "figures" in pooled else Estimate.model_validate(pooled["auc"])
     except (ValueError, KeyError, TypeError) as error:  # pydantic's and JSON's errors are ValueErrors
         raise StoreError("holds no metrics of a model", path=file, hint="copy the model again, or remove it") from error
     return auc if auc.value is not None else None
