@@ -28,7 +28,7 @@ from typing import Any, Final, Literal, Self
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, model_validator
 from safetensors import SafetensorError
 from safetensors.numpy import save_file as save_arrays
 from safetensors.torch import load, save_file
@@ -37,16 +37,18 @@ from torch import Tensor
 from ..data.artifact import digest_of, whole
 from ..data.cohort.ids import id_key
 from ..data.cohort.splits import MOST_FOLDS
-from ..data.errors import BundleError
+from ..data.errors import BundleError, UsageError
 from ..data.features.store import Bag
 from ..data.json_text import fault, parse_json, read_bytes
 from ..data.surroundings import patiently
 from .feature_recipe import FeatureRecipe
 from .mil.bag_tensors import BagBatch, bag_tensors
 from .mil.network import MOST_GENES, SlideNetwork
+from .model_question import OF_OTHER_TASKS
+from .model_question import Question as Question
 from .patient_hashes import bytes_hash, patient_hash, slide_hash, unsalted_hash
-from .tasks.prediction import EVEN, log_odds
-from .tasks.task import Task, find_task
+from .tasks.prediction import EVEN, Score, log_odds
+from .tasks.task import Task
 from .training.methods import network_for_inference
 
 ENCODING_TYPE = "wsipipe-bundle"
@@ -60,22 +62,6 @@ _MOST_NAMES: Final = 10_000_000
 """Of patients and slides, with their spellings."""
 _AGAIN: Final = "copy it again, or train again"
 _DIGESTS: Final = "digests"
-
-
-class Question(BaseModel):
-    """The question a model answers: the label column and its positive and negative values."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    name: str
-    label_column: str
-    positive: list[str]
-    negative: list[str]
-
-    @property
-    def task(self) -> Task:
-        """The task of the question; bundles of this version are always binary and do not store it."""
-        return find_task("binary")
 
 
 class BundleFacts(BaseModel):
@@ -95,9 +81,9 @@ class BundleFacts(BaseModel):
     """Its configuration."""
     prevalence: float | None = Field(None, gt=0, lt=1)
     """Share of positives among the training patients; None if it is unknown, or if the task has no two classes."""
-    threshold: float = Field(ge=0, le=1)
-    """Probability from which a patient is called positive, at even prevalence as the network's scores are; chosen on
-    the fold's validation patients."""
+    threshold: FiniteFloat
+    """Probability from which a patient is called positive, at even prevalence as the network's scores are, or risk from
+    which one is called high; chosen on the fold's validation patients."""
     seen: list[str] = Field(max_length=_MOST_NAMES)
     """Hashes of the training and validation patients, of their slides' ids and of their bytes, sorted; the fold must
     not predict them. Empty in a model without this record."""
@@ -107,14 +93,33 @@ class BundleFacts(BaseModel):
     """Number of training, validation and test patients."""
     genes: list[str] = Field(max_length=MOST_GENES)
     gene_panel: dict[str, Any]
+    task_state: dict[str, Any] = {}
+    """What the task has learned from the fold's training patients, such as the scale of a number."""
     training: dict[str, Any]
     """Settings, learning curve, best epoch, use of the memory, soft targets."""
     versions: dict[str, str]
+
+    @property
+    def task(self) -> Task:
+        """The task, with what it has learned from the fold's training patients."""
+        return self.question.asked(self.task_state)
 
     @model_validator(mode="after")
     def _fold_is_one_of_the_folds(self) -> Self:
         if self.fold >= self.folds:
             raise ValueError(f"fold {self.fold} is none of {self.folds}, counted from 0")
+        return self
+
+    @model_validator(mode="after")
+    def _task_is_one(self) -> Self:
+        try:
+            task = self.task
+        except BundleError as error:
+            raise ValueError(error.what) from error
+        if task.has_prevalence and not 0 <= self.threshold <= 1:
+            raise ValueError("threshold: Input should be less than or equal to 1, and not below 0")
+        if self.prevalence is not None and not task.has_prevalence:
+            raise ValueError(f"task {self.question.task} has no prevalence")
         return self
 
     def saw(self, patient_id: str | None, slide_digest: str | None, slide_id: str | None = None) -> bool:
@@ -137,12 +142,12 @@ class BundleFacts(BaseModel):
 class SlideReading:
     """A model's output for one slide."""
 
-    logit: float
+    logit: Score
     """The slide's score; of a binary task the log-odds of positive at even prevalence."""
     attention: NDArray[np.float32]
     """(P), sums to 1."""
     scores: NDArray[np.float32]
-    """(P), the evidence of each tile; of a binary task above zero if it is for positive."""
+    """(P), or (P, C) of several classes, the evidence of each tile; above zero if it is for positive, or the class."""
 
 
 @dataclass(frozen=True)
@@ -163,7 +168,8 @@ class Bundle:
         with torch.inference_mode():
             output = self.network(BagBatch.of([tensors], self.network.device))
         attention, scores = (t.float().cpu().numpy() for t in (output.attention, output.scores))
-        return SlideReading(float(self.network.task.score(output.logits[0].double())), attention, scores)
+        score = self.network.task.score(output.logits[0].double()).tolist()
+        return SlideReading(tuple(score) if isinstance(score, list) else score, attention, scores)
 
 
 def write_bundle(
@@ -173,7 +179,7 @@ def write_bundle(
     content = {
         "encoding-type": ENCODING_TYPE,
         "encoding-version": ENCODING_VERSION,
-        **facts.model_dump(mode="json"),
+        **facts.model_dump(mode="json", exclude={} if facts.question.task != "binary" else OF_OTHER_TASKS),
     }
     with whole(path) as scratch:
         scratch.mkdir()
@@ -271,7 +277,7 @@ def read_bundle(path: Path, device: torch.device) -> Bundle:
     for name, content in contents.items():
         if digests and digests.get(name) != _digest(content):
             raise _changed(path / name)
-    task = facts.question.task
+    task = facts.task
     network = network_for_inference(facts.method, facts.network, state, task=task, path=file)
     return Bundle(facts, network.to(device))
 
@@ -335,13 +341,20 @@ def prevalence_of(bundles: Sequence[tuple[Path, BundleFacts]], given: float | No
 
     :param given: the user's; None for the model's own.
     :raises BundleError: none is given and a bundle does not say it, being of an earlier version, or imported.
-    :raises UsageError: the given one does not lie between 0 and 1.
+    :raises UsageError: the given one does not lie between 0 and 1, or the model's task has none.
     """
+    path, first = bundles[0]
+    if not first.task.has_prevalence:
+        if given is not None:
+            raise UsageError(
+                f"a prevalence is of two classes, and this model's question is {first.question.task}",
+                path=path.parent,
+                hint="leave --prevalence out",
+            )
+        return EVEN
     if given is not None:
         log_odds(given)
         return given
-    if not bundles[0][1].question.task.has_prevalence:
-        return EVEN
     known = [facts.prevalence for _, facts in bundles]
     for (path, _), prevalence in zip(bundles, known, strict=True):
         if prevalence is None:

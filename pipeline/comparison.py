@@ -37,7 +37,7 @@ def compare(
     summaries: list[Summary] = []
     results: dict[str, Json] = {}
     chosen = biomarkers_of(config, names)
-    refuse_one_prevalence_for(chosen, prevalence)
+    refuse_one_prevalence_for(config, chosen, prevalence)
     for name in chosen:
         ran, results[name] = _compare_one(config, runner, name, features, prevalence)
         summaries += ran
@@ -49,7 +49,7 @@ def _compare_one(
 ) -> tuple[list[Summary], Json]:
     from ..stages.compare.omics_ceiling import OmicsCeilingStage
     from ..stages.compare.stage import CompareStage, CompareStageSettings
-    from ..stages.compare.variants import REFERENCE, variants
+    from ..stages.compare.variants import reference_of, variants
 
     rna = config.train.model_copy(update={"use_rna": True})
     to_train = ToTrain.of(config.model_copy(update={"train": rna}), runner, name, features, "comparisons")
@@ -57,7 +57,8 @@ def _compare_one(
     if config.train.use_rna:
         to_train.refuse_unread_rna()
     comparison = to_train.folder
-    chosen = variants(config.compare.methods, config.train, rna=bool(to_train.stores))
+    chosen = variants(config.compare.methods, config.train, rna=bool(to_train.stores), task=to_train.biomarker.task)
+    reference = reference_of(to_train.biomarker.task)
     to_train.refuse_other_features(sorted(file.parent for file in comparison.glob("*/manifest.jsonl")))
     summaries = [runner.run(to_train.split())]
     trained = runner.workspace / "models" / name
@@ -80,8 +81,8 @@ def _compare_one(
         summaries += ran
         if not ran[-1].failures:
             compared.append((variant, folder))
-    if REFERENCE not in {variant.name for variant, _ in compared}:
-        return summed(summaries, comparison), {"name": name, "failed": REFERENCE}
+    if reference not in {variant.name for variant, _ in compared}:
+        return summed(summaries, comparison), {"name": name, "failed": reference}
     runner.console.heading(f"{name}: comparison")
     facts = [
         ("features", name_of_features(to_train.features)),

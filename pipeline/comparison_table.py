@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from rich.table import Table
@@ -22,6 +22,11 @@ def show_comparisons(console: Console, results: Mapping[str, Json]) -> None:
         with Path(paths["csv"]).open(encoding="utf-8", newline="") as stream:
             rows = list(csv.DictReader(stream))
         table = Table(header_style="bold", box=None, padding=(0, 2, 0, 0))
+        if "measure" in rows[0]:
+            _task_rows(table, rows)
+            console.table(table)
+            console.line(f"  {paths['html']}")
+            continue
         for title in (
             "method",
             "AUC (95 %)",
@@ -47,6 +52,24 @@ def show_comparisons(console: Console, results: Mapping[str, Json]) -> None:
         console.table(table)
         console.line(f"  Brier score at a prevalence of {100 * float(rows[0]['prevalence']):.3g} %")
         console.line(f"  {paths['html']}")
+
+
+def _task_rows(table: Table, rows: Sequence[Mapping[str, str]]) -> None:
+    """The table of a task other than the binary one."""
+    measure = rows[0]["measure"]
+    [reference] = [row["method"] for row in rows if row["reference"] == "1"]
+    titles = ("method", f"{measure} (95 %)", "over folds", f"against {reference} (95 %)", "p", "p (Holm)")
+    for title in titles:
+        table.add_column(title, justify="left" if title == "method" else "right")
+    for row in rows:
+        table.add_row(
+            row["method"],
+            _interval(row, measure),
+            f"{_figure(row['fold_mean'])} ± {_figure(row['fold_sd'])}",
+            _interval(row, "difference", sign="+"),
+            _p_value(row["p_value"]),
+            _p_value(row["p_value_holm"]),
+        )
 
 
 def _interval(row: Mapping[str, str], name: str, sign: str = "") -> str:

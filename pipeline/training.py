@@ -38,7 +38,7 @@ def train(
     summaries: list[Summary] = []
     metrics: dict[str, Json] = {}
     chosen = biomarkers_of(config, names)
-    refuse_one_prevalence_for(chosen, prevalence)
+    refuse_one_prevalence_for(config, chosen, prevalence)
     if idle := idle_settings(config.train):
         runner.console.note(f"{config.train.method} does not use {', '.join(idle)}: no effect here")
     for name in chosen:
@@ -80,9 +80,20 @@ def _train_one(
 
 def metrics_of(folder: Path) -> Json:
     """The main figures of a folder's ``metrics.json``: AUC with its interval, and numbers of patients."""
+    from ..models.evaluation.task_metrics import TaskMetrics
     from ..stages.train.cross_validate import read_metrics
 
     pooled = read_metrics(folder / "metrics.json").pooled
+    if isinstance(pooled, TaskMetrics):  # of a task other than the binary one
+        return {
+            "name": folder.name,
+            "task": pooled.task,
+            "measure": pooled.measure,
+            **pooled.main.model_dump(mode="json"),
+            "n_patients": pooled.n_patients,
+            "counts": pooled.counts,
+            "report": str(folder / "report.html"),
+        }
     return {
         "name": folder.name,
         "auc": pooled.auc.value,
@@ -99,6 +110,14 @@ def show_metrics(console: Console, metrics: Mapping[str, Json]) -> None:
     for name, values in metrics.items():
         if "failed" in values:
             console.line(f"{name}: {values['failed']} failed, no metrics")
+            continue
+        if "measure" in values:
+            low, high = values["low"], values["high"]
+            between = "" if low is None else f" (95 % interval {low:.3f} to {high:.3f})"
+            main = "undefined" if values["value"] is None else f"{values['value']:.3f}{between}"
+            counts = "".join(f", {n} {name}" for name, n in values["counts"].items())
+            console.line(f"{name}: {values['measure']} {main}, {values['n_patients']} patients{counts}")
+            console.line(f"  {values['report']}")
             continue
         interval = (
             "" if values["auc_low"] is None else f" (95 % interval {values['auc_low']:.3f} to {values['auc_high']:.3f})"

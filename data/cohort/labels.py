@@ -1,4 +1,4 @@
-"""Binary labels of patients, and a reason for each patient without a label.
+"""Labels of patients, and a reason for each patient without a label.
 
 Label values are compared as ids are: without regard to case, and ``1.0`` is ``1``. The caller lists the positive and
 negative values; ``columns.toml`` lists values that mean missing, not evaluated and equivocal; any other value is
@@ -15,6 +15,7 @@ from ..columns import label_words
 from ..errors import CohortError
 from ..wording import some
 from .ids import id_key
+from .outcomes import Label, Survival
 from .slide_match import SlideMatch
 from .table import CohortTable
 from .tcga import is_frozen
@@ -27,18 +28,30 @@ class PatientLabels:
     Every patient of the table is in exactly one of ``labels`` and ``dropped``.
 
     :param column: name of the label's column in the table.
-    :param labels: patient → 1 (positive) or 0 (negative), sorted by patient.
+    :param labels: patient → label, sorted by patient; of a binary question 1 (positive) or 0 (negative).
     :param slides: patient → ids on disk of the slides to use, sorted; the same patients as ``labels``. Empty where
         the labels were read without slides.
     :param dropped: patient → why the patient is left out.
     :param frozen_slides: TCGA's frozen slides on disk that were left out.
+    :param classes: names of the classes; empty if labels are numbers or follow-ups.
     """
 
     column: str
-    labels: Mapping[str, int]
+    labels: Mapping[str, Label]
     slides: Mapping[str, tuple[str, ...]]
     dropped: Mapping[str, str]
     frozen_slides: tuple[str, ...]
+    classes: tuple[str, ...] = ("negative", "positive")
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """Numbers of patients by class, the last class first, or with and without an event; empty for numbers."""
+        follow_ups = [label for label in self.labels.values() if isinstance(label, Survival)]
+        if follow_ups:
+            events = sum(label.event for label in follow_ups)
+            return {"with the event": events, "censored": len(follow_ups) - events}
+        places = Counter(self.labels.values())
+        return {name: places[place] for place, name in reversed(list(enumerate(self.classes)))}
 
     @property
     def reasons(self) -> dict[str, int]:
@@ -47,13 +60,11 @@ class PatientLabels:
 
     def notes(self) -> list[str]:
         """Sentences on how many patients were used, and how many dropped for which reason."""
-        positive = sum(self.labels.values())
         slides = sum(map(len, self.slides.values()))
         total = len(self.labels) + len(self.dropped)
-        notes = [
-            f"{self.column}: {len(self.labels)} of {total} patients used"
-            f" ({positive} positive, {len(self.labels) - positive} negative{f', {slides} slides' if slides else ''})"
-        ]
+        numbers = [f"{count} {name}" for name, count in self.counts.items()] + ([f"{slides} slides"] if slides else [])
+        listed = f" ({', '.join(numbers)})" if numbers else ""
+        notes = [f"{self.column}: {len(self.labels)} of {total} patients used{listed}"]
         notes += [f"dropped, {reason}: {count}" for reason, count in self.reasons.items()]
         if self.frozen_slides:
             notes.append(f"frozen TCGA slides left out: {len(self.frozen_slides)} ({some(self.frozen_slides, 3)})")
@@ -104,15 +115,36 @@ def patient_labels(
         what = f"column {column}: {len(conflicts)} patients are both positive and negative: {listed}"
         raise CohortError(what, path=table.source, hint="correct these rows: a label is the patient's, not the slide's")
 
+    label_of = {
+        patient: "labels conflict" if patient in conflicts else _label(written, classes)
+        for patient, written in values.items()
+    }
+    return join_labels(table, column, label_of, match=match, unusable=unusable, keep_frozen=keep_frozen)
+
+
+def join_labels(
+    table: CohortTable,
+    column: str,
+    label_of: Mapping[str, Label | str],
+    *,
+    match: SlideMatch | None,
+    unusable: Mapping[str, str] | None,
+    keep_frozen: bool,
+    classes: tuple[str, ...] = ("negative", "positive"),
+) -> PatientLabels:
+    """Join labels with the slides on disk; every patient of the table is used or dropped with a reason.
+
+    :param label_of: patient → label, or why there is none.
+    :param match, unusable, keep_frozen: as for :func:`patient_labels`.
+    """
     on_disk = _slides_of(table, match)
     # The name of a renamed file may no longer contain the slide's type, but its row may.
     rows = {} if match is None or keep_frozen else match.rows
     frozen = {slide for slide, row in rows.items() if is_frozen(slide) or is_frozen(row)}
-    labels: dict[str, int] = {}
+    labels: dict[str, Label] = {}
     slides: dict[str, tuple[str, ...]] = {}
     dropped: dict[str, str] = {}
-    for patient, written in sorted(values.items()):
-        label = "labels conflict" if patient in conflicts else _label(written, classes)
+    for patient, label in sorted(label_of.items()):
         usable = _usable(on_disk.get(patient, ()), frozen, unusable or {})
         if match is not None and patient not in on_disk:
             dropped[patient] = "no slide on disk"
@@ -123,7 +155,49 @@ def patient_labels(
         else:
             labels[patient] = label
             slides[patient] = () if isinstance(usable, str) else usable
-    return PatientLabels(column, labels, slides, dropped, tuple(sorted(frozen)))
+    return PatientLabels(column, labels, slides, dropped, tuple(sorted(frozen)), classes)
+
+
+def class_labels(
+    table: CohortTable,
+    column: str,
+    classes: Mapping[str, Sequence[str]],
+    *,
+    match: SlideMatch | None = None,
+    unusable: Mapping[str, str] | None = None,
+    keep_frozen: bool = False,
+    drop_conflicts: bool = False,
+    all_needed: bool = True,
+) -> PatientLabels:
+    """Read which of several classes each patient is of; the rules are those of :func:`patient_labels`.
+
+    :param classes: name of a class → the values that mean it; a label is the place of its class, from 0.
+    :param all_needed: whether every class must have a row.
+    :raises CohortError: no such column; patients of two classes; a class without a row.
+    """
+    column = table.column(column)
+    place_of = {id_key(value): place for place, values in enumerate(classes.values()) for value in values}
+    there = Counter(id_key(value) for value in table.frame[column])
+    for place, (name, own) in enumerate(classes.items()):
+        if all_needed and not any(place_of.get(value) == place for value in there):
+            listed = [f"{value or '(empty)'} ({count})" for value, count in there.most_common()]
+            what = f"no row of column {column} is of class {name}: none is {' or '.join(own)}"
+            raise CohortError(what, path=table.source, hint=f"choose classes among its values: {some(listed, 12)}")
+    values: dict[str, list[str]] = {}
+    for patient, value in zip(table.frame["patient_id"], table.frame[column], strict=True):
+        values.setdefault(patient, []).append(value)
+    label_of: dict[str, Label | str] = {}
+    conflicts = []
+    for patient, written in sorted(values.items()):
+        found = {place_of[id_key(value)] for value in written if id_key(value) in place_of}
+        label_of[patient] = "labels conflict" if len(found) > 1 else _label(written, place_of, "of none of the classes")
+        if len(found) > 1:
+            conflicts.append(f"{patient} ({' and '.join(sorted(set(written)))})")
+    if conflicts and not drop_conflicts:
+        what = f"column {column}: {len(conflicts)} patients are of two classes: {', '.join(conflicts)}"
+        raise CohortError(what, path=table.source, hint="correct these rows: a label is the patient's, not the slide's")
+    names = tuple(classes)
+    return join_labels(table, column, label_of, match=match, unusable=unusable, keep_frozen=keep_frozen, classes=names)
 
 
 _NO_LABEL = ("missing", "not_evaluated", "equivocal")
@@ -151,8 +225,11 @@ def _classes(
     return {value: label for label, side in enumerate(folded) for value in side}
 
 
-def _label(values: Sequence[str], classes: Mapping[str, int]) -> int | str:
-    """The patient's label, or why there is none; conflicts between rows have been handled before."""
+def _label(values: Sequence[str], classes: Mapping[str, int], none: str = "neither positive nor negative") -> int | str:
+    """The patient's label, or why there is none; conflicts between rows have been handled before.
+
+    :param none: what a value of no class is.
+    """
     folded = sorted({id_key(value) for value in values})
     missing = [value for value in folded if value not in classes and value in label_words("missing")]
     not_evaluated = [value for value in folded if value not in classes and value in label_words("not_evaluated")]
@@ -168,7 +245,7 @@ def _label(values: Sequence[str], classes: Mapping[str, int]) -> int | str:
     if equivocal:
         return f"label equivocal ({equivocal[0]})"
     if unclear:
-        return f"label is neither positive nor negative ({unclear[0]})"
+        return f"label is {none} ({unclear[0]})"
     return f"label not evaluated ({not_evaluated[0]})" if not_evaluated else "label missing"
 
 

@@ -29,6 +29,7 @@ def read_own_rows(path: Path, columns: Sequence[str], row: Callable[[Mapping[str
         header, *lines = list(csv.reader(io.StringIO(text, newline=""))) or [[]]
     except (UnicodeDecodeError, csv.Error) as error:
         raise StoreError(f"could not be read ({error})", path=path, hint=_AGAIN) from error
+    header = [plain_cell(name) for name in header]
     if missing := [name for name in columns if name not in header]:
         raise StoreError(f"has no column {', '.join(missing)}", path=path, hint=_AGAIN)
     rows = []

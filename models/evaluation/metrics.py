@@ -78,6 +78,11 @@ class Metrics(BaseModel):
     seed: int
 
     @property
+    def main(self) -> Estimate:
+        """The figure by which methods are compared."""
+        return self.auc
+
+    @property
     def n_negative(self) -> int:
         """Patients whose label is negative."""
         return self.n_patients - self.n_positive

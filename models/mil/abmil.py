@@ -43,17 +43,22 @@ class ABMILOutput(NetworkOutput):
 class GatedAttention(nn.Module):
     """e_i = wᵀ (tanh(V h_i) ⊙ sigm(U h_i)), what the softmax of equation 9 is taken of; h (N, H) → (N) float32."""
 
-    def __init__(self, hidden: int, attention: int, dropout: float) -> None:
+    def __init__(self, hidden: int, attention: int, dropout: float, branches: int = 1) -> None:
         super().__init__()
         self.V = nn.Linear(hidden, attention)
         self.U = nn.Linear(hidden, attention)
-        self.w = nn.Linear(attention, 1)
+        self.w = nn.Linear(attention, branches)
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, h: Tensor) -> Tensor:
+        [e] = self.branches(h)
+        return e
+
+    def branches(self, h: Tensor) -> tuple[Tensor, ...]:
+        """The e of each branch, (N) float32."""
         content, gate = self.dropout(self.V(h).tanh()), self.dropout(self.U(h).sigmoid())
-        e: Tensor = self.w(content * gate).squeeze(-1)
-        return e.float()  # in bfloat16 the softmax would have three digits
+        e: Tensor = self.w(content * gate)
+        return e.float().unbind(dim=-1)  # in bfloat16 the softmax would have three digits
 
 
 class ABMIL(SlideNetwork):

@@ -14,6 +14,7 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
+from ...data.cohort.outcomes import Label
 from ...data.errors import UsageError
 from ...data.features.store import Bag, FeatureFacts
 from ..tasks.binary import BINARY
@@ -50,7 +51,7 @@ class BagTensors:
 class Patient:
     """A patient: slides, label, and optionally expression and a soft target for training.
 
-    :param label: y; of a binary task 0 or 1.
+    :param label: y; of a binary task 0 or 1, of other classes their place, else a number or a follow-up.
     :param bags: the patient's slides.
     :param expression: (n_genes) if RNA was measured and the training uses it.
     :param target: a soft target, of a binary task the probability of positive; None if the label is the target.
@@ -58,14 +59,19 @@ class Patient:
     """
 
     patient_id: str
-    label: int
+    label: Label
     bags: Sequence[BagTensors]
     expression: Tensor | None = None
     target: float | None = None
     task: Task = BINARY
 
     @property
-    def value(self) -> float:
+    def place(self) -> int:
+        """The place of the patient's class; 0 in a task without classes."""
+        return self.label if isinstance(self.label, int) else 0
+
+    @property
+    def value(self) -> float | tuple[float, ...]:
         """The target value that the loss compares the slides' logits with (:meth:`.Task.value`)."""
         return self.task.value(self.patient_id, self.label, self.target)
 

@@ -1,11 +1,14 @@
-"""CLAM-SB: clustering-constrained attention MIL, one attention branch (Lu, Williamson, Chen, Chen, Barbieri, Mahmood,
-Nature Biomedical Engineering 5:555, 2021).
+"""CLAM: clustering-constrained attention MIL (Lu, Williamson, Chen, Chen, Barbieri, Mahmood, Nature Biomedical
+Engineering 5:555, 2021), with one attention branch (CLAM-SB) or with one for each class (CLAM-MB).
 
 It is ABMIL with a second loss (Methods, "Instance-level clustering"): a classifier of the slide's own class must
 separate the k tiles of the highest attention from the k of the lowest. Inference does not use it.
 """
 
 from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 from pydantic import Field
@@ -14,7 +17,8 @@ from torch.nn import functional
 
 from ..tasks.binary import BINARY
 from ..tasks.task import Task
-from .abmil import ABMIL, ABMILConfig, ABMILOutput
+from .abmil import ABMIL, ABMILConfig, ABMILOutput, GatedAttention
+from .bag_tensors import BagBatch
 from .network import Losses, Targets
 
 SVM_MARGIN = 1.0
@@ -43,25 +47,28 @@ class CLAM(ABMIL):
 
     def __init__(self, config: CLAMConfig, task: Task = BINARY) -> None:
         super().__init__(config, task)
-        self.instance_classifiers = nn.Linear(config.hidden, 2 * 2)
-        """One for negative and one for positive slides: is a tile of the lowest or of the highest attention?"""
+        self.instance_classifiers = nn.Linear(config.hidden, 2 * len(task.classes))
+        """One for the slides of each class: is a tile of the lowest or of the highest attention?"""
 
     def loss(self, output: ABMILOutput, targets: Targets) -> Losses:
         """Compute 0.7 cross entropy + 0.3 clustering.
 
         With a soft target t the clustering is t times that of a positive slide and 1 − t times that of a negative one;
-        with labels that is the paper's.
+        with labels, of two classes or more, that is the paper's.
         """
-        slides = zip(
-            output.bags.split(output.embedded), output.bags.split(output.attention), targets.values, strict=True
-        )
-        clustering = torch.stack([self._clustering(h, attention, t) for h, attention, t in slides])
+        shares = self.task.class_shares(targets.values)
+        slides = zip(output.bags.split(output.embedded), self._attentions(output), shares, strict=True)
+        clustering = torch.stack([self._clustering(h, attention, own) for h, attention, own in slides])
         terms = {"task": self.task.loss(output.logits, targets.values), "clustering": clustering.mean()}
         weight = self.config.bag_weight
         return Losses(terms, weight * terms["task"] + (1 - weight) * terms["clustering"])
 
-    def _clustering(self, h: Tensor, attention: Tensor, target: Tensor) -> Tensor:
-        """The clustering loss of one slide, a scalar; h (P, H), attention (P).
+    def _attentions(self, output: ABMILOutput) -> Sequence[Tensor]:
+        """Each slide's attention, (P), or (C, P) if every class has its own."""
+        return output.bags.split(output.attention)
+
+    def _clustering(self, h: Tensor, attention: Tensor, shares: Tensor) -> Tensor:
+        """The clustering loss of one slide, a scalar; h (P, H), attention (P) or (C, P), shares of the classes (C).
 
         A slide of fewer than 2k tiles gives half of them to each end, so that no tile is in both; for a slide of one
         tile the loss is 0.
@@ -69,11 +76,52 @@ class CLAM(ABMIL):
         k = min(self.config.attended, len(h) // 2)
         if k == 0:
             return h.new_zeros((), dtype=torch.float32)
+        high = (torch.arange(2 * k, device=h.device) < k).long()
+        branches = attention[None] if attention.ndim == 1 else attention
+        logits = [self._of_ends(h, branch, k) for branch in branches]
+        terms = [share * smooth_svm(logits[place % len(logits)][:, place], high) for place, share in enumerate(shares)]
+        return torch.stack(terms).sum()
+
+    def _of_ends(self, h: Tensor, attention: Tensor, k: int) -> Tensor:
+        """The classifiers' logits (2k, classes, 2) of the k tiles of the highest attention, then of the lowest."""
         order = attention.detach().argsort(descending=True, stable=True)
         ends = torch.cat([order[:k], order[-k:]])
-        high = torch.arange(2 * k, device=h.device) < k
-        logits = self.instance_classifiers(h[ends]).float().unflatten(1, (2, 2))  # tile, class of the slide, end
-        return (1 - target) * smooth_svm(logits[:, 0], high.long()) + target * smooth_svm(logits[:, 1], high.long())
+        logits: Tensor = self.instance_classifiers(h[ends]).float().unflatten(1, (-1, 2))
+        return logits
+
+
+class CLAMMB(CLAM):
+    """Multi-branch CLAM: each class has its own attention, and a linear classifier of the slide pooled by it.
+
+    Logit c is w_c · Σ_i a_ic h_i + b_c, a_c the softmax over the tiles of the class's own attention. A tile's logit c
+    is w_c · h_i + b_c. The attention that is shown is the mean over the classes.
+    """
+
+    def __init__(self, config: CLAMConfig, task: Task = BINARY) -> None:
+        super().__init__(config, task)
+        self.attention = GatedAttention(config.hidden, config.attention, config.dropout, branches=task.outputs)
+
+    def forward(self, bags: BagBatch) -> CLAMMBOutput:
+        """Logits, attention and tile scores of slides."""
+        h = self.embedding(bags.x)
+        by_class = [bags.softmax(e) for e in self.attention.branches(h)]  # (B, N) each
+        pooled = torch.stack([a @ h for a in by_class], dim=1)  # (B, C, H)
+        logits = (pooled * self.head.weight).sum(dim=2) + self.head.bias
+        attention = torch.stack([a.sum(dim=0) for a in by_class])
+        scores = self.task.score(self.head(h).float())
+        return CLAMMBOutput(logits.float(), attention.mean(dim=0), scores, bags, h, attention)
+
+    def _attentions(self, output: ABMILOutput) -> Sequence[Tensor]:
+        assert isinstance(output, CLAMMBOutput)
+        return [own.T for own in output.bags.split(output.by_class.T)]
+
+
+@dataclass(frozen=True)
+class CLAMMBOutput(ABMILOutput):
+    """The network's output with each class's attention."""
+
+    by_class: Tensor
+    """(C, N), each row sums to 1 over a slide's tiles."""
 
 
 def smooth_svm(logits: Tensor, truth: Tensor) -> Tensor:

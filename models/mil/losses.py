@@ -1,7 +1,8 @@
 """The loss terms of MoMKD (CVPR 2026).
 
 f, p, u and v are unit vectors of S numbers: p of a tile, v of a slide, u of a patient's omics, f any of them. C⁺ and C⁻
-are the K slots of a class, together C (2 × K × S); y is the label, and C^y the slots of the slide's own class.
+are the K slots of a class, together C (2 × K × S); y is the label, and C^y the slots of the slide's own class. With
+more classes than two C has more rows, and alignment is the mean of L over the other classes, each as C^other.
 
 - alignment, of u (omics) and of v (histology): φ(f, C) = (1/τa) ln Σ_k exp(τa f·c_k),
   Δ = φ(f, C^y) − φ(f, C^other), L = softplus(β (margin − Δ));
@@ -48,15 +49,24 @@ def soft_angle(f: Tensor, C: Tensor, tau: float) -> Tensor:
 def alignment(f: Tensor, C: Tensor, targets: Tensor, settings: LossSettings) -> Tensor:
     """Soft-angle alignment softplus(β (margin − Δ)) with Δ = φ(f, C^y) − φ(f, C^other); (B).
 
+    Of more classes than two it is the mean over the others: a slide must be nearer to its own class's slots than to
+    those of every other class, by the margin.
+
     :param f: (B, S) unit vectors, u of the omics or v of the slides.
-    :param C: (2, K, S) unit slots, negative and positive.
-    :param targets: t (B), y or the probability of positive: t · L(y = 1) + (1 − t) · L(y = 0).
+    :param C: (classes, K, S) unit slots; of two classes negative and positive.
+    :param targets: t (B), y or the probability of positive: t · L(y = 1) + (1 − t) · L(y = 0); or (B, classes), how
+        much each class is the target: Σ_c t_c · L(y = c).
     """
-    negative, positive = soft_angle(f, C, settings.alignment_tau)
+    shares = targets if targets.ndim == 2 else torch.stack([1 - targets, targets], dim=1)
+    near = soft_angle(f, C, settings.alignment_tau).unbind()
     beta, margin = settings.alignment_beta, settings.margin
-    if_positive = functional.softplus(beta * (margin - (positive - negative)))
-    if_negative = functional.softplus(beta * (margin - (negative - positive)))
-    return targets * if_positive + (1 - targets) * if_negative
+    total: Tensor | None = None
+    for y in reversed(range(len(near))):  # positive first: sums of floats depend on their order
+        others = [functional.softplus(beta * (margin - (near[y] - near[c]))) for c in range(len(near)) if c != y]
+        own = others[0] if len(others) == 1 else torch.stack(others).mean(dim=0)
+        total = shares[:, y] * own if total is None else total + shares[:, y] * own
+    assert total is not None
+    return total
 
 
 def orthogonality(C: Tensor) -> Tensor:
@@ -70,12 +80,12 @@ def slot_distance(p: Tensor, C: Tensor, labels: Tensor) -> Tensor:
     """Squared Euclidean distance of each tile to its class's nearest slot, averaged over S; gradient to p only; (N).
 
     :param p: (N, S) tile projections.
-    :param C: (2, K, S) slots as stored, not normalised.
+    :param C: (classes, K, S) slots as stored, not normalised.
     :param labels: y of each tile's slide (N).
     """
     C = C.detach()
     tiles = torch.arange(len(p), device=p.device)
-    to_all = torch.cdist(p.detach(), C.flatten(0, 1)).view(len(p), *C.shape[:2])  # (N, 2, K)
+    to_all = torch.cdist(p.detach(), C.flatten(0, 1)).view(len(p), *C.shape[:2])  # (N, classes, K)
     nearest = to_all[tiles, labels].argmin(dim=1)
     return (p - C[labels, nearest]).square().mean(dim=1)
 
@@ -84,7 +94,7 @@ def memory_regularisation(p: Tensor, bags: BagBatch, slots: Tensor, labels: Tens
     """Nearest-slot distance (moves the tiles) + 10 × orthogonality (moves the slots), each of the bag's own class.
 
     :param p: (N, S) tile projections of the bags.
-    :param slots: (2, K, S) as stored.
+    :param slots: (classes, K, S) as stored.
     :param labels: y (B).
     :returns: (B), the distance averaged over each bag's tiles.
     """

@@ -21,7 +21,7 @@ COSINE_TOLERANCE = 1e-6
 
 
 class ClassMemory(nn.Module):
-    """Slots C⁻ (index 0) and C⁺ (index 1), stored as one tensor ``slots`` (2, K, S).
+    """Slots C⁻ (index 0) and C⁺ (index 1), stored as one tensor ``slots`` (2, K, S); of C classes (C, K, S).
 
     They are used as unit vectors (:meth:`directions`), except by the memory regularisation. In mode ``gradient`` they
     are a parameter, in ``momentum`` and ``fixed`` a buffer that gets no gradient; the state-dict key is the same. Until
@@ -30,30 +30,39 @@ class ClassMemory(nn.Module):
 
     slots: Tensor
 
-    def __init__(self, slots: int, shared: int, mode: MemoryMode, momentum: float) -> None:
+    def __init__(self, slots: int, shared: int, mode: MemoryMode, momentum: float, classes: int = 2) -> None:
         """
         :param slots: K.
         :param shared: S.
         :param momentum: share of a slot that one step leaves in place; only used in mode ``momentum``.
+        :param classes: C.
         """
         super().__init__()
         self.mode = mode
         self.momentum = momentum
-        start = functional.normalize(torch.randn(2, slots, shared), dim=-1)
+        start = functional.normalize(torch.randn(classes, slots, shared), dim=-1)
         if mode == "gradient":
             self.slots = nn.Parameter(start)
         else:
             self.register_buffer("slots", start)
 
     def directions(self) -> Tensor:
-        """(2, K, S) slots as unit vectors; gradient flows to the slots in mode ``gradient``."""
+        """(C, K, S) slots as unit vectors; gradient flows to the slots in mode ``gradient``."""
         return functional.normalize(self.slots, dim=-1)
 
     def scores(self, p: Tensor) -> Tensor:
-        """score_i = max_k p_i·c⁺_k − max_k p_i·c⁻_k, the memory's gradient stopped; p (P, S) → (P)."""
-        cosines = p @ self.directions().detach().transpose(1, 2)  # (2, P, K)
-        best = cosines.amax(dim=2)
-        return best[POSITIVE] - best[NEGATIVE]
+        """score_i = max_k p_i·c⁺_k − max_k p_i·c⁻_k, the memory's gradient stopped; p (P, S) → (P).
+
+        Of C classes the first is the one that all others are held against, as negative is of two: the maximum over the
+        slots of the others, minus that over its own.
+        """
+        best = self.nearness(p)
+        return best[POSITIVE:].amax(dim=0) - best[NEGATIVE]
+
+    def nearness(self, p: Tensor) -> Tensor:
+        """max_k p_i·c_k over each class's slots, the memory's gradient stopped; p (P, S) → (C, P)."""
+        cosines = p @ self.directions().detach().transpose(1, 2)  # (C, P, K)
+        return cosines.amax(dim=2)
 
     @torch.no_grad()
     def assigned(self, points: Tensor, label: int) -> Tensor:

@@ -10,6 +10,13 @@ vectors of S numbers; C⁺ and C⁻ are the memory's K slots a class. All linear
 - Omics encoder and, for training, decoder: u = ‖W_omics encoder(g)‖, g reconstructed by the decoder.
 - Losses: :mod:`.losses`. Initial slots: cosine k-means over the p of training tiles (:mod:`.memory`).
 
+*More classes than two* (the paper has two). The memory has K slots for each of C classes. The first class is the one
+that the others are held against, as negative is of two: score_i = max over the slots of all other classes − max over
+those of the first. A slide's alignment is the mean over the other classes of the loss of two; the regularisation is
+that of the slide's own class, as with two; the head has C logits. With C = 2 each of these is the formula above. A
+tile's scores for the reader are, for each class, its nearness to that class's slots minus the mean nearness to those of
+the others.
+
 Histology and omics share no parameter but the memory's slots. Several bags of a step are one block-diagonal graph, and
 every term is the mean over the bags; with one bag it is the public code's arithmetic.
 """
@@ -167,7 +174,7 @@ def _omics_layers(inputs: int, hidden: int, outputs: int, dropout: float) -> nn.
 
 
 class MoMKD(SlideNetwork):
-    """The network of the paper; its memory has two classes, so its task is binary."""
+    """The network of the paper, for a task of two classes or more."""
 
     Config = MoMKDConfig
     omics: ClassVar[tuple[str, ...]] = ("omics_encoder.", "omics_decoder.", "omics_projection.")
@@ -179,14 +186,14 @@ class MoMKD(SlideNetwork):
         self.histology_encoder = HistologyEncoder(c.in_features, c.hidden, c.histology_dropout)
         self.patch_projection = nn.Linear(c.hidden, c.shared)
         self.pool_projection = nn.Linear(c.hidden, c.shared)
-        self.memory = ClassMemory(c.slots, c.shared, c.memory, c.memory_momentum)
+        self.memory = ClassMemory(c.slots, c.shared, c.memory, c.memory_momentum, len(task.classes))
         self.log_tau = nn.Parameter(torch.tensor(c.tau_start).log())
         self.head = slide_head(c.hidden, c.head_hidden, task.outputs, c.head_dropout)
         if c.n_genes:
             self.omics_encoder = _omics_layers(c.n_genes, c.omics_hidden, c.omics_embedding, c.omics_dropout)
             self.omics_decoder = _omics_layers(c.omics_embedding, c.omics_hidden, c.n_genes, c.omics_dropout)
             self.omics_projection = nn.Linear(c.omics_embedding, c.shared)
-        self._assigned = torch.zeros(2, c.slots, dtype=torch.int64)
+        self._assigned = torch.zeros(len(task.classes), c.slots, dtype=torch.int64)
 
     @property
     def tau(self) -> Tensor:
@@ -219,7 +226,14 @@ class MoMKD(SlideNetwork):
             a = bags.softmax(scores / self.tau)
             V = a @ h
         v = self._unit(self.pool_projection(V))
-        return MoMKDOutput(self.head(V).to(p.dtype), a.sum(dim=0), scores, bags, h, p, V, v)
+        shown = scores if len(self.task.classes) == 2 else self._scores_by_class(p)
+        return MoMKDOutput(self.head(V).to(p.dtype), a.sum(dim=0), shown, bags, h, p, V, v)
+
+    @torch.no_grad()
+    def _scores_by_class(self, p: Tensor) -> Tensor:
+        """Each class's nearness minus the mean of the others'; p (N, S) → (N, C)."""
+        near = self.memory.nearness(p)
+        return (near - (near.sum(dim=0) - near) / (len(near) - 1)).T
 
     def encode_omics(self, g: Tensor) -> OmicsOutput:
         """Encode patients' expression g (R, n_genes): u = ‖W_omics omics‖, and the decoder's reconstruction of g.
@@ -242,7 +256,8 @@ class MoMKD(SlideNetwork):
         terms = {"task": self.task.loss(output.logits, targets.values)}
         with in_float32(p):
             C = self.memory.directions()
-            terms["histology"] = alignment(output.slide_vector, C, targets.values, c).mean()
+            shares = self.task.class_shares(targets.values)
+            terms["histology"] = alignment(output.slide_vector, C, shares, c).mean()
             terms["memory"] = memory_regularisation(p, output.bags, self.memory.slots, targets.labels, c).mean()
         total = c.task_weight * terms["task"] + c.histology_weight * terms["histology"]
         total = total + c.memory_weight * terms["memory"]
@@ -251,8 +266,8 @@ class MoMKD(SlideNetwork):
             expression, measured = rna
             omics, size = self.encode_omics(expression), len(targets.labels)
             with in_float32(p):
-                labels = targets.labels[measured].to(p.dtype)
-                terms["omics"] = alignment(omics.vector, C, labels, c).sum() / size
+                own = functional.one_hot(targets.labels[measured], len(C)).to(p.dtype)
+                terms["omics"] = alignment(omics.vector, C, own, c).sum() / size
                 errors = (omics.reconstruction - expression).square().mean(dim=1)
                 terms["reconstruction"] = errors.sum() / size
             total = total + c.omics_weight * terms["omics"] + c.reconstruction_weight * terms["reconstruction"]
@@ -267,7 +282,7 @@ class MoMKD(SlideNetwork):
         labels, p = targets.labels[output.bags.slide_of_tile], output.projected.detach()
         counts = [
             (functional.one_hot(self.memory.assigned(p, label), self.config.slots) * (labels == label)[:, None]).sum(0)
-            for label in (0, 1)
+            for label in range(len(self.task.classes))
         ]
         self._assigned = self._assigned.to(p.device) + torch.stack(counts)
         if self.memory.mode != "momentum":
@@ -278,13 +293,13 @@ class MoMKD(SlideNetwork):
             was_training = self.training
             u, u_labels = self.eval().encode_omics(rna[0]).vector, targets.labels[rna[1]]
             self.train(was_training)
-        for label in (0, 1):
+        for label in range(len(self.task.classes)):
             self.memory.update(label, p[labels == label], u[u_labels == label])
 
     def epoch_figures(self) -> dict[str, float]:
         """τ, and the use of each class's slots by the epoch's training tiles: active slots and entropy, in nats."""
         figures = {"tau": float(self.tau.detach())}
-        for label, name in enumerate(("negative", "positive")):
+        for label, name in enumerate(self.task.classes):
             usage = slot_usage(self._assigned[label])
             figures |= {f"active_slots_{name}": float(usage.active), f"slot_entropy_{name}": usage.entropy}
         self._assigned = torch.zeros_like(self._assigned)
@@ -292,16 +307,17 @@ class MoMKD(SlideNetwork):
 
     @torch.no_grad()
     def init_memory(self, patients: Sequence[Patient], generator: torch.Generator) -> None:
-        """Set both classes' slots by cosine k-means over the training slides' p, in evaluation mode.
+        """Set each class's slots by cosine k-means over the training slides' p, in evaluation mode.
 
         Each slide of a class gives the same number of tiles at most, chosen at random: about :data:`KMEANS_TILES` in
         all, and a large slide counts no more than others.
 
         :raises CohortError: a class without slides.
         """
-        slides = [(bag, patient.label) for patient in patients for bag in patient.bags]
-        quota = [math.ceil(KMEANS_TILES / max(1, sum(y == label for _, y in slides))) for label in (0, 1)]
-        points: tuple[list[Tensor], list[Tensor]] = ([], [])
+        slides = [(bag, patient.place) for patient in patients for bag in patient.bags]
+        classes = range(len(self.task.classes))
+        quota = [math.ceil(KMEANS_TILES / max(1, sum(y == label for _, y in slides))) for label in classes]
+        points: list[list[Tensor]] = [[] for _ in classes]
         was_training = self.training
         self.eval()
         for bag, y in slides:
@@ -313,7 +329,7 @@ class MoMKD(SlideNetwork):
             if not projections:
                 raise CohortError(
                     f"no training slide of class {label} to start the memory from",
-                    hint="both classes need slides in every training fold: check the labels and the folds",
+                    hint="all classes need slides in every training fold: check the labels and the folds",
                 )
             self.memory.init(label, torch.cat(projections), generator)
 
@@ -322,8 +338,8 @@ class MoMKD(SlideNetwork):
         """The use of each class's slots by the tiles of its patients: active slots, entropy (nats) and the shares."""
         self.eval()
         classes = {}
-        for label, name in ((0, "negative"), (1, "positive")):
-            bags = [bag for patient in patients if patient.label == label for bag in patient.bags]
+        for label, name in enumerate(self.task.classes):
+            bags = [bag for patient in patients if patient.place == label for bag in patient.bags]
             tiles = (self.project(self.encode_histology(BagBatch.of([bag], self.device))) for bag in bags)
             counts = torch.zeros(self.config.slots, dtype=torch.int64)
             for p in tiles:

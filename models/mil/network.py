@@ -50,7 +50,7 @@ class NetworkOutput:
     attention: Tensor
     """(N), sums to 1 over each slide's tiles."""
     scores: Tensor
-    """(N), the evidence of each tile; of a binary task above zero if it is for positive."""
+    """(N), or (N, C) of several classes, the evidence of each tile; above zero if it is for positive, or the class."""
 
 
 @dataclass(frozen=True)
@@ -58,10 +58,10 @@ class Targets:
     """The targets of the loss for B bags, several of which may belong to one patient."""
 
     labels: Tensor
-    """y (B) int64."""
+    """y (B) int64, the places of the classes; 0 in a task without classes."""
     values: Tensor
-    """(B) float32, the target values of the logits; of a binary task the probability of positive: y itself, or a soft
-    target."""
+    """(B, …) float32, the target values of the logits; of a binary task the probability of positive: y itself, or a
+    soft target."""
     expression: Tensor | None = None
     """g (R, n_genes): a row for each bag whose patient has expression; None if no patient has."""
     measured: Tensor | None = None
@@ -71,7 +71,7 @@ class Targets:
     def of(cls, patients: Sequence[Patient], device: torch.device | str = "cpu") -> Targets:
         """Labels, soft targets and expression of patients, one for each bag of the step."""
         values = torch.tensor([patient.value for patient in patients])
-        labels = torch.tensor([patient.label for patient in patients])
+        labels = torch.tensor([patient.place for patient in patients])
         measured = [place for place, patient in enumerate(patients) if patient.expression is not None]
         if not measured:
             return cls(labels.to(device), values.to(device))

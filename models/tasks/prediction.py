@@ -6,7 +6,7 @@ The threshold is the mean of the folds' thresholds, the spread the standard devi
 Training draws both classes equally often, so scores and thresholds of a fold are at even prevalence. A probability is
 shown at a stated prevalence: its log-odds are added to the score, and the threshold moves along (Prentice and Pyke,
 Biometrika 66:403, 1979; Saerens, Latinne and Decaestecker, Neural Computation 14:21, 2002). All patients move by the
-same amount, so their order and their calls stay the same.
+same amount, so their order and their calls stay the same. A task without two classes has no prevalence.
 """
 
 from __future__ import annotations
@@ -16,12 +16,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Self
 
-import numpy as np
-
+from ...data.cohort.outcomes import Label
 from ...data.errors import UsageError
 
 if TYPE_CHECKING:
     from .task import Task  # loads torch, which pages do not need
+
+Score = float | tuple[float, ...]
+"""What a network says of a slide: one number, or one a class."""
 
 EVEN: Final = 0.5
 """The prevalence that scores and the folds' thresholds are at: training draws both classes equally often."""
@@ -46,27 +48,38 @@ def threshold_at(threshold: float, prevalence: float) -> float:
 
 
 @dataclass(frozen=True, kw_only=True)
-class PatientPrediction:
-    """A patient's prediction by the folds that were not trained on them."""
+class Answer:
+    """What a model says of a patient, by all its folds that may."""
 
-    patient_id: str
-    label: int | None = None
-    """1 for positive, 0 for negative; None if unknown."""
     probability: float
-    """Of positive, at :attr:`prevalence`."""
+    """Of positive, at :attr:`prevalence`; of one of several classes that of the called class; in tasks without a
+    probability the prediction itself, in the unit of the label, or the risk."""
     logit: float
     """The patient's score; of a binary task the log-odds of positive at even prevalence."""
     spread: float | None = None
     """Standard deviation of the folds' probabilities; None with one fold."""
     threshold: float
-    """Probability from which the patient is called positive, at :attr:`prevalence`."""
+    """Probability from which the patient is called positive, at :attr:`prevalence`; of survival the risk from which
+    they are called high; 0 in tasks without a threshold."""
     call: int
-    """The predicted label: 1 if the patient is called positive, else 0."""
+    """The predicted class: 1 if the patient is called positive, else 0; 0 in tasks without a call."""
+    shares: tuple[float, ...] = ()
+    """The probability of each class; empty for the other tasks."""
+    prevalence: float = EVEN
+    """Of a binary task; the others do not use it."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PatientPrediction(Answer):
+    """A patient's prediction by the folds that were not trained on them."""
+
+    patient_id: str
+    label: Label | None = None
+    """Of a binary task 1 for positive, 0 for negative; None if unknown."""
     slides: int
     folds: tuple[int, ...]
     why: str = ""
     """Why these folds were used and not others."""
-    prevalence: float = EVEN
 
     @property
     def fold(self) -> int:
@@ -78,35 +91,22 @@ class PatientPrediction:
     def of(
         cls,
         patient_id: str,
-        slides: Sequence[Mapping[int, float]],
+        slides: Sequence[Mapping[int, Score]],
         thresholds: Mapping[int, float],
         task: Task,
         *,
         prevalence: float,
-        label: int | None = None,
+        label: Label | None = None,
         why: str = "",
     ) -> Self:
         """Combine the scores of each slide by each fold into the prediction of a patient.
 
         :param slides: for each slide, fold → score; all slides were read by the same folds.
         :param thresholds: fold → its threshold, at even prevalence as the scores are.
-        :param prevalence: the share of positive patients in the population that the probability is for.
+        :param prevalence: the share of positive patients in the population that the probability is for; for a task
+            with a prevalence.
         """
         folds = tuple(sorted(slides[0]))
         by_fold = [task.join([scores[fold] for scores in slides]) for fold in folds]
-        logit, threshold = float(np.mean(by_fold)), float(np.mean([thresholds[fold] for fold in folds]))
-        prior = log_odds(prevalence)
-        by_itself = [task.probability(score + prior) for score in by_fold]
-        return cls(
-            patient_id=patient_id,
-            label=label,
-            probability=task.probability(logit + prior),
-            logit=logit,
-            spread=float(np.std(by_itself, ddof=1)) if len(folds) > 1 else None,
-            threshold=threshold_at(threshold, prevalence),
-            call=task.call(task.probability(logit), threshold),  # at even prevalence: the same wherever it is shown
-            slides=len(slides),
-            folds=folds,
-            why=why,
-            prevalence=prevalence,
-        )
+        answer = task.answer(by_fold, [thresholds[fold] for fold in folds], prevalence=prevalence)
+        return cls(patient_id=patient_id, label=label, slides=len(slides), folds=folds, why=why, **vars(answer))

@@ -2,9 +2,10 @@
 
 A task defines, for networks, the width of their head and the loss; for training, the targets, the groups to sample from
 and the score for early stopping; for evaluation, how slides combine into a patient, the decision and the figures.
-Binary (:mod:`.binary`) is the only task so far; another one is a file beside it and a row in :data:`TASKS`.
+A task is a file beside this one and a row in :data:`TASKS`.
 
-A patient's *score* is one number that grows with the answer, such as log-odds; the *probability* is shown to people.
+A patient's *score* is a number that grows with the answer, such as log-odds, or one number a class; what is shown to
+people, such as a probability, is made of it.
 """
 
 from __future__ import annotations
@@ -13,11 +14,17 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib import import_module
-from typing import ClassVar, Final
+from typing import Any, ClassVar, Final, Self
 
 from torch import Tensor
+from torch.nn import functional
 
+from ...data.cohort.outcomes import Label
+from ...data.cohort.splits import Strata
+from ...data.errors import BundleError
 from ..evaluation.metrics import Metrics
+from ..evaluation.task_metrics import Figures, TaskMetrics
+from .prediction import EVEN, Answer, PatientPrediction, Score
 
 
 @dataclass(frozen=True)
@@ -39,30 +46,61 @@ class Validation:
 
 
 class Task(ABC):
-    """The kind of question a model answers; it holds no state."""
+    """The kind of question a model answers."""
 
     name: ClassVar[str]
-    outputs: ClassVar[int]
+    outputs: int
     """Width of a network's head."""
-    page_parts: ClassVar[tuple[str, ...]]
+    classes: tuple[str, ...] = ()
+    """Names of the classes, in the order of their labels; empty if labels are not classes."""
+    measure: ClassVar[str] = "AUC"
+    """Name of the figure by which methods are compared."""
+    answer_columns: ClassVar[Mapping[str, str]]
+    """Columns of tables → the field of the :class:`Answer` that each shows."""
+    page_parts: ClassVar[tuple[str, ...]] = ()
     """Charts of the performance section that apply to it, in the order of the page."""
 
     has_prevalence: ClassVar[bool] = False
     """Whether its probabilities are at a prevalence, as those of two classes are that training draws evenly."""
 
-    @abstractmethod
-    def strata(self, labels: Mapping[str, int]) -> dict[str, int]:
-        """Map each patient to a stratum; splits keep the share of every stratum equal in all folds."""
+    @property
+    def share_names(self) -> tuple[str, ...]:
+        """Names of a prediction's shares, for columns of tables."""
+        return tuple(f"probability of {name}" for name in self.classes)
+
+    @property
+    def score_names(self) -> tuple[str, ...]:
+        """What each score of a tile is of, in a task that gives it several."""
+        return ()
+
+    def fitted(self, labels: Sequence[Label]) -> Self:
+        """Return the task with what it learns from the labels of a fold's training patients, such as their scale.
+
+        :raises CohortError: these patients cannot train for the task.
+        """
+        return self
+
+    def state(self) -> dict[str, Any]:
+        """Return what :meth:`fitted` has learned, as JSON values for the bundle."""
+        return {}
 
     @abstractmethod
-    def sampling_groups(self, labels: Sequence[int]) -> list[list[int]]:
+    def strata(self, labels: Mapping[str, Label]) -> dict[str, int]:
+        """Map each patient to a stratum; splits keep the share of every stratum equal in all folds."""
+
+    def strata_of_split(self, labels: Mapping[str, Label]) -> Strata:
+        """The strata with their names, for messages."""
+        return Strata(self.strata(labels), self.classes)
+
+    @abstractmethod
+    def sampling_groups(self, labels: Sequence[Label]) -> list[list[int]]:
         """Group the positions of the training patients; training draws from each group equally often.
 
         :raises CohortError: these patients cannot train for the task.
         """
 
     @abstractmethod
-    def value(self, patient_id: str, label: int, soft_target: float | None) -> float:
+    def value(self, patient_id: str, label: Label, soft_target: float | None) -> float | tuple[float, ...]:
         """Return the target value of a patient's logits: the soft target if there is one, else the label.
 
         :param patient_id: for messages.
@@ -70,61 +108,95 @@ class Task(ABC):
         """
 
     @abstractmethod
+    def losses(self, logits: Tensor, values: Tensor) -> Tensor:
+        """Compute the loss of each of B logits (B, outputs) against their target values (B, …): (B)."""
+
     def loss(self, logits: Tensor, values: Tensor) -> Tensor:
-        """Compute the loss of logits (B, outputs) against target values (B): a scalar, the mean over the bags."""
+        """Compute the mean of the losses over the bags, a scalar."""
+        return self.losses(logits, values).mean()
+
+    def class_shares(self, values: Tensor) -> Tensor:
+        """Return how much each class is the target, (B, …) target values → (B, C); for a task with classes.
+
+        Of classes that is 1 for the patient's own, 0 for the others; with a soft target t, 1 − t and t.
+        """
+        return functional.one_hot(values.long(), len(self.classes)).to(values.dtype)
 
     @abstractmethod
     def score(self, logits: Tensor) -> Tensor:
-        """Compute the scores of slides, or of single tiles, from logits; (…, outputs) → (…)."""
-
-    @abstractmethod
-    def join(self, scores: Sequence[float]) -> float:
-        """Combine the scores of a patient's slides into the patient's score."""
+        """Compute the scores of slides, or of single tiles, from logits; (…, outputs) → (…), or (…, C) of C classes."""
 
     @abstractmethod
     def validate(
-        self, labels: Sequence[int], scores: Sequence[float], soft_targets: Sequence[float | None]
+        self, labels: Sequence[Label], scores: Sequence[Score], soft_targets: Sequence[float | None]
     ) -> Validation:
         """Measure how well patients' scores agree with their labels and soft targets."""
 
     @abstractmethod
-    def probability(self, score: float) -> float:
-        """Convert a score to a probability."""
+    def threshold(self, labels: Sequence[Label], scores: Sequence[Score]) -> tuple[float, str]:
+        """Choose the threshold of the call on validation patients; also say how it was chosen."""
 
     @abstractmethod
-    def threshold(self, labels: Sequence[int], scores: Sequence[float]) -> tuple[float, str]:
-        """Choose the threshold for :meth:`call` on validation patients; also say how it was chosen."""
+    def join(self, scores: Sequence[Score]) -> Score:
+        """Combine the scores of a patient's slides into the patient's score."""
 
-    def prevalence(self, labels: Sequence[int]) -> float | None:
+    def prevalence(self, labels: Sequence[Label]) -> float | None:
         """Compute the share of positives of the training patients; None for a task without two classes."""
         return None
 
     @abstractmethod
-    def call(self, probability: float, threshold: float) -> int:
-        """Decide the predicted label of a patient."""
+    def answer(self, by_fold: Sequence[Score], thresholds: Sequence[float], *, prevalence: float = EVEN) -> Answer:
+        """Combine the folds' scores of a patient into what is shown to people.
+
+        :param thresholds: each fold's own, at even prevalence as the scores are.
+        :param prevalence: the one to show probabilities at; for a task with a prevalence.
+        """
+
+    def figures_of(self, rows: Sequence[PatientPrediction]) -> Figures:
+        """Make the function that computes the figures of these patients in bootstrap rounds, for a comparison.
+
+        The binary task has none: its methods are compared by DeLong's test.
+        """
+        raise NotImplementedError
+
+    def bootstrap_strata(self, rows: Sequence[PatientPrediction]) -> list[int]:
+        """The stratum of each patient, within which the bootstrap draws."""
+        return [row.label if isinstance(row.label, int) else 0 for row in rows]
 
     @abstractmethod
-    def metrics(
-        self,
-        labels: Sequence[int],
-        probabilities: Sequence[float],
-        calls: Sequence[int],
-        *,
-        rounds: int,
-        seed: int,
-    ) -> Metrics:
-        """Compute the performance figures over patients.
+    def figures(self, rows: Sequence[PatientPrediction], *, rounds: int, seed: int) -> Metrics | TaskMetrics:
+        """Compute the performance figures over patients, whose labels are all known.
 
         :param rounds: number of bootstrap rounds; 0 for no intervals.
         """
 
 
-TASKS: Final = {"binary": "binary:BinaryTask"}
+TASKS: Final = {
+    "binary": "binary:BinaryTask",
+    "multiclass": "multiclass:MulticlassTask",
+    "ordinal": "ordinal:OrdinalTask",
+    "regression": "regression:RegressionTask",
+    "survival": "survival:SurvivalTask",
+}
 """Name → module beside this one and the task's class in it."""
 
 
-def find_task(name: str) -> Task:
-    """Find a task by its name."""
+def find_task(
+    name: str, classes: Sequence[str] = (), state: Mapping[str, Any] | None = None, *, robust: bool = False
+) -> Task:
+    """Find a task by its name.
+
+    :param classes: names of the classes, for a task that has some.
+    :param state: what the task has learned from its training patients (:meth:`Task.state`).
+    :param robust: whether the loss of a number bears outliers.
+    :raises BundleError: the state is not that of such a task.
+    """
     module, _, kind = TASKS[name].partition(":")
-    task: Task = getattr(import_module(f"{__package__}.{module}"), kind)()
+    given: dict[str, Any] = {"classes": tuple(classes)} if classes and name != "binary" else {}
+    given |= {"robust": True} if robust else {}
+    try:
+        task: Task = getattr(import_module(f"{__package__}.{module}"), kind)(**given, **(state or {}))
+    except (TypeError, ValueError) as error:
+        what = f"what its task {name} has learned is damaged: {error}"
+        raise BundleError(what, hint="copy the bundle again, or train again") from error
     return task

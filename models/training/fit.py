@@ -22,6 +22,7 @@ from ...data.errors import CohortError
 from ..mil.bag_tensors import BagBatch, BagTensors, Patient
 from ..mil.mixed_precision import Precision, arithmetic
 from ..mil.network import SlideNetwork, Targets
+from ..tasks.prediction import Score
 from ..tasks.task import Task, Validation
 from .resumed_fit import Parts, Plateau, keep_state, resume_from, same_form
 
@@ -247,21 +248,21 @@ def _seed(seed: int, epoch: int, purpose: int) -> int:
 
 def patient_scores(
     network: SlideNetwork, patients: Sequence[Patient], *, together: int = 1, precision: Precision = "fp32"
-) -> dict[str, float]:
+) -> dict[str, Score]:
     """Compute each patient's score, combined from their slides by the task; patients without slides are left out.
 
     :param together: slides per batch.
     """
     network.eval()
     slides = [(patient.patient_id, bag) for patient in patients for bag in patient.bags]
-    scores: dict[str, list[float]] = {}
+    scores: dict[str, list[Score]] = {}
     for begin in range(0, len(slides), together):
         part = slides[begin : begin + together]
         batch = BagBatch.of([bag for _, bag in part], network.device)
         with torch.inference_mode(), arithmetic(network.device, precision):
             computed = network.task.score(network(batch).logits.double())
         for (patient, _), score in zip(part, computed.tolist(), strict=True):
-            scores.setdefault(patient, []).append(score)
+            scores.setdefault(patient, []).append(tuple(score) if isinstance(score, list) else score)
     return {patient: network.task.join(own) for patient, own in scores.items()}
 
 
@@ -278,7 +279,7 @@ def validate(
     judged = [patient for patient in patients if patient.patient_id in scores]
     if not judged:
         raise CohortError("the fold has no validation patient with slides", hint="use fewer folds, or more patients")
-    if not all(map(math.isfinite, scores.values())):
+    if not all(math.isfinite(part) for own in scores.values() for part in (own if isinstance(own, tuple) else (own,))):
         raise CohortError("the network's output for validation patients is not a finite number", hint=_DIVERGED_HINT)
     return network.task.validate(
         [patient.label for patient in judged],

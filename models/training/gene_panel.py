@@ -68,14 +68,20 @@ class GenePanel:
         """Numbers of genes offered, filtered for missing values, filtered as constant, and chosen (with several blocks
         also per block); of patients without measurements in a block; for a list, of its genes that are unavailable."""
 
-    def fit(self, matrix: npt.NDArray[np.float32], genes: Sequence[str], labels: npt.ArrayLike) -> Self:
+    def fit(
+        self,
+        matrix: npt.NDArray[np.float32],
+        genes: Sequence[str],
+        labels: npt.ArrayLike,
+        number_of_classes: int = 2,
+    ) -> Self:
         """Choose genes and learn their mean and scale from training patients.
 
         The order of genes makes no difference; genes with equal scores are ordered by name.
 
         :param matrix: (n, g), NaN where missing.
         :param genes: g names, each once.
-        :param labels: (n,) 0 or 1; ``anova`` and ``xgboost`` need both classes.
+        :param labels: (n,) places of the classes, such as 0 and 1; ``anova`` and ``xgboost`` need two of them.
         :raises ExpressionError: shapes or names do not fit, or no gene of a block is left.
         :raises UsageError: the package xgboost is needed and not installed.
         """
@@ -83,8 +89,9 @@ class GenePanel:
         classes = np.asarray(labels)
         if classes.shape != (len(matrix),):
             raise ExpressionError(f"{len(matrix)} patients of expression cannot have labels of shape {classes.shape}")
-        if not np.isin(classes, (0, 1)).all():
-            raise ExpressionError("genes are chosen between two classes, 0 and 1")
+        if not np.isin(classes, range(number_of_classes)).all():
+            between = "two classes, 0 and 1" if number_of_classes == 2 else f"classes 0 to {number_of_classes - 1}"
+            raise ExpressionError(f"genes are chosen between {between}")
         counts: Counter[str] = Counter()
         chosen: list[tuple[npt.NDArray[np.intp], npt.NDArray[np.float64], npt.NDArray[np.float64]]] = []
         blocks = _columns_of_blocks(genes)
@@ -252,12 +259,18 @@ def _explained(
 ) -> npt.NDArray[np.float64]:
     """Compute the fraction of each gene's variance that lies between the classes, R² (g).
 
-    It orders genes as the F statistic of a one-way analysis of variance does, F = (n − 2) R² / (1 − R²), and stays
-    finite if a gene separates the classes perfectly.
+    It orders genes as the F statistic of a one-way analysis of variance does, F = (n − C) R² / ((C − 1) (1 − R²)) of C
+    classes, and stays finite if a gene separates the classes perfectly.
 
     :param centred: (n, g), the mean of each column 0.
     :param total: (g) sum of squares of each column.
     """
+    if classes.max(initial=0) > 1:
+        sums = np.zeros(centred.shape[1])
+        for place in np.unique(classes):
+            own = classes == place
+            sums += np.square(centred[own].sum(axis=0)) / int(own.sum())
+        return np.asarray(sums / np.where(total > 0, total, 1.0))
     # Summed column by column, not by a matrix product: equal columns must give equal numbers at any position.
     of_ones = centred[classes == 1].sum(axis=0)
     ones = int((classes == 1).sum())

@@ -15,6 +15,7 @@ from sklearn.linear_model import LogisticRegression
 
 from ..mil.bag_tensors import Patient
 from ..mil.mean_pooling import MeanPooling
+from .convex import fit_convex
 from .fit import Epoch, Fit, FitSettings, sampling_groups, validate
 
 PENALTIES: tuple[float, ...] = (1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0)
@@ -50,6 +51,8 @@ def fit_mean(
         as :func:`~.fit.fit` chooses an epoch, of equals the strongest penalty.
     :raises CohortError: no training patient of one class, or no validation patient.
     """
+    if network.task.name not in ("binary", "multiclass") or network.task.outputs != 2:
+        return fit_convex(network, train, validation, settings, PENALTIES, tell)
     means, targets, weights = _slides(sampling_groups(network.task, train))
     centre, scale = _standard(means, weights)
     x = (means - centre) / scale

@@ -6,7 +6,7 @@ A row holds the import path of its network, so that settings and ``--help`` can 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib import import_module
 from os import PathLike
 from typing import TYPE_CHECKING, Any, Final
@@ -43,6 +43,10 @@ class Method:
     """Whether its training uses patients' expression directly, beside soft targets."""
     uses_graph: bool = False
     """Whether it uses the graph of a slide's tiles."""
+    otherwise: str = ""
+    """Its description for tasks other than the binary one, if it differs."""
+    not_for: Mapping[str, str] = field(default_factory=dict)
+    """Task → why the method cannot carry it."""
 
     @property
     def network(self) -> type[SlideNetwork]:
@@ -62,6 +66,17 @@ def _load(place: str) -> Any:
     return getattr(import_module(f"{__package__.rpartition('.')[0]}.{module}"), name)
 
 
+def _not_for_values(why: str) -> dict[str, str]:
+    """The same reason for both tasks whose labels are no classes."""
+    return {"regression": why, "survival": why}
+
+
+_CLASSES: Final = "its memory has slots for classes, and these labels have none"
+_ENDS: Final = "its clustering has a classifier for each class, and these labels have none"
+_CUMULATIVE: Final = "its attentions are of single classes, and the logits are of all classes above one"
+_PANEL: Final = "its RNA side chooses genes between classes"
+_ONE_EVIDENCE: Final = "its slots weigh evidence for positive against evidence for negative, in one number"
+
 METHODS: Final[dict[str, Method]] = {
     "momkd": Method(
         "MoMKD",
@@ -69,6 +84,7 @@ METHODS: Final[dict[str, Method]] = {
         "mil.momkd:MoMKD",
         uses_rna=True,
         uses_graph=True,
+        not_for=_not_for_values(_CLASSES),
     ),
     "evidence": Method(
         "Evidence memory",
@@ -76,6 +92,7 @@ METHODS: Final[dict[str, Method]] = {
         "mil.evidence_memory:EvidenceMemory",
         uses_rna=True,
         uses_graph=True,
+        not_for=dict.fromkeys(("multiclass", "ordinal", "regression", "survival"), _ONE_EVIDENCE),
     ),
     "matching": Method(
         "Feature matching",
@@ -83,9 +100,18 @@ METHODS: Final[dict[str, Method]] = {
         "mil.feature_matching:FeatureMatching",
         uses_rna=True,
         uses_graph=True,
+        not_for=_not_for_values(_PANEL),
     ),
     "abmil": Method("ABMIL", "gated attention, Ilse et al. 2018", "mil.abmil:ABMIL"),
-    "clam-sb": Method("CLAM-SB", "attention with instance clustering, Lu et al. 2021", "mil.clam:CLAM"),
+    "clam-sb": Method(
+        "CLAM-SB", "attention with instance clustering, Lu et al. 2021", "mil.clam:CLAM", not_for=_not_for_values(_ENDS)
+    ),
+    "clam-mb": Method(
+        "CLAM-MB",
+        "attention and clustering of each class, Lu et al. 2021",
+        "mil.clam:CLAMMB",
+        not_for={"ordinal": _CUMULATIVE, **_not_for_values(_ENDS)},
+    ),
     "transmil": Method(
         "TransMIL",
         "transformer over tiles, Shao et al. 2021, without its convolution over values",
@@ -96,6 +122,7 @@ METHODS: Final[dict[str, Method]] = {
         "logistic regression on the mean tile",
         "mil.mean_pooling:MeanPooling",
         "training.logistic:fit_mean",
+        otherwise="the task's linear model on the mean tile",
     ),
 }
 
@@ -108,6 +135,17 @@ def find_method(name: str) -> Method:
     if name not in METHODS:
         raise UsageError(f"no method is called {name!r}", hint=f"there are {', '.join(METHODS)}")
     return METHODS[name]
+
+
+def refuse_task(name: str, task: str) -> None:
+    """Refuse a method that cannot carry a task.
+
+    :raises UsageError: it cannot; the message has the reason, and the hint the methods that can.
+    """
+    why = find_method(name).not_for.get(task)
+    if why is not None:
+        able = [other for other, method in METHODS.items() if task not in method.not_for]
+        raise UsageError(f"{name} cannot answer a {task} question: {why}", hint=f"--method {', '.join(able)} can")
 
 
 def network_for_inference(

@@ -13,7 +13,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from .page import auc_scale, difference_scale
+from .page import auc_scale, chance_of, difference_scale
 from .results import ComparedMethod, Comparison
 
 _INK, _FAINT, _LINE, _BAND = "#1d2126", "#626a73", "#e2e3df", "#f1f1ed"
@@ -65,10 +65,10 @@ def forest_plot(comparison: Comparison) -> Figure:
         axes.spines["bottom"].set(visible=True, color=_FAINT)
         axes.grid(axis="x", color=_LINE, linewidth=0.8)
         axes.set_axisbelow(True)
-    left.axvline(0.5, color=_FAINT, linewidth=0.8, zorder=1)
-    _rule(left, comparison.of_reference.metrics.auc.value)
+    left.axvline(chance_of(comparison), color=_FAINT, linewidth=0.8, zorder=1)
+    _rule(left, comparison.of_reference.main.value)
     _rule(right, 0)
-    _label(left, "AUC, 95 % interval")
+    _label(left, f"{comparison.measure}, 95 % interval")
     _label(right, f"Difference from {comparison.reference_in_short}, 95 % interval")
 
     for row, middle, top in zip(rows, places, tops, strict=False):
@@ -77,7 +77,7 @@ def forest_plot(comparison: Comparison) -> Figure:
                 axes.axhspan(top - row.height, top, color=_BAND, linewidth=0, zorder=0)
         for method in row.methods:
             away = 0 if len(row.methods) == 1 else -_APART if method.soft_targets else _APART
-            auc, against = method.metrics.auc, method.against_reference
+            auc, against = method.main, method.against_reference
             _interval(left, method, middle + away, auc.low, auc.value, auc.high)
             if against is not None:
                 _interval(right, method, middle + away, against.low, against.difference, against.high)

@@ -13,7 +13,7 @@ from statistics import fmean
 
 from ...data.cohort.splits import Splits
 from ...data.manifest import Manifest
-from ...models.tasks.binary import BINARY
+from ...models.tasks.binary import BINARY, class_of
 from ...models.tasks.prediction import PatientPrediction
 from ...models.training.rna_teacher import RnaTeacher, measured
 from ..registry import VERSIONS
@@ -72,7 +72,7 @@ class OmicsCeilingStage(Stage[TrainSettings]):
         train, validation, test = (measured(table, splits.patients(fold, r)) for r in ("train", "validation", "test"))
         selection = molecular.selection(settings)
         teacher = RnaTeacher(settings.genes, selection, molecular.gene_list, seed=settings.seed + fold)
-        teacher.fit(table.rows(train), table.genes, [splits.labels[p] for p in train])
+        teacher.fit(table.rows(train), table.genes, [class_of(splits.labels[p]) for p in train])
 
         def logits(patients: Sequence[str]) -> list[float]:
             return teacher.predict(table.rows(patients), table.genes).tolist() if patients else []

@@ -17,6 +17,7 @@ from markupsafe import Markup
 from ...data.wording import in_words
 from ...models.evaluation.metrics import Estimate
 from ...models.evaluation.paired_tests import PairedDifference
+from ...models.evaluation.task_metrics import BootstrapDifference, TaskMetrics
 from ..pages.charts import Scale, roc_against
 from ..pages.numbers import TEMPLATES, figure, p_value, signed
 from ..pages.report_page import FEW_PATIENTS, NO_WIDTH, cautions, has_no_width
@@ -65,11 +66,11 @@ def comparison_table(comparison: Comparison) -> list[dict[str, str | int | float
             "soft_targets": int(method.soft_targets),
             "reference": int(method.name == comparison.reference),
             "patients": method.metrics.n_patients,
-            "positive": method.metrics.n_positive,
+            "positive": method.binary.n_positive,
             "prevalence": comparison.prevalence,
         }
         for name in FIGURES:
-            estimate: Estimate = getattr(method.metrics, name)
+            estimate: Estimate = getattr(method.binary, name)
             row |= {name: estimate.value, f"{name}_low": estimate.low, f"{name}_high": estimate.high}
         row |= dict(zip(("auc_fold_mean", "auc_fold_sd"), method.of_folds, strict=True))
         row |= {f"auc_fold_{i}": dict(enumerate(method.fold_aucs)).get(i) for i in range(folds)}
@@ -91,23 +92,24 @@ def comparison_table(comparison: Comparison) -> list[dict[str, str | int | float
 def verdict(comparison: Comparison) -> tuple[str, ...]:
     """Which method leads, by how much, and whether that may be chance, as sentences; the first is the main result."""
     reference = comparison.of_reference
-    if reference.metrics.auc.value is None:
-        return ("No comparison is possible: the AUC of the reference is undefined.",)
+    if reference.main.value is None:
+        return (f"No comparison is possible: the {comparison.measure} of the reference is undefined.",)
     if not comparison.others:
         return ("There is no other method to compare with.",)
     sentences = []
-    known = [(m.metrics.auc.value, m) for m in comparison.methods if m.reads_slides and m.metrics.auc.value is not None]
+    known = [(m.main.value, m) for m in comparison.methods if m.reads_slides and m.main.value is not None]
     best, leader = max(known, key=lambda pair: pair[0])
     leaders = [method for auc, method in known if auc == best]
     if len(leaders) > 1:
-        sentences.append(f"{_named(leaders)} share the highest AUC, {figure(best)}.")
+        sentences.append(f"{_named(leaders)} share the highest {comparison.measure}, {figure(best)}.")
     elif leader is not reference:
         sentences.append(
-            f"{leader.label} has the highest AUC, {figure(best)}. {_compared_with_reference(comparison, leader)}"
+            f"{leader.label} has the highest {comparison.measure}, {figure(best)}. "
+            f"{_compared_with_reference(comparison, leader)}"
         )
     elif runners_up := [pair for pair in known if pair[1] is not leader]:
         second = max(runners_up, key=lambda pair: pair[0])[1]
-        lead = f"{leader.label} has the highest AUC, {figure(best)}, before {second.label}."
+        lead = f"{leader.label} has the highest {comparison.measure}, {figure(best)}, before {second.label}."
         sentences.append(f"{lead} {_compared_with_reference(comparison, second)}")
     if others := [method for method in comparison.others if method.reads_slides]:
         better, worse = ([m for m in comparison.told_apart(side) if m.reads_slides] for side in (1, -1))
@@ -121,8 +123,8 @@ def verdict(comparison: Comparison) -> tuple[str, ...]:
         elif rest:
             sentences.append(f"{rest} of the {len(others)} others cannot be distinguished from {reference.label}.")
     for method in comparison.others:
-        if not method.reads_slides and method.metrics.auc.value is not None:
-            sentences.append(f"{method.label}, which uses no slides, reaches {figure(method.metrics.auc.value)}.")
+        if not method.reads_slides and method.main.value is not None:
+            sentences.append(f"{method.label}, which uses no slides, reaches {figure(method.main.value)}.")
             sentences.append(_compared_with_reference(comparison, method))
     return tuple(sentences)
 
@@ -144,17 +146,17 @@ def _compared_with_reference(comparison: Comparison, method: ComparedMethod) -> 
 def comparison_cautions(comparison: Comparison) -> tuple[str, ...]:
     """Reasons not to rely on these differences more than the patients allow, the most serious first."""
     reference, others = comparison.of_reference, comparison.others
-    metrics = reference.metrics
+    metrics = reference.binary
     if metrics.auc.value is None:
         return cautions(metrics)
     sentences = []
-    if chance := [m for m in comparison.methods if _includes_a_half(m.metrics.auc)]:
+    if chance := [m for m in comparison.methods if _includes_a_half(m.main)]:
         one = len(chance) == 1
         sentences.append(
             f"The AUC {'interval' if one else 'intervals'} of {_named(chance)} {'includes' if one else 'include'} 0.5: "
             f"these patients do not show that {'it is' if one else 'they are'} better than chance."
         )
-    if perfect := [m for m in comparison.methods if has_no_width(m.metrics.auc)]:
+    if perfect := [m for m in comparison.methods if has_no_width(m.main)]:
         sentences.append(f"{_named(perfect)} ranked all positive patients on one side of all negative ones: {NO_WIDTH}")
     fewest = min(metrics.n_positive, metrics.n_negative)
     if fewest < FEW_PATIENTS:
@@ -186,9 +188,15 @@ def comparison_cautions(comparison: Comparison) -> tuple[str, ...]:
 
 
 def auc_scale(comparison: Comparison) -> Scale:
-    """An axis that includes all AUCs with their intervals, and 0.5."""
-    aucs = [method.metrics.auc for method in comparison.methods]
-    return Scale.around((limit for auc in aucs for limit in (auc.low, auc.value, auc.high)), 0.5)
+    """An axis that includes all AUCs (or figures of another task) with their intervals, and chance."""
+    aucs = [method.main for method in comparison.methods]
+    return Scale.around((limit for auc in aucs for limit in (auc.low, auc.value, auc.high)), chance_of(comparison))
+
+
+def chance_of(comparison: Comparison) -> float:
+    """The main figure of a model that knows nothing of the patient."""
+    metrics = comparison.of_reference.metrics
+    return metrics.chance.get(metrics.measure, 0.0) if isinstance(metrics, TaskMetrics) else 0.5
 
 
 def difference_scale(comparison: Comparison) -> Scale:
@@ -197,7 +205,9 @@ def difference_scale(comparison: Comparison) -> Scale:
     return Scale.around((limit for d in differences for limit in (d.low, d.difference, d.high)), 0)
 
 
-def _differences(methods: Iterable[ComparedMethod]) -> list[tuple[ComparedMethod, PairedDifference]]:
+def _differences(
+    methods: Iterable[ComparedMethod],
+) -> list[tuple[ComparedMethod, PairedDifference | BootstrapDifference]]:
     return [(method, method.against_reference) for method in methods if method.against_reference is not None]
 
 

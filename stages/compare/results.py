@@ -6,8 +6,9 @@ from dataclasses import dataclass
 from typing import Final
 
 from ...data.errors import UsageError
-from ...models.evaluation.metrics import Metrics
+from ...models.evaluation.metrics import Estimate, Metrics
 from ...models.evaluation.paired_tests import PairedDifference, holm
+from ...models.evaluation.task_metrics import BootstrapDifference, TaskMetrics
 from ...models.training.methods import METHODS
 from ..pages.numbers import mean_and_deviation
 from ..pages.report_page import Facts, Question
@@ -30,13 +31,15 @@ class ComparedMethod:
     title: str
     """Its title, without a mention of soft targets."""
     soft_targets: bool
-    metrics: Metrics
+    metrics: Metrics | TaskMetrics
     """Pooled over the patients of all folds."""
     fold_aucs: tuple[float | None, ...]
     roc: tuple[tuple[float, float], ...]
     """Corners of the pooled ROC curve: 1 − specificity, sensitivity. Empty where there is none."""
-    against_reference: PairedDifference | None
-    """AUC minus that of the reference, on the patients of both. None for the reference, and if it is undefined."""
+    against_reference: PairedDifference | BootstrapDifference | None
+    """AUC (or the task's figure) minus that of the reference, on the patients of both.
+
+    None for the reference, and if it is undefined."""
     note: str = ""
     """A description in one line."""
     seconds: float | None = None
@@ -46,6 +49,17 @@ class ComparedMethod:
     def label(self) -> str:
         """The title, and whether it was trained on soft targets."""
         return label_of(self.title, soft_targets=self.soft_targets)
+
+    @property
+    def main(self) -> Estimate:
+        """The figure by which methods are compared, with its interval."""
+        return self.metrics.main
+
+    @property
+    def binary(self) -> Metrics:
+        """The figures of a binary task."""
+        assert isinstance(self.metrics, Metrics)
+        return self.metrics
 
     @property
     def stem(self) -> str:
@@ -85,6 +99,12 @@ class Comparison:
             raise UsageError(f"the reference {self.reference} is not among {', '.join(names) or 'no methods'}")
         if self.of_reference.against_reference is not None:
             raise UsageError(f"{self.reference} is compared with itself")
+
+    @property
+    def measure(self) -> str:
+        """Name of the figure by which methods are compared."""
+        metrics = self.of_reference.metrics
+        return metrics.measure if isinstance(metrics, TaskMetrics) else "AUC"
 
     @property
     def of_reference(self) -> ComparedMethod:

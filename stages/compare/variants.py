@@ -66,17 +66,34 @@ def label_of(title: str, *, soft_targets: bool) -> str:
     return f"{title} + soft targets" if soft_targets else title
 
 
-def variants(wanted: Sequence[str], base: TrainSettings, *, rna: bool) -> list[Variant]:
-    """The methods to compare, MoMKD first.
+def reference_of(task: str) -> str:
+    """The method that the others are compared with: MoMKD, or ABMIL for a task that MoMKD cannot carry."""
+    return REFERENCE if task not in METHODS[REFERENCE].not_for else "abmil"
+
+
+def _can(variant: Variant, task: str) -> bool:
+    """Whether a method can carry the task: soft targets and RNA alone are for the binary one."""
+    settings = variant.settings
+    if settings is None or settings.soft_targets:
+        return task == "binary"
+    return task not in METHODS[settings.method].not_for
+
+
+def variants(wanted: Sequence[str], base: TrainSettings, *, rna: bool, task: str = "binary") -> list[Variant]:
+    """The methods to compare, the reference (:func:`reference_of`) first.
 
     :param wanted: names of methods; one string may hold several, separated by commas. Empty: all that are meaningful.
     :param base: settings that all share; its method, soft targets and use of RNA are ignored.
     :param rna: whether the workspace has RNA.
+    :param task: the question's task; methods that cannot carry it are left out, or refused if they are named.
     :raises UsageError: an unknown name, or a method that needs RNA where there is none.
     """
     common = base.model_copy(update={"use_rna": True, "soft_targets": False, "shuffle_rna": False})
     known: dict[str, Variant] = {}
-    plain = {name: (method.title, method.source, {"method": name}) for name, method in METHODS.items()}
+    plain = {
+        name: (method.title, (task != "binary" and method.otherwise) or method.source, {"method": name})
+        for name, method in METHODS.items()
+    }
     for name, (title, note, changes) in (plain | _CONTROLS).items():
         settings = common.model_copy(update={"method": REFERENCE, **changes})
         known[name] = Variant(name, title, note, settings)
@@ -93,5 +110,9 @@ def variants(wanted: Sequence[str], base: TrainSettings, *, rna: bool) -> list[V
     if lost:
         what = f"{lost[0]} needs RNA, and there is none"
         raise UsageError(what, hint="run wsipipe genomics first, or leave it out")
-    chosen = [REFERENCE, *(name for name in wanted if name != REFERENCE)] if wanted else list(known)
-    return [known[name] for name in dict.fromkeys(chosen) if rna or not known[name].needs_rna]
+    if unable := [name for name in wanted if not _can(known[name], task)]:
+        able = ", ".join(name for name, variant in known.items() if _can(variant, task))
+        raise UsageError(f"{unable[0]} cannot answer a {task} question", hint=f"these can: {able}")
+    first = reference_of(task)
+    chosen = [first, *(name for name in wanted or known if name != first)]
+    return [known[n] for n in dict.fromkeys(chosen) if (rna or not known[n].needs_rna) and _can(known[n], task)]

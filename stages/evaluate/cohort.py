@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 from pydantic import ValidationError
 
-from ...data.cohort.labels import PatientLabels, patient_labels
+from ...data.cohort.labels import PatientLabels
 from ...data.cohort.slide_match import SlideMatch, match_slides
 from ...data.cohort.table import CohortTable, read_cohort
 from ...data.errors import BundleError, CohortError, StoreError, UsageError
@@ -23,9 +23,12 @@ from ...data.manifest import Manifest, OutputRecord, Record
 from ...data.wording import some
 from ...models.bundle import BundleFacts, folds_of
 from ...models.evaluation.metrics import Estimate
+from ...models.evaluation.task_metrics import TaskMetrics
 from ...models.feature_recipe import FeatureRecipe
+from ...models.tasks.question import class_names
 from ..predict.allowed_folds import SAME_IDS, AllowedFolds, PatientSlides, allowed_folds
 from ..settings import Presentation, Runtime
+from ..train.question_labels import question_labels
 from ..train.settings import BiomarkerSettings
 from ..train.split import slides_with_features
 
@@ -49,16 +52,30 @@ class ExternalSettings(BiomarkerSettings):
         """Take the model's own question, with the given values that are not None replaced.
 
         :raises BundleError: there is no model.
-        :raises UsageError: a value would mean both positive and negative.
+        :raises UsageError: a value would mean two classes, or is of another task than the model's.
         """
-        asked = folds_of(model)[0][1].question.model_dump(exclude={"name"})
-        asked |= {name: value for name, value in given.items() if value is not None}
+        question = folds_of(model)[0][1].question
+        given = {name: value for name, value in given.items() if value is not None}
+        if question.task == "survival" and "label_column" in given:
+            what = "the model's question is of survival, whose labels are in two columns"
+            raise UsageError(what, path=model, hint="use --time-column and --event-column")
+        if "time_column" in given:
+            given["label_column"] = given["time_column"]
+        asked = question.model_dump(exclude={"name"}) | given
         try:
-            return cls.model_validate(asked)
+            settings = cls.model_validate(asked)
+            if class_names(settings.classes) != class_names(question.classes):
+                raise UsageError(
+                    f"these classes are not the model's, which are {', '.join(class_names(question.classes))}",
+                    path=model,
+                    hint="name all of them in the model's order, each with this table's values: low=1+|2+",
+                )
         except ValidationError as error:
             what = error.errors()[0]["msg"].removeprefix("Value error, ")
-            hint = f"the model's values are positive: {asked['positive']}, negative: {asked['negative']}; override both"
+            own = f"positive: {question.positive}, negative: {question.negative}; override both"
+            hint = f"the model's values are {own}" if question.task == "binary" else f"its task is {question.task}"
             raise UsageError(what, path=model, hint=hint) from error
+        return settings
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -104,16 +121,14 @@ class ExternalCohort:
         table = read_cohort(task.table)
         unusable, usable = slides_with_features(task.tiles, task.features, workspace)
         match = match_slides([*usable, *unusable], table)
-        labels = patient_labels(
+        labels = question_labels(
             table,
-            task.asked.label_column,
-            task.asked.positive,
-            task.asked.negative,
+            task.asked,
             match=match,
             unusable=unusable,
             keep_frozen=task.asked.tcga_slides == "all",
             drop_conflicts=task.asked.drop_conflicts,
-            one_class_is_enough=True,
+            to_train=False,
         )
         tiled, extracted = Manifest.of(task.tiles).latest("tile"), Manifest.of(task.features).latest("extract")
         patients = _patients(labels, table, match, tiled)
@@ -216,7 +231,9 @@ def without(labels: PatientLabels, gone: Mapping[str, str]) -> PatientLabels:
 
 
 def cross_validated_auc(model: Path) -> Estimate | None:
-    """Read the model's own out-of-fold AUC; None if it was not copied along with the bundles.
+    """Read the model's own out-of-fold AUC, or the main figure of its task.
+
+    None if it was not copied along with the bundles.
 
     :raises StoreError: its metrics are damaged.
     """
@@ -226,7 +243,9 @@ def cross_validated_auc(model: Path) -> Estimate | None:
     hint = "copy the model again, or remove it"
     content = read_json(file, StoreError, what="metrics of a model", hint=hint)
     try:
-        auc = Estimate.model_validate(content["pooled"]["auc"])
+        pooled = content["pooled"]
+        of_task = "figures" in pooled
+        main = TaskMetrics.model_validate(pooled).main if of_task else Estimate.model_validate(pooled["auc"])
     except (ValueError, KeyError, TypeError) as error:  # pydantic's error is a ValueError
         raise StoreError("holds no metrics of a model", path=file, hint=hint) from error
-    return auc if auc.value is not None else None
+    return main if main.value is not None else None

@@ -21,16 +21,20 @@ from typing import Final
 from ...data.artifact import whole
 from ...data.cohort.labels import PatientLabels
 from ...data.files.safe_cells import SafeWriter
-from ...models.bundle import folds_of, prevalence_of
+from ...models.bundle import BundleFacts, folds_of, prevalence_of
 from ...models.evaluation.metrics import Estimate, Metrics
+from ...models.evaluation.task_metrics import TaskMetrics
 from ...models.tasks.prediction import PatientPrediction, threshold_at
+from ...models.tasks.task import Task
 from ..lineage import model_record
-from ..pages.report_page import Accounting, Question
+from ..pages.numbers import figure
+from ..pages.report_page import Accounting, Facts, Question
+from ..pages.task_page import TaskReport, task_page
 from ..predict.reading import FoldReader, SlideToRead, read_outputs, write_output
 from ..registry import VERSIONS
 from ..settings import Runtime, Settings
 from ..stage import FileInput, Input, Item, Outcome, OutputInput, Plan, Progress, Stage, ValueInput, upstream
-from ..train.cross_validate import metrics_of, write_metrics
+from ..train.cross_validate import main_figure, metrics_of, task_columns, write_metrics
 from ..train.split import write_patients
 from .cohort import ExternalCohort, ExternalSettings, ExternalTask, cross_validated_auc, without
 from .page import ExternalReport, FoldAlone, external_page
@@ -135,8 +139,9 @@ class ExternalEvaluateStage(Stage[ExternalSettings]):
         work: _Judgement = item.payload
         thresholds = {facts.fold: facts.threshold for facts in work.cohort.bundles}
         prevalence = prevalence_of(folds_of(self.task.model), self.settings.prevalence)
-        task = work.cohort.bundles[0].question.task
-        outputs = read_outputs({slide: work.readings[slide] for own in work.labels.slides.values() for slide in own})
+        task = work.cohort.bundles[0].task
+        used = {slide: work.readings[slide] for own in work.labels.slides.values() for slide in own}
+        outputs = read_outputs(used, task)
 
         def predictions(folds: Mapping[int, float]) -> list[PatientPrediction]:
             """Predict the patients that any of these folds may read, by those folds alone."""
@@ -158,14 +163,55 @@ class ExternalEvaluateStage(Stage[ExternalSettings]):
         names = ("patients.csv", "predictions.csv", "metrics.json", "report.html")
         patients, table, metrics, page = (self.folder / name for name in names)
         write_patients(patients, work.labels)
-        _write_predictions(table, rows)
+        _write_predictions(table, rows, task)
         write_metrics(metrics, pooled, by_fold, prevalence)
         with whole(page) as scratch:
-            shown = {fold: threshold_at(threshold, prevalence) for fold, threshold in thresholds.items()}
-            report = self._report(work, rows, pooled, by_fold, shown)
-            scratch.write_text(external_page(report), encoding="utf-8")
+            scratch.write_text(self._page(work, rows, pooled, by_fold, thresholds), encoding="utf-8")
         files = {"patients": patients, "predictions": table, "metrics": metrics, "page": page}
-        return Outcome(files, {"patients": len(rows), "auc": pooled.auc.model_dump()})
+        return Outcome(files, {"patients": len(rows), **main_figure(pooled)})
+
+    def _page(
+        self,
+        work: _Judgement,
+        rows: Sequence[PatientPrediction],
+        pooled: Metrics | TaskMetrics,
+        by_fold: Mapping[int, Metrics | TaskMetrics],
+        thresholds: Mapping[int, float],
+    ) -> str:
+        if isinstance(pooled, Metrics):
+            binary = {fold: own for fold, own in by_fold.items() if isinstance(own, Metrics)}
+            shown = {fold: threshold_at(threshold, rows[0].prevalence) for fold, threshold in thresholds.items()}
+            return external_page(self._report(work, rows, pooled, binary, shown))
+        labels, first = work.labels, work.cohort.bundles[0]
+        where = (
+            f" Where the model was trained, cross-validation gave {figure(work.cross_validated.value)}."
+            if (work.cross_validated)
+            else ""
+        )
+        seen = (
+            [f"Patients that some of the folds were trained on, read by the other folds: {n}."]
+            if (n := len(work.cohort.partly_seen))
+            else []
+        )
+        other = (
+            [f"Slides that were prepared differently: {'; '.join(d)}."]
+            if (d := work.cohort.differences(first.recipe))
+            else []
+        )
+        report = TaskReport(
+            kind="Evaluation on another cohort",
+            run=self.folder.name,
+            question=Question.asked(self.settings),
+            how=f"Nothing was fitted to this cohort.{where}",
+            accounting=_accounting(labels),
+            metrics=pooled,
+            of_folds=tuple((fold, own) for fold, own in by_fold.items() if isinstance(own, TaskMetrics)),
+            patients=tuple(rows),
+            share_names=first.task.share_names,
+            differences=(*seen, *other),
+            facts=self._facts(first, rows, len(thresholds)),
+        )
+        return task_page(report)
 
     def _report(
         self,
@@ -179,12 +225,8 @@ class ExternalEvaluateStage(Stage[ExternalSettings]):
         return ExternalReport(
             name=self.folder.name,
             model=self.task.model.name,
-            question=Question.of(asked.label_column, asked.positive, asked.negative),
-            accounting=Accounting(
-                in_table=len(labels.labels) + len(labels.dropped),
-                used=len(labels.labels),
-                dropped=tuple(labels.reasons.items()),
-            ),
+            question=Question.asked(asked),
+            accounting=_accounting(labels),
             metrics=pooled,
             prevalence=rows[0].prevalence,
             folds=tuple(FoldAlone(fold=f, threshold=thresholds[f], metrics=own) for f, own in by_fold.items()),
@@ -193,25 +235,41 @@ class ExternalEvaluateStage(Stage[ExternalSettings]):
             patients=tuple(rows),
             known_by_id=len(work.cohort.known_by_id),
             differences=tuple(work.cohort.differences(first.recipe)),
-            facts=(
-                ("slides", str(sum(row.slides for row in rows))),
-                ("features", f"{self.task.features.parent.name}/{self.task.features.name}"),
-                ("tiles", f"{first.recipe.tile_px} px at {first.recipe.tile['mpp']:g} µm per pixel"),
-                ("backbone", f"{first.recipe.backbone}, {first.recipe.pooling_text}"),
-                ("backbone weights", first.recipe.weights_digest),
-                ("model", f"{self.task.model.name}, method {first.method}, {len(thresholds)} folds"),
-                ("its question", f"{first.question.label_column}: {', '.join(first.question.positive)}"),
-                ("wsipipe that trained it", first.versions.get("wsipipe", "unknown")),
-            ),
+            facts=self._facts(first, rows, len(thresholds)),
+        )
+
+    def _facts(self, first: BundleFacts, rows: Sequence[PatientPrediction], folds: int) -> Facts:
+        question = first.question
+        values = question.positive if question.task == "binary" else question.classes
+        return (
+            ("slides", str(sum(row.slides for row in rows))),
+            ("features", f"{self.task.features.parent.name}/{self.task.features.name}"),
+            ("tiles", f"{first.recipe.tile_px} px at {first.recipe.tile['mpp']:g} µm per pixel"),
+            ("backbone", f"{first.recipe.backbone}, {first.recipe.pooling_text}"),
+            ("backbone weights", first.recipe.weights_digest),
+            ("model", f"{self.task.model.name}, method {first.method}, {folds} folds"),
+            ("its question", f"{question.label_column}: {', '.join(values) or question.task}"),
+            ("wsipipe that trained it", first.versions.get("wsipipe", "unknown")),
         )
 
 
-def _write_predictions(path: Path, rows: Sequence[PatientPrediction]) -> None:
+def _accounting(labels: PatientLabels) -> Accounting:
+    return Accounting(
+        in_table=len(labels.labels) + len(labels.dropped),
+        used=len(labels.labels),
+        dropped=tuple(labels.reasons.items()),
+    )
+
+
+def _write_predictions(path: Path, rows: Sequence[PatientPrediction], task: Task) -> None:
     """Write ``predictions.csv``."""
+    columns = {name: name for name in PREDICTION_COLUMNS}
+    if task.name != "binary":
+        columns = task_columns(task, ("patient_id", "label"), ("spread", "slides", "folds"))
     with whole(path) as scratch, scratch.open("w", encoding="utf-8", newline="") as stream:
         writer = SafeWriter(stream)
-        writer.writerow(PREDICTION_COLUMNS)
+        writer.writerow([*columns, *task.share_names])
         for row in rows:
-            values = {name: getattr(row, name) for name in PREDICTION_COLUMNS}
+            values = {name: getattr(row, field) for name, field in columns.items()}
             values |= {"folds": ";".join(map(str, row.folds)), "spread": "" if row.spread is None else row.spread}
-            writer.writerow(values.values())
+            writer.writerow([*values.values(), *row.shares])

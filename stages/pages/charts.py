@@ -70,6 +70,37 @@ def calibration_chart(bins: Sequence[CalibrationBin]) -> Markup:
     return plot.markup()
 
 
+def scatter_chart(labels: Sequence[float], predictions: Sequence[float]) -> Markup:
+    """Draw predicted against true numbers; the line is where both are the same."""
+    ticks = nice_ticks(min(*labels, *predictions), max(*labels, *predictions), 5)
+    ends = (ticks[0], ticks[-1])
+    plot = Plot("Predicted and true values", 360, 340, ends, ends)
+    plot.x_axis(ticks, "True value")
+    plot.y_axis(ticks, "Predicted value")
+    plot.line([(ends[0], ends[0]), (ends[1], ends[1])], "chance")
+    for true, predicted in zip(labels, predictions, strict=True):
+        plot.dot(true, predicted, "pooled", f"{true:.4g}, predicted {predicted:.4g}")
+    return plot.markup()
+
+
+def survival_chart(low: Points, high: Points) -> Markup:
+    """Draw the share of patients without the event over time, of those with a low and with a high predicted risk.
+
+    :param low, high: the steps of the estimates (time, share), each to the end of its follow-up.
+    """
+    curves = {"negative": list(low), "positive": list(high)}
+    ticks = nice_ticks(0, max((time for steps in curves.values() for time, _ in steps), default=1), 5)
+    plot = Plot("Share without the event by predicted risk", 360, 340, (0, ticks[-1]), (0, 1))
+    plot.x_axis(ticks, "Time")
+    plot.y_axis(_SHARES, "Share without the event")
+    for style, steps in curves.items():
+        corners: list[tuple[float, float | None]] = []
+        for time, share in steps:
+            corners += [(time, corners[-1][1]), (time, share)] if corners else [(time, share)]
+        plot.line(corners, f"series {style}")
+    return plot.markup()
+
+
 def decision_chart(curve: DecisionCurve) -> Markup:
     """Draw the net benefit of the model, of treating all and of treating none, by threshold probability."""
     top = max(0.0, *curve.model, *curve.treat_all)

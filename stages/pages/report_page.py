@@ -8,18 +8,20 @@ of gigabytes: keep it in its folder. The same report gives the same bytes.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import exp, log
 from pathlib import PurePosixPath
-from typing import Final, Self
+from typing import Final, Protocol, Self
 from urllib.parse import quote
 
 from markupsafe import Markup
 
+from ...data.cohort.outcomes import Label, shown_label
 from ...data.errors import UsageError
 from ...models.evaluation.decision_curve import decision_curve
 from ...models.evaluation.metrics import Estimate, Metrics, calibration_bins, roc_points
 from ...models.tasks.prediction import PatientPrediction
+from ...models.tasks.question import WORDS, TaskName, TaskWords, class_names
 from .charts import (
     Floats,
     calibration_chart,
@@ -31,6 +33,22 @@ from .charts import (
     slot_chart,
 )
 from .numbers import TEMPLATES, figure, mean_and_deviation
+
+
+class Asks(Protocol):
+    """The question of a biomarker, or of a model."""
+
+    @property
+    def label_column(self) -> str: ...
+    @property
+    def positive(self) -> list[str]: ...
+    @property
+    def negative(self) -> list[str]: ...
+    @property
+    def task(self) -> TaskName: ...
+    @property
+    def classes(self) -> list[str]: ...
+
 
 Facts = tuple[tuple[str, str], ...]
 """Names and values, in the order in which they are shown."""
@@ -55,11 +73,39 @@ class Question:
     label_column: str
     positive: str
     negative: str
+    task: TaskName = "binary"
+    classes: tuple[str, ...] = ()
+    """Names of the classes of other tasks than the binary one; empty where labels are not classes."""
 
     @classmethod
     def of(cls, label_column: str, positive: Sequence[str], negative: Sequence[str]) -> Self:
         """Join the values of either class with commas."""
         return cls(label_column=label_column, positive=", ".join(positive), negative=", ".join(negative))
+
+    @classmethod
+    def asked(cls, question: Asks) -> Self:
+        """The question of a biomarker or of a model."""
+        q = cls.of(question.label_column, question.positive, question.negative)
+        return q if question.task == "binary" else replace(q, task=question.task, classes=class_names(question.classes))
+
+    @property
+    def words(self) -> TaskWords:
+        """How the page speaks of the task."""
+        return WORDS[self.task]
+
+    def call_of(self, prediction: PatientPrediction) -> str:
+        """The call of a patient, in words; empty in a task without calls."""
+        if self.task == "binary" or self.classes:
+            return self.name_of(prediction.call)
+        return ("low", "high")[prediction.call] if self.words.called else ""
+
+    def name_of(self, label: Label | None) -> str:
+        """A label or a call, in words."""
+        if label is None:
+            return "–"
+        if self.task == "binary":
+            return self.positive if label else self.negative
+        return self.classes[label] if self.classes and isinstance(label, int) else shown_label(label)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -214,7 +260,7 @@ def training_page(report: TrainingReport) -> str:
         cautions=cautions(report.metrics),
         charts=performance_charts(labels, probabilities, curves, report.page_parts),
         losses=losses,
-        learning=[(fold, _learning_charts(fold, losses)) for fold in report.folds],
+        learning=[(fold, learning_charts(fold, losses)) for fold in report.folds],
         slots=[(use, slot_chart(use.shares, "positive" if use.positive else "negative")) for use in report.slots],
         test_aucs=mean_and_deviation([fold.test_auc for fold in report.folds]),
         validation_aucs=mean_and_deviation([fold.validation_auc for fold in report.folds]),
@@ -284,8 +330,8 @@ def has_no_width(auc: Estimate) -> bool:
     return auc.low is not None and auc.low == auc.high
 
 
-def _learning_charts(fold: FoldSummary, losses: tuple[str, ...]) -> Markup:
-    """Charts of losses, validation AUC and, if known, rank correlation and slot entropy, by epoch."""
+def learning_charts(fold: FoldSummary, losses: tuple[str, ...], measure: str = "AUC") -> Markup:
+    """Charts of losses, the validation's measure and, if known, rank correlation and slot entropy, by epoch."""
 
     def chart(
         what: str, *series: Sequence[tuple[float, float | None]], share: bool = False, styles: Sequence[str] = ()
@@ -294,13 +340,17 @@ def _learning_charts(fold: FoldSummary, losses: tuple[str, ...]) -> Markup:
 
     charts = [
         chart("Training loss", *([(row.epoch, row.losses.get(name)) for row in fold.history] for name in losses)),
-        chart("Validation AUC", [(row.epoch, row.validation_auc) for row in fold.history], share=True),
     ]
+    if measure == "AUC" or any(row.validation_auc is not None for row in fold.history):
+        charts.append(
+            chart(f"Validation {measure}", [(row.epoch, row.validation_auc) for row in fold.history], share=True)
+        )
     if any(row.validation_rank is not None for row in fold.history):
         charts.append(chart("Rank correlation", [(row.epoch, row.validation_rank) for row in fold.history]))
     if any(row.slot_entropy for row in fold.history):
-        classes = ([(row.epoch, dict(enumerate(row.slot_entropy)).get(i)) for row in fold.history] for i in (0, 1))
-        charts.append(chart("Slot entropy (nats)", *classes, styles=("negative", "positive")))
+        n = max(len(row.slot_entropy) for row in fold.history)
+        classes = ([(row.epoch, dict(enumerate(row.slot_entropy)).get(i)) for row in fold.history] for i in range(n))
+        charts.append(chart("Slot entropy (nats)", *classes, styles=("negative", "positive") if n == 2 else ()))
     return Markup("\n").join(charts)
 
 

@@ -89,9 +89,11 @@ class PredictionReportStage(Stage[PredictionReportSettings]):
         done = upstream(self.manifest, "predict", self.workspace, only=asked, lineage=lineage)
         old = {s for s, why in done.left_out.items() if why.state == "stale" and s not in self.task.slides}
         records = {**done.records, **{slide: predicted[slide] for slide in old}}
-        outputs = read_outputs({s: self.workspace / r.outputs["prediction"].path for s, r in records.items()})
+        paths = {s: self.workspace / r.outputs["prediction"].path for s, r in records.items()}
+        outputs = read_outputs(paths)
         stale = self._stale(asked, records, outputs, lineage, model)
         stages = {"tile": self.task.tiles, "extract": self.task.features, "predict": self.folder}
+        read_outputs({s: path for s, path in paths.items() if s not in stale}, folds_of(self.task.model)[0][1].task)
         attempts = {stage: lineage.latest(folder, stage) for stage, folder in stages.items()}
         failed = [_why_not(slide, attempts, lineage) for slide in sorted(asked) if slide not in records]
         made = {slide: record.outputs["prediction"] for slide, record in records.items()}
@@ -133,7 +135,7 @@ class PredictionReportStage(Stage[PredictionReportSettings]):
         prevalence = prevalence_of(folds, self.settings.prevalence)
         report = self._report(work, bundles, prevalence)
         table, page = self.folder / "predictions.csv", self.folder / "report.html"
-        _write_predictions(table, report, work, bundles[0].question.task, prevalence)
+        _write_predictions(table, report, work, bundles[0].task, prevalence)
         with whole(page) as scratch:
             scratch.write_text(prediction_page(report), encoding="utf-8")
         stats = {
@@ -151,12 +153,12 @@ class PredictionReportStage(Stage[PredictionReportSettings]):
         for slide, output in current.items():
             by_patient.setdefault(work.asked[slide], []).append(output)
         first = bundles[0]
-        question, task = first.question, first.question.task
+        question, task = first.question, first.task
         return PredictionReport(
             name=self.folder.name,
             model=self.task.model.name,
             backbone=first.recipe.backbone,
-            question=Question.of(question.label_column, question.positive, question.negative),
+            question=Question.asked(question),
             n_folds=len(bundles),
             prevalence=prevalence if task.has_prevalence else None,
             patients=tuple(
@@ -221,10 +223,20 @@ def _combined(patient: str, slides: Sequence[SlideOutput], task: Task, prevalenc
 def _write_predictions(path: Path, report: PredictionReport, work: _Predictions, task: Task, prevalence: float) -> None:
     """Write ``predictions.csv``."""
 
+    question, with_call = report.question, report.question.words.called
+    share_names = task.share_names
+    value = next(name for name, field in task.answer_columns.items() if field == "probability")
+    blank = [""] * 5
+
     def row(level: str, slide: str, status: str, p: PatientPrediction, note: str, *made: str) -> list[object]:
         spread = "" if p.spread is None else f"{p.spread:.6f}"
         figures = [f"{p.probability:.6f}", spread, f"{p.threshold:.6f}", "positive" if p.call else "negative"]
-        return [level, p.patient_id, slide, status, *figures, ";".join(map(str, p.folds)), note, prevalence, *made]
+        shown = [report.prevalence if report.prevalence is not None else "", *made]
+        if question.task != "binary":
+            threshold = f"{p.threshold:.6f}" if with_call and not question.classes else ""
+            figures[2:] = [threshold, question.call_of(p)]
+        shares = [f"{share:.6f}" for share in p.shares]
+        return [level, p.patient_id, slide, status, *figures, ";".join(map(str, p.folds)), note, *shown, *shares]
 
     def date(slide: str) -> str:
         return work.records[slide].start.date().isoformat()
@@ -234,17 +246,21 @@ def _write_predictions(path: Path, report: PredictionReport, work: _Predictions,
         dates.setdefault(one.prediction.patient_id, []).append(date(one.slide))
     with whole(path) as scratch, scratch.open("w", encoding="utf-8", newline="") as stream:
         writer = SafeWriter(stream)
-        writer.writerow(COLUMNS)
+        writer.writerow([*(value if name == "probability" else name for name in COLUMNS), *share_names])
         for p in report.patients:
             writer.writerow(row("patient", "", "done", p, p.why, work.model, max(dates[p.patient_id])))
         for one in report.slides:
             p = one.prediction
             writer.writerow(row("slide", one.slide, "done", p, p.why, work.model, date(one.slide)))
         for slide, why in work.stale.items():
-            before = _combined(work.asked[slide], [work.outputs[slide]], task, prevalence)
             made_by = work.records[slide].inputs["model"].digest
-            writer.writerow(row("slide", slide, "stale", before, why, made_by, date(slide)))
+            if work.outputs[slide].is_of(task):
+                before = _combined(work.asked[slide], [work.outputs[slide]], task, prevalence)
+                writer.writerow(row("slide", slide, "stale", before, why, made_by, date(slide)))
+            else:  # of a former model that answered another question
+                cells = ["slide", work.asked[slide], slide, "stale", *blank, why, "", made_by, date(slide)]
+                writer.writerow([*cells, *([""] * len(share_names))])
         for failed in report.failed:
             note = f"{failed.reason} → {failed.hint}" if failed.hint else failed.reason
-            blank = [""] * 5
-            writer.writerow(["slide", work.asked[failed.slide], failed.slide, "failed", *blank, note, "", "", ""])
+            end = [""] * (3 + len(share_names))
+            writer.writerow(["slide", work.asked[failed.slide], failed.slide, "failed", *blank, note, *end])

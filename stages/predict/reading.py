@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Self
+from typing import Annotated, Final, Self
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, ValidationError, model_validator
 
 from ...data.artifact import whole
 from ...data.cohort.splits import MOST_FOLDS
@@ -19,11 +19,11 @@ from ...data.json_text import fault, read_json
 from ...data.manifest import OutputRecord
 from ...models.backbones.devices import choose_devices
 from ...models.bundle import Bundle, folds_of, read_bundle
+from ...models.tasks.task import Task
 from ..stage import Input, OutputInput, ValueInput
 from .allowed_folds import AllowedFolds
 
 _Fold = Annotated[int, Field(ge=0, lt=MOST_FOLDS)]
-_Probability = Annotated[float, Field(ge=0, le=1)]
 
 
 class SlideOutput(BaseModel):
@@ -33,10 +33,12 @@ class SlideOutput(BaseModel):
 
     slide_id: str
     patient_id: str
-    logits: dict[_Fold, float] = Field(min_length=1)
-    """Fold → score (of a binary task the log-odds of positive at even prevalence), of the folds that may read it."""
-    thresholds: dict[_Fold, _Probability]
-    """Fold → probability from which it calls a patient positive, at even prevalence as the scores are."""
+    logits: dict[_Fold, FiniteFloat | tuple[FiniteFloat, ...]] = Field(min_length=1)
+    """Fold → score (of a binary task the log-odds of positive at even prevalence, of several classes one a class), of
+    the folds that may read it."""
+    thresholds: dict[_Fold, FiniteFloat]
+    """Fold → probability from which it calls a patient positive, at even prevalence as the scores are, or risk from
+    which it calls one high."""
     why: str
     """Why these folds were used and not others."""
     tiles: int = Field(ge=1)
@@ -50,6 +52,13 @@ class SlideOutput(BaseModel):
         if self.logits.keys() != self.thresholds.keys():
             raise ValueError("its scores and thresholds are not of the same folds")
         return self
+
+    def is_of(self, task: Task) -> bool:
+        """Whether scores and thresholds are such as the task gives."""
+        several = len(task.score_names)
+        sizes = {len(score) if isinstance(score, tuple) else 0 for score in self.logits.values()}
+        probabilities = all(0 <= threshold <= 1 for threshold in self.thresholds.values())
+        return sizes == {several} and (probabilities or not task.has_prevalence)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,7 +89,7 @@ class SlideToRead:
 
 @dataclass(frozen=True)
 class SlideAsRead:
-    """A slide's bag with the folds' output; attention and scores are (N,), means over the folds."""
+    """A slide's bag with the means over the folds: attention (N,), and scores (N,), or (N, C) of C classes."""
 
     bag: Bag
     output: SlideOutput
@@ -98,6 +107,11 @@ class FoldReader:
     def __init__(self, model: Path, device: str) -> None:
         on = choose_devices(device)[0]
         self.bundles: dict[int, Bundle] = {facts.fold: read_bundle(path, on) for path, facts in folds_of(model)}
+
+    @property
+    def task(self) -> Task:
+        """The model's task."""
+        return next(iter(self.bundles.values())).network.task
 
     def read(self, slide: SlideToRead) -> SlideAsRead:
         """Read a slide with the folds that may read it.
@@ -130,16 +144,25 @@ def write_output(path: Path, output: SlideOutput) -> Path:
     return path
 
 
-def read_outputs(paths: Mapping[str, Path]) -> dict[str, SlideOutput]:
+_READ_AGAIN: Final = "remove it and run the same command again: only this slide is read again"
+
+
+def read_outputs(paths: Mapping[str, Path], task: Task | None = None) -> dict[str, SlideOutput]:
     """Read the outputs of slides, in order of their ids.
 
+    :param task: that of the model, if all are of this model.
     :raises StoreError: one is missing or damaged.
     """
-    return {slide: _read_output(slide, path) for slide, path in sorted(paths.items())}
+    outputs = {slide: _read_output(slide, path) for slide, path in sorted(paths.items())}
+    for slide, output in outputs.items():
+        if task is not None and not output.is_of(task):
+            what = f"holds scores or thresholds that task {task.name} does not have"
+            raise StoreError(what, path=paths[slide], hint=_READ_AGAIN)
+    return outputs
 
 
 def _read_output(slide_id: str, path: Path) -> SlideOutput:
-    hint = "remove it and run the same command again: only this slide is read again"
+    hint = _READ_AGAIN
     try:
         output = SlideOutput.model_validate(read_json(path, StoreError, what="prediction of a slide", hint=hint))
     except ValidationError as error:

@@ -29,7 +29,6 @@ from ...data.tiling.overview import read_overview
 from ...data.tiling.store import read_tile, read_tiles
 from ...data.wording import some
 from ...models.bundle import folds_of, prevalence_of
-from ...models.tasks.prediction import log_odds
 from ..lineage import Lineage, model_record
 from ..pages.numbers import percent
 from ..registry import VERSIONS
@@ -177,20 +176,32 @@ class PredictStage(Stage[PredictSettings]):
         path = self.folder / "geojson" / f"{slide.read.slide_id}.geojson"
         with open_slide(slide.path, mpp_override=slide.mpp_override) as opened:
             origin = opened.origin
-        measurements = {"attention": attention, "score": scores}
+        measurements = {"attention": attention}
+        if scores.ndim == 1:
+            measurements["score"] = scores
+        else:
+            task = self.reader.task
+            by_class = tuple(f"score of {name}" for name in task.classes)  # of MoMKD, whose tiles are scored by slots
+            names = task.score_names if scores.shape[1] == len(task.score_names) else by_class
+            measurements |= {name: scores[:, place] for place, name in enumerate(names)}
         text = tile_scores_geojson(bag.coords, bag.facts.tile_size_level0, measurements, origin=origin)
         with whole(path) as scratch:
             scratch.write_text(text, encoding="utf-8")
         return path
 
+    def _said(self, output: SlideOutput) -> str:
+        """What the model says of the slide, in short."""
+        task = self.reader.task
+        by_fold, thresholds = list(output.logits.values()), list(output.thresholds.values())
+        answer = task.answer(by_fold, thresholds, prevalence=self.prevalence)
+        if task.has_prevalence:
+            return f"{answer.probability:.2f} at a prevalence of {percent(self.prevalence)}"
+        return f"{task.classes[answer.call]} {answer.probability:.2f}" if task.classes else f"{answer.probability:.4g}"
+
     def _pictures(
         self, slide: _SlideToPredict, bag: Bag, attention: NDArray[np.float64], output: SlideOutput
     ) -> dict[str, Path]:
-        task = next(iter(self.reader.bundles.values())).facts.question.task
-        probability = task.probability(float(np.mean(list(output.logits.values()))) + log_odds(self.prevalence))
-        caption = f"{output.slide_id} · {self.task.model.name} {probability:.2f}"
-        if task.has_prevalence:
-            caption += f" at a prevalence of {percent(self.prevalence)}"
+        caption = f"{output.slide_id} · {self.task.model.name} {self._said(output)}"
         heatmap = self.folder / "heatmaps" / f"{output.slide_id}.png"
         strip = self.folder / "tiles" / f"{output.slide_id}.png"
         tiles = read_tiles(slide.tiles, digest=slide.tiles_digest)

@@ -11,14 +11,15 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from ...data.artifact import whole
+from ...data.cohort.outcomes import Label, label_from_text
 from ...data.cohort.splits import MOST_FOLDS
-from ...data.errors import CohortError, StoreError
+from ...data.errors import CohortError, StoreError, UsageError
 from ...data.features.store import read_bag
 from ...data.files.own_tables import read_own_rows
 from ...data.files.safe_cells import SafeWriter
@@ -27,6 +28,8 @@ from ...data.manifest import Manifest
 from ...models.backbones.devices import choose_devices
 from ...models.bundle import prevalence_of, read_bundle, read_facts
 from ...models.evaluation.metrics import Metrics
+from ...models.evaluation.task_metrics import TaskMetrics
+from ...models.tasks.binary import BINARY
 from ...models.tasks.prediction import EVEN, PatientPrediction
 from ...models.tasks.task import Task
 from ..lineage import Lineage
@@ -55,7 +58,7 @@ OOF_COLUMNS: Final = (
 @dataclass(frozen=True)
 class _TestFold:
     bundle: Path
-    patients: Mapping[str, tuple[int, tuple[Path, ...]]]
+    patients: Mapping[str, tuple[Label, tuple[Path, ...]]]
     stale: str
     """Why its training is no longer valid; empty if it is."""
 
@@ -121,7 +124,7 @@ class CrossValidateStage(Stage[CrossValidateSettings]):
         prevalence = prevalence_of([(t.bundle, read_facts(t.bundle)) for t in item.payload], self.settings.prevalence)
         for test in item.payload:
             bundle = read_bundle(test.bundle, device)
-            task = bundle.facts.question.task
+            task = bundle.facts.task
             for patient, (label, stores) in test.patients.items():
                 bags = [read_bag(store) for store in stores]
                 facts = bundle.facts
@@ -147,36 +150,45 @@ def write_evaluation(
         fold: metrics_of([row for row in rows if row.fold == fold], task, rounds=0, seed=settings.seed)
         for fold in sorted({row.fold for row in rows})
     }
-    write_oof(folder / "oof_predictions.csv", rows)
+    write_oof(folder / "oof_predictions.csv", rows, task)
     write_metrics(folder / "metrics.json", pooled, by_fold, rows[0].prevalence)
     return Outcome(
         outputs={"predictions": folder / "oof_predictions.csv", "metrics": folder / "metrics.json"},
-        stats={"patients": len(rows), "auc": pooled.auc.model_dump(mode="json")},
+        stats={"patients": len(rows), **main_figure(pooled)},
     )
 
 
-def metrics_of(rows: Sequence[PatientPrediction], task: Task, *, rounds: int, seed: int) -> Metrics:
+def metrics_of(rows: Sequence[PatientPrediction], task: Task, *, rounds: int, seed: int) -> Metrics | TaskMetrics:
     """Compute the figures of patients whose labels are all known.
 
     :param rounds: number of bootstrap rounds; 0 for no intervals.
     """
-    labels, probabilities = [row.label for row in rows if row.label is not None], [row.probability for row in rows]
-    return task.metrics(labels, probabilities, [row.call for row in rows], rounds=rounds, seed=seed)
+    return task.figures(rows, rounds=rounds, seed=seed)
 
 
-def write_metrics(path: Path, pooled: Metrics, by_fold: Mapping[int, Metrics], prevalence: float) -> None:
+def main_figure(metrics: Metrics | TaskMetrics) -> dict[str, Any]:
+    """The figure by which methods are compared, for a record: name and value with interval."""
+    if isinstance(metrics, TaskMetrics):
+        return {metrics.measure: metrics.main.model_dump(mode="json")}
+    return {"auc": metrics.auc.model_dump(mode="json")}
+
+
+def write_metrics(
+    path: Path, pooled: Metrics | TaskMetrics, by_fold: Mapping[int, Metrics | TaskMetrics], prevalence: float
+) -> None:
     """Write ``metrics.json``.
 
-    It holds the prevalence that probabilities are at, the figures of all patients and of each fold, and the mean and
-    standard deviation of the AUC over the folds.
+    It holds the figures of all patients and of each fold, and the mean and standard deviation of the main one over the
+    folds; of the binary task also the prevalence that probabilities are at.
     """
-    aucs = [own.auc.value for own in by_fold.values() if own.auc.value is not None]
+    mains = [own.main.value for own in by_fold.values() if own.main.value is not None]
+    name = "main" if isinstance(pooled, TaskMetrics) else "auc"
     content = {
-        "prevalence": prevalence,
+        **({} if isinstance(pooled, TaskMetrics) else {"prevalence": prevalence}),
         "pooled": pooled.model_dump(mode="json"),
         "folds": [{"fold": fold, **own.model_dump(mode="json")} for fold, own in by_fold.items()],
-        "auc_mean": float(np.mean(aucs)) if aucs else None,
-        "auc_sd": float(np.std(aucs, ddof=1)) if len(aucs) > 1 else None,
+        f"{name}_mean": float(np.mean(mains)) if mains else None,
+        f"{name}_sd": float(np.std(mains, ddof=1)) if len(mains) > 1 else None,
     }
     with whole(path) as scratch:
         scratch.write_text(json.dumps(content, indent=1, allow_nan=False) + "\n", encoding="utf-8")
@@ -188,60 +200,120 @@ class FoldMetrics(Metrics):
     fold: int = Field(ge=0, lt=MOST_FOLDS)
 
 
+class FoldTaskMetrics(TaskMetrics):
+    """Those of a task other than the binary one."""
+
+    fold: int = Field(ge=0, lt=MOST_FOLDS)
+
+
 class ModelMetrics(BaseModel):
     """What is read of ``metrics.json``."""
 
     model_config = ConfigDict(frozen=True)
 
     prevalence: float = Field(EVEN, gt=0, lt=1)
-    """The one that probabilities are at; in files without it all are at even prevalence."""
+    """The one that probabilities are at; in files without it all are at even prevalence, or the task has none."""
     pooled: Metrics
     folds: tuple[FoldMetrics, ...]
 
 
-def read_metrics(path: Path) -> ModelMetrics:
+class ModelTaskMetrics(BaseModel):
+    """What is read of ``metrics.json`` of a task other than the binary one."""
+
+    model_config = ConfigDict(frozen=True)
+
+    pooled: TaskMetrics
+    folds: tuple[FoldTaskMetrics, ...]
+
+
+def read_metrics(path: Path) -> ModelMetrics | ModelTaskMetrics:
     """Read ``metrics.json``.
 
     :raises StoreError: there is none, or it is damaged.
     """
     hint = "remove it and run the same command again: it is computed anew"
+    content = read_json(path, StoreError, what="metrics", hint=hint)
     try:
-        return ModelMetrics.model_validate(read_json(path, StoreError, what="metrics", hint=hint))
+        pooled = content.get("pooled") if isinstance(content, dict) else None
+        of_task = isinstance(pooled, dict) and "figures" in pooled
+        return (ModelTaskMetrics if of_task else ModelMetrics).model_validate(content)
     except ValidationError as error:
         raise StoreError(f"holds no metrics: {fault(error)}", path=path, hint=hint) from error
 
 
-def write_oof(path: Path, rows: Sequence[PatientPrediction]) -> None:
+def task_columns(task: Task, before: Sequence[str], after: Sequence[str]) -> dict[str, str]:
+    """Columns of a table of predictions, but for the shares → the field of a prediction that each shows.
+
+    :param before, after: fields around those of the task's answer.
+    """
+    return {**{name: name for name in before}, **task.answer_columns, **{name: name for name in after}}
+
+
+def write_oof(path: Path, rows: Sequence[PatientPrediction], task: Task = BINARY) -> None:
     """Write ``oof_predictions.csv``, one row per patient."""
+    columns = _oof_columns(task)
     with whole(path) as scratch, scratch.open("w", encoding="utf-8", newline="") as stream:
         writer = SafeWriter(stream)
-        writer.writerow(OOF_COLUMNS)
-        writer.writerows([[getattr(row, name) for name in OOF_COLUMNS] for row in rows])
+        writer.writerow([*columns, *task.share_names])
+        writer.writerows([*(getattr(row, field) for field in columns.values()), *row.shares] for row in rows)
 
 
-def read_oof(path: Path) -> list[PatientPrediction]:
+def _oof_columns(task: Task) -> dict[str, str]:
+    if task.name == "binary":
+        return {name: name for name in OOF_COLUMNS}
+    return task_columns(task, ("patient_id", "fold", "label"), ("slides",))
+
+
+def read_oof(path: Path, task: Task = BINARY) -> list[PatientPrediction]:
     """Read ``oof_predictions.csv``; versions without the prevalence had all probabilities at even prevalence.
 
     :raises StoreError: damaged, or edited into something else.
     """
+    columns = {field: name for name, field in _oof_columns(task).items()}
+    classes = range(max(2, len(task.classes)))
 
     def prediction(row: Mapping[str, str]) -> PatientPrediction:
-        figures = [float(row[name]) for name in ("probability", "logit", "threshold")]
-        prevalence = float(row.get("prevalence") or EVEN)
-        sound = all(map(math.isfinite, figures)) and 0 < prevalence < 1
-        if not sound or not {row["label"], row["call"]} <= {"0", "1"}:
+        def number(field: str, missing: float) -> float:
+            name = columns.get(field, "")
+            value = missing if name not in row else float(row[name])
+            if not math.isfinite(value):
+                raise ValueError(f"{field} is {value}")
+            return value
+
+        probability, prevalence, call = (
+            number("probability", math.nan),
+            number("prevalence", EVEN),
+            row.get("call", "0"),
+        )
+        label = _label(row["label"], task)
+        if label is None or call not in map(str, classes) or not 0 < prevalence < 1:
             raise ValueError(f"the prediction of {row['patient_id'][:40]!r} is none")
-        probability, logit, threshold = figures
+        shares = tuple(float(row[name]) for name in task.share_names)
+        if not all(map(math.isfinite, shares)):
+            raise ValueError("a probability is no number")
         return PatientPrediction(
             patient_id=row["patient_id"],
-            label=int(row["label"]),
+            label=label,
             probability=probability,
-            logit=logit,
-            threshold=threshold,
-            call=int(row["call"]),
+            logit=number("logit", probability),
+            threshold=number("threshold", 0.0),
+            call=int(call),
             slides=int(row["slides"]),
             folds=(int(row["fold"]),),
             prevalence=prevalence,
+            shares=shares,
         )
 
-    return read_own_rows(path, [name for name in OOF_COLUMNS if name != "prevalence"], prediction)
+    needed = [name for name in _oof_columns(task) if name != "prevalence"]
+    return read_own_rows(path, [*needed, *task.share_names], prediction)
+
+
+def _label(text: str, task: Task) -> Label | None:
+    """Read a label of a task as tables of ours hold it; None if it is none."""
+    label = label_from_text(text)
+    try:
+        if label is not None:
+            task.value("", label, None)
+    except UsageError:
+        return None
+    return label

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ...data.cohort.outcomes import Label
 from ...data.errors import StoreError, UsageError
 from ...data.features.store import read_bag
 from ...models.mil.bag_tensors import BagTensors, Patient, bag_tensors
@@ -31,8 +32,8 @@ class FoldCohort:
     fold: int
     folds: int
     splits_digest: str
-    train: Mapping[str, tuple[int, tuple[str, ...]]]
-    validation: Mapping[str, tuple[int, tuple[str, ...]]]
+    train: Mapping[str, tuple[Label, tuple[str, ...]]]
+    validation: Mapping[str, tuple[Label, tuple[str, ...]]]
     test_patients: int
     slides: Mapping[str, tuple[Path, str]]
     tile: dict[str, Any]
@@ -69,7 +70,7 @@ def read_bags(
 
 
 def patients_of(
-    part: Mapping[str, tuple[int, tuple[str, ...]]],
+    part: Mapping[str, tuple[Label, tuple[str, ...]]],
     bags: Mapping[str, BagTensors],
     *,
     expression: Mapping[str, Tensor] | None = None,

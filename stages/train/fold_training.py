@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from pydantic import ValidationError
 
+from ...data.cohort.outcomes import Label
 from ...data.cohort.splits import make_splits
 from ...data.errors import CohortError, UsageError
 from ...models.mil.bag_tensors import BagTensors, Patient
@@ -39,7 +40,7 @@ class FoldData:
     :param width: D, the width of the features.
     :param molecular: RNA and further blocks, if training uses them.
     :param partial: folder for unfinished work.
-    :param task: the task of the model.
+    :param task: the task of the model, before it has learned from training patients.
     """
 
     cohort: FoldCohort
@@ -87,13 +88,18 @@ def _train(data: FoldData, settings: TrainSettings, name: str) -> TrainedFold:
     :param name: name of the file for the unfinished fit.
     """
     cohort, molecular = data.cohort, data.molecular
+    data = replace(data, task=data.task.fitted([label for label, _ in cohort.train.values()]))
     seed = settings.seed + cohort.fold
     if molecular is not None and settings.shuffle_rna:
         labels = {patient: label for patient, (label, _) in cohort.train.items()}
         molecular = molecular.shuffled(data.task.strata(labels), seed)
     method = find_method(settings.method)
     with_rna = method.uses_rna and settings.use_rna
-    rna = FoldRna.fitted(cohort, molecular, settings) if molecular is not None and with_rna else None
+    rna = (
+        FoldRna.fitted(cohort, molecular, settings, len(data.task.classes))
+        if molecular is not None and with_rna
+        else None
+    )
     targets = fold_targets(cohort, molecular, settings) if molecular is not None and settings.soft_targets else None
     train = patients_of(
         cohort.train,
@@ -167,12 +173,12 @@ def _chosen(data: FoldData, settings: TrainSettings) -> tuple[TrainSettings, lis
     return candidates[best], choice
 
 
-def _inner_folds(data: FoldData, seed: int) -> list[tuple[FoldCohort, dict[str, tuple[int, tuple[str, ...]]]]]:
+def _inner_folds(data: FoldData, seed: int) -> list[tuple[FoldCohort, dict[str, tuple[Label, tuple[str, ...]]]]]:
     own = {**data.cohort.train, **data.cohort.validation}
     labels = {patient: label for patient, (label, _) in own.items()}
     try:
         sites = {patient: data.cohort.sites[patient] for patient in own} if data.cohort.sites else None
-        splits = make_splits(data.task.strata(labels), INNER_FOLDS, seed, groups=sites)
+        splits = make_splits(labels, INNER_FOLDS, seed, groups=sites, strata=data.task.strata_of_split(labels))
     except CohortError as error:
         apart = f" and {INNER_FOLDS} sites that can be kept apart" if data.cohort.sites else ""
         what = f"nested settings need at least {INNER_FOLDS} patients of each class{apart} in every fold: {error}"
@@ -188,8 +194,8 @@ def _inner_folds(data: FoldData, seed: int) -> list[tuple[FoldCohort, dict[str, 
 
 
 def _inner_score(
-    data: FoldData, settings: TrainSettings, test: Mapping[str, tuple[int, tuple[str, ...]]], name: str
+    data: FoldData, settings: TrainSettings, test: Mapping[str, tuple[Label, tuple[str, ...]]], name: str
 ) -> float:
     """Train with these settings and score an inner fold's test patients; of a binary task by AUC."""
     network = _train(data, settings, f"{name}.pt").network
-    return validate(network, patients_of(test, data.bags, task=data.task), together=settings.bags_per_step).score
+    return validate(network, patients_of(test, data.bags, task=network.task), together=settings.bags_per_step).score

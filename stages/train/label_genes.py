@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import numpy.typing as npt
 
+from ...data.cohort.outcomes import Label, as_number
 from ...data.errors import ExpressionError
 from ...data.matrices.expression_units import STORED_AS
 from ...data.molecular.store import ExpressionTable
@@ -22,17 +23,24 @@ MANY = 30
 """From this number of patients, a gene that separates the classes perfectly is reported."""
 
 
-def refuse_labels(tables: Sequence[ExpressionTable], labels: Mapping[str, int]) -> list[str]:
+def refuse_labels(tables: Sequence[ExpressionTable], labels: Mapping[str, Label]) -> list[str]:
     """Refuse genes that are the label itself.
 
     :param labels: of all patients that are used.
-    :return: a note on genes that separate the classes perfectly but vary within them.
-    :raises ExpressionError: a gene has one value in each class, as it is stored or as the counts that it was made of.
+    :return: of two classes, a note on genes that separate the classes perfectly but vary within them.
+    :raises ExpressionError: a gene has one value in each class, as it is stored or as the counts that it was made of;
+        of more classes, of numbers and of times: it is in exactly their order.
     """
     notes = []
     for table in tables:
         patients = [patient for patient in table.patients if patient in labels]
-        classes = np.array([labels[patient] for patient in patients])
+        numbers = np.array([as_number(labels[patient]) for patient in patients])
+        if len(patients) >= ENOUGH and len(np.unique(numbers)) > 2:
+            same = _in_the_same_order(np.asarray(table.rows(patients), dtype=np.float64), numbers)
+            if same.any():
+                raise _is_the_label(table, same, len(patients))
+            continue
+        classes = numbers
         sizes = np.unique(classes, return_counts=True)[1] if patients else np.zeros(0)
         if len(patients) < ENOUGH or len(sizes) != 2 or sizes.min() < 3:
             continue
@@ -45,17 +53,28 @@ def refuse_labels(tables: Sequence[ExpressionTable], labels: Mapping[str, int]) 
         if counts is not None:
             equal |= _one_value_each(counts, first, second)
         if equal.any():
-            genes = [table.genes[index] for index in np.flatnonzero(equal).tolist()]
-            drop = " ".join(f"--drop-columns '{gene}'" for gene in genes[:3])
-            what = f"{some(genes)} is not a gene but the label itself, in all {len(patients)} patients"
-            hint = f"leave it out: wsipipe genomics MATRIX {drop}, then train again"
-            raise ExpressionError(what, path=table.source, hint=hint)
+            raise _is_the_label(table, equal, len(patients))
         if len(patients) >= MANY and apart.any():
             genes = [table.genes[index] for index in np.flatnonzero(apart).tolist()]
             notes.append(
                 f"genes that separate the label's classes without an exception: {some(genes)}; are they really genes?"
             )
     return notes
+
+
+def _is_the_label(table: ExpressionTable, equal: npt.NDArray[np.bool_], patients: int) -> ExpressionError:
+    genes = [table.genes[index] for index in np.flatnonzero(equal).tolist()]
+    drop = " ".join(f"--drop-columns '{gene}'" for gene in genes[:3])
+    what = f"{some(genes)} is not a gene but the label itself, in all {patients} patients"
+    hint = f"leave it out: wsipipe genomics MATRIX {drop}, then train again"
+    return ExpressionError(what, path=table.source, hint=hint)
+
+
+def _in_the_same_order(values: npt.NDArray[np.float64], numbers: npt.NDArray[np.float64]) -> npt.NDArray[np.bool_]:
+    """Genes that rise, or fall, exactly where the label rises, and are equal where it is equal."""
+    order = np.argsort(numbers, kind="stable")
+    steps, of_label = np.sign(np.diff(values[order], axis=0)), np.sign(np.diff(numbers[order]))[:, None]
+    return np.asarray((steps == of_label).all(axis=0) | (steps == -of_label).all(axis=0))
 
 
 def _one_value_each(

@@ -18,6 +18,7 @@ from ...data.molecular.gene_aliases import shipped_aliases
 from ...data.molecular.gene_sets import read_gmt
 from ...data.molecular.store import ExpressionTable, join_blocks, read_expression, store_name
 from ...data.plain_files import refuse_pipe
+from ...models.tasks.binary import class_of
 from ...models.training.gene_panel import GenePanel, Selection
 from ...models.training.rna_teacher import SoftTargets, measured
 from ..lineage import Lineage
@@ -121,7 +122,7 @@ class FoldRna:
     description: dict[str, Any]
 
     @classmethod
-    def fitted(cls, cohort: FoldCohort, molecular: MolecularData, settings: TrainSettings) -> FoldRna:
+    def fitted(cls, cohort: FoldCohort, molecular: MolecularData, settings: TrainSettings, classes: int = 2) -> FoldRna:
         """Fit the panel on the fold's training patients with molecular data.
 
         A patient without measurements in a block gets the training mean there, and is counted in the description.
@@ -138,7 +139,7 @@ class FoldRna:
         matrix = table.rows(patients)
         seed = settings.seed + cohort.fold
         panel = GenePanel(settings.genes, molecular.selection(settings), molecular.gene_list, seed=seed)
-        values = panel.fit(matrix, table.genes, labels).transform(matrix, table.genes)
+        values = panel.fit(matrix, table.genes, labels, classes).transform(matrix, table.genes)
         arrays, description = panel.state()
         rows = {patient: torch.from_numpy(row.copy()) for patient, row in zip(patients, values, strict=True)}
         return cls(rows, panel.genes, arrays, {**description, "unit": table.unit})
@@ -148,7 +149,7 @@ def fold_targets(cohort: FoldCohort, molecular: MolecularData, settings: TrainSe
     """Fit the RNA teacher and return the soft targets of the fold's training and validation patients."""
     return SoftTargets.fitted(
         molecular.table,
-        {patient: label for patient, (label, _) in cohort.train.items()},
+        {patient: class_of(label) for patient, (label, _) in cohort.train.items()},
         cohort.validation,
         n_genes=settings.genes,
         selection=molecular.selection(settings),

@@ -22,10 +22,11 @@ from ..pages.report_page import (
     TrainingReport,
     training_page,
 )
+from ..pages.task_page import TaskReport, task_page
 from ..registry import VERSIONS
 from ..settings import Settings
 from ..stage import Input, Item, Outcome, OutputInput, Plan, Progress, Stage, upstream
-from .cross_validate import ModelMetrics, read_metrics, read_oof
+from .cross_validate import ModelMetrics, ModelTaskMetrics, read_metrics, read_oof
 from .split import PatientRow, read_patients, reasons
 
 
@@ -64,14 +65,19 @@ class TrainingReportStage(Stage[ReportSettings]):
         def output(record: str, name: str) -> Path:
             return self.workspace / records[record].outputs[name].path
 
-        patients = read_patients(output("splits", "patients"))
-        oof = read_oof(output("cross-validation", "predictions"))
-        metrics = read_metrics(output("cross-validation", "metrics"))
         bundles = [read_facts(output(name, "bundle")) for name in records if name.startswith("fold-")]
-        report = _report(self.folder, patients, oof, metrics, sorted(bundles, key=lambda b: b.fold))
+        bundles.sort(key=lambda bundle: bundle.fold)
+        task = bundles[0].task
+        patients = read_patients(output("splits", "patients"), len(task.classes))
+        oof = read_oof(output("cross-validation", "predictions"), task)
+        metrics = read_metrics(output("cross-validation", "metrics"))
+        if isinstance(metrics, ModelTaskMetrics):
+            text = task_page(_task_report(self.folder, patients, oof, metrics, bundles))
+        else:
+            text = training_page(_report(self.folder, patients, oof, metrics, bundles))
         path = self.folder / "report.html"
         with whole(path) as scratch:
-            scratch.write_text(training_page(report), encoding="utf-8")
+            scratch.write_text(text, encoding="utf-8")
         return Outcome(outputs={"page": path})
 
 
@@ -86,15 +92,14 @@ def _report(
     test_auc = {fold.fold: fold.auc.value for fold in metrics.folds}
     return TrainingReport(
         run=folder.name,
-        question=Question.of(question.label_column, question.positive, question.negative),
-        accounting=Accounting(
-            in_table=len(patients),
-            used=sum(patient.used for patient in patients),
-            dropped=tuple(reasons(patients).items()),
-        ),
+        question=Question.asked(question),
+        accounting=_accounting(patients),
         metrics=metrics.pooled,
         prevalence=metrics.prevalence,
-        folds=tuple(_fold(bundle, test_auc.get(bundle.fold), metrics.prevalence) for bundle in bundles),
+        folds=tuple(
+            _fold(bundle, test_auc.get(bundle.fold), threshold_at(bundle.threshold, metrics.prevalence))
+            for bundle in bundles
+        ),
         oof=tuple(oof),
         slots=tuple(
             SlotUsage(fold=bundle.fold, positive=label == "positive", shares=tuple(use["shares"]))
@@ -104,12 +109,50 @@ def _report(
         facts=_facts(patients, bundles),
         settings=tuple((name, _shown(value)) for name, value in bundles[0].training["settings"].items()),
         versions=tuple(bundles[0].versions.items()),
-        page_parts=question.task.page_parts,
-        predict_command=f"wsipipe predict new_slides/ --model {folder.parent.parent.name}/models/{folder.name}",
+        page_parts=bundles[0].task.page_parts,
+        predict_command=_predict_command(folder),
     )
 
 
-def _fold(bundle: BundleFacts, test_auc: float | None, prevalence: float) -> FoldSummary:
+def _task_report(
+    folder: Path,
+    patients: list[PatientRow],
+    oof: list[PatientPrediction],
+    metrics: ModelTaskMetrics,
+    bundles: list[BundleFacts],
+) -> TaskReport:
+    test = {fold.fold: fold.main.value for fold in metrics.folds}
+    return TaskReport(
+        kind="Training report",
+        run=folder.name,
+        question=Question.asked(bundles[0].question),
+        how=f"Each was predicted by the one fold of {len(bundles)} that was not trained on them. "
+        "This is cross-validation within one cohort: other scanners and hospitals have not been tested.",
+        accounting=_accounting(patients),
+        metrics=metrics.pooled,
+        folds=tuple(_fold(bundle, test.get(bundle.fold), bundle.threshold) for bundle in bundles),
+        patients=tuple(oof),
+        share_names=bundles[0].task.share_names,
+        facts=_facts(patients, bundles),
+        settings=tuple((name, _shown(value)) for name, value in bundles[0].training["settings"].items()),
+        versions=tuple(bundles[0].versions.items()),
+        predict_command=_predict_command(folder),
+    )
+
+
+def _accounting(patients: list[PatientRow]) -> Accounting:
+    return Accounting(
+        in_table=len(patients),
+        used=sum(patient.used for patient in patients),
+        dropped=tuple(reasons(patients).items()),
+    )
+
+
+def _predict_command(folder: Path) -> str:
+    return f"wsipipe predict new_slides/ --model {folder.parent.parent.name}/models/{folder.name}"
+
+
+def _fold(bundle: BundleFacts, test_auc: float | None, threshold: float) -> FoldSummary:
     """Summarise a fold, with epochs counted from 1; bundles and TensorBoard count them from 0."""
     history = bundle.training["history"]
     best = bundle.training["best_epoch"]
@@ -120,7 +163,7 @@ def _fold(bundle: BundleFacts, test_auc: float | None, prevalence: float) -> Fol
         n_test=bundle.patients["test"],
         validation_auc=history[best]["validation_auc"],
         test_auc=test_auc,
-        threshold=threshold_at(bundle.threshold, prevalence),
+        threshold=threshold,
         best_epoch=best + 1,
         history=tuple(
             EpochRow(
@@ -164,11 +207,12 @@ def _chosen_facts(bundles: list[BundleFacts]) -> Facts:
     if aucs:
         shown = ", ".join(f"{auc:.3f}" for auc in aucs)
         rows.append(("soft targets' AUC among training patients, out of fold, by fold", shown))
+    measure = "AUC" if bundles[0].question.task == "binary" else "score of the validation"
     for bundle in bundles:
         if bundle.training["choice"]:
             best = max(bundle.training["choice"], key=lambda candidate: candidate["auc"])
             words = ", ".join(f"{name} {value}" for name, value in best.items() if name != "auc")
-            rows.append((f"chosen inside fold {bundle.fold}", f"{words} (inner AUC {best['auc']:.3f})"))
+            rows.append((f"chosen inside fold {bundle.fold}", f"{words} (inner {measure} {best['auc']:.3f})"))
     return tuple(rows)
 
 

@@ -10,6 +10,7 @@ from pydantic import Field, field_validator, model_validator
 
 from ...data.cohort.splits import MOST_FOLDS
 from ...data.molecular.block_table import BLOCKS
+from ...models.tasks.question import TaskName, class_names, refuse_parts
 from ...models.training.methods import METHODS
 from ..settings import Runtime, Settings
 
@@ -18,18 +19,47 @@ if TYPE_CHECKING:
 
 
 class BiomarkerSettings(Settings):
-    """A biomarker to predict: the column of its label, and which values are positive and negative."""
+    """A biomarker to predict: the column of its label, and what its values mean."""
 
     label_column: str = Field(examples=["HER2"], description="column of the cohort table that holds the label")
+    task: TaskName = Field(
+        "binary",
+        description="kind of question: binary (positive or negative), multiclass (one of several classes), "
+        "ordinal (classes in order), regression (a number) or survival (a time, with or without an event)",
+    )
     positive: list[str] = Field(["positive"], min_length=1, description="values that mean positive")
     negative: list[str] = Field(["negative"], min_length=1, description="values that mean negative")
+    classes: list[str] = Field(
+        [],
+        description="of multiclass and ordinal: names of the classes, the usual or the lowest first; "
+        "low=1+|2+ is a class of several values",
+    )
+    robust: bool = Field(
+        False, description="of regression: Huber's loss and a scale by the median, which outliers do not decide"
+    )
+    time_column: str = Field("", description="of survival, in place of label_column: the length of the follow-up")
+    event_column: str = Field("", description="of survival: 1 where the follow-up ended with the event, 0 where not")
 
-    @property
-    def task(self) -> Task:
-        """The prediction task; with positive and negative values it is binary."""
+    @model_validator(mode="before")
+    @classmethod
+    def _named_after_its_time(cls, given: Any) -> Any:
+        if isinstance(given, dict) and given.get("time_column") and not given.get("label_column"):
+            return {**given, "label_column": given["time_column"]}
+        return given
+
+    @model_validator(mode="after")
+    def _all_that_the_task_needs(self) -> BiomarkerSettings:
+        refuse_parts(self)
+        given = [name for name in ("positive", "negative") if name in self.model_fields_set]
+        if self.task != "binary" and given and any(getattr(self, name) != [name] for name in given):
+            raise ValueError(f"{given[0]} is for task binary; task is {self.task}")
+        return self
+
+    def asked(self) -> Task:
+        """Return the prediction task."""
         from ...models.tasks.task import find_task  # here, because it loads torch
 
-        return find_task("binary")
+        return find_task(self.task, class_names(self.classes), robust=self.robust)
 
     @field_validator("negative")
     @classmethod

@@ -13,10 +13,12 @@ from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from ...data.artifact import whole
 from ...data.cohort.ids import id_key, look_alikes
-from ...data.cohort.labels import PatientLabels, patient_labels, patient_sites
+from ...data.cohort.labels import PatientLabels, patient_sites
+from ...data.cohort.outcomes import Label, label_of
 from ...data.cohort.slide_match import SlideMatch, match_slides
 from ...data.cohort.splits import Role, Splits, make_splits, read_splits, write_splits
 from ...data.cohort.table import CohortTable, read_cohort
@@ -31,6 +33,7 @@ from ..lineage import Lineage, Standing
 from ..registry import VERSIONS
 from ..stage import FileInput, Input, Item, Outcome, Plan, Progress, Stage, ValueInput, upstream
 from .label_genes import refuse_labels
+from .question_labels import question_labels
 from .settings import BiomarkerSettings, SplitSettings
 
 PATIENT_COLUMNS = ("patient_id", "status", "reason", "label", "slides", "rna")
@@ -80,15 +83,14 @@ class SplitStage(Stage[SplitStageSettings]):
         table = read_cohort(self.table)
         unusable, usable = slides_with_features(self.tiles, self.features, self.workspace)
         match = match_slides([*usable, *unusable], table)
-        labels = patient_labels(
+        labels = question_labels(
             table,
-            settings.label_column,
-            settings.positive,
-            settings.negative,
+            settings,
             match=match,
             unusable=unusable,
             keep_frozen=settings.tcga_slides == "all",
             drop_conflicts=settings.drop_conflicts,
+            to_train=True,
         )
         if not labels.labels:
             self._refuse_nobody(labels, match)
@@ -100,6 +102,7 @@ class SplitStage(Stage[SplitStageSettings]):
             settings.seed,
             settings.validation_fraction,
             sites or None,
+            settings.asked().strata_of_split(labels.labels),
         )
         stores = [read_expression(store) for store in self.molecular]
         suspicious = refuse_labels(stores, labels.labels)
@@ -141,14 +144,15 @@ class SplitStage(Stage[SplitStageSettings]):
         stats = {
             "patients": len(labels.labels) + len(labels.dropped),
             "used": len(labels.labels),
-            "positive": sum(labels.labels.values()),
+            **(
+                {"positive": labels.counts["positive"]} if self.settings.task == "binary" else {"labels": labels.counts}
+            ),
             "with_rna": len(cohort.with_rna & labels.labels.keys()),
             "slides": sum(map(len, labels.slides.values())),
             "dropped": dict(labels.reasons),
         }
-        return Outcome(
-            outputs={"splits": self.folder / "splits.csv", "patients": self.folder / "patients.csv"}, stats=stats
-        )
+        files = {"splits": self.folder / "splits.csv", "patients": self.folder / "patients.csv"}
+        return Outcome(files, stats)
 
 
 def _not_joined(ids: Collection[str], table: CohortTable) -> list[str]:
@@ -285,27 +289,29 @@ class PatientRow:
     patient_id: str
     used: bool
     reason: str
-    label: int | None
+    label: Label | None
     slides: tuple[str, ...]
     rna: bool
     site: str = ""
     """Empty where sites are not kept apart, and in files of earlier versions."""
 
 
-def read_patients(path: Path) -> list[PatientRow]:
+def read_patients(path: Path, classes: int = 2) -> list[PatientRow]:
     """Read ``patients.csv``.
 
+    :param classes: how many classes the labels have; 0 if they are numbers or follow-ups.
     :raises StoreError: damaged, or edited into something else.
     """
 
     def patient(row: Mapping[str, str]) -> PatientRow:
-        if row["status"] not in ("used", "dropped") or row["label"] not in ("", "0", "1"):
+        label = label_of(row["label"], classes)
+        if row["status"] not in ("used", "dropped") or (label is None and row["label"]):
             raise ValueError(f"status {row['status'][:40]!r} with label {row['label'][:40]!r}")
         return PatientRow(
             patient_id=row["patient_id"],
             used=row["status"] == "used",
             reason=row["reason"],
-            label=int(row["label"]) if row["label"] else None,
+            label=label,
             slides=_parted(row["slides"]),
             rna=row["rna"] == "yes",
             site=row.get("site", ""),
@@ -357,7 +363,7 @@ class SplitOutput:
         """The slides of all patients, in any role."""
         return [slide for patient in self.splits.labels for slide in self.slides_of[patient]]
 
-    def part(self, fold: int, role: Role) -> dict[str, tuple[int, tuple[str, ...]]]:
+    def part(self, fold: int, role: Role) -> dict[str, tuple[Label, tuple[str, ...]]]:
         """Return the patients with a role in a fold: patient → label and slides."""
         return {p: (self.splits.labels[p], self.slides_of[p]) for p in self.splits.patients(fold, role)}
 
@@ -373,14 +379,20 @@ def split_output(manifest: Manifest, workspace: Path) -> SplitOutput:
         standing = found.left_out.get("splits")
         what = f"its splits are {standing.state}: {standing.why}" if standing else "has no splits"
         raise CohortError(what, path=manifest.path.parent, hint="run wsipipe train from its start")
-    patients = read_patients(workspace / split.outputs["patients"].path)
+    classes = _classes(split.settings)
+    patients = read_patients(workspace / split.outputs["patients"].path, classes)
     return SplitOutput(
-        splits=read_splits(workspace / split.outputs["splits"].path),
+        splits=read_splits(workspace / split.outputs["splits"].path, classes),
         record=split.outputs["splits"],
         slides_of={patient.patient_id: patient.slides for patient in patients},
         by_site=split.settings.get("split_by") == "site",
         site_of={patient.patient_id: patient.site for patient in patients},
     )
+
+
+def _classes(settings: Mapping[str, Any]) -> int:
+    """Number of classes of a split's labels, from the settings in its record."""
+    return 2 if settings.get("task", "binary") == "binary" else len(settings.get("classes", ()))
 
 
 def reasons(patients: list[PatientRow]) -> dict[str, int]:

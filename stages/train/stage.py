@@ -29,7 +29,7 @@ from ...models.mil.bag_tensors import BagTensors
 from ...models.mil.momkd import MoMKD
 from ...models.patient_hashes import hashes_of
 from ...models.training.fit import Epoch
-from ...models.training.methods import find_method
+from ...models.training.methods import find_method, refuse_task
 from ..extract.settings import ExtractSettings
 from ..registry import VERSIONS
 from ..settings import RESOLVED, Settings
@@ -90,7 +90,7 @@ class TrainStage(Stage[TrainSettings]):
         return stage
 
     def plan(self) -> Plan:
-        self._refuse_without_rna()
+        self._refuse()
         split = split_output(Manifest.of(self.splits), self.workspace)
         used = split.slides
         features = features_of(used, self.features, self.workspace)
@@ -127,7 +127,12 @@ class TrainStage(Stage[TrainSettings]):
             items.append(Item(f"fold-{fold}", inputs, cohort, size=self._epochs()))
         return Plan(items)
 
-    def _refuse_without_rna(self) -> None:
+    def _refuse(self) -> None:
+        task = self.biomarker.task
+        refuse_task(self.settings.method, task)
+        if self.settings.soft_targets and task != "binary":
+            what = f"soft targets are for the binary task, and this question is {task}"
+            raise UsageError(what, hint="leave --soft-targets out: RNA still teaches the methods that use it")
         requested = [name for name in ("soft_targets", "shuffle_rna") if getattr(self.settings, name)]
         if requested and not self.stores:
             what = f"--{requested[0].replace('_', '-')} needs RNA, and there is none"
@@ -154,10 +159,13 @@ class TrainStage(Stage[TrainSettings]):
         assert facts is not None  # every bag comes from a store
         with _threads_for(bags, self._of), self._curves(item.id) as draw:
             epochs: Counter[str] = Counter()
+            measure = self.biomarker.asked().measure
 
             def tell(what: str, epoch: Epoch) -> None:
                 inner = "" if what == "state" else f" ({what})"
-                progress.say(f"fold {cohort.fold}{inner}, epoch {epoch.epoch + 1}, validation {_in_validation(epoch)}")
+                progress.say(
+                    f"fold {cohort.fold}{inner}, epoch {epoch.epoch + 1}, validation {_in_validation(epoch, measure)}"
+                )
                 progress.advance(1)
                 epochs[what] += 1
                 if what == "state":
@@ -165,7 +173,7 @@ class TrainStage(Stage[TrainSettings]):
 
             partial = self.folder / "partial" / item.fingerprint.removeprefix("sha256:")[:16]
             molecular = MolecularData.read(self._molecular, self.settings.gene_list)
-            data = FoldData(cohort, bags, facts.width, molecular, device, partial, tell, self.biomarker.task)
+            data = FoldData(cohort, bags, facts.width, molecular, device, partial, tell, self.biomarker.asked())
             trained = train_fold(data, self.settings)
             path = self.folder / item.id
             write_bundle(
@@ -234,6 +242,7 @@ class TrainStage(Stage[TrainSettings]):
             },
             genes=list(rna.genes) if rna else [],
             gene_panel=rna.description if rna else {},
+            task_state=network.task.state(),
             training={
                 "settings": trained.settings.result_settings(),
                 "best_epoch": fitted.best_epoch,
@@ -280,8 +289,10 @@ def _settings_of(
     return {name: value for name, value in first.items() if name != RESOLVED}
 
 
-def _in_validation(epoch: Epoch) -> str:
+def _in_validation(epoch: Epoch, measure: str) -> str:
     """Describe the epoch's validation score."""
     if epoch.validation_rank is not None:
         return f"rank correlation {epoch.validation_rank:.3f}"
-    return f"loss {epoch.validation_loss:.3f}" if epoch.validation_auc is None else f"AUC {epoch.validation_auc:.3f}"
+    if epoch.validation_auc is None:
+        return f"loss {epoch.validation_loss:.3f}"
+    return f"{measure} {epoch.validation_auc:.3f}"

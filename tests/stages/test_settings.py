@@ -18,7 +18,8 @@ from wsipipe.stages.train.cross_validate import CrossValidateSettings
 from wsipipe.stages.train.settings import BiomarkerSettings, TrainSettings
 from wsipipe.stages.train.split import SplitStageSettings
 
-QUESTION = {"positive": ["positive"], "negative": ["negative"]}
+QUESTION = {"task": "binary", "positive": ["positive"], "negative": ["negative"], "classes": [], "robust": False}
+QUESTION |= {"time_column": "", "event_column": ""}
 SPLIT = {
     "folds": 5,
     "validation_fraction": 0.2,

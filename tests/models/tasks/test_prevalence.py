@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from scipy.special import expit, logit
 from wsipipe.data.errors import UsageError
+from wsipipe.models.evaluation.metrics import binary_metrics
 from wsipipe.models.tasks.binary import BINARY
 from wsipipe.models.tasks.prediction import PatientPrediction, log_odds, threshold_at
 
@@ -66,7 +67,7 @@ def test_where_few_are_positive_the_brier_score_beats_chance_only_with_the_prior
     for prevalence in (0.5, 0.15):
         rows = [predicted({0: float(score)}, {0: 0.5}, prevalence) for score in scores]
         calls = [row.call for row in rows]
-        found[prevalence] = BINARY.metrics(y.tolist(), [row.probability for row in rows], calls, rounds=100, seed=0)
+        found[prevalence] = binary_metrics(y.tolist(), [row.probability for row in rows], calls, rounds=100, seed=0)
     even, put_back = found[0.5], found[0.15]
     assert even.brier.value is not None
     assert put_back.brier.value is not None

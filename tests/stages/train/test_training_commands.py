@@ -127,6 +127,7 @@ IDLE = {
     "matching": ["preset", "slots", "memory"],
     "abmil": ["preset", "shared", "slots", "memory", "use_rna", *RNA_SETTINGS, "neighbours"],
     "clam-sb": ["preset", "shared", "slots", "memory", "use_rna", *RNA_SETTINGS, "neighbours"],
+    "clam-mb": ["preset", "shared", "slots", "memory", "use_rna", *RNA_SETTINGS, "neighbours"],
     "transmil": ["preset", "shared", "slots", "memory", "use_rna", *RNA_SETTINGS, "neighbours"],
     "mean": ["preset", "hidden", "shared", "slots", "memory", "use_rna", *RNA_SETTINGS, "neighbours", *STEP_SETTINGS],
 }

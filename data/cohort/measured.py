@@ -1,0 +1,145 @@
+"""Labels that are measured: a number of each patient, or a follow-up with or without an event.
+
+Rows of one patient must agree; rows without a value are ignored if the patient has other rows.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from math import isfinite
+
+from ..columns import label_words
+from ..errors import CohortError
+from ..wording import some
+from .ids import id_key
+from .labels import PatientLabels, join_labels
+from .outcomes import Label, Survival
+from .slide_match import SlideMatch
+from .table import CohortTable
+
+EVENT_WORDS: Mapping[str, bool] = {"1": True, "true": True, "yes": True, "0": False, "false": False, "no": False}
+"""How an event column may spell whether there was one, beside the ``0:LIVING`` and ``1:DECEASED`` of cBioPortal."""
+
+
+def number_labels(
+    table: CohortTable,
+    column: str,
+    *,
+    match: SlideMatch | None = None,
+    unusable: Mapping[str, str] | None = None,
+    keep_frozen: bool = False,
+    drop_conflicts: bool = False,
+) -> PatientLabels:
+    """Read one number of each patient.
+
+    :param match, unusable, keep_frozen: as for :func:`.labels.patient_labels`.
+    :param drop_conflicts: drop patients whose rows differ, with that reason, instead of refusing the table.
+    :raises CohortError: no such column, a value that is no number, or patients with two numbers.
+    """
+    column = table.column(column)
+    written = _by_patient(table, column)
+    label_of = _agreed({p: [_number(table, column, v) for v in own] for p, own in written.items()})
+    return _joined(table, column, label_of, match, unusable, keep_frozen, drop_conflicts)
+
+
+def survival_labels(
+    table: CohortTable,
+    time_column: str,
+    event_column: str,
+    *,
+    match: SlideMatch | None = None,
+    unusable: Mapping[str, str] | None = None,
+    keep_frozen: bool = False,
+    drop_conflicts: bool = False,
+) -> PatientLabels:
+    """Read each patient's follow-up: its length, and whether it ended with the event.
+
+    :param match, unusable, keep_frozen: as for :func:`.labels.patient_labels`.
+    :param drop_conflicts: drop patients whose rows differ, with that reason, instead of refusing the table.
+    :raises CohortError: no such column; a time that is negative or no number; an event that is neither 0 nor 1;
+        patients with two follow-ups.
+    """
+    time_column, event_column = table.column(time_column), table.column(event_column)
+    times, events = _by_patient(table, time_column), _by_patient(table, event_column)
+    found: dict[str, list[Label | str]] = {}
+    for patient, own in times.items():
+        found[patient] = [
+            _follow_up(table, patient, (time_column, time), (event_column, event))
+            for time, event in zip(own, events[patient], strict=True)
+        ]
+    name = f"{time_column} and {event_column}"
+    return _joined(table, name, _agreed(found), match, unusable, keep_frozen, drop_conflicts)
+
+
+def _by_patient(table: CohortTable, column: str) -> dict[str, list[str]]:
+    values: dict[str, list[str]] = {}
+    for patient, value in zip(table.frame["patient_id"], table.frame[column], strict=True):
+        values.setdefault(patient, []).append(value)
+    return values
+
+
+def _number(table: CohortTable, column: str, value: str) -> Label | str:
+    """The number, or why there is none; the words for missing values are those of ``columns.toml``."""
+    for kind, reason in (("missing", "missing"), ("not_evaluated", "not evaluated"), ("equivocal", "equivocal")):
+        if id_key(value) in label_words(kind):
+            return f"label {reason}{f' ({id_key(value)})' if kind != 'missing' else ''}"
+    try:
+        number = float(value)
+    except ValueError:
+        number = float("nan")
+    if not isfinite(number):
+        what = f"column {column} holds {value!r}, which is no number"
+        raise CohortError(what, path=table.source, hint="correct it, or leave the cell empty if it is not known")
+    return number
+
+
+def _follow_up(table: CohortTable, patient: str, time: tuple[str, str], event: tuple[str, str]) -> Label | str:
+    length = _number(table, *time)
+    happened = _event(table, *event)
+    if isinstance(length, str) or isinstance(happened, str):
+        return "follow-up missing" if isinstance(length, str) else "event missing"
+    assert isinstance(length, float)
+    if length < 0:
+        what = f"column {time[0]}: the time of patient {patient} is {length:g}, and times cannot be negative"
+        raise CohortError(what, path=table.source, hint="correct it: a follow-up begins at 0")
+    return Survival(length, happened)
+
+
+def _event(table: CohortTable, column: str, value: str) -> bool | str:
+    key = id_key(value)
+    if key in label_words("missing") or key in label_words("not_evaluated"):
+        return "event missing"
+    happened = EVENT_WORDS.get(key.partition(":")[0])
+    if happened is None:
+        there = Counter(id_key(other) for other in table.frame[column])
+        listed = [f"{other or '(empty)'} ({count})" for other, count in there.most_common()]
+        what = f"column {column} holds {value!r}: an event is 1 where it happened, and 0 where the patient was censored"
+        raise CohortError(what, path=table.source, hint=f"write 0 or 1; the column has {some(listed, 12)}")
+    return happened
+
+
+def _agreed(found: Mapping[str, Sequence[Label | str]]) -> dict[str, tuple[Label | str, ...]]:
+    """Patient → their different labels, or the reason if there is none."""
+    agreed: dict[str, tuple[Label | str, ...]] = {}
+    for patient, own in found.items():
+        labels = tuple(dict.fromkeys(label for label in own if not isinstance(label, str)))
+        agreed[patient] = labels or (own[0],)
+    return agreed
+
+
+def _joined(
+    table: CohortTable,
+    column: str,
+    found: Mapping[str, tuple[Label | str, ...]],
+    match: SlideMatch | None,
+    unusable: Mapping[str, str] | None,
+    keep_frozen: bool,
+    drop_conflicts: bool,
+) -> PatientLabels:
+    conflicts = [f"{patient} ({' and '.join(map(str, own))})" for patient, own in found.items() if len(own) > 1]
+    if conflicts and not drop_conflicts:
+        what = f"column {column}: {len(conflicts)} patients have two different values: {some(conflicts)}"
+        raise CohortError(what, path=table.source, hint="correct these rows: a label is the patient's, not the slide's")
+    label_of = {patient: own[0] if len(own) == 1 else "labels conflict" for patient, own in found.items()}
+    return join_labels(table, column, label_of, match=match, unusable=unusable, keep_frozen=keep_frozen, classes=())

@@ -1,0 +1,57 @@
+"""The page and the table of a comparison whose task is not binary."""
+
+from __future__ import annotations
+
+from ...models.evaluation.task_metrics import TaskMetrics
+from ..pages.numbers import TEMPLATES
+from ..pages.task_page import task_cautions
+from .page import verdict
+from .results import Comparison
+
+
+def task_comparison_page(comparison: Comparison) -> str:
+    """The comparison as HTML: one file that needs no other but the figure beside it."""
+    metrics = comparison.of_reference.metrics
+    assert isinstance(metrics, TaskMetrics)
+    return TEMPLATES.get_template("task_comparison.html").render(
+        comparison=comparison,
+        reference=comparison.of_reference,
+        metrics=metrics,
+        verdict=verdict(comparison),
+        cautions=task_cautions(metrics),
+        corrected=comparison.corrected(),
+        folds=max(len(method.fold_aucs) for method in comparison.methods),
+    )
+
+
+def task_comparison_table(comparison: Comparison) -> list[dict[str, str | int | float | None]]:
+    """One row per method, for a CSV file: figures with ``_low`` and ``_high``, folds, the difference and its test."""
+    corrected = comparison.corrected()
+    folds = max(len(method.fold_aucs) for method in comparison.methods)
+    rows: list[dict[str, str | int | float | None]] = []
+    for method in comparison.methods:
+        assert isinstance(method.metrics, TaskMetrics)
+        row: dict[str, str | int | float | None] = {
+            "method": method.name,
+            "title": method.title,
+            "reference": int(method.name == comparison.reference),
+            "measure": comparison.measure,
+            "patients": method.metrics.n_patients,
+        }
+        for name, estimate in method.metrics.figures.items():
+            row |= {name: estimate.value, f"{name}_low": estimate.low, f"{name}_high": estimate.high}
+        row |= dict(zip(("fold_mean", "fold_sd"), method.of_folds, strict=True))
+        row |= {f"fold_{i}": dict(enumerate(method.fold_aucs)).get(i) for i in range(folds)}
+        against = method.against_reference
+        row |= {
+            "difference": against.difference if against else None,
+            "difference_low": against.low if against else None,
+            "difference_high": against.high if against else None,
+            "p_value": against.p_value if against else None,
+            "p_value_holm": corrected.get(method.name),
+            "patients_compared": against.n_patients if against else None,
+            "seconds": method.seconds,
+            "note": method.note,
+        }
+        rows.append(row)
+    return rows

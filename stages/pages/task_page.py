@@ -1,0 +1,118 @@
+"""The page of a trained or evaluated model whose task is not binary: figures, folds, learning curves, every patient."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from markupsafe import Markup
+
+from ...data.cohort.outcomes import Survival
+from ...models.evaluation.survival_metrics import kaplan_meier, log_rank
+from ...models.evaluation.task_metrics import TaskMetrics
+from ...models.tasks.prediction import PatientPrediction
+from .charts import scatter_chart, survival_chart
+from .numbers import TEMPLATES, figure, mean_and_deviation, p_value
+from .report_page import FEW_PATIENTS, WIDE_INTERVAL, Accounting, Facts, FoldSummary, Question, learning_charts
+
+
+@dataclass(frozen=True, kw_only=True)
+class TaskReport:
+    """All that the page shows."""
+
+    kind: str
+    """The page's own name, such as ``Training report``."""
+    run: str
+    question: Question
+    how: str
+    """How the patients were predicted, in a sentence."""
+    accounting: Accounting
+    metrics: TaskMetrics
+    folds: tuple[FoldSummary, ...] = ()
+    """Of a training; the validation and test figures are those of the task."""
+    of_folds: tuple[tuple[int, TaskMetrics], ...] = ()
+    """Of an evaluation: each fold's model by itself."""
+    patients: tuple[PatientPrediction, ...]
+    share_names: tuple[str, ...] = ()
+    differences: tuple[str, ...] = ()
+    """Cautions beside those that follow from the figures."""
+    facts: Facts
+    settings: Facts = ()
+    versions: Facts = ()
+    predict_command: str = ""
+
+
+def task_page(report: TaskReport) -> str:
+    """The report as HTML: one file that needs no other."""
+    losses = tuple(dict.fromkeys(name for fold in report.folds for row in fold.history for name in row.losses))
+    measure = report.metrics.measure
+    return TEMPLATES.get_template("task.html").render(
+        report=report,
+        metrics=report.metrics,
+        question=report.question,
+        cautions=(*task_cautions(report.metrics), *report.differences),
+        charts=_charts(report),
+        losses=losses,
+        learning=[(fold, learning_charts(fold, losses, measure)) for fold in report.folds],
+        test_mains=mean_and_deviation([fold.test_auc for fold in report.folds]),
+        patients=sorted(report.patients, key=lambda patient: (-patient.probability, patient.patient_id)),
+    )
+
+
+def _charts(report: TaskReport) -> list[tuple[str, Markup]]:
+    """Captions and charts of the performance: of numbers, predicted against true ones."""
+    follow_ups = [(row.label, row.call) for row in report.patients if isinstance(row.label, Survival)]
+    if follow_ups:
+        return [(_halves(follow_ups), survival_chart(*(_steps(follow_ups, call) for call in (0, 1))))]
+    pairs = [(row.label, row.probability) for row in report.patients if isinstance(row.label, float)]
+    if not pairs:
+        return []
+    labels, predictions = zip(*pairs, strict=True)
+    return [("Predicted and true values", scatter_chart(labels, predictions))]
+
+
+def _halves(follow_ups: Sequence[tuple[Survival, int]]) -> Markup:
+    """The caption of the curves by predicted risk."""
+    times, events = [one.time for one, _ in follow_ups], [one.event for one, _ in follow_ups]
+    p = log_rank(times, events, [call for _, call in follow_ups])
+    equals = "= " if p is not None and p >= 0.001 else ""
+    return Markup(
+        'Share without the event, <span class="mark negative">low risk</span> and '
+        '<span class="mark positive">high risk</span>: log-rank p {}{}'
+    ).format(equals, p_value(p))
+
+
+def _steps(follow_ups: Sequence[tuple[Survival, int]], call: int) -> list[tuple[float, float]]:
+    """The Kaplan–Meier estimate of the patients with a call, to the end of their follow-up."""
+    own = [one for one, of_patient in follow_ups if of_patient == call]
+    if not own:
+        return []
+    steps = kaplan_meier([one.time for one in own], [one.event for one in own])
+    return [*steps, (max(one.time for one in own), steps[-1][1])]
+
+
+def task_cautions(metrics: TaskMetrics) -> tuple[str, ...]:
+    """Reasons not to rely on the main figure more than its patients allow, the most serious first."""
+    main, measure = metrics.main, metrics.measure
+    if main.value is None:
+        return (f"{measure} is undefined for these patients.",)
+    sentences = []
+    chance = metrics.chance.get(measure)
+    if main.low is not None and main.high is not None:
+        if chance is not None and main.low <= chance <= main.high:
+            sentences.append(
+                f"The interval includes {figure(chance)} ({figure(main.low)} to {figure(main.high)}): "
+                "these patients do not show that the model is better than chance."
+            )
+        elif chance is not None and main.high < chance:
+            sentences.append(f"The whole interval lies below {figure(chance)}: first look for wrong labels or leakage.")
+        if main.high - main.low > WIDE_INTERVAL:
+            sentences.append(
+                f"The interval is {figure(main.high - main.low)} wide: another cohort may give a very different figure."
+            )
+    fewest = min(metrics.counts.values(), default=metrics.n_patients)
+    if fewest < FEW_PATIENTS:
+        which = next((name for name, n in metrics.counts.items() if n == fewest), "in all")
+        few = f"Only {fewest} patient{'s' if fewest != 1 else ''} ({which})"
+        sentences.append(f"{few}: with fewer than {FEW_PATIENTS}, even the interval is a rough guide.")
+    return tuple(sentences)

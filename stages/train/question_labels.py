@@ -1,0 +1,46 @@
+"""Labels of a question: read from the cohort table by the rules of its task, for training and evaluation alike."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from ...data.cohort.labels import PatientLabels, class_labels, patient_labels
+from ...data.cohort.measured import number_labels, survival_labels
+from ...data.cohort.slide_match import SlideMatch
+from ...data.cohort.table import CohortTable
+from ...models.tasks.question import class_values
+from .settings import BiomarkerSettings
+
+
+def question_labels(
+    table: CohortTable,
+    question: BiomarkerSettings,
+    *,
+    match: SlideMatch,
+    unusable: Mapping[str, str],
+    keep_frozen: bool,
+    drop_conflicts: bool,
+    to_train: bool,
+) -> PatientLabels:
+    """Read the patients' labels.
+
+    :param match, unusable, keep_frozen, drop_conflicts: as for :func:`~wsipipe.data.cohort.labels.patient_labels`.
+    :param to_train: whether every class must have patients.
+    :raises CohortError: the table does not have what the question needs.
+    """
+    shared: dict[str, Any] = {
+        "match": match,
+        "unusable": unusable,
+        "keep_frozen": keep_frozen,
+        "drop_conflicts": drop_conflicts,
+    }
+    column = question.label_column
+    if question.task == "binary":
+        positive, negative = question.positive, question.negative
+        return patient_labels(table, column, positive, negative, one_class_is_enough=not to_train, **shared)
+    if question.task == "survival":
+        return survival_labels(table, question.time_column, question.event_column, **shared)
+    if question.task == "regression":
+        return number_labels(table, column, **shared)
+    return class_labels(table, column, class_values(question.classes), all_needed=to_train, **shared)

@@ -1,0 +1,83 @@
+"""A small workspace whose label is a class, a grade, a number or a follow-up, planted in the first features."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from planted_workspace import GENES, TELLING, WIDTH, Patient, Planted, write_rna, write_slide
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A patient as the cohort table has them: the label's columns, and how strongly the slide shows it."""
+
+    columns: Mapping[str, str]
+    signal: float
+
+
+def plant_task(
+    folder: Path,
+    asked: Sequence[Asked],
+    question: str,
+    *,
+    epochs: int = 3,
+    seed: int = 0,
+    first: int = 0,
+    rna: bool = True,
+) -> Planted:
+    """Write a project with a slide a patient, the features of which follow the patient's signal.
+
+    :param question: the lines of the biomarker in the settings.
+    :param first: number of the first patient, for cohorts that share nobody.
+    """
+    draw = np.random.default_rng(seed)
+    folder.mkdir(parents=True, exist_ok=True)
+    patients = []
+    for n, one in enumerate(asked, start=first):
+        tiles = draw.normal(0, 1, (int(draw.integers(6, 14)), WIDTH)).astype(np.float32)
+        tiles[: len(tiles) // 2 + 1, :TELLING] += one.signal
+        genes = draw.normal(8, 1, GENES).astype(np.float32)
+        genes[:TELLING] += one.signal
+        patients.append(Patient(f"P{n:03d}", "", {f"S{n:03d}": tiles}, genes if rna else None))
+    planted = Planted(folder, patients)
+    names = list(asked[0].columns)
+    with (folder / "cohort.csv").open("w", newline="") as stream:
+        rows = [[s, p.id, *one.columns.values()] for p, one in zip(patients, asked, strict=True) for s in p.slides]
+        csv.writer(stream).writerows([["slide_id", "patient_id", *names], *rows])
+    matrix = 'matrix = "rna.csv"' if rna else ""
+    planted.settings.write_text(
+        f"""
+        [cohort]
+        table = "cohort.csv"
+        [genomics]
+        {matrix}
+        unit = "log"
+        [split]
+        folds = 2
+        validation_fraction = 0.4
+        [train]
+        hidden = 16
+        shared = 8
+        slots = 3
+        genes = 12
+        epochs = {epochs}
+        learning_rate = 0.003
+        device = "cpu"
+        [biomarkers.er]
+        {question}
+        """
+    )
+    for patient in patients:
+        for slide, bag in patient.slides.items():
+            write_slide(planted, slide, bag)
+    write_rna(planted, patients)
+    return planted
+
+
+def of_classes(names: Sequence[str], each: int = 10, strength: float = 2.0) -> list[Asked]:
+    """Patients of each class in turn; the slides of class c show c times the strength."""
+    return [Asked({"grade": name}, strength * place) for _ in range(each) for place, name in enumerate(names)]
