@@ -6,7 +6,6 @@ use the last record of each item; an incomplete last line (after a power cut) is
 
 from __future__ import annotations
 
-import json
 import os
 import socket
 import warnings
@@ -334,7 +333,7 @@ _settings: Final[dict[str, tuple[bytes, dict[str, Json]]]] = {}
 
 def _is_newer(line: bytes) -> bool:
     try:
-        schema = json.loads(line).get("schema")
+        schema = parse_json(line).get("schema")
     except (ValueError, AttributeError):
         return False
     return isinstance(schema, int) and schema > SCHEMA

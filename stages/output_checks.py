@@ -6,7 +6,6 @@ was compared. The rows of :mod:`.registry` name them. Each yields what is wrong;
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -15,6 +14,7 @@ from typing import Any, Final, Literal
 
 from ..data.artifact import stamp
 from ..data.errors import StoreError
+from ..data.json_text import read_json
 from ..data.manifest import Record
 
 Kind = Literal["count", "shape", "not finite", "mismatch"]
@@ -160,10 +160,7 @@ def check_json(output: Output) -> Iterator[Fault]:
 
 
 def _json(path: Path) -> Any:
-    try:
-        return json.loads(path.read_bytes())
-    except (ValueError, RecursionError) as error:
-        raise StoreError(f"is no JSON: {error}", path=path, hint="the next run makes it again") from error
+    return read_json(path, StoreError, what="JSON", hint="the next run makes it again")
 
 
 def _count(output: Output, name: str, found: int, *, kind: Kind = "count") -> Iterator[Fault]:

@@ -83,18 +83,18 @@ def refuse_other_files(file: h5py.Group) -> None:
     :raises UnreadableError: it does; the message says where.
     """
 
-    def look(name: str | bytes, link: object) -> None:
+    def leads_away(name: str | bytes, link: object) -> str | None:
         if isinstance(link, h5py.ExternalLink):
-            raise UnreadableError(
-                f"`{_text(name)}` is a link to another file, {link.filename!a}, which is not followed"
-            )
+            return f"`{_text(name)}` is a link to another file, which is not followed: {_text(link.filename)!a}"
         held = file[name] if isinstance(link, h5py.HardLink) else None  # a soft one leads to a place in this file
         if isinstance(held, h5py.Dataset):
-            sources = [part.file_name for part in held.virtual_sources()] if held.is_virtual else held.external or []
-            if held.external or any(source != "." for source in sources):
-                raise UnreadableError(f"the numbers of `{_text(name)}` are in another file, which is not opened")
+            virtual = held.is_virtual and any(part.file_name != "." for part in held.virtual_sources())
+            if virtual or held.external:
+                return f"the numbers of `{_text(name)}` are in another file, which is not opened"
+        return None
 
-    file.visititems_links(look)
+    if where := file.visititems_links(leads_away):  # what is raised in there gets lost
+        raise UnreadableError(where)
 
 
 @contextmanager

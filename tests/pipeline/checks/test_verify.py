@@ -173,6 +173,14 @@ def store_nan(project: Project) -> None:
     record_again(project, FEATURES, "extract", "b", "features", store)
 
 
+def change_a_fact_of_a_store(project: Project) -> None:
+    """What the numbers mean, which zarr keeps beside them."""
+    facts = project.work / FEATURES / "b.zarr/zarr.json"
+    before = facts.read_text()
+    facts.write_text(before.replace("fp32", "fp16"))
+    assert facts.read_text() != before
+
+
 def store_infinity(project: Project) -> None:
     store = project.work / FEATURES / "b.zarr"
     zarr.open_group(store, mode="r+")["features"][0, 0] = np.inf
@@ -234,6 +242,7 @@ SILENT = {
 }
 DEEP = {  # only these need every byte to be read
     flip_a_byte_of_features: ("bytes", "extract", "b"),
+    change_a_fact_of_a_store: ("bytes", "extract", "b"),
     flip_a_byte_of_a_picture: ("bytes", "tile", "b"),
     store_nan: ("not finite", "extract", "b"),
     store_infinity: ("not finite", "extract", "b"),
