@@ -6,31 +6,30 @@ use the last record of each item; an incomplete last line (after a power cut) is
 
 from __future__ import annotations
 
-import errno
-import json
 import os
 import socket
 import warnings
 from collections.abc import Collection, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import datetime
 from itertools import count
 from pathlib import Path
 from typing import Any, Final, Literal
 
-from filelock import BaseFileLock, FileLock, SoftFileLock, Timeout
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
-from pydantic.dataclasses import dataclass as pydantic_dataclass
+import msgspec
+from pydantic import GetCoreSchemaHandler, TypeAdapter
+from pydantic_core import CoreSchema, core_schema, to_json
 
-from .artifact import STAGE_FILES, digest_of, flush_to_disk, say_weaker, size_of, whole
-from .errors import BusyError, InputError, StoreError
+from .artifact import digest_of, flush_to_disk, size_of, whole
+from .errors import InputError, StoreError
 from .file_names import why_no_file_name, why_no_output
-from .json_text import fault, is_plain_json, parse_json
+from .json_text import fault, is_within_limits, parse_json
 from .known_records import read_on
 from .plain_files import refuse_pipe
-from .surroundings import patiently, surroundings
+from .surroundings import patiently
 from .workspace import refuse_link
+from .writing_lock import holder_of, locked
 
 SCHEMA = 1
 
@@ -54,12 +53,20 @@ _MOST_BYTES: Final = 4 << 30
 """Of a manifest: a million records of 4 kB."""
 
 
-class _Part(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
+class _Part(msgspec.Struct, frozen=True, forbid_unknown_fields=True, gc=False):
+    """Fields that msgspec reads quickly; pydantic reads the same ones to say what is wrong with them."""
+
+    @classmethod
+    def __get_pydantic_core_schema__(cls, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        fields = {
+            field.name: core_schema.typed_dict_field(handler.generate_schema(field.type), required=field.required)
+            for field in msgspec.structs.fields(cls)
+        }
+        whole = core_schema.typed_dict_schema(fields, extra_behavior="forbid", cls_name=cls.__name__)
+        return core_schema.no_info_after_validator_function(lambda values: cls(**values), whole)
 
 
-@pydantic_dataclass(config=ConfigDict(extra="forbid"), frozen=True, slots=True)
-class InputRecord:
+class InputRecord(_Part, frozen=True, kw_only=True):
     """An input of an item, as it was when the item was made."""
 
     digest: str
@@ -70,8 +77,7 @@ class InputRecord:
     """Used only to decide whether to hash the file again; not part of its identity."""
 
 
-@pydantic_dataclass(config=ConfigDict(extra="forbid"), frozen=True, slots=True)
-class OutputRecord:
+class OutputRecord(_Part, frozen=True, kw_only=True):
     """One output of an item, a file or folder."""
 
     path: str
@@ -81,7 +87,7 @@ class OutputRecord:
 
     def is_whole(self, workspace: Path, *, check_digest: bool = False) -> bool:
         """Whether it exists with the recorded size and, if ``check_digest``, the recorded contents."""
-        path = os.path.join(workspace, self.path)  # noqa: PTH118  asked for 100,000 outputs at once
+        path = f"{workspace}/{self.path}"  # a Path would take longer than all the rest, for 100,000 outputs
         return patiently(lambda: self._is_at(path, check_digest), path)
 
     def _is_at(self, path: str, check_digest: bool) -> bool:
@@ -97,7 +103,7 @@ class OutputRecord:
         return not check_digest or digest_of(Path(path)) == self.digest
 
 
-class ErrorRecord(_Part):
+class ErrorRecord(_Part, frozen=True, kw_only=True):
     """Why an item failed."""
 
     type: str
@@ -107,10 +113,10 @@ class ErrorRecord(_Part):
     """True if the surroundings, not the input, were at fault: the next run tries the item again."""
 
 
-class Record(_Part):
+class Record(_Part, frozen=True, kw_only=True):
     """One attempt at one item."""
 
-    schema_version: int = Field(SCHEMA, alias="schema")
+    schema: int = SCHEMA
     stage: str
     stage_version: int
     item: str
@@ -123,25 +129,19 @@ class Record(_Part):
     error: ErrorRecord | None = None
     start: datetime
     seconds: float
-    host: str = Field(default_factory=socket.gethostname)
+    host: str = msgspec.field(default_factory=socket.gethostname)
     wsipipe: str
 
-    model_config = ConfigDict(frozen=True, extra="forbid", validate_by_name=True, validate_by_alias=True)
+    def __post_init__(self) -> None:
+        """Refuse names that would lead out of the workspace.
 
-    @field_validator("item")
-    @classmethod
-    def _is_a_name(cls, item: str) -> str:
-        if reason := why_no_file_name(item):
-            raise ValueError(f"the item {item!a} {reason}")
-        return item
-
-    @field_validator("outputs")
-    @classmethod
-    def _are_in_the_workspace(cls, outputs: dict[str, OutputRecord]) -> dict[str, OutputRecord]:
-        for output in outputs.values():
+        :raises ValueError: the item or an output has one.
+        """
+        if reason := why_no_file_name(self.item):
+            raise ValueError(f"the item {self.item!a} {reason}")
+        for output in self.outputs.values():
             if reason := why_no_output(output.path):
                 raise ValueError(f"the output {output.path!a} {reason}")
-        return outputs
 
     def is_whole(self, workspace: Path, *, check_digest: bool = False) -> bool:
         """Whether all outputs exist as recorded."""
@@ -207,7 +207,7 @@ class Manifest:
             if isinstance(fields, dict):
                 stage = fields.get("stage")
                 fields["stage"] = FORMER_STAGES.get(stage, stage) if isinstance(stage, str) else stage
-            return Record.model_validate(fields)
+            return _CHECKED.validate_python(fields)
         except ValueError as error:
             raise StoreError(
                 f"line {number} is not a record: {fault(error)}",
@@ -253,9 +253,23 @@ class Manifest:
         """The last record of each item (of one stage, or of all), in the order of first appearance."""
         return {r.item: r for r in self.records() if stage is None or r.stage == stage}
 
+    def holder(self) -> str | None:
+        """Say which run holds the lock now; None if none does. Writes nothing."""
+        return holder_of(self.path.parent)
+
+    @contextmanager
+    def lock(self) -> Iterator[None]:
+        """Hold the lock as the only writer (:func:`~wsipipe.data.writing_lock.locked`).
+
+        :raises BusyError: another run holds it; the message says which.
+        :raises UsageError: the folder is outside of the workspace, or a link stands for the manifest or its lock.
+        """
+        with locked(self.path.parent):
+            yield
+
     def append(self, *records: Record) -> None:
         """Append records and flush them to the disk; an incomplete line of a killed run is removed first."""
-        lines = b"".join(r.model_dump_json(by_alias=True, exclude_none=True).encode() + b"\n" for r in records)
+        lines = b"".join(line_of(record) for record in records)
 
         def write() -> None:
             refuse_link(self.path)
@@ -274,84 +288,40 @@ class Manifest:
 
         patiently(write, self.path)
 
-    def holder(self) -> str | None:
-        """Say which run holds the lock now; None if none does. Writes nothing."""
-        kinds: tuple[tuple[str, type[BaseFileLock]], ...] = ((".lock", FileLock), (".lock-file", SoftFileLock))
-        for name, kind in kinds:
-            file = self.path.with_name(name)
-            if not file.is_file() or file.is_symlink():
-                continue
-            lock = kind(file)
-            try:
-                lock.acquire(timeout=0)
-            except Timeout:
-                return _held_by(self.path.with_name(".lock-holder.json"))
-            except (OSError, NotImplementedError):
-                continue  # read-only, or without locks: nobody can be seen to hold it
-            lock.release()
-        return None
 
-    @contextmanager
-    def lock(self) -> Iterator[None]:
-        """Hold the manifest's lock as its only writer. The operating system releases it when the process ends.
-
-        On a file system without such locks a file stands for it, with the holder's process and host in it. If that
-        process has died on this host, it is taken over.
-
-        :raises BusyError: another run holds it; the message says which.
-        :raises UsageError: the folder is outside of the workspace, or a link stands for the manifest or its lock.
-        """
-        for file in STAGE_FILES:
-            refuse_link(self.path.with_name(file))
-        holder = self.path.with_name(".lock-holder.json")
-        hint = "wait until it ends, or stop it; its lock ends with it"
-        lock: BaseFileLock = FileLock(self.path.with_name(".lock"), fallback_to_soft=False)
-        try:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            try:
-                patiently(lambda: lock.acquire(timeout=0), self.path.parent)
-            except (OSError, NotImplementedError) as error:
-                if isinstance(error, OSError) and error.errno not in _NO_LOCKS:
-                    raise
-                # Under a name of its own: an operating system's lock leaves its file behind, which means nothing.
-                lock = SoftFileLock(self.path.with_name(".lock-file"))
-                hint = f"wait until it ends, or stop it; if it has ended already, remove {lock.lock_file}"
-                say_weaker("has no locks: a file stands for them, which a machine that stops leaves behind", self.path)
-                lock.acquire(timeout=0)
-        except Timeout as error:
-            raise BusyError(
-                f"another run is writing here: {_held_by(holder)}", path=self.path.parent, hint=hint
-            ) from error
-        except OSError as error:
-            raise surroundings(error, self.path) or error from error
-        try:
-            _sign(holder)
-            yield
-        finally:
-            with suppress(OSError):  # the file is only for messages; the lock itself is the operating system's
-                holder.unlink(missing_ok=True)
-            lock.release()
+def line_of(record: Record) -> bytes:
+    """The line of a record in its manifest: JSON without the fields that are None."""
+    return json_of(record) + b"\n"
 
 
-_NO_LOCKS = frozenset({errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EINVAL})
-"""What file systems answer that have no locks (some of NFS, SMB and FUSE)."""
+def json_of(value: Any) -> bytes:
+    """The JSON of records, and of values in which they are."""
+    return to_json(value, fallback=_fields, inf_nan_mode="null")
+
+
+def _fields(part: _Part) -> dict[str, Any]:
+    return {name: value for name in part.__struct_fields__ if (value := getattr(part, name)) is not None}
+
+
+_QUICK: Final = msgspec.json.Decoder(Record)
+_CHECKED: Final = TypeAdapter(Record)
 
 
 def _parsed(line: bytes) -> Record | None:
     """A record of the present format, parsed in one go; None if it must be looked at more closely."""
-    if not is_plain_json(line):
+    if not is_within_limits(line):
         return None
     try:
-        record = Record.model_validate_json(line)
-    except ValidationError:
+        record = _QUICK.decode(line)
+    except (ValueError, RecursionError):
         return None
-    if record.schema_version != SCHEMA or record.stage in FORMER_STAGES:
+    if record.schema != SCHEMA or record.stage in FORMER_STAGES:
         return None
     start = line.find(b'"settings":')
     text = line[start : line.find(b',"inputs":', start)]
     known, settings = _settings.get(record.stage, (b"", {}))
     if text == known and record.settings == settings:
-        record.__dict__["settings"] = settings
+        msgspec.structs.force_setattr(record, "settings", settings)
     else:
         _settings[record.stage] = text, record.settings
     return record
@@ -361,26 +331,9 @@ _settings: Final[dict[str, tuple[bytes, dict[str, Json]]]] = {}
 """The settings of each stage's last record, as text and parsed; its other records share them instead of a copy each."""
 
 
-def _held_by(holder: Path) -> str:
-    try:
-        text = holder.read_text() if holder.is_file() and not holder.is_symlink() else "unknown"
-    except (OSError, UnicodeDecodeError):
-        return "unknown"
-    return "".join(character if character.isprintable() else " " for character in text[:_HOLDER_SHOWN])
-
-
-_HOLDER_SHOWN: Final = 300
-
-
-def _sign(holder: Path) -> None:
-    now = datetime.now(UTC).isoformat(timespec="seconds")
-    with whole(holder) as scratch:
-        scratch.write_text(json.dumps({"host": socket.gethostname(), "pid": os.getpid(), "since": now}))
-
-
 def _is_newer(line: bytes) -> bool:
     try:
-        schema = json.loads(line).get("schema")
+        schema = parse_json(line).get("schema")
     except (ValueError, AttributeError):
         return False
     return isinstance(schema, int) and schema > SCHEMA

@@ -85,7 +85,7 @@ def console_of(*, json: bool, debug: bool, level: LogLevel = LogLevel.info) -> I
         record = explain(error)
         name = "" if record.type == SurroundingsError.__name__ else f"{record.type}: "
         console.error(SurroundingsError(f"{name}{record.message}", hint=record.hint))
-        console.result({"error": record.model_dump(exclude={"retry"})})
+        console.result({"error": {"type": record.type, "message": record.message, "hint": record.hint}})
         if console.debug:
             console.trace(traceback.format_exc())
         console.note(f"next: {shlex.join(typed_command())}")

@@ -6,13 +6,15 @@ was compared. The rows of :mod:`.registry` name them. Each yields what is wrong;
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, Final, Literal
 
+from ..data.artifact import stamp
 from ..data.errors import StoreError
+from ..data.json_text import read_json
 from ..data.manifest import Record
 
 Kind = Literal["count", "shape", "not finite", "mismatch"]
@@ -51,10 +53,10 @@ Check = Callable[[Output], Iterator[Fault]]
 
 def check_tiles(output: Output) -> Iterator[Fault]:
     """Compare the number of tiles in the HDF5 file, and its slide, with the record."""
-    from ..data.tiling.store import count_tiles, read_tiles
+    from ..data.tiling.store import read_tiles
 
     if not output.deep:
-        yield from _count(output, "tiles", count_tiles(output.path))
+        yield from _count(output, "tiles", _tiles_in(output.path))
         return
     tiles = read_tiles(output.path)
     yield from _count(output, "tiles", len(tiles))
@@ -66,7 +68,7 @@ def check_features(output: Output) -> Iterator[Fault]:
     import numpy as np
 
     from ..data.features.store import open_features
-    from ..data.tiling.store import count_tiles, read_tiles
+    from ..data.tiling.store import read_tiles
 
     store, record = open_features(output.path), output.record
     rows, width = store.shape
@@ -77,7 +79,7 @@ def check_features(output: Output) -> Iterator[Fault]:
     if "tiles" in record.inputs:
         yield from _same("the digest of its tiles", store.facts.tiles_digest, record.inputs["tiles"].digest)
     tiles = output.inputs.get("tiles")
-    if tiles is not None and (of_slide := count_tiles(tiles)) != rows + len(store.facts.bad_tiles):
+    if tiles is not None and (of_slide := _tiles_in(tiles)) != rows + len(store.facts.bad_tiles):
         yield Fault(
             "count", f"it has {rows} rows and {len(store.facts.bad_tiles)} bad tiles; its slide {of_slide} tiles"
         )
@@ -92,6 +94,18 @@ def check_features(output: Output) -> Iterator[Fault]:
     places = {(int(x), int(y)) for x, y in store.coords[:]}
     if tiles is not None and not places <= {(int(x), int(y)) for x, y in read_tiles(tiles).coords}:
         yield Fault("mismatch", "it has features of places where its slide has no tiles")
+
+
+def _tiles_in(path: Path) -> int:
+    """Count the tiles in a file, once for the check of the tiles and that of the features made from them."""
+    return _counted(path, stamp(path))
+
+
+@lru_cache(maxsize=1_000_000)
+def _counted(path: Path, _: tuple[int, int]) -> int:
+    from ..data.tiling.store import count_tiles
+
+    return count_tiles(path)
 
 
 def check_expression(output: Output) -> Iterator[Fault]:
@@ -146,10 +160,7 @@ def check_json(output: Output) -> Iterator[Fault]:
 
 
 def _json(path: Path) -> Any:
-    try:
-        return json.loads(path.read_bytes())
-    except (ValueError, RecursionError) as error:
-        raise StoreError(f"is no JSON: {error}", path=path, hint="the next run makes it again") from error
+    return read_json(path, StoreError, what="JSON", hint="the next run makes it again")
 
 
 def _count(output: Output, name: str, found: int, *, kind: Kind = "count") -> Iterator[Fault]:

@@ -1,8 +1,10 @@
-"""Arrays of an HDF5 file with their attributes, read where a damaged file does no harm (:mod:`.reading_process`)."""
+"""HDF5 files: arrays and attributes, read where damage does no harm (:mod:`.reading_process`), and written whole."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import io
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
@@ -12,6 +14,7 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
+from ..artifact import whole
 from .reading_process import UnreadableError, in_bytes, most_bytes, read_in_a_process
 
 
@@ -20,7 +23,9 @@ class Hdf5Content:
     """What was asked for of a file."""
 
     arrays: Mapping[str, NDArray[Any]]
-    """Those of the arrays asked for that are in it."""
+    """Those of the arrays asked for that are in it; none if only shapes were asked for."""
+    shapes: Mapping[str, tuple[int, ...]]
+    """Of the same arrays."""
     attributes: Mapping[str, Mapping[str, Any]]
     """Of each of these: numbers, texts and arrays; anything else as the text that describes it."""
     of_file: Mapping[str, Any]
@@ -28,14 +33,15 @@ class Hdf5Content:
     """All that lies at the root of the file."""
 
 
-def read_hdf5(path: Path, *names: str) -> Hdf5Content:
+def read_hdf5(path: Path, *names: str, only_shapes: bool = False) -> Hdf5Content:
     """Read these arrays of a file, whole, as far as they are in it.
 
+    :param only_shapes: of the arrays read their shapes and attributes, and none of their numbers.
     :raises UnreadableError: it is no HDF5, or damaged, or an array is larger than what a file of this size may hold.
     :raises OSError: a failure of the machine, for :func:`.surroundings.patiently`.
     :raises SurroundingsError: the storage does not answer, or no memory is left.
     """
-    return read_in_a_process(_read, path, names)
+    return read_in_a_process(_read, path, names, only_shapes)
 
 
 def refuse_absurd(name: str, cells: tuple[int, ...], itemsize: int, path: Path) -> None:
@@ -53,17 +59,57 @@ def refuse_absurd(name: str, cells: tuple[int, ...], itemsize: int, path: Path) 
         )
 
 
-def _read(path: Path, names: tuple[str, ...]) -> Hdf5Content:
+def _read(path: Path, names: tuple[str, ...], only_shapes: bool) -> Hdf5Content:
     with h5py.File(path, "r") as file:
+        refuse_other_files(file)
         found = {name: held for name in names if isinstance(held := file.get(name), h5py.Dataset)}
         for name, dataset in found.items():
             refuse_absurd(name, dataset.shape or (), dataset.dtype.itemsize, path)
         return Hdf5Content(
-            {name: np.asarray(dataset[()]) for name, dataset in found.items()},
+            {} if only_shapes else {name: np.asarray(dataset[()]) for name, dataset in found.items()},
+            {name: dataset.shape or () for name, dataset in found.items()},
             {name: _attributes(dataset) for name, dataset in found.items()},
             _attributes(file),
             tuple(map(_text, file)),
         )
+
+
+def refuse_other_files(file: h5py.Group) -> None:
+    """Refuse a file that has other files read in its stead, which may lie anywhere on this machine.
+
+    HDF5 follows links to other files, and takes the numbers of an array from other files: those of its external
+    storage, or the sources of a virtual array.
+
+    :raises UnreadableError: it does; the message says where.
+    """
+
+    def leads_away(name: str | bytes, link: object) -> str | None:
+        if isinstance(link, h5py.ExternalLink):
+            return f"`{_text(name)}` is a link to another file, which is not followed: {_text(link.filename)!a}"
+        held = file[name] if isinstance(link, h5py.HardLink) else None  # a soft one leads to a place in this file
+        if isinstance(held, h5py.Dataset):
+            virtual = held.is_virtual and any(part.file_name != "." for part in held.virtual_sources())
+            if virtual or held.external:
+                return f"the numbers of `{_text(name)}` are in another file, which is not opened"
+        return None
+
+    if where := file.visititems_links(leads_away):  # what is raised in there gets lost
+        raise UnreadableError(where)
+
+
+@contextmanager
+def whole_hdf5(path: Path) -> Iterator[h5py.File]:
+    """Yield an HDF5 file that is made in memory, and written whole to ``path`` when the block succeeds.
+
+    The library leaves a file open of which it cannot write the end, on a full disk, and crashes when Python ends.
+
+    :raises SurroundingsError: the disk is full or read-only.
+    """
+    buffer = io.BytesIO()
+    with h5py.File(buffer, "w") as file:
+        yield file
+    with whole(path) as scratch:
+        scratch.write_bytes(buffer.getbuffer())
 
 
 def _attributes(of: h5py.HLObject) -> dict[str, Any]:

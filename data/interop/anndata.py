@@ -18,9 +18,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from anndata import AnnData
+from anndata.io import write_elem
 
-from ..artifact import whole
 from ..features.store import Bag
+from ..files.hdf5 import whole_hdf5
 
 
 def to_anndata(bag: Bag) -> AnnData:
@@ -56,5 +57,5 @@ def write_anndata(path: Path, bag: Bag) -> None:
 
     :raises SurroundingsError: the disk is full or read-only.
     """
-    with whole(path) as scratch:
-        to_anndata(bag).write_h5ad(scratch)
+    with whole_hdf5(path) as file:
+        write_elem(file, "/", to_anndata(bag))

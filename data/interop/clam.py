@@ -24,12 +24,12 @@ from collections.abc import Sequence
 from pathlib import Path, PurePath
 from typing import Any, Final
 
-import h5py
 import numpy as np
 
 from ..artifact import whole
 from ..errors import SlideError
 from ..features.store import Bag
+from ..files.hdf5 import whole_hdf5
 from ..tiling.store import TileSet
 from .hdf5_arrays import Attributes, write_array
 
@@ -96,14 +96,11 @@ def write_clam_tiles(path: Path, tiles: TileSet) -> None:
         "name": tiles.slide_id,
         "save_path": ".",
     }
-    buffer = io.BytesIO()
-    with h5py.File(buffer, "w") as file:
+    with whole_hdf5(path) as file:
         # In one piece, without chunks: CLAM reads it row by row.
         coords = file.create_dataset("coords", data=tiles.coords.astype(np.int64), track_times=False)
         for key, value in attributes.items():
             coords.attrs[key] = value
-    with whole(path) as scratch:
-        scratch.write_bytes(buffer.getvalue())
 
 
 def clam_process_list(slides: Sequence[str]) -> str:
@@ -138,7 +135,7 @@ def write_clam_features(folder: Path, slide_id: str, bag: Bag) -> None:
 
     if not len(bag.features):
         raise SlideError("it has no tiles, and CLAM cannot take an empty bag", path=slide_id, hint="leave it out")
-    with whole(folder / "h5_files" / f"{slide_id}.h5") as scratch, h5py.File(scratch, "w") as file:
+    with whole_hdf5(folder / "h5_files" / f"{slide_id}.h5") as file:
         write_array(file, "features", bag.features, "<f4")
         write_array(file, "coords", bag.coords, "<i4")
     stream = io.BytesIO()  # torch writes a file's own name into it, and a scratch file has another

@@ -18,11 +18,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, Final
 
-import h5py
-
-from ..artifact import whole
 from ..errors import SlideError, StoreError
 from ..features.store import Bag
+from ..files.hdf5 import whole_hdf5
 from ..tiling.store import TileSet
 from ..units import Level0Px
 from .hdf5_arrays import Attributes, write_array
@@ -86,7 +84,7 @@ def write_trident_features(path: Path, bag: Bag, tiles: TileSet | None = None) -
             raise StoreError(wrong, path=path, hint="give the tiles that the features are from")
         width, height = tiles.slide_size
         attributes |= {"overlap": int(tiles.grid.overlap), "level0_width": int(width), "level0_height": int(height)}
-    with whole(path) as scratch, h5py.File(scratch, "w") as file:
+    with whole_hdf5(path) as file:
         write_array(file, "features", bag.features, "<f4").attrs.update(
             {"name": bag.slide_id, "savetodir": ".", "encoder": facts.backbone}
         )

@@ -13,7 +13,7 @@ import pandas as pd
 from anndata.io import read_elem
 from scipy import sparse
 
-from ..files.hdf5 import refuse_absurd
+from ..files.hdf5 import refuse_absurd, refuse_other_files
 from ..files.reading_process import UnreadableError, read_in_a_process
 
 
@@ -41,6 +41,7 @@ def read_h5ad(path: Path) -> AnnotatedMatrix:
 
 def _read(path: Path) -> AnnotatedMatrix:
     with h5py.File(path, "r") as file:
+        refuse_other_files(file)
         for part in ("X", "obs", "var"):
             if part not in file:
                 raise UnreadableError(f"no {part} in it")

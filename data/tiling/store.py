@@ -18,19 +18,18 @@ level0_width, _height px
 
 from __future__ import annotations
 
-import io
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-import h5py
 import numpy as np
 import numpy.typing as npt
 
-from ..artifact import digest_of, whole
+from ..artifact import digest_of
 from ..errors import StoreError
-from ..files.hdf5 import read_hdf5
+from ..files.hdf5 import Hdf5Content, read_hdf5, whole_hdf5
 from ..files.reading_process import UnreadableError
 from ..plain_files import refuse_pipe
 from ..slides.slide import Rgb, Slide
@@ -99,8 +98,7 @@ def write_tiles(path: Path, tiles: TileSet) -> None:
 
     :raises SurroundingsError: the disk is full or read-only.
     """
-    buffer = io.BytesIO()
-    with h5py.File(buffer, "w") as file:
+    with whole_hdf5(path) as file:
         file.attrs["encoding-type"] = ENCODING_TYPE
         file.attrs["encoding-version"] = ENCODING_VERSION
         arrays: dict[str, npt.NDArray[Any]] = {
@@ -116,8 +114,6 @@ def write_tiles(path: Path, tiles: TileSet) -> None:
             )
         for key, value in (_trident_attributes(tiles) | _own_attributes(tiles)).items():
             file["coords"].attrs[key] = value
-    with whole(path) as scratch:
-        scratch.write_bytes(buffer.getvalue())
 
 
 def read_tiles(path: Path, *, digest: str | None = None) -> TileSet:
@@ -135,29 +131,48 @@ def count_tiles(path: Path) -> int:
 
     :raises StoreError: damaged, or not a tile set.
     """
-    return len(read_tiles(path))
+    return patiently(lambda: _count(path), path)
 
 
 def _read(path: Path, digest: str | None) -> TileSet:
-    again = "make the tiles again: remove it and run `wsipipe tile`"
+    with _damage_named(path):
+        if digest is not None and digest_of(path) != digest:
+            raise StoreError("its bytes are not those that `wsipipe tile` has recorded", path=path, hint=_AGAIN)
+        content = _content(path)
+        _length(content)
+        return _tile_set(content.attributes["coords"], content.arrays)
+
+
+def _count(path: Path) -> int:
+    with _damage_named(path):
+        return _length(_content(path, only_shapes=True))
+
+
+_AGAIN: Final = "make the tiles again: remove it and run `wsipipe tile`"
+
+
+def _content(path: Path, *, only_shapes: bool = False) -> Hdf5Content:
+    content = read_hdf5(path, *_SHAPES, only_shapes=only_shapes)
+    encoding = content.of_file.get("encoding-type"), content.of_file.get("encoding-version")
+    if encoding[0] != ENCODING_TYPE:
+        raise StoreError("not a tile set of wsipipe", path=path, hint=_AGAIN)
+    if encoding[1] != ENCODING_VERSION:
+        wrong = f"encoding version {encoding[1]} (this wsipipe reads {ENCODING_VERSION})"
+        raise StoreError(wrong, path=path, hint="use the wsipipe that wrote it, or " + _AGAIN)
+    return content
+
+
+@contextmanager
+def _damage_named(path: Path) -> Iterator[None]:
     refuse_pipe(path, StoreError)
     try:
-        if digest is not None and digest_of(path) != digest:
-            raise StoreError("its bytes are not those that `wsipipe tile` has recorded", path=path, hint=again)
-        content = read_hdf5(path, *_SHAPES)
-        encoding = content.of_file.get("encoding-type"), content.of_file.get("encoding-version")
-        if encoding[0] != ENCODING_TYPE:
-            raise StoreError("not a tile set of wsipipe", path=path, hint=again)
-        if encoding[1] != ENCODING_VERSION:
-            wrong = f"encoding version {encoding[1]} (this wsipipe reads {ENCODING_VERSION})"
-            raise StoreError(wrong, path=path, hint="use the wsipipe that wrote it, or " + again)
-        return _tile_set(content.attributes["coords"], content.arrays)
+        yield
     except FileNotFoundError as error:
         raise StoreError("there is no such tile set", path=path, hint="run `wsipipe tile` first") from error
     except KeyError as error:
-        raise StoreError(f"damaged: no {error.args[0]} in it", path=path, hint=again) from error
+        raise StoreError(f"damaged: no {error.args[0]} in it", path=path, hint=_AGAIN) from error
     except (UnreadableError, ValueError, TypeError, OverflowError) as error:
-        raise StoreError(f"damaged: {error}", path=path, hint=again) from error
+        raise StoreError(f"damaged: {error}", path=path, hint=_AGAIN) from error
 
 
 _SHAPES: Final = {"coords": (2,), "tissue_fraction": (), "sharpness": ()}
@@ -170,11 +185,17 @@ _SIZES: Final = {
 """The most that each size may be: of a tile, what the tile stage allows; of the others, what no slide has."""
 
 
-def _tile_set(attributes: Mapping[str, Any], arrays: Mapping[str, npt.NDArray[Any]]) -> TileSet:
-    count = int(attributes["tile_count"])
+def _length(content: Hdf5Content) -> int:
+    """The number of tiles, by which the arrays must be as long."""
+    count = int(content.attributes["coords"]["tile_count"])
     for name, shape in _SHAPES.items():
-        if arrays[name].shape != (count, *shape):
-            raise ValueError(f"{name} has the shape {arrays[name].shape}, not {(count, *shape)}")
+        if content.shapes[name] != (count, *shape):
+            raise ValueError(f"{name} has the shape {content.shapes[name]}, not {(count, *shape)}")
+    return count
+
+
+def _tile_set(attributes: Mapping[str, Any], arrays: Mapping[str, npt.NDArray[Any]]) -> TileSet:
+    for name in _SHAPES:
         if arrays[name].dtype.kind not in "if":
             raise ValueError(f"{name} holds {arrays[name].dtype}, no numbers")
     for name, most in _SIZES.items():

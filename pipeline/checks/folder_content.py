@@ -53,12 +53,7 @@ def folders_without_manifest(workspace: Path) -> list[str]:
 
 def is_within(path: str, folder: str) -> bool:
     """Whether a recorded path lies in its stage's folder, as every path that a stage records does."""
-    parts = PurePosixPath(path).parts
-    return (
-        ".." not in parts
-        and PurePosixPath(path).is_relative_to(folder)
-        and PurePosixPath(path) != PurePosixPath(folder)
-    )
+    return path.startswith(f"{folder}/") and ".." not in path.split("/")
 
 
 def owned_by(records: Collection[Record]) -> set[str]:
@@ -71,7 +66,10 @@ def extras(workspace: Path, folder: str, owned: Collection[str]) -> Iterator[Ext
 
     :param owned: paths that records own, relative to the workspace.
     """
-    above = {parent.as_posix() for path in owned for parent in PurePosixPath(path).parents}
+    above: set[str] = set()
+    for path in owned:
+        while (path := path.rpartition("/")[0]) and path not in above:
+            above.add(path)
     yield from _extras(workspace, folder, PurePosixPath(folder), set(owned), above, rows_of(Path(folder)))
 
 
@@ -81,10 +79,12 @@ def _extras(
     with os.scandir(workspace / here) as scan:
         entries = sorted(scan, key=lambda entry: entry.name)
     for entry in entries:
-        path = PurePosixPath(here) / entry.name
-        name, within = path.as_posix(), path.relative_to(folder)
+        name = f"{here}/{entry.name}"
+        if name in owned:
+            continue
+        within = PurePosixPath(name).relative_to(folder)
         is_folder = entry.is_dir(follow_symlinks=False)
-        if name in owned or is_own(within, rows):
+        if is_own(within, rows):
             continue
         if entry.is_symlink():
             yield Extra("foreign", name)

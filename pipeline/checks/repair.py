@@ -13,6 +13,8 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 
+from msgspec import structs
+
 from ...data.errors import BusyError
 from ...data.manifest import DAMAGED, ErrorRecord, Manifest
 from ...data.version import __version__
@@ -91,6 +93,6 @@ def _drop(manifest: Manifest, damaged: Sequence[Finding], begun: datetime) -> li
             retry=True,
         )
         now = {"start": datetime.now(UTC), "seconds": 0.0, "wsipipe": __version__}
-        manifest.append(record.model_copy(update={"status": "failed", "outputs": {}, "error": error, **now}))
+        manifest.append(structs.replace(record, status="failed", outputs={}, error=error, **now))
         dropped += [finding for finding in damaged if (finding.stage, finding.item) == key]
     return dropped

@@ -231,10 +231,8 @@ def _in_order(
 def next_run(findings: Iterable[Finding]) -> dict[tuple[str, str], list[str]]:
     """What the next run makes again: the items, by command and folder."""
     commands = {row.name: row.made_by for row in STAGES}
-    again: dict[tuple[str, str], list[str]] = {}
+    again: dict[tuple[str, str], dict[str, None]] = {}  # items in the order in which they were found, each once
     for finding in findings:
         if finding.severity in ("lost", "damaged"):
-            items = again.setdefault((commands.get(finding.stage, finding.stage), finding.folder), [])
-            if finding.item not in items:
-                items.append(finding.item)
-    return again
+            again.setdefault((commands.get(finding.stage, finding.stage), finding.folder), {})[finding.item] = None
+    return {command: list(items) for command, items in again.items()}

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
+
+from msgspec import structs
 
 from ...data.artifact import digest_of_value, stamp
 from ...data.errors import InputError, SurroundingsError, UsageError
@@ -115,7 +117,7 @@ def _identify(source: Input, known: InputRecord | None) -> InputRecord:
     if not source.path.exists():
         if known is None:
             raise InputError("no such file", path=path, hint="check the path; was the disk or share unmounted?")
-        return replace(known, path=path)  # archived after use: what was made from it is still valid
+        return structs.replace(known, path=path)  # archived after use: what was made from it is still valid
     size, mtime = stamp(source.path)
     if known and (known.path, known.bytes, known.mtime_ns) == (path, size, mtime):
         return known

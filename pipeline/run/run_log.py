@@ -18,6 +18,8 @@ from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any, Final, Self, get_args
 
+from msgspec import structs
+
 from ...data.event_log import EventLog
 from ...data.version import __version__
 from ...stages.stage import Stage
@@ -59,7 +61,7 @@ class RunLog:
         status = result.outcome.status if result.outcome else "failed"
         self._outcomes[status] += 1
         if result.error:
-            error = result.error.model_dump()
+            error = structs.asdict(result.error)
             self._log.write("item failed", item=result.item.id, seconds=result.seconds, error=error)
         else:
             size = sum(output.bytes for output in result.outputs.values())

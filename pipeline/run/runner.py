@@ -10,6 +10,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from msgspec import structs
+
 from ...data.artifact import digest_of_value, recover
 from ...data.errors import SlideError, WsipipeError
 from ...data.known_records import no_garbage_collection
@@ -99,7 +101,7 @@ class Runner:
             return None
         now = {"inputs": dict(decision.inputs), "settings": kept_settings(stage), "fingerprint": decision.fingerprint}
         if history.last(decision.item.id) != record or any(getattr(record, name) != now[name] for name in _KEPT):
-            return record.model_copy(update=now)
+            return structs.replace(record, **now)
         return None
 
     def _judge(self, stage: Stage[Any], decision: Decision, history: History) -> ErrorRecord:
@@ -111,8 +113,8 @@ class Runner:
         if decision.record is not None and (last is None or (last.error, last.settings) != (error, settings)):
             update = {"status": "failed", "outputs": {}, "error": error, "settings": settings}
             stage.manifest.append(
-                decision.record.model_copy(
-                    update={**update, "inputs": dict(decision.inputs), "fingerprint": decision.fingerprint}
+                structs.replace(
+                    decision.record, **update, inputs=dict(decision.inputs), fingerprint=decision.fingerprint
                 )
             )
         return error

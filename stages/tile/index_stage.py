@@ -6,7 +6,7 @@ from hashlib import sha256
 from typing import Final
 
 from ...data.artifact import whole
-from ...data.manifest import Record
+from ...data.manifest import Record, json_of
 from ...data.wording import some
 from ..lineage import Lineage
 from ..registry import VERSIONS
@@ -14,7 +14,7 @@ from ..settings import Settings
 from ..stage import Item, Outcome, Plan, Progress, Stage, ValueInput
 from .index_page import render_index
 
-_SHOWN: Final = {"item", "status", "fingerprint", "outputs", "stats", "error"}
+_SHOWN: Final = ("item", "status", "fingerprint", "outputs", "stats", "error")
 
 
 class IndexStage(Stage[Settings]):
@@ -33,7 +33,7 @@ class IndexStage(Stage[Settings]):
             return Plan([])
         digest = sha256()  # of what the page shows; a list of it all would be as long as the manifest
         for record in shown:
-            digest.update(record.model_dump_json(include=_SHOWN).encode() + b"\n")
+            digest.update(json_of({name: getattr(record, name) for name in _SHOWN}) + b"\n")
         notes = [f"{len(gone)} stale or lost in tile, left out: {some(sorted(gone), 3)}"] if gone else []
         return Plan([Item("index", {"slides": ValueInput(digest.hexdigest())}, shown)], notes=notes)
 

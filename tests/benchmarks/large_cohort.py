@@ -12,10 +12,10 @@ import json
 import subprocess
 import sys
 import time
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+from msgspec import structs
 from wsipipe.data.manifest import Manifest, Record
 from wsipipe.data.units import Mpp
 from wsipipe.pipeline.demo.slides import write_aperio
@@ -61,9 +61,9 @@ def wsipipe(folder: Path, *words: object) -> tuple[float, float, float]:
 
 def like(record: Record, item: str, old: str) -> Record:
     """The record of a slide, as that of another one."""
-    outputs = {n: replace(o, path=o.path.replace(old, item)) for n, o in record.outputs.items()}
-    inputs = {n: replace(i, path=i.path and i.path.replace(old, item)) for n, i in record.inputs.items()}
-    return record.model_copy(update={"item": item, "outputs": outputs, "inputs": inputs})
+    outputs = {n: structs.replace(o, path=o.path.replace(old, item)) for n, o in record.outputs.items()}
+    inputs = {n: structs.replace(i, path=i.path and i.path.replace(old, item)) for n, i in record.inputs.items()}
+    return structs.replace(record, item=item, outputs=outputs, inputs=inputs)
 
 
 def make(folder: Path, slides: int, *, extracted: bool) -> None:

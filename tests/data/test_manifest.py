@@ -19,7 +19,7 @@ from storage import Storage
 from wsipipe.data import artifact
 from wsipipe.data.artifact import digest_of
 from wsipipe.data.errors import BusyError, StoreError, SurroundingsError, UsageError
-from wsipipe.data.manifest import FORMER_STAGES, ErrorRecord, InputRecord, Manifest, OutputRecord, Record
+from wsipipe.data.manifest import FORMER_STAGES, ErrorRecord, InputRecord, Manifest, OutputRecord, Record, line_of
 from wsipipe.stages.registry import VERSIONS
 
 
@@ -328,7 +328,7 @@ def appended(path: Path, **changes: Any) -> Manifest:
     """A manifest of two records, of which the second was edited."""
     manifest = Manifest(path / "manifest.jsonl")
     manifest.append(record("a"))
-    line = json.loads(record("b").model_dump_json(by_alias=True, exclude_none=True)) | changes
+    line = json.loads(line_of(record("b"))) | changes
     with manifest.path.open("a") as stream:
         stream.write(json.dumps(line) + "\n")
     return manifest

@@ -13,7 +13,7 @@ import pytest
 import torch
 from momkd_bags import SMALL
 from trial import Trial
-from wsipipe.data.manifest import Manifest, OutputRecord, Record
+from wsipipe.data.manifest import Manifest, OutputRecord, Record, line_of
 from wsipipe.models.bundle import Bundle, BundleFacts, Question, folds_of, read_bundle, write_bundle
 from wsipipe.models.evaluation.metrics import binary_metrics
 from wsipipe.models.feature_recipe import FeatureRecipe
@@ -115,8 +115,8 @@ def test_manifests(survives: Survives) -> None:
         )
         for number in range(5)
     ]
-    lines = "".join(record.model_dump_json(by_alias=True, exclude_none=True) + "\n" for record in records)
-    survives(lambda path: Manifest(path).latest(), lines.encode(), "manifest.jsonl")
+    lines = b"".join(line_of(record) for record in records)
+    survives(lambda path: Manifest(path).latest(), lines, "manifest.jsonl")
 
 
 def test_metrics(survives: Survives, tmp_path: Path) -> None:

@@ -9,13 +9,13 @@ import csv
 import json
 import shutil
 from collections.abc import Iterable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from command import told, wsipipe
+from msgspec import structs
 from wsipipe.data.manifest import ErrorRecord, Manifest
 from wsipipe.data.units import Mpp
 from wsipipe.pipeline.console import Console
@@ -122,7 +122,7 @@ def failed_again(project: Path, folder: Path, stage: str) -> None:
     manifest = Manifest.of(project / "work" / folder)
     error = ErrorRecord(type="SlideError", message="cannot be read: gone", hint="mount it", retry=True)
     record = manifest.latest(stage)["n1"]
-    manifest.append(record.model_copy(update={"status": "failed", "inputs": {}, "outputs": {}, "error": error}))
+    manifest.append(structs.replace(record, status="failed", inputs={}, outputs={}, error=error))
 
 
 def harm(project: Path, what: str) -> None:
@@ -201,7 +201,7 @@ def test_training_and_export_leave_out_what_does_not_count(project: Path, what: 
         manifest = Manifest.of(workspace / TILES)
         error = ErrorRecord(type="SlideError", message="cannot be read", hint="", retry=True)
         record = manifest.latest("tile")[name]
-        manifest.append(record.model_copy(update={"status": "failed", "inputs": {}, "outputs": {}, "error": error}))
+        manifest.append(structs.replace(record, status="failed", inputs={}, outputs={}, error=error))
     exported = told("export", "clam", "-c", config, "--features", "0.5mpp-224px/efficientnet-lite0")
     assert exported["export"]["done"] == PATIENTS + 2 - 1
     assert any("left out" in note and name in note for note in exported["export"]["notes"])
@@ -313,7 +313,7 @@ def test_features_of_another_arithmetic_or_another_card_are_not_mixed(project: P
     assert wsipipe("extract", "-c", config, "--precision", "bf16", "--replace").exit_code == 0
     for record in manifest.latest("extract").values():
         old = {name: value for name, value in record.settings.items() if name != "resolved"}
-        manifest.append(record.model_copy(update={"settings": old | {"precision": "auto"}}))
+        manifest.append(structs.replace(record, settings=old | {"precision": "auto"}))
     result = wsipipe("extract", "-c", config)
     assert (result.exit_code, "precision bf16 → fp32" in result.output) == (2, True)
     assert told("extract", "-c", config, "--replace")["extract"]["done"] == PATIENTS + 2
@@ -332,7 +332,7 @@ def test_training_refuses_features_of_two_arithmetics(project: Path) -> None:
     manifest = Manifest.of(project / "work" / FEATURES)
     record = manifest.latest("extract")["s05"]
     resolved = {**record.settings["resolved"], "precision": "bf16"}
-    manifest.append(record.model_copy(update={"settings": {**record.settings, "resolved": resolved}}))
+    manifest.append(structs.replace(record, settings={**record.settings, "resolved": resolved}))
     result = wsipipe("train", "-c", project / "wsipipe.toml")
     assert result.exit_code == 1
     assert "made with different settings (precision fp32 → bf16)" in result.output
@@ -342,8 +342,8 @@ def test_a_slide_that_changed_with_the_same_tiles_is_not_what_its_features_are_o
     """The tiles may come out with equal bytes, when other tools have placed them, say."""
     manifest = Manifest.of(project / "work" / TILES)
     record = manifest.latest("tile")["s03"]
-    other = replace(record.inputs["slide"], digest="sha256:another")
+    other = structs.replace(record.inputs["slide"], digest="sha256:another")
     (project / "slides/s03.svs").unlink()
-    manifest.append(record.model_copy(update={"inputs": {**record.inputs, "slide": other}}))
+    manifest.append(structs.replace(record, inputs={**record.inputs, "slide": other}))
     item = status(project)["extract", "s03"]
     assert (item["state"], item["why"]) == ("stale", "slide changed")

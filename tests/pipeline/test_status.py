@@ -14,6 +14,7 @@ from typing import IO, Any
 
 import numpy as np
 import pytest
+from msgspec import structs
 from wsipipe.data.manifest import InputRecord, Manifest
 from wsipipe.data.units import Mpp
 from wsipipe.pipeline.demo.slides import write_aperio
@@ -103,14 +104,13 @@ def test_what_follows_from_a_lost_output_waits_for_it_all_the_way(project: Path)
     manifest = Manifest(project / "work/features/0.5mpp-224px/efficientnet-lite0/manifest.jsonl")
     features = manifest.latest("extract")["a"]
     store = features.outputs["features"]
-    train = features.model_copy(
-        update={
-            "stage": "train",
-            "stage_version": VERSIONS["train"],
-            "item": "fold-0",
-            "inputs": {"features of a": InputRecord(digest=store.digest, path=store.path)},
-            "outputs": {},
-        }
+    train = structs.replace(
+        features,
+        stage="train",
+        stage_version=VERSIONS["train"],
+        item="fold-0",
+        inputs={"features of a": InputRecord(digest=store.digest, path=store.path)},
+        outputs={},
     )
     Manifest(project / "work/models/her2/manifest.jsonl").append(train)
     assert status("-w", project / "work")["train", "fold-0"]["state"] == "done"
@@ -141,7 +141,7 @@ def test_settings_that_judge_or_show_or_are_written_out_make_nothing_stale(proje
     assert Counter(item["state"] for item in status("-c", settings).values()) == {"done": 5, "failed": 1}
     manifest = Manifest(project / "work/features/0.5mpp-224px/efficientnet-lite0/manifest.jsonl")
     record = manifest.latest("extract")["a"]
-    manifest.append(record.model_copy(update={"stats": {**record.stats, "bad_tiles": 1}}))
+    manifest.append(structs.replace(record, stats={**record.stats, "bad_tiles": 1}))
     assert status("-c", settings)["extract", "a"]["state"] == "done"
     settings.write_text(plain)
     item = status("-c", settings)["extract", "a"]
@@ -155,7 +155,7 @@ def test_another_file_that_is_like_a_setting_needs_replace_too(project: Path) ->
     known = Manifest(project / "work/features/0.5mpp-224px/efficientnet-lite0/manifest.jsonl").latest("extract")["a"]
     listed = InputRecord(digest="sha256:0", path=str(genes), bytes=4, mtime_ns=0)
     train = {"stage": "train", "stage_version": VERSIONS["train"], "item": "fold-0", "inputs": {"gene_list": listed}}
-    Manifest(project / "work/models/her2/manifest.jsonl").append(known.model_copy(update={**train, "outputs": {}}))
+    Manifest(project / "work/models/her2/manifest.jsonl").append(structs.replace(known, **train, outputs={}))
     item = status("-w", project / "work")["train", "fold-0"]
     assert (item["state"], item["why"]) == ("stale", "gene_list changed (genes.txt)")
     assert "--replace" in item["hint"]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import sys
 from collections.abc import Callable
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -107,9 +108,7 @@ def test_folders_with_odd_names_in_status(streams: Streams, tmp_path: Path) -> N
     folder = tmp_path / "work" / "tiles" / HOSTILE.replace("\x00", "").replace("/", "")
     fields = {"stage": "tile", "stage_version": 1, "item": "a", "status": "empty", "fingerprint": "", "settings": {}}
     folder.mkdir(parents=True)
-    record = Record.model_validate(
-        {**fields, "inputs": {}, "start": "2026-01-01T00:00:00Z", "seconds": 1, "wsipipe": ""}
-    )
+    record = Record(**fields, inputs={}, start=datetime(2026, 1, 1, tzinfo=UTC), seconds=1, wsipipe="")
     Manifest.of(folder).append(record)
     out, _ = streams()
     show_status(parse({"workspace": tmp_path / "work"}), Console(), compare=False)

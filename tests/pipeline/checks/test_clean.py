@@ -6,14 +6,14 @@ import json
 import os
 import shutil
 from collections.abc import Iterable
-from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 from command import wsipipe
+from msgspec import structs
 from planted_workspace import FEATURES, TILES, Planted, make_patients, plant
-from wsipipe.data.manifest import Manifest, Record
+from wsipipe.data.manifest import Manifest
 from wsipipe.pipeline.checks.clean_command import size_text
 
 
@@ -38,19 +38,17 @@ def train(planted: Planted, items: Iterable[str], *, folds: int, **settings: obj
         bundle = planted.model / item
         bundle.mkdir(parents=True, exist_ok=True)
         (bundle / "bundle.json").write_text(json.dumps({"folds": folds, "fold": int(item[5:])}))
-        output = replace(of_slide.outputs["features"], path=f"models/er/{item}")
+        output = structs.replace(of_slide.outputs["features"], path=f"models/er/{item}")
         features = of_slide.outputs["features"]
-        made_from = replace(of_slide.inputs["slide"], path=features.path, digest=features.digest)
+        made_from = structs.replace(of_slide.inputs["slide"], path=features.path, digest=features.digest)
         Manifest.of(planted.model).append(
-            Record.model_validate(
-                {
-                    **of_slide.model_dump(),
-                    "stage": "train",
-                    "item": item,
-                    "settings": settings,
-                    "inputs": {"features": asdict(made_from)},
-                    "outputs": {"bundle": asdict(output)},
-                }
+            structs.replace(
+                of_slide,
+                stage="train",
+                item=item,
+                settings=settings,
+                inputs={"features": made_from},
+                outputs={"bundle": output},
             )
         )
 
@@ -265,8 +263,8 @@ def test_a_record_that_names_what_lies_elsewhere_removes_nothing_there(mine: Pla
     """Paths of records are compared with what is found in the folder; they never say what is removed."""
     manifest = Manifest.of(mine.workspace / FEATURES)
     record = next(iter(manifest.latest("extract").values()))
-    elsewhere = replace(record.outputs["features"], path=f"{TILES}/S00a.h5")
-    manifest.append(record.model_copy(update={"item": "evil", "outputs": {"features": elsewhere}}))
+    elsewhere = structs.replace(record.outputs["features"], path=f"{TILES}/S00a.h5")
+    manifest.append(structs.replace(record, item="evil", outputs={"features": elsewhere}))
     clean(mine, FEATURES.as_posix(), "--yes")
     assert (mine.workspace / TILES / "S00a.h5").exists()
 

@@ -6,7 +6,7 @@ import json
 import shutil
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -16,6 +16,7 @@ import zarr
 from command import told, wsipipe
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from msgspec import structs
 from trained_workspace import trained_workspace
 from wsipipe.data.artifact import digest_of, size_of
 from wsipipe.data.features.store import FeatureFacts, open_features, write_features
@@ -101,7 +102,7 @@ def kinds(found: dict[str, Any]) -> set[tuple[str, str, str]]:
 def change_record(project: Project, folder: str, stage: str, item: str, **update: Any) -> None:
     """Append a record that says something else."""
     manifest = Manifest.of(project.work / folder)
-    manifest.append(manifest.latest(stage)[item].model_copy(update=update))
+    manifest.append(structs.replace(manifest.latest(stage)[item], **update))
 
 
 def record_again(project: Project, folder: str, stage: str, item: str, output: str, path: Path) -> None:
@@ -172,6 +173,14 @@ def store_nan(project: Project) -> None:
     record_again(project, FEATURES, "extract", "b", "features", store)
 
 
+def change_a_fact_of_a_store(project: Project) -> None:
+    """What the numbers mean, which zarr keeps beside them."""
+    facts = project.work / FEATURES / "b.zarr/zarr.json"
+    before = facts.read_text()
+    facts.write_text(before.replace("fp32", "fp16"))
+    assert facts.read_text() != before
+
+
 def store_infinity(project: Project) -> None:
     store = project.work / FEATURES / "b.zarr"
     zarr.open_group(store, mode="r+")["features"][0, 0] = np.inf
@@ -210,7 +219,7 @@ def write_no_store(project: Project) -> None:
 
 def name_an_output_elsewhere(project: Project) -> None:
     record = Manifest.of(project.work / FEATURES).latest("extract")["b"]
-    elsewhere = replace(record.outputs["features"], path=f"{TILES}/b.h5")
+    elsewhere = structs.replace(record.outputs["features"], path=f"{TILES}/b.h5")
     change_record(project, FEATURES, "extract", "b", outputs={"features": elsewhere})
 
 
@@ -233,6 +242,7 @@ SILENT = {
 }
 DEEP = {  # only these need every byte to be read
     flip_a_byte_of_features: ("bytes", "extract", "b"),
+    change_a_fact_of_a_store: ("bytes", "extract", "b"),
     flip_a_byte_of_a_picture: ("bytes", "tile", "b"),
     store_nan: ("not finite", "extract", "b"),
     store_infinity: ("not finite", "extract", "b"),

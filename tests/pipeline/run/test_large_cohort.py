@@ -7,12 +7,12 @@ from __future__ import annotations
 
 import cProfile
 import shutil
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 from command import wsipipe
+from msgspec import structs
 from wsipipe.data import known_records
 from wsipipe.data.manifest import Manifest, Record
 from wsipipe.data.units import Mpp
@@ -30,8 +30,8 @@ def slide(path: Path, seed: int) -> None:
 
 
 def renamed(record: Record, item: str) -> Record:
-    outputs = {n: replace(o, path=o.path.replace("first", item)) for n, o in record.outputs.items()}
-    return record.model_copy(update={"item": item, "outputs": outputs})
+    outputs = {n: structs.replace(o, path=o.path.replace("first", item)) for n, o in record.outputs.items()}
+    return structs.replace(record, item=item, outputs=outputs)
 
 
 @pytest.fixture(scope="module")

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 from command import wsipipe
+from msgspec import structs
 from PIL import Image
 from planted_workspace import FEATURES, Planted, make_patients, plant, write_rna
 from scipy.special import expit
@@ -224,7 +225,7 @@ def test_methods_by_name_and_names_that_are_none(mine: Planted) -> None:
 
 def test_folds_of_an_earlier_split_cost_no_time(mine: Planted) -> None:
     trained = Manifest.of(mine.model).latest("train")
-    Manifest.of(mine.model).append(trained["fold-1"].model_copy(update={"item": "fold-2", "seconds": 1e6}))
+    Manifest.of(mine.model).append(structs.replace(trained["fold-1"], item="fold-2", seconds=1e6))
     (mine.workspace / "comparisons/er/comparison.csv").unlink()
     compare(mine, "--methods", "mean")
     assert number(table(mine)["momkd"]["seconds"]) == sum(trained[fold].seconds for fold in ("fold-0", "fold-1"))
@@ -312,8 +313,8 @@ def test_a_model_of_other_features_is_left_alone(without_rna: Planted, tmp_path:
     manifest = (other / "manifest.jsonl").read_text()
     (other / "manifest.jsonl").write_text(manifest.replace(f"{FEATURES.name}/", "other/"))
     for n, record in enumerate(Manifest.of(other).latest("extract").values()):
-        output = replace(record.outputs["features"], digest=f"sha256:{n:064x}")
-        Manifest.of(other).append(record.model_copy(update={"outputs": {"features": output}}))
+        output = structs.replace(record.outputs["features"], digest=f"sha256:{n:064x}")
+        Manifest.of(other).append(structs.replace(record, outputs={"features": output}))
     compare(mine, "--features", f"{other.parent.name}/other", "--methods", "mean")
     assert state(mine.model) == before
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import wsipipe
 from hdf5_damage import endless
+from msgspec import structs
 from storage import Storage
 from wsipipe.data.artifact import digest_of
 from wsipipe.data.files import reading_process
@@ -92,8 +92,8 @@ def test_tiles_whose_reading_does_not_end_cost_their_slide_and_no_other(
     whole = path.read_bytes()
     path.write_bytes(endless(whole))
     if recorded:
-        damaged = replace(made, digest=digest_of(path))
-        manifest.append(record.model_copy(update={"outputs": {**record.outputs, "tiles": damaged}}))
+        damaged = structs.replace(made, digest=digest_of(path))
+        manifest.append(structs.replace(record, outputs={**record.outputs, "tiles": damaged}))
     (summary,) = wsipipe.run(config, "extract")
     assert (summary.done, [failure.item for failure in summary.failures]) == (1, ["a"])
     error = records(config)["a"].error

@@ -14,6 +14,7 @@ from urllib.parse import unquote, urlsplit
 
 import html_page
 import pytest
+from msgspec import structs
 from wsipipe.data.manifest import ErrorRecord, OutputRecord, Record, Status
 from wsipipe.stages.tile.index_page import MUCH_INK, render_index
 
@@ -169,7 +170,7 @@ def test_what_the_script_sorts_by_is_what_the_record_says() -> None:
 
 
 def test_records_of_before_a_figure_was_taken_are_shown() -> None:
-    old = record("a").model_copy(update={"stats": {"tiles": 3}})
+    old = structs.replace(record("a"), stats={"tiles": 3})
     assert page_of(old).cards[0]["text"].strip().startswith("a\n3 tiles\n")
 
 
@@ -209,7 +210,7 @@ def test_the_same_records_give_the_same_bytes_wherever_they_lie() -> None:
     moved = Path("/elsewhere")
     html = render_index(slides, FOLDER, WORKSPACE)
     assert html == render_index(slides, moved / "tiles/0.5mpp-224px", moved)
-    later = [slide.model_copy(update={"start": datetime(2027, 1, 1, tzinfo=UTC), "seconds": 9.0}) for slide in slides]
+    later = [structs.replace(slide, start=datetime(2027, 1, 1, tzinfo=UTC), seconds=9.0) for slide in slides]
     assert html == render_index(later, FOLDER, WORKSPACE)
 
 

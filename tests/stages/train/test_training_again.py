@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 import pytest
 from command import told, wsipipe
+from msgspec import structs
 from planted_workspace import TILES, Planted, digest_of_slide, record, write_rna, write_slide
 from scipy.special import expit, logit
 from trained_workspace import bundle_facts, bundle_files, same_weights, trained_workspace
@@ -166,7 +167,7 @@ def test_another_prevalence_trains_nothing_again_and_moves_no_rank(mine: Planted
 
 def test_the_report_counts_no_fold_of_an_earlier_split(mine: Planted) -> None:
     manifest = Manifest.of(mine.model)
-    manifest.append(manifest.latest("train")["fold-1"].model_copy(update={"item": "fold-2"}))
+    manifest.append(structs.replace(manifest.latest("train")["fold-1"], item="fold-2"))
     [page] = TrainingReportStage(ReportSettings(), mine.model, mine.workspace).plan().items
     assert {name for name in page.inputs if name.startswith("fold-")} == {"fold-0 bundle", "fold-1 bundle"}
 
