@@ -9,8 +9,9 @@ Biomed. Eng., 2026). For columns that may do so, given the scores of patients th
 - what the score adds to them. *Whether* it adds anything is asked by a likelihood-ratio test: columns and score against
   the columns alone, both fitted by maximum likelihood to all patients. The score is out of fold: no patient's label
   entered their own score, so that it is one given number among the columns, and costs one degree of freedom. *How much*
-  it adds is the difference of AUC between both regressions, read out of fold, with DeLong's interval. DeLong's test of
-  nested models has little power (Pepe, Kerr, Longton and Wang, Stat. Med. 32:1467, 2013): it is not the one to quote.
+  it adds is the difference of AUC between both regressions, read out of fold, with DeLong's interval. DeLong's test is
+  not the one to quote: where nothing is added, a further column makes a regression a little worse on other patients,
+  so that its difference is not around 0 (Pepe, Kerr, Longton and Wang, Stat. Med. 32:1467, 2013).
 
 Patients without a value are not alike in what is unknown: they are counted and have an AUC of their own, but no pair
 among them counts as one within a stratum, and no regression includes them.
@@ -68,6 +69,16 @@ class ColumnAudit(_Record):
     kind: Literal["categories", "number"]
     subgroups: tuple[Subgroup, ...]
     pooled: WithinStrata
+
+    @property
+    def figured(self) -> tuple[Subgroup, ...]:
+        """Subgroups with an AUC."""
+        return tuple(group for group in self.subgroups if group.auc.value is not None)
+
+    @property
+    def too_small(self) -> tuple[Subgroup, ...]:
+        """Subgroups with fewer than ten patients of a class."""
+        return tuple(group for group in self.subgroups if group.auc.value is None)
 
     @property
     def decides(self) -> bool:

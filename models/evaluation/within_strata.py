@@ -40,6 +40,7 @@ class WithinStrata(BaseModel):
     n_positive: int
     n_compared: int
     """Of them, those in strata with both classes."""
+    n_compared_positive: int
     n_strata: int
     """Strata with both classes."""
     plain: Estimate
@@ -71,6 +72,7 @@ def auc_within(y: Bools, score: Floats, strata: Codes, *, rounds: int, permutati
         n_patients=len(y),
         n_positive=int(y.sum()),
         n_compared=int(compared.sum()),
+        n_compared_positive=int(y[compared].sum()),
         n_strata=len(both),
         plain=plain,
         within=_estimate(y, score, strata, rounds=rounds, seed=seed) if enough else Estimate(value=None),

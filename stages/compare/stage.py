@@ -21,9 +21,11 @@ from ...models.tasks.prediction import PatientPrediction
 from ..lineage import Lineage
 from ..pages.report_page import Question
 from ..registry import VERSIONS
+from ..settings import Presentation
 from ..stage import Input, Item, Outcome, OutputInput, Plan, Progress, Stage, upstream
+from ..train.audit import Audited, write_audits
 from ..train.cross_validate import read_metrics, read_oof
-from ..train.settings import BiomarkerSettings
+from ..train.settings import AUDIT, BiomarkerSettings
 from .figure import comparison_figure
 from .page import comparison_page, comparison_table
 from .results import ComparedMethod, Comparison
@@ -33,12 +35,15 @@ from .variants import REFERENCE, Variant
 class CompareStageSettings(BiomarkerSettings):
     """The biomarker that all methods predict."""
 
+    audit: list[str] = Presentation([], description=AUDIT)
+
 
 class CompareStage(Stage[CompareStageSettings]):
     """One item, ``comparison``.
 
     :param compared: each method with the folder of its evaluation.
     :param facts: names and values of what all methods share, for the page.
+    :param table: the cohort table, which an audit needs.
     """
 
     name = "compare"
@@ -53,9 +58,10 @@ class CompareStage(Stage[CompareStageSettings]):
         *,
         compared: Sequence[tuple[Variant, Path]],
         facts: Sequence[tuple[str, str]],
+        table: Path | None = None,
     ) -> None:
         super().__init__(settings, folder, workspace)
-        self.compared, self.facts = compared, tuple(facts)
+        self.compared, self.facts, self.table = compared, tuple(facts), table
 
     def plan(self) -> Plan:
         inputs: dict[str, Input] = {}
@@ -77,12 +83,18 @@ class CompareStage(Stage[CompareStageSettings]):
         if not any(method.variant.name == REFERENCE for method in done):
             what = "MoMKD itself has not been evaluated, so the others cannot be compared with it"
             raise CohortError(what, path=self.folder, hint="the messages above say why")
-        return Plan([Item("comparison", inputs, done)], notes=notes)
+        settings = self.settings
+        audited = Audited.of(settings.audit, self.table, settings.label_column, settings.task.name)
+        item = Item("comparison", inputs | audited.inputs, (done, audited))
+        return Plan([item], notes=[*notes, *audited.notes])
 
     def process(self, item: Item, progress: Progress) -> Outcome:
-        done: list[_Evaluated] = item.payload
+        done: list[_Evaluated]
+        audited: Audited
+        done, audited = item.payload
         predictions = {method.variant.name: read_oof(method.outputs["predictions"]) for method in done}
         methods = tuple(_compared(method, predictions) for method in done)
+        audits = {name: found for name, rows in predictions.items() if (found := audited.audit(rows))}
         comparison = Comparison(
             name=self.folder.name,
             question=Question.of(self.settings.label_column, self.settings.positive, self.settings.negative),
@@ -90,6 +102,7 @@ class CompareStage(Stage[CompareStageSettings]):
             reference=REFERENCE,
             prevalence=predictions[REFERENCE][0].prevalence,
             facts=self.facts,
+            audits=audits,
         )
         rows = comparison_table(comparison)
         outputs = {kind: self.folder / f"comparison.{kind}" for kind in ("csv", "html", "png")}
@@ -101,7 +114,7 @@ class CompareStage(Stage[CompareStageSettings]):
             scratch.write_text(comparison_page(comparison), encoding="utf-8")
         with whole(outputs["png"]) as scratch:
             comparison_figure(comparison, scratch)
-        return Outcome(outputs, {"methods": len(methods)})
+        return Outcome(outputs | write_audits(self.folder, audits), {"methods": len(methods)})
 
 
 @dataclass(frozen=True)

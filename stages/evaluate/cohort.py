@@ -26,7 +26,8 @@ from ...models.evaluation.metrics import Estimate
 from ...models.feature_recipe import FeatureRecipe
 from ..predict.allowed_folds import SAME_IDS, AllowedFolds, PatientSlides, allowed_folds
 from ..settings import Presentation, Runtime
-from ..train.settings import BiomarkerSettings
+from ..train.audit import Audited
+from ..train.settings import AUDIT, BiomarkerSettings
 from ..train.split import slides_with_features
 
 SEEN_BY_ALL = "every fold of the model was trained on them"
@@ -43,6 +44,7 @@ class ExternalSettings(BiomarkerSettings):
     seed: int = 0
     prevalence: float | None = Presentation(None, gt=0, lt=1)
     """The one that probabilities are shown at; default: that of the model's training patients."""
+    audit: list[str] = Presentation([], description=AUDIT)
 
     @classmethod
     def of(cls, model: Path, **given: Any) -> ExternalSettings:
@@ -72,6 +74,13 @@ class ExternalTask:
     features: Path
     """Folders of the stages that made the slides' bags."""
     asked: ExternalSettings
+
+    def audited(self, task: str) -> Audited:
+        """Read the columns of an audit from the table.
+
+        :param task: name of the model's task.
+        """
+        return Audited.of(self.asked.audit, self.table, self.asked.label_column, task)
 
 
 @dataclass(frozen=True)

@@ -22,6 +22,7 @@ from ...data.artifact import whole
 from ...data.cohort.labels import PatientLabels
 from ...data.files.safe_cells import SafeWriter
 from ...models.bundle import folds_of, prevalence_of
+from ...models.evaluation.confounding import Audit
 from ...models.evaluation.metrics import Estimate, Metrics
 from ...models.tasks.prediction import PatientPrediction, threshold_at
 from ..lineage import model_record
@@ -30,6 +31,7 @@ from ..predict.reading import FoldReader, SlideToRead, read_outputs, write_outpu
 from ..registry import VERSIONS
 from ..settings import Runtime, Settings
 from ..stage import FileInput, Input, Item, Outcome, OutputInput, Plan, Progress, Stage, ValueInput, upstream
+from ..train.audit import Audited, write_audits
 from ..train.cross_validate import metrics_of, write_metrics
 from ..train.split import write_patients
 from .cohort import ExternalCohort, ExternalSettings, ExternalTask, cross_validated_auc, without
@@ -60,6 +62,7 @@ class ReadSlidesStage(Stage[ReadSlidesSettings]):
     def plan(self) -> Plan:
         prevalence_of(folds_of(self.task.model), self.task.asked.prevalence)  # refused before hours of reading
         cohort = ExternalCohort.of(self.task, self.workspace)
+        self.task.audited(cohort.bundles[0].question.task.name)  # refused now, too
         cohort.refuse_other_tiles(cohort.bundles[0].recipe, self.task, self.workspace)
         model = model_record(self.task.model, self.workspace)
         items = []
@@ -93,6 +96,7 @@ class _Judgement:
     labels: PatientLabels
     readings: Mapping[str, Path]
     cross_validated: Estimate | None
+    audited: Audited
 
 
 class ExternalEvaluateStage(Stage[ExternalSettings]):
@@ -129,7 +133,9 @@ class ExternalEvaluateStage(Stage[ExternalSettings]):
         before = cross_validated_auc(self.task.model)
         inputs["cross_validated"] = ValueInput(before.model_dump() if before else None)
         paths = {slide: self.workspace / output.path for slide, output in readings.items()}
-        return Plan([Item("cohort", inputs, _Judgement(cohort, labels, paths, before))], notes=notes)
+        audited = self.task.audited(cohort.bundles[0].question.task.name)
+        judgement = _Judgement(cohort, labels, paths, before, audited)
+        return Plan([Item("cohort", inputs | audited.inputs, judgement)], notes=[*notes, *audited.notes])
 
     def process(self, item: Item, progress: Progress) -> Outcome:
         work: _Judgement = item.payload
@@ -160,11 +166,13 @@ class ExternalEvaluateStage(Stage[ExternalSettings]):
         write_patients(patients, work.labels)
         _write_predictions(table, rows)
         write_metrics(metrics, pooled, by_fold, prevalence)
+        audit = work.audited.audit(rows)
         with whole(page) as scratch:
             shown = {fold: threshold_at(threshold, prevalence) for fold, threshold in thresholds.items()}
-            report = self._report(work, rows, pooled, by_fold, shown)
+            report = self._report(work, rows, pooled, by_fold, shown, audit)
             scratch.write_text(external_page(report), encoding="utf-8")
         files = {"patients": patients, "predictions": table, "metrics": metrics, "page": page}
+        files |= write_audits(self.folder, {} if audit is None else {work.cohort.bundles[0].method: audit})
         return Outcome(files, {"patients": len(rows), "auc": pooled.auc.model_dump()})
 
     def _report(
@@ -174,6 +182,7 @@ class ExternalEvaluateStage(Stage[ExternalSettings]):
         pooled: Metrics,
         by_fold: Mapping[int, Metrics],
         thresholds: Mapping[int, float],
+        audit: Audit | None,
     ) -> ExternalReport:
         labels, first, asked = work.labels, work.cohort.bundles[0], self.settings
         return ExternalReport(
@@ -193,6 +202,7 @@ class ExternalEvaluateStage(Stage[ExternalSettings]):
             patients=tuple(rows),
             known_by_id=len(work.cohort.known_by_id),
             differences=tuple(work.cohort.differences(first.recipe)),
+            audit=audit,
             facts=(
                 ("slides", str(sum(row.slides for row in rows))),
                 ("features", f"{self.task.features.parent.name}/{self.task.features.name}"),

@@ -9,6 +9,7 @@ from typing import Any
 from ...data.artifact import whole
 from ...data.manifest import Record
 from ...models.bundle import BundleFacts, read_facts
+from ...models.evaluation.confounding import Audit
 from ...models.tasks.prediction import PatientPrediction, threshold_at
 from ...models.training.methods import find_method
 from ..lineage import Lineage
@@ -23,22 +24,26 @@ from ..pages.report_page import (
     training_page,
 )
 from ..registry import VERSIONS
-from ..settings import Settings
 from ..stage import Input, Item, Outcome, OutputInput, Plan, Progress, Stage, upstream
+from .audit import Audited, write_audits
 from .cross_validate import ModelMetrics, read_metrics, read_oof
+from .settings import ReportSettings
 from .split import PatientRow, read_patients, reasons
 
 
-class ReportSettings(Settings):
-    """Nothing to set."""
-
-
 class TrainingReportStage(Stage[ReportSettings]):
-    """The report stage; its single item ``report.html`` is made from the records of split, train and cross_validate."""
+    """The report stage; its single item ``report.html`` is made from the records of split, train and cross_validate.
+
+    :param table: the cohort table, which an audit needs.
+    """
 
     name = "report"
     version = VERSIONS["report"]
     items = "pages"
+
+    def __init__(self, settings: ReportSettings, folder: Path, workspace: Path, *, table: Path | None = None) -> None:
+        super().__init__(settings, folder, workspace)
+        self.table = table
 
     def plan(self) -> Plan:
         records: dict[str, Record] = {}
@@ -56,10 +61,20 @@ class TrainingReportStage(Stage[ReportSettings]):
         }
         if "cross-validation" not in records:
             return Plan([])  # cross_validate has failed and reported why
-        return Plan([Item("report.html", inputs, records)])
+        audited = self._audited(records["fold-0"].outputs["bundle"].path)
+        return Plan([Item("report.html", inputs | audited.inputs, (records, audited))], notes=audited.notes)
+
+    def _audited(self, bundle: str) -> Audited:
+        """Read the columns of the audit, if one was asked for."""
+        if not self.settings.audit:
+            return Audited()
+        question = read_facts(self.workspace / bundle).question
+        return Audited.of(self.settings.audit, self.table, question.label_column, question.task.name)
 
     def process(self, item: Item, progress: Progress) -> Outcome:
-        records: Mapping[str, Record] = item.payload
+        records: Mapping[str, Record]
+        audited: Audited
+        records, audited = item.payload
 
         def output(record: str, name: str) -> Path:
             return self.workspace / records[record].outputs[name].path
@@ -68,11 +83,13 @@ class TrainingReportStage(Stage[ReportSettings]):
         oof = read_oof(output("cross-validation", "predictions"))
         metrics = read_metrics(output("cross-validation", "metrics"))
         bundles = [read_facts(output(name, "bundle")) for name in records if name.startswith("fold-")]
-        report = _report(self.folder, patients, oof, metrics, sorted(bundles, key=lambda b: b.fold))
+        found = audited.audit(oof)
+        report = _report(self.folder, patients, oof, metrics, sorted(bundles, key=lambda b: b.fold), found)
         path = self.folder / "report.html"
         with whole(path) as scratch:
             scratch.write_text(training_page(report), encoding="utf-8")
-        return Outcome(outputs={"page": path})
+        audits = {} if found is None else {bundles[0].method: found}
+        return Outcome(outputs={"page": path, **write_audits(self.folder, audits)})
 
 
 def _report(
@@ -81,6 +98,7 @@ def _report(
     oof: list[PatientPrediction],
     metrics: ModelMetrics,
     bundles: list[BundleFacts],
+    audit: Audit | None,
 ) -> TrainingReport:
     question = bundles[0].question
     test_auc = {fold.fold: fold.auc.value for fold in metrics.folds}
@@ -105,6 +123,7 @@ def _report(
         settings=tuple((name, _shown(value)) for name, value in bundles[0].training["settings"].items()),
         versions=tuple(bundles[0].versions.items()),
         page_parts=question.task.page_parts,
+        audit=audit,
         predict_command=f"wsipipe predict new_slides/ --model {folder.parent.parent.name}/models/{folder.name}",
     )
 
