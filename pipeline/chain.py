@@ -270,7 +270,14 @@ def evaluate(
         table=table,
         tiles=workspace / "tiles" / source.parent.name,
         features=source,
-        asked=ExternalSettings.of(model, other_patients=other_patients, prevalence=prevalence, **split, **labels),
+        asked=ExternalSettings.of(
+            model,
+            other_patients=other_patients,
+            prevalence=prevalence,
+            audit=config.report.audit,
+            **split,
+            **labels,
+        ),
     )
     read = runner.run(ReadSlidesStage(ReadSlidesSettings(device=config.predict.device), folder, workspace, task))
     judged = runner.run(ExternalEvaluateStage(folder, workspace, task))

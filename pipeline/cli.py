@@ -19,7 +19,7 @@ from ..stages.extract.settings import ExtractSettings
 from ..stages.predict.settings import PredictSettings
 from ..stages.registry import steps
 from ..stages.tile.settings import TileSettings
-from ..stages.train.settings import BiomarkerSettings, SplitSettings, TrainSettings
+from ..stages.train.settings import AUDIT, BiomarkerSettings, ReportSettings, SplitSettings, TrainSettings
 from . import chain, comparison, training
 from .checks.commands import add_upkeep
 from .command import Call, Commands, Debug, Json, console_of, works
@@ -108,7 +108,7 @@ def import_(
     call.finish([chain.import_features(*call.open(), folder, tiles=tiles)])
 
 
-@works(app, train=TrainSettings, biomarker=BiomarkerSettings, split=SplitSettings)
+@works(app, train=TrainSettings, biomarker=BiomarkerSettings, split=SplitSettings, report=ReportSettings)
 def train(
     call: Call,
     *,
@@ -138,6 +138,7 @@ _OF_EACH_METHOD = ("method", "soft_targets", "use_rna", "shuffle_rna")
     train=TrainSettings,
     biomarker=BiomarkerSettings,
     split=SplitSettings,
+    report=ReportSettings,
 )
 def compare(
     call: Call,
@@ -255,6 +256,7 @@ def evaluate(
         bool, typer.Option("--other-patients", help=PredictSettings.model_fields["other_patients"].description)
     ] = False,
     prevalence: Prevalence = None,
+    audit: Annotated[list[str] | None, typer.Option(help=AUDIT)] = None,
     device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1 or mps; auto takes the first GPU")] = None,
     gpu: Gpu = None,
 ) -> None:
@@ -268,7 +270,7 @@ def evaluate(
         **{"classes": classes or None, "time_column": time_column, "event_column": event_column},
     }
     call.flags |= {"predict": {"device": device}, "split": {"drop_conflicts": drop_conflicts}}
-    call.flags["cohort"] = {"table": table}
+    call.flags |= {"cohort": {"table": table}, "report": {"audit": audit or None}}
     call.on_gpu("predict", gpu)
     summaries, metrics = chain.evaluate(
         *call.open(),

@@ -56,6 +56,7 @@ def _compare_one(
     to_train = replace(to_train, prevalence=prevalence)
     if config.train.use_rna:
         to_train.refuse_unread_rna()
+    to_train.refuse_other_audit()
     comparison = to_train.folder
     chosen = variants(config.compare.methods, config.train, rna=bool(to_train.stores), task=to_train.biomarker.task)
     reference = reference_of(to_train.biomarker.task)
@@ -90,8 +91,8 @@ def _compare_one(
         ("epochs at most", str(config.train.epochs)),
         ("seed of the training", str(config.train.seed)),
     ]
-    settings = CompareStageSettings(**to_train.biomarker.model_dump())
-    stage = CompareStage(settings, comparison, runner.workspace, compared=compared, facts=facts)
+    settings = CompareStageSettings(**to_train.biomarker.model_dump(), audit=config.report.audit)
+    stage = CompareStage(settings, comparison, runner.workspace, compared=compared, facts=facts, table=to_train.table)
     summaries.append(runner.run(stage))
     if summaries[-1].failures:
         return summed(summaries, comparison), {"name": name, "failed": stage.name}

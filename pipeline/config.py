@@ -26,7 +26,7 @@ from ..stages.predict.settings import NewSlides, PredictSettings
 from ..stages.registry import steps
 from ..stages.settings import Settings
 from ..stages.tile.settings import TileSettings
-from ..stages.train.settings import BiomarkerSettings, SplitSettings, TrainSettings
+from ..stages.train.settings import BiomarkerSettings, ReportSettings, SplitSettings, TrainSettings
 
 FILE_NAME = "wsipipe.toml"
 
@@ -56,6 +56,7 @@ class Sections(Settings):
     genomics: GenomicsSettings = GenomicsSettings()
     split: SplitSettings = SplitSettings()
     train: TrainSettings = TrainSettings()
+    report: ReportSettings = ReportSettings()
     compare: CompareSettings = CompareSettings()
     predict: PredictSection = PredictSection()
     biomarkers: dict[str, BiomarkerSettings] = Field(default={}, description="biomarkers to predict; one model each")

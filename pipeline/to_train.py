@@ -172,6 +172,18 @@ class ToTrain:
                     "another --name",
                 )
 
+    def refuse_other_audit(self) -> None:
+        """Refuse columns to audit that the table lacks, before hours of training.
+
+        :raises CohortError: there is one.
+        :raises UsageError: the biomarker is not of two classes.
+        """
+        if self.config.report.audit:
+            from ..stages.train.audit import Audited
+
+            biomarker = self.biomarker
+            Audited.of(self.config.report.audit, self.table, biomarker.label_column, biomarker.task)
+
     @property
     def _tiles(self) -> Path:
         return self.runner.workspace / "tiles" / self.features.parent.name

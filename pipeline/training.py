@@ -52,11 +52,12 @@ def _train_one(
     config: Config, runner: Runner, name: str, features: str | None, prevalence: float | None
 ) -> tuple[list[Summary], Json]:
     from ..models.training.methods import find_method
-    from ..stages.train.report_stage import ReportSettings, TrainingReportStage
+    from ..stages.train.report_stage import TrainingReportStage
 
     to_train = replace(ToTrain.of(config, runner, name, features, "models"), prevalence=prevalence)
     folder = to_train.folder
     to_train.refuse_other_features([folder])
+    to_train.refuse_other_audit()
     uses_rna = find_method(config.train.method).uses_rna and config.train.use_rna
     if (
         uses_rna and not config.train.soft_targets
@@ -68,7 +69,7 @@ def _train_one(
         to_train.split,
         lambda: to_train.train(config.train, folder),
         lambda: to_train.cross_validate(config.train, folder),
-        lambda: TrainingReportStage(ReportSettings(), folder, runner.workspace),
+        lambda: TrainingReportStage(config.report, folder, runner.workspace, table=to_train.table),
     ]
     summaries = []
     for make in stages:

@@ -96,6 +96,7 @@ _JSON: Final = ".output_checks:check_json"
 _FOLDS: Final = tuple(
     OutputRow(pattern, ".output_checks:check_bundle") for pattern in ("fold-[0-9]", "fold-[0-9][0-9]")
 )  # and no copy that somebody has made beside them
+_AUDIT: Final = (OutputRow("audit.json", _JSON, small=True), OutputRow("audit.csv", small=True))
 _PICTURES: Final = ("heatmaps/*.png", "tiles/*.png")
 
 STAGES: Final = (
@@ -142,14 +143,16 @@ STAGES: Final = (
         "cross_validate", 4, ("models/*", "comparisons/*/*"), command="train",
         outputs=(OutputRow("oof_predictions.csv", small=True), OutputRow("metrics.json", _JSON, small=True)),
     ),
-    StageRow("report", 6, ("models/*",), command="train", outputs=(OutputRow("report.html", small=True),)),
+    StageRow(
+        "report", 6, ("models/*",), command="train", outputs=(OutputRow("report.html", small=True), *_AUDIT),
+    ),
     StageRow(
         "omics", 3, ("comparisons/*/*",), command="compare",
         outputs=(OutputRow("oof_predictions.csv", small=True), OutputRow("metrics.json", _JSON, small=True)),
     ),
     StageRow(
         "compare", 5, ("comparisons/*",), ".compare.settings:CompareSettings",
-        outputs=tuple(OutputRow(f"comparison.{kind}", small=True) for kind in ("csv", "html", "png")),
+        outputs=(*(OutputRow(f"comparison.{kind}", small=True) for kind in ("csv", "html", "png")), *_AUDIT),
     ),
     StageRow(
         "predict", 3, ("predictions/*",), ".predict.settings:PredictSettings",
@@ -169,7 +172,7 @@ STAGES: Final = (
         "external_evaluate", 5, ("evaluations/*",), command="evaluate",
         outputs=(
             *(OutputRow(name, small=True) for name in ("patients.csv", "predictions.csv", "report.html")),
-            OutputRow("metrics.json", _JSON, small=True),
+            OutputRow("metrics.json", _JSON, small=True), *_AUDIT,
         ),
     ),
 )  # fmt: skip

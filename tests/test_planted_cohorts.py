@@ -11,6 +11,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score
 
 sys.path.insert(0, str(Path(__file__).parent / "benchmarks"))
+import audit as audit_of_planted
 import planted_cohorts as planted
 
 SEED = 31
@@ -155,3 +156,44 @@ def test_only_the_coherent_background_resembles_its_neighbourhood(cohorts):
 def test_an_unknown_design_is_refused():
     with pytest.raises(KeyError, match="nowhere"):
         planted.planted_cohort("nowhere", 0)
+
+
+def test_grade_and_er_go_along_with_the_label_in_every_design(cohorts):
+    for cohort in cohorts.values():
+        label = _columns(cohort.train, "label")
+        for name in ("grade", "er"):
+            assert roc_auc_score(label, _columns(cohort.train, name)) > 0.6
+
+
+@pytest.fixture(scope="module")
+def audits():
+    """Six cohorts of each design: with 150 patients, one alone may go either way."""
+    designs = ("base", "grade", "two_confounders")
+    return {design: [audit_of_planted.audited(design, seed, rounds=100) for seed in range(6)] for design in designs}
+
+
+def _within(found):
+    """Mean AUC within grade, within ER, and within both."""
+    return np.mean([[*(c.pooled.within.value for c in a.columns), a.together.within.value] for a in found], axis=0)
+
+
+def _sure(found):
+    """In how many cohorts the slide adds to the columns, by the likelihood ratio and by permutation."""
+    return sum(a.alone.p_value < 0.05 for a in found), sum(a.together.p_value < 0.05 for a in found)
+
+
+def test_the_audit_finds_what_the_slide_shows_in_place_of_the_state(audits):
+    for design in ("grade", "two_confounders"):
+        assert np.mean([a.score.value for a in audits[design]]) > 0.7
+        assert np.mean([a.alone.columns.value for a in audits[design]]) > 0.7
+        assert max(_sure(audits[design])) <= 1
+        assert sum(a.together.within.low < 0.5 < a.together.within.high for a in audits[design]) >= 5
+    grade, er, both = _within(audits["grade"])
+    assert (abs(grade - 0.5) < 0.06, abs(both - 0.5) < 0.06, er > 0.6) == (True, True, True)
+    grade, er, both = _within(audits["two_confounders"])  # neither alone explains it
+    assert (grade > 0.55, er > 0.6, abs(both - 0.5) < 0.06) == (True, True, True)
+
+
+def test_the_audit_clears_a_slide_that_shows_the_state(audits):
+    assert (_within(audits["base"]) > 0.6).all()
+    assert min(_sure(audits["base"])) >= 3

@@ -18,6 +18,7 @@ from ...data.wording import in_words
 from ...models.evaluation.metrics import Estimate
 from ...models.evaluation.paired_tests import PairedDifference
 from ...models.evaluation.task_metrics import BootstrapDifference, TaskMetrics
+from ..pages.audit_words import AuditSection
 from ..pages.charts import Scale, roc_against
 from ..pages.numbers import TEMPLATES, figure, p_value, signed
 from ..pages.report_page import FEW_PATIENTS, NO_WIDTH, cautions, has_no_width
@@ -51,6 +52,7 @@ def comparison_page(comparison: Comparison) -> str:
         differences=difference_scale(comparison),
         rocs=_rocs(comparison),
         folds=max(len(method.fold_aucs) for method in comparison.methods),
+        audits={name: AuditSection(audit) for name, audit in comparison.audits.items()},
     )
 
 

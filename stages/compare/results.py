@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Final
 
 from ...data.errors import UsageError
+from ...models.evaluation.confounding import Audit
 from ...models.evaluation.metrics import Estimate, Metrics
 from ...models.evaluation.paired_tests import PairedDifference, holm
 from ...models.evaluation.task_metrics import BootstrapDifference, TaskMetrics
@@ -90,6 +92,8 @@ class Comparison:
     """The one that all methods' probabilities are at."""
     facts: Facts
     versions: Facts = ()
+    audits: Mapping[str, Audit] = field(default_factory=dict)
+    """By method; empty if no audit was asked for."""
 
     def __post_init__(self) -> None:
         names = [method.name for method in self.methods]

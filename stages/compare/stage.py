@@ -24,9 +24,11 @@ from ...models.training.methods import METHODS
 from ..lineage import Lineage
 from ..pages.report_page import Question
 from ..registry import VERSIONS
+from ..settings import Presentation
 from ..stage import Input, Item, Outcome, OutputInput, Plan, Progress, Stage, upstream
+from ..train.audit import Audited, write_audits
 from ..train.cross_validate import CrossValidateSettings, read_metrics, read_oof
-from ..train.settings import BiomarkerSettings
+from ..train.settings import AUDIT, BiomarkerSettings
 from .figure import comparison_figure
 from .page import comparison_page, comparison_table
 from .results import ComparedMethod, Comparison
@@ -37,12 +39,15 @@ from .variants import Variant, reference_of
 class CompareStageSettings(BiomarkerSettings):
     """The biomarker that all methods predict."""
 
+    audit: list[str] = Presentation([], description=AUDIT)
+
 
 class CompareStage(Stage[CompareStageSettings]):
     """One item, ``comparison``.
 
     :param compared: each method with the folder of its evaluation.
     :param facts: names and values of what all methods share, for the page.
+    :param table: the cohort table, which an audit needs.
     """
 
     name = "compare"
@@ -57,9 +62,10 @@ class CompareStage(Stage[CompareStageSettings]):
         *,
         compared: Sequence[tuple[Variant, Path]],
         facts: Sequence[tuple[str, str]],
+        table: Path | None = None,
     ) -> None:
         super().__init__(settings, folder, workspace)
-        self.compared, self.facts = compared, tuple(facts)
+        self.compared, self.facts, self.table = compared, tuple(facts), table
 
     def plan(self) -> Plan:
         inputs: dict[str, Input] = {}
@@ -82,14 +88,20 @@ class CompareStage(Stage[CompareStageSettings]):
         if not any(method.variant.name == reference for method in done):
             what = f"{METHODS[reference].title} itself has not been evaluated, so the others cannot be compared with it"
             raise CohortError(what, path=self.folder, hint="the messages above say why")
-        return Plan([Item("comparison", inputs, done)], notes=notes)
+        settings = self.settings
+        audited = Audited.of(settings.audit, self.table, settings.label_column, settings.task)
+        item = Item("comparison", inputs | audited.inputs, (done, audited))
+        return Plan([item], notes=[*notes, *audited.notes])
 
     def process(self, item: Item, progress: Progress) -> Outcome:
-        done: list[_Evaluated] = item.payload
+        done: list[_Evaluated]
+        audited: Audited
+        done, audited = item.payload
         reference = reference_of(self.settings.task)
         task = self.settings.asked()
         predictions = {method.variant.name: read_oof(method.outputs["predictions"], task) for method in done}
         methods = tuple(_compared(method, predictions, reference, task) for method in done)
+        audits = {name: found for name, rows in predictions.items() if (found := audited.audit(rows))}
         comparison = Comparison(
             name=self.folder.name,
             question=Question.asked(self.settings),
@@ -97,6 +109,7 @@ class CompareStage(Stage[CompareStageSettings]):
             reference=reference,
             prevalence=predictions[reference][0].prevalence,
             facts=self.facts,
+            audits=audits,
         )
         binary = self.settings.task == "binary"
         rows = (comparison_table if binary else task_comparison_table)(comparison)
@@ -110,7 +123,7 @@ class CompareStage(Stage[CompareStageSettings]):
             scratch.write_text(text, encoding="utf-8")
         with whole(outputs["png"]) as scratch:
             comparison_figure(comparison, scratch)
-        return Outcome(outputs, {"methods": len(methods)})
+        return Outcome(outputs | write_audits(self.folder, audits), {"methods": len(methods)})
 
 
 @dataclass(frozen=True)

@@ -28,8 +28,9 @@ from ...models.feature_recipe import FeatureRecipe
 from ...models.tasks.question import class_names
 from ..predict.allowed_folds import SAME_IDS, AllowedFolds, PatientSlides, allowed_folds
 from ..settings import Presentation, Runtime
+from ..train.audit import Audited
 from ..train.question_labels import question_labels
-from ..train.settings import BiomarkerSettings
+from ..train.settings import AUDIT, BiomarkerSettings
 from ..train.split import slides_with_features
 
 SEEN_BY_ALL = "every fold of the model was trained on them"
@@ -46,6 +47,7 @@ class ExternalSettings(BiomarkerSettings):
     seed: int = 0
     prevalence: float | None = Presentation(None, gt=0, lt=1)
     """The one that probabilities are shown at; default: that of the model's training patients."""
+    audit: list[str] = Presentation([], description=AUDIT)
 
     @classmethod
     def of(cls, model: Path, **given: Any) -> ExternalSettings:
@@ -89,6 +91,13 @@ class ExternalTask:
     features: Path
     """Folders of the stages that made the slides' bags."""
     asked: ExternalSettings
+
+    def audited(self, task: str) -> Audited:
+        """Read the columns of an audit from the table.
+
+        :param task: name of the model's task.
+        """
+        return Audited.of(self.asked.audit, self.table, self.asked.label_column, task)
 
 
 @dataclass(frozen=True)

@@ -10,8 +10,10 @@ from dataclasses import dataclass
 from statistics import fmean
 
 from ...data.errors import UsageError
+from ...models.evaluation.confounding import Audit
 from ...models.evaluation.metrics import Estimate, Metrics, wilson_interval
 from ...models.tasks.prediction import PatientPrediction
+from ..pages.audit_words import AuditSection
 from ..pages.charts import place_chart
 from ..pages.numbers import TEMPLATES, mean_and_deviation
 from ..pages.report_page import Accounting, Facts, Question, cautions, performance_charts
@@ -49,6 +51,7 @@ class ExternalReport:
     differences: tuple[str, ...]
     """Settings of tiling and extraction that differ from the model's."""
     facts: Facts
+    audit: Audit | None = None
 
     def __post_init__(self) -> None:
         if not self.patients or self.metrics.n_patients != len(self.patients):
@@ -107,6 +110,7 @@ def external_page(report: ExternalReport) -> str:
         thresholds=sorted({patient.threshold for patient in report.patients}),
         patients=sorted(report.patients, key=lambda patient: (-patient.probability, patient.patient_id)),
         place=place_chart,
+        audit=AuditSection(report.audit) if report.audit else None,
     )
 
 

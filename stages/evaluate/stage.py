@@ -22,6 +22,7 @@ from ...data.artifact import whole
 from ...data.cohort.labels import PatientLabels
 from ...data.files.safe_cells import SafeWriter
 from ...models.bundle import BundleFacts, folds_of, prevalence_of
+from ...models.evaluation.confounding import Audit
 from ...models.evaluation.metrics import Estimate, Metrics
 from ...models.evaluation.task_metrics import TaskMetrics
 from ...models.tasks.prediction import PatientPrediction, threshold_at
@@ -34,6 +35,7 @@ from ..predict.reading import FoldReader, SlideToRead, read_outputs, write_outpu
 from ..registry import VERSIONS
 from ..settings import Runtime, Settings
 from ..stage import FileInput, Input, Item, Outcome, OutputInput, Plan, Progress, Stage, ValueInput, upstream
+from ..train.audit import Audited, write_audits
 from ..train.cross_validate import main_figure, metrics_of, task_columns, write_metrics
 from ..train.split import write_patients
 from .cohort import ExternalCohort, ExternalSettings, ExternalTask, cross_validated_auc, without
@@ -64,6 +66,7 @@ class ReadSlidesStage(Stage[ReadSlidesSettings]):
     def plan(self) -> Plan:
         prevalence_of(folds_of(self.task.model), self.task.asked.prevalence)  # refused before hours of reading
         cohort = ExternalCohort.of(self.task, self.workspace)
+        self.task.audited(cohort.bundles[0].question.task)  # refused now, too
         cohort.refuse_other_tiles(cohort.bundles[0].recipe, self.task, self.workspace)
         model = model_record(self.task.model, self.workspace)
         items = []
@@ -97,6 +100,7 @@ class _Judgement:
     labels: PatientLabels
     readings: Mapping[str, Path]
     cross_validated: Estimate | None
+    audited: Audited
 
 
 class ExternalEvaluateStage(Stage[ExternalSettings]):
@@ -133,7 +137,9 @@ class ExternalEvaluateStage(Stage[ExternalSettings]):
         before = cross_validated_auc(self.task.model)
         inputs["cross_validated"] = ValueInput(before.model_dump() if before else None)
         paths = {slide: self.workspace / output.path for slide, output in readings.items()}
-        return Plan([Item("cohort", inputs, _Judgement(cohort, labels, paths, before))], notes=notes)
+        audited = self.task.audited(cohort.bundles[0].question.task)
+        judgement = _Judgement(cohort, labels, paths, before, audited)
+        return Plan([Item("cohort", inputs | audited.inputs, judgement)], notes=[*notes, *audited.notes])
 
     def process(self, item: Item, progress: Progress) -> Outcome:
         work: _Judgement = item.payload
@@ -165,9 +171,11 @@ class ExternalEvaluateStage(Stage[ExternalSettings]):
         write_patients(patients, work.labels)
         _write_predictions(table, rows, task)
         write_metrics(metrics, pooled, by_fold, prevalence)
+        audit = work.audited.audit(rows)
         with whole(page) as scratch:
-            scratch.write_text(self._page(work, rows, pooled, by_fold, thresholds), encoding="utf-8")
+            scratch.write_text(self._page(work, rows, pooled, by_fold, thresholds, audit), encoding="utf-8")
         files = {"patients": patients, "predictions": table, "metrics": metrics, "page": page}
+        files |= write_audits(self.folder, {} if audit is None else {work.cohort.bundles[0].method: audit})
         return Outcome(files, {"patients": len(rows), **main_figure(pooled)})
 
     def _page(
@@ -177,11 +185,12 @@ class ExternalEvaluateStage(Stage[ExternalSettings]):
         pooled: Metrics | TaskMetrics,
         by_fold: Mapping[int, Metrics | TaskMetrics],
         thresholds: Mapping[int, float],
+        audit: Audit | None,
     ) -> str:
         if isinstance(pooled, Metrics):
             binary = {fold: own for fold, own in by_fold.items() if isinstance(own, Metrics)}
             shown = {fold: threshold_at(threshold, rows[0].prevalence) for fold, threshold in thresholds.items()}
-            return external_page(self._report(work, rows, pooled, binary, shown))
+            return external_page(self._report(work, rows, pooled, binary, shown, audit))
         labels, first = work.labels, work.cohort.bundles[0]
         where = (
             f" Where the model was trained, cross-validation gave {figure(work.cross_validated.value)}."
@@ -220,6 +229,7 @@ class ExternalEvaluateStage(Stage[ExternalSettings]):
         pooled: Metrics,
         by_fold: Mapping[int, Metrics],
         thresholds: Mapping[int, float],
+        audit: Audit | None,
     ) -> ExternalReport:
         labels, first, asked = work.labels, work.cohort.bundles[0], self.settings
         return ExternalReport(
@@ -235,6 +245,7 @@ class ExternalEvaluateStage(Stage[ExternalSettings]):
             patients=tuple(rows),
             known_by_id=len(work.cohort.known_by_id),
             differences=tuple(work.cohort.differences(first.recipe)),
+            audit=audit,
             facts=self._facts(first, rows, len(thresholds)),
         )
 

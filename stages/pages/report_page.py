@@ -18,10 +18,12 @@ from markupsafe import Markup
 
 from ...data.cohort.outcomes import Label, shown_label
 from ...data.errors import UsageError
+from ...models.evaluation.confounding import Audit
 from ...models.evaluation.decision_curve import decision_curve
 from ...models.evaluation.metrics import Estimate, Metrics, calibration_bins, roc_points
 from ...models.tasks.prediction import PatientPrediction
 from ...models.tasks.question import WORDS, TaskName, TaskWords, class_names
+from .audit_words import AuditSection
 from .charts import (
     Floats,
     calibration_chart,
@@ -190,6 +192,7 @@ class TrainingReport:
     predict_command: str
     page_parts: tuple[str, ...] = PERFORMANCE_PARTS
     """The task's charts of performance."""
+    audit: Audit | None = None
 
     def __post_init__(self) -> None:
         if self.metrics.n_patients != len(self.oof):
@@ -259,6 +262,7 @@ def training_page(report: TrainingReport) -> str:
         question=report.question,
         cautions=cautions(report.metrics),
         charts=performance_charts(labels, probabilities, curves, report.page_parts),
+        audit=AuditSection(report.audit) if report.audit else None,
         losses=losses,
         learning=[(fold, learning_charts(fold, losses)) for fold in report.folds],
         slots=[(use, slot_chart(use.shares, "positive" if use.positive else "negative")) for use in report.slots],

@@ -9,6 +9,7 @@ from typing import Any
 from ...data.artifact import whole
 from ...data.manifest import Record
 from ...models.bundle import BundleFacts, read_facts
+from ...models.evaluation.confounding import Audit
 from ...models.tasks.prediction import PatientPrediction, threshold_at
 from ...models.training.methods import find_method
 from ..lineage import Lineage
@@ -24,22 +25,26 @@ from ..pages.report_page import (
 )
 from ..pages.task_page import TaskReport, task_page
 from ..registry import VERSIONS
-from ..settings import Settings
 from ..stage import Input, Item, Outcome, OutputInput, Plan, Progress, Stage, upstream
+from .audit import Audited, write_audits
 from .cross_validate import ModelMetrics, ModelTaskMetrics, read_metrics, read_oof
+from .settings import ReportSettings
 from .split import PatientRow, read_patients, reasons
 
 
-class ReportSettings(Settings):
-    """Nothing to set."""
-
-
 class TrainingReportStage(Stage[ReportSettings]):
-    """The report stage; its single item ``report.html`` is made from the records of split, train and cross_validate."""
+    """The report stage; its single item ``report.html`` is made from the records of split, train and cross_validate.
+
+    :param table: the cohort table, which an audit needs.
+    """
 
     name = "report"
     version = VERSIONS["report"]
     items = "pages"
+
+    def __init__(self, settings: ReportSettings, folder: Path, workspace: Path, *, table: Path | None = None) -> None:
+        super().__init__(settings, folder, workspace)
+        self.table = table
 
     def plan(self) -> Plan:
         records: dict[str, Record] = {}
@@ -57,10 +62,20 @@ class TrainingReportStage(Stage[ReportSettings]):
         }
         if "cross-validation" not in records:
             return Plan([])  # cross_validate has failed and reported why
-        return Plan([Item("report.html", inputs, records)])
+        audited = self._audited(records["fold-0"].outputs["bundle"].path)
+        return Plan([Item("report.html", inputs | audited.inputs, (records, audited))], notes=audited.notes)
+
+    def _audited(self, bundle: str) -> Audited:
+        """Read the columns of the audit, if one was asked for."""
+        if not self.settings.audit:
+            return Audited()
+        question = read_facts(self.workspace / bundle).question
+        return Audited.of(self.settings.audit, self.table, question.label_column, question.task)
 
     def process(self, item: Item, progress: Progress) -> Outcome:
-        records: Mapping[str, Record] = item.payload
+        records: Mapping[str, Record]
+        audited: Audited
+        records, audited = item.payload
 
         def output(record: str, name: str) -> Path:
             return self.workspace / records[record].outputs[name].path
@@ -71,14 +86,16 @@ class TrainingReportStage(Stage[ReportSettings]):
         patients = read_patients(output("splits", "patients"), len(task.classes))
         oof = read_oof(output("cross-validation", "predictions"), task)
         metrics = read_metrics(output("cross-validation", "metrics"))
+        found = audited.audit(oof)
         if isinstance(metrics, ModelTaskMetrics):
             text = task_page(_task_report(self.folder, patients, oof, metrics, bundles))
         else:
-            text = training_page(_report(self.folder, patients, oof, metrics, bundles))
+            text = training_page(_report(self.folder, patients, oof, metrics, bundles, found))
         path = self.folder / "report.html"
         with whole(path) as scratch:
             scratch.write_text(text, encoding="utf-8")
-        return Outcome(outputs={"page": path})
+        audits = {} if found is None else {bundles[0].method: found}
+        return Outcome(outputs={"page": path, **write_audits(self.folder, audits)})
 
 
 def _report(
@@ -87,6 +104,7 @@ def _report(
     oof: list[PatientPrediction],
     metrics: ModelMetrics,
     bundles: list[BundleFacts],
+    audit: Audit | None,
 ) -> TrainingReport:
     question = bundles[0].question
     test_auc = {fold.fold: fold.auc.value for fold in metrics.folds}
@@ -110,6 +128,7 @@ def _report(
         settings=tuple((name, _shown(value)) for name, value in bundles[0].training["settings"].items()),
         versions=tuple(bundles[0].versions.items()),
         page_parts=bundles[0].task.page_parts,
+        audit=audit,
         predict_command=_predict_command(folder),
     )
 

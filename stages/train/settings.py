@@ -12,7 +12,7 @@ from ...data.cohort.splits import MOST_FOLDS
 from ...data.molecular.block_table import BLOCKS
 from ...models.tasks.question import TaskName, class_names, refuse_parts
 from ...models.training.methods import METHODS
-from ..settings import Runtime, Settings
+from ..settings import Presentation, Runtime, Settings
 
 if TYPE_CHECKING:
     from ...models.tasks.task import Task
@@ -190,6 +190,19 @@ class TrainSettings(Settings):
             choices.append([(name, value.strip()) for value in values.split(",")])
         plain = self.model_dump() | {"nested": []}
         return [TrainSettings.model_validate(plain | dict(combination)) for combination in product(*choices)]
+
+
+AUDIT: Final = (
+    "columns of the cohort table that may go along with the label, such as grade,er,site: the report says what the "
+    "slide reads beside them; site is known of TCGA patients"
+)
+"""What the setting ``audit`` means, wherever there is one."""
+
+
+class ReportSettings(Settings):
+    """The page of a model, and what is asked beside its performance."""
+
+    audit: list[str] = Presentation([], description=AUDIT)
 
 
 CHOOSABLE: Final = (

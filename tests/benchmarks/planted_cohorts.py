@@ -5,6 +5,9 @@ of its tiles, along one direction of feature space; the label is a noisy thresho
 of a slide is shifted by its site, and in the training part the site goes with the label, in the test part it does not:
 what cross-validation inside the training part would reward fails on the test part.
 
+Grade and ER go along with the state, and so with the label. In the designs ``grade`` and ``two_confounders`` the slide
+shows them instead of the state: whoever is told both learns nothing more from the slide.
+
 The same seed gives the same states, RNA and label noise in every design, so that designs can be compared in pairs.
 """
 
@@ -15,8 +18,9 @@ from typing import Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.stats import norm
 
-DesignName = Literal["base", "noisy", "sparse", "site_mild", "site_noisy", "coherent"]
+DesignName = Literal["base", "noisy", "sparse", "site_mild", "site_noisy", "coherent", "grade", "two_confounders"]
 
 WIDTH = 128
 """D, length of a tile's feature vector."""
@@ -29,6 +33,8 @@ SITES = 6
 TEST_PATIENTS = 300
 SLIDE_SHOWS = 0.8
 """Correlation of zs with z."""
+GOES_ALONG = 0.8
+"""Correlation with z of what grade and ER are cut from."""
 STRENGTH = 4.0
 """Shift of a blob's tiles for each unit of zs, in standard deviations of the background."""
 STATE_LOADING, NUISANCE_LOADING, GENE_NOISE = 0.6, 0.6, 0.7
@@ -48,6 +54,7 @@ class Design:
     :param site_follows_label: share of the training patients whose site is one of the three of their class; the
         sites of the others, and of all test patients, are drawn evenly.
     :param coherent: whether neighbouring tiles have similar backgrounds.
+    :param shows: what of the patient can be seen on the slide.
     """
 
     train_patients: int = 150
@@ -56,6 +63,7 @@ class Design:
     site_shift: float = 0.0
     site_follows_label: float = 0.0
     coherent: bool = False
+    shows: Literal["state", "grade", "grade and ER"] = "state"
 
 
 DESIGNS: dict[DesignName, Design] = {
@@ -65,6 +73,8 @@ DESIGNS: dict[DesignName, Design] = {
     "site_mild": Design(label_noise=1.0, site_shift=1.5, site_follows_label=0.5),
     "site_noisy": Design(label_noise=1.0, site_shift=3.0, site_follows_label=0.7),
     "coherent": Design(coherent=True),
+    "grade": Design(shows="grade"),
+    "two_confounders": Design(shows="grade and ER"),
 }
 
 
@@ -84,6 +94,10 @@ class PlantedPatient:
     """z."""
     site: int
     """0 to 5; shifts nothing in the designs without sites."""
+    grade: int
+    """1, 2 or 3, in thirds."""
+    er: int
+    """0 or 1."""
     blob: NDArray[np.int64] = field(repr=False)
     """Indices of the tiles that show the state."""
 
@@ -140,10 +154,16 @@ def _patients(
     part: str, count: int, how: Design, world: _World, seed: np.random.SeedSequence, site_follows_label: float
 ) -> list[PlantedPatient]:
     # A stream for each thing that is drawn: what a design changes leaves the other draws as they are.
-    for_state, for_site, for_genes, for_slide = (np.random.default_rng(child) for child in seed.spawn(4))
+    for_state, for_site, for_genes, for_slide, for_grade = (np.random.default_rng(child) for child in seed.spawn(5))
     z = for_state.standard_normal(count)
     labels = z + how.label_noise * for_state.standard_normal(count) > 0
     zs = SLIDE_SHOWS * z + np.sqrt(1 - SLIDE_SHOWS**2) * for_state.standard_normal(count)
+    graded, stained = (GOES_ALONG * z + np.sqrt(1 - GOES_ALONG**2) * for_grade.standard_normal(count) for _ in range(2))
+    grades, er = np.searchsorted(norm.ppf([1 / 3, 2 / 3]), graded) + 1, (stained > 0).astype(int)
+    if how.shows != "state":
+        zs = 1.2 * (grades - 2) + 0.5 * for_grade.standard_normal(count)
+    if how.shows == "grade and ER":
+        zs += 1.2 * er - 0.6
     follows = for_site.random(count) < site_follows_label
     half = SITES // 2
     sites = np.where(follows, for_site.integers(half, size=count) + half * labels, for_site.integers(SITES, size=count))
@@ -168,6 +188,8 @@ def _patients(
                 expression=genes[i].astype(np.float32),
                 state=float(z[i]),
                 site=int(sites[i]),
+                grade=int(grades[i]),
+                er=int(er[i]),
                 blob=blob,
             )
         )
