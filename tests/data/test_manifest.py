@@ -19,6 +19,7 @@ from storage import Storage
 from wsipipe.data import artifact
 from wsipipe.data.artifact import digest_of
 from wsipipe.data.errors import BusyError, StoreError, SurroundingsError, UsageError
+from wsipipe.data.json_text import is_within_limits
 from wsipipe.data.manifest import FORMER_STAGES, ErrorRecord, InputRecord, Manifest, OutputRecord, Record, line_of
 from wsipipe.stages.registry import VERSIONS
 
@@ -407,3 +408,72 @@ def test_what_stands_in_the_holders_file_is_not_trusted(tmp_path: Path, holder: 
         assert caught.value.what.isprintable()
         assert len(caught.value.what) < 400
     assert holder.poll() is None
+
+
+# ----- the two ways of reading a line
+
+
+GOLDEN = (
+    '{"schema":1,"stage":"tile","stage_version":1,"item":"a slide é","status":"failed","fingerprint":"sha256:0",'
+    '"settings":{"mpp":0.5,"none":null,"small":1e-7,"large":1e+22,"big":1180591620717411303424,"text":"a\\"\\n"},'
+    '"inputs":{"slide":{"digest":"sha256:1","path":"/s/a.svs","bytes":7,"mtime_ns":1700000000123456789},'
+    '"labels":{"digest":"sha256:3"}},"outputs":{"tiles":{"path":"tiles/a.h5","bytes":3,"digest":"sha256:2"}},'
+    '"stats":{"by":{"x":[1,2]},"why":null},"error":{"type":"SlideError","message":"m","hint":"","retry":false},'
+    '"start":"2024-02-29T12:30:15.123456Z","seconds":1.25,"host":"h","wsipipe":"0.1.0"}\n'
+)
+"""As version 0.1.0 wrote it."""
+
+
+def test_a_record_is_written_byte_for_byte_as_ever(tmp_path: Path) -> None:
+    manifest = Manifest(tmp_path / "manifest.jsonl")
+    manifest.path.write_text(GOLDEN, encoding="utf-8")
+    [read] = manifest.records()
+    assert line_of(read) == GOLDEN.encode()
+    assert read == record(
+        "a slide é",
+        status="failed",
+        settings={"mpp": 0.5, "none": None, "small": 1e-7, "large": 1e22, "big": 2**70, "text": 'a"\n'},
+        inputs={
+            "slide": InputRecord(digest="sha256:1", path="/s/a.svs", bytes=7, mtime_ns=1_700_000_000_123_456_789),
+            "labels": InputRecord(digest="sha256:3"),
+        },
+        outputs={"tiles": OutputRecord(path="tiles/a.h5", bytes=3, digest="sha256:2")},
+        stats={"by": {"x": [1, 2]}, "why": None},
+        error=ErrorRecord(type="SlideError", message="m", retry=False),
+        host="h",
+    )
+
+
+WRONG = {
+    "more: Extra inputs are not permitted": {"more": 1},
+    "outputs.tiles.more: Extra inputs are not permitted": {
+        "outputs": {"tiles": {"path": "a", "bytes": 1, "digest": "d", "more": 1}}
+    },
+    "inputs.slide.digest: Field required": {"inputs": {"slide": {"path": "a"}}},
+    "seconds: Input should be a valid number": {"seconds": [1]},
+    "a number of more than 300 digits": {"stats": {"tiles": 10**300}},
+    "more than 64 lists and objects": {"stats": {"deep": json.loads("[" * 70 + "]" * 70)}},
+    "NaN is not a number": {"stats": {"share": float("nan")}},
+    "Infinity is not a number": {"settings": {"share": float("inf")}},
+}
+
+
+@pytest.mark.parametrize("why", WRONG)
+def test_no_line_passes_that_is_not_a_record(tmp_path: Path, why: str) -> None:
+    with pytest.raises(StoreError, match="line 2 is not a record: .*" + why):
+        appended(tmp_path, **WRONG[why]).records()
+
+
+def test_the_longest_numbers_are_seen_wherever_they_begin(tmp_path: Path) -> None:
+    for offset in range(60):
+        assert not is_within_limits(b'{"' + b"x" * offset + b'":' + b"7" * 301 + b"}")
+    assert is_within_limits(line_of(full()[0]))
+
+
+def test_a_deep_line_of_a_damaged_manifest_is_garbage(tmp_path: Path) -> None:
+    manifest = Manifest(tmp_path / "manifest.jsonl")
+    manifest.append(record("a"))
+    with manifest.path.open("ab") as stream:
+        stream.write(b"[" * 100_000 + b"\n" + b'{"schema": 7}\n')
+    records, bad = manifest.read_lines()
+    assert (list(records), [(line.number, line.kind) for line in bad]) == ([1], [(2, "garbage"), (3, "newer")])
