@@ -200,7 +200,7 @@ def test_more_than_rna_teaches_and_a_list_of_genes_is_taken(
     pd.DataFrame(calls, [f"GENE{n}" for n in range(30)], rna.columns).to_csv(cnv, index_label="gene")
     chosen = sorted(map(str, rna.index))[:8]
     genes.write_text("\n".join(chosen) + "\nNOT_THERE\n")
-    train = ["train", "-c", settings, "-w", workspace, "--blocks", "rna", "--blocks", "cnv", "--json"]
+    train = ["train", "-c", settings, "-w", workspace, "--blocks", "rna", "--blocks", "cnv", "--epochs", 1, "--json"]
     result = wsipipe(*train, "--replace")
     assert result.code == 1
     assert "--cnv FILE" in result.err

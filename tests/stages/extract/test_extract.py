@@ -17,6 +17,7 @@ import pytest
 import tifffile
 import timm
 import torch
+from own_process import ran
 from PIL import Image
 from safetensors.torch import save_file
 from wsipipe.data.errors import UsageError
@@ -36,10 +37,9 @@ COMMAND = (sys.executable, "-c", "from wsipipe.pipeline.cli import main; main()"
 OFFLINE = {**os.environ, "HF_HUB_OFFLINE": "1"}
 
 
-def wsipipe(*arguments: object) -> tuple[int, dict[str, Any], str]:
-    command = [*COMMAND, *map(str, arguments), "--json"]
-    result = subprocess.run(command, capture_output=True, text=True, env=OFFLINE, check=False)
-    return result.returncode, json.loads(result.stdout.splitlines()[-1]), result.stderr
+def wsipipe(*arguments: object) -> tuple[int | None, dict[str, Any], str]:
+    ended = ran(*arguments, "--json")
+    return ended.code, json.loads(ended.out.splitlines()[-1]), ended.err
 
 
 def tissue(seed: int, side: int) -> np.ndarray[Any, np.dtype[np.uint8]]:
@@ -156,8 +156,8 @@ def test_any_timm_name_with_a_weights_file_and_no_other_weights_over_it(slides: 
         save_file(timm.create_model("test_efficientnet", num_classes=0).state_dict(), files[-1])
     assert wsipipe("tile", slides / "a.svs", "-w", tmp_path, *TILING)[0] == 0
     asked = ("extract", "-w", tmp_path, "--backbone", "test_efficientnet", "--device", "cpu")
-    code, _, messages = wsipipe(*asked)
-    assert (code, "--weights FILE" in messages) == (1, True)  # not in the hub's cache, and no network
+    alone = subprocess.run([*COMMAND, *map(str, asked)], capture_output=True, text=True, env=OFFLINE)
+    assert (alone.returncode, "--weights FILE" in alone.stderr) == (1, True)  # not in the hub's cache, and no network
     assert wsipipe(*asked, "--weights", files[0])[0] == 0
     store = tmp_path / FEATURES / "test_efficientnet" / "a.zarr"
     first = read_bag(store).facts.weights_digest
