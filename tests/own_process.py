@@ -10,8 +10,8 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager, ExitStack, suppress
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from multiprocessing import get_context
 from pathlib import Path
@@ -78,6 +78,26 @@ class Running:
         return Ended(code, *((self._place / name).read_text("utf-8", "replace") for name in ("out", "err")))
 
 
+class KilledWhen:
+    """Kills the process, and those that it has started, when so many files of a pattern lie below a folder.
+
+    It looks whenever the process opens, makes or renames something there, so that no clock decides.
+    """
+
+    def __init__(self, folder: Path, pattern: str, number: int = 1) -> None:
+        self._folder, self._pattern, self._number = folder, pattern, number
+
+    @contextmanager
+    def __call__(self) -> Iterator[None]:
+        def watch(event: str, arguments: tuple[Any, ...]) -> None:
+            below = event in ("open", "os.mkdir", "os.rename") and str(arguments[0]).startswith(str(self._folder))
+            if below and len(list(self._folder.glob(self._pattern))) >= self._number:
+                os.killpg(0, signal.SIGKILL)
+
+        sys.addaudithook(watch)
+        yield
+
+
 _started: list[Running] = []
 
 
@@ -110,12 +130,12 @@ def forked(
     return Running(process, place)
 
 
-def ran(*words: object, environment: Mapping[str, str] | None = None) -> Ended:
+def ran(*words: object, disturbed: tuple[Disturbance, ...] = (), environment: Mapping[str, str] | None = None) -> Ended:
     """Run a command to its end, in an empty folder."""
     with TemporaryDirectory() as made:
         cwd = Path(made) / "here"
         cwd.mkdir()
-        return forked(cwd, *words, environment=environment).ended()
+        return forked(cwd, *words, disturbed=disturbed, environment=environment).ended()
 
 
 def _command(

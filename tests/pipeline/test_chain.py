@@ -4,20 +4,15 @@ from __future__ import annotations
 
 import csv
 import json
-import os
 import shutil
 import signal
-import subprocess
-import sys
-import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
-from own_process import Ended, ran
+from own_process import Ended, KilledWhen, ran
 from wsipipe.data.manifest import Manifest
 from wsipipe.models.bundle import _digest, _text
 from wsipipe.pipeline.demo.cohort import DemoCohort, make_cohort
@@ -145,22 +140,11 @@ def test_a_moved_workspace_stays_valid(settings: Path, workspace: Path) -> None:
     assert all(done == 0 for done, _ in run(settings, moved).values())
 
 
-def killed_when(condition: Callable[[], bool], settings: Path, workspace: Path) -> None:
-    """Start the chain and kill it without warning as soon as the condition holds."""
-    command = [sys.executable, "-c", "from wsipipe.pipeline.cli import main; main()"]
-    with subprocess.Popen(
-        [*command, "run", "-c", str(settings), "-w", str(workspace)],
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        env={**os.environ, **ENVIRONMENT},
-        start_new_session=True,
-    ) as process:
-        deadline = time.monotonic() + 1800
-        while not condition():
-            assert process.poll() is None, "it ended before it could be killed"
-            assert time.monotonic() < deadline
-            time.sleep(0.01)
-        os.killpg(process.pid, signal.SIGKILL)
+def killed(settings: Path, workspace: Path, pattern: str, number: int = 1) -> None:
+    """Run the chain, and kill it without warning as soon as there are so many files of a pattern."""
+    words = ("run", "-c", settings, "-w", workspace)
+    ended = ran(*words, disturbed=(KilledWhen(workspace, pattern, number),), environment=ENVIRONMENT)
+    assert ended.code == -signal.SIGKILL, ended.err
 
 
 def test_killed_in_extraction_and_in_training_it_comes_to_the_same(
@@ -168,10 +152,10 @@ def test_killed_in_extraction_and_in_training_it_comes_to_the_same(
 ) -> None:
     workspace = tmp_path / "work"
     features = workspace / FEATURES / "manifest.jsonl"
-    killed_when(lambda: features.exists() and len(features.read_bytes().splitlines()) >= 3, settings, workspace)
+    killed(settings, workspace, f"{FEATURES}/*.zarr", 4)
     done = len(Manifest(features).latest("extract"))
-    assert done < len(Manifest(undisturbed / FEATURES / "manifest.jsonl").latest("extract"))
-    killed_when(lambda: bool(list(workspace.glob("models/her2/partial/*/state.pt"))), settings, workspace)
+    assert 0 < done < len(Manifest(undisturbed / FEATURES / "manifest.jsonl").latest("extract"))
+    killed(settings, workspace, "models/her2/partial/*/state.pt")
     assert len(Manifest(features).latest("extract")) > done
     assert not (workspace / "models/her2/fold-1").exists()
     run(settings, workspace)
