@@ -17,6 +17,7 @@ import pytest
 import tifffile
 import typer
 from command import wsipipe
+from own_process import forked
 from pydantic import BaseModel
 from wsipipe import __version__
 from wsipipe.data.errors import UsageError
@@ -252,11 +253,10 @@ def test_extract_through_the_installed_command(tmp_path: Path) -> None:
     """In a process of its own, where nothing catches what a library may print."""
     slide(tmp_path / "slides" / "a.tiff")
     tiled, _ = json.loads(wsipipe("tile", "slides", "--json").stdout)["stages"]
-    command = [sys.executable, "-c", "from wsipipe.pipeline.cli import main; main()"]
     words = ["extract", "--device", "cpu", "--threads", "1", "--batch-size", "8", "--json"]
-    done = subprocess.run([*command, *words], capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    [stage] = json.loads(done.stdout)["stages"]
+    done = forked(tmp_path, *words).ended()
+    assert done.code == 0, done.err
+    [stage] = json.loads(done.out)["stages"]
     assert (stage["stage"], stage["done"], stage["units"], stage["unit"]) == (
         "extract",
         1,
