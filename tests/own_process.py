@@ -78,21 +78,30 @@ class Running:
         return Ended(code, *((self._place / name).read_text("utf-8", "replace") for name in ("out", "err")))
 
 
-class KilledWhen:
-    """Kills the process, and those that it has started, when so many files of a pattern lie below a folder.
+class SignalWhen:
+    """A signal to the process, and to those that it has started, once there are so many files that are not empty.
 
-    It looks whenever the process opens, makes or renames something there, so that no clock decides.
+    It looks whenever the process opens, makes or renames something in their folder, so that no clock decides.
+
+    :param pattern: of the files, below the folder.
+    :param sent: the signal; by default the process is killed without warning.
     """
 
-    def __init__(self, folder: Path, pattern: str, number: int = 1) -> None:
-        self._folder, self._pattern, self._number = folder, pattern, number
+    def __init__(self, folder: Path, pattern: str, number: int = 1, sent: signal.Signals = signal.SIGKILL) -> None:
+        self._folder, self._pattern, self._number, self._sent = folder, pattern, number, sent
 
     @contextmanager
     def __call__(self) -> Iterator[None]:
+        waiting = True
+
         def watch(event: str, arguments: tuple[Any, ...]) -> None:
+            nonlocal waiting
             below = event in ("open", "os.mkdir", "os.rename") and str(arguments[0]).startswith(str(self._folder))
-            if below and len(list(self._folder.glob(self._pattern))) >= self._number:
-                os.killpg(0, signal.SIGKILL)
+            if waiting and below:
+                found = [path for path in self._folder.glob(self._pattern) if path.stat().st_size]
+                waiting = len(found) < self._number
+                if not waiting:
+                    os.killpg(0, self._sent)
 
         sys.addaudithook(watch)
         yield

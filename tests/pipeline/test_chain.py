@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
-from own_process import Ended, KilledWhen, ran
+from own_process import Ended, SignalWhen, ran
 from wsipipe.data.manifest import Manifest
 from wsipipe.models.bundle import _digest, _text
 from wsipipe.pipeline.demo.cohort import DemoCohort, make_cohort
@@ -143,7 +143,7 @@ def test_a_moved_workspace_stays_valid(settings: Path, workspace: Path) -> None:
 def killed(settings: Path, workspace: Path, pattern: str, number: int = 1) -> None:
     """Run the chain, and kill it without warning as soon as there are so many files of a pattern."""
     words = ("run", "-c", settings, "-w", workspace)
-    ended = ran(*words, disturbed=(KilledWhen(workspace, pattern, number),), environment=ENVIRONMENT)
+    ended = ran(*words, disturbed=(SignalWhen(workspace, pattern, number),), environment=ENVIRONMENT)
     assert ended.code == -signal.SIGKILL, ended.err
 
 

@@ -7,7 +7,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any, Literal
 
@@ -17,7 +16,7 @@ import pytest
 import tifffile
 import timm
 import torch
-from own_process import ran
+from own_process import SignalWhen, ran
 from PIL import Image
 from safetensors.torch import save_file
 from wsipipe.data.errors import UsageError
@@ -120,15 +119,11 @@ def test_an_interrupted_extraction_loses_no_finished_slide(tmp_path: Path) -> No
     assert wsipipe("tile", tmp_path / "slides", "-w", tmp_path, *TILING)[0] == 0
     stores = tmp_path / FEATURES / EMBEDDED
     manifest = Manifest.of(stores)
-    words = ["extract", "-w", str(tmp_path), "--device", "cpu"]
-    process = subprocess.Popen([*COMMAND, *words], stderr=subprocess.PIPE, text=True, env=OFFLINE)
-    while not manifest.path.exists() or not manifest.path.stat().st_size:
-        assert process.poll() is None
-        time.sleep(0.01)
-    process.send_signal(signal.SIGINT)
-    _, errors = process.communicate()
-    assert process.returncode == 130
-    assert "Traceback" not in errors
+    words = ("extract", "-w", tmp_path, "--device", "cpu")
+    at_the_first_record = SignalWhen(stores, manifest.path.name, sent=signal.SIGINT)
+    ended = ran(*words, disturbed=(at_the_first_record,))
+    assert ended.code == 130
+    assert "Traceback" not in ended.err
     done = manifest.latest("extract")
     assert 1 <= len(done) < 6
     assert {store.stem for store in stores.glob("*.zarr")} == set(done)

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 from command import told, wsipipe
-from own_process import KilledWhen, ran
+from own_process import SignalWhen, ran
 from planted_workspace import TILES, Planted, digest_of_slide, record, write_rna, write_slide
 from scipy.special import expit, logit
 from trained_workspace import bundle_facts, bundle_files, same_weights, trained_workspace
@@ -82,7 +82,7 @@ def test_killed_in_training_it_comes_to_the_same(mine: Planted) -> None:
     settings = ("--soft-targets", "--bags-per-step", "4", "--epochs", "6", "--patience", "6")
     train = ["train", "-c", mine.settings, *settings]
     curves = ["--tensorboard"] if _has_tensorboard() else []
-    without_warning = KilledWhen(mine.model, "partial/*/state.pt")
+    without_warning = SignalWhen(mine.model, "partial/*/state.pt")
     assert ran(*train, *curves, disturbed=(without_warning,)).code == -signal.SIGKILL
     assert list(mine.model.glob("partial/*/state.pt"))
     assert not (mine.model / "fold-0").exists()
