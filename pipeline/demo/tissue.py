@@ -96,7 +96,7 @@ def _empty(nest: Field, lumen: Field, adipocyte: Field, fat: Field, fibre: Field
     """How empty the tissue is, 0 to 1: hollows of glands, clefts between fibres, fat cells."""
     cleft = np.clip((fibre - 1.25) * 2.5, 0, 1) * (1 - nest)
     fat_cell = np.clip(adipocyte / 1.2 + 0.5, 0, 1) * np.clip(fat / 4, 0, 1)
-    return np.maximum(np.maximum(lumen, cleft), fat_cell)
+    return np.asarray(np.maximum(np.maximum(lumen, cleft), fat_cell), np.float32)
 
 
 def _haematoxylin(
@@ -113,7 +113,7 @@ def _eosin(
     cytoplasm = coarse + 0.7 * fine
     matrix = tissue * (1 - nest) * np.clip(0.52 - 0.19 * fibre, 0.08, 1.2)
     stained = (matrix + nest * tissue * (0.36 + 0.07 * cytoplasm)) * ((1 - 0.93 * empty) * _wash(uneven))
-    return stained * (1 - 0.6 * np.clip(nuclei * 1.5, 0, 1))
+    return np.asarray(stained * (1 - 0.6 * np.clip(nuclei * 1.5, 0, 1)), np.float32)
 
 
 def _wash(uneven: Field) -> Field:
@@ -137,8 +137,8 @@ def _develop(rng: np.random.Generator, haematoxylin: Field, eosin: Field, stain:
     rgb = np.empty((px, px, 3), np.uint8)
     for blue, red, glass, channel in zip(stain.haematoxylin, stain.eosin, stain.glass, range(3), strict=True):
         density = in_bands(lambda h, e, dust, h1=blue, e1=red: h1 * h + e1 * e + dust, haematoxylin, eosin, dust)
-        density = cv2.GaussianBlur(density, (0, 0), 0.6)
-        rgb[:, :, channel] = in_bands(lambda d, grain, g=glass: np.clip(g * np.exp(-d) + grain, 0, 255), density, grain)
+        blurred = np.asarray(cv2.GaussianBlur(density, (0, 0), 0.6), np.float32)
+        rgb[:, :, channel] = in_bands(lambda d, grain, g=glass: np.clip(g * np.exp(-d) + grain, 0, 255), blurred, grain)
     return rgb
 
 
