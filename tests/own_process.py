@@ -97,11 +97,13 @@ class SignalWhen:
         def watch(event: str, arguments: tuple[Any, ...]) -> None:
             nonlocal waiting
             below = event in ("open", "os.mkdir", "os.rename") and str(arguments[0]).startswith(str(self._folder))
-            if waiting and below:
+            if not waiting or not below:
+                return
+            with suppress(FileNotFoundError):  # another thread has renamed one
                 found = [path for path in self._folder.glob(self._pattern) if path.stat().st_size]
                 waiting = len(found) < self._number
-                if not waiting:
-                    os.killpg(0, self._sent)
+            if not waiting:
+                os.killpg(0, self._sent)
 
         sys.addaudithook(watch)
         yield
