@@ -1,9 +1,12 @@
 """What all tests share: one thread, patient property tests, and the real data where it lies beside the repository."""
 
+import os
 import signal
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # of this process, before torch reads it, and of all that it starts
 
 import pytest
 import torch

@@ -46,7 +46,7 @@ ROOMS: dict[str, set[str]] = {
 SOURCES = sorted(file for folder in FOLDERS for file in (ROOT / folder).glob("**/*.py"))
 
 
-@pytest.fixture(params=SOURCES, ids=lambda file: f"{file.parent.name}/{file.name}")
+@pytest.fixture(scope="module", params=SOURCES, ids=lambda file: f"{file.parent.name}/{file.name}")
 def module(request: pytest.FixtureRequest) -> tuple[Path, ast.Module]:
     file: Path = request.param
     return file, ast.parse(file.read_text(encoding="utf-8"))

@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from command import wsipipe
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -62,9 +63,8 @@ def test_every_page_is_read() -> None:
 def test_every_command_in_the_documentation_is_one_that_the_program_takes(line: str) -> None:
     """Its words are parsed; what it names is not here, so that it may fail for that (1, 2), but not for its flags."""
     words = shlex.split(line)[1:]
-    command = [sys.executable, "-c", "from wsipipe.pipeline.cli import main; main()", *words, "--help"]
-    result = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert result.returncode == 0, result.stderr
+    result = wsipipe(*words, "--help")
+    assert result.exit_code == 0, result.output
 
 
 @pytest.mark.parametrize("page", PAGES)
@@ -109,7 +109,7 @@ def test_the_types_hold_in_the_installed_package(tmp_path: Path) -> None:
 
     place = Path(wsipipe.__file__).resolve().parent
     (tmp_path / "wsipipe").symlink_to(place)
-    options = ["--config-file", str(ROOT / "pyproject.toml"), "--cache-dir", str(tmp_path / "cache")]
+    options = ["--config-file", str(ROOT / "pyproject.toml"), "--no-incremental"]
     packages = [word for name in ("pipeline", "stages", "models", "data") for word in ("-p", f"wsipipe.{name}")]
     command = [sys.executable, "-m", "mypy", *options, *packages]
     result = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)

@@ -4,22 +4,20 @@ from __future__ import annotations
 
 import csv
 import json
-import subprocess
-import sys
 from collections import Counter
 from pathlib import Path
 from typing import Any
 
 import pytest
+from own_process import ran
 
 SETTINGS = Path(__file__).with_name("brca") / "wsipipe.toml"
 
 
 def wsipipe(*arguments: object) -> dict[str, Any]:
-    command = [sys.executable, "-c", "from wsipipe.pipeline.cli import main; main()", *map(str, arguments), "--json"]
-    result = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert result.returncode == 0, result.stderr
-    answer: dict[str, Any] = json.loads(result.stdout.splitlines()[-1])
+    ended = ran(*arguments, "--json")
+    assert ended.code == 0, ended.err
+    answer: dict[str, Any] = json.loads(ended.out.splitlines()[-1])
     return answer
 
 

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from ...data.units import Microns, Mpp
 from .nuclei import BLAND, FIBROBLAST, LYMPHOCYTE, PLANTED, lattice, put_nuclei
-from .texture import Field, cells, fibres, noise
+from .texture import Field, cells, fibres, in_bands, noise
 
 LAYOUT_MPP = 3.0
 """Microns per pixel of the layout grid, on which outlines are made before they are drawn at full resolution."""
@@ -73,31 +73,52 @@ def draw_tissue(
 
     def ragged(field: Field, *, wavelength: float, by: float, edge: float) -> Field:
         """The inside of a field as 0 to 1, its outline roughened by `by` microns and softened over `edge` microns."""
-        return np.clip((full(field) + by * noise(rng, px, wavelength / mpp)) / edge + 0.5, 0, 1)
+        rough = noise(rng, px, wavelength / mpp)
+        return in_bands(lambda field, rough: np.clip((field + by * rough) / edge + 0.5, 0, 1), full(field), rough)
 
     tissue = ragged(layout.tissue, wavelength=7, by=2.5, edge=3.0)
     nest = ragged(layout.nest, wavelength=9, by=1.2, edge=2.0)
     lumen = ragged(layout.lumen, wavelength=9, by=1.5, edge=1.5)
-    adipocyte = np.clip(full(layout.adipocyte) / 1.2 + 0.5, 0, 1)
+    adipocyte, fat = full(layout.adipocyte), full(layout.fat)
     fibre, direction = fibres(rng, px=px, mpp=mpp)
+    coarse, fine = noise(rng, px, 9 / mpp), noise(rng, px, 2.5 / mpp)
+    uneven = noise(rng, px, 150 / mpp)
 
-    matrix = tissue * (1 - nest)
-    cleft = np.clip((fibre - 1.25) * 2.5, 0, 1) * (1 - nest)
-    cytoplasm = noise(rng, px, 9 / mpp) + 0.7 * noise(rng, px, 2.5 / mpp)
-    wash = 1 + 0.14 * noise(rng, px, 150 / mpp)  # uneven staining and thickness
-    epithelium = nest * tissue
-    eosin = matrix * np.clip(0.52 - 0.19 * fibre, 0.08, 1.2) + epithelium * (0.36 + 0.07 * cytoplasm)
-    haematoxylin = np.asarray(matrix * (0.05 - 0.015 * fibre) + epithelium * (0.24 + 0.06 * cytoplasm), np.float32)
-
-    empty = np.maximum(np.maximum(lumen, cleft), adipocyte * np.clip(full(layout.fat) / 4, 0, 1))
-    eosin *= (1 - 0.93 * empty) * wash
-    haematoxylin *= (1 - 0.93 * empty) * wash
-
+    empty = in_bands(_empty, nest, lumen, adipocyte, fat, fibre)
     nuclei = _nuclei(rng, layout, tissue=tissue, nest=nest, empty=empty, direction=direction, mpp=mpp)
-    eosin *= 1 - 0.6 * np.clip(nuclei * 1.5, 0, 1)
-    haematoxylin += nuclei * (0.94 + 0.06 * wash)
+    shown = (tissue, nest, empty, fibre, coarse, fine, uneven, nuclei)
+    haematoxylin, eosin = in_bands(_haematoxylin, *shown), in_bands(_eosin, *shown)
     picture = _develop(rng, haematoxylin, eosin, stain)
     return picture[_span(tissue.max(axis=1), mpp=mpp), _span(tissue.max(axis=0), mpp=mpp)]
+
+
+def _empty(nest: Field, lumen: Field, adipocyte: Field, fat: Field, fibre: Field) -> Field:
+    """How empty the tissue is, 0 to 1: hollows of glands, clefts between fibres, fat cells."""
+    cleft = np.clip((fibre - 1.25) * 2.5, 0, 1) * (1 - nest)
+    fat_cell = np.clip(adipocyte / 1.2 + 0.5, 0, 1) * np.clip(fat / 4, 0, 1)
+    return np.asarray(np.maximum(np.maximum(lumen, cleft), fat_cell), np.float32)
+
+
+def _haematoxylin(
+    tissue: Field, nest: Field, empty: Field, fibre: Field, coarse: Field, fine: Field, uneven: Field, nuclei: Field
+) -> Field:
+    cytoplasm, wash = coarse + 0.7 * fine, _wash(uneven)
+    stained = tissue * (1 - nest) * (0.05 - 0.015 * fibre) + nest * tissue * (0.24 + 0.06 * cytoplasm)
+    return stained * ((1 - 0.93 * empty) * wash) + nuclei * (0.94 + 0.06 * wash)
+
+
+def _eosin(
+    tissue: Field, nest: Field, empty: Field, fibre: Field, coarse: Field, fine: Field, uneven: Field, nuclei: Field
+) -> Field:
+    cytoplasm = coarse + 0.7 * fine
+    matrix = tissue * (1 - nest) * np.clip(0.52 - 0.19 * fibre, 0.08, 1.2)
+    stained = (matrix + nest * tissue * (0.36 + 0.07 * cytoplasm)) * ((1 - 0.93 * empty) * _wash(uneven))
+    return np.asarray(stained * (1 - 0.6 * np.clip(nuclei * 1.5, 0, 1)), np.float32)
+
+
+def _wash(uneven: Field) -> Field:
+    """Uneven staining and thickness."""
+    return 1 + 0.14 * uneven
 
 
 def _span(occupied: Field, *, mpp: float) -> slice:
@@ -114,10 +135,10 @@ def _develop(rng: np.random.Generator, haematoxylin: Field, eosin: Field, stain:
     dust = cv2.resize((rng.random((px // 16, px // 16)) > 0.9994).astype(np.float32), (px, px)) * 0.25
     grain = cv2.resize(rng.standard_normal((px // 2, px // 2), dtype=np.float32), (px, px)) * 1.6
     rgb = np.empty((px, px, 3), np.uint8)
-    for channel in range(3):
-        density = stain.haematoxylin[channel] * haematoxylin + stain.eosin[channel] * eosin + dust
-        light = stain.glass[channel] * np.exp(-cv2.GaussianBlur(density, (0, 0), 0.6))
-        rgb[:, :, channel] = np.clip(light + grain, 0, 255)
+    for blue, red, glass, channel in zip(stain.haematoxylin, stain.eosin, stain.glass, range(3), strict=True):
+        density = in_bands(lambda h, e, dust, h1=blue, e1=red: h1 * h + e1 * e + dust, haematoxylin, eosin, dust)
+        blurred = np.asarray(cv2.GaussianBlur(density, (0, 0), 0.6), np.float32)
+        rgb[:, :, channel] = in_bands(lambda d, grain, g=glass: np.clip(g * np.exp(-d) + grain, 0, 255), blurred, grain)
     return rgb
 
 

@@ -15,6 +15,7 @@ import socket
 import time
 from collections import Counter
 from collections.abc import Mapping
+from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any, Final, Self, get_args
 
@@ -81,6 +82,7 @@ class RunLog:
         )
 
 
+@cache
 def _version(name: str) -> str:
     try:
         return version(name)

@@ -37,15 +37,14 @@ class Usage:
     def __exit__(self, *_: object) -> None:
         self._end.set()
         self._thread.join()
-        self.look()
 
     def look(self) -> None:
-        """Bring the figures up to date."""
+        """Bring the figures up to date, also at the end: what takes less than a second is not seen otherwise."""
         self.memory = max(self.memory, memory_of(Path("/proc/self")))
         self.gpus = {f"cuda:{n}": _torch().cuda.max_memory_reserved(n) for n in _gpus()}
 
     def _watch(self) -> None:
-        pause = 0.0
+        pause = _SECONDS
         while not self._end.wait(pause):
             begin = time.monotonic()
             self.memory = max(self.memory, memory_of(Path("/proc/self")))

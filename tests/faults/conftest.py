@@ -41,7 +41,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 @pytest.fixture(autouse=True)
 def nothing_runs_on() -> Iterator[None]:
     """No command outlives its test."""
-    from commands import end_what_runs
+    from own_process import end_what_runs
 
     yield
     end_what_runs()

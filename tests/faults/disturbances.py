@@ -19,8 +19,8 @@ from datetime import datetime, timedelta, tzinfo
 from pathlib import Path
 from typing import Any
 
-NOT_POSSIBLE = 77
-"""Exit code of a process in which a disturbance could not be made."""
+from own_process import NOT_POSSIBLE
+
 _EVENTS = {"open", "os.rename", "os.remove", "os.mkdir", "os.rmdir", "os.truncate", "shutil.rmtree"}
 
 

@@ -7,9 +7,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from commands import Meaning, forked, left_behind, meaning
+from commands import Meaning, left_behind, meaning
 from disturbances import AtMoments
 from new_slides import Clinic
+from own_process import forked
 from planted_workspace import make_patients, plant
 
 ON_CPU = ("--device", "cpu")

@@ -9,8 +9,9 @@ import time
 from pathlib import Path
 
 import pytest
-from commands import PATIENCE, Running, alive, forked, left_behind, meaning, spawned
+from commands import alive, left_behind, meaning
 from disturbances import AtMoments
+from own_process import PATIENCE, Running, forked, spawned
 from projects import COMMANDS, Steps, spread, workspace_of
 from wsipipe.data.manifest import Manifest
 

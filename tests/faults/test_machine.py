@@ -12,9 +12,10 @@ from datetime import timedelta
 from pathlib import Path
 
 import pytest
-from commands import Ended, forked, left_behind, meaning, spawned
+from commands import left_behind, meaning
 from disturbances import LittleMemory, SmallDisk, SmallFiles, a_clock_that_goes_back, few_files
 from msgspec import structs
+from own_process import Ended, forked, spawned
 from projects import COMMANDS, Steps, workspace_of
 from wsipipe.data.manifest import Manifest
 

@@ -8,8 +8,9 @@ import sys
 from pathlib import Path
 
 import pytest
-from commands import Running, forked, meaning, spawned
+from commands import meaning
 from disturbances import Streams
+from own_process import Running, forked, spawned
 from projects import COMMANDS, Steps
 
 ENTRY = (sys.executable, "-c", "from wsipipe.pipeline.entry import main; main()")

@@ -9,8 +9,9 @@ import time
 from pathlib import Path
 
 import pytest
-from commands import PATIENCE, forked, left_behind, meaning
+from commands import left_behind, meaning
 from disturbances import AtMoments, OtherContent
+from own_process import PATIENCE, forked
 from projects import COMMANDS, Steps, workspace_of
 from wsipipe.data.manifest import Manifest
 

@@ -4,25 +4,21 @@ from __future__ import annotations
 
 import csv
 import json
-import os
 import shutil
 import signal
-import subprocess
-import sys
-import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
+from own_process import Ended, SignalWhen, ran
 from wsipipe.data.manifest import Manifest
 from wsipipe.models.bundle import _digest, _text
 from wsipipe.pipeline.demo.cohort import DemoCohort, make_cohort
 
 TILES, FEATURES = "tiles/0.5mpp-224px", "features/0.5mpp-224px/efficientnet-lite0"
-ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "COLUMNS": "200"}
+ENVIRONMENT = {"COLUMNS": "200"}
 
 
 @pytest.fixture(scope="module")
@@ -67,7 +63,7 @@ def undisturbed(settings: Path, tmp_path_factory: pytest.TempPathFactory) -> Pat
     """A workspace in which the chain ran through once."""
     workspace = tmp_path_factory.mktemp("undisturbed") / "work"
     result = wsipipe("run", "-c", settings, "-w", workspace, "--json")
-    assert result.returncode == 1, result.stderr  # the planted failure
+    assert result.code == 1, result.err  # the planted failure
     return workspace
 
 
@@ -77,16 +73,15 @@ def workspace(undisturbed: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(undisturbed, tmp_path / "work"))
 
 
-def wsipipe(*arguments: object) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-c", "from wsipipe.pipeline.cli import main; main()", *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, env=ENVIRONMENT, check=False)
+def wsipipe(*arguments: object) -> Ended:
+    return ran(*arguments, environment=ENVIRONMENT)
 
 
 def run(settings: Path, workspace: Path) -> dict[str, tuple[int, int]]:
     """Run the chain; of each stage (the first of its name counts) what was done now and what before."""
     result = wsipipe("run", "-c", settings, "-w", workspace, "--json")
-    assert result.returncode == 1, result.stderr
-    stages = json.loads(result.stdout.splitlines()[-1])["stages"]
+    assert result.code == 1, result.err
+    stages = json.loads(result.out.splitlines()[-1])["stages"]
     return {stage["stage"]: (stage["done"], stage["before"]) for stage in reversed(stages)}
 
 
@@ -132,7 +127,7 @@ def test_a_deleted_store_is_made_again_and_nothing_else(settings: Path, workspac
     slide = next(item for item in Manifest(workspace / FEATURES / "manifest.jsonl").latest("extract"))
     before = results(workspace)
     shutil.rmtree(workspace / FEATURES / f"{slide}.zarr")
-    status = json.loads(wsipipe("status", "-w", workspace, "--json").stdout)
+    status = json.loads(wsipipe("status", "-w", workspace, "--json").out)
     lost = [(item["stage"], item["item"]) for item in status["items"] if item["state"] == "lost"]
     assert lost == [("extract", slide)]
     done = {stage: now for stage, (now, _) in run(settings, workspace).items() if now}
@@ -145,22 +140,11 @@ def test_a_moved_workspace_stays_valid(settings: Path, workspace: Path) -> None:
     assert all(done == 0 for done, _ in run(settings, moved).values())
 
 
-def killed_when(condition: Callable[[], bool], settings: Path, workspace: Path) -> None:
-    """Start the chain and kill it without warning as soon as the condition holds."""
-    command = [sys.executable, "-c", "from wsipipe.pipeline.cli import main; main()"]
-    with subprocess.Popen(
-        [*command, "run", "-c", str(settings), "-w", str(workspace)],
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        env=ENVIRONMENT,
-        start_new_session=True,
-    ) as process:
-        deadline = time.monotonic() + 1800
-        while not condition():
-            assert process.poll() is None, "it ended before it could be killed"
-            assert time.monotonic() < deadline
-            time.sleep(0.01)
-        os.killpg(process.pid, signal.SIGKILL)
+def killed(settings: Path, workspace: Path, pattern: str, number: int = 1) -> None:
+    """Run the chain, and kill it without warning as soon as there are so many files of a pattern."""
+    words = ("run", "-c", settings, "-w", workspace)
+    ended = ran(*words, disturbed=(SignalWhen(workspace, pattern, number),), environment=ENVIRONMENT)
+    assert ended.code == -signal.SIGKILL, ended.err
 
 
 def test_killed_in_extraction_and_in_training_it_comes_to_the_same(
@@ -168,10 +152,10 @@ def test_killed_in_extraction_and_in_training_it_comes_to_the_same(
 ) -> None:
     workspace = tmp_path / "work"
     features = workspace / FEATURES / "manifest.jsonl"
-    killed_when(lambda: features.exists() and len(features.read_bytes().splitlines()) >= 3, settings, workspace)
+    killed(settings, workspace, f"{FEATURES}/*.zarr", 4)
     done = len(Manifest(features).latest("extract"))
-    assert done < len(Manifest(undisturbed / FEATURES / "manifest.jsonl").latest("extract"))
-    killed_when(lambda: bool(list(workspace.glob("models/her2/partial/*/state.pt"))), settings, workspace)
+    assert 0 < done < len(Manifest(undisturbed / FEATURES / "manifest.jsonl").latest("extract"))
+    killed(settings, workspace, "models/her2/partial/*/state.pt")
     assert len(Manifest(features).latest("extract")) > done
     assert not (workspace / "models/her2/fold-1").exists()
     run(settings, workspace)
@@ -181,12 +165,12 @@ def test_killed_in_extraction_and_in_training_it_comes_to_the_same(
 def test_other_settings_do_not_overwrite(workspace: Path, cohort: DemoCohort) -> None:
     asked = ["tile", cohort.slides, "-w", workspace, "--min-tissue", "0.9", "--json"]
     refused = wsipipe(*asked)
-    assert refused.returncode == 2
-    assert "min_tissue 0.5 → 0.9" in refused.stderr
-    assert "--replace" in refused.stderr
+    assert refused.code == 2
+    assert "min_tissue 0.5 → 0.9" in refused.err
+    assert "--replace" in refused.err
     replaced = wsipipe(*asked, "--replace")
-    assert json.loads(replaced.stdout)["stages"][0]["done"] > 0
-    status = json.loads(wsipipe("status", "-w", workspace, "--json").stdout)
+    assert json.loads(replaced.out)["stages"][0]["done"] > 0
+    status = json.loads(wsipipe("status", "-w", workspace, "--json").out)
     stale = {item["stage"] for item in status["items"] if item["state"] == "stale"}
     assert "extract" in stale
 
@@ -200,20 +184,20 @@ def test_more_than_rna_teaches_and_a_list_of_genes_is_taken(
     pd.DataFrame(calls, [f"GENE{n}" for n in range(30)], rna.columns).to_csv(cnv, index_label="gene")
     chosen = sorted(map(str, rna.index))[:8]
     genes.write_text("\n".join(chosen) + "\nNOT_THERE\n")
-    train = ["train", "-c", settings, "-w", workspace, "--blocks", "rna", "--blocks", "cnv", "--json"]
+    train = ["train", "-c", settings, "-w", workspace, "--blocks", "rna", "--blocks", "cnv", "--epochs", 1, "--json"]
     result = wsipipe(*train, "--replace")
-    assert result.returncode == 1
-    assert "--cnv FILE" in result.stderr
+    assert result.code == 1
+    assert "--cnv FILE" in result.err
     made = wsipipe("genomics", "-c", settings, "-w", workspace, "--cnv", cnv, "--json")
-    assert json.loads(made.stdout)["stages"][0]["done"] == 1, made.stderr  # RNA is as it was
-    assert "gistic" in made.stderr
+    assert json.loads(made.out)["stages"][0]["done"] == 1, made.err  # RNA is as it was
+    assert "gistic" in made.err
     refused = wsipipe(*train)
-    assert (refused.returncode, "blocks" in refused.stderr) == (2, True)
-    assert wsipipe(*train, "--replace").returncode == 0
+    assert (refused.code, "blocks" in refused.err) == (2, True)
+    assert wsipipe(*train, "--replace").code == 0
     taught = json.loads((workspace / "models/her2/fold-0/bundle.json").read_text())["genes"]
     assert sum(gene.startswith("cnv:") for gene in taught) == 16
     assert len(taught) == 32
-    assert wsipipe(*train, "--gene-list", genes, "--replace").returncode == 0
+    assert wsipipe(*train, "--gene-list", genes, "--replace").code == 0
     listed = json.loads((workspace / "models/her2/fold-0/bundle.json").read_text())["genes"]
     assert sorted(listed) == chosen
 
@@ -224,9 +208,9 @@ def test_another_slide_does_not_take_a_name(workspace: Path, cohort: DemoCohort,
     shutil.copyfile(other, impostor)
     for _ in range(2):  # it is not let in for having been refused before
         result = wsipipe("tile", impostor, "-w", workspace)
-        assert result.returncode == 1
-        assert "already belongs to another slide" in result.stdout
-        assert str(ours) in result.stdout
+        assert result.code == 1
+        assert "already belongs to another slide" in result.out
+        assert str(ours) in result.out
 
 
 def test_a_patient_who_trained_the_model_is_read_only_by_the_fold_that_did_not_see_them(
@@ -236,7 +220,7 @@ def test_a_patient_who_trained_the_model_is_read_only_by_the_fold_that_did_not_s
     patients = {row["patient_id"]: row for row in read_csv(workspace / "models/her2/patients.csv")}
     slide = next(p for p in cohort.slides.iterdir() if p.stem == patients[trained["patient_id"]]["slides"])
     result = wsipipe("predict", slide, "--model", workspace / "models/her2", "-w", workspace, "--name", "again")
-    assert result.returncode == 0, result.stderr
+    assert result.code == 0, result.err
     row = next(r for r in read_csv(workspace / "predictions/again/predictions.csv") if r["level"] == "slide")
     assert row["folds"] == trained["fold"]
     assert "fold 0 of 2 trained" in row["note"] or "fold 1 of 2 trained" in row["note"]
@@ -251,8 +235,8 @@ def test_a_model_refuses_features_of_other_weights(workspace: Path, cohort: Demo
         digests["bundle.json"] = _digest(_text(facts))  # as it was written, by another wsipipe
         bundle.write_bytes(_text({**facts, "digests": digests}))
     result = wsipipe("predict", cohort.new_slides, "--model", workspace / "models/her2", "-w", workspace, "--name", "x")
-    assert result.returncode == 1
-    assert "weights_digest" in result.stdout
+    assert result.code == 1
+    assert "weights_digest" in result.out
 
 
 def test_a_slide_without_prediction_is_in_the_table_too(workspace: Path, cohort: DemoCohort, tmp_path: Path) -> None:
@@ -260,7 +244,7 @@ def test_a_slide_without_prediction_is_in_the_table_too(workspace: Path, cohort:
     shutil.copytree(cohort.new_slides, new)
     (new / "empty.svs").touch()
     result = wsipipe("predict", new, "--model", workspace / "models/her2", "-w", workspace)
-    assert result.returncode == 1
+    assert result.code == 1
     rows = {row["slide_id"]: row for row in read_csv(workspace / "predictions/her2/predictions.csv")}
     assert rows["empty"]["status"] == "failed"
     assert "empty" in rows["empty"]["note"]
@@ -281,9 +265,9 @@ def test_a_matrix_that_cannot_be_read_stops_the_chain(undisturbed: Path, setting
     (tmp_path / "wsipipe.toml").write_text("\n".join(lines))
     before = (workspace / "models/her2/manifest.jsonl").read_bytes()
     result = wsipipe("run", "-c", tmp_path / "wsipipe.toml", "-w", workspace, "--json")
-    assert result.returncode == 1
-    told = json.loads(result.stdout)
+    assert result.code == 1
+    told = json.loads(result.out)
     assert told["models"] == {}
     assert [stage["stage"] for stage in told["stages"]][-1] == "genomics"
-    assert "not trained" in result.stderr
+    assert "not trained" in result.err
     assert (workspace / "models/her2/manifest.jsonl").read_bytes() == before

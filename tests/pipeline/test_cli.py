@@ -8,7 +8,6 @@ import re
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +16,7 @@ import pytest
 import tifffile
 import typer
 from command import wsipipe
+from own_process import SignalWhen, forked
 from pydantic import BaseModel
 from wsipipe import __version__
 from wsipipe.data.errors import UsageError
@@ -252,11 +252,10 @@ def test_extract_through_the_installed_command(tmp_path: Path) -> None:
     """In a process of its own, where nothing catches what a library may print."""
     slide(tmp_path / "slides" / "a.tiff")
     tiled, _ = json.loads(wsipipe("tile", "slides", "--json").stdout)["stages"]
-    command = [sys.executable, "-c", "from wsipipe.pipeline.cli import main; main()"]
     words = ["extract", "--device", "cpu", "--threads", "1", "--batch-size", "8", "--json"]
-    done = subprocess.run([*command, *words], capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    [stage] = json.loads(done.stdout)["stages"]
+    done = forked(tmp_path, *words).ended()
+    assert done.code == 0, done.err
+    [stage] = json.loads(done.out)["stages"]
     assert (stage["stage"], stage["done"], stage["units"], stage["unit"]) == (
         "extract",
         1,
@@ -294,19 +293,13 @@ def test_an_interrupted_run_ends_with_130_and_goes_on(tmp_path: Path, ending: si
     for number in range(many):
         (tmp_path / "slides" / f"s{number:02}.tiff").hardlink_to(original)
     manifest = Manifest(tmp_path / "work" / "tiles" / "0.5mpp-224px" / "manifest.jsonl")
-    command = [sys.executable, "-c", "from wsipipe.pipeline.cli import main; main()"]
-    words = ["tile", "slides", "--workers", str(workers)]
-    process = subprocess.Popen([*command, *words], stderr=subprocess.PIPE, text=True, start_new_session=True)
-    patience = time.monotonic() + 1800
-    while not manifest.path.exists() or not manifest.path.stat().st_size:
-        assert process.poll() is None
-        assert time.monotonic() < patience
-        time.sleep(0.005)
-    os.killpg(process.pid, ending)  # as the terminal does: everyone in the group hears it
-    _, err = process.communicate()
-    assert process.returncode == 130
-    assert "the same command continues from here" in err
-    assert "Traceback" not in err
+    # Everyone in the group hears it, as from a terminal.
+    at_the_first_record = SignalWhen(manifest.path.parent, manifest.path.name, sent=ending)
+    words = ("tile", "slides", "--workers", workers)
+    ended = forked(tmp_path, *words, disturbed=(at_the_first_record,)).ended()
+    assert ended.code == 130
+    assert "the same command continues from here" in ended.err
+    assert "Traceback" not in ended.err
     done = manifest.latest("tile")
     assert 1 <= len(done) < many
     rest = [file for file in sorted((tmp_path / "slides").iterdir()) if file.stem not in done]

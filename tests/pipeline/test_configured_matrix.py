@@ -10,9 +10,14 @@ from command import wsipipe
 from planted_workspace import Planted, make_patients, plant
 
 
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Planted:
+    return plant(tmp_path_factory.mktemp("made") / "lab", make_patients(20))
+
+
 @pytest.fixture
-def planted(tmp_path: Path) -> Planted:
-    return plant(tmp_path, make_patients(20))
+def planted(made: Planted, tmp_path: Path) -> Planted:
+    return made.copied(tmp_path / "lab")
 
 
 def said(planted: Planted, *words: str, code: int) -> str:

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import csv
 import json
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
+from own_process import ran
 
 
 @pytest.fixture(scope="module")
@@ -18,10 +17,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def demo(folder: Path) -> tuple[dict[str, Any], str]:
-    command = [sys.executable, "-c", "from wsipipe.pipeline.cli import main; main()", "demo", str(folder), "--json"]
-    result = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert result.returncode == 0, result.stderr
-    return json.loads(result.stdout.splitlines()[-1]), result.stderr
+    ended = ran("demo", folder, "--json")
+    assert ended.code == 0, ended.err
+    return json.loads(ended.out.splitlines()[-1]), ended.err
 
 
 @pytest.fixture(scope="module")

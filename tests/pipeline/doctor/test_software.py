@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 
@@ -84,8 +83,8 @@ def hub(folder: Path, monkeypatch: pytest.MonkeyPatch, **variables: str) -> Iter
         monkeypatch.delenv(name, raising=False)
     for name, value in {"HF_HOME": str(folder), **variables}.items():
         monkeypatch.setenv(name, value)
-    check = replace(check_called("weights"), seconds=600)
-    with Examiner() as examiner:
+    check = check_called("weights")
+    with Examiner(1800) as examiner:
         yield lambda backbone: examiner.run(check, subject_in(folder, backbone=backbone))
 
 

@@ -7,7 +7,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any, Literal
 
@@ -17,6 +16,7 @@ import pytest
 import tifffile
 import timm
 import torch
+from own_process import SignalWhen, ran
 from PIL import Image
 from safetensors.torch import save_file
 from wsipipe.data.errors import UsageError
@@ -36,10 +36,9 @@ COMMAND = (sys.executable, "-c", "from wsipipe.pipeline.cli import main; main()"
 OFFLINE = {**os.environ, "HF_HUB_OFFLINE": "1"}
 
 
-def wsipipe(*arguments: object) -> tuple[int, dict[str, Any], str]:
-    command = [*COMMAND, *map(str, arguments), "--json"]
-    result = subprocess.run(command, capture_output=True, text=True, env=OFFLINE, check=False)
-    return result.returncode, json.loads(result.stdout.splitlines()[-1]), result.stderr
+def wsipipe(*arguments: object) -> tuple[int | None, dict[str, Any], str]:
+    ended = ran(*arguments, "--json")
+    return ended.code, json.loads(ended.out.splitlines()[-1]), ended.err
 
 
 def tissue(seed: int, side: int) -> np.ndarray[Any, np.dtype[np.uint8]]:
@@ -120,15 +119,11 @@ def test_an_interrupted_extraction_loses_no_finished_slide(tmp_path: Path) -> No
     assert wsipipe("tile", tmp_path / "slides", "-w", tmp_path, *TILING)[0] == 0
     stores = tmp_path / FEATURES / EMBEDDED
     manifest = Manifest.of(stores)
-    words = ["extract", "-w", str(tmp_path), "--device", "cpu"]
-    process = subprocess.Popen([*COMMAND, *words], stderr=subprocess.PIPE, text=True, env=OFFLINE)
-    while not manifest.path.exists() or not manifest.path.stat().st_size:
-        assert process.poll() is None
-        time.sleep(0.01)
-    process.send_signal(signal.SIGINT)
-    _, errors = process.communicate()
-    assert process.returncode == 130
-    assert "Traceback" not in errors
+    words = ("extract", "-w", tmp_path, "--device", "cpu")
+    at_the_first_record = SignalWhen(stores, manifest.path.name, sent=signal.SIGINT)
+    ended = ran(*words, disturbed=(at_the_first_record,))
+    assert ended.code == 130
+    assert "Traceback" not in ended.err
     done = manifest.latest("extract")
     assert 1 <= len(done) < 6
     assert {store.stem for store in stores.glob("*.zarr")} == set(done)
@@ -156,8 +151,8 @@ def test_any_timm_name_with_a_weights_file_and_no_other_weights_over_it(slides: 
         save_file(timm.create_model("test_efficientnet", num_classes=0).state_dict(), files[-1])
     assert wsipipe("tile", slides / "a.svs", "-w", tmp_path, *TILING)[0] == 0
     asked = ("extract", "-w", tmp_path, "--backbone", "test_efficientnet", "--device", "cpu")
-    code, _, messages = wsipipe(*asked)
-    assert (code, "--weights FILE" in messages) == (1, True)  # not in the hub's cache, and no network
+    alone = subprocess.run([*COMMAND, *map(str, asked)], capture_output=True, text=True, env=OFFLINE)
+    assert (alone.returncode, "--weights FILE" in alone.stderr) == (1, True)  # not in the hub's cache, and no network
     assert wsipipe(*asked, "--weights", files[0])[0] == 0
     store = tmp_path / FEATURES / "test_efficientnet" / "a.zarr"
     first = read_bag(store).facts.weights_digest

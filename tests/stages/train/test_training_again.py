@@ -3,13 +3,9 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import signal
-import subprocess
-import sys
-import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -19,6 +15,7 @@ import numpy as np
 import pytest
 from command import told, wsipipe
 from msgspec import structs
+from own_process import SignalWhen, ran
 from planted_workspace import TILES, Planted, digest_of_slide, record, write_rna, write_slide
 from scipy.special import expit, logit
 from trained_workspace import bundle_facts, bundle_files, same_weights, trained_workspace
@@ -81,44 +78,20 @@ def events(folder: Path) -> dict[str, list[int]]:
     return {tag: [event.step for event in curves.Scalars(tag)] for tag in curves.Tags()["scalars"]}
 
 
-def killed_in_training(arguments: Sequence[object], model: Path) -> None:
-    """Start it and kill it without warning when the first fold has a few epochs."""
-    command = [sys.executable, "-c", "from wsipipe.pipeline.cli import main; main()", *map(str, arguments)]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    with subprocess.Popen(
-        command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=environment, start_new_session=True
-    ) as process:
-        deadline = time.monotonic() + 1800
-        while not any(model.glob("partial/*/state.pt")):
-            assert process.poll() is None, "it ended before it could be killed"
-            assert time.monotonic() < deadline
-            time.sleep(0.01)
-        os.killpg(process.pid, signal.SIGKILL)
-
-
 def test_killed_in_training_it_comes_to_the_same(mine: Planted) -> None:
     shutil.rmtree(mine.model)
-    train = [
-        "train",
-        "-c",
-        mine.settings,
-        "--soft-targets",
-        "--bags-per-step",
-        "4",
-        "--epochs",
-        "12",
-        "--patience",
-        "12",
-    ]
+    settings = ("--soft-targets", "--bags-per-step", "4", "--epochs", "6", "--patience", "6")
+    train = ["train", "-c", mine.settings, *settings]
     curves = ["--tensorboard"] if _has_tensorboard() else []
-    killed_in_training([*train, *curves], mine.model)
+    without_warning = SignalWhen(mine.model, "partial/*/state.pt")
+    assert ran(*train, *curves, disturbed=(without_warning,)).code == -signal.SIGKILL
     assert list(mine.model.glob("partial/*/state.pt"))
     assert not (mine.model / "fold-0").exists()
     assert wsipipe(*train, *curves).exit_code == 0
     assert not (mine.model / "partial").exists()
     after = {fold: bundle_files(mine.model / fold) for fold in ("fold-0", "fold-1")}
     undisturbed = mine.trainer(
-        mine.workspace / "models/undisturbed", soft_targets=True, bags_per_step=4, epochs=12, patience=12
+        mine.workspace / "models/undisturbed", soft_targets=True, bags_per_step=4, epochs=6, patience=6
     )
     mine.runner().run(undisturbed)
     assert {fold: bundle_files(undisturbed.folder / fold) for fold in after} == after

@@ -25,9 +25,14 @@ from wsipipe.pipeline.idle_settings import idle_settings
 from wsipipe.stages.train.settings import TrainSettings
 
 
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Planted:
+    return plant(tmp_path_factory.mktemp("made") / "lab", make_patients(20, tiles=(3, 6)), epochs=1)
+
+
 @pytest.fixture
-def planted(tmp_path: Path) -> Planted:
-    return plant(tmp_path / "lab", make_patients(20, tiles=(3, 6)), epochs=1)
+def planted(made: Planted, tmp_path: Path) -> Planted:
+    return made.copied(tmp_path / "lab")
 
 
 def run(planted: Planted, command: str, *words: object, code: int = 0) -> Result:

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from planted_workspace import Planted, write_rna, write_slide
-from trained_workspace import bundle_files, trained_workspace
+from planted_workspace import Planted, make_patients, plant, write_rna, write_slide
+from trained_workspace import bundle_files
 from wsipipe.data.cohort.splits import Splits, read_splits, write_splits
 from wsipipe.stages.stage import Plan
 from wsipipe.stages.train.fold import FoldCohort
@@ -18,8 +18,11 @@ from wsipipe.stages.train.stage import TrainStage
 
 
 @pytest.fixture(scope="module")
-def trained(tmp_path_factory: pytest.TempPathFactory) -> Planted:
-    return trained_workspace(tmp_path_factory.getbasetemp())
+def split(tmp_path_factory: pytest.TempPathFactory) -> Planted:
+    """A workspace whose patients are split."""
+    planted = plant(tmp_path_factory.mktemp("split") / "lab", make_patients(24, without_rna=4))
+    assert planted.runner().run(planted.splitter()).done == 1
+    return planted
 
 
 class FirstFold(TrainStage):
@@ -92,12 +95,12 @@ LEARNERS: dict[str, dict[str, object]] = {
 
 
 @pytest.fixture(scope="module")
-def cohorts(trained: Planted, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Planted]:
+def cohorts(split: Planted, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Planted]:
     """The workspace as it is, with all patients of fold 0's test altered, and with one of its training altered."""
-    splits = read_splits(trained.model / "splits.csv")
+    splits = read_splits(split.model / "splits.csv")
     test, train = splits.patients(0, "test"), splits.patients(0, "train")
-    without = next(p.id for p in trained.patients if p.id in train and p.rna is None)
-    measured = next(p.id for p in trained.patients if p.id in train and p.rna is not None)
+    without = next(p.id for p in split.patients if p.id in train and p.rna is None)
+    measured = next(p.id for p in split.patients if p.id in train and p.rna is not None)
     wanted = {
         "as it is": ([], ""),
         "test": (test, "features, rna, label"),
@@ -106,7 +109,7 @@ def cohorts(trained: Planted, tmp_path_factory: pytest.TempPathFactory) -> dict[
         "rna": ([measured], "rna"),
     }
     place = tmp_path_factory.mktemp("cohorts")
-    return {name: altered(trained, place / name, *of) for name, of in wanted.items()}
+    return {name: altered(split, place / name, *of) for name, of in wanted.items()}
 
 
 @pytest.mark.parametrize("learner", LEARNERS)
