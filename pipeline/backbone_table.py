@@ -19,7 +19,7 @@ def show_backbones(console: Console) -> None:
         table.add_column(name, justify="right" if name in ("parameters", "width") else "left")
     rows: list[Json] = []
     for backbone in registry().values():
-        place = at_hand(backbone.name, backbone.hub_id)
+        place = at_hand(backbone.name, backbone.hub_id, backbone.hub_file)
         table.add_row(*_row(backbone, place))
         rows.append({**backbone.model_dump(mode="json", include=_SHOWN), "weights": place})
     console.table(table)

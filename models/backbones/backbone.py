@@ -13,19 +13,24 @@ from pathlib import Path
 from typing import Literal
 
 import torch
+from timm.models.swin_transformer import SwinTransformer
+from timm.models.swin_transformer import checkpoint_filter_fn as swin_filter_fn
 from timm.models.vision_transformer import VisionTransformer, checkpoint_filter_fn
 from torch import Tensor, nn
 
 from ...data.errors import BackboneError, is_out_of_memory
+from .heads import Headed
 from .pixels import resized
 from .registry import Backbone as Backbone
 from .registry import Pooling as Pooling
+from .registry import Positions
 from .registry import Precision as Precision
 from .registry import backbone_called as backbone_called
 from .registry import find_backbone as find_backbone
 from .registry import registry as registry
 from .registry import same_name as same_name
 from .state_dicts import SeveralNetworks, StateDict, difference, of_network
+from .tensor_names import as_timm_names_them
 from .weights import SAVE_ONE, Weights, find_weights, load_state_dict
 
 _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -144,9 +149,9 @@ def load_embedder(
     :raises BackboneError: weights that are missing, not accessible, or do not fit; missing and unexpected tensors are
         listed.
     """
-    weights = find_weights(backbone.name, backbone.hub_id, gated=backbone.gated, file=file)
+    weights = find_weights(backbone.name, backbone.hub_id, gated=backbone.gated, file=file, hub_file=backbone.hub_file)
     model = backbone.build("cpu")
-    notes = _fit(model, load_state_dict(weights, like=model.state_dict()), weights)
+    notes = _fit(model, load_state_dict(weights, like=model.state_dict()), weights, backbone)
     weights = replace(weights, notes=notes)
     return ready(backbone, model, weights, device=device, precision=precision, compile=compile)
 
@@ -182,15 +187,15 @@ def _memory_format(model: nn.Module) -> torch.memory_format:
     return torch.contiguous_format if hasattr(model, "patch_embed") else torch.channels_last
 
 
-def _fit(model: nn.Module, found: StateDict, weights: Weights) -> tuple[str, ...]:
+def _fit(model: nn.Module, found: StateDict, weights: Weights, backbone: Backbone) -> tuple[str, ...]:
     """Load a network's tensors into it, and return notes on how they were adapted."""
     wanted = model.state_dict()
     try:
-        own = of_network(found, wanted)
+        own = of_network(as_timm_names_them(found, backbone.tensor_names), wanted)
     except SeveralNetworks as error:
         raise BackboneError(f"holds {error}", path=weights.path, hint=SAVE_ONE) from error
     tensors, notes = own.tensors, own.notes
-    if difference(wanted, tensors) and (converted := _as_timm_reads_it(model, own)) is not None:
+    if difference(wanted, tensors) and (converted := _as_timm_reads_it(model, own, backbone.positions)) is not None:
         tensors, notes = converted.tensors, converted.notes
     if wrong := difference(wanted, tensors):
         hint = "these are the weights of another network: check --backbone and --weights"
@@ -199,12 +204,22 @@ def _fit(model: nn.Module, found: StateDict, weights: Weights) -> tuple[str, ...
     return notes
 
 
-def _as_timm_reads_it(model: nn.Module, own: StateDict) -> StateDict | None:
+def _as_timm_reads_it(model: nn.Module, own: StateDict, positions: Positions) -> StateDict | None:
     """Convert a transformer's tensors by timm's own rules for foreign files; None if these do not apply.
 
     The rules rename DINOv2's tensors, and resample the position embedding of another image size. They would also
     resample patches of another size, which is never intended here; such files are refused.
     """
+    if isinstance(model, Headed):
+        inner = {name.removeprefix("trunk."): t for name, t in own.tensors.items() if name.startswith("trunk.")}
+        converted = _as_timm_reads_it(model.trunk, StateDict(inner, own.notes), positions)
+        outer = {name: t for name, t in own.tensors.items() if not name.startswith("trunk.")}
+        named = {f"trunk.{name}": t for name, t in converted.tensors.items()} if converted else {}
+        return StateDict(outer | named, converted.notes) if converted else None
+    if isinstance(model, SwinTransformer):  # older files keep masks, and join patches a stage earlier
+        renamed = swin_filter_fn(dict(own.tensors), model)
+        kept = (name for name in own.tensors.keys() & renamed if "downsample" not in name)
+        return StateDict(renamed, own.notes) if all(renamed[n] is own.tensors[n] for n in kept) else None
     patches = own.tensors.get("patch_embed.proj.weight")
     if not isinstance(model, VisionTransformer) or patches is None:
         return None
@@ -218,14 +233,16 @@ def _as_timm_reads_it(model: nn.Module, own: StateDict) -> StateDict | None:
     if "register_tokens" in tensors or any(".mlp.w12." in name for name in tensors):
         notes.append("renamed DINOv2's tensors as timm does")
         tensors["mask_token"] = torch.zeros(1)  # timm recognises such files by it
+    interpolation, _, antialiased = positions.partition(" ")
     try:
-        converted = checkpoint_filter_fn(dict(tensors), model)
+        converted = checkpoint_filter_fn(dict(tensors), model, interpolation=interpolation, antialias=bool(antialiased))
     except (RuntimeError, ValueError, LookupError, AssertionError):
         return None
     side, (height, width) = math.isqrt(before.shape[1] - of_tokens), model.patch_embed.grid_size
     if (side, side) != (height, width):
+        how = "as timm does" if positions == "bicubic antialiased" else f"{positions}, as its authors do"
         notes.append(
-            f"resampled its position embedding from {side} × {side} to {height} × {width} patches, as timm does: "
+            f"resampled its position embedding from {side} × {side} to {height} × {width} patches, {how}: "
             f"it was trained on images of another size"
         )
     return StateDict(converted, tuple(notes))

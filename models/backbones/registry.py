@@ -19,12 +19,14 @@ from timm.layers import SwiGLUPacked
 from torch import nn
 
 from ...data.errors import BackboneError
+from .heads import HEADS, ConvStem
 from .pixels import Interpolation
 
 Pooling = Literal["cls", "mean", "cls+mean", "pooled"]
 Precision = Literal["fp32", "bf16", "fp16"]
 
-_LAYERS = {"SwiGLUPacked": SwiGLUPacked, "SiLU": nn.SiLU}
+_LAYERS = {"SwiGLUPacked": SwiGLUPacked, "SiLU": nn.SiLU, "ConvStem": ConvStem}
+Positions = Literal["bicubic antialiased", "bicubic", "bilinear"]
 
 
 class Backbone(BaseModel):
@@ -35,7 +37,15 @@ class Backbone(BaseModel):
     name: str
     architecture: str
     arguments: dict[str, Any] = {}
+    head: dict[str, Any] = {}
+    """What follows the network: a ``kind`` of :data:`~wsipipe.models.backbones.heads.HEADS` and its arguments."""
     hub_id: str | None = None
+    hub_file: str | None = None
+    """The name of its file at the hub, where it is not one of the usual ones."""
+    tensor_names: str = "dinov2"
+    """The kind of ``tensor_names.toml`` by which the published file names its tensors."""
+    positions: Positions = "bicubic antialiased"
+    """How a position embedding of another image size is resampled; the first is timm's way."""
     also: tuple[str, ...] = ()
     """Its names in other programs, beside ``name`` and its name at the hub."""
     parameters: int | None = None
@@ -68,6 +78,9 @@ class Backbone(BaseModel):
         arguments = {key: _LAYERS.get(v, v) if isinstance(v, str) else v for key, v in self.arguments.items()}
         with torch.device(device):
             model: nn.Module = timm.create_model(self.architecture, pretrained=False, num_classes=0, **arguments)
+            if self.head:
+                head = dict(self.head)
+                model = HEADS[head.pop("kind")](model, **head)
         return model.eval()
 
     @property

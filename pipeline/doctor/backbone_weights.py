@@ -24,13 +24,15 @@ def weights(subject: Subject) -> Finding:
 
     backbone = find_backbone(subject.backbone)
     file = Path(subject.weights) if subject.weights else None
-    here = "named" if file else at_hand(backbone.name, backbone.hub_id)
+    here = "named" if file else at_hand(backbone.name, backbone.hub_id, backbone.hub_file)
     offline = bool(constants.HF_HUB_OFFLINE)
     token = get_token() is not None
     figures = {"backbone": backbone.name, "hub": backbone.hub_id, "gated": backbone.gated}
     figures |= {"offline": offline, "token": token, "cache": str(constants.HF_HUB_CACHE)}
     if here:
-        found = find_weights(backbone.name, backbone.hub_id, gated=backbone.gated, file=file)
+        found = find_weights(
+            backbone.name, backbone.hub_id, gated=backbone.gated, file=file, hub_file=backbone.hub_file
+        )
         try:
             size = read_edges(found.path)
         except (OSError, ValueError, zipfile.BadZipFile) as error:

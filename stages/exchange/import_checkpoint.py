@@ -61,7 +61,9 @@ class ImportCheckpointStage(Stage[BiomarkerSettings]):
         if self.prevalence is not None:
             log_odds(self.prevalence)  # refuses what is none
         backbone = find_backbone(self.extract.backbone, self.extract.pooling)
-        weights = find_weights(backbone.name, backbone.hub_id, gated=backbone.gated, file=self.extract.weights)
+        weights = find_weights(
+            backbone.name, backbone.hub_id, gated=backbone.gated, file=self.extract.weights, hub_file=backbone.hub_file
+        )
         recipe = FeatureRecipe(
             tile=self.tile.result_settings(),
             extract=self.extract.result_settings(),

@@ -87,7 +87,9 @@ class ExtractStage(Stage[ExtractSettings]):
         if not tiled.records and not tiled.notes:
             raise UsageError("no slide is tiled", path=self.tiles, hint="run wsipipe tile first")
         backbone = find_backbone(self.settings.backbone, self.settings.pooling)
-        weights = find_weights(backbone.name, backbone.hub_id, gated=backbone.gated, file=self.settings.weights)
+        weights = find_weights(
+            backbone.name, backbone.hub_id, gated=backbone.gated, file=self.settings.weights, hub_file=backbone.hub_file
+        )
         weights_input = FileInput(weights.path.resolve(), self._digest_of_weights, is_setting=True)
         items = []
         changed = [slide_id for slide_id, standing in tiled.left_out.items() if "slide" in standing.changed]
