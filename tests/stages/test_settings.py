@@ -15,7 +15,7 @@ from wsipipe.stages.registry import VERSIONS
 from wsipipe.stages.settings import Settings
 from wsipipe.stages.tile.settings import TileSettings
 from wsipipe.stages.train.cross_validate import CrossValidateSettings
-from wsipipe.stages.train.settings import BiomarkerSettings, TrainSettings
+from wsipipe.stages.train.settings import BiomarkerSettings, ReportSettings, TrainSettings
 from wsipipe.stages.train.split import SplitStageSettings
 
 QUESTION = {"task": "binary", "positive": ["positive"], "negative": ["negative"], "classes": [], "robust": False}
@@ -101,6 +101,7 @@ DEFAULTS: dict[str, tuple[type[Settings], int, dict[str, Any]]] = {
     "predict": (PredictSettings, 3, {}),
     "compare": (CompareStageSettings, 5, QUESTION),
     "import-checkpoint": (BiomarkerSettings, 1, QUESTION),
+    "report": (ReportSettings, 6, {}),
     "export": (ExportSettings, 1, {"format": "clam"}),
 }
 """Stage → its settings, its version, and the defaults that give numbers their meaning in this version."""
@@ -128,7 +129,9 @@ def test_every_setting_is_of_one_of_four_kinds() -> None:
         (ExtractSettings, "judgement"): {"max_bad_tiles"},
         (PredictSettings, "presentation"): {"top_tiles", "prevalence"},
         (CrossValidateSettings, "presentation"): {"prevalence"},
-        (ExternalSettings, "presentation"): {"prevalence"},
+        (ExternalSettings, "presentation"): {"prevalence", "audit"},
+        (CompareStageSettings, "presentation"): {"audit"},
+        (ReportSettings, "presentation"): {"audit"},
     }
     assert {TileSettings.kind("workers"), ExtractSettings.kind("device")} == {"machine"}
     assert TileSettings.kind("a setting that is no more") == "meaning"
