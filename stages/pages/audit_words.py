@@ -123,7 +123,7 @@ def alone_in_words(alone: ColumnsAlone, names: str, *, one: bool) -> tuple[str, 
     test = f"likelihood-ratio test, p {_equals(alone.p_value)}"
     if alone.p_value >= _SURE:
         return first, f"It is not shown that the slide adds anything to {them} ({test})."
-    if alone.odds_ratio.value is not None and alone.odds_ratio.value < 1:
+    if not alone.rises:
         return first, f"Among patients alike in {them}, a higher score goes with fewer positive patients ({test})."
     gain = alone.gain
     by = "" if gain is None or gain.low is None else f" ({signed(gain.low)} to {signed(gain.high)})"

@@ -44,6 +44,7 @@ def alone(p_value: float | None, odds_ratio: float | None = 1.4) -> ColumnsAlone
         likelihood_ratio=9.0,
         p_value=p_value,
         odds_ratio=estimate(odds_ratio),
+        rises=odds_ratio is None or odds_ratio > 1,
     )
 
 
