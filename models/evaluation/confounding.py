@@ -28,7 +28,14 @@ from pydantic import BaseModel, ConfigDict
 
 from ...data.errors import UsageError
 from .estimate import Estimate
-from .likelihood import LogisticFit, depends_on, fit_logistic, likelihood_ratio_p_value, out_of_fold_log_odds
+from .likelihood import (
+    LogisticFit,
+    depends_on,
+    fit_logistic,
+    likelihood_ratio_p_value,
+    out_of_fold_log_odds,
+    separated,
+)
 from .metrics import zeros_and_ones
 from .paired_tests import PairedDifference, delong
 from .strata import Strata, crossed
@@ -105,7 +112,9 @@ class ColumnsAlone(_Record):
     """Of the likelihood-ratio test; None if the score follows from the columns."""
     odds_ratio: Estimate
     """By which the odds of positive grow with one standard deviation of the score, the columns equal; Wald's interval.
-    None where columns and score separate the classes."""
+    None where the score separates the classes; patients whom columns separate say nothing about it."""
+    rises: bool
+    """Whether a higher score goes with more positive patients, the columns equal."""
 
 
 class Audit(_Record):
@@ -238,12 +247,16 @@ def _alone(
         gain=delong(y, by_both, by_columns),
         likelihood_ratio=0.0 if follows else statistic,
         p_value=None if follows else p_value,
-        odds_ratio=_odds_ratio(more),
+        odds_ratio=_odds_ratio(y, with_score, more),
+        rises=bool(more.coefficients[-1] > 0),
     ), ""
 
 
-def _odds_ratio(fit: LogisticFit) -> Estimate:
-    """The odds ratio of the last column."""
+def _odds_ratio(y: Bools, columns: Floats, fit: LogisticFit) -> Estimate:
+    """The odds ratio of the last column, fitted again without the patients who are separated from the others."""
+    rest = ~separated(fit.log_odds(columns))
+    if fit.errors is None and 0 < y[rest].sum() < rest.sum():
+        fit = fit_logistic(y[rest], columns[rest])
     if fit.errors is None:
         return Estimate(value=None)
     at, by = fit.coefficients[-1], _Z95 * fit.errors[-1]

@@ -65,9 +65,15 @@ def fit_logistic(y: Bools, columns: Floats) -> LogisticFit:
             break
     q = expit(design @ at)
     information = design.T @ (design * (q * (1 - q))[:, None])
-    bounded = np.abs(design @ at).max() < _SEPARATED
+    bounded = not separated(design @ at).any()
     errors = np.sqrt(np.diag(np.linalg.pinv(information, rcond=_NEGLIGIBLE))) if bounded else None
     return LogisticFit(at, errors, height)
+
+
+def separated(log_odds: Floats) -> Bools:
+    """Which patients (N,) have fitted log-odds that grow without bounds."""
+    far: Bools = np.abs(log_odds) >= _SEPARATED
+    return far
 
 
 def likelihood_ratio_p_value(fewer: LogisticFit, more: LogisticFit) -> tuple[float, float]:

@@ -97,9 +97,10 @@ def within_in_words(column: ColumnAudit) -> str:
         return f"{found}: among patients alike in {name}, it puts them in the wrong order."
     left = (within.value - 0.5) / (plain.value - 0.5)
     if within.low <= 0.5:
-        if left < MOST:
+        if left < MOST and within.high < plain.value:
             return f"{found}: most of what it reads goes along with {name}, and more than that is not shown."
-        return f"{found}: these patients are too few to show that it reads more than {name}."
+        few = "it is not shown that it reads more, and patients are too few to say how much goes along with"
+        return f"{found}: {few} {name}."
     if left < MOST:
         return f"{found}: most of what it reads goes along with {name}, but not all."
     if left < PART:
@@ -123,7 +124,7 @@ def alone_in_words(alone: ColumnsAlone, names: str, *, one: bool) -> tuple[str, 
     test = f"likelihood-ratio test, p {_equals(alone.p_value)}"
     if alone.p_value >= _SURE:
         return first, f"It is not shown that the slide adds anything to {them} ({test})."
-    if alone.odds_ratio.value is not None and alone.odds_ratio.value < 1:
+    if not alone.rises:
         return first, f"Among patients alike in {them}, a higher score goes with fewer positive patients ({test})."
     gain = alone.gain
     by = "" if gain is None or gain.low is None else f" ({signed(gain.low)} to {signed(gain.high)})"

@@ -220,6 +220,22 @@ def test_a_column_that_is_the_label_by_another_name_is_said():
     assert found.alone.p_value == pytest.approx(1, abs=1e-3)
 
 
+def test_the_odds_ratio_of_the_score_is_that_of_patients_whom_no_column_separates():
+    """Site B is positive throughout: its patients say nothing about the score, and leave its odds ratio as it is."""
+    draw = np.random.default_rng(7)
+    score = draw.normal(size=120)
+    y = (draw.random(120) < 1 / (1 + np.exp(-score))).astype(int)
+    site = np.array(["A"] * 100 + ["B"] * 20)
+    y[100:] = 1
+    found = audit(y, score, [strata("site", site.tolist())], np.arange(120) % 5, rounds=0)
+    alone = fit_logistic(y[:100].astype(bool), ((score - score.mean()) / score.std())[:100, None])
+    assert found.alone.odds_ratio.value == pytest.approx(np.exp(alone.coefficients[1]), abs=1e-6)
+    assert found.alone.rises
+    assert not audit(y, -score, [strata("site", site.tolist())], np.arange(120) % 5, rounds=0).alone.rises
+    whole = audit(y, y + 0.0, [strata("site", site.tolist())], np.arange(120) % 5, rounds=0).alone
+    assert (whole.odds_ratio.value, whole.rises) == (None, True)
+
+
 def test_a_score_that_follows_from_the_columns_adds_nothing():
     draw = np.random.default_rng(6)
     age = draw.normal(60, 10, 100)

@@ -44,6 +44,7 @@ def alone(p_value: float | None, odds_ratio: float | None = 1.4) -> ColumnsAlone
         likelihood_ratio=9.0,
         p_value=p_value,
         odds_ratio=estimate(odds_ratio),
+        rises=odds_ratio is None or odds_ratio > 1,
     )
 
 
@@ -54,7 +55,18 @@ def alone(p_value: float | None, odds_ratio: float | None = 1.4) -> ColumnsAlone
         (0.8, 0.60, 0.05, "most of what it reads goes along with grade, but not all"),
         (0.8, 0.70, 0.05, "a part of what it reads goes along with grade"),
         (0.8, 0.79, 0.05, "little or nothing of what it reads goes along with grade"),
-        (0.8, 0.70, 0.25, "these patients are too few to show that it reads more than grade"),
+        (
+            0.8,
+            0.70,
+            0.25,
+            "it is not shown that it reads more, and patients are too few to say how much goes along with",
+        ),
+        (
+            0.8,
+            0.52,
+            0.30,
+            "it is not shown that it reads more, and patients are too few to say how much goes along with",
+        ),
         (0.8, 0.40, 0.05, "it puts them in the wrong order"),
         (0.53, 0.52, 0.05, "no better than chance, and leaves nothing to explain"),
         (0.8, None, 0.05, "Too few patients of both classes are alike in grade"),
