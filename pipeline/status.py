@@ -30,6 +30,8 @@ from .terminal import visible
 
 State = Literal["done", "empty", "stale", "failed", "lost", "to do"]
 STATES: tuple[State, ...] = ("done", "empty", "stale", "failed", "lost", "to do")
+Counts = dict[tuple[str, str], Counter[State]]
+"""Folder and stage → how many items are in each state."""
 _EXAMPLES = 5
 
 
@@ -184,7 +186,7 @@ def show_status(config: Config, console: Console, *, compare: bool) -> None:
     states = survey(config, compare=compare)
     if not states:
         console.line(f"nothing has been done in {config.workspace} yet")
-    console.table(_table(states))
+    console.table(_table(_counts(states)))
     for (folder, stage, name, why, hint), items in _reasons(states).items():
         more = f" and {len(items) - _EXAMPLES} more" if len(items) > _EXAMPLES else ""
         console.line(f"{name} in {folder} ({stage}): {', '.join(items[:_EXAMPLES])}{more}")
@@ -197,26 +199,30 @@ def watch_status(config: Config, console: Console, *, compare: bool, seconds: fl
 
     :param seconds: pause between two looks; after one that took long, it is ten times as long.
     """
-    before: list[ItemState] | None = None
+    before: Counts | None = None
     with suppress(KeyboardInterrupt), console.changing() as show:
         while True:
             begin = time.monotonic()
-            states = survey(config, compare=compare)
-            if states != before:
-                before = states
-                table = _table(states)
+            counts = _counts(survey(config, compare=compare))
+            if counts != before:
+                before = counts
+                table = _table(counts)
                 table.caption = f"{datetime.now():%H:%M:%S} · Ctrl-C ends"
                 show(table)
             time.sleep(max(seconds, 10 * (time.monotonic() - begin)))
 
 
-def _table(states: Sequence[ItemState]) -> Table:
+def _counts(states: Sequence[ItemState]) -> Counts:
+    counts: Counts = {}
+    for state in states:
+        counts.setdefault((state.folder, state.stage), Counter())[state.state] += 1
+    return counts
+
+
+def _table(counts: Counts) -> Table:
     table = Table(header_style="bold", box=None, padding=(0, 2, 0, 0))
     for name in ("folder", "stage", *STATES):
         table.add_column(name, justify="left" if name in ("folder", "stage") else "right")
-    counts: dict[tuple[str, str], Counter[State]] = {}
-    for state in states:
-        counts.setdefault((state.folder, state.stage), Counter())[state.state] += 1
     for (folder, stage), of in counts.items():
         table.add_row(Text(visible(folder)), stage, *(str(of[name]) if of[name] else "·" for name in STATES))
     return table
