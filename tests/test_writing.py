@@ -87,7 +87,8 @@ def _doors(tree: ast.AST) -> set[tuple[str, int]]:
             "r+b",
         }
         of_a_frame = name == "rename" and {"index", "columns"} & {word.arg for word in call.keywords}
-        path_method = isinstance(call.func, ast.Attribute) and name == "replace" and len(call.args) == 1 and not words
+        on = getattr(call.func.value, "id", "") if isinstance(call.func, ast.Attribute) else "structs"
+        path_method = name == "replace" and on != "structs" and len(call.args) == 1 and not words
         writes = name in WRITES or (name in ("open", "File", "open_group", "TiffWriter") and modes) or path_method
         writes = writes or (name == "save" and len(call.args) > 1)
         if writes and not of_a_frame and not _is_scratch(call):

@@ -176,7 +176,7 @@ writers = {
     "clam": lambda: write_clam_features(folder, "a", bag),
 }
 for name, write in writers.items():
-    for kilobytes in range(60, 300, 12):  # full in the numbers, in what describes them, and in the last bytes
+    for kilobytes in range(88, 200, 16):  # full in the numbers, in what describes them, and in the last bytes
         subprocess.run(["mount", "-o", f"remount,size={kilobytes}k", folder], check=True)
         try:
             write()
