@@ -51,7 +51,7 @@ def _by_pillow(tiles: Tensor, side: int, interpolation: Interpolation) -> Tensor
     kind = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BILINEAR}[interpolation]
     found = np.empty((len(tiles), side, side, 3), dtype=np.uint8)
     for place, tile in enumerate(tiles.cpu().numpy()):
-        found[place] = Image.fromarray(tile).resize((side, side), kind)
+        found[place] = np.asarray(Image.fromarray(tile).resize((side, side), kind))
     return torch.from_numpy(found)
 
 

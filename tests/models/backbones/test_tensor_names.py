@@ -331,3 +331,9 @@ def test_tokens_of_a_network_with_a_head_can_be_pooled_otherwise(tmp_path: Path)
     assert torch.equal(features(embedder), tokens(embedder)[:, 0])
     assert embedder.width == WIDTH
     assert (HEADS, registry()["keep"].with_pooling("cls").widths()) == (2, {1024})
+
+
+def test_the_page_lists_every_row() -> None:
+    page = (Path(__file__).parents[3] / "docs" / "features.md").read_text(encoding="utf-8")
+    for name, backbone in registry().items():
+        assert f"| `{name}` | {backbone.width} {backbone.pooling} | {backbone.resize}" in page
