@@ -190,8 +190,9 @@ def _memory_format(model: nn.Module) -> torch.memory_format:
 def _fit(model: nn.Module, found: StateDict, weights: Weights, backbone: Backbone) -> tuple[str, ...]:
     """Load a network's tensors into it, and return notes on how they were adapted."""
     wanted = model.state_dict()
+    kind = backbone.tensor_names or ("dinov2" if isinstance(model, VisionTransformer) else "")
     try:
-        own = of_network(as_timm_names_them(found, backbone.tensor_names), wanted)
+        own = of_network(as_timm_names_them(found, kind) if kind else found, wanted)
     except SeveralNetworks as error:
         raise BackboneError(f"holds {error}", path=weights.path, hint=SAVE_ONE) from error
     tensors, notes = own.tensors, own.notes

@@ -319,8 +319,7 @@ def test_ctranspaths_file_is_that_of_an_older_swin(tmp_path: Path) -> None:
 
 
 def test_every_row_names_a_kind_of_file_that_is_described() -> None:
-    assert {backbone.tensor_names for backbone in registry().values()} <= naming_rules().keys()
-    assert naming_rules().keys() == {backbone.tensor_names for backbone in registry().values()}
+    assert naming_rules().keys() == {backbone.tensor_names for backbone in registry().values() if backbone.tensor_names}
 
 
 def test_tokens_of_a_network_with_a_head_can_be_pooled_otherwise(tmp_path: Path) -> None:
