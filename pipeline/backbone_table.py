@@ -9,7 +9,8 @@ from ..models.backbones.backbone import Backbone, registry
 from ..models.backbones.weights import at_hand
 from .console import Console
 
-_SHOWN = {"name", "parameters", "width", "pooling", "mpp", "tile_px", "licence", "gated", "hub_id"}
+_LEFT_OUT = {"arguments", "formerly"}
+"""Of the table's fields; all others are in the JSON."""
 
 
 def show_backbones(console: Console) -> None:
@@ -21,9 +22,10 @@ def show_backbones(console: Console) -> None:
     for backbone in registry().values():
         place = at_hand(backbone.name, backbone.hub_id, backbone.hub_file)
         table.add_row(*_row(backbone, place))
-        rows.append({**backbone.model_dump(mode="json", include=_SHOWN), "weights": place})
+        rows.append({**backbone.model_dump(mode="json", exclude=_LEFT_OUT), "weights": place})
     console.table(table)
     console.line("any other timm model works by its timm name; weights come from the hub, its cache, or --weights FILE")
+    console.line("with --json: each one's transform, its source, and where sources disagree")
     console.result({"backbones": rows})
 
 

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -14,7 +15,6 @@ from typing import Literal
 
 import torch
 from timm.models.swin_transformer import SwinTransformer
-from timm.models.swin_transformer import checkpoint_filter_fn as swin_filter_fn
 from timm.models.vision_transformer import VisionTransformer, checkpoint_filter_fn
 from torch import Tensor, nn
 
@@ -190,8 +190,9 @@ def _memory_format(model: nn.Module) -> torch.memory_format:
 def _fit(model: nn.Module, found: StateDict, weights: Weights, backbone: Backbone) -> tuple[str, ...]:
     """Load a network's tensors into it, and return notes on how they were adapted."""
     wanted = model.state_dict()
+    kind = backbone.tensor_names or ("dinov2" if isinstance(model, VisionTransformer) else "")
     try:
-        own = of_network(as_timm_names_them(found, backbone.tensor_names), wanted)
+        own = of_network(as_timm_names_them(found, kind) if kind else found, wanted)
     except SeveralNetworks as error:
         raise BackboneError(f"holds {error}", path=weights.path, hint=SAVE_ONE) from error
     tensors, notes = own.tensors, own.notes
@@ -216,10 +217,8 @@ def _as_timm_reads_it(model: nn.Module, own: StateDict, positions: Positions) ->
         outer = {name: t for name, t in own.tensors.items() if not name.startswith("trunk.")}
         named = {f"trunk.{name}": t for name, t in converted.tensors.items()} if converted else {}
         return StateDict(outer | named, converted.notes) if converted else None
-    if isinstance(model, SwinTransformer):  # older files keep masks, and join patches a stage earlier
-        renamed = swin_filter_fn(dict(own.tensors), model)
-        kept = (name for name in own.tensors.keys() & renamed if "downsample" not in name)
-        return StateDict(renamed, own.notes) if all(renamed[n] is own.tensors[n] for n in kept) else None
+    if isinstance(model, SwinTransformer) and "layers.0.downsample.reduction.weight" in own.tensors:
+        return _of_an_older_swin(own)
     patches = own.tensors.get("patch_embed.proj.weight")
     if not isinstance(model, VisionTransformer) or patches is None:
         return None
@@ -246,3 +245,14 @@ def _as_timm_reads_it(model: nn.Module, own: StateDict, positions: Positions) ->
             f"it was trained on images of another size"
         )
     return StateDict(converted, tuple(notes))
+
+
+def _of_an_older_swin(own: StateDict) -> StateDict:
+    """Rename the tensors of timm before 0.9, which joined patches at the end of a stage and kept what it computes."""
+    computed = re.compile(r"\.(attn_mask|relative_position_index)$")
+    tensors = {
+        re.sub(r"^layers\.(\d+)\.downsample", lambda stage: f"layers.{int(stage[1]) + 1}.downsample", name): tensor
+        for name, tensor in own.tensors.items()
+        if not computed.search(name)
+    }
+    return StateDict(tensors, (*own.notes, "renamed an older Swin transformer's tensors as timm does"))

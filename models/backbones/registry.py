@@ -42,8 +42,8 @@ class Backbone(BaseModel):
     hub_id: str | None = None
     hub_file: str | None = None
     """The name of its file at the hub, where it is not one of the usual ones."""
-    tensor_names: str = "dinov2"
-    """The kind of ``tensor_names.toml`` by which the published file names its tensors."""
+    tensor_names: str = ""
+    """The kind of ``tensor_names.toml`` by which the published file names its tensors; empty: timm's names."""
     positions: Positions = "bicubic antialiased"
     """How a position embedding of another image size is resampled; the first is timm's way."""
     also: tuple[str, ...] = ()

@@ -139,6 +139,7 @@ class ExtractStage(Stage[ExtractSettings]):
             what = f"--device {settings.device} would compute some slides in {' and others in '.join(precisions)}"
             raise UsageError(what, hint=f"choose one: --precision {precisions[0]} or --precision {precisions[1]}")
         card = backbone.model_dump(mode="json", include={"architecture", "arguments", "pooling"})
+        card |= backbone.model_dump(mode="json", include={"head", "positions"}, exclude_defaults=True)
         return {"precision": precisions[0], **card, "transform": backbone.transform}
 
     def resolved_in(self, record: Record) -> Mapping[str, Json]:
