@@ -61,17 +61,28 @@ class Question(BaseModel):
     robust: bool = False
     time_column: str = ""
     event_column: str = ""
+    loss: str = "hazards"
+    horizons: list[float] = []
+    time_unit: str = ""
 
     def asked(self, state: Mapping[str, Any] | None = None) -> Task:
         """Return the task.
 
         :param state: what it has learned from training patients (:attr:`BundleFacts.task_state`).
         """
-        return find_task(self.task, class_names(self.classes), state, robust=self.robust)
+        return find_task(
+            self.task,
+            class_names(self.classes),
+            state,
+            robust=self.robust,
+            loss=self.loss,
+            horizons=self.horizons,
+            time_unit=self.time_unit,
+        )
 
 
 _OTHER_TASKS: dict[str, Any] = {
-    "question": {"task", "classes", "robust", "time_column", "event_column"},
+    "question": {"task", "classes", "robust", "time_column", "event_column", "loss", "horizons", "time_unit"},
     "task_state": True,
 }
 """What only tasks other than the binary one need."""
@@ -212,7 +223,7 @@ class Bundle:
         with torch.inference_mode():
             output = self.network(BagBatch.of([tensors], self.network.device))
         attention, scores = (t.float().cpu().numpy() for t in (output.attention, output.scores))
-        score = self.network.task.score(output.logits[0].double()).tolist()
+        score = self.network.task.slide_scores(output.logits[0].double()).tolist()
         return SlideReading(tuple(score) if isinstance(score, list) else score, attention, scores)
 
 

@@ -38,6 +38,16 @@ class BiomarkerSettings(Settings):
     )
     time_column: str = Field("", description="of survival, in place of label_column: the length of the follow-up")
     event_column: str = Field("", description="of survival: 1 where the follow-up ended with the event, 0 where not")
+    loss: Literal["hazards", "cox"] = Field(
+        "hazards",
+        description="of survival: hazards of time intervals, or cox, the partial likelihood (2 bags a step or more)",
+    )
+    horizons: list[float] = Field(
+        [],
+        examples=[[24, 60]],
+        description="of survival: times at which the share without the event is predicted and judged",
+    )
+    time_unit: str = Field("", examples=["months"], description="of survival: unit of time_column, for pages")
 
     @model_validator(mode="before")
     @classmethod
@@ -60,6 +70,9 @@ class BiomarkerSettings(Settings):
             raise ValueError(f"time_column and event_column are for task survival; task is {self.task}")
         if self.robust and self.task != "regression":
             raise ValueError(f"robust is for task regression; task is {self.task}")
+        own = [name for name in ("loss", "horizons", "time_unit") if getattr(self, name) != self.defaults()[name]]
+        if self.task != "survival" and own:
+            raise ValueError(f"{own[0]} is for task survival; task is {self.task}")
         given = [name for name in ("positive", "negative") if name in self.model_fields_set]
         if self.task != "binary" and given and any(getattr(self, name) != [name] for name in given):
             raise ValueError(f"{given[0]} is for task binary; task is {self.task}")
@@ -74,7 +87,21 @@ class BiomarkerSettings(Settings):
         """Return the prediction task."""
         from ...models.tasks.task import find_task  # here, because it loads torch
 
-        return find_task(self.task, class_names(self.classes), robust=self.robust)
+        return find_task(
+            self.task,
+            class_names(self.classes),
+            robust=self.robust,
+            loss=self.loss,
+            horizons=self.horizons,
+            time_unit=self.time_unit,
+        )
+
+    @field_validator("horizons")
+    @classmethod
+    def _horizons_rise(cls, horizons: list[float]) -> list[float]:
+        if not all(time > 0 for time in horizons) or len(set(horizons)) < len(horizons):
+            raise ValueError("horizons are different times above 0")
+        return sorted(horizons)
 
     @field_validator("negative")
     @classmethod
