@@ -34,6 +34,23 @@ def biomarkers_of(config: Config, names: Sequence[str] | None) -> Sequence[str]:
     return names or list(config.biomarkers)
 
 
+def refuse_one_prevalence_for(config: Config, names: Sequence[str], prevalence: float | None) -> None:
+    """Refuse one prevalence for several biomarkers, for one without two classes, and one that cannot be.
+
+    :raises UsageError: it is for several, for a task that has none, or does not lie between 0 and 1.
+    """
+    if prevalence is None:
+        return
+    if not 0 < prevalence < 1:
+        raise UsageError(f"a prevalence lies between 0 and 1, not at {prevalence}", hint="15 % positive is 0.15")
+    if len(names) > 1:
+        what = f"--prevalence is one number, and there are {len(names)} biomarkers: {', '.join(names)}"
+        raise UsageError(what, hint="choose one with --name")
+    if (task := config.biomarkers[names[0]].task) != "binary":
+        what = f"a prevalence is of two classes, and the question of {names[0]} is {task}"
+        raise UsageError(what, hint="leave --prevalence out")
+
+
 @dataclass(frozen=True)
 class ToTrain:
     """A biomarker, and the inputs that its models are trained from.
@@ -49,6 +66,8 @@ class ToTrain:
     table: Path
     features: Path
     stores: list[Path]
+    prevalence: float | None = None
+    """The one that probabilities are shown at; default: the training patients'."""
 
     @classmethod
     def of(cls, config: Config, runner: Runner, name: str, features: str | None, place: str) -> Self:
@@ -108,7 +127,7 @@ class ToTrain:
     def cross_validate(self, settings: TrainSettings, folder: Path) -> Stage[Any]:
         from ..stages.train.cross_validate import CrossValidateSettings, CrossValidateStage
 
-        of_test = CrossValidateSettings(device=settings.device)
+        of_test = CrossValidateSettings(device=settings.device, prevalence=self.prevalence)
         return CrossValidateStage(of_test, folder, self.runner.workspace, features=self.features, splits=self.folder)
 
     def refuse_unread_rna(self) -> None:

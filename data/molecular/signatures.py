@@ -23,6 +23,7 @@ from scipy.stats import rankdata
 
 from ..artifact import whole
 from ..errors import ExpressionError
+from ..files.safe_cells import safe_cell
 from ..wording import some
 from .gene_aliases import shipped_aliases
 
@@ -89,7 +90,8 @@ def signature_table(
 def write_signatures(path: Path, signatures: Signatures) -> None:
     """Write the table as CSV, atomically, with six significant digits. Equal scores give equal bytes."""
     with whole(path) as scratch:
-        signatures.table.to_csv(scratch, float_format="%.6g", lineterminator="\n", encoding="utf-8")
+        table = signatures.table.rename(index=safe_cell, columns=safe_cell)
+        table.to_csv(scratch, float_format="%.6g", lineterminator="\n", encoding="utf-8")
 
 
 def single_sample_gsea(

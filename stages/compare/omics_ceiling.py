@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from statistics import fmean
 
 from ...data.cohort.splits import Splits
 from ...data.manifest import Manifest
@@ -16,7 +17,7 @@ from ...models.tasks.binary import BINARY, class_of
 from ...models.tasks.prediction import PatientPrediction
 from ...models.training.rna_teacher import RnaTeacher, measured
 from ..registry import VERSIONS
-from ..stage import Input, Item, Outcome, OutputInput, Plan, Progress, Stage
+from ..stage import Input, Item, Outcome, OutputInput, Plan, Progress, Stage, ValueInput
 from ..train.cross_validate import CrossValidateSettings, write_evaluation
 from ..train.molecular_data import MolecularData, molecular_inputs
 from ..train.settings import TrainSettings
@@ -28,6 +29,7 @@ class OmicsCeilingStage(Stage[TrainSettings]):
 
     :param splits: folder of the split.
     :param stores: stores of RNA and further molecular blocks.
+    :param prevalence: the one that probabilities are shown at; default: the training patients'.
     """
 
     name = "omics"
@@ -35,10 +37,17 @@ class OmicsCeilingStage(Stage[TrainSettings]):
     items = "models"
 
     def __init__(
-        self, settings: TrainSettings, folder: Path, workspace: Path, *, splits: Path, stores: Sequence[Path]
+        self,
+        settings: TrainSettings,
+        folder: Path,
+        workspace: Path,
+        *,
+        splits: Path,
+        stores: Sequence[Path],
+        prevalence: float | None = None,
     ) -> None:
         super().__init__(settings, folder, workspace)
-        self.splits, self.stores = splits, stores
+        self.splits, self.stores, self.prevalence = splits, stores, prevalence
 
     def plan(self) -> Plan:
         split = split_output(Manifest.of(self.splits), self.workspace)
@@ -46,16 +55,19 @@ class OmicsCeilingStage(Stage[TrainSettings]):
             "splits": OutputInput(split.record),
             **molecular_inputs(self.stores, self.settings.gene_list, self.workspace),
         }
+        if self.prevalence is not None:
+            inputs["prevalence"] = ValueInput(self.prevalence)
         return Plan([Item("cross-validation", inputs, split.splits)])
 
     def process(self, item: Item, progress: Progress) -> Outcome:
         splits: Splits = item.payload
         molecular = MolecularData.read(self.stores, self.settings.gene_list)
         assert molecular is not None  # the stage is made with stores
-        rows = [row for fold in range(splits.folds) for row in self._fold(splits, fold, molecular)]
+        prevalence = _training_prevalence(splits) if self.prevalence is None else self.prevalence
+        rows = [row for fold in range(splits.folds) for row in self._fold(splits, fold, molecular, prevalence)]
         return write_evaluation(self.folder, rows, CrossValidateSettings(), BINARY)
 
-    def _fold(self, splits: Splits, fold: int, molecular: MolecularData) -> list[PatientPrediction]:
+    def _fold(self, splits: Splits, fold: int, molecular: MolecularData, prevalence: float) -> list[PatientPrediction]:
         table, settings = molecular.table, self.settings
         train, validation, test = (measured(table, splits.patients(fold, r)) for r in ("train", "validation", "test"))
         selection = molecular.selection(settings)
@@ -68,6 +80,19 @@ class OmicsCeilingStage(Stage[TrainSettings]):
         threshold, _ = BINARY.threshold([splits.labels[p] for p in validation], logits(validation))
         thresholds, rows = {fold: threshold}, []
         for patient, logit in zip(test, logits(test), strict=True):
-            row = PatientPrediction.of(patient, [{fold: logit}], thresholds, BINARY, label=splits.labels[patient])
+            row = PatientPrediction.of(
+                patient,
+                [{fold: logit}],
+                thresholds,
+                BINARY,
+                prevalence=prevalence,
+                label=splits.labels[patient],
+            )
             rows.append(replace(row, slides=0))
         return rows
+
+
+def _training_prevalence(splits: Splits) -> float:
+    """The mean over the folds of the share of positives: that of the slide models, with or without RNA."""
+    folds = range(splits.folds)
+    return fmean(BINARY.prevalence([splits.labels[p] for p in splits.patients(fold, "train")]) for fold in folds)

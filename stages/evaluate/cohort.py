@@ -6,7 +6,6 @@ for dropping a patient: all folds of the model were trained on them.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -19,13 +18,16 @@ from ...data.cohort.slide_match import SlideMatch, match_slides
 from ...data.cohort.table import CohortTable, read_cohort
 from ...data.errors import BundleError, CohortError, StoreError, UsageError
 from ...data.features.store import read_facts
+from ...data.json_text import read_json
 from ...data.manifest import Manifest, OutputRecord, Record
 from ...data.wording import some
-from ...models.bundle import BundleFacts, FeatureRecipe, folds_of
+from ...models.bundle import BundleFacts, folds_of
 from ...models.evaluation.metrics import Estimate
+from ...models.evaluation.task_metrics import TaskMetrics
+from ...models.feature_recipe import FeatureRecipe
+from ...models.tasks.question import class_names
 from ..predict.allowed_folds import SAME_IDS, AllowedFolds, PatientSlides, allowed_folds
-from ..settings import Runtime
-from ..train.cross_validate import read_metrics
+from ..settings import Presentation, Runtime
 from ..train.question_labels import question_labels
 from ..train.settings import BiomarkerSettings
 from ..train.split import slides_with_features
@@ -42,22 +44,38 @@ class ExternalSettings(BiomarkerSettings):
     tcga_slides: Literal["diagnostic", "all"] = "diagnostic"
     bootstrap_rounds: int = 2000
     seed: int = 0
+    prevalence: float | None = Presentation(None, gt=0, lt=1)
+    """The one that probabilities are shown at; default: that of the model's training patients."""
 
     @classmethod
     def of(cls, model: Path, **given: Any) -> ExternalSettings:
         """Take the model's own question, with the given values that are not None replaced.
 
         :raises BundleError: there is no model.
-        :raises UsageError: a value would mean both positive and negative.
+        :raises UsageError: a value would mean two classes, or is of another task than the model's.
         """
-        asked = folds_of(model)[0][1].question.model_dump(exclude={"name"})
-        asked |= {name: value for name, value in given.items() if value is not None}
+        question = folds_of(model)[0][1].question
+        given = {name: value for name, value in given.items() if value is not None}
+        if question.task == "survival" and "label_column" in given:
+            what = "the model's question is of survival, whose labels are in two columns"
+            raise UsageError(what, path=model, hint="use --time-column and --event-column")
+        if "time_column" in given:
+            given["label_column"] = given["time_column"]
+        asked = question.model_dump(exclude={"name"}) | given
         try:
-            return cls.model_validate(asked)
+            settings = cls.model_validate(asked)
+            if class_names(settings.classes) != class_names(question.classes):
+                raise UsageError(
+                    f"these classes are not the model's, which are {', '.join(class_names(question.classes))}",
+                    path=model,
+                    hint="name all of them in the model's order, each with this table's values: low=1+|2+",
+                )
         except ValidationError as error:
             what = error.errors()[0]["msg"].removeprefix("Value error, ")
-            hint = f"the model's values are positive: {asked['positive']}, negative: {asked['negative']}; override both"
+            own = f"positive: {question.positive}, negative: {question.negative}; override both"
+            hint = f"the model's values are {own}" if question.task == "binary" else f"its task is {question.task}"
             raise UsageError(what, path=model, hint=hint) from error
+        return settings
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -222,9 +240,12 @@ def cross_validated_auc(model: Path) -> Estimate | None:
     file = model / "metrics.json"
     if not file.exists():
         return None
+    hint = "copy the model again, or remove it"
+    content = read_json(file, StoreError, what="metrics of a model", hint=hint)
     try:
-        pooled = json.loads(file.read_text(encoding="utf-8"))["pooled"]
-        auc = read_metrics(pooled).main if "figures" in pooled else Estimate.model_validate(pooled["auc"])
-    except (ValueError, KeyError, TypeError) as error:  # pydantic's and JSON's errors are ValueErrors
-        raise StoreError("holds no metrics of a model", path=file, hint="copy the model again, or remove it") from error
-    return auc if auc.value is not None else None
+        pooled = content["pooled"]
+        of_task = "figures" in pooled
+        main = TaskMetrics.model_validate(pooled).main if of_task else Estimate.model_validate(pooled["auc"])
+    except (ValueError, KeyError, TypeError) as error:  # pydantic's error is a ValueError
+        raise StoreError("holds no metrics of a model", path=file, hint=hint) from error
+    return main if main.value is not None else None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +38,8 @@ class FoldCohort:
     slides: Mapping[str, tuple[Path, str]]
     tile: dict[str, Any]
     extract: dict[str, Any]
+    sites: Mapping[str, str] = field(default_factory=dict)
+    """Patient → site, where the split keeps sites apart; empty where it does not."""
 
 
 def read_bags(

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 
 from pydantic import Field, field_validator, model_validator
 
+from ...data.cohort.splits import MOST_FOLDS
 from ...data.molecular.block_table import BLOCKS
-from ...models.tasks.question import WITH_CLASSES, TaskName, class_names, class_values
+from ...models.tasks.question import SurvivalLoss, TaskName, class_names, refuse_parts
 from ...models.training.methods import METHODS
 from ..settings import Runtime, Settings
 
@@ -38,7 +39,7 @@ class BiomarkerSettings(Settings):
     )
     time_column: str = Field("", description="of survival, in place of label_column: the length of the follow-up")
     event_column: str = Field("", description="of survival: 1 where the follow-up ended with the event, 0 where not")
-    loss: Literal["hazards", "cox"] = Field(
+    loss: SurvivalLoss = Field(
         "hazards",
         description="of survival: hazards of time intervals, or cox, the partial likelihood (2 bags a step or more)",
     )
@@ -58,30 +59,11 @@ class BiomarkerSettings(Settings):
 
     @model_validator(mode="after")
     def _all_that_the_task_needs(self) -> BiomarkerSettings:
-        if self.task in WITH_CLASSES:
-            if len(class_values(self.classes)) < 2:
-                raise ValueError(f"task {self.task} needs classes: the names of two classes or more")
-        elif self.classes:
-            raise ValueError(f"classes are for task {' or '.join(WITH_CLASSES)}; task is {self.task}")
-        columns = (self.time_column, self.event_column)
-        if self.task == "survival" and not all(columns):
-            raise ValueError("task survival needs time_column and event_column")
-        if self.task != "survival" and any(columns):
-            raise ValueError(f"time_column and event_column are for task survival; task is {self.task}")
-        if self.robust and self.task != "regression":
-            raise ValueError(f"robust is for task regression; task is {self.task}")
-        own = [name for name in ("loss", "horizons", "time_unit") if getattr(self, name) != self.defaults()[name]]
-        if self.task != "survival" and own:
-            raise ValueError(f"{own[0]} is for task survival; task is {self.task}")
+        refuse_parts(self)
         given = [name for name in ("positive", "negative") if name in self.model_fields_set]
         if self.task != "binary" and given and any(getattr(self, name) != [name] for name in given):
             raise ValueError(f"{given[0]} is for task binary; task is {self.task}")
         return self
-
-    @property
-    def number_of_classes(self) -> int:
-        """Number of classes; 0 for a task without."""
-        return 2 if self.task == "binary" else len(self.classes)
 
     def asked(self) -> Task:
         """Return the prediction task."""
@@ -115,7 +97,7 @@ class BiomarkerSettings(Settings):
 class SplitSettings(Settings):
     """Training, validation and test patients of each fold."""
 
-    folds: int = Field(5, ge=2, description="number of folds; every patient is tested once")
+    folds: int = Field(5, ge=2, le=MOST_FOLDS, description="number of folds; every patient is tested once")
     validation_fraction: float = Field(
         0.2, gt=0, lt=1, description="part of each fold's training patients set aside for early stopping and threshold"
     )

@@ -1,7 +1,8 @@
 """split: joins the cohort table with the extracted slides, and assigns patients to training, validation and test.
 
 splits.csv     every patient's role in every fold
-patients.csv   every patient of the table: used, or dropped and why; slides; whether there is RNA
+patients.csv   every patient of the table: used, or dropped and why; slides; whether there is RNA; the site, if the
+               split keeps sites apart
 """
 
 from __future__ import annotations
@@ -17,11 +18,13 @@ from typing import Any
 from ...data.artifact import whole
 from ...data.cohort.ids import id_key, look_alikes
 from ...data.cohort.labels import PatientLabels, patient_sites
-from ...data.cohort.outcomes import Label, label_from_text
+from ...data.cohort.outcomes import Label, label_of
 from ...data.cohort.slide_match import SlideMatch, match_slides
 from ...data.cohort.splits import Role, Splits, make_splits, read_splits, write_splits
 from ...data.cohort.table import CohortTable, read_cohort
 from ...data.errors import CohortError
+from ...data.files.own_tables import read_own_rows
+from ...data.files.safe_cells import SafeWriter
 from ...data.manifest import Manifest, OutputRecord, Record
 from ...data.molecular.store import read_expression
 from ...data.wording import some
@@ -45,6 +48,8 @@ class _Cohort:
     splits: Splits
     labels: PatientLabels
     with_rna: frozenset[str]
+    sites: Mapping[str, str]
+    """Patient → site, where sites are kept apart; else empty."""
 
 
 class SplitStage(Stage[SplitStageSettings]):
@@ -109,7 +114,7 @@ class SplitStage(Stage[SplitStageSettings]):
             "slides": ValueInput({slide: unusable.get(slide, "usable") for slide in match.rows}),
             "rna": ValueInput(sorted(with_rna)),
         }
-        item = Item("splits", inputs, _Cohort(splits, labels, with_rna))
+        item = Item("splits", inputs, _Cohort(splits, labels, with_rna, sites))
         used, *dropped = labels.notes()
         if stores:
             used += f"; {len(with_rna & labels.labels.keys())} of them have RNA"
@@ -134,19 +139,20 @@ class SplitStage(Stage[SplitStageSettings]):
     def process(self, item: Item, progress: Progress) -> Outcome:
         cohort: _Cohort = item.payload
         write_splits(self.folder / "splits.csv", cohort.splits)
-        write_patients(self.folder / "patients.csv", cohort.labels, cohort.with_rna)
+        write_patients(self.folder / "patients.csv", cohort.labels, cohort.with_rna, cohort.sites)
         labels = cohort.labels
         stats = {
             "patients": len(labels.labels) + len(labels.dropped),
             "used": len(labels.labels),
-            **labels.counts,
+            **(
+                {"positive": labels.counts["positive"]} if self.settings.task == "binary" else {"labels": labels.counts}
+            ),
             "with_rna": len(cohort.with_rna & labels.labels.keys()),
             "slides": sum(map(len, labels.slides.values())),
             "dropped": dict(labels.reasons),
         }
-        return Outcome(
-            outputs={"splits": self.folder / "splits.csv", "patients": self.folder / "patients.csv"}, stats=stats
-        )
+        files = {"splits": self.folder / "splits.csv", "patients": self.folder / "patients.csv"}
+        return Outcome(files, stats)
 
 
 def _not_joined(ids: Collection[str], table: CohortTable) -> list[str]:
@@ -251,11 +257,16 @@ def _refuse_twins(slides_of: Mapping[str, Sequence[str]], tiles: Path) -> None:
                 )
 
 
-def write_patients(path: Path, labels: PatientLabels, with_rna: Collection[str] = ()) -> None:
-    """Write ``patients.csv``: one row for every patient of the table, used or dropped."""
+def write_patients(
+    path: Path, labels: PatientLabels, with_rna: Collection[str] = (), sites: Mapping[str, str] | None = None
+) -> None:
+    """Write ``patients.csv``: one row for every patient of the table, used or dropped.
+
+    :param sites: patient → site of those that are used; with it there is a column for it.
+    """
     with whole(path) as scratch, scratch.open("w", encoding="utf-8", newline="") as stream:
-        writer = csv.writer(stream, lineterminator="\n")
-        writer.writerow(PATIENT_COLUMNS)
+        writer = SafeWriter(stream)
+        writer.writerow([*PATIENT_COLUMNS, *(["site"] if sites else [])])
         for patient in sorted({*labels.labels, *labels.dropped}):
             used = patient in labels.labels
             writer.writerow(
@@ -266,6 +277,7 @@ def write_patients(path: Path, labels: PatientLabels, with_rna: Collection[str] 
                     labels.labels.get(patient, ""),
                     _joined(labels.slides.get(patient, ())),
                     "yes" if patient in with_rna else "no",
+                    *([sites.get(patient, "")] if sites else []),
                 ]
             )
 
@@ -280,22 +292,32 @@ class PatientRow:
     label: Label | None
     slides: tuple[str, ...]
     rna: bool
+    site: str = ""
+    """Empty where sites are not kept apart, and in files of earlier versions."""
 
 
-def read_patients(path: Path) -> list[PatientRow]:
-    """Read ``patients.csv``."""
-    with path.open(encoding="utf-8", newline="") as stream:
-        return [
-            PatientRow(
-                patient_id=row["patient_id"],
-                used=row["status"] == "used",
-                reason=row["reason"],
-                label=label_from_text(row["label"]) if row["label"] else None,
-                slides=_parted(row["slides"]),
-                rna=row["rna"] == "yes",
-            )
-            for row in csv.DictReader(stream)
-        ]
+def read_patients(path: Path, classes: int = 2) -> list[PatientRow]:
+    """Read ``patients.csv``.
+
+    :param classes: how many classes the labels have; 0 if they are numbers or follow-ups.
+    :raises StoreError: damaged, or edited into something else.
+    """
+
+    def patient(row: Mapping[str, str]) -> PatientRow:
+        label = label_of(row["label"], classes)
+        if row["status"] not in ("used", "dropped") or (label is None and row["label"]):
+            raise ValueError(f"status {row['status'][:40]!r} with label {row['label'][:40]!r}")
+        return PatientRow(
+            patient_id=row["patient_id"],
+            used=row["status"] == "used",
+            reason=row["reason"],
+            label=label,
+            slides=_parted(row["slides"]),
+            rna=row["rna"] == "yes",
+            site=row.get("site", ""),
+        )
+
+    return read_own_rows(path, PATIENT_COLUMNS, patient)
 
 
 def _joined(slides: Iterable[str]) -> str:
@@ -318,6 +340,23 @@ class SplitOutput:
     """The record of ``splits.csv``."""
     slides_of: Mapping[str, tuple[str, ...]]
     """Patient → slides to use."""
+    by_site: bool
+    """Whether it keeps sites apart."""
+    site_of: Mapping[str, str]
+
+    @property
+    def sites(self) -> Mapping[str, str]:
+        """Patient → site, where sites are kept apart; else empty.
+
+        :raises CohortError: an earlier version split by site, and did not record the sites.
+        """
+        if not self.by_site:
+            return {}
+        if not all(self.site_of.get(patient) for patient in self.splits.labels):
+            what = "keeps sites apart, but does not say the patients' sites: an earlier version of wsipipe made it"
+            hint = "move its splits.csv and patients.csv away, and run wsipipe train: it makes the same split again"
+            raise CohortError(what, path=self.record.path, hint=hint)
+        return self.site_of
 
     @property
     def slides(self) -> list[str]:
@@ -340,18 +379,20 @@ def split_output(manifest: Manifest, workspace: Path) -> SplitOutput:
         standing = found.left_out.get("splits")
         what = f"its splits are {standing.state}: {standing.why}" if standing else "has no splits"
         raise CohortError(what, path=manifest.path.parent, hint="run wsipipe train from its start")
-    patients = read_patients(workspace / split.outputs["patients"].path)
+    classes = _classes(split.settings)
+    patients = read_patients(workspace / split.outputs["patients"].path, classes)
     return SplitOutput(
-        splits=read_splits(workspace / split.outputs["splits"].path, _classes(split.settings)),
+        splits=read_splits(workspace / split.outputs["splits"].path, classes),
         record=split.outputs["splits"],
         slides_of={patient.patient_id: patient.slides for patient in patients},
+        by_site=split.settings.get("split_by") == "site",
+        site_of={patient.patient_id: patient.site for patient in patients},
     )
 
 
 def _classes(settings: Mapping[str, Any]) -> int:
     """Number of classes of a split's labels, from the settings in its record."""
-    task = settings.get("task", "binary")
-    return 2 if task == "binary" else len(settings.get("classes", ()))
+    return 2 if settings.get("task", "binary") == "binary" else len(settings.get("classes", ()))
 
 
 def reasons(patients: list[PatientRow]) -> dict[str, int]:
