@@ -6,7 +6,7 @@ Light to import: settings and ``--help`` need it without PyTorch.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final, Literal, Protocol
 
 from ...data.cohort.ids import id_key
@@ -138,3 +138,13 @@ WORDS: Final[dict[TaskName, TaskWords]] = {
         "the event. High: at or above the median risk of the fold's validation patients.",
     ),
 }
+_COX: Final = replace(
+    WORDS["survival"],
+    note="The risk is the log hazard relative to the average training patient of the fold: 0.69 is twice the hazard. "
+    "High: at or above the median risk of the fold's validation patients.",
+)
+
+
+def words_of(task: TaskName, loss: SurvivalLoss = "hazards") -> TaskWords:
+    """How pages and tables speak of the answers of a task, trained with a loss."""
+    return _COX if task == "survival" and loss == "cox" else WORDS[task]

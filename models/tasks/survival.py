@@ -100,6 +100,11 @@ class SurvivalTask(Task):
         """The share without the event at each horizon."""
         return tuple(f"no event by {at(time, self.time_unit)}" for time in self.horizons)
 
+    @property
+    def score_length(self) -> int:
+        """The risk and the shares; 0 if there are no horizons."""
+        return 1 + len(self.horizons) if self.horizons else 0
+
     def state(self) -> dict[str, Any]:
         """The intervals."""
         return {"edges": list(self.edges), "end": self.end}

@@ -75,6 +75,11 @@ class Task(ABC):
         """What each score of a tile is of, in a task that gives it several."""
         return ()
 
+    @property
+    def score_length(self) -> int:
+        """How many numbers the score of a slide has; 0 if it is a number by itself."""
+        return len(self.score_names)
+
     def fitted(self, labels: Sequence[Label]) -> Self:
         """Return the task with what it learns from the labels of a fold's training patients, such as their scale.
 
