@@ -81,13 +81,8 @@ def follow_up_in_words(report: TaskReport) -> str:
     times, events = [one.time for one in known], [one.event for one in known]
     median, unit = median_follow_up(times, events), report.question.time_unit
     length = f"is {at(median, unit)}" if median is not None else "is not reached"
-    chosen = (
-        ""
-        if report.share_names
-        else (
-            " The times of the AUC are quartiles of the event times: set horizons to choose them, and to have Brier scores."
-        )
-    )
+    quartiles = " The times of the AUC are quartiles of the event times: horizons sets others, and adds Brier scores."
+    chosen = "" if report.share_names else quartiles
     return (
         f"{sum(events)} of {len(known)} patients ({sum(events) / len(known):.0%}) had the event; the median follow-up "
         f"{length} (reverse Kaplan–Meier). If that is not so, look at the event column: 1 is the event.{chosen}"
