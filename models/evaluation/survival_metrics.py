@@ -114,7 +114,8 @@ def harrell(times: npt.ArrayLike, events: npt.ArrayLike, risks: npt.ArrayLike) -
     """Compute Harrell's C alone; NaN if no patients are comparable."""
     t, e, r = np.asarray(times, np.float64), np.asarray(events, np.bool_), np.asarray(risks, np.float64)
     comparable, wins = _pairs(t, e, r)
-    return float(share(wins.sum(), comparable.sum()))
+    total = float(comparable.sum())
+    return float(wins.sum()) / total if total else float("nan")
 
 
 def event_quartiles(times: npt.ArrayLike, events: npt.ArrayLike) -> tuple[float, ...]:
@@ -185,7 +186,7 @@ def _brier_scores(
     weights: Floats, t: Floats, e: Bools, predicted: Floats, horizons: Sequence[float], time_unit: str
 ) -> dict[str, Floats]:
     """Brier scores at the horizons, and the integrated one, in each round; NaN at times that nobody was followed to."""
-    found = {}
+    found: dict[str, Floats] = {}
     for time, alive in zip(horizons, predicted.T, strict=True):
         case, control = _weights_at(t, e, time)
         scores = weights @ (case * alive**2 + control * (1 - alive) ** 2) / weights.sum(axis=1)

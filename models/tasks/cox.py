@@ -45,7 +45,8 @@ class CoxTask(SurvivalTask):
     """Labels are follow-ups; the logit is a log hazard.
 
     :param centre: the mean log hazard of the training patients.
-    :param baseline: the cumulative baseline hazard at each horizon, of a patient whose log hazard is the centre.
+    :param baseline: the cumulative baseline hazard at each horizon, of a patient whose log hazard is the centre; None
+        before the end of training.
     """
 
     compares_patients: ClassVar[bool] = True
@@ -54,16 +55,20 @@ class CoxTask(SurvivalTask):
     def __init__(
         self,
         centre: float = 0.0,
-        baseline: Sequence[float] = (),
+        baseline: Sequence[float] | None = None,
         *,
         horizons: Sequence[float] = (),
         time_unit: str = "",
     ) -> None:
         super().__init__(horizons=horizons, time_unit=time_unit)
         self.outputs = 1
-        self.centre, self.baseline = float(centre), tuple(float(hazard) for hazard in baseline)
-        if not all(map(math.isfinite, (self.centre, *self.baseline))) or len(self.baseline) > len(self.horizons):
-            raise ValueError(f"the baseline {self.baseline} is not that of the horizons {self.horizons}")
+        self.centre = float(centre)
+        self.baseline = None if baseline is None else tuple(float(hazard) for hazard in baseline)
+        known = self.baseline or ()
+        if not math.isfinite(self.centre) or not all(0 <= hazard < math.inf for hazard in known):
+            raise ValueError(f"log hazards cannot begin at {self.centre}, with the baseline {known}")
+        if self.baseline is not None and len(known) != len(self.horizons):
+            raise ValueError(f"the baseline {known} is not that of the horizons {self.horizons}")
 
     def fitted(self, labels: Sequence[Label]) -> Self:
         """Refuse training patients nobody of whom has an event, or who were not followed as far as a horizon.
@@ -77,15 +82,18 @@ class CoxTask(SurvivalTask):
         """Centre the log hazards on the training patients, and take Breslow's baseline of them."""
         risks = np.array(one_number(scores))
         centre = float(risks.mean())
-        times, events = (np.array(column) for column in columns_of(labels))
+        times, events = (np.asarray(column) for column in columns_of(labels))
         hazards = np.exp(np.clip(risks - centre, -LARGEST_LOG_HAZARD, LARGEST_LOG_HAZARD))
-        steps = [(time, (events & (times == time)).sum() / hazards[times >= time].sum()) for time in set(times[events])]
-        baseline = [float(sum(step for time, step in steps if time <= horizon)) for horizon in self.horizons]
+        rises = [
+            (time, float((events & (times == time)).sum() / hazards[times >= time].sum()))
+            for time in np.unique(times[events])
+        ]
+        baseline = [math.fsum(rise for time, rise in rises if time <= horizon) for horizon in self.horizons]
         return type(self)(centre, baseline, horizons=self.horizons, time_unit=self.time_unit)
 
     def state(self) -> dict[str, Any]:
         """The centre and the baseline."""
-        return {"centre": self.centre, "baseline": list(self.baseline)}
+        return {"centre": self.centre, "baseline": list(self.baseline or ())}
 
     def sampling_groups(self, labels: Sequence[Label]) -> list[list[int]]:
         """All patients are one group.
@@ -147,7 +155,7 @@ class CoxTask(SurvivalTask):
 
     def no_event(self, logits: Tensor) -> Tensor:
         """The share without the event at each horizon, exp(−H exp(g)); (…, 1) → (…, horizons)."""
-        if len(self.baseline) < len(self.horizons):  # before the end of training
+        if self.baseline is None:
             return torch.ones((*logits.shape[:-1], len(self.horizons)), dtype=logits.dtype, device=logits.device)
         hazards = self.score(logits).clamp(-LARGEST_LOG_HAZARD, LARGEST_LOG_HAZARD).exp()
         baseline = torch.tensor(self.baseline, dtype=logits.dtype, device=logits.device)

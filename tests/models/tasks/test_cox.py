@@ -168,3 +168,7 @@ def test_what_cannot_be_trained_is_refused() -> None:
         find_task("survival", state={"centre": math.nan}, loss="cox")
     with pytest.raises(BundleError):
         find_task("survival", state={"centre": 0.0, "baseline": [0.1]}, loss="cox")
+    with pytest.raises(BundleError):
+        find_task("survival", state={"centre": 0.0, "baseline": []}, loss="cox", horizons=(3.0,))
+    with pytest.raises(BundleError):
+        find_task("survival", state={"centre": 0.0, "baseline": [-0.1]}, loss="cox", horizons=(3.0,))
