@@ -168,7 +168,7 @@ class Bundle:
         with torch.inference_mode():
             output = self.network(BagBatch.of([tensors], self.network.device))
         attention, scores = (t.float().cpu().numpy() for t in (output.attention, output.scores))
-        score = self.network.task.score(output.logits[0].double()).tolist()
+        score = self.network.task.slide_scores(output.logits[0].double()).tolist()
         return SlideReading(tuple(score) if isinstance(score, list) else score, attention, scores)
 
 

@@ -7,7 +7,7 @@ from typing import Any, Final, Self
 
 from pydantic import BaseModel, ConfigDict, model_validator
 
-from .tasks.question import TaskName, class_names, refuse_parts
+from .tasks.question import SurvivalLoss, TaskName, class_names, refuse_parts
 from .tasks.task import Task, find_task
 
 
@@ -28,6 +28,9 @@ class Question(BaseModel):
     robust: bool = False
     time_column: str = ""
     event_column: str = ""
+    loss: SurvivalLoss = "hazards"
+    horizons: list[float] = []
+    time_unit: str = ""
 
     @model_validator(mode="after")
     def _all_that_the_task_needs(self) -> Self:
@@ -39,11 +42,19 @@ class Question(BaseModel):
 
         :param state: what it has learned from training patients (:attr:`BundleFacts.task_state`).
         """
-        return find_task(self.task, class_names(self.classes), state, robust=self.robust)
+        return find_task(
+            self.task,
+            class_names(self.classes),
+            state,
+            robust=self.robust,
+            loss=self.loss,
+            horizons=self.horizons,
+            time_unit=self.time_unit,
+        )
 
 
 OF_OTHER_TASKS: Final[dict[str, Any]] = {
-    "question": {"task", "classes", "robust", "time_column", "event_column"},
+    "question": {"task", "classes", "robust", "time_column", "event_column", "loss", "horizons", "time_unit"},
     "task_state": True,
 }
 """Fields of a bundle that only tasks other than the binary one need: a bundle of a binary question is without them."""

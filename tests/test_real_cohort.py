@@ -57,6 +57,25 @@ def test_each_used_patient_is_tested_once_and_the_report_says_how_far_to_trust_i
     assert "claim nothing" in (workspace / "models/odx/report.html").read_text()
 
 
+@pytest.mark.parametrize(
+    "words", [("--method", "mean"), ("--method", "abmil", "--loss", "cox", "--bags-per-step", 8, "--epochs", 2)]
+)
+def test_overall_survival_runs_through_and_is_counted(workspace: Path, words: tuple[object, ...]) -> None:
+    """Eight of the patients died: what is tested is the chain and its counts, not the skill."""
+    wsipipe("train", "-c", SETTINGS, "-w", workspace, "--name", "os", "--no-use-rna", "--replace", *words)
+    patients = read_csv(workspace / "models/os/patients.csv")
+    used = [row for row in patients if row["status"] == "used"]
+    assert Counter(row["label"].split()[0] for row in used) == {"event": 8, "censored": 72}
+    reasons = Counter(row["reason"] for row in patients if row["status"] == "dropped")
+    assert reasons["no follow-up: censored at the time 0"] >= 1
+    metrics = json.loads((workspace / "models/os/metrics.json").read_text())["pooled"]
+    assert metrics["counts"] == {"with the event": 8, "censored": 72}
+    assert {"C-index (Harrell)", "AUC at 24 months", "Brier score at 24 months"} <= metrics["figures"].keys()
+    page = " ".join((workspace / "models/os/report.html").read_text().split())
+    assert "8 of 80 patients (10 %) had the event; the median follow-up is" in page
+    assert "Only 8 patients (with the event)" in page
+
+
 def test_genomics_says_what_the_values_are(workspace: Path) -> None:
     record = json.loads((workspace / "genomics/manifest.jsonl").read_text().splitlines()[-1])
     assert (record["stats"]["patients"], record["stats"]["genes"]) == (931, 1558)

@@ -18,8 +18,15 @@ from .outcomes import Label, Survival
 from .slide_match import SlideMatch
 from .table import CohortTable
 
-EVENT_WORDS: Mapping[str, bool] = {"1": True, "true": True, "yes": True, "0": False, "false": False, "no": False}
+EVENT_WORDS: Mapping[str, bool] = {
+    **dict.fromkeys(("1", "true", "yes", "event", "dead", "deceased", "died"), True),
+    **dict.fromkeys(("0", "false", "no", "censored", "alive", "living"), False),
+}
 """How an event column may spell whether there was one, beside the ``0:LIVING`` and ``1:DECEASED`` of cBioPortal."""
+WORDS_ALONE = frozenset({"event", "dead", "deceased", "died", "censored", "alive", "living"})
+"""Words that say by themselves which of both they mean, whatever the column is called."""
+NAMES_OF_THE_CONTRARY = ("cens", "cnsr", "alive", "living", "survived")
+"""Parts of names of columns in which 1 usually means that there was no event."""
 
 
 def number_labels(
@@ -57,8 +64,8 @@ def survival_labels(
 
     :param match, unusable, keep_frozen: as for :func:`.labels.patient_labels`.
     :param drop_conflicts: drop patients whose rows differ, with that reason, instead of refusing the table.
-    :raises CohortError: no such column; a time that is negative or no number; an event that is neither 0 nor 1;
-        patients with two follow-ups.
+    :raises CohortError: no such column; a time that is negative or no number, or 0 with the event; an event that is
+        neither 0 nor 1, or in a column whose name says the contrary; patients with two follow-ups.
     """
     time_column, event_column = table.column(time_column), table.column(event_column)
     times, events = _by_patient(table, time_column), _by_patient(table, event_column)
@@ -103,19 +110,29 @@ def _follow_up(table: CohortTable, patient: str, time: tuple[str, str], event: t
     if length < 0:
         what = f"column {time[0]}: the time of patient {patient} is {length:g}, and times cannot be negative"
         raise CohortError(what, path=table.source, hint="correct it: a follow-up begins at 0")
-    return Survival(length, happened)
+    if length == 0 and happened:
+        what = f"column {time[0]}: patient {patient} has the event at the time 0"
+        hint = "leave the cell empty if the time is not known; if it was so, give the time as half of the unit"
+        raise CohortError(what, path=table.source, hint=hint)
+    return Survival(length, happened) if length > 0 else "no follow-up: censored at the time 0"
 
 
 def _event(table: CohortTable, column: str, value: str) -> bool | str:
     key = id_key(value)
     if key in label_words("missing") or key in label_words("not_evaluated"):
         return "event missing"
-    happened = EVENT_WORDS.get(key.partition(":")[0])
-    if happened is None:
+    code, colon, words = (part.strip() for part in key.partition(":"))
+    happened = EVENT_WORDS.get(code)
+    in_words = EVENT_WORDS.get(words) if colon else happened
+    if happened is None or (in_words is not None and in_words != happened):
         there = Counter(id_key(other) for other in table.frame[column])
         listed = [f"{other or '(empty)'} ({count})" for other, count in there.most_common()]
         what = f"column {column} holds {value!r}: an event is 1 where it happened, and 0 where the patient was censored"
         raise CohortError(what, path=table.source, hint=f"write 0 or 1; the column has {some(listed, 12)}")
+    if not ({code, words} & WORDS_ALONE) and any(part in id_key(column) for part in NAMES_OF_THE_CONTRARY):
+        what = f"column {column} holds {value!r}: by the column's name {value!r} may mean censored, or the event"
+        hint = "write event and censored into it; or, if 1 is the event, give the column another name"
+        raise CohortError(what, path=table.source, hint=hint)
     return happened
 
 

@@ -135,10 +135,18 @@ def _rounds(strata: npt.NDArray[np.generic], rounds: int, seed: int) -> Iterator
 
 def weighted_auc(weights: Floats, positive: npt.NDArray[np.bool_], scores: Floats) -> Floats:
     """Compute the area under the ROC curve in each round (rounds,), ties counting a half; NaN without both classes."""
+    return ranked_share(weights * positive, weights * ~positive, scores)
+
+
+def ranked_share(first: Floats, second: Floats, scores: Floats) -> Floats:
+    """Compute how often one of the first has a higher score than one of the second, ties counting a half (rounds,).
+
+    :param first, second: (rounds, N) what each patient weighs as one of them.
+    """
     order = np.argsort(-scores, kind="stable")
     ties = np.flatnonzero(np.r_[True, np.diff(scores[order]) != 0])  # first patient of each distinct score
-    positives = np.add.reduceat((weights * positive)[:, order], ties, axis=1)
-    negatives = np.add.reduceat((weights * ~positive)[:, order], ties, axis=1)
+    positives = np.add.reduceat(first[:, order], ties, axis=1)
+    negatives = np.add.reduceat(second[:, order], ties, axis=1)
     wins = (negatives * (positives.cumsum(axis=1) - positives / 2)).sum(axis=1)
     return share(wins, positives.sum(axis=1) * negatives.sum(axis=1))
 

@@ -64,7 +64,7 @@ class Answer:
     call: int
     """The predicted class: 1 if the patient is called positive, else 0; 0 in tasks without a call."""
     shares: tuple[float, ...] = ()
-    """The probability of each class; empty for the other tasks."""
+    """The probability of each class, or of no event by each horizon; empty for the other tasks."""
     prevalence: float = EVEN
     """Of a binary task; the others do not use it."""
 

@@ -6,7 +6,7 @@ Light to import: settings and ``--help`` need it without PyTorch.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final, Literal, Protocol
 
 from ...data.cohort.ids import id_key
@@ -15,6 +15,8 @@ TaskName = Literal["binary", "multiclass", "ordinal", "regression", "survival"]
 """The tasks; the first is the default."""
 WITH_CLASSES: tuple[TaskName, ...] = ("multiclass", "ordinal")
 """Tasks whose classes are listed."""
+SurvivalLoss = Literal["hazards", "cox"]
+"""Losses of survival; the first is the default."""
 
 
 def class_values(classes: Sequence[str]) -> dict[str, tuple[str, ...]]:
@@ -55,6 +57,12 @@ class Parts(Protocol):
     def time_column(self) -> str: ...
     @property
     def event_column(self) -> str: ...
+    @property
+    def loss(self) -> SurvivalLoss: ...
+    @property
+    def horizons(self) -> list[float]: ...
+    @property
+    def time_unit(self) -> str: ...
 
 
 def refuse_parts(question: Parts) -> None:
@@ -74,6 +82,9 @@ def refuse_parts(question: Parts) -> None:
         raise ValueError(f"time_column and event_column are for task survival; task is {task}")
     if question.robust and task != "regression":
         raise ValueError(f"robust is for task regression; task is {task}")
+    given = {"loss": question.loss != "hazards", "horizons": question.horizons, "time_unit": question.time_unit}
+    if task != "survival" and any(given.values()):
+        raise ValueError(f"{next(n for n, value in given.items() if value)} is for task survival; task is {task}")
 
 
 @dataclass(frozen=True)
@@ -127,3 +138,13 @@ WORDS: Final[dict[TaskName, TaskWords]] = {
         "the event. High: at or above the median risk of the fold's validation patients.",
     ),
 }
+_COX: Final = replace(
+    WORDS["survival"],
+    note="The risk is the log hazard relative to the average training patient of the fold: 0.69 is twice the hazard. "
+    "High: at or above the median risk of the fold's validation patients.",
+)
+
+
+def words_of(task: TaskName, loss: SurvivalLoss = "hazards") -> TaskWords:
+    """How pages and tables speak of the answers of a task, trained with a loss."""
+    return _COX if task == "survival" and loss == "cox" else WORDS[task]

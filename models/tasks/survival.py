@@ -6,13 +6,12 @@ of interval k, the probability of the event in it for a patient who has come to 
 
 *The risk set is right for any step.* The likelihood is a product over patients: each counts in the intervals that they
 were at risk in, with the event or without. So the gradient of one bag a step, or of several, is an unbiased part of
-that of all patients. Cox's partial likelihood holds a patient against all others who were at risk at their time; over
-the bags of a step these are a few at random, and over one bag there is nothing to learn.
+that of all patients, for one bag a step too. Cox's partial likelihood compares patients: :mod:`.cox`.
 
 A censored patient counts as having come through the interval in which their follow-up ends if it ends in the second
 half of it (Gensheimer and Narasimhan). Events at one time are simply in the same interval: ties need no rule. The risk
 that is shown is minus the expected number of intervals that a patient comes through, Σ_k S_k, between minus their
-number and 0.
+number and 0. The share without the event at a time within an interval follows from a constant hazard in it.
 """
 
 from __future__ import annotations
@@ -29,7 +28,7 @@ from torch.nn import functional
 from ...data.cohort.outcomes import Label, Survival
 from ...data.cohort.splits import Strata
 from ...data.errors import CohortError, UsageError
-from ..evaluation.survival_metrics import HARRELL, cox_loss, survival_figures, survival_metrics
+from ..evaluation.survival_metrics import HARRELL, at, cox_loss, harrell, survival_figures, survival_metrics
 from ..evaluation.task_metrics import Figures, TaskMetrics
 from .binary import one_number
 from .prediction import EVEN, Answer, PatientPrediction, Score
@@ -41,17 +40,27 @@ FEW_CENSORED = 10
 
 
 class SurvivalTask(Task):
-    """Labels are follow-ups.
+    """Labels are follow-ups; the logits are those of the intervals' hazards.
 
     :param edges: the times between the intervals, rising.
     :param end: the longest follow-up of a training patient, where the last interval ends.
+    :param horizons: times at which the share without the event is given, rising.
+    :param time_unit: of times, for the names of figures; empty if nobody has given it.
     """
 
     name: ClassVar[str] = "survival"
     answer_columns: ClassVar[Mapping[str, str]] = {"risk": "probability", "threshold": "threshold", "call": "call"}
     measure: ClassVar[str] = HARRELL
 
-    def __init__(self, edges: Sequence[float] = (1.0, 2.0, 3.0), end: float = 4.0) -> None:
+    def __init__(
+        self,
+        edges: Sequence[float] = (1.0, 2.0, 3.0),
+        end: float = 4.0,
+        *,
+        horizons: Sequence[float] = (),
+        time_unit: str = "",
+    ) -> None:
+        self.horizons, self.time_unit = tuple(float(time) for time in horizons), time_unit
         self.edges, self.end = tuple(float(edge) for edge in edges), float(end)
         if not all(a < b for a, b in zip((0.0, *self.edges), (*self.edges, math.inf), strict=True)):
             raise ValueError(f"the intervals' edges {self.edges} do not rise from 0")
@@ -60,16 +69,41 @@ class SurvivalTask(Task):
     def fitted(self, labels: Sequence[Label]) -> Self:
         """Cut time at the quartiles of the training patients' event times.
 
-        :raises CohortError: nobody has an event.
+        :raises CohortError: nobody has an event, or nobody was followed as far as a horizon.
         """
+        self.refuse_short_follow_up(labels)
         known = [follow_up(label) for label in labels]
-        times = np.array([one.time for one in known if one.event])
-        if not len(times):
-            what = "no training patient of this fold has an event"
-            raise CohortError(what, hint="use fewer folds, or look at the event column: 1 is an event")
+        times = [one.time for one in known if one.event]
         quartiles = np.quantile(times, [k / INTERVALS for k in range(1, INTERVALS)]).tolist()
         edges = sorted({edge for edge in quartiles if edge > 0})
-        return type(self)(edges, max(one.time for one in known))
+        end = max(one.time for one in known)
+        return type(self)(edges, end, horizons=self.horizons, time_unit=self.time_unit)
+
+    def refuse_short_follow_up(self, labels: Sequence[Label]) -> None:
+        """Refuse training patients nobody of whom has an event, or was followed as far as a horizon.
+
+        :raises CohortError: they are such.
+        """
+        known = [follow_up(label) for label in labels]
+        if not any(one.event for one in known):
+            what = "no training patient of this fold has an event"
+            raise CohortError(what, hint="use fewer folds, or look at the event column: 1 is an event")
+        longest = max(one.time for one in known)
+        if self.horizons and self.horizons[-1] > longest:
+            what = (
+                f"no training patient of this fold was followed for {self.horizons[-1]:g}: the longest is {longest:g}"
+            )
+            raise CohortError(what, hint="leave this horizon out: nothing is known of that time")
+
+    @property
+    def share_names(self) -> tuple[str, ...]:
+        """The share without the event at each horizon."""
+        return tuple(f"no event by {at(time, self.time_unit)}" for time in self.horizons)
+
+    @property
+    def score_length(self) -> int:
+        """The risk and the shares; 0 if there are no horizons."""
+        return 1 + len(self.horizons) if self.horizons else 0
 
     def state(self) -> dict[str, Any]:
         """The intervals."""
@@ -125,17 +159,34 @@ class SurvivalTask(Task):
         """The risk, −Σ_k S_k; (…, K) → (…)."""
         return -functional.softplus(logits).cumsum(dim=-1).neg().exp().sum(dim=-1)
 
-    def join(self, scores: Sequence[Score]) -> float:
-        """The mean of the slides' risks, independent of their order."""
-        return math.fsum(one_number(scores)) / len(scores)
+    def slide_scores(self, logits: Tensor) -> Tensor:
+        """The risk, and the share without the event at each horizon; (…, K) → (…), or (…, 1 + horizons)."""
+        risk = self.score(logits)
+        return torch.cat([risk[..., None], self.no_event(logits)], dim=-1) if self.horizons else risk
+
+    def no_event(self, logits: Tensor) -> Tensor:
+        """The share without the event at each horizon; (…, K) → (…, horizons)."""
+        ends = (*self.edges, self.end)
+        passed = [
+            [min(1.0, max(0.0, (time - begin) / (end - begin))) if end > begin else 0.0 for time in self.horizons]
+            for begin, end in zip((0.0, *self.edges), ends, strict=True)
+        ]
+        share = torch.tensor(passed, dtype=logits.dtype, device=logits.device)
+        return (-functional.softplus(logits) @ share).exp()
+
+    def join(self, scores: Sequence[Score]) -> Score:
+        """The means of the slides' risks and shares, independent of their order."""
+        columns = list(zip(*(score if isinstance(score, tuple) else (score,) for score in scores), strict=True))
+        means = tuple(math.fsum(column) / len(column) for column in columns)
+        return means if self.horizons else means[0]
 
     def validate(
         self, labels: Sequence[Label], scores: Sequence[Score], soft_targets: Sequence[float | None]
     ) -> Validation:
         """Harrell's C, and minus the log partial likelihood of the risks."""
-        times, events = _columns(labels)
+        times, events = columns_of(labels)
         risks = one_number(scores)
-        c = float(survival_figures(times, events, risks)(np.ones((1, len(times))))[HARRELL][0])
+        c = harrell(times, events, risks)
         return Validation(None if math.isnan(c) else c, cox_loss(times, events, risks), None)
 
     def threshold(self, labels: Sequence[Label], scores: Sequence[Score]) -> tuple[float, str]:
@@ -143,11 +194,19 @@ class SurvivalTask(Task):
         return float(np.median(one_number(scores))), "median risk of the validation patients"
 
     def answer(self, by_fold: Sequence[Score], thresholds: Sequence[float], *, prevalence: float = EVEN) -> Answer:
-        """The means of the folds' risks and thresholds; a patient at or above is called high."""
+        """The means of the folds' risks, shares and thresholds; a patient at or above is called high."""
         risks = one_number(by_fold)
         risk, threshold = float(np.mean(risks)), float(np.mean(thresholds))
         spread = float(np.std(risks, ddof=1)) if len(risks) > 1 else None
-        return Answer(probability=risk, logit=risk, spread=spread, threshold=threshold, call=int(risk >= threshold))
+        shares = np.mean([score[1:] for score in by_fold if isinstance(score, tuple)], axis=0) if self.horizons else ()
+        return Answer(
+            probability=risk,
+            logit=risk,
+            spread=spread,
+            threshold=threshold,
+            call=int(risk >= threshold),
+            shares=tuple(float(share) for share in shares),
+        )
 
     def bootstrap_strata(self, rows: Sequence[PatientPrediction]) -> list[int]:
         """Patients without and with an event."""
@@ -155,13 +214,24 @@ class SurvivalTask(Task):
 
     def figures_of(self, rows: Sequence[PatientPrediction]) -> Figures:
         """Those of :func:`~wsipipe.models.evaluation.survival_metrics.survival_figures`."""
-        labels = [row.label for row in rows if row.label is not None]
-        return survival_figures(*_columns(labels), [row.probability for row in rows])
+        return survival_figures(**self._judged(rows))
 
     def figures(self, rows: Sequence[PatientPrediction], *, rounds: int, seed: int) -> TaskMetrics:
-        """Concordance: :mod:`~wsipipe.models.evaluation.survival_metrics`."""
-        labels = [row.label for row in rows if row.label is not None]
-        return survival_metrics(*_columns(labels), [row.probability for row in rows], rounds=rounds, seed=seed)
+        """Order, AUC and Brier scores at times: :mod:`~wsipipe.models.evaluation.survival_metrics`."""
+        return survival_metrics(**self._judged(rows), rounds=rounds, seed=seed)
+
+    def _judged(self, rows: Sequence[PatientPrediction]) -> dict[str, Any]:
+        """What the figures are computed from."""
+        known = [row for row in rows if row.label is not None]
+        times, events = columns_of([row.label for row in known if row.label is not None])
+        return {
+            "times": times,
+            "events": events,
+            "risks": [row.probability for row in known],
+            "horizons": self.horizons,
+            "shares": [row.shares for row in known],
+            "time_unit": self.time_unit,
+        }
 
 
 def follow_up(label: Label) -> Survival:
@@ -174,7 +244,7 @@ def follow_up(label: Label) -> Survival:
     return label
 
 
-def _columns(labels: Sequence[Label]) -> tuple[list[float], list[bool]]:
+def columns_of(labels: Sequence[Label]) -> tuple[list[float], list[bool]]:
     """Times and events."""
     known = [follow_up(label) for label in labels]
     return [one.time for one in known], [one.event for one in known]

@@ -11,12 +11,12 @@ people, such as a probability, is made of it.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import import_module
 from typing import Any, ClassVar, Final, Self
 
-from torch import Tensor
+from torch import Generator, Tensor
 from torch.nn import functional
 
 from ...data.cohort.outcomes import Label
@@ -55,6 +55,8 @@ class Task(ABC):
     """Names of the classes, in the order of their labels; empty if labels are not classes."""
     measure: ClassVar[str] = "AUC"
     """Name of the figure by which methods are compared."""
+    compares_patients: ClassVar[bool] = False
+    """Whether the loss compares patients: a step then needs bags of two patients or more, a linear model a row each."""
     answer_columns: ClassVar[Mapping[str, str]]
     """Columns of tables → the field of the :class:`Answer` that each shows."""
     page_parts: ClassVar[tuple[str, ...]] = ()
@@ -72,6 +74,11 @@ class Task(ABC):
     def score_names(self) -> tuple[str, ...]:
         """What each score of a tile is of, in a task that gives it several."""
         return ()
+
+    @property
+    def score_length(self) -> int:
+        """How many numbers the score of a slide has; 0 if it is a number by itself."""
+        return len(self.score_names)
 
     def fitted(self, labels: Sequence[Label]) -> Self:
         """Return the task with what it learns from the labels of a fold's training patients, such as their scale.
@@ -99,6 +106,14 @@ class Task(ABC):
         :raises CohortError: these patients cannot train for the task.
         """
 
+    def step_sampler(self, labels: Sequence[Label]) -> Callable[[int, Generator], list[int]] | None:
+        """Return how the patients of a step are drawn together, for a loss that compares them; else None.
+
+        :param labels: of the training patients.
+        :returns: from the number of bags and a generator, the positions of different patients.
+        """
+        return None
+
     @abstractmethod
     def value(self, patient_id: str, label: Label, soft_target: float | None) -> float | tuple[float, ...]:
         """Return the target value of a patient's logits: the soft target if there is one, else the label.
@@ -125,6 +140,17 @@ class Task(ABC):
     @abstractmethod
     def score(self, logits: Tensor) -> Tensor:
         """Compute the scores of slides, or of single tiles, from logits; (…, outputs) → (…), or (…, C) of C classes."""
+
+    def slide_scores(self, logits: Tensor) -> Tensor:
+        """Compute the scores of slides with all that a patient's answer needs, (…, outputs) → (…), or (…, M)."""
+        return self.score(logits)
+
+    def after_fit(self, labels: Sequence[Label], scores: Sequence[Score]) -> Self:
+        """Return the task with what it learns from the trained network's scores of the training patients.
+
+        It is asked of a task whose loss compares patients, and therefore does not fix the level of its scores.
+        """
+        return self
 
     @abstractmethod
     def validate(
@@ -180,20 +206,32 @@ TASKS: Final = {
 }
 """Name → module beside this one and the task's class in it."""
 
+COX: Final = "cox:CoxTask"
+"""The survival task with the other loss."""
+
 
 def find_task(
-    name: str, classes: Sequence[str] = (), state: Mapping[str, Any] | None = None, *, robust: bool = False
+    name: str,
+    classes: Sequence[str] = (),
+    state: Mapping[str, Any] | None = None,
+    *,
+    robust: bool = False,
+    loss: str = "hazards",
+    horizons: Sequence[float] = (),
+    time_unit: str = "",
 ) -> Task:
     """Find a task by its name.
 
     :param classes: names of the classes, for a task that has some.
     :param state: what the task has learned from its training patients (:meth:`Task.state`).
     :param robust: whether the loss of a number bears outliers.
+    :param loss, horizons, time_unit: of survival.
     :raises BundleError: the state is not that of such a task.
     """
-    module, _, kind = TASKS[name].partition(":")
+    module, _, kind = (COX if name == "survival" and loss == "cox" else TASKS[name]).partition(":")
     given: dict[str, Any] = {"classes": tuple(classes)} if classes and name != "binary" else {}
     given |= {"robust": True} if robust else {}
+    given |= {"horizons": tuple(horizons), "time_unit": time_unit} if name == "survival" else {}
     try:
         task: Task = getattr(import_module(f"{__package__}.{module}"), kind)(**given, **(state or {}))
     except (TypeError, ValueError) as error:

@@ -1,7 +1,8 @@
 """The linear model of any task on the means of slides: the fit of mean pooling where the task is not binary.
 
 It minimises C · Σ weight · loss + ½ ‖W‖² over the head's weights W and its biases, which are not penalised, with the
-task's own loss: softmax regression of classes, ridge regression of a number, and so on. These losses are convex, so
+task's own loss: softmax regression of classes, ridge regression of a number, Cox's model of all training patients with
+Efron's ties, and so on. These losses are convex, so
 there is one minimum, found by L-BFGS (scipy) from 0 in float64. The strength of the penalty is chosen on the validation
 patients.
 """
@@ -41,7 +42,7 @@ def fit_convex(
 
     :param penalties: C, the strongest penalty first; each is an "epoch" of the history.
     """
-    means, values, weights = _slides(sampling_groups(network.task, train))
+    means, values, weights = _rows(sampling_groups(network.task, train), network.task.compares_patients)
     centre = np.average(means, axis=0, weights=weights)
     scale = np.sqrt(np.average((means - centre) ** 2, axis=0, weights=weights))
     scale = np.where(scale > ROUNDING * np.abs(centre), scale, 1.0)
@@ -91,18 +92,22 @@ def _weighted(task: Task, logits: torch.Tensor, values: torch.Tensor, weights: t
     return (weights * task.losses(logits, values)).sum()
 
 
-def _slides(groups: Sequence[Sequence[Patient]]) -> tuple[Floats, torch.Tensor, Floats]:
-    """Collect the means (slides, D), target values and weights of training slides.
+def _rows(groups: Sequence[Sequence[Patient]], together: bool) -> tuple[Floats, torch.Tensor, Floats]:
+    """Collect the means (rows, D), target values and weights of training slides.
 
     All groups have the same total weight, their patients the same each, and a patient's slides share it; weights sum to
     the number of patients.
+
+    :param together: a row for each patient, the mean of their slides: the score of a linear model is then the mean of
+        the slides' scores, as :meth:`.Task.join` takes it.
     """
     patients = sum(len(group) for group in groups)
     means, values, weights = [], [], []
     for group in groups:
         for patient in group:
-            for bag in patient.bags:
-                means.append(bag.features.float().mean(dim=0).double().cpu().numpy())
-                values.append(patient.value)
-                weights.append(patients / len(groups) / len(group) / len(patient.bags))
+            of_slides = [bag.features.float().mean(dim=0).double().cpu().numpy() for bag in patient.bags]
+            own = [np.mean(of_slides, axis=0)] if together else of_slides
+            means += own
+            values += [patient.value] * len(own)
+            weights += [patients / len(groups) / len(group) / len(own)] * len(own)
     return np.stack(means), torch.tensor(values, dtype=torch.float64), np.array(weights)

@@ -198,6 +198,8 @@ def train_epoch(
 ) -> dict[str, float]:
     """Train one epoch of :func:`fit`: bags are drawn with replacement, ``bags_per_step`` for each step.
 
+    Of a task whose loss compares patients (:meth:`.Task.step_sampler`) those of a step are drawn together.
+
     :param groups: patients with slides (:func:`sampling_groups`).
     :param bags: number of bags to draw; in :func:`fit` the number of all training bags.
     :param number: the epoch's number, from 0; with the settings' seed it seeds everything random.
@@ -206,13 +208,19 @@ def train_epoch(
     """
     device = network.device
     draw = torch.Generator().manual_seed(_seed(settings.seed, number, 0))
+    sampler = network.task.step_sampler([patient.label for patient in groups[0]])
     sums: dict[str, Tensor] = {}
     drawn = 0
     network.train()
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         torch.manual_seed(_seed(settings.seed, number, 1))
         while drawn < bags:
-            step = [_draw(groups, draw) for _ in range(min(settings.bags_per_step, bags - drawn))]
+            size = min(settings.bags_per_step, bags - drawn)
+            if sampler is None:
+                step = [_draw(groups, draw) for _ in range(size)]
+            else:
+                together = [groups[0][place] for place in sampler(max(2, size), draw)]
+                step = [(patient, _one_of(patient.bags, draw)) for patient in together]
             batch = BagBatch.of([bag for _, bag in step], device)
             targets = Targets.of([patient for patient, _ in step], device)
             with arithmetic(device, settings.precision):
@@ -226,7 +234,7 @@ def train_epoch(
             for name, value in {**losses.terms, "total": losses.total}.items():
                 sums[name] = sums.get(name, torch.zeros((), device=device)) + len(step) * value.detach()
             drawn += len(step)
-    means = {name: float(total) / bags for name, total in sums.items()}
+    means = {name: float(total) / drawn for name, total in sums.items()}
     if not math.isfinite(means["total"]):
         raise CohortError(f"the training loss of epoch {number + 1} is not a finite number", hint=_DIVERGED_HINT)
     return means
@@ -260,7 +268,7 @@ def patient_scores(
         part = slides[begin : begin + together]
         batch = BagBatch.of([bag for _, bag in part], network.device)
         with torch.inference_mode(), arithmetic(network.device, precision):
-            computed = network.task.score(network(batch).logits.double())
+            computed = network.task.slide_scores(network(batch).logits.double())
         for (patient, _), score in zip(part, computed.tolist(), strict=True):
             scores.setdefault(patient, []).append(tuple(score) if isinstance(score, list) else score)
     return {patient: network.task.join(own) for patient, own in scores.items()}

@@ -83,7 +83,7 @@ def scatter_chart(labels: Sequence[float], predictions: Sequence[float]) -> Mark
     return plot.markup()
 
 
-def survival_chart(low: Points, high: Points) -> Markup:
+def survival_chart(low: Points, high: Points, time_unit: str = "") -> Markup:
     """Draw the share of patients without the event over time, of those with a low and with a high predicted risk.
 
     :param low, high: the steps of the estimates (time, share), each to the end of its follow-up.
@@ -91,7 +91,7 @@ def survival_chart(low: Points, high: Points) -> Markup:
     curves = {"negative": list(low), "positive": list(high)}
     ticks = nice_ticks(0, max((time for steps in curves.values() for time, _ in steps), default=1), 5)
     plot = Plot("Share without the event by predicted risk", 360, 340, (0, ticks[-1]), (0, 1))
-    plot.x_axis(ticks, "Time")
+    plot.x_axis(ticks, f"Time ({time_unit})" if time_unit else "Time")
     plot.y_axis(_SHARES, "Share without the event")
     for style, steps in curves.items():
         corners: list[tuple[float, float | None]] = []

@@ -22,7 +22,7 @@ from ...models.evaluation.confounding import Audit
 from ...models.evaluation.decision_curve import decision_curve
 from ...models.evaluation.metrics import Estimate, Metrics, calibration_bins, roc_points
 from ...models.tasks.prediction import PatientPrediction
-from ...models.tasks.question import WORDS, TaskName, TaskWords, class_names
+from ...models.tasks.question import SurvivalLoss, TaskName, TaskWords, class_names, words_of
 from .audit_words import AuditSection
 from .charts import (
     Floats,
@@ -50,6 +50,10 @@ class Asks(Protocol):
     def task(self) -> TaskName: ...
     @property
     def classes(self) -> list[str]: ...
+    @property
+    def loss(self) -> SurvivalLoss: ...
+    @property
+    def time_unit(self) -> str: ...
 
 
 Facts = tuple[tuple[str, str], ...]
@@ -78,6 +82,8 @@ class Question:
     task: TaskName = "binary"
     classes: tuple[str, ...] = ()
     """Names of the classes of other tasks than the binary one; empty where labels are not classes."""
+    loss: SurvivalLoss = "hazards"
+    time_unit: str = ""
 
     @classmethod
     def of(cls, label_column: str, positive: Sequence[str], negative: Sequence[str]) -> Self:
@@ -88,12 +94,15 @@ class Question:
     def asked(cls, question: Asks) -> Self:
         """The question of a biomarker or of a model."""
         q = cls.of(question.label_column, question.positive, question.negative)
-        return q if question.task == "binary" else replace(q, task=question.task, classes=class_names(question.classes))
+        if question.task == "binary":
+            return q
+        names, unit = class_names(question.classes), question.time_unit
+        return replace(q, task=question.task, classes=names, loss=question.loss, time_unit=unit)
 
     @property
     def words(self) -> TaskWords:
         """How the page speaks of the task."""
-        return WORDS[self.task]
+        return words_of(self.task, self.loss)
 
     def call_of(self, prediction: PatientPrediction) -> str:
         """The call of a patient, in words; empty in a task without calls."""

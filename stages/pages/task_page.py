@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from markupsafe import Markup
 
 from ...data.cohort.outcomes import Survival
-from ...models.evaluation.survival_metrics import kaplan_meier, log_rank
+from ...models.evaluation.survival_metrics import at, kaplan_meier, log_rank, median_follow_up
 from ...models.evaluation.task_metrics import TaskMetrics
 from ...models.tasks.prediction import PatientPrediction
 from .charts import scatter_chart, survival_chart
@@ -52,6 +52,7 @@ def task_page(report: TaskReport) -> str:
         question=report.question,
         cautions=(*task_cautions(report.metrics), *report.differences),
         charts=_charts(report),
+        follow_up=follow_up_in_words(report),
         losses=losses,
         learning=[(fold, learning_charts(fold, losses, measure)) for fold in report.folds],
         test_mains=mean_and_deviation([fold.test_auc for fold in report.folds]),
@@ -63,12 +64,29 @@ def _charts(report: TaskReport) -> list[tuple[str, Markup]]:
     """Captions and charts of the performance: of numbers, predicted against true ones."""
     follow_ups = [(row.label, row.call) for row in report.patients if isinstance(row.label, Survival)]
     if follow_ups:
-        return [(_halves(follow_ups), survival_chart(*(_steps(follow_ups, call) for call in (0, 1))))]
+        low, high = (_steps(follow_ups, call) for call in (0, 1))
+        return [(_halves(follow_ups), survival_chart(low, high, report.question.time_unit))]
     pairs = [(row.label, row.probability) for row in report.patients if isinstance(row.label, float)]
     if not pairs:
         return []
     labels, predictions = zip(*pairs, strict=True)
     return [("Predicted and true values", scatter_chart(labels, predictions))]
+
+
+def follow_up_in_words(report: TaskReport) -> str:
+    """How many had the event, and how long the others were followed: a reversed event column shows in both."""
+    known = [row.label for row in report.patients if isinstance(row.label, Survival)]
+    if not known:
+        return ""
+    times, events = [one.time for one in known], [one.event for one in known]
+    median, unit = median_follow_up(times, events), report.question.time_unit
+    length = f"is {at(median, unit)}" if median is not None else "is not reached"
+    quartiles = " The times of the AUC are quartiles of the event times: horizons sets others, and adds Brier scores."
+    chosen = "" if report.share_names else quartiles
+    return (
+        f"{sum(events)} of {len(known)} patients ({sum(events) / len(known):.0%}) had the event; the median follow-up "
+        f"{length} (reverse Kaplan–Meier). If that is not so, look at the event column: 1 is the event.{chosen}"
+    ).replace("%)", " %)")
 
 
 def _halves(follow_ups: Sequence[tuple[Survival, int]]) -> Markup:

@@ -55,7 +55,7 @@ class SlideOutput(BaseModel):
 
     def is_of(self, task: Task) -> bool:
         """Whether scores and thresholds are such as the task gives."""
-        several = len(task.score_names)
+        several = task.score_length
         sizes = {len(score) if isinstance(score, tuple) else 0 for score in self.logits.values()}
         probabilities = all(0 <= threshold <= 1 for threshold in self.thresholds.values())
         return sizes == {several} and (probabilities or not task.has_prevalence)

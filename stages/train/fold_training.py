@@ -134,6 +134,10 @@ def _train(data: FoldData, settings: TrainSettings, name: str) -> TrainedFold:
         resume=data.partial / name,
         tell=lambda epoch: data.tell(name.removesuffix(".pt"), epoch),
     )
+    if network.task.compares_patients:
+        scores = patient_scores(network, train, together=settings.bags_per_step, precision=settings.precision)
+        own = [patient for patient in train if patient.patient_id in scores]
+        network.task = network.task.after_fit([p.label for p in own], [scores[p.patient_id] for p in own])
     return TrainedFold(settings, network, fitted, train, validation, rna, targets, [])
 
 

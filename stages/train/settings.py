@@ -10,7 +10,7 @@ from pydantic import Field, field_validator, model_validator
 
 from ...data.cohort.splits import MOST_FOLDS
 from ...data.molecular.block_table import BLOCKS
-from ...models.tasks.question import TaskName, class_names, refuse_parts
+from ...models.tasks.question import SurvivalLoss, TaskName, class_names, refuse_parts
 from ...models.training.methods import METHODS
 from ..settings import Presentation, Runtime, Settings
 
@@ -39,6 +39,16 @@ class BiomarkerSettings(Settings):
     )
     time_column: str = Field("", description="of survival, in place of label_column: the length of the follow-up")
     event_column: str = Field("", description="of survival: 1 where the follow-up ended with the event, 0 where not")
+    loss: SurvivalLoss = Field(
+        "hazards",
+        description="of survival: hazards of time intervals, or cox, the partial likelihood (2 bags a step or more)",
+    )
+    horizons: list[float] = Field(
+        [],
+        examples=[[24, 60]],
+        description="of survival: times at which the share without the event is predicted and judged",
+    )
+    time_unit: str = Field("", examples=["months"], description="of survival: unit of time_column, for pages")
 
     @model_validator(mode="before")
     @classmethod
@@ -59,7 +69,21 @@ class BiomarkerSettings(Settings):
         """Return the prediction task."""
         from ...models.tasks.task import find_task  # here, because it loads torch
 
-        return find_task(self.task, class_names(self.classes), robust=self.robust)
+        return find_task(
+            self.task,
+            class_names(self.classes),
+            robust=self.robust,
+            loss=self.loss,
+            horizons=self.horizons,
+            time_unit=self.time_unit,
+        )
+
+    @field_validator("horizons")
+    @classmethod
+    def _horizons_rise(cls, horizons: list[float]) -> list[float]:
+        if not all(time > 0 for time in horizons) or len(set(horizons)) < len(horizons):
+            raise ValueError("horizons are different times above 0")
+        return sorted(horizons)
 
     @field_validator("negative")
     @classmethod

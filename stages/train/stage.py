@@ -29,7 +29,7 @@ from ...models.mil.bag_tensors import BagTensors
 from ...models.mil.momkd import MoMKD
 from ...models.patient_hashes import hashes_of
 from ...models.training.fit import Epoch
-from ...models.training.methods import find_method, refuse_task
+from ...models.training.methods import BY_STEPS, find_method, refuse_task
 from ..extract.settings import ExtractSettings
 from ..registry import VERSIONS
 from ..settings import RESOLVED, Settings
@@ -124,6 +124,8 @@ class TrainStage(Stage[TrainSettings]):
             }
             if cohort.sites:
                 inputs["sites"] = ValueInput(dict(cohort.sites))
+            if self.biomarker.task != "binary":  # two questions may have the same labels, and so the same splits
+                inputs["question"] = ValueInput(self._question())
             items.append(Item(f"fold-{fold}", inputs, cohort, size=self._epochs()))
         return Plan(items)
 
@@ -133,10 +135,22 @@ class TrainStage(Stage[TrainSettings]):
         if self.settings.soft_targets and task != "binary":
             what = f"soft targets are for the binary task, and this question is {task}"
             raise UsageError(what, hint="leave --soft-targets out: RNA still teaches the methods that use it")
+        if self.biomarker.asked().compares_patients and find_method(self.settings.method).fit_at == BY_STEPS:
+            least = min(candidate.bags_per_step for candidate in self.settings.candidates())
+            if least < 2:
+                what = f"loss = {self.biomarker.loss} compares the patients of a step, and a step has one slide"
+                raise UsageError(
+                    what, hint="--bags-per-step 16, or 2 at least; loss = hazards learns from single slides"
+                )
         requested = [name for name in ("soft_targets", "shuffle_rna") if getattr(self.settings, name)]
         if requested and not self.stores:
             what = f"--{requested[0].replace('_', '-')} needs RNA, and there is none"
             raise UsageError(what, path=self.workspace, hint="run wsipipe genomics first")
+
+    def _question(self) -> dict[str, Any]:
+        """What of the question decides how a model is trained, beside the labels."""
+        said = self.biomarker.model_dump(mode="json", include={"classes", "robust", "loss", "horizons", "time_unit"})
+        return {"task": self.biomarker.task, **self.biomarker.of_kind("meaning", said)}
 
     @property
     def _molecular(self) -> Sequence[Path]:

@@ -19,7 +19,7 @@ from wsipipe.stages.train.settings import BiomarkerSettings, ReportSettings, Tra
 from wsipipe.stages.train.split import SplitStageSettings
 
 QUESTION = {"task": "binary", "positive": ["positive"], "negative": ["negative"], "classes": [], "robust": False}
-QUESTION |= {"time_column": "", "event_column": ""}
+QUESTION |= {"time_column": "", "event_column": "", "loss": "hazards", "horizons": [], "time_unit": ""}
 SPLIT = {
     "folds": 5,
     "validation_fraction": 0.2,

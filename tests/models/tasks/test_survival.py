@@ -7,15 +7,28 @@ import math
 import numpy as np
 import pytest
 import torch
+from sksurv.compare import compare_survival
+from sksurv.metrics import (
+    brier_score,
+    concordance_index_censored,
+    concordance_index_ipcw,
+    cumulative_dynamic_auc,
+    integrated_brier_score,
+)
+from sksurv.nonparametric import kaplan_meier_estimator
+from sksurv.util import Surv
 from wsipipe.data.cohort.outcomes import Survival, label_from_text
 from wsipipe.data.cohort.splits import make_splits
 from wsipipe.data.errors import BundleError, CohortError, UsageError
 from wsipipe.models.evaluation.survival_metrics import (
     HARRELL,
+    INTEGRATED,
     UNO,
     cox_loss,
+    event_quartiles,
     kaplan_meier,
     log_rank,
+    median_follow_up,
     survival_figures,
     survival_metrics,
 )
@@ -60,7 +73,8 @@ def test_concordance_by_counting_pairs() -> None:
         for i in range(40):
             left = 1.0
             for time in np.unique(times[~events & (times < times[i])]):
-                left *= 1 - (~events & (times == time)).sum() / (times >= time).sum()
+                censored = (~events & (times == time)).sum()
+                left *= 1 - censored / ((times > time).sum() + censored)  # events come first
             weight = 1 / left**2 if censored_weights else 1.0
             for j in range(40):
                 if events[i] and (times[i] < times[j] or (times[i] == times[j] and not events[j])):
@@ -77,6 +91,89 @@ def test_concordance_by_counting_pairs() -> None:
         rows = np.repeat(np.arange(40), drawn.astype(int))
         alone = survival_figures(times[rows], events[rows], risks[rows])(np.ones((1, len(rows))))[HARRELL]
         assert by_weights[i] == pytest.approx(alone[0])
+
+
+def test_figures_are_those_of_scikit_survival() -> None:
+    """Events at whole times, censorings between them, as scikit-survival counts a tie of both the other way."""
+    for seed in range(4):
+        draw = np.random.default_rng(seed)
+        events = draw.random(80) < 0.6
+        times = draw.integers(1, 15, 80) + np.where(events, 0, 0.5)
+        risks = np.round(-times / 4 + draw.normal(0, 1.5, 80), 1)
+        alive = -np.sort(-draw.random((80, 3)), axis=1)
+        horizons, y = (3.2, 7.2, 10.2), Surv.from_arrays(events, times)
+        found = survival_metrics(
+            times, events, risks, horizons=horizons, shares=alive.tolist(), time_unit="months", rounds=0, seed=0
+        )
+        left = dict(zip(*kaplan_meier_estimator(events, times), strict=True))
+        by_chance = np.array([[next(left[t] for t in sorted(left, reverse=True) if t <= h) for h in horizons]] * 80)
+        names = [f"{name} at {h:g} months" for name in ("AUC", "Brier score") for h in horizons]
+        assert list(found.figures) == [HARRELL, UNO, *names, INTEGRATED]
+        wanted = [
+            concordance_index_censored(events, times, risks)[0],
+            concordance_index_ipcw(y, y, risks)[0],
+            *cumulative_dynamic_auc(y, y, risks, horizons)[0],
+            *brier_score(y, y, alive, horizons)[1],
+            integrated_brier_score(y, y, alive, horizons),
+        ]
+        assert [estimate.value for estimate in found.figures.values()] == pytest.approx(wanted)
+        chance = [*brier_score(y, y, by_chance, horizons)[1], integrated_brier_score(y, y, by_chance, horizons)]
+        assert [found.chance[name] for name in [*names[3:], INTEGRATED]] == pytest.approx(chance)
+        groups = (risks > np.median(risks)).astype(int)
+        assert log_rank(times, events, groups) == pytest.approx(compare_survival(y, groups)[1])
+
+
+def test_weights_where_events_and_censorings_are_tied() -> None:
+    """Who has the event at the time at which another is censored was still followed then: G just before counts."""
+    times, events, risks = [1.0, 2.0, 2.0, 3.0, 4.0], [0, 1, 0, 1, 0], [0.0, 3.0, 1.0, 2.0, 0.5]
+    alive = [[0.9], [0.2], [0.7], [0.4], [0.8]]
+    found = survival_metrics(times, events, risks, horizons=(3.0,), shares=alive, rounds=0, seed=0)
+    first = 4 / 5  # not censored before 2; of the three left at 2 after the event one is censored
+    then = first * 2 / 3
+    by_hand = (0.2**2 / first + 0.4**2 / then + (1 - 0.8) ** 2 / then) / 5
+    assert found.figures["Brier score at 3"].value == pytest.approx(by_hand)
+    assert found.figures["AUC at 3"].value == 1
+    assert median_follow_up(times, events) == 4.0
+    assert median_follow_up([1.0, 2.0], [1, 1]) is None
+
+
+def test_rounds_are_the_drawn_patients_at_the_weights_of_all() -> None:
+    draw = np.random.default_rng(3)
+    times, events = draw.integers(1, 9, 40).astype(float), draw.random(40) < 0.6
+    risks, alive = draw.normal(0, 1, 40), draw.random((40, 2))
+    figures = survival_figures(times, events, risks, horizons=(3, 5), shares=alive.tolist())
+    weights = draw.multinomial(40, np.full(40, 1 / 40), size=5).astype(float)
+    everyone = figures(np.ones((1, 40)))
+    for name, values in figures(weights).items():
+        assert values.shape == (5,)
+        twice = figures(np.full((1, 40), 2.0))[name]  # everybody twice is everybody once
+        assert twice == pytest.approx(everyone[name])
+
+
+def test_times_that_nobody_has_given_are_quartiles_and_those_beyond_the_follow_up_have_no_figure() -> None:
+    times, events, risks = [1.0, 2.0, 3.0, 4.0, 9.0], [1, 1, 1, 1, 0], [5.0, 4.0, 3.0, 2.0, 1.0]
+    assert event_quartiles(times, events) == (1.75, 2.5, 3.25)
+    names = ["AUC at 1.75 years", "AUC at 2.5 years", "AUC at 3.25 years"]
+    assert list(survival_metrics(times, events, risks, time_unit="years", rounds=5, seed=0).figures)[2:] == names
+    late = survival_metrics(times, events, risks, horizons=(2, 9), shares=[[0.5, 0.1]] * 5, rounds=5, seed=0)
+    nothing = {name for name, estimate in late.figures.items() if estimate.value is None}
+    assert nothing == {"AUC at 9", "Brier score at 9", INTEGRATED}
+    assert event_quartiles([1.0], [0]) == ()
+
+
+def test_the_share_without_the_event_follows_from_the_hazards() -> None:
+    task = SurvivalTask((2.0, 4.0, 8.0), 16.0, horizons=(1.0, 4.0, 6.0, 16.0), time_unit="months")
+    logits = torch.tensor([0.5, -1.0, 0.2, 0.7], dtype=torch.float64)
+    h = (1 - torch.sigmoid(logits)).tolist()
+    wanted = [h[0] ** 0.5, h[0] * h[1], h[0] * h[1] * h[2] ** 0.5, h[0] * h[1] * h[2] * h[3]]
+    assert task.no_event(logits).tolist() == pytest.approx(wanted)
+    scores = task.slide_scores(logits[None]).tolist()
+    assert scores[0] == pytest.approx([float(task.score(logits)), *wanted])
+    joined = task.join([tuple(scores[0]), (0.0, 0.0, 0.0, 0.0, 0.0)])
+    assert joined == pytest.approx([value / 2 for value in scores[0]])
+    answer = task.answer([joined, joined], [0.0, 0.0])
+    assert answer.shares == pytest.approx([value / 2 for value in wanted])
+    assert task.share_names[0] == "no event by 1 months"
 
 
 def test_the_likelihood_by_hand() -> None:
