@@ -30,6 +30,7 @@ from ..data.artifact import whole
 from ..data.cohort.ids import id_key
 from ..data.errors import BundleError
 from ..data.features.store import Bag, FeatureFacts
+from ..data.molecular.signature_target import Signature
 from ..data.plain_files import refuse_pipe
 from ..data.surroundings import patiently
 from .backbones.backbone import Pooling, find_backbone
@@ -61,6 +62,9 @@ class Question(BaseModel):
     robust: bool = False
     time_column: str = ""
     event_column: str = ""
+    signature: str = ""
+    signature_score: str = "auto"
+    cut: str = ""
 
     def asked(self, state: Mapping[str, Any] | None = None) -> Task:
         """Return the task.
@@ -70,11 +74,8 @@ class Question(BaseModel):
         return find_task(self.task, class_names(self.classes), state, robust=self.robust)
 
 
-_OTHER_TASKS: dict[str, Any] = {
-    "question": {"task", "classes", "robust", "time_column", "event_column"},
-    "task_state": True,
-}
-"""What only tasks other than the binary one need."""
+_OF_OTHER_TASKS = {"task", "classes", "robust", "time_column", "event_column"}
+_OF_SIGNATURES = {"signature", "signature_score", "cut"}
 _EXTRACT_AGAIN = "extract with the model's own backbone and weights (pass them with --weights FILE)"
 _IMPORT_AGAIN = "its features were imported: import them again with --weights FILE, train again, and predict"
 
@@ -157,6 +158,8 @@ class BundleFacts(BaseModel):
     gene_panel: dict[str, Any]
     task_state: dict[str, Any] = {}
     """What the task has learned from the fold's training patients, such as the scale of a number."""
+    signature: Signature | None = None
+    """Of a signature's question: its genes, and what it has taken from the fold's training patients."""
     training: dict[str, Any]
     """Settings, learning curve, best epoch, use of the memory, soft targets."""
     versions: dict[str, str]
@@ -216,6 +219,14 @@ class Bundle:
         return SlideReading(tuple(score) if isinstance(score, list) else score, attention, scores)
 
 
+def _not_needed(question: Question) -> dict[str, Any]:
+    """What a bundle of this question leaves out: what only other tasks, or only signatures, need."""
+    binary = question.task == "binary"
+    fields = (_OF_OTHER_TASKS if binary else set()) | (set() if question.signature else _OF_SIGNATURES)
+    left_out: dict[str, Any] = {"question": fields} | ({"task_state": True} if binary else {})
+    return left_out if question.signature else left_out | {"signature": True}
+
+
 def write_bundle(
     path: Path, facts: BundleFacts, network: SlideNetwork, gene_arrays: Mapping[str, NDArray[Any]]
 ) -> None:
@@ -223,7 +234,7 @@ def write_bundle(
     content = {
         "encoding-type": ENCODING_TYPE,
         "encoding-version": ENCODING_VERSION,
-        **facts.model_dump(mode="json", exclude={} if facts.question.task != "binary" else _OTHER_TASKS),
+        **facts.model_dump(mode="json", exclude=_not_needed(facts.question)),
     }
     with whole(path) as scratch:
         scratch.mkdir()

@@ -238,9 +238,10 @@ class Signature(BaseModel):
             z = ((values - np.array(self.mean)) / scale)[:, scale > 0]
         measured = np.isfinite(z)
         number = measured.sum(axis=1)
+        enough = (np.isfinite(values).sum(axis=1) >= least) & (number > 0)
         # Exactly, so that a patient's score is the same whoever is scored beside them.
         total = np.array([math.fsum(row) for row in np.where(measured, z, 0.0).tolist()])
-        return np.where(number * 2 >= z.shape[1], total / np.maximum(number, 1), np.nan)
+        return np.where(enough, total / np.maximum(number, 1), np.nan)
 
 
 def singscore(matrix: npt.NDArray[np.float32], of_set: npt.NDArray[np.bool_], least: int = 1) -> Floats:

@@ -10,7 +10,6 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from ...data.cohort.splits import Splits
 from ...data.manifest import Manifest
 from ...models.tasks.binary import BINARY, class_of
 from ...models.tasks.prediction import PatientPrediction
@@ -20,7 +19,7 @@ from ..stage import Input, Item, Outcome, OutputInput, Plan, Progress, Stage
 from ..train.cross_validate import CrossValidateSettings, write_evaluation
 from ..train.molecular_data import MolecularData, molecular_inputs
 from ..train.settings import TrainSettings
-from ..train.split import split_output
+from ..train.split import SplitOutput, split_output
 
 
 class OmicsCeilingStage(Stage[TrainSettings]):
@@ -44,30 +43,31 @@ class OmicsCeilingStage(Stage[TrainSettings]):
         split = split_output(Manifest.of(self.splits), self.workspace)
         inputs: dict[str, Input] = {
             "splits": OutputInput(split.record),
+            **split.inputs,
             **molecular_inputs(self.stores, self.settings.gene_list, self.workspace),
         }
-        return Plan([Item("cross-validation", inputs, split.splits)])
+        return Plan([Item("cross-validation", inputs, split)])
 
     def process(self, item: Item, progress: Progress) -> Outcome:
-        splits: Splits = item.payload
+        split: SplitOutput = item.payload
         molecular = MolecularData.read(self.stores, self.settings.gene_list)
         assert molecular is not None  # the stage is made with stores
-        rows = [row for fold in range(splits.folds) for row in self._fold(splits, fold, molecular)]
+        rows = [row for fold in range(split.splits.folds) for row in self._fold(split, fold, molecular)]
         return write_evaluation(self.folder, rows, CrossValidateSettings(), BINARY)
 
-    def _fold(self, splits: Splits, fold: int, molecular: MolecularData) -> list[PatientPrediction]:
-        table, settings = molecular.table, self.settings
+    def _fold(self, split: SplitOutput, fold: int, molecular: MolecularData) -> list[PatientPrediction]:
+        table, settings, splits = molecular.table, self.settings, split.splits
         train, validation, test = (measured(table, splits.patients(fold, r)) for r in ("train", "validation", "test"))
         selection = molecular.selection(settings)
         teacher = RnaTeacher(settings.genes, selection, molecular.gene_list, seed=settings.seed + fold)
-        teacher.fit(table.rows(train), table.genes, [class_of(splits.labels[p]) for p in train])
+        teacher.fit(table.rows(train), table.genes, [class_of(split.label(p, fold)) for p in train])
 
         def logits(patients: Sequence[str]) -> list[float]:
             return teacher.predict(table.rows(patients), table.genes).tolist() if patients else []
 
-        threshold, _ = BINARY.threshold([splits.labels[p] for p in validation], logits(validation))
+        threshold, _ = BINARY.threshold([split.label(p, fold) for p in validation], logits(validation))
         thresholds, rows = {fold: threshold}, []
         for patient, logit in zip(test, logits(test), strict=True):
-            row = PatientPrediction.of(patient, [{fold: logit}], thresholds, BINARY, label=splits.labels[patient])
+            row = PatientPrediction.of(patient, [{fold: logit}], thresholds, BINARY, label=split.label(patient, fold))
             rows.append(replace(row, slides=0))
         return rows

@@ -89,7 +89,7 @@ class ImportCheckpointStage(Stage[BiomarkerSettings]):
     def _facts(self, fold: int, path: Path, recipe: FeatureRecipe, model: MoMKD) -> BundleFacts:
         training: Mapping[str, object] = {"imported": path.name, "digest": digest_of(path), "history": []}
         return BundleFacts(
-            question=Question(name=self.folder.name, **self.settings.model_dump()),
+            question=Question(name=self.folder.name, **self.settings.result_settings()),
             fold=fold,
             folds=len(self.checkpoints),
             splits_digest="unknown: imported from a checkpoint",

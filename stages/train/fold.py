@@ -13,6 +13,7 @@ from torch import Tensor
 from ...data.cohort.outcomes import Label
 from ...data.errors import StoreError, UsageError
 from ...data.features.store import read_bag
+from ...data.molecular.signature_target import Signature
 from ...models.mil.bag_tensors import BagTensors, Patient, bag_tensors
 from ...models.tasks.task import Task
 
@@ -38,6 +39,8 @@ class FoldCohort:
     slides: Mapping[str, tuple[Path, str]]
     tile: dict[str, Any]
     extract: dict[str, Any]
+    signature: Signature | None = None
+    """Of a signature's question: its genes, and what it has taken from the training patients."""
 
 
 def read_bags(

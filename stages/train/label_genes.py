@@ -6,7 +6,9 @@ stage never reads labels, so the check is made where they are known: when the pa
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
+
+from dataclasses import replace
 
 import numpy as np
 import numpy.typing as npt
@@ -23,16 +25,23 @@ MANY = 30
 """From this number of patients, a gene that separates the classes perfectly is reported."""
 
 
-def refuse_labels(tables: Sequence[ExpressionTable], labels: Mapping[str, Label]) -> list[str]:
+def refuse_labels(
+    tables: Sequence[ExpressionTable], labels: Mapping[str, Label], made_of: Collection[str] = ()
+) -> list[str]:
     """Refuse genes that are the label itself.
 
     :param labels: of all patients that are used.
+    :param made_of: genes that the label is made of on purpose; they are not looked at.
     :return: of two classes, a note on genes that separate the classes perfectly but vary within them.
     :raises ExpressionError: a gene has one value in each class, as it is stored or as the counts that it was made of;
         of more classes, of numbers and of times: it is in exactly their order.
     """
     notes = []
     for table in tables:
+        if made_of and table.block == "rna":
+            others = [place for place, gene in enumerate(table.genes) if gene not in set(made_of)]
+            genes = tuple(table.genes[place] for place in others)
+            table = replace(table, genes=genes, matrix=table.matrix[:, others])  # noqa: PLW2901
         patients = [patient for patient in table.patients if patient in labels]
         numbers = np.array([as_number(labels[patient]) for patient in patients])
         if len(patients) >= ENOUGH and len(np.unique(numbers)) > 2:

@@ -1,6 +1,8 @@
 """split: joins the cohort table with the extracted slides, and assigns patients to training, validation and test.
 
 splits.csv     every patient's role in every fold
+targets.csv, signatures.json
+               of a signature: its labels in every fold, and what each fold has taken from its training patients
 patients.csv   every patient of the table: used, or dropped and why; slides; whether there is RNA
 """
 
@@ -10,7 +12,7 @@ import csv
 import io
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,15 +25,16 @@ from ...data.cohort.splits import Role, Splits, make_splits, read_splits, write_
 from ...data.cohort.table import CohortTable, read_cohort
 from ...data.errors import CohortError
 from ...data.manifest import Manifest, OutputRecord, Record
-from ...data.molecular.store import read_expression
+from ...data.molecular.store import read_expression, store_name
 from ...data.wording import some
 from ...models.training.rna_teacher import measured
 from ..lineage import Lineage, Standing
 from ..registry import VERSIONS
-from ..stage import FileInput, Input, Item, Outcome, Plan, Progress, Stage, ValueInput, upstream
+from ..stage import FileInput, Input, Item, Outcome, OutputInput, Plan, Progress, Stage, ValueInput, upstream
 from .label_genes import refuse_labels
 from .question_labels import question_labels
 from .settings import BiomarkerSettings, SplitSettings
+from .signature_labels import CohortSignature, FoldTargets
 
 PATIENT_COLUMNS = ("patient_id", "status", "reason", "label", "slides", "rna")
 
@@ -45,6 +48,7 @@ class _Cohort:
     splits: Splits
     labels: PatientLabels
     with_rna: frozenset[str]
+    targets: FoldTargets | None
 
 
 class SplitStage(Stage[SplitStageSettings]):
@@ -53,6 +57,7 @@ class SplitStage(Stage[SplitStageSettings]):
     :param table: the cohort table.
     :param tiles, features: folders of the stages whose slides are used.
     :param molecular: stores of RNA and further blocks; used only to note which patients have any.
+    :param expression, gene_sets: of a signature, the store that it is scored from and the .gmt with its genes.
     """
 
     name = "split"
@@ -69,8 +74,11 @@ class SplitStage(Stage[SplitStageSettings]):
         tiles: Path,
         features: Path,
         molecular: Sequence[Path],
+        expression: Path | None = None,
+        gene_sets: Path | None = None,
     ) -> None:
         super().__init__(settings, folder, workspace)
+        self.expression, self.gene_sets = expression or workspace / "genomics" / store_name("rna"), gene_sets
         self.table, self.tiles, self.features, self.molecular = table, tiles, features, molecular
 
     def plan(self) -> Plan:
@@ -78,6 +86,7 @@ class SplitStage(Stage[SplitStageSettings]):
         table = read_cohort(self.table)
         unusable, usable = slides_with_features(self.tiles, self.features, self.workspace)
         match = match_slides([*usable, *unusable], table)
+        signature = self._signature()
         labels = question_labels(
             table,
             settings,
@@ -86,6 +95,7 @@ class SplitStage(Stage[SplitStageSettings]):
             keep_frozen=settings.tcga_slides == "all",
             drop_conflicts=settings.drop_conflicts,
             to_train=True,
+            scores=signature.labels(table.patients) if signature else None,
         )
         if not labels.labels:
             self._refuse_nobody(labels, match)
@@ -99,8 +109,12 @@ class SplitStage(Stage[SplitStageSettings]):
             sites or None,
             settings.asked().strata_of_split(labels.labels),
         )
+        targets = signature.by_fold(splits) if signature else None
+        if targets is not None:
+            splits = targets.when_tested(splits)
+            labels = replace(labels, labels=splits.labels)
         stores = [read_expression(store) for store in self.molecular]
-        suspicious = refuse_labels(stores, labels.labels)
+        suspicious = refuse_labels(stores, labels.labels, signature.signature.genes if signature else ())
         spelling = {id_key(patient): patient for patient in table.patients}
         ids = {patient for store in stores for patient in measured(store, store.patients)}
         with_rna = frozenset(spelling.get(id_key(patient), patient) for patient in ids)
@@ -109,14 +123,23 @@ class SplitStage(Stage[SplitStageSettings]):
             "slides": ValueInput({slide: unusable.get(slide, "usable") for slide in match.rows}),
             "rna": ValueInput(sorted(with_rna)),
         }
-        item = Item("splits", inputs, _Cohort(splits, labels, with_rna))
+        if signature is not None:
+            own = signature.signature
+            inputs |= {"expression": OutputInput(signature.record), "genes": ValueInput([*own.genes, *own.absent])}
+        item = Item("splits", inputs, _Cohort(splits, labels, with_rna, targets))
         used, *dropped = labels.notes()
         if stores:
             used += f"; {len(with_rna & labels.labels.keys())} of them have RNA"
             dropped += _not_joined(ids, table)
         left_out = _left_out(labels, match, table, unusable)
-        notes = [*table.notes, *match.notes(), used, *dropped, *left_out, *suspicious]
+        of_target = signature.notes() if signature else []
+        notes = [*table.notes, *match.notes(), *of_target, used, *dropped, *left_out, *suspicious]
         return Plan([item], notes=notes)
+
+    def _signature(self) -> CohortSignature | None:
+        if not self.settings.signature:
+            return None
+        return CohortSignature.read(self.settings, self.expression, self.gene_sets, self.workspace)
 
     def _refuse_nobody(self, labels: PatientLabels, match: SlideMatch) -> None:
         """Raise the error for a cohort without usable patients, with the reasons.
@@ -144,9 +167,10 @@ class SplitStage(Stage[SplitStageSettings]):
             "slides": sum(map(len, labels.slides.values())),
             "dropped": dict(labels.reasons),
         }
-        return Outcome(
-            outputs={"splits": self.folder / "splits.csv", "patients": self.folder / "patients.csv"}, stats=stats
-        )
+        outputs = {"splits": self.folder / "splits.csv", "patients": self.folder / "patients.csv"}
+        if cohort.targets is not None:
+            outputs |= cohort.targets.write(self.folder)
+        return Outcome(outputs=outputs, stats=stats)
 
 
 def _not_joined(ids: Collection[str], table: CohortTable) -> list[str]:
@@ -318,6 +342,10 @@ class SplitOutput:
     """The record of ``splits.csv``."""
     slides_of: Mapping[str, tuple[str, ...]]
     """Patient → slides to use."""
+    targets: FoldTargets | None = None
+    """Of a signature, the labels of each fold."""
+    inputs: Mapping[str, Input] = field(default_factory=dict)
+    """The records of these labels, for the stages that use them."""
 
     @property
     def slides(self) -> list[str]:
@@ -326,7 +354,12 @@ class SplitOutput:
 
     def part(self, fold: int, role: Role) -> dict[str, tuple[Label, tuple[str, ...]]]:
         """Return the patients with a role in a fold: patient → label and slides."""
-        return {p: (self.splits.labels[p], self.slides_of[p]) for p in self.splits.patients(fold, role)}
+        patients = self.splits.patients(fold, role)
+        return {patient: (self.label(patient, fold), self.slides_of[patient]) for patient in patients}
+
+    def label(self, patient: str, fold: int) -> Label:
+        """Return a patient's label in a fold; only a signature's may differ between folds."""
+        return self.splits.labels[patient] if self.targets is None else self.targets.of[patient][fold]
 
 
 def split_output(manifest: Manifest, workspace: Path) -> SplitOutput:
@@ -341,10 +374,13 @@ def split_output(manifest: Manifest, workspace: Path) -> SplitOutput:
         what = f"its splits are {standing.state}: {standing.why}" if standing else "has no splits"
         raise CohortError(what, path=manifest.path.parent, hint="run wsipipe train from its start")
     patients = read_patients(workspace / split.outputs["patients"].path)
+    of_targets = {name: split.outputs[name] for name in ("targets", "signatures") if name in split.outputs}
     return SplitOutput(
         splits=read_splits(workspace / split.outputs["splits"].path, _classes(split.settings)),
         record=split.outputs["splits"],
         slides_of={patient.patient_id: patient.slides for patient in patients},
+        targets=FoldTargets.read(manifest.path.parent) if of_targets else None,
+        inputs={name: OutputInput(output) for name, output in of_targets.items()},
     )
 
 

@@ -111,9 +111,11 @@ class TrainStage(Stage[TrainSettings]):
                 slides={s: (self.workspace / features[s].path, tiled[s].inputs["slide"].digest) for s in slides},
                 tile=tile,
                 extract=extract,
+                signature=split.targets.signatures[fold] if split.targets else None,
             )
             inputs: dict[str, Input] = {
                 "splits": OutputInput(split.record),
+                **split.inputs,
                 "slides": ValueInput({patient: list(ids) for patient, (_, ids) in own.items()}),
                 **{f"features of {slide}": OutputInput(features[slide]) for slide in slides},
                 **molecular,
@@ -208,7 +210,8 @@ class TrainStage(Stage[TrainSettings]):
         hashes = seen_hashes(patients, digests, cohort.slides)
         network = trained.network
         return BundleFacts(
-            question=Question(name=self.question or self.folder.name, **self.biomarker.model_dump()),
+            question=Question(name=self.question or self.folder.name, **self.biomarker.result_settings()),
+            signature=cohort.signature,
             fold=cohort.fold,
             folds=cohort.folds,
             splits_digest=cohort.splits_digest,
