@@ -16,10 +16,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from multiprocessing import parent_process
 from pathlib import Path
+from stat import S_ISDIR, S_ISREG
 
+from .errors import WsipipeError
 from .file_names import ASIDE, UNFINISHED
 from .plain_files import refuse_pipe
-from .surroundings import surroundings
+from .surroundings import surroundings, writing_fault
 from .workspace import refuse_to_leave
 
 STAGE_FILES = ("manifest.jsonl", ".lock", ".lock-file")
@@ -44,10 +46,14 @@ def whole(path: Path) -> Iterator[Path]:
         yield scratch
         _sync(scratch)
         _take_the_name(scratch, path)
-    except OSError as error:
+    except WsipipeError:
         _discard(scratch)
-        known = surroundings(error, path)
-        if known is None or (error.errno == errno.ENOENT and path.parent.is_dir()):
+        raise
+    except Exception as error:
+        _discard(scratch)
+        fault = writing_fault(error)
+        known = None if fault is None else surroundings(fault, path)
+        if fault is None or known is None or (fault.errno == errno.ENOENT and path.parent.is_dir()):
             raise
         raise known from error
     except BaseException:
@@ -100,25 +106,29 @@ def recover(folder: Path) -> list[str]:
     refuse_to_leave(folder / "any")
     done: list[str] = []
     for parent in (folder, *_own_folders(folder)):
-        for aside in parent.glob(ASIDE + "*"):
-            name = aside.name.removeprefix(ASIDE)
-            path = parent / name
+        names = sorted(os.listdir(parent)) if parent.is_dir() else []  # noqa: PTH208  of 100,000 outputs
+        for name in [name.removeprefix(ASIDE) for name in names if name.startswith(ASIDE)]:
+            aside, path = parent / f"{ASIDE}{name}", parent / name
             if name in ("", ".", "..") or path.exists():
                 with suppress(OSError):  # still open elsewhere
                     remove(aside)
             else:
                 aside.rename(path)
                 done.append(f"restored {path.name}")
-        for scratch in parent.glob(UNFINISHED + "*"):
-            remove(scratch)
-            done.append(f"removed the unfinished {scratch.name.removeprefix(UNFINISHED)}")
+        for name in [name for name in names if name.startswith(UNFINISHED)]:
+            remove(parent / name)
+            done.append(f"removed the unfinished {name.removeprefix(UNFINISHED)}")
     return done
 
 
 def _own_folders(folder: Path) -> Iterator[Path]:
     """The sub-folders that a stage writes to; its outputs, and the folders of other stages, are none."""
-    for entry in sorted(folder.glob("*")):
-        if not entry.is_dir() or entry.suffix == ".zarr" or entry.name.startswith((UNFINISHED, ASIDE)):
+    if not folder.is_dir():
+        return
+    with os.scandir(folder) as entries:
+        folders = sorted(entry.name for entry in entries if entry.is_dir())
+    for entry in (folder / name for name in folders):
+        if entry.suffix == ".zarr" or entry.name.startswith((UNFINISHED, ASIDE)):
             continue
         refuse_to_leave(entry / "any")
         if not entry.is_symlink() and not any((entry / name).exists() for name in STAGE_FILES):
@@ -181,15 +191,40 @@ def _raise(error: OSError) -> None:
     raise error
 
 
-def size_of(path: Path) -> int:
+def size_of(path: str | Path) -> int:
     """Bytes of a file, or of all files in a folder that belong to it (:func:`files_of`)."""
-    return sum(file.stat().st_size for file in files_of(path))
+    return stamp(path)[0]
 
 
-def stamp(path: Path) -> tuple[int, int]:
-    """Size and time of a file, or of all files in a folder: cheap to read, and enough to know when to hash again."""
-    stats = [file.stat() for file in files_of(path)]
-    return sum(s.st_size for s in stats), max((s.st_mtime_ns for s in stats), default=0)
+def stamp(path: str | Path) -> tuple[int, int]:
+    """Size and time of a file, or of all files in a folder: cheap to read, and enough to know when to hash again.
+
+    It is asked for 100,000 slides at once, so it takes one call of the system for a file.
+    """
+    status = os.stat(path)  # noqa: PTH116  Path objects would take twice the time
+    if not S_ISDIR(status.st_mode):
+        if not S_ISREG(status.st_mode):
+            refuse_pipe(Path(path))
+        return status.st_size, status.st_mtime_ns
+    size, newest = 0, 0
+    for file in _files_in(path):
+        size += file.st_size
+        newest = max(newest, file.st_mtime_ns)
+    return size, newest
+
+
+def _files_in(folder: str | Path) -> Iterator[os.stat_result]:
+    """The files of :func:`files_of`, by their sizes and times alone."""
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            if is_stray(entry.name):
+                continue
+            if entry.is_dir(follow_symlinks=False):
+                yield from _files_in(entry.path)
+            elif entry.is_file():
+                yield entry.stat()
+            else:
+                refuse_pipe(Path(entry.path))
 
 
 def digest_of(path: Path) -> str:

@@ -20,6 +20,7 @@ what is wrong with it, and the way out. The two main branches decide what the ne
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from os import PathLike, fspath
@@ -109,10 +110,21 @@ class DeviceError(SurroundingsError):
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether memory did not suffice, of the machine or of a GPU, whichever library says so.
 
-    PyTorch has a class for what its own allocator lacks. What CUDA, its libraries, Triton or MPS lack comes as a plain
-    ``RuntimeError``: ``CUDA error: out of memory``, ``CUBLAS_STATUS_ALLOC_FAILED``. A smaller batch helps with either.
+    PyTorch has a class for what its allocator of a GPU lacks. All else says it in words: ``CUDA error: out of memory``,
+    ``DefaultCPUAllocator: can't allocate memory``, OpenCV's ``Insufficient memory``, a library for which there is no
+    room (``failed to map segment``), a thread without a stack. A smaller batch helps with most of them.
     """
     if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
         return True
+    # ctypes says with an OSError, and no errno, that a library cannot be loaded
+    of_a_library = isinstance(error, RuntimeError | ImportError) or type(error).__module__ == "cv2"
+    if not of_a_library and not (isinstance(error, OSError) and error.errno is None):
+        return False
     text = str(error).partition("\n")[0].lower()
-    return isinstance(error, RuntimeError) and ("out of memory" in text or "_status_alloc_failed" in text)
+    return _NO_MEMORY.search(text) is not None
+
+
+_NO_MEMORY = re.compile(
+    r"out of memory|_status_alloc_failed|can't allocate memory|insufficient memory|failed to map segment"
+    r"|can't start new thread|could not create a primitive$"  # oneDNN's words where it gets no memory
+)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import unicodedata
 from typing import Final
 
@@ -12,6 +13,10 @@ ASIDE: Final = ".aside-"
 _ID_BYTES: Final = 200
 """File systems allow 255 bytes for a name, and the workspace's names add an extension and a temporary prefix."""
 _NAME_BYTES: Final = 255
+
+
+_PLAIN: Final = re.compile(r"\w[\w.+-]{0,199}(?:/\w[\w.+-]{0,199})*", re.ASCII)
+"""What most names and paths are: it says at once of 100,000 records that all of their names are right."""
 
 
 def why_no_file_name(name: str, *, longest: int = _ID_BYTES) -> str:
@@ -39,6 +44,8 @@ def why_no_output(path: str) -> str:
 
     Its parts are names by the same rule, so that an absolute path and one with ``..`` are none.
     """
+    if _PLAIN.fullmatch(path):
+        return ""
     for part in path.split("/"):
         if reason := why_no_file_name(part, longest=_NAME_BYTES):
             return reason if len(part) == len(path) else f"has a part, {part!a}, that {reason}"

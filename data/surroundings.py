@@ -25,6 +25,7 @@ _DISK: Final = f"the disk reports an error: check it, then {_AGAIN}"
 _SHARE: Final = f"the storage does not answer: check its mount and the network, then {_AGAIN}"
 _FILES: Final = f"raise the number of files that may be open (`ulimit -n`), or take fewer --threads; then {_AGAIN}"
 _RIGHT: Final = "give yourself the right to it, or choose another --workspace"
+_TOO_LARGE: Final = "the file system, or `ulimit -f`, does not allow a file of that size: choose another --workspace"
 _IN_THE_WAY: Final = "a file is in the way of a folder: move it, or choose another --workspace"
 
 _GONE: Final = "it was moved or removed, or its disk is gone: bring it back, or leave it out"
@@ -57,6 +58,7 @@ _OF_WRITING: Final[dict[str, str]] = {
     "ENOSPC": "free some space and run the same command again: what is done stays done",
     "EDQUOT": "your quota is used up: free some space and run the same command again",
     "EROFS": "the workspace must be on a file system that can be written to",
+    "EFBIG": _TOO_LARGE,
     "ENOTDIR": _IN_THE_WAY,
     "EEXIST": _IN_THE_WAY,
 }
@@ -77,14 +79,15 @@ _PATIENCE_WITH_WHAT_IS_GONE: Final = 2.0
 _FIRST_PAUSE: Final = 0.05
 _LONGEST_PAUSE: Final = 1.0
 
-_OF_HDF5: Final = re.compile(r"errno = (\d+)")
+_QUOTED: Final = re.compile(r"\b(?:errno = |os error )(\d+)")
+"""How HDF5, and libraries in Rust (safetensors), quote the number of a failure in their messages."""
 
 
-def surroundings(error: OSError, path: Path) -> SurroundingsError | None:
+def surroundings(error: OSError, path: str | Path) -> SurroundingsError | None:
     """What to tell the user when the machine, not the data, is at fault; None for any other ``OSError``."""
     if error.errno not in _HINTS:
         return None
-    writing = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
+    writing = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG)
     what = f"could not {'write' if error.errno in writing else 'read or write'}: {os.strerror(error.errno)}"
     if error.errno == errno.ENOENT:
         what = f"could not be read: {os.strerror(error.errno)} (it vanished, or was never there)"
@@ -94,16 +97,25 @@ def surroundings(error: OSError, path: Path) -> SurroundingsError | None:
 def reading_fault(error: BaseException) -> OSError | None:
     """The failure of the machine that an error comes of, which is then no word about the data; None if there is none.
 
-    It is the error itself, or what it was raised from. HDF5 says it in its message only.
+    It is the error itself, or what it was raised from. Some libraries say it in their message only.
     """
+    return _fault(error, _READING)
+
+
+def writing_fault(error: BaseException) -> OSError | None:
+    """The failure of the machine that an error in writing comes of, as :func:`reading_fault` of one in reading."""
+    return _fault(error, _HINTS)
+
+
+def _fault(error: BaseException, known: dict[int, str]) -> OSError | None:
     link: BaseException | None = error
     while link is not None:
         number = link.errno if isinstance(link, OSError) else None
-        if number is None and (said := _OF_HDF5.search(str(link))):
-            number = int(said[1])
+        if number is None and (quoted := _QUOTED.search(str(link))):
+            number = int(quoted[1])
         if number is None and isinstance(link, FileNotFoundError):  # zarr's own have no number
             number = errno.ENOENT
-        if number in _READING:
+        if number in known:
             return OSError(number, str(link))
         link = link.__cause__
     return None
@@ -115,7 +127,7 @@ def reading_fault_in(text: str) -> OSError | None:
     return next((OSError(number, text) for number in named), None)
 
 
-def patiently(attempt: Callable[[], T], path: Path) -> T:
+def patiently(attempt: Callable[[], T], path: str | Path) -> T:
     """What an attempt at reading gives. A failure of the machine that may pass is tried again, with growing pauses.
 
     :param attempt: lets such a failure through as the ``OSError`` that it is, or as the cause of what it raises.

@@ -5,131 +5,64 @@
       model.safetensors      the network's histology side, such as encoder, projections, memory, head
       genes.safetensors      the fitted gene panel (only if RNA was used)
 
-Its training patients are stored as hashes: enough to keep a fold from predicting them, without a list of names.
+``bundle.json`` holds the digest of each file, its own among them: a bundle of which a byte was changed is refused. One
+of a version that did not write them is read all the same, and a warning says that it cannot be checked.
+
+Its training patients are stored as hashes (:mod:`.patient_hashes`): enough to keep a fold from predicting them, without
+a list of names.
 """
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
-from collections.abc import Iterable, Mapping
+import os
+import warnings
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, get_args
+from statistics import fmean
+from typing import Any, Final, Literal, Self
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, model_validator
 from safetensors import SafetensorError
 from safetensors.numpy import save_file as save_arrays
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load, save_file
 from torch import Tensor
 
-from ..data.artifact import whole
+from ..data.artifact import digest_of, whole
 from ..data.cohort.ids import id_key
-from ..data.errors import BundleError
-from ..data.features.store import Bag, FeatureFacts
+from ..data.cohort.splits import MOST_FOLDS
+from ..data.errors import BundleError, UsageError
+from ..data.features.store import Bag
+from ..data.json_text import fault, parse_json, read_bytes
 from ..data.molecular.signature_target import Signature
-from ..data.plain_files import refuse_pipe
 from ..data.surroundings import patiently
-from .backbones.backbone import Pooling, find_backbone
+from .feature_recipe import FeatureRecipe
 from .mil.bag_tensors import BagBatch, bag_tensors
-from .mil.network import SlideNetwork
-from .tasks.prediction import Score
-from .tasks.question import TaskName, class_names
-from .tasks.task import Task, find_task
+from .mil.network import MOST_GENES, SlideNetwork
+from .model_question import Question as Question
+from .model_question import not_needed
+from .patient_hashes import bytes_hash, patient_hash, slide_hash, unsalted_hash
+from .tasks.prediction import EVEN, Score, log_odds
+from .tasks.task import Task
 from .training.methods import network_for_inference
 
 ENCODING_TYPE = "wsipipe-bundle"
-ENCODING_VERSION = "1"
+ENCODING_VERSION = "2"
+_WITHOUT_DIGESTS: Final = "1"
+"""The first encoding version, whose bundles do not hold the digests of their files."""
+_READ: Final = (_WITHOUT_DIGESTS, "1.1", ENCODING_VERSION)
+"""Versions that can be read. Those before 2 have no prevalence, and hash patients quickly and without a salt."""
 
-
-class Question(BaseModel):
-    """The question a model answers: the task, the columns, and which values mean which class.
-
-    A bundle of a binary question stores no task.
-    """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    name: str
-    label_column: str
-    positive: list[str]
-    negative: list[str]
-    task: TaskName = "binary"
-    classes: list[str] = []
-    robust: bool = False
-    time_column: str = ""
-    event_column: str = ""
-    signature: str = ""
-    signature_score: str = "auto"
-    cut: str = ""
-
-    def asked(self, state: Mapping[str, Any] | None = None) -> Task:
-        """Return the task.
-
-        :param state: what it has learned from training patients (:attr:`BundleFacts.task_state`).
-        """
-        return find_task(self.task, class_names(self.classes), state, robust=self.robust)
-
-
-_OF_OTHER_TASKS = {"task", "classes", "robust", "time_column", "event_column"}
-_OF_SIGNATURES = {"signature", "signature_score", "cut"}
-_EXTRACT_AGAIN = "extract with the model's own backbone and weights (pass them with --weights FILE)"
-_IMPORT_AGAIN = "its features were imported: import them again with --weights FILE, train again, and predict"
-
-
-class FeatureRecipe(BaseModel):
-    """How a slide's features were made: the settings of both stages, and the values that must match exactly."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    tile: dict[str, Any]
-    extract: dict[str, Any]
-    tile_px: int
-    backbone: str
-    pooling: str
-    weights_digest: str
-    width: int
-    neighbours: int
-
-    @property
-    def pooling_text(self) -> str:
-        """The pooling in words, for reports."""
-        return {"pooled": "its own pooling", "cls": "class token", "mean": "mean of patch tokens"}.get(
-            self.pooling, "class token and mean of patch tokens"
-        )
-
-    def refuse_other(self, facts: FeatureFacts, path: Path) -> None:
-        """Refuse features of another backbone, other weights, other tiles, or another width.
-
-        :raises BundleError: they differ; the message names the values.
-        """
-        own = {name: getattr(self, name) for name in ("backbone", "pooling", "weights_digest", "tile_px", "width")}
-        other = [f"{n} is {getattr(facts, n)}, not {value}" for n, value in own.items() if getattr(facts, n) != value]
-        if other:
-            raise BundleError(
-                f"these features are not what the model was trained on: {'; '.join(other)}",
-                path=path,
-                hint=_IMPORT_AGAIN if "unknown: " in self.weights_digest + self.pooling else _EXTRACT_AGAIN,
-            )
-
-    def refuse_other_width(self, path: Path) -> None:
-        """Refuse a model whose width its own backbone cannot give, before days of extraction for it.
-
-        :param path: the model's folder.
-        :raises BundleError: the backbone gives features of another width than the model takes.
-        """
-        pooling = next((known for known in get_args(Pooling) if known == self.pooling), None)
-        widths = find_backbone(self.backbone, pooling).widths() if pooling is not None else {self.width}
-        if self.width not in widths:
-            gives = " or ".join(map(str, sorted(widths)))
-            raise BundleError(
-                f"it takes features of {self.width} numbers, and its backbone {self.backbone} gives {gives}",
-                path=path,
-                hint="its features were of another backbone: import them under its name, and train again",
-            )
+_MOST_NAMES: Final = 10_000_000
+"""Of patients and slides, with their spellings."""
+_AGAIN: Final = "copy it again, or train again"
+_DIGESTS: Final = "digests"
 
 
 class BundleFacts(BaseModel):
@@ -138,8 +71,8 @@ class BundleFacts(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     question: Question
-    fold: int
-    folds: int
+    fold: int = Field(ge=0)
+    folds: int = Field(ge=1, le=MOST_FOLDS)
     splits_digest: str
     """All folds of one model share it."""
     recipe: FeatureRecipe
@@ -147,14 +80,19 @@ class BundleFacts(BaseModel):
     """Which network it is (:data:`~wsipipe.models.training.methods.METHODS`)."""
     network: dict[str, Any]
     """Its configuration."""
-    threshold: float
-    """Probability from which a patient is called positive; chosen on the fold's validation patients."""
-    seen: list[str]
+    prevalence: float | None = Field(None, gt=0, lt=1)
+    """Share of positives among the training patients; None if it is unknown, or if the task has no two classes."""
+    threshold: FiniteFloat
+    """Probability from which a patient is called positive, at even prevalence as the network's scores are, or risk from
+    which one is called high; chosen on the fold's validation patients."""
+    seen: list[str] = Field(max_length=_MOST_NAMES)
     """Hashes of the training and validation patients, of their slides' ids and of their bytes, sorted; the fold must
     not predict them. Empty in a model without this record."""
+    hashed_by: Literal["sha256", "scrypt"] = "sha256"
+    """How they are hashed: quickly, as in bundles of the first version, or slowly and with the model's salt."""
     patients: dict[str, int]
     """Number of training, validation and test patients."""
-    genes: list[str]
+    genes: list[str] = Field(max_length=MOST_GENES)
     gene_panel: dict[str, Any]
     task_state: dict[str, Any] = {}
     """What the task has learned from the fold's training patients, such as the scale of a number."""
@@ -169,20 +107,38 @@ class BundleFacts(BaseModel):
         """The task, with what it has learned from the fold's training patients."""
         return self.question.asked(self.task_state)
 
+    @model_validator(mode="after")
+    def _fold_is_one_of_the_folds(self) -> Self:
+        if self.fold >= self.folds:
+            raise ValueError(f"fold {self.fold} is none of {self.folds}, counted from 0")
+        return self
+
+    @model_validator(mode="after")
+    def _task_is_one(self) -> Self:
+        try:
+            task = self.task
+        except BundleError as error:
+            raise ValueError(error.what) from error
+        if task.has_prevalence and not 0 <= self.threshold <= 1:
+            raise ValueError("threshold: Input should be less than or equal to 1, and not below 0")
+        if self.prevalence is not None and not task.has_prevalence:
+            raise ValueError(f"task {self.question.task} has no prevalence")
+        return self
+
     def saw(self, patient_id: str | None, slide_digest: str | None, slide_id: str | None = None) -> bool:
         """Whether this fold was trained or validated on the patient, or on a slide with these bytes or this id."""
-        names = [*(_spellings(patient_id) if patient_id else ()), slide_digest, slide_id and _slide_name(slide_id)]
-        return bool({anonymous(name) for name in names if name} & set(self.seen))
-
-
-def anonymous(name: str) -> str:
-    """Hash a patient's or slide's id for a bundle. Different spellings of an id give different hashes."""
-    return hashlib.sha256(b"wsipipe\0" + name.encode()).hexdigest()[:24]
-
-
-def _slide_name(slide_id: str) -> str:
-    """The normalised form of a slide's id, marked so that a patient with the same id has another hash."""
-    return f"slide\0{id_key(slide_id)}"
+        if not self.seen:
+            return False
+        seen, salt = set(self.seen), self.splits_digest
+        if self.hashed_by == "sha256":
+            spellings = (patient_id, id_key(patient_id)) if patient_id else ()
+            names = [*spellings, slide_digest, slide_id and f"slide\0{id_key(slide_id)}"]
+            return any(unsalted_hash(name) in seen for name in names if name)
+        return bool(
+            (slide_digest and bytes_hash(slide_digest, salt) in seen)
+            or (patient_id and patient_hash(patient_id, salt) in seen)
+            or (slide_id and slide_hash(slide_id, salt) in seen)
+        )
 
 
 @dataclass(frozen=True)
@@ -190,7 +146,7 @@ class SlideReading:
     """A model's output for one slide."""
 
     logit: Score
-    """The slide's score; of a binary task the log-odds of positive."""
+    """The slide's score; of a binary task the log-odds of positive at even prevalence."""
     attention: NDArray[np.float32]
     """(P), sums to 1."""
     scores: NDArray[np.float32]
@@ -219,14 +175,6 @@ class Bundle:
         return SlideReading(tuple(score) if isinstance(score, list) else score, attention, scores)
 
 
-def _not_needed(question: Question) -> dict[str, Any]:
-    """What a bundle of this question leaves out: what only other tasks, or only signatures, need."""
-    binary = question.task == "binary"
-    fields = (_OF_OTHER_TASKS if binary else set()) | (set() if question.signature else _OF_SIGNATURES)
-    left_out: dict[str, Any] = {"question": fields} | ({"task_state": True} if binary else {})
-    return left_out if question.signature else left_out | {"signature": True}
-
-
 def write_bundle(
     path: Path, facts: BundleFacts, network: SlideNetwork, gene_arrays: Mapping[str, NDArray[Any]]
 ) -> None:
@@ -234,7 +182,7 @@ def write_bundle(
     content = {
         "encoding-type": ENCODING_TYPE,
         "encoding-version": ENCODING_VERSION,
-        **facts.model_dump(mode="json", exclude=_not_needed(facts.question)),
+        **facts.model_dump(mode="json", exclude=not_needed(facts.question)),
     }
     with whole(path) as scratch:
         scratch.mkdir()
@@ -242,31 +190,52 @@ def write_bundle(
         save_file(state, scratch / "model.safetensors")
         if gene_arrays:
             save_arrays(dict(sorted(gene_arrays.items())), scratch / "genes.safetensors")
-        text = json.dumps(content, indent=1, sort_keys=True, ensure_ascii=False, allow_nan=False)
-        (scratch / "bundle.json").write_text(text + "\n", encoding="utf-8")
+        digests = {file.name: digest_of(file) for file in sorted(scratch.iterdir())}
+        digests["bundle.json"] = _digest(_text(content))
+        (scratch / "bundle.json").write_bytes(_text({**content, _DIGESTS: digests}))
+
+
+def _text(content: Mapping[str, Any]) -> bytes:
+    text = json.dumps(content, indent=1, sort_keys=True, ensure_ascii=False, allow_nan=False)
+    return (text + "\n").encode()
+
+
+def _digest(content: bytes) -> str:
+    return "sha256:" + hashlib.sha256(content).hexdigest()
 
 
 def read_facts(path: Path) -> BundleFacts:
     """Read a bundle's facts.
 
-    :raises BundleError: it is not a bundle, or one of another version.
+    :raises BundleError: it is not a bundle, one of another version, or its ``bundle.json`` was changed.
     """
+    return _read(path)[0]
+
+
+def _read(path: Path) -> tuple[BundleFacts, dict[str, str]]:
+    """Read a bundle's facts and the digests of its files; a bundle of an earlier version has none."""
     file = path / "bundle.json"
+    text = patiently(lambda: _bytes(path, file), file)
     try:
-        content = json.loads(patiently(lambda: _text(path, file), file))
-        kind, version = content.pop("encoding-type", None), content.pop("encoding-version", None)
-        if (kind, version) != (ENCODING_TYPE, ENCODING_VERSION):
+        content = parse_json(text)
+        if not isinstance(content, dict):
+            raise ValueError("it is no JSON object")
+        kind, version = content.get("encoding-type"), content.get("encoding-version")
+        if kind != ENCODING_TYPE or version not in _READ:
             raise BundleError(
-                f"is {kind} version {version}, not {ENCODING_TYPE} version {ENCODING_VERSION}",
+                f"is {kind} version {version}, not {ENCODING_TYPE} version {' or '.join(_READ)}",
                 path=file,
                 hint="use the wsipipe that wrote it",
             )
-        facts = BundleFacts.model_validate(content)
-    except (json.JSONDecodeError, UnicodeDecodeError, AttributeError, TypeError, ValidationError) as error:
-        first = str(error).splitlines()[0]
-        raise BundleError(
-            f"is damaged or not a bundle: {first}", path=file, hint="copy it again, or train again"
-        ) from error
+        facts = BundleFacts.model_validate(
+            {
+                name: value
+                for name, value in content.items()
+                if name not in ("encoding-type", "encoding-version", _DIGESTS)
+            }
+        )
+    except ValueError as error:
+        raise BundleError(f"is damaged or not a bundle: {fault(error)}", path=file, hint=_AGAIN) from error
 
     takes = facts.network.get("in_features")
     if takes != facts.recipe.width:
@@ -274,67 +243,128 @@ def read_facts(path: Path) -> BundleFacts:
             f"contradicts itself: its network takes features of {takes} numbers, and its backbone gives them of "
             f"{facts.recipe.width}",
             path=file,
-            hint="copy it again, or train again",
+            hint=_AGAIN,
         )
-    return facts
+    as_written = _text(content) == text  # blanks and the order of the keys are bytes of it too
+    digests = content.pop(_DIGESTS, {})
+    if version == _WITHOUT_DIGESTS and not digests:
+        return facts, {}
+    if not isinstance(digests, dict) or digests.get(file.name) != _digest(_text(content)) or not as_written:
+        raise _changed(file)
+    return facts, digests
 
 
-def _text(path: Path, file: Path) -> str:
-    refuse_pipe(file, BundleError)
-    try:
-        return file.read_text(encoding="utf-8")
-    except (FileNotFoundError, NotADirectoryError) as error:
-        raise BundleError("there is no bundle here", path=path, hint="`wsipipe train` makes one per fold") from error
+def _bytes(path: Path, file: Path) -> bytes:
+    if path.is_dir() and file.exists():
+        return read_bytes(file, BundleError, hint=_AGAIN)
+    raise BundleError(
+        "there is no bundle here", path=path, hint="`wsipipe train` makes one per fold"
+    ) from FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
+
+
+def _changed(file: Path) -> BundleError:
+    return BundleError(
+        "was changed since the bundle was written: its bytes are not those of its digest", path=file, hint=_AGAIN
+    )
 
 
 def read_bundle(path: Path, device: torch.device) -> Bundle:
     """Read a bundle's facts and its network, in evaluation mode.
 
-    :raises BundleError: it is not a bundle, or facts and weights do not match.
+    :raises BundleError: it is not a bundle, a file of it was changed, or facts and weights do not match.
     """
-    facts = read_facts(path)
+    facts, digests = _read(path)
     file = path / "model.safetensors"
-    state = patiently(lambda: _tensors(file), file)
+    contents = {name: _file(path / name) for name in (file.name, "genes.safetensors") if name in (file.name, *digests)}
+    state = _tensors(contents[file.name], file)
+    for name, content in contents.items():
+        if digests and digests.get(name) != _digest(content):
+            raise _changed(path / name)
     task = facts.task
     network = network_for_inference(facts.method, facts.network, state, task=task, path=file)
     return Bundle(facts, network.to(device))
 
 
-def _tensors(file: Path) -> dict[str, Tensor]:
-    refuse_pipe(file, BundleError)
+def _file(file: Path) -> bytes:
+    hint, most = _AGAIN, _MOST_TENSORS
+    return patiently(lambda: read_bytes(file, BundleError, hint=hint, most=most), file)
+
+
+_MOST_TENSORS: Final = 8 << 30
+"""Bytes of a file of tensors; those of the largest network that can be trained here are a hundredth of it."""
+
+
+def _tensors(content: bytes, file: Path) -> dict[str, Tensor]:
     try:
-        tensors: dict[str, Tensor] = load_file(file)
+        tensors: dict[str, Tensor] = load(content)
         return tensors
-    except (FileNotFoundError, SafetensorError) as error:
-        raise BundleError(f"cannot be read: {error}", path=file, hint="copy it again, or train again") from error
+    except (SafetensorError, ValueError, TypeError, KeyError, RuntimeError) as error:
+        raise BundleError(f"cannot be read: {error}", path=file, hint=_AGAIN) from error
 
 
 def folds_of(model: Path) -> list[tuple[Path, BundleFacts]]:
     """Read the bundles of a trained model, one per fold, in order.
 
-    :raises BundleError: there are none, one is missing, or they are from different trainings.
+    A warning says if an earlier version wrote them, which did not store the digests of their files.
+
+    :raises BundleError: there are none, one is missing or of another fold, or they are from different trainings.
     """
-    folder = model
-    first = read_facts(folder / "fold-0") if folder.is_dir() else None
-    if first is None:
+    if not model.is_dir():
         raise BundleError(
             "there is no model here", path=model, hint="give the folder of a model, such as work/models/her2"
         )
-    bundles = [(folder / f"fold-{fold}", read_facts(folder / f"fold-{fold}")) for fold in range(first.folds)]
-    for path, facts in bundles:
+    first = read_facts(model / "fold-0")
+    bundles, unchecked = [], False
+    for fold in range(first.folds):
+        path = model / f"fold-{fold}"
+        facts, digests = _read(path)
         if facts.splits_digest != first.splits_digest or facts.recipe != first.recipe:
             raise BundleError(
                 "is from another training than fold-0", path=path, hint="run wsipipe train to the end, or copy it whole"
             )
+        if (facts.fold, facts.folds) != (fold, first.folds):
+            wrong = f"is fold {facts.fold} of {facts.folds}, and lies where fold {fold} of {first.folds} should be"
+            raise BundleError(wrong, path=path, hint="copy the model again, or train again")
+        bundles.append((path, facts))
+        unchecked |= not digests
+    if unchecked:
+        warnings.warn(f"{model}: {_UNCHECKED}", stacklevel=2)
     return bundles
 
 
-def seen_hashes(patients: Iterable[str], slide_digests: Iterable[str], slide_ids: Iterable[str] = ()) -> list[str]:
-    """Compute the hashes for :attr:`BundleFacts.seen`, sorted."""
-    spellings = [spelling for patient in patients for spelling in _spellings(patient)]
-    return sorted({anonymous(name) for name in (*spellings, *slide_digests, *map(_slide_name, slide_ids))})
+_UNCHECKED: Final = (
+    "an earlier version wrote this model, without the digests of its files: that nobody changed them cannot be checked"
+)
 
 
-def _spellings(patient: str) -> tuple[str, str]:
-    """A patient's id as given, which bundles of earlier versions hash, and its normalised form."""
-    return patient, id_key(patient)
+def prevalence_of(bundles: Sequence[tuple[Path, BundleFacts]], given: float | None) -> float:
+    """Find the prevalence at which a model's probabilities are shown: the given one, else its training patients'.
+
+    The mean over the folds: one number for all patients, so that their order does not depend on who read them.
+
+    :param given: the user's; None for the model's own.
+    :raises BundleError: none is given and a bundle does not say it, being of an earlier version, or imported.
+    :raises UsageError: the given one does not lie between 0 and 1, or the model's task has none.
+    """
+    path, first = bundles[0]
+    if not first.task.has_prevalence:
+        if given is not None:
+            raise UsageError(
+                f"a prevalence is of two classes, and this model's question is {first.question.task}",
+                path=path.parent,
+                hint="leave --prevalence out",
+            )
+        return EVEN
+    if given is not None:
+        log_odds(given)
+        return given
+    known = [facts.prevalence for _, facts in bundles]
+    for (path, _), prevalence in zip(bundles, known, strict=True):
+        if prevalence is None:
+            raise BundleError(
+                "does not say how many of its training patients were positive, which its probabilities depend on",
+                path=path,
+                hint="give --prevalence, the share of positive patients where it is used (with 0.5, probabilities are "
+                "those of earlier versions of wsipipe); or train it again",
+            )
+    return fmean(prevalence for prevalence in known if prevalence is not None)

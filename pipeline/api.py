@@ -80,6 +80,7 @@ def predict(
 def compare(
     config: Config,
     *names: str,
+    prevalence: float | None = None,
     retry_failed: bool = False,
     replace: bool = False,
     console: Console | None = None,
@@ -87,10 +88,11 @@ def compare(
     """Train several methods (``config.compare``) on the same splits and compare them with MoMKD.
 
     :param names: biomarkers; default: all that are configured.
+    :param prevalence: the one that probabilities are shown at; default: that of the training patients.
     :raises WsipipeError: an error that stops a whole stage.
     """
     runner = _runner(config, console, retry_failed=retry_failed, replace=replace)
-    return comparison.compare(config, runner, names)[0]
+    return comparison.compare(config, runner, names, prevalence=prevalence)[0]
 
 
 def evaluate(
@@ -100,6 +102,7 @@ def evaluate(
     name: str | None = None,
     labels: Mapping[str, Any] | None = None,
     other_patients: bool = False,
+    prevalence: float | None = None,
     retry_failed: bool = False,
     replace: bool = False,
     console: Console | None = None,
@@ -110,10 +113,19 @@ def evaluate(
     :param name: of the evaluation's folder; default: the model's.
     :param labels: ``label_column``, ``positive`` and ``negative``, where the table calls them otherwise than the model.
     :param other_patients: ids that the model knows are other people's here; only slides' bytes are compared.
+    :param prevalence: the one that probabilities are shown at; default: that of the model's training patients.
     :raises WsipipeError: what keeps a whole stage from running.
     """
     runner = _runner(config, console, retry_failed=retry_failed, replace=replace)
-    return chain.evaluate(config, runner, model, labels=labels or {}, name=name, other_patients=other_patients)[0]
+    return chain.evaluate(
+        config,
+        runner,
+        model,
+        labels=labels or {},
+        name=name,
+        other_patients=other_patients,
+        prevalence=prevalence,
+    )[0]
 
 
 def _runner(config: Config, console: Console | None, *, retry_failed: bool, replace: bool) -> Runner:

@@ -211,7 +211,11 @@ def predict(
     )
     summaries.append(runner.run(PredictStage(settings, folder, workspace, task)))
     report = PredictionReportStage(
-        PredictionReportSettings(), folder, workspace, task, other_patients=settings.other_patients
+        PredictionReportSettings(prevalence=settings.prevalence),
+        folder,
+        workspace,
+        task,
+        other_patients=settings.other_patients,
     )
     summaries.append(runner.run(report))
     result = {
@@ -231,6 +235,7 @@ def evaluate(
     name: str | None = None,
     features: str | None = None,
     other_patients: bool = False,
+    prevalence: float | None = None,
 ) -> tuple[list[Summary], dict[str, Json]]:
     """Evaluate a trained model on this workspace's patients; its metrics by name.
 
@@ -240,7 +245,8 @@ def evaluate(
     :param name: name of the evaluation's folder; default: the model's name.
     :param features: name of the features' folder; default: the one that the model's recipe names.
     :param other_patients: ids that the model knows are other people's here; only slides' bytes are compared.
-    :raises UsageError: no table, no features, or no name for an evaluation.
+    :param prevalence: the one that probabilities are shown at; default: that of the model's training patients.
+    :raises UsageError: no table, no features, no name for an evaluation, or a prevalence that cannot be.
     """
     from ..stages.evaluate.cohort import ExternalSettings, ExternalTask
     from ..stages.evaluate.stage import ExternalEvaluateStage, ReadSlidesSettings, ReadSlidesStage
@@ -263,7 +269,7 @@ def evaluate(
         table=table,
         tiles=workspace / "tiles" / source.parent.name,
         features=source,
-        asked=ExternalSettings.of(model, other_patients=other_patients, **split, **labels),
+        asked=ExternalSettings.of(model, other_patients=other_patients, prevalence=prevalence, **split, **labels),
     )
     read = runner.run(ReadSlidesStage(ReadSlidesSettings(device=config.predict.device), folder, workspace, task))
     judged = runner.run(ExternalEvaluateStage(folder, workspace, task))
@@ -272,10 +278,13 @@ def evaluate(
     return [read, judged], {folder.name: metrics}
 
 
-def import_checkpoint(config: Config, runner: Runner, checkpoints: Sequence[Path], name: str) -> Summary:
+def import_checkpoint(
+    config: Config, runner: Runner, checkpoints: Sequence[Path], name: str, *, prevalence: float | None = None
+) -> Summary:
     """Make a model from checkpoints of the authors' MoMKD code, one checkpoint per fold.
 
     :param name: the model's name; the biomarker of that name must be configured.
+    :param prevalence: the share of positives among its training patients, which checkpoints do not say.
     :raises UsageError: no such biomarker, or no name for a model.
     """
     from ..stages.exchange.import_checkpoint import ImportCheckpointStage
@@ -288,6 +297,7 @@ def import_checkpoint(config: Config, runner: Runner, checkpoints: Sequence[Path
         checkpoints=checkpoints,
         tile=config.tile,
         extract=config.extract,
+        prevalence=prevalence,
     )
     return runner.run(stage)
 

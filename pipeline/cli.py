@@ -1,7 +1,7 @@
 """The command line: each command turns its flags into one configuration and calls :mod:`.chain`.
 
-Exit codes: 0 success, 1 some items failed or an input is wrong, 2 wrong usage, 130 interrupted. Nothing heavy is
-imported before it is needed, so that ``wsipipe --help`` answers at once.
+Exit codes: 0 success, 1 some items failed, an input is wrong or ``verify`` found damage, 2 wrong usage, 130
+interrupted. Nothing heavy is imported before it is needed, so that ``wsipipe --help`` answers at once.
 """
 
 from __future__ import annotations
@@ -21,12 +21,15 @@ from ..stages.registry import steps
 from ..stages.tile.settings import TileSettings
 from ..stages.train.settings import BiomarkerSettings, SplitSettings, TrainSettings
 from . import chain, comparison, training
-from .command import Call, ConfigFile, Debug, Json, Workspace, console_of, settings_of, works
+from .checks.commands import add_upkeep
+from .command import Call, Commands, Debug, Json, console_of, works
 from .config import FILE_NAME, template
-from .steps import Features, Gpus, Tiles, add_step
+from .process import run_command
+from .steps import Features, Gpus, Tiles, Weights, add_step
 
 app = typer.Typer(
     name="wsipipe",
+    cls=Commands,
     help="From raw whole-slide images to a model that predicts a molecular biomarker from an H&E slide.",
     no_args_is_help=True,
     add_completion=False,
@@ -40,10 +43,16 @@ Biomarkers = Annotated[
 ]
 Table = Annotated[Path | None, typer.Option(help="cohort table: slide_id, patient_id, labels")]
 Slides = Annotated[list[Path] | None, typer.Argument(help="slide files, or folders of slides", show_default=False)]
-Weights = Annotated[Path | None, typer.Option(help="the backbone's weights file, if it is not in the hub's cache")]
 Pooling = Annotated[
     Literal["cls", "mean", "cls+mean"] | None,
     typer.Option(help="how the backbone's tokens were pooled; default: as the backbone's card recommends"),
+]
+Prevalence = Annotated[
+    float | None,
+    typer.Option(
+        help="share of positive patients where the model is used, such as 0.15: probabilities, thresholds, Brier score "
+        "and calibration are shown at it; default: that of the training patients",
+    ),
 ]
 Gpu = Annotated[str | None, typer.Option("--gpu", help="number of the GPU to use; the same as --device cuda:N")]
 
@@ -106,6 +115,7 @@ def train(
     name: Biomarkers = None,
     table: Table = None,
     features: Features = None,
+    prevalence: Prevalence = None,
     gpu: Gpus = None,
 ) -> None:
     """Train a model of a biomarker, with RNA as the teacher, and evaluate it by cross-validation.
@@ -113,7 +123,7 @@ def train(
     The biomarker is defined in the settings file as biomarkers.NAME, or by flags: --name her2 --label-column HER2Calc.
     """
     name = call.on_biomarkers(name, table, gpu)
-    summaries, metrics = training.train(*call.open(), name, features=features)
+    summaries, metrics = training.train(*call.open(), name, features=features, prevalence=prevalence)
     training.show_metrics(call.console, metrics)
     call.finish(summaries, {"models": metrics})
 
@@ -135,6 +145,7 @@ def compare(
     name: Biomarkers = None,
     table: Table = None,
     features: Features = None,
+    prevalence: Prevalence = None,
     gpu: Gpus = None,
 ) -> None:
     """Train several methods on the same splits and compare them with MoMKD: CSV, a page, a figure."""
@@ -145,7 +156,7 @@ def compare(
             what = f"--{flag.replace('_', '-')} does not go with compare, which sets it for each method"
             raise UsageError(what, hint="choose what to compare with --methods, such as --methods momkd,abmil+soft")
     name = call.on_biomarkers(name, table, gpu)
-    summaries, results = comparison.compare(*call.open(), name, features=features)
+    summaries, results = comparison.compare(*call.open(), name, features=features, prevalence=prevalence)
     show_comparisons(call.console, results)
     call.finish(summaries, {"comparisons": results})
 
@@ -161,13 +172,17 @@ def import_checkpoint(
     tile_px: Annotated[int, typer.Option(help="side of its tiles, in pixels")],
     pooling: Pooling = None,
     weights: Weights = None,
+    prevalence: Annotated[
+        float | None,
+        typer.Option(help="share of positives among its training patients; without it, predict asks for one"),
+    ] = None,
 ) -> None:
     """Import checkpoints of the MoMKD authors' code as a model for predict; flags add what checkpoints lack."""
     biomarker = {key: value for key, value in call.flags.pop("biomarker").items() if value is not None}
     call.flags["biomarkers"] = {name: biomarker}
     call.flags["tile"] = {"mpp": mpp, "tile_px": tile_px}
     call.flags["extract"] = {"backbone": backbone, "pooling": pooling, "weights": weights}
-    call.finish([chain.import_checkpoint(*call.open(), checkpoints, name)])
+    call.finish([chain.import_checkpoint(*call.open(), checkpoints, name, prevalence=prevalence)])
 
 
 @works(app, predict=PredictSettings)
@@ -232,6 +247,7 @@ def evaluate(
     other_patients: Annotated[
         bool, typer.Option("--other-patients", help=PredictSettings.model_fields["other_patients"].description)
     ] = False,
+    prevalence: Prevalence = None,
     device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1 or mps; auto takes the first GPU")] = None,
     gpu: Gpu = None,
 ) -> None:
@@ -245,7 +261,13 @@ def evaluate(
     call.flags["cohort"] = {"table": table}
     call.on_gpu("predict", gpu)
     summaries, metrics = chain.evaluate(
-        *call.open(), model, labels=labels, name=name, features=features, other_patients=other_patients
+        *call.open(),
+        model,
+        labels=labels,
+        name=name,
+        features=features,
+        other_patients=other_patients,
+        prevalence=prevalence,
     )
     training.show_metrics(call.console, metrics)
     call.finish(summaries, {"evaluations": metrics})
@@ -259,14 +281,7 @@ def run(call: Call) -> None:
     call.finish(summaries, result)
 
 
-@app.command()
-def status(config: ConfigFile = None, workspace: Workspace = None, json: Json = False, debug: Debug = False) -> None:
-    """Show what is done, stale or failed, and why."""
-    from .status import show_status
-
-    with console_of(json=json, debug=debug) as console:
-        settings = settings_of(config, {"workspace": workspace})
-        show_status(settings, console, compare=config is not None or Path(FILE_NAME).is_file())
+add_upkeep(app)
 
 
 @app.command()
@@ -276,30 +291,6 @@ def backbones(json: Json = False, debug: Debug = False) -> None:
 
     with console_of(json=json, debug=debug) as console:
         show_backbones(console)
-
-
-@app.command()
-def doctor(
-    config: ConfigFile = None,
-    workspace: Workspace = None,
-    backbone: Annotated[str | None, typer.Option(help="the backbone whose weights are looked for")] = None,
-    weights: Weights = None,
-    device: Annotated[str | None, typer.Option(help="check this device alone: cpu, cuda:0, cuda:0,cuda:1")] = None,
-    gpu: Gpus = None,
-    timeout: Annotated[
-        float | None, typer.Option(help="time limit of each check, in seconds, in place of its own")
-    ] = None,
-    json: Json = False,
-    debug: Debug = False,
-) -> None:
-    """Check this machine and installation: GPUs, packages, disk, memory, one tile through every stage."""
-    from .doctor.doctor import examine_here
-
-    with console_of(json=json, debug=debug) as console:
-        call = Call({"extract": {"backbone": backbone, "weights": weights, "device": device}}, console, {})
-        call.on_gpu("extract", gpu)
-        if not examine_here(config, workspace, call.flags, console, seconds=timeout):
-            raise typer.Exit(1)
 
 
 @app.command()
@@ -348,5 +339,5 @@ def _main(
 
 
 def main() -> None:
-    """Entry point of the ``wsipipe`` command."""
-    app()
+    """Run the command line in this process; :mod:`.entry` does the same, and does not load this module before."""
+    run_command(lambda: app)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-import signal
+import shlex
 import traceback
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -13,12 +13,15 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 
 from ..data.errors import BusyError, SurroundingsError, UsageError, WsipipeError
 from ..stages.settings import Settings
 from .config import FILE_NAME, Config, load_config
-from .console import Console
+from .console import Console, LogLevel
+from .failures import next_command
 from .flags import Flags, SectionFlags, give_signature
+from .process import INTERRUPTED, was_interrupted
 from .results import Summary
 from .run.outcomes import explain
 from .run.runner import Runner
@@ -29,42 +32,71 @@ ConfigFile = Annotated[
 Workspace = Annotated[Path | None, typer.Option("--workspace", "-w", help="folder of all results (default: work)")]
 Json = Annotated[bool, typer.Option("--json", help="print one JSON object instead of a table")]
 Debug = Annotated[bool, typer.Option("--debug", help="show tracebacks of errors")]
+Level = Annotated[
+    LogLevel, typer.Option("--log-level", help="the least important messages to print; debug shows tracebacks too")
+]
 Retry = Annotated[
     bool, typer.Option("--retry-failed", help="try failed items again even if their input has not changed")
 ]
 Replace = Annotated[bool, typer.Option("--replace", help="replace results that were made with other settings")]
 
 
+class Commands(TyperGroup):
+    """The commands, with the words that were typed kept for messages that say what to type next."""
+
+    def make_context(self, info_name: str | None, args: list[str], *others: Any, **further: Any) -> Any:
+        """Begin a call of a command."""
+        _typed[:] = args
+        return super().make_context(info_name, args, *others, **further)
+
+
+_typed: list[str] = []
+"""What was typed after ``wsipipe``; a process runs one command."""
+
+
+def typed_command() -> list[str]:
+    """The command as it was typed."""
+    return ["wsipipe", *_typed]
+
+
 @contextmanager
-def console_of(*, json: bool, debug: bool) -> Iterator[Console]:
+def console_of(*, json: bool, debug: bool, level: LogLevel = LogLevel.info) -> Iterator[Console]:
     """Run a command with a console; errors become messages and exit codes."""
-    console = Console(json_only=json, debug=debug, closes=True)
-    previous = signal.signal(signal.SIGTERM, signal.default_int_handler)  # `docker stop` ends a run as Ctrl-C does
+    console = Console(json_only=json, debug=debug, closes=True, level=level)
     try:
         with warnings.catch_warnings():
-            warnings.showwarning = lambda message, *_, **__: console.note(f"warning: {message}")
+            warnings.showwarning = lambda message, *_, **__: console.warning(str(message))
             yield console
     except typer.Exit:
         raise
     except KeyboardInterrupt:
-        console.open_reasons()
-        console.note("interrupted; finished items are kept, and the same command continues from here")
-        raise typer.Exit(130) from None
+        raise _interrupted(console) from None
     except WsipipeError as error:
         console.error(error)
         console.result({"error": {"type": type(error).__name__, "message": str(error), "hint": error.hint}})
-        if debug:
-            console.note(traceback.format_exc())
+        if console.debug:
+            console.trace(traceback.format_exc())
+        if not isinstance(error, UsageError):
+            console.note(f"next, when that is mended: {shlex.join(typed_command())}")
         raise typer.Exit(2 if isinstance(error, UsageError | BusyError) else 1) from None
     except Exception as error:  # noqa: BLE001  the outermost boundary: no trace without --debug
+        if was_interrupted():
+            raise _interrupted(console) from None
         record = explain(error)
-        console.error(SurroundingsError(f"{record.type}: {record.message}", hint=record.hint))
+        name = "" if record.type == SurroundingsError.__name__ else f"{record.type}: "
+        console.error(SurroundingsError(f"{name}{record.message}", hint=record.hint))
         console.result({"error": record.model_dump(exclude={"retry"})})
-        if debug:
-            console.note(traceback.format_exc())
+        if console.debug:
+            console.trace(traceback.format_exc())
+        console.note(f"next: {shlex.join(typed_command())}")
         raise typer.Exit(1) from None
-    finally:
-        signal.signal(signal.SIGTERM, previous)
+
+
+def _interrupted(console: Console) -> typer.Exit:
+    console.open_reasons()
+    console.note(INTERRUPTED)
+    console.note(f"next: {shlex.join(typed_command())}")
+    return typer.Exit(130)
 
 
 def settings_of(file: Path | None, flags: dict[str, Any]) -> Config:
@@ -101,24 +133,31 @@ class Call:
     def on_biomarkers(self, names: list[str] | None, table: Path | None, gpu: str | None) -> list[str] | None:
         """Set the flags that training commands share; returns the biomarkers' names.
 
-        A biomarker that is given by its label column alone is named after the column.
+        A biomarker that is given by its label column, or its signature, alone is named after that.
         """
         self.on_gpu("train", gpu)
         self.flags["cohort"] = {"table": table}
         biomarker = {key: value for key, value in self.flags.pop("biomarker").items() if value is not None}
         if biomarker:
-            if not names and "label_column" not in biomarker:
+            asked = biomarker.get("label_column") or biomarker.get("signature") or biomarker.get("time_column")
+            if not names and not asked:
                 what = f"--{next(iter(biomarker))} is given, but not the label that it belongs to"
-                raise UsageError(what, hint="use --label-column too, or --name a biomarker of the settings file")
-            names = names or [str(biomarker["label_column"]).lower()]
+                hint = "use --label-column or --signature too, or --name a biomarker of the settings file"
+                raise UsageError(what, hint=hint)
+            names = names or [str(asked).lower().replace(":", "-")]
             self.flags["biomarkers"] = dict.fromkeys(names, biomarker)
         return names
 
     def finish(self, summaries: Sequence[Summary], extra: dict[str, Any] | None = None) -> None:
         """Print the closing table, or the JSON object; exit with 1 if items failed."""
         self.console.summaries(summaries)
-        self.console.result({"stages": [s.to_json() for s in summaries], **(extra or {})})
-        if any(summary.failures for summary in summaries):
+        words = typed_command()
+        for line in next_command(summaries, words):
+            self.console.line(line)
+        failed = any(summary.failures for summary in summaries)
+        again = {"next": shlex.join(words)} if failed else {}
+        self.console.result({"stages": [s.to_json() for s in summaries], **again, **(extra or {})})
+        if failed:
             raise typer.Exit(1)
 
 
@@ -130,6 +169,7 @@ def common_options(
     replace: Replace = False,
     json: Json = False,
     debug: Debug = False,
+    log_level: Level = LogLevel.info,
 ) -> None:
     """The options of every command that works on a workspace."""
 
@@ -152,7 +192,7 @@ def works(
         def command(**arguments: Any) -> None:
             options = {parameter.name: arguments.pop(parameter.name) for parameter in common}
             flags = settings.take_from(arguments)
-            with console_of(json=options["json"], debug=options["debug"]) as console:
+            with console_of(json=options["json"], debug=options["debug"], level=options["log_level"]) as console:
                 function(Call(flags, console, options), **arguments)
 
         give_signature(command, [*parameters, *common, *settings.parameters], function)

@@ -11,14 +11,19 @@ from ..data.manifest import Json, Manifest
 from .config import Config
 from .results import Summary, summed
 from .run.runner import Runner
-from .to_train import ToTrain, biomarkers_of, features_of, name_of_features
+from .to_train import ToTrain, biomarkers_of, features_of, name_of_features, refuse_one_prevalence_for
 
 if TYPE_CHECKING:
     from ..stages.train.settings import TrainSettings
 
 
 def compare(
-    config: Config, runner: Runner, names: Sequence[str] | None = None, *, features: str | None = None
+    config: Config,
+    runner: Runner,
+    names: Sequence[str] | None = None,
+    *,
+    features: str | None = None,
+    prevalence: float | None = None,
 ) -> tuple[list[Summary], dict[str, Json]]:
     """Train and evaluate methods on the same splits; returns the paths of the comparisons, by biomarker.
 
@@ -26,23 +31,29 @@ def compare(
 
     :param names: the biomarkers; all by default.
     :param features: name of the features' folder; needed only where there are several.
-    :raises UsageError: a biomarker that is not configured, or an unknown method.
+    :param prevalence: the one that probabilities are shown at; default: the training patients'.
+    :raises UsageError: a biomarker that is not configured, an unknown method, or one prevalence for several biomarkers.
     """
     summaries: list[Summary] = []
     results: dict[str, Json] = {}
-    for name in biomarkers_of(config, names):
-        ran, results[name] = _compare_one(config, runner, name, features)
+    chosen = biomarkers_of(config, names)
+    refuse_one_prevalence_for(chosen, prevalence)
+    for name in chosen:
+        ran, results[name] = _compare_one(config, runner, name, features, prevalence)
         summaries += ran
     return summaries, results
 
 
-def _compare_one(config: Config, runner: Runner, name: str, features: str | None) -> tuple[list[Summary], Json]:
+def _compare_one(
+    config: Config, runner: Runner, name: str, features: str | None, prevalence: float | None
+) -> tuple[list[Summary], Json]:
     from ..stages.compare.omics_ceiling import OmicsCeilingStage
     from ..stages.compare.stage import CompareStage, CompareStageSettings
     from ..stages.compare.variants import reference_of, variants
 
     rna = config.train.model_copy(update={"use_rna": True})
     to_train = ToTrain.of(config.model_copy(update={"train": rna}), runner, name, features, "comparisons")
+    to_train = replace(to_train, prevalence=prevalence)
     if config.train.use_rna:
         to_train.refuse_unread_rna()
     comparison = to_train.folder
@@ -59,7 +70,9 @@ def _compare_one(config: Config, runner: Runner, name: str, features: str | None
         splits = replace(to_train, folder=trained) if reuse else to_train
         if variant.settings is None:
             stores = to_train.stores
-            ceiling = OmicsCeilingStage(config.train, folder, runner.workspace, splits=comparison, stores=stores)
+            ceiling = OmicsCeilingStage(
+                config.train, folder, runner.workspace, splits=comparison, stores=stores, prevalence=prevalence
+            )
             ran = [runner.run(ceiling)]
         else:
             ran = [runner.run(splits.train(variant.settings, folder))]

@@ -50,6 +50,7 @@ def show_comparisons(console: Console, results: Mapping[str, Json]) -> None:
                 _p_value(row["p_value_holm"]),
             )
         console.table(table)
+        console.line(f"  Brier score at a prevalence of {100 * float(rows[0]['prevalence']):.3g} %")
         console.line(f"  {paths['html']}")
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import difflib
 import json
+import os
 import tomllib
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -125,7 +126,7 @@ def _read(file: Path) -> dict[str, Any]:
         content = tomllib.loads(file.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise UsageError("no such configuration file", path=file, hint="`wsipipe init` writes one") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except (ValueError, RecursionError) as error:  # also a number of 5,000 digits, and brackets in brackets in …
         raise UsageError(
             f"is not valid TOML: {error}", path=file, hint="strings need quotes; lists need brackets"
         ) from error
@@ -136,6 +137,11 @@ def _read(file: Path) -> dict[str, Any]:
     return _from_folder(content, Config, here)
 
 
+def _located(here: Path, path: str) -> str:
+    # os.path's expanduser, because pathlib's raises for a ~user that there is none of
+    return str(here / os.path.expanduser(path))  # noqa: PTH111
+
+
 def _from_folder(content: dict[str, Any], model: type[BaseModel], here: Path) -> dict[str, Any]:
     """Make relative paths in a file relative to the file's own folder."""
     located = dict(content)
@@ -143,11 +149,14 @@ def _from_folder(content: dict[str, Any], model: type[BaseModel], here: Path) ->
         value, kind = content.get(name), field.annotation
         if isinstance(kind, type) and issubclass(kind, BaseModel) and isinstance(value, dict):
             located[name] = _from_folder(value, kind, here)
+        elif kind == dict[str, BiomarkerSettings] and isinstance(value, dict):
+            tables = {key: table for key, table in value.items() if isinstance(table, dict)}
+            located[name] = value | {key: _from_folder(table, BiomarkerSettings, here) for key, table in tables.items()}
         elif "Path" in str(kind):
             if isinstance(value, str):
-                located[name] = str(here / Path(value).expanduser())
+                located[name] = _located(here, value)
             elif isinstance(value, list):
-                located[name] = [str(here / Path(v).expanduser()) if isinstance(v, str) else v for v in value]
+                located[name] = [_located(here, v) if isinstance(v, str) else v for v in value]
     return located
 
 

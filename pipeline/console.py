@@ -9,11 +9,14 @@ from __future__ import annotations
 import json
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from enum import Enum
 from typing import Any, Protocol, TextIO
 
 from rich.console import Console as RichConsole
+from rich.live import Live
 from rich.markup import escape
 from rich.progress import BarColumn, Progress, ProgressColumn, SpinnerColumn, Task, TextColumn, TimeRemainingColumn
 from rich.table import Table
@@ -22,12 +25,29 @@ from rich.text import Text
 from ..data.errors import WsipipeError
 from ..data.manifest import Json
 from ..stages.stage import Item, Stage
-from .results import Result, Summary
+from .failures import FEW, failure_lines, grouped, kind_of
+from .process import writable
+from .results import Failure, Result, Summary
+from .terminal import SafeConsole, visible
 
 _PLAIN_SECONDS = 10.0
 """Time between two lines of progress when the output is not a terminal."""
 _FILE_WIDTH = 200
 """Columns of tables in a file or pipe."""
+
+
+class LogLevel(Enum):
+    """How much is printed while a command runs. Its result is printed at any level."""
+
+    debug = "debug"
+    info = "info"
+    warning = "warning"
+    error = "error"
+
+    @property
+    def rank(self) -> int:
+        """Its place, from the least important."""
+        return list(LogLevel).index(self)
 
 
 class StageProgress(Protocol):
@@ -49,43 +69,74 @@ class Console:
     :param json_only: keep standard output for one JSON object.
     :param debug: show tracebacks of errors.
     :param closes: a closing table will list the reasons of failures, so they are not printed as they happen.
+    :param level: the least important messages that are printed to standard error.
     """
 
-    def __init__(self, *, json_only: bool = False, debug: bool = False, closes: bool = False) -> None:
+    def __init__(
+        self, *, json_only: bool = False, debug: bool = False, closes: bool = False, level: LogLevel = LogLevel.info
+    ) -> None:
         self.json_only = json_only
-        self.debug = debug
+        self.debug = debug or level is LogLevel.debug
+        self._level = level
         self._closes = closes and not json_only
-        self._open_reasons: list[str] = []  # reasons of failures that the closing table has not listed yet
-        self._out = _rich(sys.stdout)
-        self._err = _rich(sys.stderr)
+        self._failures: Counter[tuple[str, str]] = Counter()
+        self._open_reasons: list[Failure] = []  # failures that the closing table has not listed yet
+        self._stdout = writable(sys.stdout)
+        self._out = _rich(self._stdout)
+        self._err = _rich(writable(sys.stderr))
+
+    def shows(self, level: LogLevel) -> bool:
+        """Whether messages of this importance are printed."""
+        return level.rank >= self._level.rank
 
     def note(self, text: str) -> None:
         """Print a remark."""
-        self._err.print(escape(text), style="dim")
+        if self.shows(LogLevel.info):
+            self._err.print(_plain(text), style="dim")
+
+    def warning(self, text: str) -> None:
+        """Print a warning."""
+        if self.shows(LogLevel.warning):
+            self._err.print(_plain(f"warning: {text}"), style="dim")
+
+    def trace(self, text: str) -> None:
+        """Print a traceback, which has several lines; all are indented, so that none looks like one of ours."""
+        for line in text.splitlines():
+            self._err.print(f"  {_plain(line)}", style="dim")
 
     def heading(self, text: str) -> None:
         """Print the heading of a new part of a longer run."""
-        self._err.print(f"[bold]{escape(text)}[/]")
+        if self.shows(LogLevel.info):
+            self._err.print(f"[bold]{_plain(text)}[/]")
 
     def failure(self, item: str, message: str, hint: str, trace: str = "") -> None:
-        """Print that an item failed; the run goes on."""
-        reason = f"[red]failed[/] {escape(item)}: {escape(message)}" + _way_out(hint)
+        """Print that an item failed; the run goes on. Of many with the same reason, the first few are named."""
+        failure = Failure(item, message, hint)
+        kind = kind_of(failure)
+        self._failures[kind] += 1
         if self._closes:
-            self._open_reasons.append(reason)
-            reason = f"[red]failed[/] {escape(item)} [dim](why: below)[/]"
-        self._err.print(reason)
+            self._open_reasons.append(failure)
+        if self.shows(LogLevel.warning) and self._failures[kind] <= FEW:
+            self._err.print(f"[red]failed[/] {_plain(item)} [dim](why: below)[/]" if self._closes else _reason(failure))
+        elif self.shows(LogLevel.warning) and self._failures[kind] == FEW + 1:
+            self._err.print("[red]failed[/] more with the same reason: they are counted, and listed in the manifest")
         if self.debug and trace:
-            self._err.print(escape(trace), style="dim")
+            self.trace(trace)
 
     def error(self, error: WsipipeError) -> None:
         """Print the error that ends the command."""
         self.open_reasons()
-        self._err.print(f"[red bold]error[/] {escape(str(error))}" + _way_out(error.hint))
+        self._err.print(f"[red bold]error[/] {_plain(str(error))}" + _way_out(error.hint))
 
     def open_reasons(self) -> None:
         """Print why items failed, where the command ends before its closing table."""
-        for reason in self._open_reasons:
-            self._err.print(reason)
+        for group in grouped(self._open_reasons):
+            if len(group.failures) <= FEW:
+                for failure in group.failures:
+                    self._err.print(_reason(failure))
+            else:
+                for line in group.lines:
+                    self._err.print(_plain(line if line.startswith(" ") else f"failed {line}"))
         self._open_reasons.clear()
 
     def table(self, table: Table) -> None:
@@ -93,16 +144,25 @@ class Console:
         if not self.json_only:
             self._out.print(table)
 
+    @contextmanager
+    def changing(self) -> Iterator[Callable[[Table], None]]:
+        """Show a table that changes; yields a function that shows it. Without a terminal, each is printed below."""
+        if self._out.is_terminal:
+            with Live(console=self._out, auto_refresh=False) as live:
+                yield lambda table: live.update(table, refresh=True)
+        else:
+            yield self.table
+
     def line(self, text: str) -> None:
         """Print a line of the command's result, unless ``json_only``."""
         if not self.json_only:
-            self._out.print(escape(text))
+            self._out.print(_plain(text))
 
     def result(self, value: Json) -> None:
         """Print the command's result as one line of JSON, if ``json_only``."""
         if self.json_only:
-            sys.stdout.write(json.dumps(value, default=str, allow_nan=False) + "\n")
-            sys.stdout.flush()
+            self._stdout.write(json.dumps(value, default=str, allow_nan=False) + "\n")
+            self._stdout.flush()
 
     @contextmanager
     def stage(self, stage: Stage[Any], items: Sequence[Item], *, before: int) -> Iterator[StageProgress]:
@@ -110,7 +170,7 @@ class Console:
         if not items:
             self.note(f"{stage.name}: {counted(before, stage.items)} done before, nothing to do")
             yield _Lines(self, stage, items, before, quiet=True)
-        elif self._err.is_terminal:
+        elif self._err.is_terminal and self.shows(LogLevel.info):
             with _bar(self._err) as bar:
                 yield _Bar(self, bar, stage, items)
         else:
@@ -118,15 +178,48 @@ class Console:
             yield lines
             lines.close()
 
+    @contextmanager
+    def counting(self, name: str, items: str, total: int) -> Iterator[Callable[[int], None]]:
+        """Show how much of a command's own work is done; yields a function that adds a number of items.
+
+        :param items: what is counted, in the plural.
+        """
+        if self._err.is_terminal:
+            with _bar(self._err) as bar:
+                done = 0
+                task = bar.add_task(name, total=total, unit=items, items=f"0/{total:,} {items}", now="")
+
+                def advance(number: int) -> None:
+                    nonlocal done
+                    done += number
+                    bar.update(task, advance=number, items=f"{done:,}/{total:,} {items}")
+
+                yield advance
+            return
+        start = last = time.monotonic()
+        count = 0
+
+        def print_sometimes(number: int) -> None:
+            nonlocal count, last
+            count += number
+            if (now := time.monotonic()) - last >= _PLAIN_SECONDS:
+                last = now
+                left = clock((total - count) * (now - start) / count) if count else "?"
+                self.note(f"{name}: {count:,}/{counted(total, items)}, {left} left")
+
+        yield print_sometimes
+
     def summaries(self, summaries: Sequence[Summary]) -> None:
         """Print the table at the end of a run, and the failures below it."""
         table = Table(title=None, header_style="bold", box=None, padding=(0, 2, 0, 0))
-        for name in ("stage", "", "done", "before", "empty", "failed", "time", "rate"):
+        for name in ("stage", "", "done", "before", "empty", "failed", "time", "memory", "rate"):
             table.add_column(name, justify="left" if name in {"stage", ""} else "right", no_wrap=True)
         for s in summaries:
             rate = f"{s.units / s.seconds:,.0f} {s.unit}/s" if s.units and s.seconds and s.unit == "tiles" else ""
             bad = f"[red]{len(s.failures)}[/]" if s.failures else "0"
-            table.add_row(s.stage, s.items, str(s.done), str(s.before), str(s.empty), bad, clock(s.seconds), rate)
+            table.add_row(
+                s.stage, s.items, str(s.done), str(s.before), str(s.empty), bad, clock(s.seconds), _memory(s), rate
+            )
         self.table(table)
         self._open_reasons.clear()
         for s in summaries:
@@ -134,17 +227,21 @@ class Console:
                 self.line(
                     f"{s.stage}: {undecoded:,} tiles cannot be decoded and are left out (bad_tiles of each slide)"
                 )
-            for failure in s.failures:
-                self.line(f"failed in {s.stage}: {failure.item}: {failure.message}")
-                if failure.hint:
-                    self.line(f"    {failure.hint}")
+            for line in failure_lines(s):
+                self.line(line)
+
+
+def _memory(summary: Summary) -> str:
+    """The most memory that a stage took, and on GPUs."""
+    of_gpus = [f"{size / 1e9:,.1f} on {gpu}" for gpu, size in summary.peak_gpu_memory.items() if size]
+    return " + ".join([f"{summary.peak_memory / 1e9:,.1f}", *of_gpus]) + " GB" if summary.peak_memory else ""
 
 
 def _rich(stream: TextIO) -> RichConsole:
     """A rich console as wide as the terminal; in a file or a pipe, lines are never wrapped or cut."""
     if stream.isatty():
-        return RichConsole(file=stream, highlight=False)
-    return RichConsole(file=stream, highlight=False, soft_wrap=True, width=_FILE_WIDTH)
+        return SafeConsole(file=stream, highlight=False)
+    return SafeConsole(file=stream, highlight=False, soft_wrap=True, width=_FILE_WIDTH)
 
 
 class _Bar:
@@ -165,7 +262,7 @@ class _Bar:
         self._bar.advance(self._task, units)
 
     def say(self, text: str) -> None:
-        self._bar.update(self._task, now=escape(text))
+        self._bar.update(self._task, now=_plain(text))
 
     def finished(self, result: Result) -> None:
         self._done += 1
@@ -242,7 +339,16 @@ def _bar(console: RichConsole) -> Progress:
 
 
 def _way_out(hint: str) -> str:
-    return f"\n  [dim]→ {escape(hint)}[/]" if hint else ""
+    return f"\n  [dim]→ {_plain(hint)}[/]" if hint else ""
+
+
+def _reason(failure: Failure) -> str:
+    return f"[red]failed[/] {_plain(failure.item)}: {_plain(failure.message)}" + _way_out(failure.hint)
+
+
+def _plain(text: str) -> str:
+    """Text of which nothing is markup, and nothing acts on the terminal."""
+    return escape(visible(text))
 
 
 def counted(number: int, items: str) -> str:

@@ -31,6 +31,8 @@ class Failure:
     item: str
     message: str
     hint: str
+    retry: bool = False
+    """The next run tries it again by itself, since the surroundings were at fault."""
 
 
 @dataclass(frozen=True)
@@ -49,6 +51,10 @@ class Summary:
     unit: str = ""
     seconds: float = 0.0
     stats: Mapping[str, Json] = field(default_factory=dict)
+    peak_memory: int = 0
+    """The most bytes of memory that it took at once, with its worker processes; 0 if unknown."""
+    peak_gpu_memory: Mapping[str, int] = field(default_factory=dict)
+    """GPU → the most bytes that PyTorch reserved on it."""
 
     def to_json(self) -> dict[str, Json]:
         """As plain JSON values."""
@@ -80,6 +86,11 @@ def summed(summaries: Sequence[Summary], folder: Path) -> list[Summary]:
                 units=total.units + located.units,
                 seconds=total.seconds + located.seconds,
                 stats={},
+                peak_memory=max(total.peak_memory, located.peak_memory),
+                peak_gpu_memory={
+                    gpu: max(total.peak_gpu_memory.get(gpu, 0), located.peak_gpu_memory.get(gpu, 0))
+                    for gpu in {**total.peak_gpu_memory, **located.peak_gpu_memory}
+                },
             )
         )
     return list(by_stage.values())

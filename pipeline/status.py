@@ -6,21 +6,27 @@ It reads only the manifests: every record lists what it was made from, which is 
 
 from __future__ import annotations
 
+import time
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import Literal, cast
 
 from rich.table import Table
+from rich.text import Text
 
 from ..data.errors import UsageError
+from ..data.known_records import no_garbage_collection
 from ..data.manifest import Record
 from ..stages.lineage import Lineage
 from ..stages.registry import FOLDERS, steps
 from ..stages.settings import Settings
 from .config import Config
 from .console import Console
+from .terminal import visible
 
 State = Literal["done", "empty", "stale", "failed", "lost", "to do"]
 STATES: tuple[State, ...] = ("done", "empty", "stale", "failed", "lost", "to do")
@@ -39,6 +45,7 @@ class ItemState:
     hint: str = ""
 
 
+@no_garbage_collection()
 def survey(config: Config, *, compare: bool) -> list[ItemState]:
     """The state of every item in the manifests of the workspace, and of those that are still to be done.
 
@@ -49,16 +56,17 @@ def survey(config: Config, *, compare: bool) -> list[ItemState]:
     lineage = Lineage(workspace)
     folders = [file.parent for pattern in FOLDERS for file in sorted(workspace.glob(f"{pattern}/manifest.jsonl"))]
     records = {folder: lineage.all_latest(folder) for folder in folders}
+    asked = _Asked(config) if compare else None
     states = [
-        _state(record, folder.relative_to(workspace).as_posix(), lineage, config if compare else None)
-        for folder, latest in records.items()
+        _state(record, name, lineage, asked)
+        for name, latest in ((folder.relative_to(workspace).as_posix(), latest) for folder, latest in records.items())
         for record in latest
     ]
     not_begun = _asked_but_not_begun(config, records) if compare else ()
     return [*states, *_not_extracted(records, workspace), *not_begun]
 
 
-def _state(record: Record, folder: str, lineage: Lineage, config: Config | None) -> ItemState:
+def _state(record: Record, folder: str, lineage: Lineage, asked: _Asked | None) -> ItemState:
     def state(name: State, why: str = "", hint: str = "") -> ItemState:
         return ItemState(folder, record.stage, record.item, name, why, hint)
 
@@ -67,7 +75,7 @@ def _state(record: Record, folder: str, lineage: Lineage, config: Config | None)
         return state("failed", standing.why, record.error.hint if record.error else "")
     if standing.state == "lost":
         return state("lost", standing.why, _AGAIN)
-    differing = [] if config is None else _asked_otherwise(config, folder, record)
+    differing = [] if asked is None else asked.otherwise(folder, record)
     if differing or standing.state == "stale":
         refused = differing or _LIKE_SETTINGS.intersection(standing.changed)
         again = "--replace makes it again; without, the next run refuses" if refused else _AGAIN
@@ -76,7 +84,7 @@ def _state(record: Record, folder: str, lineage: Lineage, config: Config | None)
         return state("stale", "; ".join(filter(None, [standing.why, *differing[:3]])), again)
     if doubt := lineage.doubt(record):
         return state("stale", doubt, "wsipipe train makes the model again; the result is right for the present model")
-    settings = None if config is None else _settings_of(config, folder, record)
+    settings = None if asked is None else asked.settings_of(folder, record.stage)
     if settings is not None and (complaint := settings.judge(record.stats)):
         return state("stale", complaint, "the next run leaves it out")
     bad = record.stats.get("bad_tiles")
@@ -88,32 +96,47 @@ _LIKE_SETTINGS = {"weights", "tissue_weights", "gene_list"}
 """Files that count as settings: results of an earlier file are replaced only if the user asks for it."""
 
 
-def _settings_of(config: Config, folder: str, record: Record) -> Settings | None:
-    """The settings that the next run would use for the stage of a record; None where the file does not define them."""
-    name = folder.removeprefix("models/")
-    settings: dict[tuple[str, str], Settings] = {
-        (f"tiles/{config.tile.folder_name()}", "tile"): config.tile,
-        (f"features/{config.features_name()}", "extract"): config.extract,
-        ("genomics", "genomics"): config.genomics,
-    }
-    if name in config.biomarkers:
-        settings[folder, "train"] = config.train
-    if record.stage in steps() and record.stage not in {stage for _, stage in settings}:
-        return cast("Settings", getattr(config, record.stage))
-    return settings.get((folder, record.stage))
+class _Asked:
+    """The settings of the next run, compared with those that records were made with."""
 
+    def __init__(self, config: Config) -> None:
+        self._config = config
+        self._features = f"features/{config.features_name()}"
+        self._settings: dict[tuple[str, str], Settings | None] = {
+            (f"tiles/{config.tile.folder_name()}", "tile"): config.tile,
+            (self._features, "extract"): config.extract,
+            ("genomics", "genomics"): config.genomics,
+        }
+        self._listed = frozenset(stage for _, stage in self._settings)
+        self._unlike: dict[tuple[str, str, int], list[str]] = {}  # most records share their settings
 
-def _asked_otherwise(config: Config, folder: str, record: Record) -> list[str]:
-    """Differences between the settings file and the settings that a record was made with."""
-    settings = _settings_of(config, folder, record)
-    if settings is None:
-        return []
-    reasons = settings.unlike(record.settings, settings.result_settings())
-    features = f"features/{config.features_name()}"
-    sources = {str(Path(i.path).parent) for i in record.inputs.values() if i.path and i.path.startswith("features/")}
-    if sources - {features}:
-        reasons.append(f"made from {', '.join(sorted(sources))}, the settings now ask for {features}")
-    return [f"settings: {reason}" for reason in reasons]
+    def settings_of(self, folder: str, stage: str) -> Settings | None:
+        """The settings of the next run for a stage in a folder; None where the settings file does not define them."""
+        key = (folder, stage)
+        if key not in self._settings:
+            found: Settings | None = None
+            if stage == "train" and folder.removeprefix("models/") in self._config.biomarkers:
+                found = self._config.train
+            elif stage in steps() and stage not in self._listed:
+                found = cast("Settings", getattr(self._config, stage))
+            self._settings[key] = found
+        return self._settings[key]
+
+    def otherwise(self, folder: str, record: Record) -> list[str]:
+        """Differences between the settings file and the settings that a record was made with."""
+        settings = self.settings_of(folder, record.stage)
+        if settings is None:
+            return []
+        key = (folder, record.stage, id(record.settings))
+        if key not in self._unlike:
+            self._unlike[key] = settings.unlike(record.settings, settings.result_settings())
+        reasons = list(self._unlike[key])
+        sources = {
+            i.path.rpartition("/")[0] for i in record.inputs.values() if i.path and i.path.startswith("features/")
+        }
+        if sources - {self._features}:
+            reasons.append(f"made from {', '.join(sorted(sources))}, the settings now ask for {self._features}")
+        return [f"settings: {reason}" for reason in reasons]
 
 
 def _asked_but_not_begun(config: Config, records: Mapping[Path, Sequence[Record]]) -> Iterator[ItemState]:
@@ -161,6 +184,33 @@ def show_status(config: Config, console: Console, *, compare: bool) -> None:
     states = survey(config, compare=compare)
     if not states:
         console.line(f"nothing has been done in {config.workspace} yet")
+    console.table(_table(states))
+    for (folder, stage, name, why, hint), items in _reasons(states).items():
+        more = f" and {len(items) - _EXAMPLES} more" if len(items) > _EXAMPLES else ""
+        console.line(f"{name} in {folder} ({stage}): {', '.join(items[:_EXAMPLES])}{more}")
+        console.line(f"    {why}" + (f" → {hint}" if hint else ""))
+    console.result({"workspace": str(config.workspace), "items": [vars(state) for state in states]})
+
+
+def watch_status(config: Config, console: Console, *, compare: bool, seconds: float = 5.0) -> None:
+    """Show the table again and again until Ctrl-C; where there is no terminal, whenever it has changed.
+
+    :param seconds: pause between two looks; after one that took long, it is ten times as long.
+    """
+    before: list[ItemState] | None = None
+    with suppress(KeyboardInterrupt), console.changing() as show:
+        while True:
+            begin = time.monotonic()
+            states = survey(config, compare=compare)
+            if states != before:
+                before = states
+                table = _table(states)
+                table.caption = f"{datetime.now():%H:%M:%S} · Ctrl-C ends"
+                show(table)
+            time.sleep(max(seconds, 10 * (time.monotonic() - begin)))
+
+
+def _table(states: Sequence[ItemState]) -> Table:
     table = Table(header_style="bold", box=None, padding=(0, 2, 0, 0))
     for name in ("folder", "stage", *STATES):
         table.add_column(name, justify="left" if name in ("folder", "stage") else "right")
@@ -168,13 +218,8 @@ def show_status(config: Config, console: Console, *, compare: bool) -> None:
     for state in states:
         counts.setdefault((state.folder, state.stage), Counter())[state.state] += 1
     for (folder, stage), of in counts.items():
-        table.add_row(folder, stage, *(str(of[name]) if of[name] else "·" for name in STATES))
-    console.table(table)
-    for (folder, stage, name, why, hint), items in _reasons(states).items():
-        more = f" and {len(items) - _EXAMPLES} more" if len(items) > _EXAMPLES else ""
-        console.line(f"{name} in {folder} ({stage}): {', '.join(items[:_EXAMPLES])}{more}")
-        console.line(f"    {why}" + (f" → {hint}" if hint else ""))
-    console.result({"workspace": str(config.workspace), "items": [vars(state) for state in states]})
+        table.add_row(Text(visible(folder)), stage, *(str(of[name]) if of[name] else "·" for name in STATES))
+    return table
 
 
 def _reasons(states: Sequence[ItemState]) -> dict[tuple[str, str, str, str, str], list[str]]:

@@ -30,6 +30,7 @@ Features = Annotated[
         help="features, such as 0.5mpp-224px/uni2-h; default: those of these settings, or the only ones there are"
     ),
 ]
+Weights = Annotated[Path | None, typer.Option(help="the backbone's weights file, if it is not in the hub's cache")]
 Gpus = Annotated[str | None, typer.Option("--gpu", help="GPUs to use: 0, or 0,1, or all; one process per GPU")]
 
 

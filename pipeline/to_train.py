@@ -34,6 +34,20 @@ def biomarkers_of(config: Config, names: Sequence[str] | None) -> Sequence[str]:
     return names or list(config.biomarkers)
 
 
+def refuse_one_prevalence_for(names: Sequence[str], prevalence: float | None) -> None:
+    """Refuse one prevalence for several biomarkers, and one that cannot be.
+
+    :raises UsageError: it is for several, or does not lie between 0 and 1.
+    """
+    if prevalence is None:
+        return
+    if not 0 < prevalence < 1:
+        raise UsageError(f"a prevalence lies between 0 and 1, not at {prevalence}", hint="15 % positive is 0.15")
+    if len(names) > 1:
+        what = f"--prevalence is one number, and there are {len(names)} biomarkers: {', '.join(names)}"
+        raise UsageError(what, hint="choose one with --name")
+
+
 @dataclass(frozen=True)
 class ToTrain:
     """A biomarker, and the inputs that its models are trained from.
@@ -49,6 +63,8 @@ class ToTrain:
     table: Path
     features: Path
     stores: list[Path]
+    prevalence: float | None = None
+    """The one that probabilities are shown at; default: the training patients'."""
 
     @classmethod
     def of(cls, config: Config, runner: Runner, name: str, features: str | None, place: str) -> Self:
@@ -88,6 +104,7 @@ class ToTrain:
             tiles=self._tiles,
             features=self.features,
             molecular=self.stores,
+            gene_sets=self._gene_sets,
         )
 
     def train(self, settings: TrainSettings, folder: Path) -> Stage[Any]:
@@ -108,7 +125,7 @@ class ToTrain:
     def cross_validate(self, settings: TrainSettings, folder: Path) -> Stage[Any]:
         from ..stages.train.cross_validate import CrossValidateSettings, CrossValidateStage
 
-        of_test = CrossValidateSettings(device=settings.device)
+        of_test = CrossValidateSettings(device=settings.device, prevalence=self.prevalence)
         return CrossValidateStage(of_test, folder, self.runner.workspace, features=self.features, splits=self.folder)
 
     def refuse_unread_rna(self) -> None:
@@ -152,6 +169,16 @@ class ToTrain:
                     hint=f"--features {min(other)} continues with those; --replace trains again; to keep both, use "
                     "another --name",
                 )
+
+    @property
+    def _gene_sets(self) -> Path | None:
+        """The file of a signature's genes: the biomarker's own, else that of the settings, else what genomics had."""
+        given = self.biomarker.gene_sets or self.config.genomics.gene_sets
+        if given is not None or not self.biomarker.signature:
+            return given
+        record = Manifest.of(self.runner.workspace / "genomics").latest("genomics").get("expression")
+        read = record.inputs.get("gene_sets") if record is not None else None
+        return Path(read.path) if read is not None and read.path is not None and Path(read.path).exists() else None
 
     @property
     def _tiles(self) -> Path:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,38 +13,48 @@ from .console import Console
 from .idle_settings import idle_settings
 from .results import Summary
 from .run.runner import Runner
-from .to_train import ToTrain, biomarkers_of
+from .to_train import ToTrain, biomarkers_of, refuse_one_prevalence_for
 
 if TYPE_CHECKING:
     from ..stages.stage import Stage
 
 
 def train(
-    config: Config, runner: Runner, names: Sequence[str] | None = None, *, features: str | None = None
+    config: Config,
+    runner: Runner,
+    names: Sequence[str] | None = None,
+    *,
+    features: str | None = None,
+    prevalence: float | None = None,
 ) -> tuple[list[Summary], dict[str, Json]]:
     """Split, train, cross-validate and report each biomarker; its metrics by name.
 
     :param names: the biomarkers to train; all by default.
     :param features: name of the features' folder, such as ``0.5mpp-224px/uni2-h``; needed only where there are several.
-    :raises UsageError: a biomarker that is not configured, or an existing model of other features.
+    :param prevalence: the one that probabilities are shown at; default: the training patients'.
+    :raises UsageError: a biomarker that is not configured, an existing model of other features, or one prevalence for
+        several biomarkers.
     """
     summaries: list[Summary] = []
     metrics: dict[str, Json] = {}
     chosen = biomarkers_of(config, names)
+    refuse_one_prevalence_for(chosen, prevalence)
     if idle := idle_settings(config.train):
         runner.console.note(f"{config.train.method} does not use {', '.join(idle)}: no effect here")
     for name in chosen:
         runner.console.heading(name)
-        ran, metrics[name] = _train_one(config, runner, name, features)
+        ran, metrics[name] = _train_one(config, runner, name, features, prevalence)
         summaries += ran
     return summaries, metrics
 
 
-def _train_one(config: Config, runner: Runner, name: str, features: str | None) -> tuple[list[Summary], Json]:
+def _train_one(
+    config: Config, runner: Runner, name: str, features: str | None, prevalence: float | None
+) -> tuple[list[Summary], Json]:
     from ..models.training.methods import find_method
     from ..stages.train.report_stage import ReportSettings, TrainingReportStage
 
-    to_train = ToTrain.of(config, runner, name, features, "models")
+    to_train = replace(ToTrain.of(config, runner, name, features, "models"), prevalence=prevalence)
     folder = to_train.folder
     to_train.refuse_other_features([folder])
     uses_rna = find_method(config.train.method).uses_rna and config.train.use_rna
@@ -70,27 +80,27 @@ def _train_one(config: Config, runner: Runner, name: str, features: str | None) 
 
 def metrics_of(folder: Path) -> Json:
     """The main figures of a folder's ``metrics.json``: AUC with its interval, and numbers of patients."""
-    metrics = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
-    pooled = metrics["pooled"]
-    if "figures" in pooled:  # of a task other than the binary one, whose first figure is the main one
-        measure, main = next(iter(pooled["figures"].items()))
+    from ..models.evaluation.task_metrics import TaskMetrics
+    from ..stages.train.cross_validate import read_metrics
+
+    pooled = read_metrics(folder / "metrics.json").pooled
+    if isinstance(pooled, TaskMetrics):  # of a task other than the binary one
         return {
             "name": folder.name,
-            "task": pooled["task"],
-            "measure": measure,
-            **{part: main[part] for part in ("value", "low", "high")},
-            "n_patients": pooled["n_patients"],
-            "counts": pooled["counts"],
+            "task": pooled.task,
+            "measure": pooled.measure,
+            **pooled.main.model_dump(mode="json"),
+            "n_patients": pooled.n_patients,
+            "counts": pooled.counts,
             "report": str(folder / "report.html"),
         }
-    auc = pooled["auc"]
     return {
         "name": folder.name,
-        "auc": auc["value"],
-        "auc_low": auc["low"],
-        "auc_high": auc["high"],
-        "n_patients": pooled["n_patients"],
-        "n_positive": pooled["n_positive"],
+        "auc": pooled.auc.value,
+        "auc_low": pooled.auc.low,
+        "auc_high": pooled.auc.high,
+        "n_patients": pooled.n_patients,
+        "n_positive": pooled.n_positive,
         "report": str(folder / "report.html"),
     }
 

@@ -17,7 +17,7 @@ time differs from the recorded one.
 
 from __future__ import annotations
 
-import json
+import os.path
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -25,7 +25,9 @@ from pathlib import Path, PurePosixPath
 from typing import Literal
 
 from ..data.artifact import digest_of, digest_of_value, stamp
-from ..data.errors import WsipipeError
+from ..data.cohort.splits import MOST_FOLDS
+from ..data.errors import StoreError, WsipipeError
+from ..data.json_text import parse_json, read_bytes
 from ..data.manifest import InputRecord, Manifest, OutputRecord, Record
 from .registry import VERSIONS
 
@@ -75,7 +77,7 @@ class Lineage:
     def __init__(self, workspace: Path) -> None:
         self.workspace = workspace
         self._folders: dict[Path, _Folder] = {}
-        self._places: dict[PurePosixPath, Path | None] = {}
+        self._places: dict[str, Path | None] = {}
         self._standings: dict[int, tuple[Record, Standing]] = {}  # holds the record, so that its id is not reused
         self._files: dict[tuple[str, InputRecord], str] = {}
         self._models: dict[Path, str | None] = {}
@@ -108,7 +110,7 @@ class Lineage:
         place = self.workspace / model
         if not place.is_relative_to(self.workspace) or not (place / "manifest.jsonl").is_file():
             return ""
-        for fold in range(_folds(place) or 0):
+        for fold in range(fold_count(place) or 0):
             made = self._maker((place / f"fold-{fold}").relative_to(self.workspace).as_posix())
             if made is not None and not (standing := self.standing(made)).counts:
                 return f"the model {place.name} is itself {standing.state}: {standing.why}"
@@ -135,14 +137,14 @@ class Lineage:
             return ""  # a value: compared when the item is planned
         if name == MODEL:
             return self._model_changed(given.path, given.digest)
-        if given.mtime_ns is None and Path(given.path).is_absolute():
+        if given.mtime_ns is None and os.path.isabs(given.path):  # noqa: PTH117  asked for 100,000 inputs at once
             return self._changed_before(record, name, given.digest)
         if given.mtime_ns is None:
             return self._output_changed(name, given.path, given.digest)
         key = (name, given)
-        if key not in self._files:
-            self._files[key] = _file_changed(name, given)
-        return self._files[key]
+        if (known := self._files.get(key)) is None:
+            known = self._files[key] = _file_changed(name, given)
+        return known
 
     def _output_changed(self, name: str, path: str, digest: str) -> str:
         made = self._maker(path)
@@ -158,7 +160,8 @@ class Lineage:
     def _changed_before(self, record: Record, name: str, digest: str) -> str:
         """Compare a file's digest with that recorded by an earlier stage (for a slide, by tiling)."""
         for given in record.inputs.values():
-            made = None if given.path is None or Path(given.path).is_absolute() else self._maker(given.path)
+            own = given.path if given.path and not os.path.isabs(given.path) else None  # noqa: PTH117
+            made = None if own is None else self._maker(own)
             if made is not None and name in made.inputs and made.inputs[name].digest != digest:
                 return f"{name} changed"
         return ""
@@ -172,7 +175,7 @@ class Lineage:
 
     def _maker(self, path: str) -> Record | None:
         """Find the latest record of the item that wrote an output."""
-        first = PurePosixPath(path).parent
+        first = path.rpartition("/")[0]
         if first not in self._places:
             above = (self.workspace / parent for parent in PurePosixPath(path).parents)
             self._places[first] = next((place for place in above if (place / "manifest.jsonl").is_file()), None)
@@ -195,34 +198,34 @@ def model_record(model: Path, workspace: Path) -> OutputRecord:
 
 def digest_of_model(model: Path) -> str | None:
     """Compute the digest of all folds' bundles; None if the model is not complete."""
-    folds = _folds(model)
+    folds = fold_count(model)
     bundles = {str(fold): model / f"fold-{fold}" for fold in range(folds or 0)}
     if not bundles or not all(bundle.is_dir() for bundle in bundles.values()):
         return None
     return digest_of_value({fold: digest_of(bundle) for fold, bundle in bundles.items()})
 
 
-def _folds(model: Path) -> int | None:
+def fold_count(model: Path) -> int | None:
     """Read the number of folds of a model from its first bundle, since earlier trainings may have left more folders."""
+    file = model / "fold-0" / "bundle.json"
     try:
-        bundle = model / "fold-0" / "bundle.json"
-        folds = json.loads(bundle.read_bytes())["folds"] if bundle.is_file() else None
-    except (OSError, ValueError, KeyError, TypeError):
+        folds = parse_json(read_bytes(file, StoreError, hint=""))["folds"]
+    except (OSError, ValueError, LookupError, TypeError, StoreError):
         return None
-    return folds if isinstance(folds, int) else None
+    return folds if isinstance(folds, int) and 0 < folds <= MOST_FOLDS else None
 
 
 def _file_changed(name: str, given: InputRecord) -> str:
     """Say how a user's file has changed; empty if it has not."""
-    path = Path(given.path or "")
-    if not path.exists():
-        return ""  # moved away after use: its results stay valid
+    path = given.path or ""
     try:
-        if stamp(path) == (given.bytes, given.mtime_ns) or _digest(name, path) == given.digest:
+        if stamp(path) == (given.bytes, given.mtime_ns) or _digest(name, Path(path)) == given.digest:
             return ""  # the same bytes, perhaps with a new time
     except (OSError, WsipipeError):
-        return f"{name} cannot be read ({path.name})"
-    return f"{name} changed ({path.name})"
+        if not os.path.exists(path):  # noqa: PTH110  asked for 100,000 slides at once
+            return ""  # moved away after use: its results stay valid
+        return f"{name} cannot be read ({Path(path).name})"
+    return f"{name} changed ({Path(path).name})"
 
 
 def _digest(name: str, path: Path) -> str:

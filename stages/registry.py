@@ -11,15 +11,36 @@ changes. Results of an older version are then stale and are made again. Former n
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib import import_module
-from pathlib import Path
+from pathlib import Path, PurePath
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final, Literal
 
 if TYPE_CHECKING:
+    from .output_checks import Check
     from .settings import Settings
+
+
+@dataclass(frozen=True)
+class OutputRow:
+    """One kind of output of a stage, as ``wsipipe verify`` and ``wsipipe clean`` know it.
+
+    :param pattern: glob pattern of its paths within the stage's folder.
+    :param check: the function that compares its content with its record, as ``.module:function``
+        (:mod:`~wsipipe.stages.output_checks`).
+    :param small: it is a small file, so its bytes are compared with their digest even without ``--deep``.
+    """
+
+    pattern: str
+    check: str = ""
+    small: bool = False
+
+    def checker(self) -> Check | None:
+        """The function that checks it, if it has one."""
+        found: Check | None = _found(self.check) if self.check else None
+        return found
 
 
 @dataclass(frozen=True)
@@ -33,6 +54,10 @@ class StageRow:
         a command and a step of its own.
     :param after: the kind of folder that it reads, chosen by ``--tiles`` or ``--features`` and passed as ``source``.
     :param argument: the setting that its command takes without a flag.
+    :param outputs: what it makes.
+    :param command: the command that runs it; default: its name.
+    :param unfinished: glob pattern of saved work from which it continues after an interruption.
+    :param beside: names in its folder of files that it writes for people and does not record.
     """
 
     name: str
@@ -42,6 +67,15 @@ class StageRow:
     stage: str = ""
     after: Literal["", "tiles", "features"] = ""
     argument: str = ""
+    outputs: tuple[OutputRow, ...] = ()
+    command: str = ""
+    unfinished: str = ""
+    beside: tuple[str, ...] = ()
+
+    @property
+    def made_by(self) -> str:
+        """The command that runs it."""
+        return self.command or self.name
 
     @property
     def settings_type(self) -> type[Settings]:
@@ -58,29 +92,86 @@ class StageRow:
         return _found(self.stage).made(settings, workspace, source, **further)
 
 
+_JSON: Final = ".output_checks:check_json"
+_FOLDS: Final = tuple(
+    OutputRow(pattern, ".output_checks:check_bundle") for pattern in ("fold-[0-9]", "fold-[0-9][0-9]")
+)  # and no copy that somebody has made beside them
+_PICTURES: Final = ("heatmaps/*.png", "tiles/*.png")
+
 STAGES: Final = (
-    StageRow("tile", 3, ("tiles/*",), ".tile.settings:TileSettings"),
-    StageRow("index", 1, ("tiles/*",)),
-    StageRow("export", 1, ("exports/*/*", "exports/*/*/*")),
+    StageRow(
+        "tile", 3, ("tiles/*",), ".tile.settings:TileSettings",
+        outputs=(
+            OutputRow("*.h5", ".output_checks:check_tiles", small=True),
+            OutputRow("contours/*.geojson", _JSON, small=True),
+            OutputRow("qc/*.jpg"),
+        ),
+    ),
+    StageRow("index", 1, ("tiles/*",), command="tile", outputs=(OutputRow("qc/index.html", small=True),)),
+    StageRow(
+        "export", 1, ("exports/*/*", "exports/*/*/*"),
+        outputs=(
+            *map(OutputRow, ("patches/*.h5", "h5_files/*.h5", "pt_files/*.pt", "*.h5", "*.h5ad")),
+            OutputRow("process_list_autogen.csv", small=True),
+        ),
+    ),
     StageRow(
         "extract", 2, ("features/*/*",), ".extract.settings:ExtractSettings", ".extract.stage:ExtractStage",
-        after="tiles",
+        after="tiles", outputs=(OutputRow("*.zarr", ".output_checks:check_features"),),
     ),
     StageRow(
         "genomics", 4, ("genomics",), ".genomics.settings:GenomicsSettings", ".genomics.stage:GenomicsStage",
         argument="matrix",
+        outputs=(
+            OutputRow("*.zarr", ".output_checks:check_expression"),
+            OutputRow("signatures.csv", small=True), OutputRow("qc.html", small=True),
+        ),
     ),
-    StageRow("split", 1, ("models/*", "comparisons/*"), ".train.settings:SplitSettings"),
-    StageRow("train", 3, ("models/*", "comparisons/*/*"), ".train.settings:TrainSettings"),
-    StageRow("import-checkpoint", 1, ("models/*",)),
-    StageRow("cross_validate", 3, ("models/*", "comparisons/*/*")),
-    StageRow("report", 5, ("models/*",)),
-    StageRow("omics", 2, ("comparisons/*/*",)),
-    StageRow("compare", 4, ("comparisons/*",), ".compare.settings:CompareSettings"),
-    StageRow("predict", 2, ("predictions/*",), ".predict.settings:PredictSettings"),
-    StageRow("prediction_report", 3, ("predictions/*",)),
-    StageRow("read_slides", 2, ("evaluations/*",)),
-    StageRow("external_evaluate", 4, ("evaluations/*",)),
+    StageRow(
+        "split", 1, ("models/*", "comparisons/*"), ".train.settings:SplitSettings", command="train",
+        outputs=(OutputRow("splits.csv", small=True), OutputRow("patients.csv", small=True)),
+    ),
+    StageRow(
+        "train", 4, ("models/*", "comparisons/*/*"), ".train.settings:TrainSettings",
+        outputs=_FOLDS, unfinished="partial/*", beside=("tensorboard",),
+    ),
+    StageRow(
+        "import-checkpoint", 1, ("models/*",), outputs=_FOLDS,
+    ),
+    StageRow(
+        "cross_validate", 4, ("models/*", "comparisons/*/*"), command="train",
+        outputs=(OutputRow("oof_predictions.csv", small=True), OutputRow("metrics.json", _JSON, small=True)),
+    ),
+    StageRow("report", 6, ("models/*",), command="train", outputs=(OutputRow("report.html", small=True),)),
+    StageRow(
+        "omics", 3, ("comparisons/*/*",), command="compare",
+        outputs=(OutputRow("oof_predictions.csv", small=True), OutputRow("metrics.json", _JSON, small=True)),
+    ),
+    StageRow(
+        "compare", 5, ("comparisons/*",), ".compare.settings:CompareSettings",
+        outputs=tuple(OutputRow(f"comparison.{kind}", small=True) for kind in ("csv", "html", "png")),
+    ),
+    StageRow(
+        "predict", 3, ("predictions/*",), ".predict.settings:PredictSettings",
+        outputs=(
+            OutputRow("slides/*.json", _JSON, small=True), OutputRow("geojson/*.geojson"), *map(OutputRow, _PICTURES),
+        ),
+    ),
+    StageRow(
+        "prediction_report", 4, ("predictions/*",), command="predict",
+        outputs=(OutputRow("predictions.csv", small=True), OutputRow("report.html", small=True)),
+    ),
+    StageRow(
+        "read_slides", 2, ("evaluations/*",), command="evaluate",
+        outputs=(OutputRow("readings/*.json", _JSON, small=True),),
+    ),
+    StageRow(
+        "external_evaluate", 5, ("evaluations/*",), command="evaluate",
+        outputs=(
+            *(OutputRow(name, small=True) for name in ("patients.csv", "predictions.csv", "report.html")),
+            OutputRow("metrics.json", _JSON, small=True),
+        ),
+    ),
 )  # fmt: skip
 """All stages, in the order of the pipeline."""
 
@@ -91,6 +182,24 @@ FOLDERS: Final = tuple(dict.fromkeys(folder for row in STAGES for folder in row.
 def steps() -> dict[str, StageRow]:
     """List the stages that have a command and a step of their own, by name."""
     return {row.name: row for row in STAGES if row.stage}
+
+
+def rows_of(folder: Path) -> list[StageRow]:
+    """List the stages that may have a manifest in a folder.
+
+    :param folder: relative to the workspace.
+    """
+    return [row for row in STAGES if any(fits(folder, pattern) for pattern in row.folders)]
+
+
+def output_row(rows: Sequence[StageRow], path: PurePath) -> OutputRow | None:
+    """Find the row of an output by its path within the stage's folder; None if no stage makes such a file."""
+    return next((out for row in rows for out in row.outputs if fits(path, out.pattern)), None)
+
+
+def fits(path: PurePath, pattern: str) -> bool:
+    """Whether a relative path fits a pattern as a whole; ``PurePath.match`` alone compares from the right."""
+    return len(path.parts) == pattern.count("/") + 1 and path.match(pattern)
 
 
 def _found(place: str) -> Any:

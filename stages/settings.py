@@ -52,10 +52,7 @@ class Settings(BaseModel):
     @classmethod
     def kind(cls, name: str) -> Kind:
         """The kind of a setting; a recorded setting that no longer exists counts as one of meaning."""
-        field = cls.model_fields.get(name)
-        extra = field.json_schema_extra if field is not None else None
-        kind: Kind = cast("Kind", extra.get("kind", "meaning")) if isinstance(extra, dict) else "meaning"
-        return kind
+        return _kinds(cls).get(name, "meaning")
 
     @classmethod
     def defaults(cls) -> Mapping[str, Any]:
@@ -97,6 +94,12 @@ class Settings(BaseModel):
         :param stats: the item's recorded statistics.
         """
         return ""
+
+
+@cache
+def _kinds(settings: type[Settings]) -> Mapping[str, Kind]:
+    extras = {name: field.json_schema_extra for name, field in settings.model_fields.items()}
+    return {name: cast("Kind", extra["kind"]) for name, extra in extras.items() if isinstance(extra, dict)}
 
 
 @cache

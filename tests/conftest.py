@@ -23,9 +23,11 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """Options of the tests in ``gpu/``."""
+    """Options of the tests in ``gpu/``, ``fuzz/`` and ``faults/``."""
     parser.addoption("--gpu-device", help="device of the tests in tests/gpu; default: the first GPU, and none without")
+    parser.addoption("--mutants", type=int, help="damaged files for each reader in tests/fuzz; default: a short round")
     parser.addoption("--gpu-figures", type=Path, help="file for the figures that the tests in tests/gpu measure")
+    parser.addoption("--faults", choices=("short", "long"), default="short", help="how many faults tests/faults makes")
 
 
 SHARED = Path(__file__).resolve().parents[1].parent / "shared" / "data"

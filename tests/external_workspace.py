@@ -13,8 +13,10 @@ import torch
 from planted_workspace import FEATURES, TILES, WEIGHTS, WIDTH, Planted, write_slide
 from wsipipe.data.features.store import read_bag
 from wsipipe.data.manifest import Status
-from wsipipe.models.bundle import BundleFacts, FeatureRecipe, Question, read_bundle, seen_hashes, write_bundle
+from wsipipe.models.bundle import BundleFacts, Question, read_bundle, write_bundle
+from wsipipe.models.feature_recipe import FeatureRecipe
 from wsipipe.models.mil.momkd import MoMKD, MoMKDConfig
+from wsipipe.models.patient_hashes import hashes_of
 from wsipipe.pipeline.console import Console
 from wsipipe.pipeline.results import Summary
 from wsipipe.pipeline.run.runner import Runner
@@ -45,9 +47,10 @@ def model_at(
     seen: Sequence[Sequence[str]] = (("T0",), ("T1",), ("T2",)),
     slides: Sequence[Sequence[str]] = ((), (), ()),
     seed: int = 0,
+    prevalence: float | None = 0.5,
     **recipe: Any,
 ) -> Path:
-    """Three folds of untrained networks.
+    """Three folds of untrained networks, their training patients half positive.
 
     :param seen: what each was trained on: patients, and, where it has a colon, the digest of a slide.
     :param slides: ids of slides that each was trained on.
@@ -67,11 +70,14 @@ def model_at(
             method="momkd",
             network=network.config.model_dump(mode="json"),
             threshold=threshold,
-            seen=seen_hashes(
+            prevalence=prevalence,
+            seen=hashes_of(
                 [name for name in seen[fold] if ":" not in name],
                 [name for name in seen[fold] if ":" in name],
                 slides[fold],
+                "sha256:s",
             ),
+            hashed_by="scrypt",
             patients={},
             genes=[],
             gene_panel={},

@@ -33,8 +33,12 @@ PAGES = [
     "docs/benchmarks.md",
     "docs/cohort.md",
     "docs/docker.md",
+    "docs/doctor.md",
+    "docs/faults.md",
     "docs/features.md",
     "docs/genomics.md",
+    "docs/repair.md",
+    "docs/running.md",
     "docs/tiling.md",
     "docs/training.md",
 ]

@@ -20,6 +20,8 @@ class Survival(NamedTuple):
 Label = int | float | Survival
 """A patient's label: the place of a class, from 0; a number; or a follow-up."""
 
+_MOST_DIGITS = 9
+"""Of a class's place."""
 _FOLLOW_UP = re.compile(r"(event|censored) at (\S+)")
 
 
@@ -40,7 +42,7 @@ def label_from_text(text: str) -> Label | None:
 
     A class is written without a decimal point, a number with one or with an exponent.
     """
-    if text.isascii() and text.isdecimal():
+    if text.isascii() and text.isdecimal() and len(text) <= _MOST_DIGITS:
         return int(text)
     follow_up = _FOLLOW_UP.fullmatch(text)
     try:
@@ -50,3 +52,13 @@ def label_from_text(text: str) -> Label | None:
     if not isfinite(number):
         return None
     return Survival(number, follow_up[1] == "event") if follow_up else number
+
+
+def label_of(text: str, classes: int) -> Label | None:
+    """Read a label of a question; None if it is none of its own.
+
+    :param classes: how many classes it has; 0 if labels are numbers or follow-ups.
+    """
+    label = label_from_text(text)
+    fits = label in range(classes) if isinstance(label, int) else not classes
+    return label if fits else None

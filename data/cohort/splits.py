@@ -15,16 +15,19 @@ import io
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Final, Literal
 
 from ..artifact import whole
 from ..errors import CohortError, StoreError
+from ..files.safe_cells import SafeWriter, plain_cell
 from ..plain_files import refuse_pipe
 from ..surroundings import patiently
 from ..wording import some
-from .outcomes import Label, label_from_text
+from .outcomes import Label, label_of
 
 Role = Literal["train", "validation", "test"]
+MOST_FOLDS: Final = 1000
+"""Of a split, and of the model that is trained on it."""
 
 
 @dataclass(frozen=True)
@@ -179,7 +182,7 @@ def write_splits(path: Path, splits: Splits) -> None:
     The same splits give the same bytes.
     """
     with whole(path) as scratch, scratch.open("w", encoding="utf-8", newline="") as stream:
-        writer = csv.writer(stream, lineterminator="\n")
+        writer = SafeWriter(stream)
         writer.writerow(_header(splits.folds))
         for patient, label in splits.labels.items():
             writer.writerow([patient, label, splits.test_fold(patient), *splits.roles[patient]])
@@ -193,7 +196,8 @@ def read_splits(path: Path, classes: int = 2) -> Splits:
     """
     try:
         text = patiently(lambda: _bytes(path), path).decode("utf-8")
-        header, *rows = list(csv.reader(io.StringIO(text, newline=""))) or [[]]
+        lines = csv.reader(io.StringIO(text, newline=""))
+        header, *rows = [[plain_cell(cell) for cell in line] for line in lines] or [[]]
     except (UnicodeDecodeError, csv.Error) as error:
         raise StoreError(f"could not be read ({error})", path=path, hint="make the splits again") from error
     folds = len(header) - 3
@@ -205,7 +209,7 @@ def read_splits(path: Path, classes: int = 2) -> Splits:
         fault = _fault(row, folds, labels, classes)
         if fault:
             raise StoreError(f"line {line}: {fault}", path=path, hint="undo the edit, or make the splits again")
-        label = label_from_text(row[1])
+        label = label_of(row[1], classes)
         assert label is not None  # checked just above
         labels[row[0]] = label
         roles[row[0]] = tuple(row[3:])  # type: ignore[arg-type]  # checked just above
@@ -230,8 +234,7 @@ def _fault(row: Sequence[str], folds: int, seen: Mapping[str, Label], classes: i
     patient, label, fold, *roles = row
     if patient in seen:
         return f"patient {patient} is there twice"
-    known = label_from_text(label)
-    if known is None or isinstance(known, int) != bool(classes) or (isinstance(known, int) and known >= classes):
+    if label_of(label, classes) is None:
         return f"label {label!r} is not {f'a class from 0 to {classes - 1}' if classes else 'a number or a follow-up'}"
     if not set(roles) <= {"train", "validation", "test"}:
         return f"roles are train, validation and test, not {', '.join(sorted(set(roles)))}"

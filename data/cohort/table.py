@@ -12,6 +12,7 @@ import difflib
 import gzip
 import io
 import math
+import os
 import zlib
 from collections import Counter
 from dataclasses import dataclass
@@ -20,7 +21,8 @@ from pathlib import Path
 import pandas as pd
 
 from ..columns import label_words, names, plain_name, plain_names
-from ..errors import CohortError
+from ..errors import CohortError, about
+from ..files.packed import unpacked
 from ..plain_files import refuse_pipe
 from ..slide_names import slide_name
 from ..units import SLIDE_MPP, Mpp
@@ -30,6 +32,10 @@ from .tcga import tcga_barcode
 
 FIELDS = ("slide_id", "patient_id", "path", "mpp", "site")
 """The columns that every cohort table has after reading; cells are empty where nothing is known."""
+
+_MOST_COLUMNS = 50_000
+_MOST_CELLS = 20_000_000
+"""With shorter lines filled up: a small file of one long and very many short lines would be a table of terabytes."""
 
 
 @dataclass(frozen=True)
@@ -70,7 +76,7 @@ class CohortTable:
     def paths(self) -> dict[str, Path]:
         """Slide id → file, for rows with a path. Relative paths are relative to the table's folder."""
         return {
-            slide: self.source.parent / Path(path).expanduser()
+            slide: self.source.parent / os.path.expanduser(path)  # noqa: PTH111  pathlib's raises for ~nobody
             for slide, path in zip(self.frame["slide_id"], self.frame["path"], strict=True)
             if slide and path
         }
@@ -138,7 +144,8 @@ def _read_text(path: Path) -> tuple[str, list[str]]:
     try:
         raw = path.read_bytes()
         if raw[:2] == b"\x1f\x8b":
-            raw = gzip.decompress(raw)
+            with about(path), unpacked(io.BytesIO(raw), len(raw)) as stream:
+                raw = stream.read()
     except FileNotFoundError as error:
         raise CohortError("there is no such file", path=path, hint="check the path of the cohort table") from error
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:
@@ -179,6 +186,9 @@ def _read_rows(text: str, path: Path, notes: list[str]) -> tuple[list[str], list
             if any(row[len(header) :]):
                 what = f"line {reader.line_num} has {len(row)} cells, the header has {len(header)}"
                 raise CohortError(what, path=path, hint="put cells that contain the separator in quotes")
+            if len(header) > _MOST_COLUMNS or len(header) * (len(rows) + 1) > _MOST_CELLS:
+                what = f"more than {_MOST_COLUMNS:,} columns or {_MOST_CELLS:,} cells ({len(header):,} columns)"
+                raise CohortError(what, path=path, hint="leave out the columns that are not needed")
             short += len(row) < len(header)
             rows.append((row + [""] * len(header))[: len(header)])
             lines.append(reader.line_num)

@@ -19,6 +19,7 @@ from numcodecs.checksum32 import CRC32C
 from numpy.typing import NDArray
 from zarr.codecs import ZstdCodec
 
+from ..files.zarr_store import UNREADABLE
 from ..surroundings import patiently, reading_fault
 
 _CHUNK_BYTES = 1 << 20
@@ -32,9 +33,6 @@ _LEVEL = 3
 
 Rows = int | slice | list[int] | NDArray[np.integer[Any]] | NDArray[np.bool_]
 """A selection of rows, as in NumPy."""
-
-UNREADABLE = (KeyError, ValueError, TypeError, OSError, RuntimeError)
-"""Errors that zarr raises for a damaged array, depending on where the damage is."""
 
 
 class RowReader:
@@ -72,7 +70,18 @@ class RowReader:
             values[block] = patiently(partial(self._read, wanted[block]), self._folder)
         return values.reshape(*index.shape, self.shape[1])
 
+    def stored(self, rows: slice) -> NDArray[Any]:
+        """Read rows as they are stored, (n, width): NaN and infinity too, and the fill value where a part is lost."""
+        return patiently(partial(self._stored, np.arange(len(self))[rows]), self._folder)
+
     def _read(self, index: NDArray[np.integer[Any]]) -> NDArray[Any]:
+        values = self._stored(index)
+        if not np.isfinite(values).all() or (values == self._lost).any():
+            self._folder.stat()  # zarr also returns the fill value if the whole store is gone, for example its disk
+            raise self._damaged(ValueError("a part of it is lost"))
+        return values
+
+    def _stored(self, index: NDArray[np.integer[Any]]) -> NDArray[Any]:
         in_a_row = bool((np.diff(index) == 1).all())
         try:
             values = self._array[index[0] : index[-1] + 1] if in_a_row else self._array.oindex[index]
@@ -80,9 +89,6 @@ class RowReader:
             if reading_fault(error):
                 raise
             raise self._damaged(error) from error
-        if not np.isfinite(values).all() or (values == self._lost).any():
-            self._folder.stat()  # zarr also returns the fill value if the whole store is gone, for example its disk
-            raise self._damaged(ValueError("a part of it is lost"))
         return np.asarray(values)
 
 

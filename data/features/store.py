@@ -37,18 +37,19 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Literal, Self
+from typing import Any, Literal, Self, get_args
 
 import numpy as np
 import zarr
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, ValidationError
-from zarr.errors import ZarrUserWarning
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from ..artifact import is_stray, whole
 from ..errors import StoreError, UsageError
+from ..files.zarr_store import UNREADABLE, open_zarr
+from ..json_text import fault
 from ..surroundings import patiently, reading_fault
-from .rows import UNREADABLE, RowReader, RowWriter
+from .rows import RowReader, RowWriter
 
 ENCODING_TYPE = "wsipipe-features"
 ENCODING_VERSION = "1"
@@ -70,15 +71,15 @@ class FeatureFacts(BaseModel):
     slide_id: str
     slide_digest: str
     tiles_digest: str
-    mpp: float
+    mpp: float = Field(gt=0)
     """True µm per pixel of the tiles before the backbone's own resize; within the tolerance of the requested one."""
-    tile_px: int
-    tile_size_level0: float
+    tile_px: int = Field(gt=0)
+    tile_size_level0: float = Field(gt=0)
     """Side of a tile in level-0 pixels."""
     backbone: str
     architecture: str
     pooling: str
-    width: int
+    width: int = Field(gt=0, le=65_536)
     weights_digest: str
     precision: str
     transform: dict[str, Any]
@@ -291,7 +292,9 @@ def _opened(path: Path) -> OpenFeatures:
     try:
         features, coords = group["features"], group["coords"]
         shapes = features.shape, coords.shape
-    except (*UNREADABLE, AttributeError) as error:
+        if features.dtype.name not in get_args(StoreDtype) or coords.dtype != np.int64:
+            raise TypeError(f"its features are {features.dtype} and its coordinates {coords.dtype}")
+    except UNREADABLE as error:
         _let_through(error)
         raise _damaged(path, error) from error
     if shapes != ((shapes[1][0], facts.width), (shapes[0][0], 2)):
@@ -321,9 +324,9 @@ def read_bags(paths: Iterable[Path]) -> Iterator[Bag]:
 
 def _open(path: Path) -> tuple[zarr.Group, FeatureFacts]:
     try:
-        group = zarr.open_group(path, mode="r")
+        group = open_zarr(path)
         attributes = dict(group.attrs)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, ZarrUserWarning) as error:
+    except UNREADABLE as error:
         _let_through(error)
         raise _damaged(path, error) from error  # what zarr raises depends on where its JSON is damaged
     kind, version = attributes.pop("encoding-type", None), attributes.pop("encoding-version", None)
@@ -336,7 +339,7 @@ def _open(path: Path) -> tuple[zarr.Group, FeatureFacts]:
     try:
         return group, FeatureFacts.model_validate(attributes)
     except ValidationError as error:
-        raise _damaged(path, error) from error
+        raise _damaged(path, ValueError(fault(error))) from error
 
 
 def _let_through(error: Exception) -> None:

@@ -34,6 +34,8 @@ from ..tiling.store import TileSet
 from .hdf5_arrays import Attributes, write_array
 
 _SQUARE_WITHIN: Final = 0.01  # relative: sizes of levels are rounded to whole pixels, each axis by itself
+_LARGEST: Final = 2**40
+"""Downsamples that no level has."""
 
 
 def is_clam_s(coords: Attributes) -> bool:
@@ -63,7 +65,7 @@ def clam_field_of_view(coords: Attributes) -> float:
         pair = np.broadcast_to(np.asarray(said, np.float64), 2)
     except (TypeError, ValueError):
         pair = np.full(2, math.nan)
-    mean = float(pair.mean())
+    mean = float(pair.mean()) if (pair < _LARGEST).all() else math.nan
     if not (mean >= 1 and np.ptp(pair) <= _SQUARE_WITHIN * mean):
         raise SlideError(f"its downsample is {said}, which is no pair of sizes")
     return coords.size("patch_size") * mean
@@ -114,7 +116,7 @@ def clam_process_list(slides: Sequence[str]) -> str:
     :raises SlideError: a name that CLAM would not find again.
     """
     text = io.StringIO()
-    rows = csv.writer(text, lineterminator="\n")
+    rows = csv.writer(text, lineterminator="\n")  # as CLAM reads it: names stay as they are
     rows.writerow(["slide_id", "process", "status"])
     for slide in slides:
         name = PurePath(slide)

@@ -18,9 +18,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import InputError, SlideError
+from ..files.hdf5 import read_hdf5
+from ..files.reading_process import UnreadableError
 from ..plain_files import refuse_pipe
-from ..surroundings import patiently, reading_fault
+from ..surroundings import patiently
 from ..tiling.grid import Coords
+from ..wording import some
 
 _BLOCK_ROWS: Final = 4096
 
@@ -100,23 +103,16 @@ def read_arrays(path: Path, *names: str) -> ReadArrays:
 def _read(path: Path, names: tuple[str, ...]) -> ReadArrays:
     refuse_pipe(path, SlideError)
     try:
-        with h5py.File(path, "r") as file:
-            missing = [name for name in names if not isinstance(file.get(name), h5py.Dataset)]
-            if missing:
-                held = ", ".join(sorted(file)) or "nothing"
-                raise SlideError(f"no dataset `{missing[0]}` in it (it holds {held})")
-            return ReadArrays(
-                {name: file[name][()] for name in names},
-                {name: Attributes(dict(file[name].attrs)) for name in names},
-                Attributes(dict(file.attrs)),
-                tuple(file),
-            )
+        content = read_hdf5(path, *names)
     except FileNotFoundError as error:
         raise SlideError("there is no such file") from error
-    except (OSError, KeyError, RuntimeError, ValueError, TypeError) as error:
-        if reading_fault(error):
-            raise
+    except UnreadableError as error:
         raise SlideError(f"not HDF5, or damaged: {error}") from error
+    missing = [name for name in names if name not in content.arrays]
+    if missing:
+        raise SlideError(f"no dataset `{missing[0]}` in it (it holds {some(sorted(content.names)) or 'nothing'})")
+    attributes = {name: Attributes(held) for name, held in content.attributes.items()}
+    return ReadArrays(content.arrays, attributes, Attributes(content.of_file), content.names)
 
 
 def tile_coords(values: Any) -> Coords:

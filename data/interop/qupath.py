@@ -59,6 +59,7 @@ _OTHER_OBJECTS: Final = {
 _QUPATHS: Final = frozenset({"objectType", "object_type", "classification", "isLocked", "measurements", "childObjects"})
 _TRIDENTS: Final = "tissue_id"
 _WITH_AREA: Final = frozenset({"Polygon", "MultiPolygon", "LineString", "MultiLineString"})
+_DEEPEST: Final = 100
 _LARGEST: Final = 1e9  # px; no slide comes near, and arithmetic beyond it is not exact
 
 
@@ -204,7 +205,8 @@ def tile_scores_geojson(
     return json.dumps({"type": "FeatureCollection", "features": features}, separators=(",", ":"), allow_nan=False)
 
 
-def _features(document: Any, path: Path) -> Iterator[dict[str, Any]]:
+def _features(document: Any, path: Path, depth: int = 0) -> Iterator[dict[str, Any]]:
+    _check_depth(depth, path)
     kind = document.get("type") if isinstance(document, dict) else None
     if kind == "FeatureCollection" and isinstance(document.get("features"), list):
         features = document["features"]
@@ -221,7 +223,13 @@ def _features(document: Any, path: Path) -> Iterator[dict[str, Any]]:
         its = _properties(feature)
         children = its.get("childObjects", its.get("children"))
         if isinstance(children, list):
-            yield from _features(children, path)
+            yield from _features(children, path, depth + 1)
+
+
+def _check_depth(depth: int, path: Path) -> None:
+    if depth > _DEEPEST:
+        wrong = f"objects within objects, more than {_DEEPEST} deep"
+        raise SlideError(wrong, path=path, hint="export it from QuPath again, without its hierarchy")
 
 
 def _properties(feature: dict[str, Any]) -> dict[str, Any]:
@@ -261,15 +269,16 @@ def _own_name(feature: dict[str, Any]) -> str:
     return str(_properties(feature).get("name") or "")
 
 
-def _polygons(geometry: Any, passed_over: Counter[str], path: Path, number: int) -> list[Polygon]:
+def _polygons(geometry: Any, passed_over: Counter[str], path: Path, number: int, depth: int = 0) -> list[Polygon]:
     """The polygons of a feature; what is none is counted."""
+    _check_depth(depth, path)
     kind = geometry.get("type") if isinstance(geometry, dict) else None
     parts = geometry.get("geometries") if kind == "GeometryCollection" else None
     if parts and isinstance(parts, list):
-        return [polygon for part in parts for polygon in _polygons(part, passed_over, path, number)]
+        return [polygon for part in parts for polygon in _polygons(part, passed_over, path, number, depth + 1)]
     try:
         polygons = [tuple(_ring(points) for points in rings) for rings in _rings(kind, geometry)]
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
         wrong = f"feature {number} is a {kind} whose coordinates cannot be read: {error}"
         raise SlideError(wrong, path=path, hint=FROM_QUPATH) from error
     if not polygons:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gzip
 import io
 import json
 import zipfile
@@ -10,7 +9,8 @@ import zlib
 from pathlib import Path
 from typing import Any, Final
 
-from ..errors import SlideError
+from ..errors import SlideError, about
+from ..files.packed import FEWEST_BYTES, LONGER, unpacked
 from ..plain_files import refuse_pipe
 from ..surroundings import patiently
 from ..wording import some
@@ -51,10 +51,12 @@ def annotation_json(path: Path) -> Any:
         raise SlideError("there is no such file", path=path, hint=FROM_QUPATH)
     refuse_pipe(path, SlideError)
     try:
-        return json.loads(_unpacked(patiently(path.read_bytes, path)))
+        with about(path):
+            return json.loads(_unpacked(patiently(path.read_bytes, path)))
     except OSError as error:
         raise SlideError(f"could not be read: {error.strerror or error}", path=path, hint=FROM_QUPATH) from error
-    except (ValueError, RecursionError, EOFError, zlib.error, zipfile.BadZipFile) as error:
+    except (ValueError, RecursionError, EOFError, zlib.error, zipfile.BadZipFile, RuntimeError) as error:
+        # RuntimeError is zipfile's for a password, and for a kind of packing that it does not know.
         raise SlideError(f"not JSON: {error}", path=path, hint=FROM_QUPATH) from error
 
 
@@ -64,7 +66,8 @@ def _unpacked(content: bytes) -> bytes:
     :raises ValueError: a zip file that does not hold just one.
     """
     if content.startswith(b"\x1f\x8b"):
-        return gzip.decompress(content)
+        with unpacked(io.BytesIO(content), len(content)) as stream:
+            return stream.read()
     if not content.startswith(b"PK\x03\x04"):
         return content
     with zipfile.ZipFile(io.BytesIO(content)) as archive:
@@ -72,4 +75,7 @@ def _unpacked(content: bytes) -> bytes:
         names = [name for name in archive.namelist() if name.lower().endswith("json") and not name.startswith(hidden)]
         if len(names) != 1:
             raise ValueError(f"the zip file holds {len(names)} GeoJSON files ({some(names) or 'none'}), not one")
+        size = archive.getinfo(names[0]).file_size
+        if size > max(FEWEST_BYTES, LONGER * len(content)):
+            raise ValueError(f"the zip file holds {size / 2**20:.0f} MiB, far more than annotations packed to its size")
         return archive.read(names[0])

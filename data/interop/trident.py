@@ -16,7 +16,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import h5py
 
@@ -26,6 +26,9 @@ from ..features.store import Bag
 from ..tiling.store import TileSet
 from ..units import Level0Px
 from .hdf5_arrays import Attributes, write_array
+
+_LARGEST: Final = 2**40
+"""Pixels along a side that no slide has."""
 
 
 def is_trident_s(coords: Attributes) -> bool:
@@ -42,7 +45,10 @@ def trident_field_of_view(coords: Attributes) -> float:
     level0, target = coords.number("level0_magnification"), coords.number("target_magnification")
     if not level0 or not target:
         return float(coords.size("patch_size_level0"))
-    size = float(round(coords.size("patch_size") * level0 / target))
+    exact = coords.size("patch_size") * level0 / target
+    if not exact < _LARGEST:
+        raise SlideError(f"its magnifications {level0:g} and {target:g} make tiles of {exact:.3g} px of level 0")
+    size = float(round(exact))
     if said and abs(said - size) > 1:
         wrong = f"it contradicts itself: tiles of {size:g} px of level 0 by their magnifications, and of {said:g}"
         raise SlideError(wrong)

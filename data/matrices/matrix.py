@@ -12,19 +12,20 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import h5py
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
-from anndata.io import read_elem
-from scipy import sparse
+import pyarrow.parquet as parquet
 
 from ..columns import plain_name
-from ..errors import ExpressionError, UsageError
+from ..errors import ExpressionError, UsageError, about
+from ..files.reading_process import UnreadableError
 from ..plain_files import refuse_pipe
+from ..surroundings import patiently
 from ..wording import some
 from .cells import named_table
 from .expression_units import Unit
+from .h5ad import read_h5ad
 from .naming import AS_WRITTEN, Naming, Orientation
 from .orientation import genes_in_rows
 from .origin import origin
@@ -33,6 +34,11 @@ from .row_names import RowNames, row_names
 from .text_table import Table, read_text, sample_titles
 
 __all__ = ["Naming", "Orientation", "RawMatrix", "read_matrix", "without"]
+
+
+_FEW_CELLS = 40_000_000
+_CELLS_A_BYTE = 10
+"""Of a Parquet file: runs of one value take next to nothing, and unpack to any size."""
 
 
 @dataclass(frozen=True)
@@ -83,7 +89,8 @@ def read_matrix(path: Path, orientation: Orientation = "auto", naming: Naming = 
                 "this is a spreadsheet or a zip file", path=path, hint="save the matrix as CSV or TSV"
             )
         else:
-            table = read_text(path, gzipped=magic[:2] == b"\x1f\x8b", name_column=naming.column)
+            with about(path):
+                table = read_text(path, gzipped=magic[:2] == b"\x1f\x8b", name_column=naming.column)
     except FileNotFoundError as error:
         raise ExpressionError("there is no such file", path=path, hint="check the path of the matrix") from error
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:
@@ -133,8 +140,16 @@ def _refuse_unknown(unknown: Sequence[str]) -> None:
 def _read_parquet(path: Path) -> Table:
     """Read a Parquet file; its index becomes a column too, unless it only numbers the rows."""
     try:
+        said = parquet.read_metadata(path)
+        cells = said.num_rows * said.num_columns
+        if cells > max(_FEW_CELLS, _CELLS_A_BYTE * path.stat().st_size):
+            what = (
+                f"claims {said.num_rows:,} rows of {said.num_columns:,} columns, far more than a file of its size holds"
+            )
+            raise ExpressionError(what, path=path, hint="if that is right, write it as CSV")
         frame = pd.read_parquet(path)
-    except (ValueError, OSError) as error:  # base classes of pyarrow's errors
+    except (ValueError, OSError, LookupError, TypeError, AttributeError, ArithmeticError, RuntimeError) as error:
+        # pyarrow's own errors, and pandas's for a damaged description of its columns
         raise ExpressionError(f"the Parquet file is damaged ({error})", path=path, hint="write it again") from error
     index = frame.index
     if not (isinstance(index, pd.RangeIndex) and index.name is None and index.start == 0):
@@ -172,19 +187,17 @@ def _turned(table: Table, path: Path, orientation: Orientation, naming: Naming) 
 def _read_h5ad(path: Path, naming: Naming) -> RawMatrix:
     """Read X, with the names of obs and var from their index, or from a column with names."""
     try:
-        with h5py.File(path) as file:
-            matrix, obs, var = (read_elem(file[part]) for part in ("X", "obs", "var"))
-    except (OSError, KeyError, ValueError, TypeError) as error:
+        read = patiently(lambda: read_h5ad(path), path)
+    except UnreadableError as error:
         raise ExpressionError(
-            f"is not a readable .h5ad ({error})", path=path, hint="write it again with anndata"
+            f"is not a readable .h5ad ({error})", path=path, hint="copy it again, or write it again with anndata"
         ) from error
-    dense = matrix.toarray() if sparse.issparse(matrix) else np.asarray(matrix)
     facts = ReadingFacts(["an .h5ad: observations are patients, variables are genes (X is read)"])
-    samples, genes = (_axis_names(frame, naming, path) for frame in (obs, var))
+    samples, genes = (_axis_names(frame, naming, path) for frame in (read.obs, read.var))
     for side in (samples, genes):
         facts.sentences += side.notes
     return RawMatrix(
-        dense.astype(np.float64),
+        read.values,
         tuple(samples.names),
         tuple(genes.names),
         facts,

@@ -10,22 +10,24 @@ between the cells need pandas' in any case.
 from __future__ import annotations
 
 import csv
-import gzip
 import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import IO, Any, cast
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from ..columns import plain_name, plain_names
 from ..errors import ExpressionError
+from ..files.packed import opened
 from ..wording import some
 
 FORM = "the first row and the first column must hold names, every other cell a number or nothing"
+_MOST_COLUMNS = 1_000_000
+"""All probes of the largest methylation array; each column takes some 10 µs, however short the file."""
 _SEPARATORS = ("\t", ",", ";", " ")
 
 
@@ -121,15 +123,11 @@ def read_text(path: Path, *, gzipped: bool, name_column: str | None = None) -> T
     return Table(header, frame, notes, gct, top.measure)
 
 
-def _open(path: Path, *, gzipped: bool) -> IO[bytes]:
-    return cast("IO[bytes]", gzip.open(path)) if gzipped else path.open("rb")
-
-
 def _first_lines(path: Path, *, gzipped: bool) -> list[tuple[int, str]]:
     """The first numbered lines down to the fourth that is not a comment; of comments the first and last are kept."""
     found: list[tuple[int, str]] = []
     comment: tuple[int, str] | None = None
-    with _open(path, gzipped=gzipped) as binary, io.TextIOWrapper(binary, encoding="utf-8-sig", newline="") as text:
+    with opened(path, gzipped=gzipped) as binary, io.TextIOWrapper(binary, encoding="utf-8-sig", newline="") as text:
         for number, line in enumerate(text, start=1):
             if number == 1 and line.startswith(("#1.2", "#1.3")):
                 found.append((number, line))
@@ -252,10 +250,13 @@ def _aligned(
 def _parsed(path: Path, top: _Top, header: Sequence[str], *, gzipped: bool) -> pd.DataFrame:
     """Read all rows, in numbered columns; columns that may hold names, by their titles, as text."""
     width = max(len(header), len(top.first))
+    if width > _MOST_COLUMNS:
+        what = f"has {width:,} columns, and at most {_MOST_COLUMNS:,} are read"
+        raise ExpressionError(what, path=path, hint="write it with a row for each gene")
     roles = role_titles()
     text: dict[Any, Any] = {0: str, **{i: str for i, title in enumerate(header) if plain_name(title) in roles}}
     try:
-        with _open(path, gzipped=gzipped) as binary:
+        with opened(path, gzipped=gzipped) as binary:
             return pd.read_csv(
                 binary,
                 sep=top.separator,
@@ -274,7 +275,7 @@ def _parsed(path: Path, top: _Top, header: Sequence[str], *, gzipped: bool) -> p
 def _refuse_short_lines(path: Path, top: _Top, cells: int, *, gzipped: bool) -> None:
     """Refuse lines that were cut off; pandas would silently fill them with missing values."""
     separator = top.separator.encode()
-    with _open(path, gzipped=gzipped) as stream:
+    with opened(path, gzipped=gzipped) as stream:
         for number, line in enumerate(islice(stream, top.skip, None), start=top.skip + 1):
             if line.strip() and line.count(separator) < cells - 1 and not line.startswith((b"!", b'"!')):
                 what = f"line {number} has {line.count(separator) + 1} cells, the header has {cells}"

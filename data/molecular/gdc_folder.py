@@ -23,7 +23,8 @@ import pandas as pd
 
 from ..cohort.sample_types import sample_types, type_of_words
 from ..columns import names, plain_name
-from ..errors import ExpressionError
+from ..errors import ExpressionError, about
+from ..files.packed import opened
 from ..matrices.expression_units import Unit
 from ..matrices.matrix import RawMatrix
 from ..matrices.reading_facts import ReadingFacts
@@ -242,15 +243,16 @@ def _read(path: Path, column: str, *, symbols: bool) -> tuple[_Genes, _Reads]:
     hint = "get the file again from the GDC"
     refuse_pipe(path, ExpressionError)
     try:
-        with gzip.open(path, "rt", encoding="utf-8") if compressed else path.open(encoding="utf-8") as text:
-            line = text.readline()
-        frame = pd.read_csv(
-            path,
-            sep="\t",
-            skiprows=int(line.startswith("#")),
-            usecols=["gene_id", *(["gene_name"] if symbols else []), "unstranded", column],
-            dtype={"unstranded": np.float64, column: np.float64},
-        )
+        with about(path), opened(path, gzipped=compressed) as stream:
+            line = stream.readline().decode("utf-8")
+        with about(path), opened(path, gzipped=compressed) as stream:
+            frame = pd.read_csv(
+                stream,
+                sep="\t",
+                skiprows=int(line.startswith("#")),
+                usecols=["gene_id", *(["gene_name"] if symbols else []), "unstranded", column],
+                dtype={"unstranded": np.float64, column: np.float64},
+            )
     except (EOFError, zlib.error, gzip.BadGzipFile, UnicodeDecodeError) as error:
         raise ExpressionError("the file is damaged or cut off", path=path, hint=hint) from error
     except (ValueError, OSError) as error:  # pandas's own errors are ValueErrors

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import gzip
+import io
 import zlib
 from pathlib import Path
 
-from ..errors import ExpressionError
+from ..errors import ExpressionError, about
+from ..files.packed import unpacked
 from ..plain_files import refuse_pipe
 
 
@@ -47,7 +48,8 @@ def _text(path: Path) -> str:
     try:
         content = path.read_bytes()
         if content.startswith(b"\x1f\x8b"):
-            content = gzip.decompress(content)
+            with about(path), unpacked(io.BytesIO(content), len(content)) as stream:
+                content = stream.read()
         return content.decode("utf-8-sig")
     except FileNotFoundError as error:
         raise ExpressionError("there is no such file", path=path, hint="check the path of the gene sets") from error

@@ -1,7 +1,7 @@
 """A signature as the target of a slide model: one number a patient, from the RNA of the cohort itself.
 
-    singscore     mean rank of the set's genes among all genes of the patient (Foroutan et al., BMC Bioinformatics 19:404,
-                  2018), scaled so that 0 is the lowest possible and 1 the highest; equal values share their mean rank
+    singscore     mean rank of the set's genes among all genes of the patient, scaled so that 0 is the lowest possible
+                  and 1 the highest (Foroutan et al., BMC Bioinformatics 19:404, 2018); equal values share a mean rank
     ssgsea        single-sample GSEA, as ``signatures.csv`` has it
     mean-z        mean over the set's genes of (value − mean) / SD, mean and SD those of a fold's training patients
     expression    of one gene, its value as it is stored
@@ -16,37 +16,31 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection, Mapping, Sequence
-from typing import Final, Literal, Self
+from typing import TYPE_CHECKING, Any, Final, Self
 
-import anndata
 import numpy as np
 import numpy.typing as npt
-import pandas as pd
-from pydantic import BaseModel, ConfigDict
-from scipy.stats import rankdata
+from pydantic import BaseModel, ConfigDict, FiniteFloat, model_validator
 
 from ..cohort.outcomes import Label
 from ..errors import ExpressionError
 from ..matrices.expression_units import STORED_AS
 from ..wording import some
 from .gene_aliases import shipped_aliases
-from .signatures import RECURRENCE, UNSCALED, recurrence_genes, recurrence_table, single_sample_gsea
-from .store import ExpressionTable
+from .signature_names import GENE, MEDIAN, RECURRENCE_SCORE, RECURRENCE_UNSCALED, ScoreName, SetScore
+
+if TYPE_CHECKING:
+    from .store import ExpressionTable  # loads AnnData, which reading a bundle does not need
 
 Floats = npt.NDArray[np.float64]
-ScoreName = Literal["singscore", "ssgsea", "mean-z", "expression", "recurrence-score", "recurrence-score-unscaled"]
-SetScore = Literal["auto", "singscore", "ssgsea", "mean-z"]
-"""Scores of a gene set; auto is singscore, and mean-z where the matrix holds z-scores."""
 
 LEAST_SHARE: Final = 0.5
 """A set of which a smaller share is in the matrix, or measured in a patient, is not scored."""
-GENE: Final = "gene:"
-"""Prefix of a signature that is one gene."""
 NO_RNA: Final = "no RNA for the signature"
 TOO_FEW: Final = "too few of the signature's genes measured"
-_MEDIAN: Final = "median"
 _NAMES: Final = 30
-_RECURRENCE: Final[dict[str, str]] = {"recurrence-score": RECURRENCE, "recurrence-score-unscaled": UNSCALED}
+_RECURRENCE: Final = (RECURRENCE_SCORE, RECURRENCE_UNSCALED)
+_OF_SETS: Final = ("singscore", "ssgsea", "mean-z")
 
 
 class Signature(BaseModel):
@@ -62,14 +56,22 @@ class Signature(BaseModel):
     """The genes that are in the matrix, by its names, sorted."""
     absent: tuple[str, ...] = ()
     """The genes that are not."""
-    mean: tuple[float, ...] = ()
+    mean: tuple[FiniteFloat, ...] = ()
     """Of ``mean-z``: of each gene, over the training patients."""
-    scale: tuple[float, ...] = ()
+    scale: tuple[FiniteFloat, ...] = ()
     """Its standard deviation (divided by n); 0 for a gene that does not vary and is left out."""
     cut: str = ""
     """Of a binary question: ``median``, or a number; a patient at or above it is high."""
-    cut_at: float | None = None
+    cut_at: FiniteFloat | None = None
     """The cut as a number: the training patients' median, or the number that was given."""
+
+    @model_validator(mode="after")
+    def _whole(self) -> Self:
+        if not self.genes or list(self.genes) != sorted(set(self.genes)):
+            raise ValueError("its genes are not a sorted list")
+        if {len(self.mean), len(self.scale)} - {0, len(self.genes)} or len(self.mean) != len(self.scale):
+            raise ValueError("its genes have not each a mean and a standard deviation")
+        return self
 
     @classmethod
     def of(
@@ -91,7 +93,7 @@ class Signature(BaseModel):
         zscores = _holds_zscores(table)
         kind: ScoreName
         if name in _RECURRENCE:
-            kind, asked, least = _recurrence_kind(name), recurrence_genes(), 1.0
+            kind, asked, least = _recurrence_kind(name), _recurrence_genes(), 1.0
         elif name.startswith(GENE):
             kind, asked, least = "expression", (name.removeprefix(GENE),), 1.0
         else:
@@ -116,13 +118,13 @@ class Signature(BaseModel):
             genes=tuple(sorted(set(found.values()))),
             absent=absent,
             cut=cut,
-            cut_at=None if cut in ("", _MEDIAN) else float(cut),
+            cut_at=None if cut in ("", MEDIAN) else float(cut),
         )
 
     @property
     def depends_on_others(self) -> bool:
         """Whether a patient's target depends on the training patients."""
-        return self.score == "mean-z" or self.cut == _MEDIAN
+        return self.score == "mean-z" or self.cut == MEDIAN
 
     def fitted(self, table: ExpressionTable, patients: Collection[str]) -> Self:
         """Take means, standard deviations and a median cut from these patients, and from no others.
@@ -137,7 +139,7 @@ class Signature(BaseModel):
                 what = f"{self.name}: none of its genes varies among {len(known)} training patients"
                 raise ExpressionError(what, path=table.source, hint="use fewer folds, or more patients with RNA")
             fitted = self.model_copy(update={"mean": tuple(mean.tolist()), "scale": tuple(scale.tolist())})
-        if self.cut == _MEDIAN:
+        if self.cut == MEDIAN:
             scores = [one for one in fitted.scores(table, known).values() if isinstance(one, float)]
             if not scores:
                 what = f"{self.name}: no training patient has a score to take the median of"
@@ -181,7 +183,7 @@ class Signature(BaseModel):
             raise ExpressionError(what, path=table.source, hint=hint)
         found = _found(self.genes, table.genes)
         absent = [gene for gene in self.genes if gene not in found]
-        least = LEAST_SHARE if self.score in ("singscore", "ssgsea", "mean-z") else 1.0
+        least = LEAST_SHARE if self.score in _OF_SETS else 1.0
         if len(found) < least * len(self.genes):
             raise _too_few(self.name, found, absent, table, least)
         kept = sorted(self.genes.index(gene) for gene in found)
@@ -209,7 +211,7 @@ class Signature(BaseModel):
         }[self.score]
         if not self.cut:
             return made
-        at = "the median of each fold's training patients" if self.cut == _MEDIAN else f"{float(self.cut):g}"
+        at = "the median of each fold's training patients" if self.cut == MEDIAN else f"{float(self.cut):g}"
         return f"{made}; high at or above {at}"
 
     def _values(self, table: ExpressionTable, patients: Sequence[str]) -> Floats:
@@ -220,8 +222,11 @@ class Signature(BaseModel):
     def _scored(self, table: ExpressionTable, patients: Sequence[str]) -> Floats:
         """(patients), NaN where too few genes are measured."""
         least = max(1, int(np.ceil(LEAST_SHARE * len(self.genes))))
+        from .signatures import RECURRENCE, UNSCALED, recurrence_table, single_sample_gsea
+
         if self.score in _RECURRENCE:
-            return recurrence_table(_anndata(table, patients))[_RECURRENCE[self.score]].to_numpy(np.float64)
+            column = RECURRENCE if self.score == RECURRENCE_SCORE else UNSCALED
+            return recurrence_table(_anndata(table, patients))[column].to_numpy(np.float64)
         if self.score == "ssgsea":
             order = np.argsort(np.array(table.genes))  # its sums then do not depend on the matrix's order
             names = [table.genes[place] for place in order.tolist()]
@@ -255,6 +260,8 @@ def singscore(matrix: npt.NDArray[np.float32], of_set: npt.NDArray[np.bool_], le
     :param least: a patient with fewer of them measured has none.
     :return: (n); NaN where there is none, or no other gene.
     """
+    from scipy.stats import rankdata
+
     measured = np.isfinite(matrix)
     scores = np.full(len(matrix), np.nan)
     for row, known in enumerate(measured):
@@ -271,7 +278,13 @@ def _holds_zscores(table: ExpressionTable) -> bool:
 
 
 def _recurrence_kind(name: str) -> ScoreName:
-    return "recurrence-score" if name == "recurrence-score" else "recurrence-score-unscaled"
+    return "recurrence-score" if name == RECURRENCE_SCORE else "recurrence-score-unscaled"
+
+
+def _recurrence_genes() -> tuple[str, ...]:
+    from .signatures import recurrence_genes
+
+    return recurrence_genes()
 
 
 def _genes_of(name: str, gene_sets: Mapping[str, Sequence[str]] | None, table: ExpressionTable) -> Sequence[str]:
@@ -307,7 +320,8 @@ def _found(asked: Sequence[str], genes: Sequence[str]) -> dict[str, str]:
 
 def _needs_levels(name: str, score: str, table: ExpressionTable) -> ExpressionError:
     if score in _RECURRENCE:
-        missing = [gene for gene in recurrence_genes() if gene not in _found(recurrence_genes(), table.genes)]
+        found = _found(_recurrence_genes(), table.genes)
+        missing = [gene for gene in _recurrence_genes() if gene not in found]
         lacks = f"; and it lacks {', '.join(missing)}" if missing else ""
         what = f"{name} is normalised by reference genes, and this matrix holds z-scores, which have no level{lacks}"
         return ExpressionError(what, path=table.source, hint="give wsipipe genomics expression: counts, TPM or FPKM")
@@ -336,8 +350,11 @@ def _mean_and_scale(values: Floats) -> tuple[Floats, Floats]:
     return mean, np.where(tiny | (number < 2), 0.0, scale)
 
 
-def _anndata(table: ExpressionTable, patients: Sequence[str]) -> anndata.AnnData:
+def _anndata(table: ExpressionTable, patients: Sequence[str]) -> Any:
     """These patients as the genomics stage has them."""
+    import anndata
+    import pandas as pd
+
     uns = {"input_unit": "zscore" if _holds_zscores(table) else ""}
     obs, var = pd.DataFrame(index=list(patients)), pd.DataFrame(index=list(table.genes))
     return anndata.AnnData(table.rows(patients), obs=obs, var=var, uns=uns)

@@ -23,6 +23,7 @@ from scipy.stats import rankdata
 
 from ..artifact import whole
 from ..errors import ExpressionError
+from ..files.safe_cells import safe_cell
 from ..wording import some
 from .gene_aliases import shipped_aliases
 
@@ -100,7 +101,8 @@ def recurrence_table(expression: anndata.AnnData) -> pd.DataFrame:
 def write_signatures(path: Path, signatures: Signatures) -> None:
     """Write the table as CSV, atomically, with six significant digits. Equal scores give equal bytes."""
     with whole(path) as scratch:
-        signatures.table.to_csv(scratch, float_format="%.6g", lineterminator="\n", encoding="utf-8")
+        table = signatures.table.rename(index=safe_cell, columns=safe_cell)
+        table.to_csv(scratch, float_format="%.6g", lineterminator="\n", encoding="utf-8")
 
 
 def single_sample_gsea(

@@ -11,8 +11,10 @@ digest shows whether anything changed.
 
 from __future__ import annotations
 
+import errno
 import hashlib
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -21,19 +23,21 @@ import anndata
 import numpy as np
 import numpy.typing as npt
 import zarr
-from anndata.io import read_elem, write_elem
-from zarr.storage import LocalStore
+from anndata.io import write_elem
 
-from ..artifact import is_stray, whole
+from ..artifact import digest_of_value, whole
 from ..cohort.ids import id_key, one_spelling, same_ids
 from ..errors import ExpressionError, StoreError
-from ..surroundings import patiently
+from ..files.zarr_store import UNREADABLE, open_zarr
+from ..surroundings import patiently, reading_fault
 from ..wording import some
 from .block_table import BLOCKS
 from .blocks import Block, check_block_unit, feature_name
 
 ENCODING_TYPE = "wsipipe-expression"
-ENCODING_VERSION = "0.1.0"
+ENCODING_VERSION = "0.2.0"
+_VALUES_ALONE = "0.1.0"
+"""The version before, which is read too: its digest covers the values, but not whose and of which genes they are."""
 
 
 @dataclass(frozen=True)
@@ -123,7 +127,7 @@ def write_expression(path: Path, expression: anndata.AnnData) -> None:
 
     :param expression: ``X`` (patients × genes) float32, finite or NaN; unique names; ``uns`` with ``unit`` and
         ``source`` (text), ``block`` if it is not RNA, and anything else to store. The keys ``encoding_type``,
-        ``encoding_version`` and ``matrix_digest`` are set here.
+        ``encoding_version`` and ``content_digest`` are set here.
     :raises ExpressionError: it does not have this form, or the values of another block than RNA contradict its unit.
     """
     matrix = expression.X
@@ -146,7 +150,9 @@ def write_expression(path: Path, expression: anndata.AnnData) -> None:
     ours = {
         "encoding_type": ENCODING_TYPE,
         "encoding_version": ENCODING_VERSION,
-        "matrix_digest": _digest(matrix),
+        "content_digest": _digest_of_content(
+            matrix, expression.obs_names, expression.var_names, expression.uns["unit"], block, _libraries(expression)
+        ),
     }
     uns = dict(sorted({**expression.uns, **ours}.items()))
     stored = anndata.AnnData(X=matrix, obs=expression.obs, var=expression.var, uns=uns)
@@ -161,47 +167,105 @@ def read_expression(path: Path) -> ExpressionTable:
     :raises StoreError: missing, not a store of wsipipe, of a later version, or its matrix has changed.
     """
     stored = patiently(lambda: _read(path), path)
-    uns = {key: str(value) for key, value in stored.uns.items() if isinstance(value, str | np.str_)}
+    uns, matrix = stored.uns, stored.matrix
     if uns.get("encoding_type") != ENCODING_TYPE:
         what = f"is AnnData, but no expression store of wsipipe (encoding_type {uns.get('encoding_type')!r})"
         raise StoreError(what, path=path, hint="give the matrix to `wsipipe genomics`")
-    if uns.get("encoding_version") != ENCODING_VERSION:
-        what = f"is of version {uns.get('encoding_version')}, and this wsipipe reads {ENCODING_VERSION}"
+    if (version := uns.get("encoding_version")) not in (ENCODING_VERSION, _VALUES_ALONE):
+        what = f"is of version {version}, and this wsipipe reads {ENCODING_VERSION}"
         raise StoreError(what, path=path, hint="run `wsipipe genomics` again, or use the wsipipe that wrote it")
-    matrix = stored.X
-    if not isinstance(matrix, np.ndarray) or matrix.dtype != np.float32 or _digest(matrix) != uns.get("matrix_digest"):
-        # A lost chunk reads as zeros: only the digest notices.
-        raise StoreError("the matrix is not the one that was written", path=path, hint=_AGAIN)
+    if "unit" not in uns or "source" not in uns:
+        raise StoreError("does not say its unit and its source", path=path, hint=_AGAIN)
     block = next((block for block in BLOCKS if block == uns.get("block", "rna")), None)
     if block is None:
         raise StoreError(f"holds a block {uns['block']!r} that this wsipipe does not know", path=path, hint=_AGAIN)
-    patients, genes = (tuple(map(str, names)) for names in (stored.obs_names, stored.var_names))
-    libraries = stored.obs["library_size"].to_numpy(np.float64) if "library_size" in stored.obs else None
+    patients, genes, libraries = stored.patients, stored.genes, stored.library_sizes
+    fits = matrix.dtype == np.float32 and matrix.shape == (len(patients), len(genes))
+    if fits and version == _VALUES_ALONE:
+        fits = _digest(matrix) == uns.get("matrix_digest")
+    elif fits:
+        content = _digest_of_content(matrix, patients, genes, uns["unit"], uns.get("block", "rna"), libraries)
+        fits = content == uns.get("content_digest")
+    if not fits:  # a lost chunk reads as zeros, or as empty names: only the digest notices
+        raise StoreError("its matrix, patients or genes are not those that were written", path=path, hint=_AGAIN)
+    if twice := same_ids(patients) or [gene for gene, rows in Counter(genes).items() if rows > 1]:
+        raise StoreError(f"holds a patient or a gene twice: {some(list(twice))}", path=path, hint=_AGAIN)
     return ExpressionTable(patients, genes, matrix, uns["unit"], uns["source"], block, libraries)
 
 
-class _WithoutStrays(LocalStore):  # type: ignore[misc]  # zarr has no types
-    """A store on disk, less what file browsers leave in its folders: AnnData takes every folder for a part of it."""
-
-    async def list_dir(self, prefix: str) -> AsyncIterator[str]:
-        async for name in super().list_dir(prefix):
-            if not is_stray(name):
-                yield name
+def _libraries(table: anndata.AnnData) -> npt.NDArray[np.float64] | None:
+    return table.obs["library_size"].to_numpy(np.float64) if "library_size" in table.obs else None
 
 
 _AGAIN = "remove the store and run `wsipipe genomics` again"
 
 
-def _read(path: Path) -> anndata.AnnData:
+@dataclass(frozen=True)
+class _Stored:
+    """What is read of a store: the parts of AnnData that training needs, and no others."""
+
+    matrix: npt.NDArray[np.float32]
+    patients: tuple[str, ...]
+    genes: tuple[str, ...]
+    library_sizes: npt.NDArray[np.float64] | None
+    uns: Mapping[str, str]
+    """Its texts."""
+
+
+def _read(path: Path) -> _Stored:
     if not path.is_dir():
         raise StoreError("there is no expression store", path=path, hint="run `wsipipe genomics` first")
     try:
-        stored = read_elem(zarr.open_group(_WithoutStrays(path, read_only=True), mode="r"))
-    except (OSError, ValueError, KeyError, TypeError, RuntimeError) as error:
+        store = open_zarr(path)
+        if store.attrs.get("encoding-type") != "anndata":
+            raise StoreError(f"holds {store.attrs.get('encoding-type')!r}, not AnnData", path=path, hint=_AGAIN)
+        obs, uns = store["obs"], store["uns"]
+        sizes = np.asarray(obs["library_size"][...], np.float64) if "library_size" in obs else None
+        if sizes is not None and sizes.shape != obs[_index_of(obs)].shape:
+            raise ValueError("the library sizes are not one a patient")
+        return _Stored(
+            np.asarray(store["X"][...]),
+            _texts(obs[_index_of(obs)]),
+            _texts(store["var"][_index_of(store["var"])]),
+            sizes,
+            {name: str(uns[name][()]) for name in _TEXTS if name in uns},
+        )
+    except UNREADABLE as error:
+        if (cause := reading_fault(error)) is not None and cause.errno != errno.ENOENT:
+            raise
         raise StoreError(f"the expression store is damaged ({error})", path=path, hint=_AGAIN) from error
-    if not isinstance(stored, anndata.AnnData):
-        raise StoreError(f"holds {type(stored).__name__}, not AnnData", path=path, hint=_AGAIN)
-    return stored
+
+
+_TEXTS = ("block", "content_digest", "encoding_type", "encoding_version", "matrix_digest", "source", "unit")
+
+
+def _index_of(frame: zarr.Group) -> str:
+    """Name of the array that holds the names of a data frame's rows."""
+    return str(frame.attrs["_index"])
+
+
+def _texts(array: zarr.Array | zarr.Group) -> tuple[str, ...]:
+    """The texts of a string array; pandas 3 stores them with a mask of missing ones, of which names have none."""
+    if isinstance(array, zarr.Group):
+        array = array["values"]
+    values = array[...]
+    if values.ndim != 1:
+        raise ValueError(f"names of the shape {values.shape}")
+    return tuple(map(str, values.tolist()))
+
+
+def _digest_of_content(
+    matrix: npt.NDArray[np.float32],
+    patients: Iterable[object],
+    genes: Iterable[object],
+    unit: str,
+    block: str,
+    libraries: npt.NDArray[np.float64] | None,
+) -> str:
+    """The digest of a matrix with whose values they are, of which genes, in which unit, and the sizes of libraries."""
+    sizes = None if libraries is None else hashlib.sha256(np.asarray(libraries, "<f8").tobytes()).hexdigest()
+    names = {"patients": list(map(str, patients)), "genes": list(map(str, genes))}
+    return digest_of_value({"matrix": _digest(matrix), **names, "unit": unit, "block": block, "libraries": sizes})
 
 
 def _digest(matrix: npt.NDArray[np.float32]) -> str:

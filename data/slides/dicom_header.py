@@ -90,7 +90,7 @@ def _walk(stream: BinaryIO, values: dict[int, bytes]) -> None:
         else:
             stream.seek(length, 1)
         if tag == _TRANSFER_SYNTAX:
-            explicit = values[tag].rstrip(b" \0") != _IMPLICIT.encode()
+            explicit = values.get(tag, b"").rstrip(b" \0") != _IMPLICIT.encode()
 
 
 def _element(stream: BinaryIO, *, explicit: bool) -> tuple[int, bytes, int] | None:

@@ -261,7 +261,8 @@ def _parts(path: Path) -> list[tuple[str, Path]]:
 def _index_and_images(index: Path) -> list[tuple[str, Path]]:
     """List a VMS or VMU index and the files it names (a line ``key=name`` each); all files beside it if none."""
     values = (line.partition("=")[2].strip() for line in index.read_text("utf-8", "surrogateescape").splitlines())
-    named = {name for name in values if name and "/" not in name and (index.parent / name).is_file()}
+    # isfile, because Path.is_file raises for what cannot be a name at all, as in a damaged index.
+    named = {name for name in values if name and "/" not in name and os.path.isfile(index.parent / name)}  # noqa: PTH113
     return sorted((name, index.parent / name) for name in named | {index.name}) if named else _files_below(index.parent)
 
 
@@ -272,7 +273,8 @@ def existing(path: Path) -> Path | None:
     does.
     """
     forms = (path, *(Path(unicodedata.normalize(form, str(path))) for form in ("NFC", "NFD")))
-    return next((form for form in forms if form.exists()), None)
+    # os.path's, because Path.exists raises for what is too long to be a name.
+    return next((form for form in forms if os.path.exists(form)), None)  # noqa: PTH110
 
 
 def _files_below(folder: Path) -> list[tuple[str, Path]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 import warnings
 from pathlib import Path
 from threading import Lock
@@ -19,6 +20,10 @@ from .slide import IMAGE_EXTENSIONS, UPRIGHT, Mask, Rgb, Slide, on_white
 from .stream_colours import jpeg_bits
 
 _ORIENTATION: Final = 0x0112
+MOST_PIXELS: Final = 100_000_000
+"""A plain image is decoded whole: so many pixels take 1 GiB, however small their file."""
+_BAND: Final = 64  # rows that are brought to RGB at a time
+_PNG: Final = b"\x89PNG\r\n\x1a\n"
 _HEAD: Final = 2**18  # bytes: EXIF and colour profiles come before a JPEG's frame
 
 
@@ -33,8 +38,8 @@ class ImageReader(Slide):
     The mpp comes from the caller only: the resolution stored in such files is that of printers and screens. Pillow is
     used because it refuses a truncated image, where OpenCV fills the missing part with grey.
 
-    :raises SlideError: not a PNG or JPEG, larger than Pillow's own limit (about 179 million pixels), more than 8 bits
-        per channel, or an orientation tag that asks for a rotation.
+    :raises SlideError: not a PNG or JPEG, of more than :data:`MOST_PIXELS`, of more than 8 bits per channel, or an
+        orientation tag that asks for a rotation.
     """
 
     def __init__(self, path: Path, mpp: tuple[Mpp, Mpp] | None) -> None:
@@ -49,8 +54,13 @@ class ImageReader(Slide):
             wrong = f"an image of more than 8 bits a channel ({bits})"
             raise SlideError(wrong, path=path, hint="save it with 8 bits a channel, its values brought to 0 to 255")
         with self._open() as image:
-            # The base class's method: PNG's own decodes the whole image first, because a tag may come after it.
-            if (orientation := Image.Image.getexif(image).get(_ORIENTATION, 1)) != 1:
+            width, height = image.size
+            if width * height > MOST_PIXELS:
+                wrong = (
+                    f"{width} × {height} px, too large for a plain image (at most {MOST_PIXELS / 1e6:.0f} million px)"
+                )
+                raise SlideError(wrong, path=path, hint="convert it to a tiled pyramidal TIFF")
+            if (orientation := _orientation(image)) != 1:
                 wrong = f"its orientation tag ({orientation}) says to turn it, which some programs do and others do not"
                 raise SlideError(wrong, path=path, hint=UPRIGHT)
             self.grey = image.mode in ("1", "L", "LA")
@@ -79,12 +89,12 @@ class ImageReader(Slide):
     def _open(self) -> Image.Image:
         try:
             with warnings.catch_warnings():
-                warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+                warnings.simplefilter("ignore")  # of sizes, which are checked here, and of damaged tags
                 return Image.open(self.path, formats=("PNG", "JPEG"))
         except Image.DecompressionBombError as error:
             hint = "convert it to a tiled pyramidal TIFF"
             raise SlideError(f"too large for a plain image: {error}", path=self.path, hint=hint) from error
-        except UnidentifiedImageError as error:
+        except (UnidentifiedImageError, ValueError, SyntaxError, ArithmeticError, LookupError) as error:
             raise SlideError("neither a PNG nor a JPEG image", path=self.path, hint="check what it is") from error
         except OSError as error:
             if reading_fault(error):
@@ -98,20 +108,57 @@ class ImageReader(Slide):
                 raise self._broken
             if self._pixels is None:
                 try:
-                    pixels = patiently(self._converted, self.path)
-                except (OSError, SyntaxError, ValueError) as error:  # Pillow's for truncated and for broken files
+                    self._pixels, self._transparent = patiently(self._converted, self.path)
+                except (OSError, SyntaxError, ValueError, ArithmeticError, LookupError, struct.error) as error:
+                    # Pillow's for truncated and for broken files
                     hint = "copy or export it again"
                     self._broken = SlideError(f"cannot be decoded: {error}", path=self.path, hint=hint)
                     raise self._broken from error
-                see_through = pixels.shape[2] == 4
-                self._pixels = on_white(pixels) if see_through else pixels
-                self._transparent = pixels[..., 3] == 0 if see_through else None
             return self._pixels
 
-    def _converted(self) -> npt.NDArray[np.uint8]:
+    def _converted(self) -> tuple[Rgb, Mask | None]:
+        """Decode the image, and bring it to RGB band by band, so that it is never in memory three times."""
+        _check_chunks(self.path)
         with self._open() as image:
+            image.load()
             see_through = image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info
-            return np.asarray(image.convert("RGBA" if see_through else "RGB"))
+            width, height = image.size
+            pixels = np.empty((height, width, 3), np.uint8)
+            transparent = np.zeros((height, width), bool) if see_through else None
+            for top in range(0, height, _BAND):
+                rows = slice(top, min(top + _BAND, height))
+                band = image.crop((0, rows.start, width, rows.stop))
+                if transparent is None:
+                    pixels[rows] = np.asarray(band.convert("RGB"))
+                else:
+                    rgba = np.asarray(band.convert("RGBA"))
+                    pixels[rows], transparent[rows] = on_white(rgba), rgba[..., 3] == 0
+            return pixels, transparent
+
+
+def _orientation(image: Image.Image) -> int:
+    """Read the orientation tag; 1, which is upright, if there is none that can be read."""
+    try:
+        # The base class's method: PNG's own decodes the whole image first, because a tag may come after it.
+        return int(Image.Image.getexif(image).get(_ORIENTATION, 1))
+    except (SyntaxError, ValueError, TypeError, LookupError, ArithmeticError, struct.error):
+        return 1
+
+
+def _check_chunks(path: Path) -> None:
+    """Refuse a PNG with a chunk that is longer than its file: Pillow asks for the memory before it sees the end.
+
+    :raises ValueError: it has one.
+    """
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        if file.read(8) != _PNG:
+            return
+        while len(head := file.read(8)) == 8 and head[4:] != b"IEND":
+            length = int.from_bytes(head[:4])
+            if file.tell() + length > size:
+                raise ValueError(f"a chunk of {length:,} bytes in a file of {size:,}")
+            file.seek(length + 4, 1)
 
 
 def _bits(path: Path) -> int:
@@ -126,8 +173,8 @@ def _bits(path: Path) -> int:
         if reading_fault(error):
             raise
         return 0  # opening the image reports it
-    if head.startswith(b"\x89PNG") and head[12:16] == b"IHDR":
-        return head[24]
+    if head.startswith(_PNG) and head[12:16] == b"IHDR":
+        return int.from_bytes(head[24:25])  # 0 for a file that ends before it
     return jpeg_bits(head) if head.startswith(b"\xff\xd8") else 0
 
 

@@ -18,7 +18,7 @@ from .openslide_reader import OpenSlideReader
 from .pyramid import has_the_field
 from .resolution import mpp_from_properties
 from .slide import Slide
-from .tiff_layout import TIFFFILE_ERRORS, TiledLevel, check_upright, check_whole, tiled_level
+from .tiff_layout import TIFFFILE_ERRORS, TiledLevel, check_extent, check_upright, check_whole, tiled_level
 from .tiff_reader import TiffReader
 
 _UNITS: Final = {2: "inch", 3: "centimeter"}
@@ -57,6 +57,8 @@ def open_ome_tiff(path: Path, mpp: tuple[Mpp, Mpp] | None) -> Slide | None:
         return None
     check_whole(path, path)
     found = _main_image(path, xml)
+    for level in found.levels:
+        check_extent(path, path, (level.width, level.height), (level.tile_width, level.tile_height))
     mpp = mpp or found.mpp
     tiles = DecodedTiles(path, dict(enumerate(found.levels)), white_gaps=True)
     try:

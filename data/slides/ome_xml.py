@@ -12,6 +12,8 @@ from ..units import Mpp
 _ROOT: Final = re.compile(r"<(\w+:)?OME[\s>]")
 _PREAMBLE: Final = 4096  # characters: an XML declaration and a comment of Bio-Formats come before the root
 
+_DECLARATION: Final = re.compile(r"<!(DOCTYPE|ENTITY)")
+
 _MICRONS: Final = {"nm": 1e-3, "µm": 1.0, "μm": 1.0, "um": 1.0, "mm": 1e3, "cm": 1e4, "m": 1e6, "in": 25_400.0}
 """Other units (``pixel``, ``reference frame``) are not lengths, or not lengths of a microscope image."""
 
@@ -52,6 +54,8 @@ def main_image(xml: str) -> OmeImage:
 
     :raises OmeXmlError: there is none.
     """
+    if (declaration := _DECLARATION.search(xml)) is not None:  # entities of entities of entities become gigabytes
+        raise OmeXmlError(f"its OME-XML declares {declaration[1]}, which OME-XML never does")
     try:
         root = ElementTree.fromstring(xml)
         images = [_image(image, root.get("UUID", "")) for image in root.iterfind("{*}Image")]
@@ -75,6 +79,9 @@ def _image(image: ElementTree.Element, own_uuid: str) -> OmeImage:
     of_first = [
         data for data in pixels.iterfind("{*}TiffData") if all(data.get(f"First{axis}", "0") == "0" for axis in "ZCT")
     ]
+    directory = int(of_first[0].get("IFD", "0")) if of_first else 0
+    if directory < 0:
+        raise ValueError(f"its first plane lies in directory {directory}")
     uuid = of_first[0].find("{*}UUID") if of_first else None
     elsewhere = ""
     if uuid is not None and own_uuid and (uuid.text or "").strip() != own_uuid:
@@ -87,7 +94,7 @@ def _image(image: ElementTree.Element, own_uuid: str) -> OmeImage:
         time_points=int(pixels.get("SizeT", "1")),
         channels=int(pixels.get("SizeC", "1")),
         pixel_type=pixels.get("Type", ""),
-        directory=int(of_first[0].get("IFD", "0")) if of_first else 0,
+        directory=directory,
         elsewhere=elsewhere,
         mpp=_mpp(pixels),
     )

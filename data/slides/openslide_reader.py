@@ -22,12 +22,14 @@ from .pyramid import has_the_field
 from .resolution import mpp_from_properties
 from .slide import Mask, Rgb, Slide, on_white
 from .stream_colours import Mistake, as_ycbcr, dicom_mistakes, tiff_mistakes
-from .tiff_layout import TIFFFILE_ERRORS, check_kind, check_whole
+from .tiff_layout import TIFFFILE_ERRORS, check_extent, check_kind, check_whole
 
 CONVERT: Final = (
     "convert it anew from the scanner's own file, to a tiled TIFF "
     "(`vips tiffsave in out.tif --tile --pyramid --compression jpeg`)"
 )
+_OF_MANY_FILES: Final = frozenset({"dicom", "hamamatsu", "mirax"})
+"""Formats whose pixels lie, or may lie, in other files than the one that is opened."""
 _READING_FAILED: Final = re.compile(r"I/O error reading file|Read error at ")
 """Messages of OpenSlide and libtiff for bytes that could not be read. That the file is complete is checked when it is
 opened, so these mean a fault of the storage."""
@@ -50,6 +52,7 @@ class OpenSlideReader(Slide):
         self._file = _dicom_instance(path) if path.is_dir() else path
         self._lock = Lock()
         self._handle: openslide.OpenSlide | None = None
+        check_whole(self._file, path)
         handle = self._opened()
         self.format = handle.properties[openslide.PROPERTY_NAME_VENDOR]
         full, sizes = handle.dimensions, handle.level_dimensions
@@ -59,7 +62,9 @@ class OpenSlideReader(Slide):
         self.mpp = mpp or mpp_from_properties(handle.properties)
         self.origin = _origin(handle.properties)
         try:
-            check_whole(self._file, path)
+            if self.format not in _OF_MANY_FILES:
+                for level, size in enumerate(sizes):
+                    check_extent(self._file, path, size, _tile(handle.properties, level))
             self.grey = self.format == "generic-tiff" and check_kind(path)
             self.mistake = _mistake(path, self._file, self.format)
         except (SlideError, OSError):
@@ -158,6 +163,14 @@ def _mistake(path: Path, file: Path, slide_format: str) -> Mistake | None:
         return mistakes.pop()
     wrong = "its tags and its compressed tiles disagree on how colours are coded, and nothing shows which is right"
     raise SlideError(wrong, path=path, hint=CONVERT)
+
+
+def _tile(properties: Mapping[str, str], level: int) -> tuple[int, int]:
+    """Width and height of a level's tiles; those of the usual ones if it is not told."""
+    width, height = (
+        int(properties.get(f"openslide.level[{level}].tile-{side}", "256")) for side in ("width", "height")
+    )
+    return width, height
 
 
 def _origin(properties: Mapping[str, str]) -> tuple[Level0Px, Level0Px]:

@@ -32,6 +32,8 @@ _SUB_IFDS: Final = 330
 _WANTED: Final = frozenset({_DESCRIPTION, _SUB_IFDS}.union(*_PAIRS))
 _DTYPES: Final = {2: "u1", 3: "u2", 4: "u4", 13: "u4", 16: "u8", 18: "u8"}  # ASCII, SHORT, LONG, IFD, LONG8, IFD8
 _MOST_DIRECTORIES: Final = 10_000  # a slide has a few dozen
+_MOST_ENTRIES: Final = 1_000_000  # of all directories, which may overlap in a broken file
+_READ_AT_MOST: Final = 4  # times the file's size, for the same reason
 
 
 def missing_bytes(path: Path) -> int:
@@ -46,6 +48,9 @@ def missing_bytes(path: Path) -> int:
             end = _end(stream, size)
         except (struct.error, ValueError):  # the file ends within a directory or a table
             return 1
+        except OverflowError:
+            wrong = f"damaged: its directories run in circles (there are more than {_MOST_DIRECTORIES:,} of them)"
+            raise SlideError(wrong, path=path, hint="copy it again from where it came") from None
     return max(end - size, 0)
 
 
@@ -111,7 +116,10 @@ def _end(stream: BinaryIO, size: int) -> int:
         return 0
     end, waiting = 0, [directory]
     seen = {0}  # the end of a chain; a broken one can run in circles
-    while waiting and len(seen) < _MOST_DIRECTORIES:
+    entries_left, bytes_left = _MOST_ENTRIES, max(_READ_AT_MOST * size, 2**26)
+    while waiting:
+        if len(seen) > _MOST_DIRECTORIES or entries_left < 0 or bytes_left < 0:
+            raise OverflowError
         directory = waiting.pop()
         if directory in seen:
             continue
@@ -123,6 +131,7 @@ def _end(stream: BinaryIO, size: int) -> int:
         (entries,) = count_of_entries.unpack(stream.read(count_of_entries.size))
         if entries * entry.size > size:
             return size + 1
+        entries_left -= entries
         block = stream.read(entries * entry.size)
         waiting.append(*number.unpack(stream.read(number.size)))
         arrays: dict[int, npt.NDArray[np.uint64]] = {}
@@ -135,6 +144,7 @@ def _end(stream: BinaryIO, size: int) -> int:
                     end = max(end, offset + length)
                     if end > size:  # beyond the end of the file; the length itself may be damaged
                         continue
+                    bytes_left -= length
                     stream.seek(offset)
                     value = stream.read(length)
                 arrays[tag] = np.frombuffer(value[:length], dtype).astype(np.uint64)
@@ -143,6 +153,40 @@ def _end(stream: BinaryIO, size: int) -> int:
                 end = max(end, int((arrays[offsets] + arrays[counts]).max()))
         waiting += arrays.get(_SUB_IFDS, np.empty(0, np.uint64)).tolist()
     return end
+
+
+MOST_TILE_BYTES: Final = 2**28
+"""Of a decoded tile: 9,000 × 9,000 px. Scanners write tiles of 256 to 4,096 px."""
+_FEW_TILES: Final = 20_000
+_TILE_BYTES_IN_FILE: Final = 100
+_FEW_PIXELS: Final = 10**9
+_PIXELS_A_BYTE: Final = 2000
+
+
+def check_extent(file: Path, slide: Path, level: tuple[int, int], tile: tuple[int, int]) -> None:
+    """Refuse a level that would take far more time or memory than its file can have cause for.
+
+    White tiles of 256 × 256 px take 200 bytes and more each, missing ones 16: a slide on which there is anything at all
+    stays far from these limits.
+
+    :param slide: the path that was opened, for the message.
+    :param level, tile: width and height of a level, and of its tiles.
+    :raises SlideError: tiles of more than :data:`MOST_TILE_BYTES`, or far more tiles or pixels than the file has bytes
+        for.
+    """
+    size = file.stat().st_size
+    width, height = level
+    tiles = -(-width // max(tile[0], 1)) * -(-height // max(tile[1], 1))
+    wrong = ""
+    if tile[0] * tile[1] * 3 > MOST_TILE_BYTES:
+        most = MOST_TILE_BYTES / 3e6
+        wrong = f"tiles of {tile[0]} × {tile[1]} px, each to be decoded whole (at most {most:.0f} million px are)"
+    elif tiles > _FEW_TILES and tiles * _TILE_BYTES_IN_FILE > size:
+        wrong = f"{tiles:,} tiles in {size:,} bytes: there must be {_TILE_BYTES_IN_FILE} bytes a tile"
+    elif width * height > max(_FEW_PIXELS, _PIXELS_A_BYTE * size):
+        wrong = f"{width} × {height} px in {size:,} bytes: there may be {_PIXELS_A_BYTE:,} px a byte"
+    if wrong:
+        raise SlideError(wrong, path=slide, hint="damaged, or almost all of it empty: copy or convert it again")
 
 
 JPEG: Final = "JPEG"
@@ -157,7 +201,6 @@ _CONTIGUOUS: Final = 1
 _COLOUR_SPACES: Final = {2: "RGB", 6: "YCBCR"}  # of the TIFF's PhotometricInterpretation
 _DIFFERENCES: Final = 2  # a Predictor
 _STRIP_BYTES: Final = 2**20
-_MOST_TILE_BYTES: Final = 2**28
 
 TIFFFILE_ERRORS: Final = (
     tifffile.TiffFileError, struct.error, ValueError, LookupError, TypeError, AttributeError, ArithmeticError,
@@ -285,7 +328,7 @@ def tiled_level(page: tifffile.TiffPage) -> TiledLevel | str:
         return f"{len(layout.offsets)} tiles, not {layout.tiles * planes}"
     if strips and compression == "none":
         layout = _short_strips(layout)
-    if layout.tile_bytes > _MOST_TILE_BYTES:
+    if layout.tile_bytes > MOST_TILE_BYTES:
         return f"parts of {layout.tile_width} × {layout.tile_height} px, each to be decoded whole"
     if compression == JPEG:
         return TiledJpeg(**vars(layout), tables=page.jpegtables, colour_space=colour_space)

@@ -45,7 +45,7 @@ def annotated_tissue(annotations: Annotations, overview: Overview) -> TissueMask
     It has the overview's resolution. Nothing is smoothed, filled or dropped for its size: what is drawn is meant. What
     reaches over the slide's edge is cut off there.
 
-    :raises SlideError: all of it lies outside the slide.
+    :raises SlideError: all of it lies outside the slide, or drawing it would take minutes.
     """
     rows, columns = overview.pixels.shape[:2]
     width, height = columns * overview.downsample, rows * overview.downsample
@@ -60,6 +60,7 @@ def annotated_tissue(annotations: Annotations, overview: Overview) -> TissueMask
         )
         hint = "they are of another slide, or not in pixels of its full resolution (of another level, or in microns)"
         raise SlideError(wrong, path=annotations.path, hint=hint)
+    _check_effort(annotations, (rows, columns), overview.downsample)
     mask = np.zeros((rows, columns), bool)
     for polygon in annotations.tissue:
         _paint(mask, polygon, overview.downsample, True)
@@ -73,6 +74,33 @@ def annotated_tissue(annotations: Annotations, overview: Overview) -> TissueMask
         threshold=0,
         pen=np.zeros_like(mask),
     )
+
+
+_MOST_CROSSINGS: Final = 40_000_000
+"""Of outlines and lines of pixels; a million outlined cells have half of them."""
+_CROSSINGS_AT_ONCE: Final = 4_000_000
+_MOST_DRAWN: Final = 4_000_000_000
+"""Pixels that are drawn on, polygon by polygon: the overview of a whole glass slide 200 times over."""
+
+
+def _check_effort(annotations: Annotations, shape: tuple[int, int], downsample: float) -> None:
+    """Refuse what would take minutes to draw: outlines that run to and fro, or very many that cover all of the slide.
+
+    :raises SlideError: it would.
+    """
+    height, width = shape
+    crossings = drawn = 0.0
+    for polygon in (*annotations.tissue, *annotations.taken_away):
+        for ring in polygon:
+            x, y = (ring / downsample).clip(0, (width, height)).T
+            crossings += float(np.abs(np.diff(y)).sum())
+            drawn += float(np.ptp(x) * np.ptp(y))
+    if crossings > _MOST_CROSSINGS or drawn > _MOST_DRAWN:
+        wrong = (
+            f"its outlines cross the lines of the overview {crossings:.3g} times and cover {drawn:.3g} pixels of it, "
+            f"where {_MOST_CROSSINGS:.3g} and {_MOST_DRAWN:.3g} are drawn at most"
+        )
+        raise SlideError(wrong, path=annotations.path, hint="merge and simplify the annotations in QuPath")
 
 
 def _paint(mask: Mask, polygon: Polygon, downsample: float, value: bool) -> None:
@@ -101,10 +129,13 @@ def _inside(ring: Floats, shape: tuple[int, int]) -> Mask:
     x_step, y_step = np.diff(ring, axis=0).T
     ends = np.ceil(np.stack([ring[:-1, 1], ring[1:, 1]]) - 0.5).clip(0, height).astype(np.int64)
     first, count = ends.min(axis=0), np.abs(ends[1] - ends[0])
-    edge = np.repeat(np.arange(len(x)), count)
-    row = first[edge] + np.arange(len(edge)) - (np.cumsum(count) - count)[edge]
-    crossing = x[edge] + (row + 0.5 - y[edge]) / y_step[edge] * x_step[edge]
-    column = np.ceil(crossing - 0.5).clip(0, width).astype(np.int64)
     turns = np.zeros((height, width + 1), np.uint8)
-    np.add.at(turns, (row, column), 1)
+    # As many edges at a time as make a few million crossings: memory does not grow with what is drawn.
+    parts = np.searchsorted(np.cumsum(count), np.arange(_CROSSINGS_AT_ONCE, count.sum(), _CROSSINGS_AT_ONCE))
+    for edges in np.split(np.arange(len(x)), np.unique(parts)):
+        edge = np.repeat(edges, count[edges])
+        row = first[edge] + np.arange(len(edge)) - np.repeat(np.cumsum(count[edges]) - count[edges], count[edges])
+        crossing = x[edge] + (row + 0.5 - y[edge]) / y_step[edge] * x_step[edge]
+        column = np.ceil(crossing - 0.5).clip(0, width).astype(np.int64)
+        np.add.at(turns, (row, column), 1)
     return np.asarray(np.bitwise_xor.accumulate(turns & 1, axis=1)[:, :width] == 1)

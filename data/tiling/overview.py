@@ -31,6 +31,9 @@ MAX_UNREAD: Final = 0.01
 UNREAD_GREY: Final = 128
 """Colour of pixels that could not be decoded: easy to see in a picture, and unlike glass or any stain."""
 
+MOST_PIXELS: Final = 2**27
+"""Of an overview: 11 × 11 cm at 10 µm. Whole glass slides have 20 million."""
+
 _WHITE: Final = (255, 255, 255)
 _BLOCK: Final = LevelPx(2048)
 """Pixels of a level that are read at a time along each side: 16 MiB, whatever the slide's size."""
@@ -63,7 +66,8 @@ def read_overview(slide: Slide, max_unread: float = MAX_UNREAD) -> Overview:
     of a level is lost, the next finer level is read instead.
 
     :param max_unread: fraction of the overview, from 0 to 1, that may be missing.
-    :raises SlideError: no plausible mpp, or more than that cannot be decoded at every sufficient level.
+    :raises SlideError: no plausible mpp, more than that cannot be decoded at every sufficient level, or an overview of
+        more than :data:`MOST_PIXELS`.
     """
     slide_mpp = slide.believed_mpp()
     long_side = Microns(max(slide.dimensions) * slide_mpp)
@@ -92,7 +96,12 @@ def _read_reduced(slide: Slide, level: int, factor: int, max_unread: float) -> O
     """Read a level and shrink it; if too much is lost, return the fraction lost so far and the first error."""
     width, height = slide.level_dimensions[level]
     downsample = slide.level_downsamples[level] * factor
-    pixels = np.full((-(-height // factor), -(-width // factor), 3), UNREAD_GREY, np.uint8)
+    rows, columns = -(-height // factor), -(-width // factor)
+    if rows * columns > MOST_PIXELS:
+        side = slide.believed_mpp() * downsample / 1e6
+        wrong = f"it would measure {columns * side:.3g} × {rows * side:.3g} m: its size or its µm per pixel is wrong"
+        raise SlideError(wrong, path=slide.path, hint="give its µm per pixel with --mpp-override and --overrule-mpp")
+    pixels = np.full((rows, columns, 3), UNREAD_GREY, np.uint8)
     unread = np.ones(pixels.shape[:2], bool)
     unscanned = np.zeros(pixels.shape[:2], bool)
     lost, error = 0, None

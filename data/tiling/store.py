@@ -19,6 +19,7 @@ level0_width, _height px
 from __future__ import annotations
 
 import io
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -27,11 +28,13 @@ import h5py
 import numpy as np
 import numpy.typing as npt
 
-from ..artifact import whole
+from ..artifact import digest_of, whole
 from ..errors import StoreError
+from ..files.hdf5 import read_hdf5
+from ..files.reading_process import UnreadableError
 from ..plain_files import refuse_pipe
 from ..slides.slide import Rgb, Slide
-from ..surroundings import patiently, reading_fault
+from ..surroundings import patiently
 from ..units import Level0Px, LevelPx, Mpp, TilePx
 from ..version import __version__
 from .grid import Coords, TileGrid
@@ -117,44 +120,66 @@ def write_tiles(path: Path, tiles: TileSet) -> None:
         scratch.write_bytes(buffer.getvalue())
 
 
-def read_tiles(path: Path) -> TileSet:
+def read_tiles(path: Path, *, digest: str | None = None) -> TileSet:
     """Read a tile set.
 
+    :param digest: what the manifest says of the file's bytes; others are refused.
     :raises StoreError: no such file, damaged, not a tile set of wsipipe, or of an unknown encoding version.
     :raises SurroundingsError: it cannot be read for some seconds.
     """
-    return patiently(lambda: _read(path), path)
+    return patiently(lambda: _read(path, digest), path)
 
 
-def _read(path: Path) -> TileSet:
+def count_tiles(path: Path) -> int:
+    """Read the number of tiles in a set.
+
+    :raises StoreError: damaged, or not a tile set.
+    """
+    return len(read_tiles(path))
+
+
+def _read(path: Path, digest: str | None) -> TileSet:
     again = "make the tiles again: remove it and run `wsipipe tile`"
     refuse_pipe(path, StoreError)
     try:
-        with h5py.File(path, "r") as file:
-            encoding = file.attrs.get("encoding-type"), file.attrs.get("encoding-version")
-            if encoding[0] != ENCODING_TYPE:
-                raise StoreError("not a tile set of wsipipe", path=path, hint=again)
-            if encoding[1] != ENCODING_VERSION:
-                wrong = f"encoding version {encoding[1]} (this wsipipe reads {ENCODING_VERSION})"
-                raise StoreError(wrong, path=path, hint="use the wsipipe that wrote it, or " + again)
-            tiles = _tile_set(dict(file["coords"].attrs), {name: file[name][:] for name in _SHAPES})
+        if digest is not None and digest_of(path) != digest:
+            raise StoreError("its bytes are not those that `wsipipe tile` has recorded", path=path, hint=again)
+        content = read_hdf5(path, *_SHAPES)
+        encoding = content.of_file.get("encoding-type"), content.of_file.get("encoding-version")
+        if encoding[0] != ENCODING_TYPE:
+            raise StoreError("not a tile set of wsipipe", path=path, hint=again)
+        if encoding[1] != ENCODING_VERSION:
+            wrong = f"encoding version {encoding[1]} (this wsipipe reads {ENCODING_VERSION})"
+            raise StoreError(wrong, path=path, hint="use the wsipipe that wrote it, or " + again)
+        return _tile_set(content.attributes["coords"], content.arrays)
     except FileNotFoundError as error:
         raise StoreError("there is no such tile set", path=path, hint="run `wsipipe tile` first") from error
-    except (OSError, RuntimeError, KeyError, ValueError, TypeError) as error:
-        if reading_fault(error):
-            raise
+    except KeyError as error:
+        raise StoreError(f"damaged: no {error.args[0]} in it", path=path, hint=again) from error
+    except (UnreadableError, ValueError, TypeError, OverflowError) as error:
         raise StoreError(f"damaged: {error}", path=path, hint=again) from error
-    return tiles
 
 
 _SHAPES: Final = {"coords": (2,), "tissue_fraction": (), "sharpness": ()}
+_LARGEST: Final = 2**31
+_SIZES: Final = {
+    "patch_size": 8192,
+    **dict.fromkeys(("read_px", "slide_mpp", "mpp", "level_mpp", "level_downsample"), _LARGEST),
+    **dict.fromkeys(("level0_width", "level0_height", "sharpness_mpp"), _LARGEST),
+}
+"""The most that each size may be: of a tile, what the tile stage allows; of the others, what no slide has."""
 
 
-def _tile_set(attributes: dict[str, Any], arrays: dict[str, npt.NDArray[Any]]) -> TileSet:
+def _tile_set(attributes: Mapping[str, Any], arrays: Mapping[str, npt.NDArray[Any]]) -> TileSet:
     count = int(attributes["tile_count"])
     for name, shape in _SHAPES.items():
         if arrays[name].shape != (count, *shape):
             raise ValueError(f"{name} has the shape {arrays[name].shape}, not {(count, *shape)}")
+        if arrays[name].dtype.kind not in "if":
+            raise ValueError(f"{name} holds {arrays[name].dtype}, no numbers")
+    for name, most in _SIZES.items():
+        if not 0 < float(attributes[name]) <= most:
+            raise ValueError(f"its {name} is {attributes[name]}, which is no size (the most is {most:,})")
     return TileSet(
         slide_id=str(attributes["name"]),
         slide_format=str(attributes["slide_format"]),

@@ -18,10 +18,14 @@ import torch
 from torch import Tensor
 
 from ...data.wording import some
+from .tensor_files import is_plain
 
 _AVERAGED: Final = ("state_dict_ema", "model_ema", "ema_state_dict", "model_state_dict_ema", "ema", "teacher")
 _CONTAINERS: Final = ("state_dict", "model_state_dict", "model", "module", "net", "network", "weights", "student")
 """Keys under which checkpoints keep a network's state dict, beside an optimiser's; averaged weights take precedence."""
+
+_DEEPEST: Final = 8
+"""Containers in each other; one that holds itself has no end."""
 
 _WRAPPERS: Final = re.compile(r"(?<![^.])(?:_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\.")
 """Parts of a name that wrappers of the network add; they can stand anywhere in a name."""
@@ -54,7 +58,7 @@ def unwrapped(content: Any) -> StateDict:
     :raises SeveralNetworks: averaged weights of two kinds.
     """
     path: list[str] = []
-    while isinstance(content, dict):
+    while isinstance(content, dict) and len(path) < _DEEPEST:
         averaged = [name for name in _AVERAGED if isinstance(content.get(name), dict) and content[name]]
         if len(averaged) > 1 and not _all_equal([content[name] for name in averaged]):
             raise SeveralNetworks(f"averaged weights of {len(averaged)} kinds: {', '.join(averaged)}")
@@ -132,7 +136,9 @@ def _all_equal(dicts: list[dict[str, Any]]) -> bool:
 
 def _equal(one: Any, other: Any) -> bool:
     both = isinstance(one, Tensor) and isinstance(other, Tensor)
-    return torch.equal(one, other) if both and one.dtype == other.dtype else not both and one is other
+    if not both or not is_plain(one) or not is_plain(other):
+        return one is other
+    return one.dtype == other.dtype and torch.equal(one, other)
 
 
 def difference(wanted: Mapping[str, Tensor], found: Mapping[str, Tensor]) -> str:

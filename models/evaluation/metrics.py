@@ -17,23 +17,23 @@ Calibration means that a probability of 0.3 comes true three times in ten. It is
   contain the true value of perfect probabilities; the basic interval is used instead (Davison and Hinkley, Bootstrap
   Methods, 1997, section 5.2), cut off at 0. It contains the true value in 70 (perfect probabilities) to 94 of 100
   simulations: read it as a rough guide.
-- Slope b and intercept a of logit P(positive) = a + b · logit p (Cox, Biometrika 45:562, 1958), fitted together by
-  maximum likelihood without a penalty; perfect is 1 and 0. A slope below 1 means that probabilities are too extreme, as
-  after overfitting. The intervals are Wald's: a bootstrap within the classes would ignore the uncertainty of the share
-  of positives.
+- Logistic recalibration (:mod:`.recalibration`; Cox, Biometrika 45:562, 1958). Calibration-in-the-large is a in logit
+  P(positive) = a + logit p, the slope fixed at 1: 0 is perfect, below 0 the probabilities are too high on average. The
+  slope is b in logit P(positive) = a + b · logit p, with an intercept of its own: 1 is perfect, below 1 the
+  probabilities are too extreme, as after overfitting. The intervals are Wald's: a bootstrap within the classes would
+  ignore the uncertainty of the share of positives.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from math import log, sqrt
+from math import sqrt
 from typing import Final
 
 import numpy as np
 import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict
-from scipy.special import expit, logit
 from sklearn.metrics import (
     average_precision_score,
     balanced_accuracy_score,
@@ -45,23 +45,12 @@ from sklearn.metrics import (
 
 from ...data.errors import UsageError
 from .bootstrap import bootstrap
+from .estimate import Estimate as Estimate
+from .recalibration import calibration_in_the_large, calibration_slope
 
 Floats = npt.NDArray[np.float64]
 Bools = npt.NDArray[np.bool_]
 _Z95: Final = 1.959963984540054  # 97.5th percentile of the standard normal
-_MIN_PROBABILITY: Final = 1e-6  # probabilities are clipped this far from 0 and 1 for calibration slope and intercept
-_MAX_STEPS: Final = 50
-_MAX_CONDITION: Final = 1e10
-
-
-class Estimate(BaseModel):
-    """A figure and its 95 % interval. All are None if it is undefined; the limits are None if there is no interval."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
-
-    value: float | None
-    low: float | None = None
-    high: float | None = None
 
 
 class Metrics(BaseModel):
@@ -80,7 +69,7 @@ class Metrics(BaseModel):
     brier: Estimate
     calibration_error: Estimate
     calibration_slope: Estimate
-    calibration_intercept: Estimate
+    calibration_in_the_large: Estimate
     true_positives: int
     false_positives: int
     true_negatives: int
@@ -98,6 +87,16 @@ class Metrics(BaseModel):
         """Patients whose label is negative."""
         return self.n_patients - self.n_positive
 
+    def chance_brier(self, prevalence: float) -> float | None:
+        """The Brier score of giving each of these patients the prevalence as probability; None without patients.
+
+        :param prevalence: the one that the model's probabilities are at, so that both know the same.
+        """
+        if not self.n_patients:
+            return None
+        share = self.n_positive / self.n_patients
+        return share * (1 - prevalence) ** 2 + (1 - share) * prevalence**2
+
 
 def binary_metrics(
     labels: npt.ArrayLike, probabilities: npt.ArrayLike, calls: npt.ArrayLike, *, rounds: int = 2000, seed: int = 0
@@ -106,8 +105,9 @@ def binary_metrics(
 
     The same patients, rounds and seed give the same figures. AUPRC is average precision (steps, no interpolation), to
     be compared with the share of positives. F1 and sensitivity need a positive patient, specificity a negative one,
-    AUC, AUPRC and balanced accuracy both. Intervals need two patients of each class and at least one round; those of
-    proportions need only the proportion and a round. Calibration slope and intercept need classes that overlap.
+    AUC, AUPRC, balanced accuracy and calibration-in-the-large both. Intervals need two patients of each class and at
+    least one round; those of proportions need only the proportion and a round. The calibration slope needs classes that
+    overlap.
 
     :param labels: (N,) 0 or 1.
     :param probabilities: (N,) probability of label 1, in [0, 1].
@@ -115,14 +115,13 @@ def binary_metrics(
     :param rounds: number of bootstrap rounds; 0 for no intervals at all.
     :raises UsageError: lengths differ, or a value is outside its range.
     """
-    y, p, call = zeros_and_ones(labels), _probabilities(probabilities), zeros_and_ones(calls, name="calls")
+    y, p, call = zeros_and_ones(labels), probabilities_of(probabilities), zeros_and_ones(calls, name="calls")
     if not len(y) == len(p) == len(call):
         raise UsageError(f"{len(y)} labels, {len(p)} probabilities and {len(call)} calls cannot be the same patients")
     n_positive = int(y.sum())
     values = _figures(y, p, call)
     intervals = min(n_positive, len(y) - n_positive) > 1 and rounds > 0
     drawn = bootstrap(y, p, call, _calibration_groups(p), rounds=rounds, seed=seed) if intervals else {}
-    intercept, slope = _recalibration(y, p, intervals=intervals)
     sensitivity, specificity = (_share(call[y], rounds), _share(~call[~y], rounds))
 
     def estimate(name: str) -> Estimate:
@@ -144,8 +143,8 @@ def binary_metrics(
         specificity=specificity,
         brier=estimate("brier"),
         calibration_error=estimate("calibration_error"),
-        calibration_slope=slope,
-        calibration_intercept=intercept,
+        calibration_slope=calibration_slope(y, p, intervals=intervals),
+        calibration_in_the_large=calibration_in_the_large(y, p, intervals=intervals),
         true_positives=int((y & call).sum()),
         false_positives=int((~y & call).sum()),
         true_negatives=int((~y & ~call).sum()),
@@ -178,7 +177,7 @@ def youden_threshold(labels: npt.ArrayLike, probabilities: npt.ArrayLike) -> flo
     the nearest to 0.5 is taken. None if no threshold separates the classes: one class only, equal probabilities, or all
     worse than chance. Choose it on validation patients, never on the patients it is tested on.
     """
-    y, p = zeros_and_ones(labels), _probabilities(probabilities)
+    y, p = zeros_and_ones(labels), probabilities_of(probabilities)
     if y.all() or not y.any():
         return None
     distinct = np.unique(p)
@@ -196,7 +195,7 @@ def youden_threshold(labels: npt.ArrayLike, probabilities: npt.ArrayLike) -> flo
 
 def roc_points(labels: npt.ArrayLike, probabilities: npt.ArrayLike) -> Floats:
     """Compute the ROC's corners (points, 2): 1 − specificity, sensitivity, from (0, 0) to (1, 1); none for a class."""
-    y, p = zeros_and_ones(labels), _probabilities(probabilities)
+    y, p = zeros_and_ones(labels), probabilities_of(probabilities)
     if y.all() or not y.any():
         return np.zeros((0, 2))
     false_positive_rate, true_positive_rate, _ = roc_curve(y, p)
@@ -216,7 +215,7 @@ class CalibrationBin:
 
 def calibration_bins(labels: npt.ArrayLike, probabilities: npt.ArrayLike, bins: int = 5) -> tuple[CalibrationBin, ...]:
     """Form up to ``bins`` groups of about equally many patients, by rising probability; ties stay together."""
-    y, p = zeros_and_ones(labels), _probabilities(probabilities)
+    y, p = zeros_and_ones(labels), probabilities_of(probabilities)
     if not len(y):
         return ()
     group = _calibration_groups(p, bins)
@@ -269,41 +268,6 @@ def _calibration_error(bins: tuple[CalibrationBin, ...]) -> float:
     return sum(b.n * abs(b.share_positive - b.mean_probability) for b in bins) / sum(b.n for b in bins)
 
 
-def _recalibration(y: Bools, p: Floats, *, intervals: bool) -> tuple[Estimate, Estimate]:
-    """Compute calibration intercept and slope; all None if the likelihood has no finite maximum."""
-    undefined = Estimate(value=None)
-    x = logit(np.clip(p, _MIN_PROBABILITY, 1 - _MIN_PROBABILITY))
-    if y.all() or not y.any() or not (x[y].min() < x[~y].max() and x[~y].min() < x[y].max()):
-        return undefined, undefined  # the classes do not overlap (Albert and Anderson, Biometrika 71:1, 1984)
-    mean, sd = x.mean(), x.std()
-    design = np.column_stack([np.ones(len(x)), (x - mean) / sd])
-    at, height = np.zeros(2), -len(y) * log(2)  # current coefficients, and the log-likelihood there
-    for _ in range(_MAX_STEPS):
-        q = expit(design @ at)
-        information = design.T @ (design * (q * (1 - q))[:, None])
-        if np.linalg.cond(information) > _MAX_CONDITION:
-            return undefined, undefined  # the overlap is numerically indistinguishable from none
-        step = np.linalg.solve(information, design.T @ (y - q))
-        if np.abs(step).max() < 1e-9 * (1 + np.abs(at).max()):
-            break
-        while (there := _log_likelihood(design @ (at + step), y)) < height - 1e-12 * abs(height):
-            step /= 2  # Newton's step can overshoot: halve it until the likelihood does not fall
-        at, height = at + step, there
-    else:
-        return undefined, undefined
-    back = np.array([[1, -mean / sd], [0, 1 / sd]])  # from standardised logits to logits
-    half = _Z95 * np.sqrt(np.diag(back @ np.linalg.inv(information) @ back.T))
-    intercept, slope = (
-        Estimate(value=value, low=value - by, high=value + by) if intervals else Estimate(value=value)
-        for value, by in zip((back @ at).tolist(), half.tolist(), strict=True)
-    )
-    return intercept, slope
-
-
-def _log_likelihood(logits: Floats, y: Bools) -> float:
-    return float(-np.logaddexp(0, np.where(y, -logits, logits)).sum())
-
-
 def zeros_and_ones(values: npt.ArrayLike, name: str = "labels") -> Bools:
     """Convert (N,) zeros and ones to booleans.
 
@@ -315,7 +279,11 @@ def zeros_and_ones(values: npt.ArrayLike, name: str = "labels") -> Bools:
     return array.astype(bool)
 
 
-def _probabilities(values: npt.ArrayLike) -> Floats:
+def probabilities_of(values: npt.ArrayLike) -> Floats:
+    """Convert (N,) probabilities to floats.
+
+    :raises UsageError: a value is not a number from 0 to 1.
+    """
     array = np.asarray(values, dtype=np.float64)
     if array.ndim != 1 or not ((array >= 0) & (array <= 1)).all():  # NaN fails both
         raise UsageError(f"probabilities must be a list of numbers from 0 to 1, got {_glimpse(array)}")

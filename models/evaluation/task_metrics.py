@@ -15,7 +15,7 @@ from typing import Final
 
 import numpy as np
 import numpy.typing as npt
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
 from .metrics import Estimate
 
@@ -35,7 +35,7 @@ class TaskMetrics(BaseModel):
     n_patients: int
     counts: dict[str, int]
     """Numbers of patients by class, or with and without an event."""
-    figures: dict[str, Estimate]
+    figures: dict[str, Estimate] = Field(min_length=1)
     chance: dict[str, float]
     """What a model gets that knows nothing of the patient, for figures where that is known."""
     confusion: list[list[int]] = []

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from ..tasks.binary import BINARY
 from ..tasks.task import Task
 from .bag_tensors import BagBatch
-from .network import NetworkConfig, NetworkOutput, SlideNetwork
+from .network import NetworkConfig, NetworkOutput, SlideNetwork, Width
 
 
 class ABMILConfig(NetworkConfig):
@@ -24,9 +24,9 @@ class ABMILConfig(NetworkConfig):
     2021), as is usual since.
     """
 
-    hidden: int = Field(default=512, gt=0)
+    hidden: Width = 512
     """H, the width of an embedded tile."""
-    attention: int = Field(default=128, gt=0)
+    attention: Width = 128
     """L, the width of the attention's hidden layer."""
     dropout: float = Field(default=0.25, ge=0, lt=1)
 

@@ -31,19 +31,19 @@ from ..tasks.task import Task
 from .abmil import GatedAttention
 from .bag_tensors import BagBatch
 from .mixed_precision import in_float32
-from .network import Losses, NetworkConfig, NetworkOutput, SlideNetwork, Targets
+from .network import MOST_SLOTS, Losses, NetworkConfig, NetworkOutput, SlideNetwork, Targets, Width
 
 
 class EvidenceMemoryConfig(NetworkConfig):
     """Sizes, weights and fixed constants. For the planted cohorts: hidden 64, attention 32, shared 32, slots 8."""
 
-    hidden: int = Field(default=512, gt=0)
+    hidden: Width = 512
     """H."""
-    attention: int = Field(default=128, gt=0)
+    attention: Width = 128
     """Width of the gate's hidden layer."""
-    shared: int = Field(default=64, gt=0)
+    shared: Width = 64
     """S."""
-    slots: int = Field(default=8, gt=1)
+    slots: int = Field(default=8, gt=1, le=MOST_SLOTS)
     """K, for both classes together: slots start as evidence for positive and for negative in turn. An odd K gives
     positive one more, which does no harm: weights are learnt, and directions drawn at random."""
     dropout: float = Field(default=0.25, ge=0, lt=1)

@@ -42,7 +42,7 @@ from .gatv2 import GATv2, Graph
 from .losses import LossSettings, alignment, memory_regularisation
 from .memory import ClassMemory, MemoryMode, slot_usage
 from .mixed_precision import in_float32
-from .network import Losses, NetworkConfig, NetworkOutput, SlideNetwork, Targets
+from .network import MOST_SLOTS, Losses, NetworkConfig, NetworkOutput, SlideNetwork, Targets, Width
 
 HEADS = 2
 """Attention heads of each GATv2 layer."""
@@ -53,13 +53,13 @@ KMEANS_TILES = 50_000
 class EncodersConfig(NetworkConfig):
     """Sizes and dropout of both encoders and the head; the values are those of the authors' public code."""
 
-    hidden: int = Field(default=512, gt=0, multiple_of=HEADS)
+    hidden: Width = Field(default=512, multiple_of=HEADS)
     """H."""
-    shared: int = Field(default=64, gt=0)
+    shared: Width = 64
     """S, where histology and omics are compared."""
-    omics_hidden: int = Field(default=512, gt=0)
-    omics_embedding: int = Field(default=512, gt=0)
-    head_hidden: int = Field(default=128, gt=0)
+    omics_hidden: Width = 512
+    omics_embedding: Width = 512
+    head_hidden: Width = 128
     histology_dropout: float = Field(default=0.5, ge=0, lt=1)
     omics_dropout: float = Field(default=0.25, ge=0, lt=1)
     head_dropout: float = Field(default=0.5, ge=0, lt=1)
@@ -68,7 +68,7 @@ class EncodersConfig(NetworkConfig):
 class MoMKDConfig(EncodersConfig):
     """Sizes and settings of the network; with a state dict it is the whole model."""
 
-    slots: int = Field(default=16, gt=0)
+    slots: int = Field(default=16, gt=0, le=MOST_SLOTS)
     """K, slots a class."""
     memory: MemoryMode = "gradient"
     memory_momentum: float = Field(default=0.99, ge=0, lt=1)
@@ -96,6 +96,8 @@ PRESETS: dict[PresetName, dict[str, Any]] = {
 ``standard`` is the public code's network with another patience (:data:`PATIENCE`)."""
 
 PATIENCE: dict[PresetName, int] = {"standard": 15, "official": 1, "paper": 15}
+AS_THE_PUBLIC_SCRIPT_STOPS: frozenset[PresetName] = frozenset({"official"})
+"""Presets that count an equal validation score as a gain, and do not stop before their third epoch."""
 """Epochs without gain after which training stops. With the public script's 1, training stops before its
 learning-rate schedule ever acts."""
 

@@ -11,7 +11,7 @@ from torch import Tensor
 from ...data.errors import BundleError
 from ...data.surroundings import patiently
 from ..backbones.state_dicts import without_common_prefix
-from ..backbones.weights import UNREADABLE, read_without_running
+from ..backbones.tensor_files import UNREADABLE, OddTensors, read_without_running, require_plain
 from .memory import NEGATIVE, POSITIVE
 from .momkd import HEADS, MoMKD, MoMKDConfig
 from .network import require_same_tensors
@@ -72,12 +72,18 @@ def _tensors(path: str | PathLike[str]) -> dict[str, Tensor]:
         raise BundleError("cannot be read: there is no such file", path=path, hint="check the path")
     try:
         content = patiently(lambda: read_without_running(Path(path)), Path(path))
+    except OddTensors as error:
+        raise BundleError(f"cannot be read: {error}", path=path, hint=_HINT) from error
     except UNREADABLE as error:
         raise BundleError("is not a checkpoint that can be read without running code", path=path, hint=_HINT) from error
     if not isinstance(content, dict) or not all(
         isinstance(name, str) and isinstance(tensor, Tensor) for name, tensor in content.items()
     ):
         raise BundleError("is not a state dict (names and tensors)", path=path, hint=_HINT)
+    try:
+        require_plain(content)
+    except OddTensors as error:
+        raise BundleError(f"cannot be read: {error}", path=path, hint=_HINT) from error
     return {name: tensor.float() for name, tensor in without_common_prefix(content).items()}
 
 

@@ -10,7 +10,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from os import PathLike
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar, Final
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field
@@ -22,15 +22,22 @@ from ..tasks.binary import BINARY
 from ..tasks.task import Task
 from .bag_tensors import BagBatch, Patient
 
+WIDEST: Final = 65_536
+"""Numbers of a layer at most, and of a tile's features: sizes are checked before anything is allocated for them."""
+MOST_SLOTS: Final = 65_536
+MOST_GENES: Final = 4_000_000
+"""Of genes and features of other blocks together; the largest methylation arrays have a million."""
+Width = Annotated[int, Field(gt=0, le=WIDEST)]
+
 
 class NetworkConfig(BaseModel):
     """Sizes and settings of a network; with a state dict it is the whole model."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    in_features: int = Field(gt=0)
+    in_features: Width
     """D, the width of the backbone."""
-    n_genes: int = Field(default=0, ge=0)
+    n_genes: int = Field(default=0, ge=0, le=MOST_GENES)
     """Length of a patient's expression g; 0 builds the histology side alone."""
 
 
@@ -152,10 +159,14 @@ class SlideNetwork(nn.Module, ABC):
         It has no omics side (its ``config.n_genes`` is 0), even if it was trained with one.
 
         :param path: the file the state is from, for the message.
-        :raises BundleError: a tensor is missing, surplus, or of another shape.
+        :raises BundleError: a tensor is missing, surplus, or of another shape or type; or its values are not finite.
         """
-        network = cls(config.model_copy(update={"n_genes": 0}), task)
-        require_same_tensors(network.state_dict(), state, path)
+        config = config.model_copy(update={"n_genes": 0})
+        with torch.device("meta"):  # nothing is allocated for sizes that the tensors do not have
+            wanted = cls(config, task).state_dict()
+        require_same_tensors(wanted, state, path)
+        require_finite(wanted, state, path)
+        network = cls(config, task)
         network.load_state_dict(dict(state), strict=True)
         return network.eval()
 
@@ -170,3 +181,14 @@ def require_same_tensors(
             path=path,
             hint="weights and configuration are of different models: use both from the same bundle",
         )
+
+
+def require_finite(wanted: Mapping[str, Tensor], found: Mapping[str, Tensor], path: str | PathLike[str] | None) -> None:
+    """Raise ``BundleError`` if a tensor of a state dict is of another type than the wanted one, or not finite."""
+    hint = "copy the file again, or train again"
+    for name, tensor in found.items():
+        if tensor.dtype != wanted[name].dtype:
+            wrong = f"{name} is of {tensor.dtype}, not of {wanted[name].dtype}"
+            raise BundleError(wrong.replace("torch.", ""), path=path, hint=hint)
+        if not tensor.isfinite().all():
+            raise BundleError(f"{name} holds values that are not finite", path=path, hint=hint)

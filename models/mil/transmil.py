@@ -5,8 +5,9 @@ class token goes before them. Then come a transformer layer, PPEG (convolutions 
 position), a second transformer layer, and a linear head on the class token. The square takes the tiles in their stored
 order, row by row of the slide.
 
-One thing differs from the paper: attention is exact. The paper approximates it by Nyström's method to save memory, and
-adds a convolution of the values to the approximation; torch's fused kernels save that memory without approximating.
+Two things differ from the paper. Attention is exact: the paper approximates it by Nyström's method to save memory,
+which torch's fused kernels save without approximating. And there is no convolution over the values, which the paper's
+public code adds to the approximation (a depth-wise kernel of 33 tokens in each head).
 """
 
 from __future__ import annotations
@@ -21,15 +22,15 @@ from torch.nn import functional
 from ..tasks.binary import BINARY
 from ..tasks.task import Task
 from .bag_tensors import BagBatch
-from .network import NetworkConfig, NetworkOutput, SlideNetwork
+from .network import NetworkConfig, NetworkOutput, SlideNetwork, Width
 
 
 class TransMILConfig(NetworkConfig):
     """Sizes; the values are those of the paper and of its public code."""
 
-    hidden: int = Field(default=512, gt=0)
+    hidden: Width = 512
     """H, the width of a token."""
-    heads: int = Field(default=8, gt=0)
+    heads: Width = 8
     dropout: float = Field(default=0.1, ge=0, lt=1)
     """Dropout of what attention adds to the tokens."""
 

@@ -22,7 +22,7 @@ from torch.nn import functional
 from ...data.cohort.outcomes import Label
 from ...data.errors import CohortError, UsageError
 from ..evaluation.metrics import Metrics, binary_metrics, youden_threshold
-from .prediction import Answer, PatientPrediction, Score
+from .prediction import EVEN, Answer, PatientPrediction, Score, log_odds, threshold_at
 from .task import Task, Validation
 
 MIN_RANKED_PATIENTS = 5
@@ -35,7 +35,8 @@ class BinaryTask(Task):
     name: ClassVar[str] = "binary"
     outputs = 2
     classes = ("negative", "positive")
-    page_parts: ClassVar[tuple[str, ...]] = ("roc", "distribution", "calibration")
+    has_prevalence: ClassVar[bool] = True
+    page_parts: ClassVar[tuple[str, ...]] = ("roc", "distribution", "calibration", "decision")
 
     def strata(self, labels: Mapping[str, Label]) -> dict[str, int]:
         """The classes themselves."""
@@ -93,29 +94,34 @@ class BinaryTask(Task):
         return Validation(auc, loss, _rank_correlation(one_number(scores), soft_targets))
 
     def probability(self, score: float) -> float:
-        """Logistic function of the log-odds."""
+        """Logistic function of the log-odds; at even prevalence if these are."""
         return float(expit(score))
 
     def threshold(self, labels: Sequence[Label], scores: Sequence[Score]) -> tuple[float, str]:
-        """Youden's threshold, or 0.5 if the validation patients do not determine one."""
+        """Youden's threshold at even prevalence, or 0.5 if the validation patients do not determine one."""
         chosen = youden_threshold(labels, expit(np.array(scores)))
         return (0.5, "default 0.5") if chosen is None else (chosen, "Youden on the validation patients")
+
+    def prevalence(self, labels: Sequence[Label]) -> float:
+        """Share of label 1."""
+        return sum(map(class_of, labels)) / len(labels)
 
     def call(self, probability: float, threshold: float) -> int:
         """1 at or above the threshold."""
         return int(probability >= threshold)
 
-    def answer(self, by_fold: Sequence[Score], thresholds: Sequence[float]) -> Answer:
-        """The mean of the folds' log-odds, and the mean of their thresholds."""
-        logits = one_number(by_fold)
+    def answer(self, by_fold: Sequence[Score], thresholds: Sequence[float], *, prevalence: float = EVEN) -> Answer:
+        """The mean of the folds' log-odds, and the mean of their thresholds, moved to the prevalence."""
+        logits, prior = one_number(by_fold), log_odds(prevalence)
         logit, threshold = float(np.mean(logits)), float(np.mean(thresholds))
-        probability = self.probability(logit)
+        by_itself = [self.probability(score + prior) for score in logits]
         return Answer(
-            probability=probability,
+            probability=self.probability(logit + prior),
             logit=logit,
-            spread=float(np.std([self.probability(one) for one in logits], ddof=1)) if len(logits) > 1 else None,
-            threshold=threshold,
-            call=self.call(probability, threshold),
+            spread=float(np.std(by_itself, ddof=1)) if len(by_itself) > 1 else None,
+            threshold=threshold_at(threshold, prevalence),
+            call=self.call(self.probability(logit), threshold),  # at even prevalence: the same wherever it is shown
+            prevalence=prevalence,
         )
 
     def figures(self, rows: Sequence[PatientPrediction], *, rounds: int, seed: int) -> Metrics:

@@ -26,7 +26,7 @@ from ...data.errors import CohortError, UsageError
 from ..evaluation.class_metrics import class_figures, class_metrics, macro_auc
 from ..evaluation.task_metrics import Figures, TaskMetrics
 from .binary import class_of
-from .prediction import Answer, PatientPrediction, Score
+from .prediction import EVEN, Answer, PatientPrediction, Score
 from .task import Task, Validation
 
 Floats = npt.NDArray[np.float64]
@@ -119,7 +119,7 @@ class MulticlassTask(Task):
         """There is none."""
         return 0.0, "none: the most probable class is called"
 
-    def answer(self, by_fold: Sequence[Score], thresholds: Sequence[float]) -> Answer:
+    def answer(self, by_fold: Sequence[Score], thresholds: Sequence[float], *, prevalence: float = EVEN) -> Answer:
         """The mean of the folds' scores; the call is the most probable class, of equals the first."""
         every = np.array(vectors(by_fold))
         shares = self.shares(every.mean(axis=0))

@@ -28,7 +28,7 @@ from ..evaluation.ordinal_metrics import CONCORDANCE, ordinal_figures, ordinal_m
 from ..evaluation.task_metrics import Figures, TaskMetrics
 from .binary import class_of
 from .multiclass import MulticlassTask, vectors
-from .prediction import Answer, PatientPrediction, Score
+from .prediction import EVEN, Answer, PatientPrediction, Score
 from .task import Validation
 
 Floats = npt.NDArray[np.float64]
@@ -85,7 +85,7 @@ class OrdinalTask(MulticlassTask):
         loss = -np.log(np.maximum(shares[np.arange(len(y)), y], np.finfo(float).tiny)).mean()
         return Validation(None if math.isnan(c) else c, float(loss), None)
 
-    def answer(self, by_fold: Sequence[Score], thresholds: Sequence[float]) -> Answer:
+    def answer(self, by_fold: Sequence[Score], thresholds: Sequence[float], *, prevalence: float = EVEN) -> Answer:
         """The mean of the folds' logits; the call is the median class."""
         every = np.array(vectors(by_fold))
         logits = every.mean(axis=0)

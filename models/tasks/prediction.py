@@ -2,15 +2,22 @@
 
 Each fold joins its scores of the patient's slides by the task's rule; the patient's score is the mean over the folds.
 The threshold is the mean of the folds' thresholds, the spread the standard deviation of their probabilities.
+
+Training draws both classes equally often, so scores and thresholds of a fold are at even prevalence. A probability is
+shown at a stated prevalence: its log-odds are added to the score, and the threshold moves along (Prentice and Pyke,
+Biometrika 66:403, 1979; Saerens, Latinne and Decaestecker, Neural Computation 14:21, 2002). All patients move by the
+same amount, so their order and their calls stay the same. A task without two classes has no prevalence.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Self
 
 from ...data.cohort.outcomes import Label
+from ...data.errors import UsageError
 
 if TYPE_CHECKING:
     from .task import Task  # loads torch, which pages do not need
@@ -18,8 +25,26 @@ if TYPE_CHECKING:
 Score = float | tuple[float, ...]
 """What a network says of a slide: one number, or one a class."""
 
-TRAINED_AT: Final = 0.5
-"""The prevalence that probabilities refer to: training draws both classes equally often."""
+EVEN: Final = 0.5
+"""The prevalence that scores and the folds' thresholds are at: training draws both classes equally often."""
+
+
+def log_odds(prevalence: float) -> float:
+    """The logarithm of the odds of a prevalence.
+
+    :raises UsageError: it does not lie between 0 and 1.
+    """
+    if not 0 < prevalence < 1:  # NaN fails too
+        raise UsageError(f"a prevalence lies between 0 and 1, not at {prevalence}", hint="15 % positive is 0.15")
+    return math.log(prevalence) - math.log1p(-prevalence)
+
+
+def threshold_at(threshold: float, prevalence: float) -> float:
+    """Move a threshold from even prevalence to another one; a threshold of 0 or 1 stays."""
+    if prevalence == EVEN:
+        return threshold
+    positive, negative = threshold * prevalence, (1 - threshold) * (1 - prevalence)
+    return positive / (positive + negative)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,18 +52,21 @@ class Answer:
     """What a model says of a patient, by all its folds that may."""
 
     probability: float
-    """Of positive; of one of several classes that of the called class; in tasks without a probability the prediction
-    itself, in the unit of the label, or the risk."""
+    """Of positive, at :attr:`prevalence`; of one of several classes that of the called class; in tasks without a
+    probability the prediction itself, in the unit of the label, or the risk."""
     logit: float
-    """The patient's score; of a binary task the log-odds of positive."""
+    """The patient's score; of a binary task the log-odds of positive at even prevalence."""
     spread: float | None = None
     """Standard deviation of the folds' probabilities; None with one fold."""
     threshold: float
-    """Probability from which the patient is called positive; 0 in tasks without a threshold."""
+    """Probability from which the patient is called positive, at :attr:`prevalence`; of survival the risk from which
+    they are called high; 0 in tasks without a threshold."""
     call: int
     """The predicted class: 1 if the patient is called positive, else 0; 0 in tasks without a call."""
     shares: tuple[float, ...] = ()
-    """The probability of each class, or of no event by the end of each interval; empty for the other tasks."""
+    """The probability of each class; empty for the other tasks."""
+    prevalence: float = EVEN
+    """Of a binary task; the others do not use it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,15 +95,18 @@ class PatientPrediction(Answer):
         thresholds: Mapping[int, float],
         task: Task,
         *,
+        prevalence: float,
         label: Label | None = None,
         why: str = "",
     ) -> Self:
         """Combine the scores of each slide by each fold into the prediction of a patient.
 
         :param slides: for each slide, fold → score; all slides were read by the same folds.
-        :param thresholds: fold → its threshold.
+        :param thresholds: fold → its threshold, at even prevalence as the scores are.
+        :param prevalence: the share of positive patients in the population that the probability is for; for a task
+            with a prevalence.
         """
         folds = tuple(sorted(slides[0]))
         by_fold = [task.join([scores[fold] for scores in slides]) for fold in folds]
-        answer = task.answer(by_fold, [thresholds[fold] for fold in folds])
+        answer = task.answer(by_fold, [thresholds[fold] for fold in folds], prevalence=prevalence)
         return cls(patient_id=patient_id, label=label, slides=len(slides), folds=folds, why=why, **vars(answer))

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Final, Literal
+from typing import Final, Literal, Protocol
 
 from ...data.cohort.ids import id_key
 
@@ -40,6 +40,40 @@ def class_values(classes: Sequence[str]) -> dict[str, tuple[str, ...]]:
 def class_names(classes: Sequence[str]) -> tuple[str, ...]:
     """Names of the classes, in their order."""
     return tuple(class_values(classes))
+
+
+class Parts(Protocol):
+    """What the tasks need of a question, each its own."""
+
+    @property
+    def task(self) -> TaskName: ...
+    @property
+    def classes(self) -> list[str]: ...
+    @property
+    def robust(self) -> bool: ...
+    @property
+    def time_column(self) -> str: ...
+    @property
+    def event_column(self) -> str: ...
+
+
+def refuse_parts(question: Parts) -> None:
+    """Refuse a question without what its task needs, or with what is another task's.
+
+    :raises ValueError: it says which.
+    """
+    task, columns = question.task, (question.time_column, question.event_column)
+    if task in WITH_CLASSES:
+        if len(class_values(question.classes)) < 2:
+            raise ValueError(f"task {task} needs classes: the names of two classes or more")
+    elif question.classes:
+        raise ValueError(f"classes are for task {' or '.join(WITH_CLASSES)}; task is {task}")
+    if task == "survival" and not all(columns):
+        raise ValueError("task survival needs time_column and event_column")
+    if task != "survival" and any(columns):
+        raise ValueError(f"time_column and event_column are for task survival; task is {task}")
+    if question.robust and task != "regression":
+        raise ValueError(f"robust is for task regression; task is {task}")
 
 
 @dataclass(frozen=True)

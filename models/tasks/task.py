@@ -24,7 +24,7 @@ from ...data.cohort.splits import Strata
 from ...data.errors import BundleError
 from ..evaluation.metrics import Metrics
 from ..evaluation.task_metrics import Figures, TaskMetrics
-from .prediction import Answer, PatientPrediction, Score
+from .prediction import EVEN, Answer, PatientPrediction, Score
 
 
 @dataclass(frozen=True)
@@ -57,6 +57,9 @@ class Task(ABC):
     """Name of the figure by which methods are compared."""
     page_parts: ClassVar[tuple[str, ...]] = ()
     """Charts of the performance section that apply to it, in the order of the page."""
+
+    has_prevalence: ClassVar[bool] = False
+    """Whether its probabilities are at a prevalence, as those of two classes are that training draws evenly."""
 
     @property
     def share_names(self) -> tuple[str, ...]:
@@ -135,11 +138,16 @@ class Task(ABC):
     def join(self, scores: Sequence[Score]) -> Score:
         """Combine the scores of a patient's slides into the patient's score."""
 
+    def prevalence(self, labels: Sequence[Label]) -> float | None:
+        """Compute the share of positives of the training patients; None for a task without two classes."""
+        return None
+
     @abstractmethod
-    def answer(self, by_fold: Sequence[Score], thresholds: Sequence[float]) -> Answer:
+    def answer(self, by_fold: Sequence[Score], thresholds: Sequence[float], *, prevalence: float = EVEN) -> Answer:
         """Combine the folds' scores of a patient into what is shown to people.
 
-        :param thresholds: each fold's own.
+        :param thresholds: each fold's own, at even prevalence as the scores are.
+        :param prevalence: the one to show probabilities at; for a task with a prevalence.
         """
 
     def figures_of(self, rows: Sequence[PatientPrediction]) -> Figures:

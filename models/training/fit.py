@@ -15,15 +15,16 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
+from pydantic import TypeAdapter
 from torch import Tensor
 
-from ...data.artifact import whole
 from ...data.errors import CohortError
 from ..mil.bag_tensors import BagBatch, BagTensors, Patient
 from ..mil.mixed_precision import Precision, arithmetic
 from ..mil.network import SlideNetwork, Targets
 from ..tasks.prediction import Score
 from ..tasks.task import Task, Validation
+from .resumed_fit import Parts, Plateau, keep_state, resume_from, same_form
 
 PLATEAU_FACTOR, PLATEAU_PATIENCE = 0.2, 5
 """The learning rate is multiplied by the factor after more than ``PLATEAU_PATIENCE`` epochs without a better
@@ -31,9 +32,6 @@ validation score."""
 
 _DIVERGED_HINT = "take a lower --learning-rate, or --precision fp32"
 
-Plateau = torch.optim.lr_scheduler.ReduceLROnPlateau
-Parts = Mapping[str, SlideNetwork | torch.optim.Optimizer | Plateau]
-"""The parts of a fit whose state is saved for resuming, beside its history."""
 T = TypeVar("T")
 
 
@@ -45,6 +43,10 @@ class FitSettings:
     """Maximum number of epochs."""
     patience: int = 15
     """Epochs without a better validation score after which the fit stops."""
+    equal_is_gain: bool = False
+    """Whether an equal validation score counts as a better one, whatever the loss; the later epoch is then kept."""
+    least_epochs: int = 1
+    """Epochs before which the fit does not stop."""
     learning_rate: float = 2e-4
     weight_decay: float = 1e-4
     clip: float = 16.0
@@ -88,16 +90,18 @@ class Epoch:
 
 @dataclass
 class Fit:
-    """A fit's history and result; ``state`` is the best epoch's (:attr:`Epoch.rank`)."""
+    """A fit's history and result; ``state`` is the best epoch's: by :attr:`Epoch.rank`, or the last of the best."""
 
     history: list[Epoch] = field(default_factory=list)
     best_epoch: int = -1
     state: dict[str, Tensor] = field(default_factory=dict)
 
-    def add(self, epoch: Epoch, network: SlideNetwork) -> None:
+    def add(self, epoch: Epoch, network: SlideNetwork, *, equal_is_gain: bool = False) -> None:
         """Append an epoch, and keep the network's state if it is the best so far."""
         self.history.append(epoch)
-        if self.best_epoch < 0 or epoch.rank > self.history[self.best_epoch].rank:
+        best = self.history[self.best_epoch]
+        better = epoch.gain >= best.gain if equal_is_gain else epoch.rank > best.rank
+        if self.best_epoch < 0 or better:
             self.best_epoch = len(self.history) - 1
             self.state = {name: value.detach().cpu().clone() for name, value in network.state_dict().items()}
 
@@ -113,7 +117,8 @@ def fit(
 ) -> Fit:
     """Fit ``network`` in place; it ends in evaluation mode with the best epoch's state.
 
-    :param resume: file for the fit's state, written after every epoch; if it exists the fit continues from it.
+    :param resume: file for the fit's state, written after every epoch; if it exists the fit continues from it. If it is
+        damaged, or of another fit, it is dropped with a warning.
     :param tell: called after every epoch, and for each earlier epoch of a resumed fit.
     :raises CohortError: no training patient of one class, no validation patient, or a loss that is not finite.
     """
@@ -128,8 +133,9 @@ def fit(
     )
     parts: Parts = {"model": network, "optimiser": optimiser, "schedule": schedule}
     done = Fit()
-    if resume is not None and resume.exists():
-        done = _restore(resume, parts, network.device)
+    restored = _restore(resume, parts) if resume is not None and resume.exists() else None
+    if restored is not None:
+        done = restored
         for epoch in done.history:
             tell(epoch)
     else:
@@ -142,7 +148,7 @@ def fit(
         rate = optimiser.param_groups[0]["lr"]
         epoch = Epoch.of(number, losses, judged, rate, network.epoch_figures())
         schedule.step(epoch.gain)
-        done.add(epoch, network)
+        done.add(epoch, network, equal_is_gain=settings.equal_is_gain)
         if resume is not None:
             _keep(resume, done, parts)
         tell(epoch)
@@ -163,10 +169,13 @@ def sampling_groups(task: Task, train: Sequence[Patient]) -> list[list[Patient]]
 
 def _is_over(done: Fit, settings: FitSettings) -> bool:
     """Whether all epochs are done, or none of the last ``patience`` was better than the ones before."""
-    if len(done.history) >= settings.epochs:
-        return True
     gains = [epoch.gain for epoch in done.history]
-    return bool(gains) and len(gains) - 1 - gains.index(max(gains)) >= settings.patience
+    if len(gains) >= settings.epochs:
+        return True
+    if len(gains) < settings.least_epochs or not gains:
+        return False
+    since = gains[::-1].index(max(gains)) if settings.equal_is_gain else len(gains) - 1 - gains.index(max(gains))
+    return since >= settings.patience
 
 
 def new_optimiser(network: SlideNetwork, settings: FitSettings) -> torch.optim.AdamW:
@@ -280,19 +289,19 @@ def validate(
 
 
 def _keep(file: Path, done: Fit, parts: Parts) -> None:
-    content = {
-        "history": [asdict(epoch) for epoch in done.history],
-        "best_epoch": done.best_epoch,
-        "best": done.state,
-        **{name: part.state_dict() for name, part in parts.items()},
-    }
-    with whole(file) as scratch:
-        torch.save(content, scratch)
+    history = [asdict(epoch) for epoch in done.history]
+    keep_state(file, {"history": history, "best_epoch": done.best_epoch, "best": done.state}, parts)
 
 
-def _restore(file: Path, parts: Parts, device: torch.device) -> Fit:
-    content: dict[str, Any] = torch.load(file, map_location=device, weights_only=True)
-    for name, part in parts.items():
-        part.load_state_dict(content[name])
-    history = [Epoch(**row) for row in content["history"]]
-    return Fit(history, content["best_epoch"], {name: value.cpu() for name, value in content["best"].items()})
+def _restore(file: Path, parts: Parts) -> Fit | None:
+    """Set all parts to their saved state; None if it cannot be used, and the parts are then as they were."""
+
+    def fit_of(content: Mapping[str, Any]) -> Fit:
+        history, best = TypeAdapter(list[Epoch]).validate_python(content["history"]), content["best_epoch"]
+        if best not in range(len(history)) or [epoch.epoch for epoch in history] != [*range(len(history))]:
+            raise ValueError("its epochs do not follow each other")
+        if not same_form(content["best"], parts["model"].state_dict()):
+            raise ValueError("its best epoch is of another network")
+        return Fit(history, best, {name: value.cpu() for name, value in content["best"].items()})
+
+    return resume_from(file, parts, fit_of)

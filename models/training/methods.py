@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Final
 from pydantic import ValidationError
 
 from ...data.errors import BundleError, UsageError
+from ...data.json_text import fault
 
 if TYPE_CHECKING:  # all that is heavy to import
     from torch import Tensor
@@ -111,7 +112,11 @@ METHODS: Final[dict[str, Method]] = {
         "mil.clam:CLAMMB",
         not_for={"ordinal": _CUMULATIVE, **_not_for_values(_ENDS)},
     ),
-    "transmil": Method("TransMIL", "transformer over tiles, Shao et al. 2021", "mil.transmil:TransMIL"),
+    "transmil": Method(
+        "TransMIL",
+        "transformer over tiles, Shao et al. 2021, without its convolution over values",
+        "mil.transmil:TransMIL",
+    ),
     "mean": Method(
         "Mean pooling",
         "logistic regression on the mean tile",
@@ -158,6 +163,6 @@ def network_for_inference(
     try:
         checked: NetworkConfig = network.Config.model_validate(config)
     except ValidationError as error:
-        what = f"its configuration is not that of {method}: {str(error).splitlines()[0]}"
+        what = f"its configuration is not that of {method}: {fault(error)}"
         raise BundleError(what, path=path, hint=hint) from error
     return network.for_inference(checked, state, task=task, path=path)

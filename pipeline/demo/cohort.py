@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import csv
 import json
-import os
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -18,8 +17,10 @@ from pathlib import Path
 
 import numpy as np
 
+from ...data.allotment import usable_cores
 from ...data.artifact import whole
 from ...data.errors import UsageError
+from ...data.json_text import parse_json
 from ...data.units import Microns, Mpp
 from .expression import make_expression
 from .slides import write_aperio, write_broken, write_generic
@@ -118,7 +119,7 @@ def make_cohort(folder: Path, *, patients: int = 40, seed: int = 0) -> DemoCohor
         return cohort
     _refuse_other_slides((cohort.slides, cohort.new_slides), files)
 
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
+    with ThreadPoolExecutor(usable_cores()) as pool:
         for _ in pool.map(_make_slide, slides + new_slides):
             pass
     _write_table(cohort.table, slides, with_site=True)
@@ -242,9 +243,9 @@ def _sizes(folder: Path, files: Iterable[Path]) -> dict[str, int]:
 def _is_whole(folder: Path, recipe: dict[str, int], files: list[Path]) -> bool:
     """Whether the folder holds exactly these files, completely written. The record ``demo.json`` is written last."""
     try:
-        record = json.loads((folder / "demo.json").read_text())
+        record = parse_json((folder / "demo.json").read_bytes())
         return bool(record == {**recipe, "bytes": _sizes(folder, files)})
-    except (FileNotFoundError, json.JSONDecodeError):
+    except (OSError, ValueError):
         return False
 
 

@@ -62,7 +62,7 @@ CHECKS: Final[tuple[Check, ...]] = (
     Check("devices in use", GPU, "gpus:asked_for", 60),
     Check("kernels and memory", DEVICE, "gpus:kernels_and_memory", 60, first=True),
     Check("forward and backward", DEVICE, "gpus:forward_and_backward", 120),
-    Check("every stage", DEVICE, "chain_check:whole_chain", 300),
+    Check("every stage", DEVICE, "every_stage:every_stage", 300),
 )
 DEVICES: Final = Check("devices", DEVICE, "gpus:devices", 90)
 """Lists the devices to check: its figures hold their names."""

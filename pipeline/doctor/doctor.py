@@ -48,16 +48,16 @@ def examine(subject: Subject, examiner: Examiner) -> Iterator[Row]:
     for group, members in groupby(CHECKS, key=lambda check: check.group):
         checks = list(members)
         if not group.each_device:
-            yield from _examine(checks, subject, examiner, group.title)
+            yield from examine_group(checks, subject, examiner, group.title)
             continue
         listed = examiner.run(DEVICES, subject)
         if listed.state != "ok":
             yield Row(DEVICES.name, "devices", listed, 0.0)
         for device in listed.figures.get("devices", ()):
-            yield from _examine(checks, replace(subject, device=device), examiner, device, device)
+            yield from examine_group(checks, replace(subject, device=device), examiner, device, device)
 
 
-def _examine(
+def examine_group(
     checks: list[Check], subject: Subject, examiner: Examiner, title: str, device: str | None = None
 ) -> Iterator[Row]:
     """Make the checks of a group, as long as it makes sense to go on."""
@@ -118,6 +118,8 @@ def run_doctor(subject: Subject, console: Console, examiner: Examiner, *, before
             for row in members:
                 console.table(_shown(row))
                 rows.append(row)
+                if console.debug and "trace" in row.finding.figures:
+                    console.note(row.finding.figures["trace"])
         if examiner.killed:
             examiner.run(CLEAR_AWAY, subject)
     states = [row.finding.state for row in rows]

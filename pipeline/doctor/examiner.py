@@ -13,12 +13,14 @@ import signal
 import subprocess
 import sys
 import threading
+import traceback
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import asdict
 from types import TracebackType
 from typing import IO, Final, Self
 
+from ...data import errors
 from ..run.outcomes import explain
 from .checks import Check
 from .finding import Finding, Subject, failed
@@ -70,6 +72,16 @@ class Examiner:
         if self._process is not None and self._process.poll() is None:
             return None
         self._answers, self._errors = queue.SimpleQueue(), []
+        try:
+            self._start()
+        except (OSError, RuntimeError) as error:  # no memory, no more files, processes or threads
+            return failed(f"no process can be started: {error}", "look at `ulimit -a`, and end what is not needed")
+        found = self._asked(
+            json.dumps({"path": sys.path, "module": __name__}), max(START_SECONDS, self._seconds or 0), check
+        )
+        return None if found.state == "ok" else found
+
+    def _start(self) -> None:
         command = [sys.executable, "-P", "-c", _START]
         self._process = subprocess.Popen(
             command,
@@ -89,10 +101,6 @@ class Examiner:
         ]
         for reader in self._readers:
             reader.start()
-        found = self._asked(
-            json.dumps({"path": sys.path, "module": __name__}), max(START_SECONDS, self._seconds or 0), check
-        )
-        return None if found.state == "ok" else found
 
     def _asked(self, request: str, seconds: float, check: Check) -> Finding:
         process = self._process
@@ -110,8 +118,10 @@ class Examiner:
             answer = None
         if answer is not None:
             found = Finding(**json.loads(answer))
-            if check.group.each_device and found.state == "failed":
-                self._end()  # after most failures of a GPU nothing runs on it any more in the same process
+            if found.state == "failed" and (check.group.each_device or "trace" in found.figures):
+                # After most failures of a GPU nothing runs on it any more in the same process, and a package that
+                # could not be imported is left half imported.
+                self._end()
             return found
         return self._died(process)
 
@@ -176,17 +186,20 @@ def answer_requests() -> None:
     answers.flush()
     for line in sys.stdin:
         place, subject = json.loads(line)
-        answers.write(json.dumps(asdict(_finding(place, Subject(**subject))), default=str) + "\n")
+        answers.write(_answer(place, Subject(**subject)) + "\n")
         answers.flush()
 
 
-def _finding(place: str, subject: Subject) -> Finding:
+def _answer(place: str, subject: Subject) -> str:
     module, _, function = place.partition(":")
     try:
         check = getattr(importlib.import_module(f".{module}", __package__), function)
-        found: Finding = check(subject)
+        return json.dumps(asdict(check(subject)), default=str, allow_nan=False)
     except Exception as error:  # noqa: BLE001  the boundary of a check: what it raises is its finding
         record = explain(error)
-        first_line = (record.message.strip() or record.type).splitlines()[0]
-        return failed(f"{record.type}: {first_line}", record.hint)
-    return found
+        said = (record.message.strip() or record.type).splitlines()[0]
+        if hasattr(errors, record.type):  # one of ours says all that a user needs
+            found = failed(said, record.hint)
+        else:
+            found = failed(f"{record.type}: {said}", record.hint, trace=traceback.format_exc())
+    return json.dumps(asdict(found))

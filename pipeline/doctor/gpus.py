@@ -12,6 +12,8 @@ from math import isfinite
 from typing import TYPE_CHECKING, Final
 
 from ...data.manifest import Json
+from ..console import counted
+from .checks import GPU
 from .finding import Finding, Subject, failed, gigabytes, ok, warning
 
 if TYPE_CHECKING:
@@ -20,6 +22,7 @@ if TYPE_CHECKING:
 
 _DRIVER_OF: Final = {11: 450, 12: 525, 13: 580}
 """The first driver for each major version of CUDA (CUDA's release notes, "minor version compatibility")."""
+_SMI_SECONDS: Final = 30.0
 _SEES: Final = "CUDA_VISIBLE_DEVICES"
 _ROOM: Final = 4 * 2**30  # bytes: a large backbone in bfloat16, and a batch
 _NETWORK_SEED: Final = 0
@@ -47,7 +50,14 @@ def _nvidia_smi(*arguments: str) -> str | Finding:
     """What nvidia-smi prints; a finding if it is not there or fails."""
     if shutil.which("nvidia-smi") is None:
         return ok("no NVIDIA driver here (nvidia-smi is not found)", driver=None, gpus=[])
-    done = subprocess.run(["nvidia-smi", *arguments], capture_output=True, text=True, errors="replace", timeout=30)
+    try:
+        done = subprocess.run(
+            ["nvidia-smi", *arguments], capture_output=True, text=True, errors="replace", timeout=_SMI_SECONDS
+        )
+    except subprocess.TimeoutExpired:
+        return failed(f"nvidia-smi does not answer in {_SMI_SECONDS:g} s", GPU.hangs)
+    except OSError as error:
+        return failed(f"nvidia-smi cannot be run: {error}", "install the driver again")
     if done.returncode:
         said = (done.stdout + done.stderr).strip().splitlines() or [f"exit code {done.returncode}"]
         hint = "the driver is not loaded, or was updated under a running system: restart the machine"
@@ -72,7 +82,9 @@ def build(subject: Subject) -> Finding:
         )
     if torch.cuda.is_available():
         number = torch.cuda.device_count()
-        return ok(f"{_named([torch.cuda.get_device_name(i) for i in range(number)])} (CUDA {built})", devices=number)
+        cudnn = torch.backends.cudnn.version()  # type: ignore[no-untyped-call]
+        figures = {"cuda": built, "cudnn": cudnn, "devices": number}
+        return ok(f"{_named([torch.cuda.get_device_name(i) for i in range(number)])} (CUDA {built})", **figures)
     if not gpus:
         return ok(f"no GPU (built for CUDA {built})", cuda=built, devices=0)
     if os.environ.get(_SEES) in ("", "-1", "NoDevFiles"):
@@ -140,7 +152,7 @@ def kernels_and_memory(subject: Subject) -> Finding:
     device = torch.device(subject.device)
     if device.type != "cuda":
         instructions = f"{torch.backends.cpu.get_cpu_capability()}, " if device.type == "cpu" else ""
-        return ok(f"{instructions}{torch.get_num_threads()} threads, the machine's memory")
+        return ok(f"{instructions}{counted(torch.get_num_threads(), 'threads')}, the machine's memory")
     major, minor = torch.cuda.get_device_capability(device)
     name, kernels = torch.cuda.get_device_name(device), torch.cuda.get_arch_list()
     figures: dict[str, Json] = {"gpu": name, "capability": f"{major}.{minor}", "kernels": kernels}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import multiprocessing
 import os
 import resource
@@ -10,7 +9,7 @@ from multiprocessing import shared_memory
 from pathlib import Path
 from typing import Final
 
-from .allotment import core_limits, machine_memory, memory_limits
+from ...data.allotment import core_limits, machine_memory, memory_limits, usable_cores
 from .finding import Finding, Subject, failed, gigabytes, ok, warning
 from .scratch import scratch_folder, temporary
 
@@ -19,24 +18,17 @@ _FEWEST_FILES: Final = 256
 _FEW_FILES: Final = 1024
 _LITTLE_SHARED: Final = 16 * 2**20
 _LITTLE_TEMPORARY: Final = 2**30
+_LEAST_TEMPORARY: Final = 64 * 2**20
 
 
 def cores(subject: Subject) -> Finding:
     """The cores that this process may use, against those of the machine."""
     limits = core_limits()
-    whose, least = min(limits.items(), key=lambda limit: limit[1])
-    usable, there = max(1, math.floor(least)), int(limits["machine"])
+    usable, whose = usable_cores(), min(limits, key=lambda name: limits[name])
     threads = os.environ.get("OMP_NUM_THREADS")
+    by = "" if whose == "machine" else f" of the machine's {limits['machine']:g} (by {whose})"
     further = f"; OMP_NUM_THREADS={threads}" if threads else ""
-    figures = {"cores": usable, "limits": limits}
-    if usable < there:
-        return warning(
-            f"{usable} of the machine's {there} (by {whose}){further}",
-            f"without a number wsipipe starts one worker for each of the {there}: use tile --workers {usable} and "
-            f"extract --threads {usable}",
-            **figures,
-        )
-    return ok(f"{usable}{further}", **figures)
+    return ok(f"{usable}{by}{further}", cores=usable, limits=limits)
 
 
 def memory(subject: Subject) -> Finding:
@@ -94,6 +86,9 @@ def temporary_folder(subject: Subject) -> Finding:
     size = os.statvfs(place)
     free = size.f_bavail * size.f_frsize
     found = f"{place}, {gigabytes(free)} free"
+    hint = "free some space, or set TMPDIR to a folder with more"
+    if free < _LEAST_TEMPORARY:
+        return failed(found, hint, free=free)
     if free < _LITTLE_TEMPORARY:
-        return warning(found, "free some space, or set TMPDIR to a folder with more", free=free)
+        return warning(found, hint, free=free)
     return ok(found, free=free)

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import importlib
 import platform
-import re
 import sys
+from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, distribution, requires, version
 from pathlib import Path
 from typing import Final
+
+from packaging.requirements import Requirement
+from packaging.version import Version
 
 from ...data.version import __version__
 from .finding import Finding, Subject, failed, ok, warning
@@ -16,7 +19,7 @@ from .finding import Finding, Subject, failed, ok, warning
 DISTRIBUTION: Final = "wsipipe-momkd"
 """wsipipe's name on the package index, where another project is called ``wsipipe``."""
 _OWN_FILES: Final = ("data/version.py", "pipeline/cli.py")
-LEAST_OPENSLIDE: Final = (4, 0, 1)
+LEAST_OPENSLIDE: Final = Version("4.0.1")
 _PACKAGES: Final = {
     "numpy": "numpy",
     "pandas": "pandas",
@@ -83,8 +86,12 @@ def wsipipe(subject: Subject) -> Finding:
 
 def _packages_called_so() -> list[Path]:
     """Every package ``wsipipe`` that Python's path leads to."""
-    found = [Path(entry or ".") / "wsipipe" for entry in sys.path]
-    return [folder for folder in found if (folder / "__init__.py").is_file()]
+    found: list[Path] = []
+    for folder in (Path(entry or ".") / "wsipipe" for entry in sys.path):
+        with suppress(OSError):  # an entry that may not be looked into
+            if (folder / "__init__.py").is_file():
+                found.append(folder)
+    return found
 
 
 def _is_ours(folder: Path) -> bool:
@@ -117,10 +124,12 @@ def packages(subject: Subject) -> Finding:
             importlib.import_module(name)
         except Exception as error:  # noqa: BLE001  whatever a package raises is why it cannot be used
             wrong.append(f"{package}: {(str(error).splitlines() or [repr(error)])[0]}")
-    wrong += _too_old()
+    wrong += _unmet(DISTRIBUTION)
     found = {package: _version(package) for package in _PACKAGES.values()}
     if wrong:
         return failed("; ".join(wrong), _INSTALL, packages=found)
+    if unmet := [what for package in _PACKAGES.values() for what in _unmet(package)]:
+        return warning("; ".join(unmet), _INSTALL, packages=found)
     return ok(f"{len(found)} can be imported", packages=found)
 
 
@@ -131,28 +140,20 @@ def _version(package: str) -> str | None:
         return None
 
 
-def _too_old() -> list[str]:
-    """Packages that are older than what the installed wsipipe asks for; nothing is known where it is not installed."""
+def _unmet(owner: str) -> list[str]:
+    """What an installed package asks of others and they are not; nothing is known where it is not installed."""
     try:
-        asked = requires(DISTRIBUTION) or []
+        asked = [Requirement(line) for line in requires(owner) or []]
     except PackageNotFoundError:
         return []
-    old: list[str] = []
-    for line in asked:
-        name, _, least = line.partition(">=")
-        there = None if ";" in line else _version(name.strip())
-        if least and there is not None and _numbers(there) < _numbers(least):
-            old.append(f"{name.strip()} {there} is older than {least.strip()}")
-    return old
-
-
-def _numbers(version: str) -> tuple[int, ...]:
-    """The numbers of a version before any letters: ``2.15.0+cu132`` → (2, 15)."""
-    plain = re.match(r"[\d.]*", version.strip())
-    numbers = [int(number) for number in (plain[0] if plain else "").split(".") if number]
-    while numbers and numbers[-1] == 0:
-        numbers.pop()
-    return tuple(numbers)
+    unmet = []
+    for need in asked:
+        there = _version(need.name)
+        if there is None or (need.marker is not None and not need.marker.evaluate({"extra": ""})):
+            continue  # what is not there at all is missed at the import
+        if not need.specifier.contains(there, prereleases=True):
+            unmet.append(f"{owner} needs {need.name} {need.specifier}, and {there} is there")
+    return unmet
 
 
 def openslide(subject: Subject) -> Finding:
@@ -160,7 +161,6 @@ def openslide(subject: Subject) -> Finding:
     import openslide as library
 
     found = str(library.__library_version__)
-    if _numbers(found) < LEAST_OPENSLIDE:
-        wanted = ".".join(map(str, LEAST_OPENSLIDE))
-        return failed(f"{found}, older than {wanted}", "`pip install --upgrade openslide-bin`", version=found)
+    if Version(found) < LEAST_OPENSLIDE:
+        return failed(f"{found}, older than {LEAST_OPENSLIDE}", "`pip install --upgrade openslide-bin`", version=found)
     return ok(found, version=found)

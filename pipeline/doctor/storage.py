@@ -15,11 +15,13 @@ from typing import Final
 
 from ...data.errors import BusyError, WsipipeError
 from ...data.manifest import Manifest
+from ...data.surroundings import surroundings
 from .finding import Finding, Subject, failed, gigabytes, ok, warning
 from .room import need
 from .scratch import existing, scratch_folder
 
 _BLOCK: Final = 2**20
+_BLOCKS_A_FLUSH: Final = 8
 _MOST_BLOCKS: Final = 64
 _WRITING_SECONDS: Final = 5.0
 _FLUSHES: Final = 20
@@ -82,28 +84,41 @@ def room(subject: Subject) -> Finding:
 
 def speed(subject: Subject) -> Finding:
     """How fast the workspace takes what is written, and how long a record takes to be safe on the disk."""
-    block = os.urandom(_BLOCK)  # a file system that compresses would be fast with zeros
     with scratch_folder(existing(subject.workspace), subject) as folder:
-        begin, blocks = time.monotonic(), 0
-        with (folder / "large").open("wb", buffering=0) as stream:
-            while blocks < _MOST_BLOCKS and time.monotonic() - begin < _WRITING_SECONDS:
-                stream.write(block)
-                blocks += 1
-            os.fsync(stream.fileno())
-        rate = blocks * _BLOCK / (time.monotonic() - begin)
-        flushes: list[float] = []
-        with (folder / "records").open("ab", buffering=0) as stream:
-            while len(flushes) < _FLUSHES and sum(flushes) < _WRITING_SECONDS:
-                start = time.monotonic()
-                stream.write(b"a record\n")
-                os.fsync(stream.fileno())
-                flushes.append(time.monotonic() - start)
-    flush = statistics.median(flushes)
+        try:
+            rate, flush = _rate(folder / "large"), _flush_seconds(folder / "records")
+        except OSError as error:  # of writing, which does not name the file
+            raise surroundings(error, folder) or error from error
     found = f"{rate / 1e6:,.0f} MB/s written and flushed; a record is safe after {1000 * flush:,.1f} ms"
     figures = {"bytes_per_second": round(rate), "fsync_seconds": round(flush, 5)}
     if rate < _SLOW_WRITING or flush > _SLOW_FLUSH:
         return warning(found, "slow: choose a workspace on a local disk", **figures)
     return ok(found, **figures)
+
+
+def _rate(file: Path) -> float:
+    """Bytes a second that a file takes, as it is flushed every few blocks: a slow disk is found slow in seconds."""
+    block = os.urandom(_BLOCK)  # a file system that compresses would be fast with zeros
+    begin, blocks = time.monotonic(), 0
+    with file.open("wb", buffering=0) as stream:
+        while blocks < _MOST_BLOCKS and time.monotonic() - begin < _WRITING_SECONDS:
+            for _ in range(_BLOCKS_A_FLUSH):
+                stream.write(block)
+            os.fsync(stream.fileno())
+            blocks += _BLOCKS_A_FLUSH
+    return blocks * _BLOCK / (time.monotonic() - begin)
+
+
+def _flush_seconds(file: Path) -> float:
+    """Median of the seconds until a record is on the disk."""
+    taken: list[float] = []
+    with file.open("ab", buffering=0) as stream:
+        while len(taken) < _FLUSHES and sum(taken) < _WRITING_SECONDS:
+            begin = time.monotonic()
+            stream.write(b"a record\n")
+            os.fsync(stream.fileno())
+            taken.append(time.monotonic() - begin)
+    return statistics.median(taken)
 
 
 def locks(subject: Subject) -> Finding:

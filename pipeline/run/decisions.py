@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
 from ...data.artifact import digest_of_value, stamp
 from ...data.errors import InputError, SurroundingsError, UsageError
-from ...data.manifest import InputRecord, Json, Manifest, Record
+from ...data.manifest import DAMAGED, InputRecord, Json, Manifest, Record
 from ...stages.settings import RESOLVED, changed_settings
 from ...stages.stage import FileInput, Input, Item, OutputInput, Stage
 
@@ -38,6 +38,8 @@ class History:
         self._fingerprints: dict[int, str] = {}
         for record in manifest.records():
             if record.stage == stage:
+                if record.error is not None and record.error.type == DAMAGED:
+                    self._records.pop(record.item, None)
                 self._records.setdefault(record.item, []).append(record)
 
     def last(self, item: str) -> Record | None:
@@ -113,7 +115,7 @@ def _identify(source: Input, known: InputRecord | None) -> InputRecord:
     if not source.path.exists():
         if known is None:
             raise InputError("no such file", path=path, hint="check the path; was the disk or share unmounted?")
-        return known.model_copy(update={"path": path})  # archived after use: what was made from it is still valid
+        return replace(known, path=path)  # archived after use: what was made from it is still valid
     size, mtime = stamp(source.path)
     if known and (known.path, known.bytes, known.mtime_ns) == (path, size, mtime):
         return known

@@ -70,19 +70,28 @@ def explain(error: BaseException, workspace: Path | None = None) -> ErrorRecord:
     if isinstance(error, OSError) and error.errno != errno.ENOENT:  # readers say it of what vanished
         error = surroundings(error, Path(error.filename or ".")) or error
     error = device_error(error) or error
+    if _lacked_memory(error):
+        path = error.path if isinstance(error, WsipipeError) else None
+        hint = "free some memory, or take a smaller --batch-size or fewer --workers"
+        error = SurroundingsError("not enough memory", path=path, hint=hint)
     if isinstance(error, WsipipeError):
         of_the_machine = reading_fault(error) is not None
         retry = of_the_machine or not isinstance(error, InputError) or _may_be_whole_again(error, workspace)
         return ErrorRecord(type=type(error).__name__, message=str(error), hint=error.hint, retry=retry)
-    if is_out_of_memory(error):
-        short = SurroundingsError("not enough memory", hint="free some memory, or take a smaller --batch-size")
-        return explain(short)
     return ErrorRecord(
         type=type(error).__name__,
         message=str(error) or repr(error),
         hint="an unexpected error: run again with --debug for the traceback, and report it",
         retry=True,
     )
+
+
+def _lacked_memory(error: BaseException) -> bool:
+    """Whether memory did not suffice: it says so, or what it was raised from does."""
+    link: BaseException | None = error
+    while link is not None and not is_out_of_memory(link):
+        link = link.__cause__
+    return link is not None
 
 
 def _may_be_whole_again(error: InputError, workspace: Path | None) -> bool:

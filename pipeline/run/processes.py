@@ -30,6 +30,8 @@ _MOST_PLACES = 2
 """At how many places the device may fail at the same item, until the item itself has failed."""
 _SECONDS_TO_END = 5.0
 """How long to wait for the end of a process that was killed or is about to end."""
+_KILLED = -9
+"""Exit code of a process that SIGKILL has ended."""
 _MOST_UNREAD = 1000
 """Messages of a worker that are read before one of its items is judged to be overdue; more do not fit a connection."""
 
@@ -194,7 +196,7 @@ class _Work:
         in_work, exit_code = self._end(place, kill=False)
         for suspect in in_work:
             if suspect.item.id in self._tried_alone:
-                yield self._failure(suspect, _death(suspect.item, place.device))
+                yield self._failure(suspect, _death(suspect.item, place.device, exit_code))
                 continue
             self._suspects.append(suspect.item)
             if place.device is not None:  # it may be the device that kills its processes
@@ -288,8 +290,14 @@ class _Work:
             yield result_of(self._stage, item, error, datetime.now(UTC), time.monotonic())
 
 
-def _death(item: Item, device: str | None) -> SlideError:
-    """The error of an item whose process has died twice."""
+def _death(item: Item, device: str | None, exit_code: int | None) -> SlideError | SurroundingsError:
+    """The error of an item whose process has died twice.
+
+    :param exit_code: of the process, the second time. Only the system kills: of programs that crash, none ends so.
+    """
+    if exit_code == _KILLED:
+        what = "the process that worked on it died: the system killed it, most likely because no memory was left"
+        return SurroundingsError(what, path=item.id, hint="free some memory, or take fewer --workers; then run again")
     crash = "a crash in a decoder" if device is None else "a crash in a decoder or on the GPU"
     return SlideError(
         f"the process that worked on it died ({crash}, or out of memory)",

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from contextlib import closing
 from dataclasses import replace
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from ...data.artifact import digest_of_value, recover
 from ...data.errors import SlideError, WsipipeError
+from ...data.known_records import no_garbage_collection
 from ...data.manifest import ErrorRecord, Json, Record
 from ...data.version import __version__
 from ...data.workspace import keep_within
@@ -22,6 +23,8 @@ from .decisions import Decision, History, decide, kept_settings, refuse_other_se
 from .here import run_here
 from .outcomes import Executor, failed
 from .processes import run_in_processes
+from .run_log import RunLog
+from .usage import Usage
 
 _KEPT = ("inputs", "settings")
 """Fields that are brought up to date in the record of an item that is current."""
@@ -47,22 +50,25 @@ class Runner:
         :raises UsageError: a link leads out of the workspace.
         :raises BusyError: another run writes to the same folder.
         """
-        begin = datetime.now(UTC)
         keep_within(stage.workspace)
-        with stage.manifest.lock():
+        begin = time.monotonic()  # the clock on the wall may be set back meanwhile
+        with stage.manifest.lock(), Usage() as usage, RunLog(stage, usage) as log:
             recovered = recover(stage.folder)
-            plan = stage.plan()
-            history = History(stage.manifest, stage.name)
-            decisions = [decide(stage, item, history, retry_failed=self.retry_failed) for item in plan.items]
+            with no_garbage_collection():
+                plan = stage.plan()
+                history = History(stage.manifest, stage.name)
+                decisions = [decide(stage, item, history, retry_failed=self.retry_failed) for item in plan.items]
             if not self.replace:
                 refuse_other_settings(stage, decisions, history)
-            for decision in decisions:
-                self._keep_current(stage, decision, history)
+            if kept := [record for decision in decisions if (record := self._kept(stage, decision, history))]:
+                stage.manifest.append(*kept)  # all at once: a workspace may have been moved
             judged = {d.item.id: self._judge(stage, d, history) for d in decisions if d.verdict == "judged"}
             for note in (*recovered, *plan.notes):
                 self.console.note(f"{stage.name}: {note}")
+            log.planned(Counter(decision.verdict for decision in decisions), len(plan.rejected))
             closing_notes: list[str] = []
-            results = [*self._reject(stage, plan.rejected, history), *self._do(stage, decisions, closing_notes)]
+            rejected = self._reject(stage, plan.rejected, history, log)
+            results = [*rejected, *self._do(stage, decisions, closing_notes, log)]
         outcomes = [result.outcome for result in results if result.outcome]
         waiting = [d.record for d in decisions if d.verdict == "waiting" and d.record is not None]
         return Summary(
@@ -80,18 +86,21 @@ class Runner:
             notes=(*recovered, *plan.notes, *(note for outcome in outcomes for note in outcome.notes), *closing_notes),
             units=sum(int(outcome.stats.get(stage.unit, 0)) for outcome in outcomes) if stage.unit else 0,
             unit=stage.unit,
-            seconds=(datetime.now(UTC) - begin).total_seconds(),
+            seconds=time.monotonic() - begin,
             stats=dict(sum((Counter(_numbers(o.stats)) for o in outcomes), Counter())),
+            peak_memory=usage.memory,
+            peak_gpu_memory=usage.gpus,
         )
 
-    def _keep_current(self, stage: Stage[Any], decision: Decision, history: History) -> None:
-        """Append a current item's record again if it is not the last one, or if its inputs were moved or touched."""
+    def _kept(self, stage: Stage[Any], decision: Decision, history: History) -> Record | None:
+        """A current item's record to append again, if it is not the last one or its inputs were moved or touched."""
         record = decision.record
         if decision.verdict != "current" or record is None:
-            return
+            return None
         now = {"inputs": dict(decision.inputs), "settings": kept_settings(stage), "fingerprint": decision.fingerprint}
         if history.last(decision.item.id) != record or any(getattr(record, name) != now[name] for name in _KEPT):
-            stage.manifest.append(record.model_copy(update=now))
+            return record.model_copy(update=now)
+        return None
 
     def _judge(self, stage: Stage[Any], decision: Decision, history: History) -> ErrorRecord:
         """Record once that an item does not pass the present judgement settings; its outputs stay on disk."""
@@ -108,16 +117,19 @@ class Runner:
             )
         return error
 
-    def _reject(self, stage: Stage[Any], rejected: Mapping[str, WsipipeError], history: History) -> list[Result]:
+    def _reject(
+        self, stage: Stage[Any], rejected: Mapping[str, WsipipeError], history: History, log: RunLog
+    ) -> list[Result]:
         results = list(failed((Item(item, {}), error) for item, error in rejected.items()))
         for result in results:
             fingerprint = digest_of_value([stage.name, "rejected", result.error.message if result.error else ""])
             last = history.last(result.item.id)
             if last is None or last.fingerprint != fingerprint:
                 self._record(stage, result, Decision(result.item, "run", "", fingerprint, {}))
+            log.item(result)
         return results
 
-    def _do(self, stage: Stage[Any], decisions: list[Decision], closing_notes: list[str]) -> list[Result]:
+    def _do(self, stage: Stage[Any], decisions: list[Decision], closing_notes: list[str], log: RunLog) -> list[Result]:
         pending = {d.item.id: d for d in decisions if d.verdict == "run"}
         items = [replace(d.item, fingerprint=d.fingerprint) for d in pending.values()]
         results: list[Result] = []
@@ -129,6 +141,7 @@ class Runner:
             with closing(running):  # whatever ends the loop ends the work too, before the lock is given back
                 for result in running:
                     self._record(stage, result, pending[result.item.id])
+                    log.item(result)
                     results.append(result)
                     progress.finished(result)
                     for note in result.outcome.notes if result.outcome else ():
@@ -169,7 +182,7 @@ def _failure(item: str, error: ErrorRecord, *, waiting: bool = False) -> Failure
     hint = error.hint
     if waiting:
         hint = " ".join(filter(None, [hint, "(tried before; --retry-failed tries again)"]))
-    return Failure(item, error.message, hint)
+    return Failure(item, error.message, hint, error.retry)
 
 
 def _numbers(stats: Mapping[str, Json]) -> dict[str, int]:

@@ -33,7 +33,7 @@ FIGURES: Final = (
     "brier",
     "calibration_error",
     "calibration_slope",
-    "calibration_intercept",
+    "calibration_in_the_large",
 )
 """Fields of :class:`Metrics` with an interval, in the order of the table."""
 
@@ -67,6 +67,7 @@ def comparison_table(comparison: Comparison) -> list[dict[str, str | int | float
             "reference": int(method.name == comparison.reference),
             "patients": method.metrics.n_patients,
             "positive": method.binary.n_positive,
+            "prevalence": comparison.prevalence,
         }
         for name in FIGURES:
             estimate: Estimate = getattr(method.binary, name)

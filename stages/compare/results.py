@@ -86,6 +86,8 @@ class Comparison:
     methods: tuple[ComparedMethod, ...]
     reference: str
     """Name of the method that the others are compared with."""
+    prevalence: float
+    """The one that all methods' probabilities are at."""
     facts: Facts
     versions: Facts = ()
 

@@ -7,14 +7,13 @@ comparison.png      a figure of the AUCs with their intervals
 
 from __future__ import annotations
 
-import csv
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from ...data.artifact import whole
 from ...data.errors import CohortError
+from ...data.files.safe_cells import SafeWriter
 from ...data.manifest import Manifest
 from ...models.evaluation.metrics import roc_points
 from ...models.evaluation.paired_tests import PairedDifference, delong
@@ -87,15 +86,16 @@ class CompareStage(Stage[CompareStageSettings]):
 
     def process(self, item: Item, progress: Progress) -> Outcome:
         done: list[_Evaluated] = item.payload
-        predictions = {method.variant.name: read_oof(method.outputs["predictions"]) for method in done}
         reference = reference_of(self.settings.task)
         task = self.settings.asked()
+        predictions = {method.variant.name: read_oof(method.outputs["predictions"], task) for method in done}
         methods = tuple(_compared(method, predictions, reference, task) for method in done)
         comparison = Comparison(
             name=self.folder.name,
             question=Question.asked(self.settings),
             methods=methods,
             reference=reference,
+            prevalence=predictions[reference][0].prevalence,
             facts=self.facts,
         )
         binary = self.settings.task == "binary"
@@ -103,9 +103,9 @@ class CompareStage(Stage[CompareStageSettings]):
         text = (comparison_page if binary else task_comparison_page)(comparison)
         outputs = {kind: self.folder / f"comparison.{kind}" for kind in ("csv", "html", "png")}
         with whole(outputs["csv"]) as scratch, scratch.open("w", encoding="utf-8", newline="") as stream:
-            writer = csv.DictWriter(stream, list(rows[0]), lineterminator="\n")
-            writer.writeheader()
-            writer.writerows(rows)
+            writer = SafeWriter(stream)
+            writer.writerow(rows[0])
+            writer.writerows([row[name] for name in rows[0]] for row in rows)
         with whole(outputs["html"]) as scratch:
             scratch.write_text(text, encoding="utf-8")
         with whole(outputs["png"]) as scratch:
@@ -127,7 +127,7 @@ def _compared(
 
     :param of: the reference's name.
     """
-    metrics = json.loads(method.outputs["metrics"].read_text(encoding="utf-8"))
+    metrics = read_metrics(method.outputs["metrics"])
     variant, rows = method.variant, predictions[method.variant.name]
     reference = {row.patient_id: row for row in predictions[of]}
     binary = task.name == "binary"
@@ -143,8 +143,8 @@ def _compared(
         name=variant.name,
         title=variant.title,
         soft_targets=variant.settings is not None and variant.settings.soft_targets,
-        metrics=read_metrics(metrics["pooled"]),
-        fold_aucs=tuple(read_metrics(fold).main.value for fold in metrics["folds"]),
+        metrics=metrics.pooled,
+        fold_aucs=tuple(fold.main.value for fold in metrics.folds),
         roc=tuple(map(tuple, roc_points(labels, [row.probability for row in rows]).tolist())) if binary else (),
         against_reference=difference,
         note=variant.note,

@@ -6,8 +6,7 @@ for dropping a patient: all folds of the model were trained on them.
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -15,19 +14,24 @@ from typing import Any, Literal
 from pydantic import ValidationError
 
 from ...data.cohort.labels import PatientLabels
+from ...data.cohort.outcomes import Label
 from ...data.cohort.slide_match import SlideMatch, match_slides
 from ...data.cohort.table import CohortTable, read_cohort
 from ...data.errors import BundleError, CohortError, StoreError, UsageError
 from ...data.features.store import read_facts
+from ...data.json_text import read_json
 from ...data.manifest import Manifest, OutputRecord, Record
+from ...data.molecular.store import store_name
 from ...data.wording import some
-from ...models.bundle import BundleFacts, FeatureRecipe, folds_of
+from ...models.bundle import BundleFacts, folds_of
 from ...models.evaluation.metrics import Estimate
+from ...models.evaluation.task_metrics import TaskMetrics
+from ...models.feature_recipe import FeatureRecipe
 from ..predict.allowed_folds import SAME_IDS, AllowedFolds, PatientSlides, allowed_folds
-from ..settings import Runtime
-from ..train.cross_validate import read_metrics
+from ..settings import Presentation, Runtime
 from ..train.question_labels import question_labels
 from ..train.settings import BiomarkerSettings
+from ..train.signature_labels import TargetsElsewhere
 from ..train.split import slides_with_features
 
 SEEN_BY_ALL = "every fold of the model was trained on them"
@@ -42,6 +46,8 @@ class ExternalSettings(BiomarkerSettings):
     tcga_slides: Literal["diagnostic", "all"] = "diagnostic"
     bootstrap_rounds: int = 2000
     seed: int = 0
+    prevalence: float | None = Presentation(None, gt=0, lt=1)
+    """The one that probabilities are shown at; default: that of the model's training patients."""
 
     @classmethod
     def of(cls, model: Path, **given: Any) -> ExternalSettings:
@@ -56,6 +62,9 @@ class ExternalSettings(BiomarkerSettings):
             return cls.model_validate(asked)
         except ValidationError as error:
             what = error.errors()[0]["msg"].removeprefix("Value error, ")
+            if asked["signature"]:
+                hint = f"its target is {asked['signature']}, which is scored from this cohort's RNA: no label is needed"
+                raise UsageError(what, path=model, hint=hint) from error
             hint = f"the model's values are positive: {asked['positive']}, negative: {asked['negative']}; override both"
             raise UsageError(what, path=model, hint=hint) from error
 
@@ -95,6 +104,8 @@ class ExternalCohort:
     slides: Mapping[str, str]
     known_by_id: Sequence[str]
     notes: Sequence[str]
+    targets: TargetsElsewhere | None = None
+    """Of a signature: the targets that this cohort's RNA gives."""
 
     @classmethod
     def of(cls, task: ExternalTask, workspace: Path) -> ExternalCohort:
@@ -103,6 +114,7 @@ class ExternalCohort:
         table = read_cohort(task.table)
         unusable, usable = slides_with_features(task.tiles, task.features, workspace)
         match = match_slides([*usable, *unusable], table)
+        targets = _targets(bundles, workspace, table)
         labels = question_labels(
             table,
             task.asked,
@@ -111,6 +123,7 @@ class ExternalCohort:
             keep_frozen=task.asked.tcga_slides == "all",
             drop_conflicts=task.asked.drop_conflicts,
             to_train=False,
+            scores=targets.labels(table.patients) if targets else None,
         )
         tiled, extracted = Manifest.of(task.tiles).latest("tile"), Manifest.of(task.features).latest("extract")
         patients = _patients(labels, table, match, tiled)
@@ -124,6 +137,11 @@ class ExternalCohort:
                 path=task.table,
                 hint=f"look at its slide and label columns. {SAME_IDS if by_id else ''}".strip(),
             )
+        if targets is not None:
+            own = {patient: targets.label(patient, allowed[patient].folds) for patient in labels.labels}
+            labels = replace(
+                labels, labels={patient: label for patient, label in own.items() if not isinstance(label, str)}
+            )
         slides = [slide for own in labels.slides.values() for slide in own]
         return cls(
             bundles=bundles,
@@ -135,7 +153,15 @@ class ExternalCohort:
             slides={slide: unusable.get(slide, "usable") for slide in match.rows},
             known_by_id=by_id,
             notes=[*table.notes, *match.notes(), *labels.notes(), *_same_ids(by_id)],
+            targets=targets,
         )
+
+    def label(self, patient: str, folds: Collection[int]) -> Label | None:
+        """Return a patient's label, for these folds by themselves; only a signature's may differ between folds."""
+        if self.targets is None:
+            return self.labels.labels[patient]
+        label = self.targets.label(patient, folds)
+        return None if isinstance(label, str) else label
 
     @property
     def partly_seen(self) -> list[str]:
@@ -181,6 +207,15 @@ class ExternalCohort:
         return list(different)
 
 
+def _targets(bundles: Sequence[BundleFacts], workspace: Path, table: CohortTable) -> TargetsElsewhere | None:
+    """Score this cohort's patients by the signature of each fold; None if the question is of no signature."""
+    signatures = {facts.fold: facts.signature for facts in bundles if facts.signature is not None}
+    if not signatures:
+        return None
+    store = workspace / "genomics" / store_name("rna")
+    return TargetsElsewhere.of(signatures, store, workspace, table.patients)
+
+
 def _patients(
     labels: PatientLabels, table: CohortTable, match: SlideMatch, tiled: Mapping[str, Record]
 ) -> dict[str, PatientSlides]:
@@ -222,9 +257,12 @@ def cross_validated_auc(model: Path) -> Estimate | None:
     file = model / "metrics.json"
     if not file.exists():
         return None
+    hint = "copy the model again, or remove it"
+    content = read_json(file, StoreError, what="metrics of a model", hint=hint)
     try:
-        pooled = json.loads(file.read_text(encoding="utf-8"))["pooled"]
-        auc = read_metrics(pooled).main if "figures" in pooled else Estimate.model_validate(pooled["auc"])
-    except (ValueError, KeyError, TypeError) as error:  # pydantic's and JSON's errors are ValueErrors
-        raise StoreError("holds no metrics of a model", path=file, hint="copy the model again, or remove it") from error
-    return auc if auc.value is not None else None
+        pooled = content["pooled"]
+        of_task = "figures" in pooled
+        main = TaskMetrics.model_validate(pooled).main if of_task else Estimate.model_validate(pooled["auc"])
+    except (ValueError, KeyError, TypeError) as error:  # pydantic's error is a ValueError
+        raise StoreError("holds no metrics of a model", path=file, hint=hint) from error
+    return main if main.value is not None else None

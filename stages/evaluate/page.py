@@ -36,6 +36,8 @@ class ExternalReport:
     question: Question
     accounting: Accounting
     metrics: Metrics
+    prevalence: float
+    """The one that probabilities and thresholds are at."""
     folds: tuple[FoldAlone, ...]
     n_folds: int
     """Number of folds of the model; a fold that was trained on every patient is not in ``folds``."""

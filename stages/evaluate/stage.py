@@ -13,7 +13,6 @@ patient (:mod:`wsipipe.stages.predict.allowed_folds`).
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -21,10 +20,11 @@ from typing import Final
 
 from ...data.artifact import whole
 from ...data.cohort.labels import PatientLabels
-from ...models.bundle import BundleFacts
+from ...data.files.safe_cells import SafeWriter
+from ...models.bundle import BundleFacts, folds_of, prevalence_of
 from ...models.evaluation.metrics import Estimate, Metrics
 from ...models.evaluation.task_metrics import TaskMetrics
-from ...models.tasks.prediction import TRAINED_AT, PatientPrediction
+from ...models.tasks.prediction import PatientPrediction, threshold_at
 from ...models.tasks.task import Task
 from ..lineage import model_record
 from ..pages.numbers import figure
@@ -42,7 +42,7 @@ from .page import ExternalReport, FoldAlone, external_page
 PREDICTION_COLUMNS: Final = (
     "patient_id", "label", "probability", "spread", "logit", "threshold", "call", "slides", "folds", "prevalence",
 )  # fmt: skip
-"""Columns of ``predictions.csv``. The prevalence is the one that probabilities refer to."""
+"""Columns of ``predictions.csv``. Probability and threshold are at the prevalence, the logit at even prevalence."""
 
 
 class ReadSlidesSettings(Settings):
@@ -62,6 +62,7 @@ class ReadSlidesStage(Stage[ReadSlidesSettings]):
         self.task = task
 
     def plan(self) -> Plan:
+        prevalence_of(folds_of(self.task.model), self.task.asked.prevalence)  # refused before hours of reading
         cohort = ExternalCohort.of(self.task, self.workspace)
         cohort.refuse_other_tiles(cohort.bundles[0].recipe, self.task, self.workspace)
         model = model_record(self.task.model, self.workspace)
@@ -129,6 +130,8 @@ class ExternalEvaluateStage(Stage[ExternalSettings]):
             "model": OutputInput(model_record(self.task.model, self.workspace)),
             **{f"reading of {slide}": OutputInput(readings[slide]) for own in labels.slides.values() for slide in own},
         }
+        if cohort.targets is not None:
+            inputs["expression"] = OutputInput(cohort.targets.record)
         before = cross_validated_auc(self.task.model)
         inputs["cross_validated"] = ValueInput(before.model_dump() if before else None)
         paths = {slide: self.workspace / output.path for slide, output in readings.items()}
@@ -137,8 +140,10 @@ class ExternalEvaluateStage(Stage[ExternalSettings]):
     def process(self, item: Item, progress: Progress) -> Outcome:
         work: _Judgement = item.payload
         thresholds = {facts.fold: facts.threshold for facts in work.cohort.bundles}
+        prevalence = prevalence_of(folds_of(self.task.model), self.settings.prevalence)
         task = work.cohort.bundles[0].task
-        outputs = read_outputs({slide: work.readings[slide] for own in work.labels.slides.values() for slide in own})
+        used = {slide: work.readings[slide] for own in work.labels.slides.values() for slide in own}
+        outputs = read_outputs(used, task)
 
         def predictions(folds: Mapping[int, float]) -> list[PatientPrediction]:
             """Predict the patients that any of these folds may read, by those folds alone."""
@@ -146,8 +151,11 @@ class ExternalEvaluateStage(Stage[ExternalSettings]):
             for patient, slides in work.labels.slides.items():
                 logits = [{f: logit for f, logit in outputs[s].logits.items() if f in folds} for s in slides]
                 if logits[0]:
-                    label, why = work.labels.labels[patient], outputs[slides[0]].why
-                    rows.append(PatientPrediction.of(patient, logits, folds, task, label=label, why=why))
+                    label, why = work.cohort.label(patient, logits[0].keys()), outputs[slides[0]].why
+                    row = PatientPrediction.of(
+                        patient, logits, folds, task, prevalence=prevalence, label=label, why=why
+                    )
+                    rows.append(row)
             return rows
 
         rows = predictions(thresholds)
@@ -158,7 +166,7 @@ class ExternalEvaluateStage(Stage[ExternalSettings]):
         patients, table, metrics, page = (self.folder / name for name in names)
         write_patients(patients, work.labels)
         _write_predictions(table, rows, task)
-        write_metrics(metrics, pooled, by_fold)
+        write_metrics(metrics, pooled, by_fold, prevalence)
         with whole(page) as scratch:
             scratch.write_text(self._page(work, rows, pooled, by_fold, thresholds), encoding="utf-8")
         files = {"patients": patients, "predictions": table, "metrics": metrics, "page": page}
@@ -174,7 +182,8 @@ class ExternalEvaluateStage(Stage[ExternalSettings]):
     ) -> str:
         if isinstance(pooled, Metrics):
             binary = {fold: own for fold, own in by_fold.items() if isinstance(own, Metrics)}
-            return external_page(self._report(work, rows, pooled, binary, thresholds))
+            shown = {fold: threshold_at(threshold, rows[0].prevalence) for fold, threshold in thresholds.items()}
+            return external_page(self._report(work, rows, pooled, binary, shown))
         labels, first = work.labels, work.cohort.bundles[0]
         where = (
             f" Where the model was trained, cross-validation gave {figure(work.cross_validated.value)}."
@@ -221,6 +230,7 @@ class ExternalEvaluateStage(Stage[ExternalSettings]):
             question=Question.asked(asked),
             accounting=_accounting(labels),
             metrics=pooled,
+            prevalence=rows[0].prevalence,
             folds=tuple(FoldAlone(fold=f, threshold=thresholds[f], metrics=own) for f, own in by_fold.items()),
             n_folds=len(thresholds),
             cross_validated=work.cross_validated,
@@ -258,16 +268,16 @@ def _write_predictions(path: Path, rows: Sequence[PatientPrediction], task: Task
     if task.name != "binary":
         columns = ("patient_id", *(name for name in TASK_COLUMNS if name not in ("patient_id", "fold")), "spread")
         with whole(path) as scratch, scratch.open("w", encoding="utf-8", newline="") as stream:
-            writer = csv.writer(stream, lineterminator="\n")
+            writer = SafeWriter(stream)
             writer.writerow([*columns, "folds", *task.share_names])
             for row in rows:
                 shown = ["" if (value := getattr(row, name)) is None else value for name in columns]
                 writer.writerow([*shown, ";".join(map(str, row.folds)), *row.shares])
         return
     with whole(path) as scratch, scratch.open("w", encoding="utf-8", newline="") as stream:
-        writer = csv.writer(stream, lineterminator="\n")
+        writer = SafeWriter(stream)
         writer.writerow(PREDICTION_COLUMNS)
         for row in rows:
-            values = {name: getattr(row, name) for name in PREDICTION_COLUMNS[:-1]}
+            values = {name: getattr(row, name) for name in PREDICTION_COLUMNS}
             values |= {"folds": ";".join(map(str, row.folds)), "spread": "" if row.spread is None else row.spread}
-            writer.writerow([*values.values(), TRAINED_AT])
+            writer.writerow(values.values())

@@ -20,7 +20,7 @@ from ...data.features.store import read_bag
 from ...data.interop.anndata import write_anndata
 from ...data.interop.clam import clam_process_list, write_clam_features, write_clam_tiles
 from ...data.interop.trident import write_trident_features
-from ...data.manifest import Manifest, Record
+from ...data.manifest import Manifest, OutputRecord, Record
 from ...data.tiling.store import read_tiles, write_tiles
 from ..registry import VERSIONS
 from ..stage import Item, Outcome, OutputInput, Plan, Progress, Stage, ValueInput, upstream
@@ -55,10 +55,7 @@ class ExportTilesStage(Stage[ExportSettings]):
         if not tiled.records:
             raise UsageError("no slide is tiled", path=self.tiles, hint="run wsipipe tile first")
         tiles = {slide_id: record.outputs["tiles"] for slide_id, record in tiled.records.items()}
-        items = [
-            Item(slide_id, {"tiles": OutputInput(output)}, self.workspace / output.path)
-            for slide_id, output in tiles.items()
-        ]
+        items = [Item(slide_id, {"tiles": OutputInput(output)}, output) for slide_id, output in tiles.items()]
         notes = [*tiled.notes]
         if self.settings.format == "clam":
             files = sorted(_file_name(record) for record in tiled.records.values())
@@ -76,7 +73,8 @@ class ExportTilesStage(Stage[ExportSettings]):
             with whole(path) as scratch:
                 scratch.write_text(clam_process_list(item.payload.slides), encoding="utf-8")
             return Outcome({"list": path})
-        tiles = read_tiles(item.payload)
+        made: OutputRecord = item.payload
+        tiles = read_tiles(self.workspace / made.path, digest=made.digest)
         if self.settings.format == "clam":
             path = self.folder / "patches" / f"{item.id}.h5"
             write_clam_tiles(path, tiles)

@@ -16,9 +16,11 @@ from ...data.errors import BundleError
 from ...data.version import __version__
 from ...models.backbones.backbone import find_backbone
 from ...models.backbones.weights import digest_of_weights, find_weights
-from ...models.bundle import BundleFacts, FeatureRecipe, Question, write_bundle
+from ...models.bundle import BundleFacts, Question, write_bundle
+from ...models.feature_recipe import FeatureRecipe
 from ...models.mil.momkd import MoMKD
 from ...models.mil.momkd_checkpoint import read_momkd_checkpoint
+from ...models.tasks.prediction import log_odds
 from ..extract.settings import ExtractSettings
 from ..registry import VERSIONS
 from ..stage import FileInput, Item, Outcome, Plan, Progress, Stage, ValueInput
@@ -34,6 +36,7 @@ class ImportCheckpointStage(Stage[BiomarkerSettings]):
 
     :param checkpoints: the authors' files (``s_<fold>_mkd_checkpoint.pt``).
     :param tile, extract: how the slides were tiled and their features extracted.
+    :param prevalence: the share of positives among the training patients; without it, predict asks for one.
     """
 
     name = "import-checkpoint"
@@ -49,11 +52,14 @@ class ImportCheckpointStage(Stage[BiomarkerSettings]):
         checkpoints: Sequence[Path],
         tile: TileSettings,
         extract: ExtractSettings,
+        prevalence: float | None = None,
     ) -> None:
         super().__init__(settings, folder, workspace)
-        self.checkpoints, self.tile, self.extract = checkpoints, tile, extract
+        self.checkpoints, self.tile, self.extract, self.prevalence = checkpoints, tile, extract, prevalence
 
     def plan(self) -> Plan:
+        if self.prevalence is not None:
+            log_odds(self.prevalence)  # refuses what is none
         backbone = find_backbone(self.extract.backbone, self.extract.pooling)
         weights = find_weights(backbone.name, backbone.hub_id, gated=backbone.gated, file=self.extract.weights)
         recipe = FeatureRecipe(
@@ -66,7 +72,8 @@ class ImportCheckpointStage(Stage[BiomarkerSettings]):
             width=backbone.width or 0,
             neighbours=NEIGHBOURS,
         )
-        given = ValueInput({"recipe": recipe.model_dump(mode="json"), "folds": len(self.checkpoints)})
+        said = {} if self.prevalence is None else {"prevalence": self.prevalence}
+        given = ValueInput({"recipe": recipe.model_dump(mode="json"), "folds": len(self.checkpoints), **said})
         return Plan(
             [
                 Item(f"fold-{fold}", {"checkpoint": FileInput(path.resolve()), "recipe": given}, (fold, path, recipe))
@@ -96,6 +103,7 @@ class ImportCheckpointStage(Stage[BiomarkerSettings]):
             recipe=recipe.model_copy(update={"width": model.config.in_features}),
             method="momkd",
             network=model.config.model_dump(mode="json"),
+            prevalence=self.prevalence,
             threshold=0.5,
             seen=[],
             patients={},

@@ -90,7 +90,8 @@ class ImportStage(Stage[ExtractSettings]):
     def process(self, item: Item, progress: Progress) -> Outcome:
         task: SlideToImport = item.payload
         settings = self.settings
-        tiles, foreign = read_tiles(task.tiles), read_foreign_features(task.features)
+        tiles = read_tiles(task.tiles, digest=task.tiles_digest)
+        foreign = read_foreign_features(task.features)
         self._refuse_other_backbone(foreign)
         rows = _rows(foreign, tiles)
         without = rows < 0

@@ -10,7 +10,6 @@ of the tiles.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Future
 from contextlib import contextmanager
@@ -20,6 +19,7 @@ from time import perf_counter
 
 import torch
 
+from ...data.allotment import usable_cores
 from ...models.backbones.backbone import Embedder
 from ..stage import Item, Progress
 from .batch_memory import can_be_shared
@@ -74,7 +74,7 @@ class TileFeed:
         self._embedder, self._progress, self._timeout, self._profile = embedder, progress, timeout, profile
         self._on_gpu = embedder.device.type == "cuda"
         self._batch_size = batch_size or _BATCH_SIZE.get(embedder.device.type, 64)
-        self._threads = threads or max(1, (os.cpu_count() or 1) - self._on_gpu)
+        self._threads = threads or max(1, usable_cores() - self._on_gpu)
         self._processes = (self._on_gpu if processes is None else processes) and can_be_shared()
         self._events: SimpleQueue[Batch | Exception | None] = SimpleQueue()
         """Written batches; errors that ended a thread; None to wake the waiting thread when a slide has been opened."""
@@ -266,7 +266,7 @@ class TileFeed:
             batch_size=self._batch_size,
             threads=self._threads,
             streams=embed.streams,
-            cores=os.cpu_count() or 1,
+            cores=usable_cores(),
             decoding=decode.busy,
             computing=embed.busy,
             writing=self._writing,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from copy import copy
 from dataclasses import dataclass
@@ -13,6 +12,7 @@ from typing import Any, Self
 
 import torch
 
+from ...data.allotment import usable_cores
 from ...data.artifact import stamp
 from ...data.errors import SlideError, StoreError, SurroundingsError, UsageError, WsipipeError
 from ...data.features.store import FeatureFacts, FeatureWriter, read_facts
@@ -157,7 +157,7 @@ class ExtractStage(Stage[ExtractSettings]):
     def on(self, device: str, of: int) -> Self:
         """Return a copy of the stage for one device, with its share of the cores."""
         stage = copy(self)
-        threads = self.settings.threads or max((os.cpu_count() or 1) // of, 1)
+        threads = self.settings.threads or max(usable_cores() // of, 1)
         stage.settings = self.settings.model_copy(update={"device": device, "threads": threads})
         stage._digest_of_weights = digest_of_weights  # the cached function cannot be sent to another process
         return stage
@@ -200,7 +200,7 @@ class ExtractStage(Stage[ExtractSettings]):
     def _open(self, item: Item) -> OpenBag:
         payload: TiledSlide = item.payload
         settings = self.settings
-        tiles = read_tiles(payload.tiles)
+        tiles = read_tiles(payload.tiles, digest=payload.tiles_digest)
         slide = open_slide(payload.path, mpp_override=payload.mpp_override)
         try:
             sink = FeatureWriter(

@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 from markupsafe import Markup, escape
 
+from ...models.evaluation.decision_curve import DecisionCurve
 from ...models.evaluation.metrics import CalibrationBin
 
 Floats = npt.NDArray[np.float64]
@@ -97,6 +98,20 @@ def survival_chart(low: Points, high: Points) -> Markup:
         for time, share in steps:
             corners += [(time, corners[-1][1]), (time, share)] if corners else [(time, share)]
         plot.line(corners, f"series {style}")
+    return plot.markup()
+
+
+def decision_chart(curve: DecisionCurve) -> Markup:
+    """Draw the net benefit of the model, of treating all and of treating none, by threshold probability."""
+    top = max(0.0, *curve.model, *curve.treat_all)
+    ticks = nice_ticks(0, max(top, 0.01), 4)
+    low = -(ticks[1] - ticks[0])  # what lies below is worse than doing nothing, and not drawn
+    plot = Plot("Decision curve", 360, 340, (0, 1), (low, ticks[-1]))
+    plot.x_axis(_SHARES, "Threshold probability")
+    plot.y_axis([low, *ticks], "Net benefit")
+    plot.line([(0, 0), (1, 0)], "axis")
+    for values, style in ((curve.treat_all, "fold"), (curve.model, "pooled")):
+        plot.line([(t, v if v >= low else None) for t, v in zip(curve.thresholds, values, strict=True)], style)
     return plot.markup()
 
 

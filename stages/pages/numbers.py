@@ -8,7 +8,6 @@ from statistics import fmean, stdev
 from typing import Final
 
 from ...models.evaluation.metrics import Estimate
-from ...models.tasks.prediction import TRAINED_AT
 from .templates import page_templates
 
 
@@ -74,13 +73,31 @@ def mean_and_deviation(values: Sequence[float | None]) -> tuple[float | None, fl
     return (fmean(known) if known else None), (stdev(known) if len(known) > 1 else None)
 
 
-AT_PREVALENCE: Final = (
-    f"Probabilities are at a prevalence of {TRAINED_AT:.0%}: training shows both classes equally often. Where positive "
-    "patients are rarer than that, fewer of them are positive than their probabilities say."
-).replace("%", " %")
-"""What every page says that shows a probability, or a figure that is made of them."""
+def percent(share: float) -> str:
+    """A share in per cent with up to three digits.
+
+    >>> percent(0.15), percent(0.1234)
+    ('15 %', '12.3 %')
+    """
+    return f"{100 * share:.3g} %"
+
+
+def at_prevalence(prevalence: float) -> str:
+    """What every page says that shows a probability, or a figure that is made of them."""
+    return (
+        f"Probabilities, thresholds, Brier score and calibration are at a prevalence of {percent(prevalence)}: the "
+        "share of positive patients where the model is used, by default that of its training patients. --prevalence "
+        "gives another; AUC, sensitivity and specificity do not depend on it."
+    )
+
 
 TEMPLATES: Final = page_templates(
-    figure=figure, signed=signed, interval=interval, p_value=p_value, in_hundred=in_hundred, duration=duration
+    figure=figure,
+    signed=signed,
+    interval=interval,
+    p_value=p_value,
+    in_hundred=in_hundred,
+    duration=duration,
+    percent=percent,
+    at_prevalence=at_prevalence,
 )
-TEMPLATES.globals["at_prevalence"] = AT_PREVALENCE

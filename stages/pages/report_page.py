@@ -18,10 +18,20 @@ from markupsafe import Markup
 
 from ...data.cohort.outcomes import Label, shown_label
 from ...data.errors import UsageError
+from ...models.evaluation.decision_curve import decision_curve
 from ...models.evaluation.metrics import Estimate, Metrics, calibration_bins, roc_points
 from ...models.tasks.prediction import PatientPrediction
 from ...models.tasks.question import WORDS, TaskName, TaskWords, class_names
-from .charts import Floats, calibration_chart, learning_chart, place_chart, probability_chart, roc_chart, slot_chart
+from .charts import (
+    Floats,
+    calibration_chart,
+    decision_chart,
+    learning_chart,
+    place_chart,
+    probability_chart,
+    roc_chart,
+    slot_chart,
+)
 from .numbers import TEMPLATES, figure, mean_and_deviation
 
 
@@ -47,7 +57,7 @@ FEW_PATIENTS: Final = 30
 """With fewer patients than this in one class, the page warns that intervals are unreliable."""
 WIDE_INTERVAL: Final = 0.2
 """With an AUC interval wider than this, the page shows a caution."""
-PERFORMANCE_PARTS: Final = ("roc", "distribution", "calibration")
+PERFORMANCE_PARTS: Final = ("roc", "distribution", "calibration", "decision")
 """Charts of performance that a page can have; each task lists its own."""
 NO_WIDTH: Final = (
     "bootstrap samples of the same patients all give the same AUC. The interval therefore has no width, "
@@ -167,6 +177,8 @@ class TrainingReport:
     question: Question
     accounting: Accounting
     metrics: Metrics
+    prevalence: float
+    """The one that probabilities and thresholds are at."""
     folds: tuple[FoldSummary, ...]
     oof: tuple[PatientPrediction, ...]
     """Each patient as seen by the one fold that was not trained on them."""
@@ -225,6 +237,8 @@ class PredictionReport:
     backbone: str
     question: Question
     n_folds: int
+    prevalence: float | None
+    """The one that probabilities and thresholds are at; None for a task without two classes."""
     patients: tuple[PatientPrediction, ...]
     slides: tuple[SlidePrediction, ...]
     failed: tuple[FailedSlide, ...]
@@ -279,6 +293,7 @@ def performance_charts(
         "roc": lambda: roc_chart(roc_points(labels, probabilities), folds),
         "distribution": lambda: probability_chart(labels, probabilities),
         "calibration": lambda: calibration_chart(calibration_bins(labels, probabilities)),
+        "decision": lambda: decision_chart(decision_curve(labels, probabilities)),
     }
     return {part: charts[part]() for part in parts}
 

@@ -7,22 +7,22 @@ has the reason.
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
 from ...data.artifact import whole
+from ...data.files.safe_cells import SafeWriter
 from ...data.manifest import Record
 from ...data.wording import some
-from ...models.bundle import BundleFacts, folds_of
-from ...models.tasks.prediction import TRAINED_AT, PatientPrediction
+from ...models.bundle import BundleFacts, folds_of, prevalence_of
+from ...models.tasks.prediction import PatientPrediction
 from ...models.tasks.task import Task
 from ..lineage import Lineage, model_record
 from ..pages.report_page import FailedSlide, PredictionReport, Question, SlidePrediction, StaleSlide, prediction_page
 from ..registry import VERSIONS
-from ..settings import Settings
+from ..settings import Presentation, Settings
 from ..stage import Input, Item, Outcome, OutputInput, Plan, Progress, Stage, ValueInput, upstream
 from .allowed_folds import allowed_folds
 from .earlier_batches import patients_before, why_stale
@@ -33,12 +33,15 @@ COLUMNS: Final = (
     "level", "patient_id", "slide_id", "status", "probability", "spread", "threshold", "call", "folds", "note",
     "prevalence", "model", "date",
 )  # fmt: skip
-"""Columns of ``predictions.csv``, which has one row per patient, then one per slide. The prevalence is the one that
-probabilities refer to, the model is the digest of its bundles, the date is that of reading the slide."""
+"""Columns of ``predictions.csv``, which has one row per patient, then one per slide. Probability and
+threshold are at the prevalence, the model is the digest of its bundles, the date is that of reading the slide."""
 
 
 class PredictionReportSettings(Settings):
-    """Nothing to set."""
+    """How predictions are shown."""
+
+    prevalence: float | None = Presentation(None, gt=0, lt=1)
+    """The one that probabilities are shown at; default: that of the model's training patients."""
 
 
 @dataclass(frozen=True)
@@ -86,9 +89,11 @@ class PredictionReportStage(Stage[PredictionReportSettings]):
         done = upstream(self.manifest, "predict", self.workspace, only=asked, lineage=lineage)
         old = {s for s, why in done.left_out.items() if why.state == "stale" and s not in self.task.slides}
         records = {**done.records, **{slide: predicted[slide] for slide in old}}
-        outputs = read_outputs({s: self.workspace / r.outputs["prediction"].path for s, r in records.items()})
+        paths = {s: self.workspace / r.outputs["prediction"].path for s, r in records.items()}
+        outputs = read_outputs(paths)
         stale = self._stale(asked, records, outputs, lineage, model)
         stages = {"tile": self.task.tiles, "extract": self.task.features, "predict": self.folder}
+        read_outputs({s: path for s, path in paths.items() if s not in stale}, folds_of(self.task.model)[0][1].task)
         attempts = {stage: lineage.latest(folder, stage) for stage, folder in stages.items()}
         failed = [_why_not(slide, attempts, lineage) for slide in sorted(asked) if slide not in records]
         made = {slide: record.outputs["prediction"] for slide, record in records.items()}
@@ -125,10 +130,12 @@ class PredictionReportStage(Stage[PredictionReportSettings]):
 
     def process(self, item: Item, progress: Progress) -> Outcome:
         work: _Predictions = item.payload
-        bundles = [facts for _, facts in folds_of(self.task.model)]
-        report = self._report(work, bundles)
+        folds = folds_of(self.task.model)
+        bundles = [facts for _, facts in folds]
+        prevalence = prevalence_of(folds, self.settings.prevalence)
+        report = self._report(work, bundles, prevalence)
         table, page = self.folder / "predictions.csv", self.folder / "report.html"
-        _write_predictions(table, report, work, bundles[0].task)
+        _write_predictions(table, report, work, bundles[0].task, prevalence)
         with whole(page) as scratch:
             scratch.write_text(prediction_page(report), encoding="utf-8")
         stats = {
@@ -140,7 +147,7 @@ class PredictionReportStage(Stage[PredictionReportSettings]):
         }
         return Outcome(outputs={"table": table, "page": page}, stats=stats)
 
-    def _report(self, work: _Predictions, bundles: Sequence[BundleFacts]) -> PredictionReport:
+    def _report(self, work: _Predictions, bundles: Sequence[BundleFacts], prevalence: float) -> PredictionReport:
         current = {slide: output for slide, output in work.outputs.items() if slide not in work.stale}
         by_patient: dict[str, list[SlideOutput]] = {}
         for slide, output in current.items():
@@ -153,9 +160,13 @@ class PredictionReportStage(Stage[PredictionReportSettings]):
             backbone=first.recipe.backbone,
             question=Question.asked(question),
             n_folds=len(bundles),
-            patients=tuple(_combined(patient, slides, task) for patient, slides in sorted(by_patient.items())),
+            prevalence=prevalence if task.has_prevalence else None,
+            patients=tuple(
+                _combined(patient, slides, task, prevalence) for patient, slides in sorted(by_patient.items())
+            ),
             slides=tuple(
-                self._slide(work.asked[slide], output, work.records[slide], task) for slide, output in current.items()
+                self._slide(output, work.records[slide], _combined(work.asked[slide], [output], task, prevalence))
+                for slide, output in current.items()
             ),
             failed=tuple(work.failed),
             stale=tuple(StaleSlide(slide=slide, reason=why) for slide, why in work.stale.items()),
@@ -168,7 +179,7 @@ class PredictionReportStage(Stage[PredictionReportSettings]):
             ),
         )
 
-    def _slide(self, patient: str, output: SlideOutput, record: Record, task: Task) -> SlidePrediction:
+    def _slide(self, output: SlideOutput, record: Record, prediction: PatientPrediction) -> SlidePrediction:
         def beside(name: str) -> str | None:
             made = record.outputs.get(name)
             return (self.workspace / made.path).relative_to(self.folder).as_posix() if made else None
@@ -179,7 +190,7 @@ class PredictionReportStage(Stage[PredictionReportSettings]):
             heatmap=beside("heatmap"),
             top_tiles=beside("top_tiles"),
             geojson=beside("geojson"),
-            prediction=_combined(patient, [output], task),
+            prediction=prediction,
         )
 
 
@@ -200,29 +211,31 @@ def _why_not(slide: str, attempts: Mapping[str, Mapping[str, Record]], lineage: 
     return FailedSlide(slide=slide, reason="not done yet", hint="predict it again")
 
 
-def _combined(patient: str, slides: Sequence[SlideOutput], task: Task) -> PatientPrediction:
+def _combined(patient: str, slides: Sequence[SlideOutput], task: Task, prevalence: float) -> PatientPrediction:
     """Combine slides into a patient's prediction; with one slide, that slide's own."""
     first = slides[0]
     remarks = dict.fromkeys(slide.remarks for slide in slides if slide.remarks)
     why = "; ".join([first.why, *remarks])
-    return PatientPrediction.of(patient, [slide.logits for slide in slides], first.thresholds, task, why=why)
+    logits = [slide.logits for slide in slides]
+    return PatientPrediction.of(patient, logits, first.thresholds, task, prevalence=prevalence, why=why)
 
 
-def _write_predictions(path: Path, report: PredictionReport, work: _Predictions, task: Task) -> None:
+def _write_predictions(path: Path, report: PredictionReport, work: _Predictions, task: Task, prevalence: float) -> None:
     """Write ``predictions.csv``."""
 
     question, with_call = report.question, report.question.words.called
+    share_names = () if task.name == "binary" else task.share_names
+    blank = [""] * 5
 
     def row(level: str, slide: str, status: str, p: PatientPrediction, note: str, *made: str) -> list[object]:
         spread = "" if p.spread is None else f"{p.spread:.6f}"
         figures = [f"{p.probability:.6f}", spread, f"{p.threshold:.6f}", "positive" if p.call else "negative"]
-        prevalence: object = TRAINED_AT
+        shown = [report.prevalence if report.prevalence is not None else "", *made]
         if question.task != "binary":
-            figures[2:] = ["", question.call_of(p) if with_call else ""]
-            prevalence = f"{1 / len(question.classes):.6g}" if question.classes else ""
+            threshold = f"{p.threshold:.6f}" if with_call and not question.classes else ""
+            figures[2:] = [threshold, question.call_of(p)]
         shares = [f"{share:.6f}" for share in p.shares]
-        folds = ";".join(map(str, p.folds))
-        return [level, p.patient_id, slide, status, *figures, folds, note, prevalence, *made, *shares]
+        return [level, p.patient_id, slide, status, *figures, ";".join(map(str, p.folds)), note, *shown, *shares]
 
     def date(slide: str) -> str:
         return work.records[slide].start.date().isoformat()
@@ -231,18 +244,22 @@ def _write_predictions(path: Path, report: PredictionReport, work: _Predictions,
     for one in report.slides:
         dates.setdefault(one.prediction.patient_id, []).append(date(one.slide))
     with whole(path) as scratch, scratch.open("w", encoding="utf-8", newline="") as stream:
-        writer = csv.writer(stream, lineterminator="\n")
-        writer.writerow([*COLUMNS, *(task.share_names if task.name != "binary" else ())])
+        writer = SafeWriter(stream)
+        writer.writerow([*COLUMNS, *share_names])
         for p in report.patients:
             writer.writerow(row("patient", "", "done", p, p.why, work.model, max(dates[p.patient_id])))
         for one in report.slides:
             p = one.prediction
             writer.writerow(row("slide", one.slide, "done", p, p.why, work.model, date(one.slide)))
         for slide, why in work.stale.items():
-            before = _combined(work.asked[slide], [work.outputs[slide]], task)
             made_by = work.records[slide].inputs["model"].digest
-            writer.writerow(row("slide", slide, "stale", before, why, made_by, date(slide)))
+            if work.outputs[slide].is_of(task):
+                before = _combined(work.asked[slide], [work.outputs[slide]], task, prevalence)
+                writer.writerow(row("slide", slide, "stale", before, why, made_by, date(slide)))
+            else:  # of a former model that answered another question
+                cells = ["slide", work.asked[slide], slide, "stale", *blank, why, "", made_by, date(slide)]
+                writer.writerow([*cells, *([""] * len(share_names))])
         for failed in report.failed:
             note = f"{failed.reason} → {failed.hint}" if failed.hint else failed.reason
-            blank = [""] * 5
-            writer.writerow(["slide", work.asked[failed.slide], failed.slide, "failed", *blank, note, "", "", ""])
+            end = [""] * (3 + len(share_names))
+            writer.writerow(["slide", work.asked[failed.slide], failed.slide, "failed", *blank, note, *end])

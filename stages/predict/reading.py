@@ -5,20 +5,25 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated, Final, Self
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, ValidationError, model_validator
 
 from ...data.artifact import whole
+from ...data.cohort.splits import MOST_FOLDS
+from ...data.errors import StoreError
 from ...data.features.store import Bag, read_bag
+from ...data.json_text import fault, read_json
 from ...data.manifest import OutputRecord
 from ...models.backbones.devices import choose_devices
 from ...models.bundle import Bundle, folds_of, read_bundle
-from ...models.tasks.prediction import Score
 from ...models.tasks.task import Task
 from ..stage import Input, OutputInput, ValueInput
 from .allowed_folds import AllowedFolds
+
+_Fold = Annotated[int, Field(ge=0, lt=MOST_FOLDS)]
 
 
 class SlideOutput(BaseModel):
@@ -28,18 +33,32 @@ class SlideOutput(BaseModel):
 
     slide_id: str
     patient_id: str
-    logits: dict[int, Score]
-    """Fold → score (of a binary task the log-odds of positive, of several classes one a class), of the folds that may
-    read it."""
-    thresholds: dict[int, float]
-    """Fold → probability from which it calls a patient positive."""
+    logits: dict[_Fold, FiniteFloat | tuple[FiniteFloat, ...]] = Field(min_length=1)
+    """Fold → score (of a binary task the log-odds of positive at even prevalence, of several classes one a class), of
+    the folds that may read it."""
+    thresholds: dict[_Fold, FiniteFloat]
+    """Fold → probability from which it calls a patient positive, at even prevalence as the scores are, or risk from
+    which it calls one high."""
     why: str
     """Why these folds were used and not others."""
-    tiles: int
+    tiles: int = Field(ge=1)
     other_patients: bool = False
     """Whether equal ids were treated as other people's."""
     remarks: str = ""
     """Further information for readers of the numbers, such as that the slide was enlarged."""
+
+    @model_validator(mode="after")
+    def _of_the_same_folds(self) -> Self:
+        if self.logits.keys() != self.thresholds.keys():
+            raise ValueError("its scores and thresholds are not of the same folds")
+        return self
+
+    def is_of(self, task: Task) -> bool:
+        """Whether scores and thresholds are such as the task gives."""
+        several = len(task.score_names)
+        sizes = {len(score) if isinstance(score, tuple) else 0 for score in self.logits.values()}
+        probabilities = all(0 <= threshold <= 1 for threshold in self.thresholds.values())
+        return sizes == {several} and (probabilities or not task.has_prevalence)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -125,9 +144,32 @@ def write_output(path: Path, output: SlideOutput) -> Path:
     return path
 
 
-def read_outputs(paths: Mapping[str, Path]) -> dict[str, SlideOutput]:
-    """Read the outputs of slides, in order of their ids."""
-    return {slide: SlideOutput.model_validate_json(path.read_bytes()) for slide, path in sorted(paths.items())}
+_READ_AGAIN: Final = "remove it and run the same command again: only this slide is read again"
+
+
+def read_outputs(paths: Mapping[str, Path], task: Task | None = None) -> dict[str, SlideOutput]:
+    """Read the outputs of slides, in order of their ids.
+
+    :param task: that of the model, if all are of this model.
+    :raises StoreError: one is missing or damaged.
+    """
+    outputs = {slide: _read_output(slide, path) for slide, path in sorted(paths.items())}
+    for slide, output in outputs.items():
+        if task is not None and not output.is_of(task):
+            what = f"holds scores or thresholds that task {task.name} does not have"
+            raise StoreError(what, path=paths[slide], hint=_READ_AGAIN)
+    return outputs
+
+
+def _read_output(slide_id: str, path: Path) -> SlideOutput:
+    hint = _READ_AGAIN
+    try:
+        output = SlideOutput.model_validate(read_json(path, StoreError, what="prediction of a slide", hint=hint))
+    except ValidationError as error:
+        raise StoreError(f"holds no prediction of a slide: {fault(error)}", path=path, hint=hint) from error
+    if output.slide_id != slide_id:
+        raise StoreError(f"holds the prediction of another slide than {slide_id}", path=path, hint=hint)
+    return output
 
 
 def _undecoded(tiles: int) -> str:

@@ -13,7 +13,8 @@ from typing import Any
 from pydantic import ValidationError
 
 from ...data.errors import BundleError
-from ...models.bundle import FeatureRecipe, folds_of
+from ...models.bundle import folds_of
+from ...models.feature_recipe import FeatureRecipe
 from ..extract.settings import ExtractSettings
 from ..settings import Settings
 from ..tile.settings import TileSettings

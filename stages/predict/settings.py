@@ -13,6 +13,14 @@ class PredictSettings(Settings):
     """Predictions on slides, from histology alone."""
 
     top_tiles: int = Presentation(8, ge=0, le=64, description="most attended tiles shown of each slide")
+    prevalence: float | None = Presentation(
+        None,
+        gt=0,
+        lt=1,
+        examples=[0.15],
+        description="share of positive patients where the model is used: probabilities and thresholds are shown at it; "
+        "default: that of its training patients",
+    )
     other_patients: bool = Runtime(
         False,
         description="these are other people than those who trained the model, though some ids are the same: compare "

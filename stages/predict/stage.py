@@ -28,8 +28,9 @@ from ...data.slides.readers import open_slide
 from ...data.tiling.overview import read_overview
 from ...data.tiling.store import read_tile, read_tiles
 from ...data.wording import some
-from ...models.bundle import folds_of
+from ...models.bundle import folds_of, prevalence_of
 from ..lineage import Lineage, model_record
+from ..pages.numbers import percent
 from ..registry import VERSIONS
 from ..stage import Item, Outcome, Plan, Progress, Stage, upstream
 from .allowed_folds import SAME_IDS, AllowedFolds, PatientSlides, allowed_folds
@@ -45,6 +46,7 @@ class _SlideToPredict:
     path: Path
     mpp_override: float | None
     tiles: Path
+    tiles_digest: str
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -113,7 +115,9 @@ class PredictStage(Stage[PredictSettings]):
         self.task = task
 
     def plan(self) -> Plan:
-        bundles = [facts for _, facts in folds_of(self.task.model)]
+        folds = folds_of(self.task.model)
+        prevalence_of(folds, self.settings.prevalence)  # refused before days of reading
+        bundles = [facts for _, facts in folds]
         model, asked = model_record(self.task.model, self.workspace), self.task.slides.keys()
         lineage, other = Lineage(self.workspace), self.settings.other_patients
         tiled = upstream(Manifest.of(self.task.tiles), "tile", self.workspace, only=asked, lineage=lineage)
@@ -143,6 +147,7 @@ class PredictStage(Stage[PredictSettings]):
                 path=Path(tile.inputs["slide"].path or ""),
                 mpp_override=tile.stats.get("mpp_override"),
                 tiles=self.workspace / tile.outputs["tiles"].path,
+                tiles_digest=tile.outputs["tiles"].digest,
             )
             items.append(Item(slide_id, slide.inputs(record.outputs["features"], model), payload))
         notes = [*tiled.notes, *done.notes, *_unnamed(of_asked & set(self.task.unnamed)), *_same_ids(allowed)]
@@ -150,6 +155,7 @@ class PredictStage(Stage[PredictSettings]):
 
     def setup(self) -> None:
         self.reader = FoldReader(self.task.model, self.settings.device)
+        self.prevalence = prevalence_of(folds_of(self.task.model), self.settings.prevalence)
 
     def process(self, item: Item, progress: Progress) -> Outcome:
         slide: _SlideToPredict = item.payload
@@ -186,9 +192,11 @@ class PredictStage(Stage[PredictSettings]):
     def _said(self, output: SlideOutput) -> str:
         """What the model says of the slide, in short."""
         task = self.reader.task
-        answer = task.answer(list(output.logits.values()), list(output.thresholds.values()))
-        called = f"{task.classes[answer.call]} " if task.classes and task.name != "binary" else ""
-        return f"{called}{answer.probability:.2f}"
+        by_fold, thresholds = list(output.logits.values()), list(output.thresholds.values())
+        answer = task.answer(by_fold, thresholds, prevalence=self.prevalence)
+        if task.has_prevalence:
+            return f"{answer.probability:.2f} at a prevalence of {percent(self.prevalence)}"
+        return f"{task.classes[answer.call]} {answer.probability:.2f}" if task.classes else f"{answer.probability:.4g}"
 
     def _pictures(
         self, slide: _SlideToPredict, bag: Bag, attention: NDArray[np.float64], output: SlideOutput
@@ -196,7 +204,7 @@ class PredictStage(Stage[PredictSettings]):
         caption = f"{output.slide_id} · {self.task.model.name} {self._said(output)}"
         heatmap = self.folder / "heatmaps" / f"{output.slide_id}.png"
         strip = self.folder / "tiles" / f"{output.slide_id}.png"
-        tiles = read_tiles(slide.tiles)
+        tiles = read_tiles(slide.tiles, digest=slide.tiles_digest)
         with open_slide(slide.path, mpp_override=slide.mpp_override) as opened:
             overview = read_overview(opened)
             with whole(heatmap) as scratch:

@@ -73,8 +73,8 @@ def render_index(records: Sequence[Record], folder: Path, workspace: Path) -> st
     slides = sorted(latest.values(), key=lambda record: _natural(record.item))
     shown = [record for record in slides if record.status != "failed"]
     reasons_of = _reasons_to_look([record for record in shown if record.status == "done"])
-    page = folder / "qc"
-    cards = [_card(record, reasons_of(record), page, workspace) for record in shown]
+    link = _links(folder / "qc", workspace)
+    cards = [_card(record, reasons_of(record), link) for record in shown]
     return _TEMPLATES.get_template("tile_index.html").render(
         name=folder.name,
         cards=sorted(cards, key=lambda card: not card.why),
@@ -87,10 +87,23 @@ def render_index(records: Sequence[Record], folder: Path, workspace: Path) -> st
     )
 
 
-def _card(record: Record, why: tuple[str, ...], page: Path, workspace: Path) -> Card:
-    def link(output: OutputRecord | None) -> str | None:
-        return None if output is None else quote(Path(os.path.relpath(workspace / output.path, page)).as_posix())
+def _links(page: Path, workspace: Path) -> Callable[[OutputRecord | None], str | None]:
+    """Build the function that links to an output from a page in the folder ``page``; None if there is no output."""
+    to: dict[str, str] = {}  # the way to each folder, of which 100,000 outputs share a few
 
+    def link(output: OutputRecord | None) -> str | None:
+        if output is None:
+            return None
+        folder, _, name = output.path.rpartition("/")
+        if folder not in to:
+            way = Path(os.path.relpath(workspace / folder, page)).as_posix()
+            to[folder] = "" if way == "." else f"{way}/"
+        return quote(to[folder] + name)
+
+    return link
+
+
+def _card(record: Record, why: tuple[str, ...], link: Callable[[OutputRecord | None], str | None]) -> Card:
     return Card(
         id=record.item,
         status=record.status,

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from hashlib import sha256
+from typing import Final
+
 from ...data.artifact import whole
 from ...data.manifest import Record
 from ...data.wording import some
@@ -10,6 +13,8 @@ from ..registry import VERSIONS
 from ..settings import Settings
 from ..stage import Item, Outcome, Plan, Progress, Stage, ValueInput
 from .index_page import render_index
+
+_SHOWN: Final = {"item", "status", "fingerprint", "outputs", "stats", "error"}
 
 
 class IndexStage(Stage[Settings]):
@@ -23,15 +28,14 @@ class IndexStage(Stage[Settings]):
         lineage = Lineage(self.workspace)
         tiled = lineage.latest(self.folder, "tile")
         gone = {item for item, record in tiled.items() if lineage.standing(record).state in ("stale", "lost")}
-        shown = [record for item, record in tiled.items() if item not in gone]
+        shown = [record for item, record in sorted(tiled.items()) if item not in gone]  # not in the order of finishing
         if not shown:
             return Plan([])
-        contents = [
-            record.model_dump(mode="json", include={"item", "status", "fingerprint", "outputs", "stats", "error"})
-            for record in shown
-        ]
+        digest = sha256()  # of what the page shows; a list of it all would be as long as the manifest
+        for record in shown:
+            digest.update(record.model_dump_json(include=_SHOWN).encode() + b"\n")
         notes = [f"{len(gone)} stale or lost in tile, left out: {some(sorted(gone), 3)}"] if gone else []
-        return Plan([Item("index", {"slides": ValueInput(contents)}, shown)], notes=notes)
+        return Plan([Item("index", {"slides": ValueInput(digest.hexdigest())}, shown)], notes=notes)
 
     def process(self, item: Item, progress: Progress) -> Outcome:
         records: list[Record] = item.payload

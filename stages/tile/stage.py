@@ -10,7 +10,6 @@ placed the tiles.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +17,7 @@ from typing import TYPE_CHECKING, cast
 
 import cv2
 
+from ...data.allotment import usable_cores
 from ...data.artifact import whole
 from ...data.cohort.slide_match import match_slides
 from ...data.cohort.table import CohortTable
@@ -87,7 +87,7 @@ class TileStage(Stage[TileSettings]):
     @property
     def workers(self) -> int:
         on_gpu = self.settings.tissue_weights is not None and self._device() != "cpu"
-        return self.settings.workers or (1 if on_gpu else os.cpu_count() or 1)
+        return self.settings.workers or (1 if on_gpu else usable_cores())
 
     @property
     def seconds_an_item(self) -> float:

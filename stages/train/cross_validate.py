@@ -6,29 +6,35 @@ metrics.json           pooled over the patients with 95 % intervals, and by fold
 
 from __future__ import annotations
 
-import csv
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from ...data.artifact import whole
 from ...data.cohort.outcomes import Label, label_from_text
-from ...data.errors import CohortError
+from ...data.cohort.splits import MOST_FOLDS
+from ...data.errors import CohortError, StoreError, UsageError
 from ...data.features.store import read_bag
+from ...data.files.own_tables import read_own_rows
+from ...data.files.safe_cells import SafeWriter
+from ...data.json_text import fault, read_json
 from ...data.manifest import Manifest
 from ...models.backbones.devices import choose_devices
-from ...models.bundle import read_bundle
+from ...models.bundle import prevalence_of, read_bundle, read_facts
 from ...models.evaluation.metrics import Metrics
 from ...models.evaluation.task_metrics import TaskMetrics
-from ...models.tasks.prediction import TRAINED_AT, PatientPrediction
+from ...models.tasks.binary import BINARY
+from ...models.tasks.prediction import EVEN, PatientPrediction
 from ...models.tasks.task import Task
 from ..lineage import Lineage
 from ..registry import VERSIONS
-from ..settings import Runtime, Settings
+from ..settings import Presentation, Runtime, Settings
 from ..stage import Input, Item, Outcome, OutputInput, Plan, Progress, Stage, upstream
 from .split import features_of, split_output
 
@@ -38,13 +44,15 @@ class CrossValidateSettings(Settings):
 
     bootstrap_rounds: int = 2000
     seed: int = 0
+    prevalence: float | None = Presentation(None, gt=0, lt=1)
+    """The one that probabilities are shown at; default: the training patients'."""
     device: str = Runtime("auto")
 
 
 OOF_COLUMNS: Final = (
     "patient_id", "fold", "label", "probability", "logit", "threshold", "call", "slides", "prevalence",
 )  # fmt: skip
-"""Columns of ``oof_predictions.csv``. The prevalence is the one that probabilities refer to."""
+"""Columns of ``oof_predictions.csv``. Probability and threshold are at the prevalence, the logit at even prevalence."""
 TASK_COLUMNS: Final = OOF_COLUMNS[:-1]
 """Columns of tasks other than the binary one, before those of the shares, such as the probability of each class."""
 
@@ -115,6 +123,8 @@ class CrossValidateStage(Stage[CrossValidateSettings]):
             if test.stale:
                 hint = "run wsipipe train: it trains the fold again, and continues from there"
                 raise CohortError(f"is stale: {test.stale}", path=test.bundle, hint=hint)
+        prevalence = prevalence_of([(t.bundle, read_facts(t.bundle)) for t in item.payload], self.settings.prevalence)
+        for test in item.payload:
             bundle = read_bundle(test.bundle, device)
             task = bundle.facts.task
             for patient, (label, stores) in test.patients.items():
@@ -125,7 +135,10 @@ class CrossValidateStage(Stage[CrossValidateSettings]):
                     hint = "the split was changed by hand: move the model away, and train again"
                     raise CohortError(what, path=test.bundle, hint=hint)
                 logits = [{facts.fold: bundle.read(*bag).logit} for bag in zip(bags, stores, strict=True)]
-                rows.append(PatientPrediction.of(patient, logits, {facts.fold: facts.threshold}, task, label=label))
+                row = PatientPrediction.of(
+                    patient, logits, {facts.fold: facts.threshold}, task, prevalence=prevalence, label=label
+                )
+                rows.append(row)
         return write_evaluation(self.folder, rows, self.settings, task)
 
 
@@ -140,7 +153,7 @@ def write_evaluation(
         for fold in sorted({row.fold for row in rows})
     }
     write_oof(folder / "oof_predictions.csv", rows, task)
-    write_metrics(folder / "metrics.json", pooled, by_fold)
+    write_metrics(folder / "metrics.json", pooled, by_fold, rows[0].prevalence)
     return Outcome(
         outputs={"predictions": folder / "oof_predictions.csv", "metrics": folder / "metrics.json"},
         stats={"patients": len(rows), **main_figure(pooled)},
@@ -162,16 +175,18 @@ def main_figure(metrics: Metrics | TaskMetrics) -> dict[str, Any]:
     return {"auc": metrics.auc.model_dump(mode="json")}
 
 
-def write_metrics(path: Path, pooled: Metrics | TaskMetrics, by_fold: Mapping[int, Metrics | TaskMetrics]) -> None:
+def write_metrics(
+    path: Path, pooled: Metrics | TaskMetrics, by_fold: Mapping[int, Metrics | TaskMetrics], prevalence: float
+) -> None:
     """Write ``metrics.json``.
 
     It holds the figures of all patients and of each fold, and the mean and standard deviation of the main one over the
-    folds; of the binary task also the prevalence that probabilities refer to.
+    folds; of the binary task also the prevalence that probabilities are at.
     """
     mains = [own.main.value for own in by_fold.values() if own.main.value is not None]
     name = "main" if isinstance(pooled, TaskMetrics) else "auc"
     content = {
-        **({} if isinstance(pooled, TaskMetrics) else {"prevalence": TRAINED_AT}),
+        **({} if isinstance(pooled, TaskMetrics) else {"prevalence": prevalence}),
         "pooled": pooled.model_dump(mode="json"),
         "folds": [{"fold": fold, **own.model_dump(mode="json")} for fold, own in by_fold.items()],
         f"{name}_mean": float(np.mean(mains)) if mains else None,
@@ -181,40 +196,101 @@ def write_metrics(path: Path, pooled: Metrics | TaskMetrics, by_fold: Mapping[in
         scratch.write_text(json.dumps(content, indent=1, allow_nan=False) + "\n", encoding="utf-8")
 
 
-def read_metrics(content: Mapping[str, Any]) -> Metrics | TaskMetrics:
-    """Read the figures of one set of patients, as ``metrics.json`` holds them; ``fold`` is ignored."""
-    figures = {name: value for name, value in content.items() if name != "fold"}
-    return TaskMetrics.model_validate(figures) if "figures" in figures else Metrics.model_validate(figures)
+class FoldMetrics(Metrics):
+    """The figures of one fold's test patients."""
+
+    fold: int = Field(ge=0, lt=MOST_FOLDS)
 
 
-def write_oof(path: Path, rows: Sequence[PatientPrediction], task: Task) -> None:
+class FoldTaskMetrics(TaskMetrics):
+    """Those of a task other than the binary one."""
+
+    fold: int = Field(ge=0, lt=MOST_FOLDS)
+
+
+class ModelMetrics(BaseModel):
+    """What is read of ``metrics.json``."""
+
+    model_config = ConfigDict(frozen=True)
+
+    prevalence: float = Field(EVEN, gt=0, lt=1)
+    """The one that probabilities are at; in files without it all are at even prevalence, or the task has none."""
+    pooled: Metrics
+    folds: tuple[FoldMetrics, ...]
+
+
+class ModelTaskMetrics(BaseModel):
+    """What is read of ``metrics.json`` of a task other than the binary one."""
+
+    model_config = ConfigDict(frozen=True)
+
+    pooled: TaskMetrics
+    folds: tuple[FoldTaskMetrics, ...]
+
+
+def read_metrics(path: Path) -> ModelMetrics | ModelTaskMetrics:
+    """Read ``metrics.json``.
+
+    :raises StoreError: there is none, or it is damaged.
+    """
+    hint = "remove it and run the same command again: it is computed anew"
+    content = read_json(path, StoreError, what="metrics", hint=hint)
+    try:
+        pooled = content.get("pooled") if isinstance(content, dict) else None
+        of_task = isinstance(pooled, dict) and "figures" in pooled
+        return (ModelTaskMetrics if of_task else ModelMetrics).model_validate(content)
+    except ValidationError as error:
+        raise StoreError(f"holds no metrics: {fault(error)}", path=path, hint=hint) from error
+
+
+def write_oof(path: Path, rows: Sequence[PatientPrediction], task: Task = BINARY) -> None:
     """Write ``oof_predictions.csv``, one row per patient."""
+    columns, shares = (OOF_COLUMNS, ()) if task.name == "binary" else (TASK_COLUMNS, task.share_names)
     with whole(path) as scratch, scratch.open("w", encoding="utf-8", newline="") as stream:
-        writer = csv.writer(stream, lineterminator="\n")
-        if task.name != "binary":
-            writer.writerow([*TASK_COLUMNS, *task.share_names])
-            writer.writerows([*(getattr(row, name) for name in TASK_COLUMNS), *row.shares] for row in rows)
-            return
-        writer.writerow(OOF_COLUMNS)
-        writer.writerows([[*(getattr(row, name) for name in OOF_COLUMNS[:-1]), TRAINED_AT] for row in rows])
+        writer = SafeWriter(stream)
+        writer.writerow([*columns, *shares])
+        writer.writerows([*(getattr(row, name) for name in columns), *row.shares] for row in rows)
 
 
-def read_oof(path: Path) -> list[PatientPrediction]:
-    """Read ``oof_predictions.csv``, also from versions without the prevalence."""
-    with path.open(encoding="utf-8", newline="") as stream:
-        reader = csv.DictReader(stream)
-        shares = [name for name in reader.fieldnames or () if name not in OOF_COLUMNS]
-        return [
-            PatientPrediction(
-                patient_id=row["patient_id"],
-                label=label_from_text(row["label"]),
-                probability=float(row["probability"]),
-                logit=float(row["logit"]),
-                threshold=float(row["threshold"]),
-                call=int(row["call"]),
-                slides=int(row["slides"]),
-                folds=(int(row["fold"]),),
-                shares=tuple(float(row[name]) for name in shares),
-            )
-            for row in reader
-        ]
+def read_oof(path: Path, task: Task = BINARY) -> list[PatientPrediction]:
+    """Read ``oof_predictions.csv``; versions without the prevalence had all probabilities at even prevalence.
+
+    :raises StoreError: damaged, or edited into something else.
+    """
+    share_names = () if task.name == "binary" else task.share_names
+    classes = range(max(2, len(task.classes)))
+
+    def prediction(row: Mapping[str, str]) -> PatientPrediction:
+        figures = [float(row[name]) for name in ("probability", "logit", "threshold")]
+        shares = tuple(float(row[name]) for name in share_names)
+        prevalence = float(row.get("prevalence") or EVEN)
+        label = _label(row["label"], task)
+        sound = all(map(math.isfinite, (*figures, *shares))) and 0 < prevalence < 1
+        if not sound or label is None or row["call"] not in map(str, classes):
+            raise ValueError(f"the prediction of {row['patient_id'][:40]!r} is none")
+        probability, logit, threshold = figures
+        return PatientPrediction(
+            patient_id=row["patient_id"],
+            label=label,
+            probability=probability,
+            logit=logit,
+            threshold=threshold,
+            call=int(row["call"]),
+            slides=int(row["slides"]),
+            folds=(int(row["fold"]),),
+            prevalence=prevalence,
+            shares=shares,
+        )
+
+    return read_own_rows(path, [*TASK_COLUMNS, *share_names], prediction)
+
+
+def _label(text: str, task: Task) -> Label | None:
+    """Read a label of a task as tables of ours hold it; None if it is none."""
+    label = label_from_text(text)
+    try:
+        if label is not None:
+            task.value("", label, None)
+    except UsageError:
+        return None
+    return label

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +39,8 @@ class FoldCohort:
     slides: Mapping[str, tuple[Path, str]]
     tile: dict[str, Any]
     extract: dict[str, Any]
+    sites: Mapping[str, str] = field(default_factory=dict)
+    """Patient → site, where the split keeps sites apart; empty where it does not."""
     signature: Signature | None = None
     """Of a signature's question: its genes, and what it has taken from the training patients."""
 

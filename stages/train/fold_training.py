@@ -15,7 +15,7 @@ from ...data.cohort.outcomes import Label
 from ...data.cohort.splits import make_splits
 from ...data.errors import CohortError, UsageError
 from ...models.mil.bag_tensors import BagTensors, Patient
-from ...models.mil.momkd import PATIENCE, PRESETS, MoMKD
+from ...models.mil.momkd import AS_THE_PUBLIC_SCRIPT_STOPS, PATIENCE, PRESETS, MoMKD
 from ...models.mil.network import NetworkConfig, SlideNetwork
 from ...models.tasks.task import Task
 from ...models.training.fit import Epoch, Fit, FitSettings, patient_scores, validate
@@ -122,6 +122,8 @@ def _train(data: FoldData, settings: TrainSettings, name: str) -> TrainedFold:
         FitSettings(
             epochs=settings.epochs,
             patience=settings.patience or PATIENCE[settings.preset],
+            equal_is_gain=settings.preset in AS_THE_PUBLIC_SCRIPT_STOPS,
+            least_epochs=3 if settings.preset in AS_THE_PUBLIC_SCRIPT_STOPS else 1,
             learning_rate=settings.learning_rate,
             weight_decay=settings.weight_decay,
             clip=settings.clip,
@@ -153,7 +155,8 @@ def _config(network: type[SlideNetwork], settings: TrainSettings, width: int, rn
 def _chosen(data: FoldData, settings: TrainSettings) -> tuple[TrainSettings, list[dict[str, Any]]]:
     """Choose the candidate with the best mean score over inner folds of the fold's own patients; of equals the first.
 
-    Every inner fold selects its genes and fits its RNA teacher anew. The fold's test patients are not used.
+    Every inner fold selects its genes and fits its RNA teacher anew; sites that are kept apart outside are kept apart
+    inside. The fold's test patients are not used.
     """
     candidates = settings.candidates()
     inner = list(_inner_folds(data, settings.seed))
@@ -174,9 +177,11 @@ def _inner_folds(data: FoldData, seed: int) -> list[tuple[FoldCohort, dict[str, 
     own = {**data.cohort.train, **data.cohort.validation}
     labels = {patient: label for patient, (label, _) in own.items()}
     try:
-        splits = make_splits(labels, INNER_FOLDS, seed, strata=data.task.strata_of_split(labels))
+        sites = {patient: data.cohort.sites[patient] for patient in own} if data.cohort.sites else None
+        splits = make_splits(labels, INNER_FOLDS, seed, groups=sites, strata=data.task.strata_of_split(labels))
     except CohortError as error:
-        what = f"nested settings need at least {INNER_FOLDS} patients of each class in every fold: {error}"
+        apart = f" and {INNER_FOLDS} sites that can be kept apart" if data.cohort.sites else ""
+        what = f"nested settings need at least {INNER_FOLDS} patients of each class{apart} in every fold: {error}"
         raise CohortError(what, hint="leave --nested out, or find more patients") from error
     inner = []
     for fold in range(splits.folds):

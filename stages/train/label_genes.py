@@ -7,7 +7,6 @@ stage never reads labels, so the check is made where they are known: when the pa
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-
 from dataclasses import replace
 
 import numpy as np
@@ -39,9 +38,10 @@ def refuse_labels(
     notes = []
     for table in tables:
         if made_of and table.block == "rna":
-            others = [place for place, gene in enumerate(table.genes) if gene not in set(made_of)]
+            own = set(made_of)
+            others = [place for place, gene in enumerate(table.genes) if gene not in own]
             genes = tuple(table.genes[place] for place in others)
-            table = replace(table, genes=genes, matrix=table.matrix[:, others])  # noqa: PLW2901
+            table = replace(table, genes=genes, matrix=table.matrix[:, others])
         patients = [patient for patient in table.patients if patient in labels]
         numbers = np.array([as_number(labels[patient]) for patient in patients])
         if len(patients) >= ENOUGH and len(np.unique(numbers)) > 2:

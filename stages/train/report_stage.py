@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -10,9 +9,7 @@ from typing import Any
 from ...data.artifact import whole
 from ...data.manifest import Record
 from ...models.bundle import BundleFacts, read_facts
-from ...models.evaluation.metrics import Metrics
-from ...models.evaluation.task_metrics import TaskMetrics
-from ...models.tasks.prediction import PatientPrediction
+from ...models.tasks.prediction import PatientPrediction, threshold_at
 from ...models.training.methods import find_method
 from ..lineage import Lineage
 from ..pages.report_page import (
@@ -29,7 +26,7 @@ from ..pages.task_page import TaskReport, task_page
 from ..registry import VERSIONS
 from ..settings import Settings
 from ..stage import Input, Item, Outcome, OutputInput, Plan, Progress, Stage, upstream
-from .cross_validate import read_metrics, read_oof
+from .cross_validate import ModelMetrics, ModelTaskMetrics, read_metrics, read_oof
 from .split import PatientRow, read_patients, reasons
 
 
@@ -49,6 +46,10 @@ class TrainingReportStage(Stage[ReportSettings]):
         lineage = Lineage(self.workspace)
         for stage in ("split", "train", "cross_validate"):  # folds of an earlier split are no longer valid
             records |= upstream(self.manifest, stage, self.workspace, lineage=lineage).records
+        tested = records["cross-validation"].inputs if "cross-validation" in records else {}
+        records = {  # an earlier split may have had more folds than cross-validation has tested
+            item: record for item, record in records.items() if not item.startswith("fold-") or item in tested
+        }
         inputs: dict[str, Input] = {
             f"{item} {name}": OutputInput(output)
             for item, record in records.items()
@@ -64,14 +65,14 @@ class TrainingReportStage(Stage[ReportSettings]):
         def output(record: str, name: str) -> Path:
             return self.workspace / records[record].outputs[name].path
 
-        patients = read_patients(output("splits", "patients"))
-        oof = read_oof(output("cross-validation", "predictions"))
-        metrics = json.loads(output("cross-validation", "metrics").read_text(encoding="utf-8"))
         bundles = [read_facts(output(name, "bundle")) for name in records if name.startswith("fold-")]
         bundles.sort(key=lambda bundle: bundle.fold)
-        pooled = read_metrics(metrics["pooled"])
-        if isinstance(pooled, TaskMetrics):
-            text = task_page(_task_report(self.folder, patients, oof, metrics, pooled, bundles))
+        task = bundles[0].task
+        patients = read_patients(output("splits", "patients"), len(task.classes))
+        oof = read_oof(output("cross-validation", "predictions"), task)
+        metrics = read_metrics(output("cross-validation", "metrics"))
+        if isinstance(metrics, ModelTaskMetrics):
+            text = task_page(_task_report(self.folder, patients, oof, metrics, bundles))
         else:
             text = training_page(_report(self.folder, patients, oof, metrics, bundles))
         path = self.folder / "report.html"
@@ -84,17 +85,21 @@ def _report(
     folder: Path,
     patients: list[PatientRow],
     oof: list[PatientPrediction],
-    metrics: Mapping[str, Any],
+    metrics: ModelMetrics,
     bundles: list[BundleFacts],
 ) -> TrainingReport:
     question = bundles[0].question
-    test_auc = {fold["fold"]: fold["auc"]["value"] for fold in metrics["folds"]}
+    test_auc = {fold.fold: fold.auc.value for fold in metrics.folds}
     return TrainingReport(
         run=folder.name,
         question=Question.asked(question),
         accounting=_accounting(patients),
-        metrics=Metrics.model_validate(metrics["pooled"]),
-        folds=tuple(_fold(bundle, test_auc.get(bundle.fold)) for bundle in bundles),
+        metrics=metrics.pooled,
+        prevalence=metrics.prevalence,
+        folds=tuple(
+            _fold(bundle, test_auc.get(bundle.fold), threshold_at(bundle.threshold, metrics.prevalence))
+            for bundle in bundles
+        ),
         oof=tuple(oof),
         slots=tuple(
             SlotUsage(fold=bundle.fold, positive=label == "positive", shares=tuple(use["shares"]))
@@ -113,11 +118,10 @@ def _task_report(
     folder: Path,
     patients: list[PatientRow],
     oof: list[PatientPrediction],
-    metrics: Mapping[str, Any],
-    pooled: TaskMetrics,
+    metrics: ModelTaskMetrics,
     bundles: list[BundleFacts],
 ) -> TaskReport:
-    test = {fold["fold"]: read_metrics(fold).main.value for fold in metrics["folds"]}
+    test = {fold.fold: fold.main.value for fold in metrics.folds}
     return TaskReport(
         kind="Training report",
         run=folder.name,
@@ -125,8 +129,8 @@ def _task_report(
         how=f"Each was predicted by the one fold of {len(bundles)} that was not trained on them. "
         "This is cross-validation within one cohort: other scanners and hospitals have not been tested.",
         accounting=_accounting(patients),
-        metrics=pooled,
-        folds=tuple(_fold(bundle, test.get(bundle.fold)) for bundle in bundles),
+        metrics=metrics.pooled,
+        folds=tuple(_fold(bundle, test.get(bundle.fold), bundle.threshold) for bundle in bundles),
         patients=tuple(oof),
         share_names=bundles[0].task.share_names,
         facts=_facts(patients, bundles),
@@ -148,7 +152,7 @@ def _predict_command(folder: Path) -> str:
     return f"wsipipe predict new_slides/ --model {folder.parent.parent.name}/models/{folder.name}"
 
 
-def _fold(bundle: BundleFacts, test_auc: float | None) -> FoldSummary:
+def _fold(bundle: BundleFacts, test_auc: float | None, threshold: float) -> FoldSummary:
     """Summarise a fold, with epochs counted from 1; bundles and TensorBoard count them from 0."""
     history = bundle.training["history"]
     best = bundle.training["best_epoch"]
@@ -159,7 +163,7 @@ def _fold(bundle: BundleFacts, test_auc: float | None) -> FoldSummary:
         n_test=bundle.patients["test"],
         validation_auc=history[best]["validation_auc"],
         test_auc=test_auc,
-        threshold=bundle.threshold,
+        threshold=threshold,
         best_epoch=best + 1,
         history=tuple(
             EpochRow(

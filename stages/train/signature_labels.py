@@ -9,8 +9,6 @@ statistics of all patients, as they are by the labels of all patients in other q
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
@@ -21,9 +19,12 @@ from typing import Self
 from pydantic import ValidationError
 
 from ...data.artifact import whole
-from ...data.cohort.outcomes import Label, label_from_text
+from ...data.cohort.outcomes import Label, label_of
 from ...data.cohort.splits import Splits
 from ...data.errors import CohortError, StoreError
+from ...data.files.own_tables import read_own_rows
+from ...data.files.safe_cells import SafeWriter
+from ...data.json_text import fault, read_json
 from ...data.manifest import OutputRecord
 from ...data.matrices.expression_units import STORED_AS
 from ...data.molecular.gene_sets import read_gmt
@@ -71,7 +72,8 @@ class CohortSignature:
 
         :raises CohortError: a patient has no score in one of the folds.
         """
-        signatures, columns = [], []
+        signatures: list[Signature] = []
+        columns: list[dict[str, Label | str]] = []
         for fold in range(splits.folds):
             fitted = self.signature.fitted(self.table, splits.patients(fold, "train"))
             labels = fitted.labels(self.table, list(splits.labels))
@@ -114,7 +116,7 @@ class FoldTargets:
         """Write both files; returns their paths by name."""
         folds = len(self.signatures)
         with whole(folder / TARGETS) as scratch, scratch.open("w", encoding="utf-8", newline="") as stream:
-            writer = csv.writer(stream, lineterminator="\n")
+            writer = SafeWriter(stream)
             writer.writerow(["patient_id", *(f"fold_{fold}" for fold in range(folds))])
             writer.writerows([patient, *labels] for patient, labels in self.of.items())
         content = [signature.model_dump(mode="json") for signature in self.signatures]
@@ -123,28 +125,28 @@ class FoldTargets:
         return {"targets": folder / TARGETS, "signatures": folder / SIGNATURES}
 
     @classmethod
-    def read(cls, folder: Path) -> Self:
+    def read(cls, folder: Path, classes: int) -> Self:
         """Read what :meth:`write` wrote.
 
+        :param classes: how many classes the labels have; 0 if they are numbers.
         :raises StoreError: it is damaged.
         """
-        again = "remove it, and run the same command again"
-        path = folder / SIGNATURES
+        path, again = folder / SIGNATURES, "remove it, and run the same command again"
+        content = read_json(path, StoreError, what="signatures of folds", hint=again)
         try:
-            content = json.loads(path.read_text(encoding="utf-8"))
             signatures = tuple(Signature.model_validate(one) for one in content)
-        except (OSError, ValueError, TypeError, ValidationError) as error:
-            raise StoreError("holds no signatures of folds", path=path, hint=again) from error
-        path = folder / TARGETS
-        try:
-            header, *rows = csv.reader(io.StringIO(path.read_text(encoding="utf-8"), newline=""))
-            of = {patient: tuple(label_from_text(cell) for cell in cells) for patient, *cells in rows}
-        except (OSError, ValueError, csv.Error) as error:
-            raise StoreError("holds no targets of folds", path=path, hint=again) from error
-        whole_rows = all(len(labels) == len(signatures) and None not in labels for labels in of.values())
-        if len(header) != len(signatures) + 1 or not whole_rows:
-            raise StoreError("holds no target for each fold", path=path, hint=again)
-        return cls(signatures, of)  # type: ignore[arg-type]  # none is None, as checked above
+        except (TypeError, ValidationError) as error:
+            why = fault(error) if isinstance(error, ValidationError) else "no list"
+            raise StoreError(f"holds no signatures of folds: {why}", path=path, hint=again) from error
+        columns = [f"fold_{fold}" for fold in range(len(signatures))]
+
+        def labels(row: Mapping[str, str]) -> tuple[str, tuple[Label, ...]]:
+            own = [label_of(row[column], classes) for column in columns]
+            if None in own:
+                raise ValueError(f"no label for each fold of {row['patient_id'][:40]!r}")
+            return row["patient_id"], tuple(label for label in own if label is not None)
+
+        return cls(signatures, dict(read_own_rows(folder / TARGETS, ["patient_id", *columns], labels)))
 
 
 @dataclass(frozen=True)
@@ -186,9 +188,7 @@ class TargetsElsewhere:
         return {patient: self.label(patient, tuple(self.signatures)) for patient in patients}
 
 
-def expression_of(
-    name: str, store: Path, workspace: Path, otherwise: str = ""
-) -> tuple[ExpressionTable, OutputRecord]:
+def expression_of(name: str, store: Path, workspace: Path, otherwise: str = "") -> tuple[ExpressionTable, OutputRecord]:
     """Read the expression that a signature is scored from, with its record.
 
     :param otherwise: a further way out, for the hint.

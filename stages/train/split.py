@@ -3,7 +3,8 @@
 splits.csv     every patient's role in every fold
 targets.csv, signatures.json
                of a signature: its labels in every fold, and what each fold has taken from its training patients
-patients.csv   every patient of the table: used, or dropped and why; slides; whether there is RNA
+patients.csv   every patient of the table: used, or dropped and why; slides; whether there is RNA; the site, if the
+               split keeps sites apart
 """
 
 from __future__ import annotations
@@ -19,22 +20,25 @@ from typing import Any
 from ...data.artifact import whole
 from ...data.cohort.ids import id_key, look_alikes
 from ...data.cohort.labels import PatientLabels, patient_sites
-from ...data.cohort.outcomes import Label, label_from_text
+from ...data.cohort.outcomes import Label, label_of
 from ...data.cohort.slide_match import SlideMatch, match_slides
 from ...data.cohort.splits import Role, Splits, make_splits, read_splits, write_splits
 from ...data.cohort.table import CohortTable, read_cohort
 from ...data.errors import CohortError
-from ...data.manifest import Manifest, OutputRecord, Record
+from ...data.files.own_tables import read_own_rows
+from ...data.files.safe_cells import SafeWriter
+from ...data.manifest import Manifest, OutputRecord
 from ...data.molecular.store import read_expression, store_name
 from ...data.wording import some
 from ...models.training.rna_teacher import measured
-from ..lineage import Lineage, Standing
 from ..registry import VERSIONS
 from ..stage import FileInput, Input, Item, Outcome, OutputInput, Plan, Progress, Stage, ValueInput, upstream
 from .label_genes import refuse_labels
 from .question_labels import question_labels
 from .settings import BiomarkerSettings, SplitSettings
 from .signature_labels import CohortSignature, FoldTargets
+from .usable_slides import features_of as features_of
+from .usable_slides import slides_with_features as slides_with_features
 
 PATIENT_COLUMNS = ("patient_id", "status", "reason", "label", "slides", "rna")
 
@@ -48,6 +52,8 @@ class _Cohort:
     splits: Splits
     labels: PatientLabels
     with_rna: frozenset[str]
+    sites: Mapping[str, str]
+    """Patient → site, where sites are kept apart; else empty."""
     targets: FoldTargets | None
 
 
@@ -126,7 +132,7 @@ class SplitStage(Stage[SplitStageSettings]):
         if signature is not None:
             own = signature.signature
             inputs |= {"expression": OutputInput(signature.record), "genes": ValueInput([*own.genes, *own.absent])}
-        item = Item("splits", inputs, _Cohort(splits, labels, with_rna, targets))
+        item = Item("splits", inputs, _Cohort(splits, labels, with_rna, sites, targets))
         used, *dropped = labels.notes()
         if stores:
             used += f"; {len(with_rna & labels.labels.keys())} of them have RNA"
@@ -157,20 +163,22 @@ class SplitStage(Stage[SplitStageSettings]):
     def process(self, item: Item, progress: Progress) -> Outcome:
         cohort: _Cohort = item.payload
         write_splits(self.folder / "splits.csv", cohort.splits)
-        write_patients(self.folder / "patients.csv", cohort.labels, cohort.with_rna)
+        write_patients(self.folder / "patients.csv", cohort.labels, cohort.with_rna, cohort.sites)
         labels = cohort.labels
         stats = {
             "patients": len(labels.labels) + len(labels.dropped),
             "used": len(labels.labels),
-            **labels.counts,
+            **(
+                {"positive": labels.counts["positive"]} if self.settings.task == "binary" else {"labels": labels.counts}
+            ),
             "with_rna": len(cohort.with_rna & labels.labels.keys()),
             "slides": sum(map(len, labels.slides.values())),
             "dropped": dict(labels.reasons),
         }
-        outputs = {"splits": self.folder / "splits.csv", "patients": self.folder / "patients.csv"}
+        files = {"splits": self.folder / "splits.csv", "patients": self.folder / "patients.csv"}
         if cohort.targets is not None:
-            outputs |= cohort.targets.write(self.folder)
-        return Outcome(outputs=outputs, stats=stats)
+            files |= cohort.targets.write(self.folder)
+        return Outcome(files, stats)
 
 
 def _not_joined(ids: Collection[str], table: CohortTable) -> list[str]:
@@ -198,65 +206,6 @@ def _left_out(labels: PatientLabels, match: SlideMatch, table: CohortTable, unus
     ]
 
 
-def slides_with_features(tiles: Path, features: Path, workspace: Path) -> tuple[dict[str, str], list[str]]:
-    """List the slides that cannot be used, with the reason, and those with features.
-
-    :param tiles, features: folders of the stages that made them.
-    :raises CohortError: no slide has features.
-    """
-    lineage = Lineage(workspace)
-    tiled, extracted = lineage.latest(tiles, "tile"), lineage.latest(features, "extract")
-    why = {s: _why_unusable(tiled.get(s), extracted.get(s), lineage) for s in {**tiled, **extracted}}
-    unusable = {slide: reason for slide, reason in why.items() if reason}
-    usable = [slide for slide, reason in why.items() if not reason]
-    if not usable:
-        reasons = ", ".join(f"{reason} ({count})" for reason, count in Counter(unusable.values()).most_common())
-        what = f"no slide here has features{f': {reasons}' if reasons else ''}"
-        raise CohortError(what, path=features, hint="run wsipipe tile and wsipipe extract first")
-    return unusable, usable
-
-
-def _why_unusable(tiled: Record | None, extracted: Record | None, lineage: Lineage) -> str:
-    """Say why a slide cannot be used; empty if it can."""
-    if tiled is None:
-        return "not tiled here"
-    for stage, record in (("tile", tiled), ("extract", extracted)):
-        if record is not None and record.status == "empty":
-            return "no tissue on the slide"
-        if record is not None and record.status == "failed":
-            return f"slide failed in {stage}"
-    if extracted is None:
-        return _not_counting("tile", lineage.standing(tiled)) or "no features extracted yet"
-    standing = lineage.standing(extracted)
-    if standing.state == "lost":
-        return "output of extract lost"
-    if "tiles" in extracted.inputs and extracted.inputs["tiles"].digest != tiled.outputs["tiles"].digest:
-        return "features of earlier tiles"
-    return standing.why and (_not_counting("tile", lineage.standing(tiled)) or _not_counting("extract", standing))
-
-
-def _not_counting(stage: str, standing: Standing) -> str:
-    """Say in general words why a record is not valid, since slides are counted by these words."""
-    if standing.counts:
-        return ""
-    changed = f" ({' and '.join(standing.changed)} changed)" if standing.changed else ""
-    return f"output of {stage} {standing.state}{changed}"
-
-
-def features_of(slides: Iterable[str], features: Path, workspace: Path) -> dict[str, OutputRecord]:
-    """Map each slide to its feature store, as recorded.
-
-    :raises CohortError: a slide of the split no longer has one.
-    """
-    wanted = list(slides)
-    there = upstream(Manifest.of(features), "extract", workspace, only=wanted).records
-    lost = [slide for slide in wanted if slide not in there]
-    if lost:
-        what = f"{len(lost)} of the split's {len(wanted)} slides no longer have features: {some(lost, 3)}"
-        raise CohortError(what, path=features, hint="run wsipipe extract, then make the split again (wsipipe train)")
-    return {slide: there[slide].outputs["features"] for slide in wanted}
-
-
 def _refuse_twins(slides_of: Mapping[str, Sequence[str]], tiles: Path) -> None:
     """Refuse a slide that two patients share, since one fold could be trained and tested on it.
 
@@ -275,11 +224,16 @@ def _refuse_twins(slides_of: Mapping[str, Sequence[str]], tiles: Path) -> None:
                 )
 
 
-def write_patients(path: Path, labels: PatientLabels, with_rna: Collection[str] = ()) -> None:
-    """Write ``patients.csv``: one row for every patient of the table, used or dropped."""
+def write_patients(
+    path: Path, labels: PatientLabels, with_rna: Collection[str] = (), sites: Mapping[str, str] | None = None
+) -> None:
+    """Write ``patients.csv``: one row for every patient of the table, used or dropped.
+
+    :param sites: patient → site of those that are used; with it there is a column for it.
+    """
     with whole(path) as scratch, scratch.open("w", encoding="utf-8", newline="") as stream:
-        writer = csv.writer(stream, lineterminator="\n")
-        writer.writerow(PATIENT_COLUMNS)
+        writer = SafeWriter(stream)
+        writer.writerow([*PATIENT_COLUMNS, *(["site"] if sites else [])])
         for patient in sorted({*labels.labels, *labels.dropped}):
             used = patient in labels.labels
             writer.writerow(
@@ -290,6 +244,7 @@ def write_patients(path: Path, labels: PatientLabels, with_rna: Collection[str] 
                     labels.labels.get(patient, ""),
                     _joined(labels.slides.get(patient, ())),
                     "yes" if patient in with_rna else "no",
+                    *([sites.get(patient, "")] if sites else []),
                 ]
             )
 
@@ -304,22 +259,32 @@ class PatientRow:
     label: Label | None
     slides: tuple[str, ...]
     rna: bool
+    site: str = ""
+    """Empty where sites are not kept apart, and in files of earlier versions."""
 
 
-def read_patients(path: Path) -> list[PatientRow]:
-    """Read ``patients.csv``."""
-    with path.open(encoding="utf-8", newline="") as stream:
-        return [
-            PatientRow(
-                patient_id=row["patient_id"],
-                used=row["status"] == "used",
-                reason=row["reason"],
-                label=label_from_text(row["label"]) if row["label"] else None,
-                slides=_parted(row["slides"]),
-                rna=row["rna"] == "yes",
-            )
-            for row in csv.DictReader(stream)
-        ]
+def read_patients(path: Path, classes: int = 2) -> list[PatientRow]:
+    """Read ``patients.csv``.
+
+    :param classes: how many classes the labels have; 0 if they are numbers or follow-ups.
+    :raises StoreError: damaged, or edited into something else.
+    """
+
+    def patient(row: Mapping[str, str]) -> PatientRow:
+        label = label_of(row["label"], classes)
+        if row["status"] not in ("used", "dropped") or (label is None and row["label"]):
+            raise ValueError(f"status {row['status'][:40]!r} with label {row['label'][:40]!r}")
+        return PatientRow(
+            patient_id=row["patient_id"],
+            used=row["status"] == "used",
+            reason=row["reason"],
+            label=label,
+            slides=_parted(row["slides"]),
+            rna=row["rna"] == "yes",
+            site=row.get("site", ""),
+        )
+
+    return read_own_rows(path, PATIENT_COLUMNS, patient)
 
 
 def _joined(slides: Iterable[str]) -> str:
@@ -342,10 +307,27 @@ class SplitOutput:
     """The record of ``splits.csv``."""
     slides_of: Mapping[str, tuple[str, ...]]
     """Patient → slides to use."""
+    by_site: bool
+    """Whether it keeps sites apart."""
+    site_of: Mapping[str, str]
     targets: FoldTargets | None = None
     """Of a signature, the labels of each fold."""
     inputs: Mapping[str, Input] = field(default_factory=dict)
     """The records of these labels, for the stages that use them."""
+
+    @property
+    def sites(self) -> Mapping[str, str]:
+        """Patient → site, where sites are kept apart; else empty.
+
+        :raises CohortError: an earlier version split by site, and did not record the sites.
+        """
+        if not self.by_site:
+            return {}
+        if not all(self.site_of.get(patient) for patient in self.splits.labels):
+            what = "keeps sites apart, but does not say the patients' sites: an earlier version of wsipipe made it"
+            hint = "move its splits.csv and patients.csv away, and run wsipipe train: it makes the same split again"
+            raise CohortError(what, path=self.record.path, hint=hint)
+        return self.site_of
 
     @property
     def slides(self) -> list[str]:
@@ -373,21 +355,23 @@ def split_output(manifest: Manifest, workspace: Path) -> SplitOutput:
         standing = found.left_out.get("splits")
         what = f"its splits are {standing.state}: {standing.why}" if standing else "has no splits"
         raise CohortError(what, path=manifest.path.parent, hint="run wsipipe train from its start")
-    patients = read_patients(workspace / split.outputs["patients"].path)
+    classes = _classes(split.settings)
+    patients = read_patients(workspace / split.outputs["patients"].path, classes)
     of_targets = {name: split.outputs[name] for name in ("targets", "signatures") if name in split.outputs}
     return SplitOutput(
-        splits=read_splits(workspace / split.outputs["splits"].path, _classes(split.settings)),
+        splits=read_splits(workspace / split.outputs["splits"].path, classes),
         record=split.outputs["splits"],
         slides_of={patient.patient_id: patient.slides for patient in patients},
-        targets=FoldTargets.read(manifest.path.parent) if of_targets else None,
+        by_site=split.settings.get("split_by") == "site",
+        site_of={patient.patient_id: patient.site for patient in patients},
+        targets=FoldTargets.read(manifest.path.parent, classes) if of_targets else None,
         inputs={name: OutputInput(output) for name, output in of_targets.items()},
     )
 
 
 def _classes(settings: Mapping[str, Any]) -> int:
     """Number of classes of a split's labels, from the settings in its record."""
-    task = settings.get("task", "binary")
-    return 2 if task == "binary" else len(settings.get("classes", ()))
+    return 2 if settings.get("task", "binary") == "binary" else len(settings.get("classes", ()))
 
 
 def reasons(patients: list[PatientRow]) -> dict[str, int]:

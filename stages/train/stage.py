@@ -23,9 +23,11 @@ from ...data.features.store import FeatureFacts
 from ...data.manifest import Manifest, Record
 from ...data.version import __version__
 from ...models.backbones.devices import choose_device, choose_devices
-from ...models.bundle import BundleFacts, FeatureRecipe, Question, seen_hashes, write_bundle
+from ...models.bundle import BundleFacts, Question, write_bundle
+from ...models.feature_recipe import FeatureRecipe
 from ...models.mil.bag_tensors import BagTensors
 from ...models.mil.momkd import MoMKD
+from ...models.patient_hashes import hashes_of
 from ...models.training.fit import Epoch
 from ...models.training.methods import find_method, refuse_task
 from ..extract.settings import ExtractSettings
@@ -96,6 +98,7 @@ class TrainStage(Stage[TrainSettings]):
         tile = _settings_of(used, tiled, self.tiles, TileSettings)
         extract = _settings_of(used, extracted, self.features, ExtractSettings)
         molecular = molecular_inputs(self._molecular, self.settings.gene_list, self.workspace)
+        sites = split.sites if self.settings.nested else {}
         items = []
         for fold in range(split.splits.folds):
             train, validation = split.part(fold, "train"), split.part(fold, "validation")
@@ -111,6 +114,7 @@ class TrainStage(Stage[TrainSettings]):
                 slides={s: (self.workspace / features[s].path, tiled[s].inputs["slide"].digest) for s in slides},
                 tile=tile,
                 extract=extract,
+                sites={patient: sites[patient] for patient in own} if sites else {},
                 signature=split.targets.signatures[fold] if split.targets else None,
             )
             inputs: dict[str, Input] = {
@@ -120,6 +124,8 @@ class TrainStage(Stage[TrainSettings]):
                 **{f"features of {slide}": OutputInput(features[slide]) for slide in slides},
                 **molecular,
             }
+            if cohort.sites:
+                inputs["sites"] = ValueInput(dict(cohort.sites))
             items.append(Item(f"fold-{fold}", inputs, cohort, size=self._epochs()))
         return Plan(items)
 
@@ -207,7 +213,7 @@ class TrainStage(Stage[TrainSettings]):
         fitted, rna = trained.fitted, trained.rna
         threshold, threshold_from = trained.threshold()
         patients, digests = [*cohort.train, *cohort.validation], [digest for _, digest in cohort.slides.values()]
-        hashes = seen_hashes(patients, digests, cohort.slides)
+        hashes = hashes_of(patients, digests, cohort.slides, cohort.splits_digest)
         network = trained.network
         return BundleFacts(
             question=Question(name=self.question or self.folder.name, **self.biomarker.result_settings()),
@@ -227,8 +233,10 @@ class TrainStage(Stage[TrainSettings]):
             ),
             method=trained.settings.method,
             network=network.config.model_dump(mode="json"),
+            prevalence=network.task.prevalence([patient.label for patient in trained.train]),
             threshold=threshold,
             seen=hashes,
+            hashed_by="scrypt",
             patients={
                 "train": len(trained.train),
                 "validation": len(trained.validation),

@@ -156,6 +156,22 @@ def test_a_full_disk_is_the_surroundings_fault(tmp_path: Path) -> None:
     assert got(path) == "old"
 
 
+QUOTED = [
+    "Error while serializing: I/O error: No space left on device (os error 28)",  # safetensors
+    "Can't decrement id ref count (file write failed: time = now, errno = 28, error message = 'No space left')",  # HDF5
+]
+
+
+@pytest.mark.parametrize("message", QUOTED)
+def test_a_full_disk_in_the_words_of_libraries(tmp_path: Path, message: str) -> None:
+    with pytest.raises(SurroundingsError, match=os.strerror(errno.ENOSPC)), whole(tmp_path / "thing") as scratch:  # noqa: PT012
+        scratch.write_text("half")
+        raise RuntimeError(message)
+    assert names(tmp_path) == []
+    with pytest.raises(RuntimeError, match="something else"), whole(tmp_path / "thing"):
+        raise RuntimeError("something else")
+
+
 WRITE = """
 import sys
 from pathlib import Path

@@ -50,6 +50,7 @@ def test_the_chain_and_a_prediction_on_the_device(
     )
     result = wsipipe("run", "-c", settings, "--json")
     assert result.exit_code == 1, result.output  # one slide is broken on purpose
+    assert '"stages"' in result.stdout, result.output
     stages = {stage["stage"]: stage for stage in json.loads(result.stdout)["stages"]}
     assert stages["predict"]["done"] == 4
     assert not stages["train"]["failures"]

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+import os
 import pickle
 import shutil
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,21 +19,23 @@ from momkd_bags import SMALL, TAUGHT, model_of
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 from wsipipe.data.artifact import digest_of
-from wsipipe.data.errors import BundleError
+from wsipipe.data.cohort.ids import id_key
+from wsipipe.data.errors import BundleError, UsageError
 from wsipipe.data.features.store import Bag, FeatureFacts
 from wsipipe.models.bundle import (
     Bundle,
     BundleFacts,
-    FeatureRecipe,
     Question,
     folds_of,
+    prevalence_of,
     read_bundle,
     read_facts,
-    seen_hashes,
     write_bundle,
 )
+from wsipipe.models.feature_recipe import FeatureRecipe
 from wsipipe.models.mil.bag_tensors import BagBatch, bag_tensors
 from wsipipe.models.mil.momkd import MoMKD
+from wsipipe.models.patient_hashes import _slow, hashes_of, unsalted_hash
 from wsipipe.models.training.fit import FitSettings, fit
 
 WIDTH = SMALL.in_features
@@ -60,7 +65,8 @@ def facts(model: MoMKD, **changes: Any) -> BundleFacts:
         "method": "momkd",
         "network": model.config.model_dump(mode="json"),
         "threshold": 0.37,
-        "seen": seen_hashes(["P1", "P2"], ["sha256:slide"]),
+        "seen": hashes_of(["P1", "P2"], ["sha256:slide"], ["S1"], "sha256:s"),
+        "hashed_by": "scrypt",
         "patients": {"train": 1, "validation": 1, "test": 1},
         "genes": ["ERBB2"],
         "gene_panel": {"selection": "anova"},
@@ -154,6 +160,9 @@ def test_who_was_seen(trained: MoMKD) -> None:
         ({"weights_digest": "sha256:x"}, "weights_digest is sha256:x, not sha256:w"),
         ({"pooling": "mean"}, "pooling is mean, not cls"),
         ({"tile_px": 256}, "tile_px is 256, not 224"),
+        ({"mpp": 1.0}, "mpp is 1, not 0.5"),
+        ({"mpp": 0.25}, "mpp is 0.25, not 0.5"),
+        ({"mpp": 0.52}, "mpp is 0.52, not 0.5"),
     ],
 )
 def test_features_of_another_kind_are_refused(bundle: Path, change: dict[str, Any], said: str) -> None:
@@ -165,16 +174,81 @@ def test_features_of_another_kind_are_refused(bundle: Path, change: dict[str, An
     assert "--weights FILE" in caught.value.hint
 
 
+@pytest.mark.parametrize("mpp", [0.494, 0.506, 0.5])
+def test_scanners_own_resolutions_are_read(bundle: Path, mpp: float) -> None:
+    """A level close to the asked mpp is read without resampling, and keeps its own."""
+    read_bundle(bundle, torch.device("cpu")).read(slide(mpp=mpp), Path("work/new.zarr"))
+
+
+def test_a_bundle_of_the_first_version_knows_its_patients_and_asks_for_the_prevalence(bundle: Path) -> None:
+    hashes = sorted(unsalted_hash(name) for name in ("p 1", id_key("p 1"), "sha256:slide", f"slide\0{id_key('S1')}"))
+
+    def as_before(content: dict[str, Any]) -> None:
+        content.update({"encoding-version": "1", "seen": hashes})
+        del content["hashed_by"], content["prevalence"]
+
+    change_json(bundle, as_before)
+    facts = read_facts(bundle)
+    assert facts.saw("p 1", None)
+    assert facts.saw("P-1", None) is (id_key("P-1") == id_key("p 1"))
+    assert facts.saw(None, "sha256:slide")
+    assert facts.saw(None, None, "S1")
+    assert not facts.saw("P2", "sha256:other", "S2")
+    with pytest.raises(BundleError, match="training patients were positive") as caught:
+        prevalence_of([(bundle, facts)], None)
+    assert "--prevalence" in caught.value.hint
+    assert prevalence_of([(bundle, facts)], 0.5) == 0.5
+
+
+def test_one_prevalence_for_all_folds(trained: MoMKD) -> None:
+    folds = [(Path(f"fold-{i}"), facts(trained, fold=i, prevalence=p)) for i, p in enumerate((0.1, 0.3))]
+    assert prevalence_of(folds, None) == pytest.approx(0.2)
+    assert prevalence_of(folds, 0.4) == 0.4
+    with pytest.raises(UsageError, match="between 0 and 1"):
+        prevalence_of(folds, 1.0)
+
+
+def test_hashes_of_another_model_differ_and_no_list_of_ids_is_tried_quickly() -> None:
+    ids = [f"TCGA-{n:04d}" for n in range(20)]
+    assert set(hashes_of(ids, ["sha256:d"], ids, "one")).isdisjoint(hashes_of(ids, ["sha256:d"], ids, "other"))
+    assert len(hashes_of(ids, ["sha256:d"], ids, "one")) == 41, "a patient and a slide of one name differ"
+    assert hashes_of(ids, [], [], "one") == hashes_of(reversed(ids), [], [], "one")
+    assert (
+        hashes_of(["P1"], [], [], "one")[0]
+        == hashlib.scrypt(b"patient\0" + id_key("P1").encode(), salt=b"wsipipe\0one", n=2048, r=8, p=1, dklen=12).hex()
+    )
+
+
+def test_ids_are_hashed_once_for_all_folds(trained: MoMKD) -> None:
+    """1,000 patients cost 1,000 hashes whether the model has one fold or twenty."""
+    known = [facts(trained, fold=fold, folds=20) for fold in range(20)]
+    _slow.cache_clear()
+    for one in known:
+        one.saw("P1", "sha256:other", "S1")
+        one.saw("P9", "sha256:other", "S9")
+    assert _slow.cache_info().misses <= 4
+
+
 def change_json(bundle: Path, change: Callable[[dict[str, Any]], object]) -> None:
+    """Change a bundle as earlier versions wrote it, without digests."""
     content = json.loads((bundle / "bundle.json").read_text())
+    content["encoding-version"] = "1"
+    content.pop("digests", None)
     change(content)
     (bundle / "bundle.json").write_text(json.dumps(content))
 
 
 def change_tensors(bundle: Path, change: Callable[[dict[str, Tensor]], object]) -> None:
+    change_json(bundle, lambda _: None)
     state = load_file(bundle / "model.safetensors")
     change(state)
     save_file(state, bundle / "model.safetensors")
+
+
+def change_text(bundle: Path, old: str, new: str) -> None:
+    text = (bundle / "bundle.json").read_text()
+    assert text.count(old) == 1
+    (bundle / "bundle.json").write_text(text.replace(old, new))
 
 
 Damage = Callable[[Path], object]
@@ -188,7 +262,8 @@ DAMAGE: dict[str, tuple[Damage, str]] = {
     "bytes": (lambda b: (b / "bundle.json").write_bytes(b"\xff\x00"), "is damaged or not a bundle"),
     "no facts": (lambda b: change_json(b, lambda c: c.pop("recipe")), "is damaged or not a bundle"),
     "a fact too many": (lambda b: change_json(b, lambda c: c.update(more=1)), "is damaged or not a bundle"),
-    "newer": (lambda b: change_json(b, lambda c: c.update({"encoding-version": "2"})), "is wsipipe-bundle version 2"),
+    "newer": (lambda b: change_json(b, lambda c: c.update({"encoding-version": "3"})), "is wsipipe-bundle version 3"),
+    "no prevalence": (lambda b: change_json(b, lambda c: c.update(prevalence=1.5)), "is damaged or not a bundle"),
     "something else": (lambda b: (b / "bundle.json").write_text("{}"), "is None version None"),
     "no tensors": (lambda b: (b / "model.safetensors").unlink(), "cannot be read"),
     "torn tensors": (lambda b: (b / "model.safetensors").write_bytes(b"torn"), "cannot be read"),
@@ -196,6 +271,53 @@ DAMAGE: dict[str, tuple[Damage, str]] = {
     "a tensor too many": (
         lambda b: change_tensors(b, lambda s: s.update(x=torch.ones(1))),
         "not expected: x",
+    ),
+    "a folder for JSON": (
+        lambda b: ((b / "bundle.json").unlink(), (b / "bundle.json").mkdir()),
+        "cannot be read: it is a folder",
+    ),
+    "a folder for tensors": (
+        lambda b: ((b / "model.safetensors").unlink(), (b / "model.safetensors").mkdir()),
+        "cannot be read: it is a folder",
+    ),
+    "a pipe": (lambda b: ((b / "bundle.json").unlink(), os.mkfifo(b / "bundle.json")), "is a pipe, not a file"),
+    "deep JSON": (lambda b: (b / "bundle.json").write_text('{"a":' * 100_000), "lists and objects in each other"),
+    "infinity": (lambda b: change_text(b, "0.37", "Infinity"), "Infinity is not a number"),
+    "a huge number": (lambda b: change_text(b, "0.37", "9" * 6000), "more than 300 digits"),
+    "a threshold over 1": (
+        lambda b: change_json(b, lambda c: c.update(threshold=1.5)),
+        "threshold: Input should be less",
+    ),
+    "no folds": (lambda b: change_json(b, lambda c: c.update(folds=0)), "folds: Input should be greater than or equal"),
+    "a billion folds": (lambda b: change_json(b, lambda c: c.update(folds=10**9)), "equal to 1000"),
+    "a fold beyond": (lambda b: change_json(b, lambda c: c.update(fold=2)), "fold 2 is none of 2"),
+    "no neighbours": (
+        lambda b: change_json(b, lambda c: c["recipe"].update(neighbours=-1)),
+        "recipe.neighbours: Input should be greater than or equal to 1",
+    ),
+    "a wide layer": (
+        lambda b: change_json(b, lambda c: c["network"].update(hidden=10**9)),
+        "hidden: Input should be less than or equal to 65536",
+    ),
+    "many slots": (
+        lambda b: change_json(b, lambda c: c["network"].update(slots=10**6)),
+        "slots: Input should be less than or equal to 65536",
+    ),
+    "many genes": (
+        lambda b: change_json(b, lambda c: c["network"].update(n_genes=10**10)),
+        "n_genes: Input should be less than or equal to 4000000",
+    ),
+    "the widest layers": (  # 80 GB of them, were they built
+        lambda b: change_json(b, lambda c: c["network"].update(hidden=65_536, head_hidden=65_536, shared=65_536)),
+        "another shape: ",
+    ),
+    "another type": (
+        lambda b: change_tensors(b, lambda s: s.update(log_tau=s["log_tau"].double())),
+        "log_tau is of float64, not of float32",
+    ),
+    "not finite": (
+        lambda b: change_tensors(b, lambda s: s.update(log_tau=s["log_tau"] * torch.nan)),
+        "log_tau holds values that are not finite",
     ),
     "another network": (
         lambda b: change_json(b, lambda c: c["network"].update(slots=5)),
@@ -213,6 +335,85 @@ def test_a_damaged_bundle_is_refused_by_name(bundle: Path, damage: str) -> None:
     assert said in caught.value.what
     assert str(caught.value.path).startswith(str(bundle))
     assert caught.value.hint
+
+
+@pytest.mark.parametrize("name", ["bundle.json", "model.safetensors", "genes.safetensors"])
+def test_a_changed_byte_of_any_file_is_refused(bundle: Path, name: str) -> None:
+    file = bundle / name
+    whole = file.read_bytes()
+    read_bundle(bundle, torch.device("cpu"))
+    for place in {0, 7, 8, len(whole) // 3, len(whole) // 2, len(whole) - 2, len(whole) - 1}:
+        file.write_bytes(whole[:place] + bytes([whole[place] ^ 1]) + whole[place + 1 :])
+        with pytest.raises(BundleError) as caught:
+            read_bundle(bundle, torch.device("cpu"))
+        assert caught.value.path == str(file)
+    for changed in (whole + b"\n", whole[:-1], b" " + whole):
+        file.write_bytes(changed)
+        with pytest.raises(BundleError, match=r"was changed since|cannot be read|damaged"):
+            read_bundle(bundle, torch.device("cpu"))
+    file.unlink()
+    with pytest.raises(BundleError, match=r"there is no"):
+        read_bundle(bundle, torch.device("cpu"))
+
+
+def test_values_that_were_changed_are_refused_though_the_json_is_whole(bundle: Path) -> None:
+    content = json.loads((bundle / "bundle.json").read_text())
+    text = json.dumps({**content, "threshold": 0.9}, indent=1, sort_keys=True, ensure_ascii=False) + "\n"
+    (bundle / "bundle.json").write_text(text)
+    with pytest.raises(BundleError, match="was changed since the bundle was written"):
+        read_facts(bundle)
+    del content["digests"]  # a bundle of this version has them
+    (bundle / "bundle.json").write_text(json.dumps(content, indent=1, sort_keys=True, ensure_ascii=False) + "\n")
+    with pytest.raises(BundleError, match="was changed since the bundle was written"):
+        read_facts(bundle)
+
+
+def test_a_bundle_of_an_earlier_version_is_read_with_a_note(tmp_path: Path, trained: MoMKD) -> None:
+    model = tmp_path / "her2"
+    for fold in (0, 1):
+        write_bundle(model / f"fold-{fold}", facts(trained, fold=fold), trained, {})
+    assert len(folds_of(model)) == 2
+    change_json(model / "fold-1", lambda _: None)
+    with pytest.warns(UserWarning, match="that nobody changed them cannot be checked"):
+        assert len(folds_of(model)) == 2
+    assert read_bundle(model / "fold-1", torch.device("cpu")).facts == facts(trained, fold=1)
+
+
+def as_version_1_1(bundle: Path) -> None:
+    """Write a bundle again as the version before did: with digests, but without the prevalence and slow hashes."""
+    content = json.loads((bundle / "bundle.json").read_text())
+    digests = content.pop("digests")
+    del content["hashed_by"], content["prevalence"]
+    content |= {"encoding-version": "1.1", "seen": [unsalted_hash("P1")]}
+
+    def text(of: dict[str, Any]) -> bytes:
+        return (json.dumps(of, indent=1, sort_keys=True, ensure_ascii=False) + "\n").encode()
+
+    digests["bundle.json"] = "sha256:" + hashlib.sha256(text(content)).hexdigest()
+    (bundle / "bundle.json").write_bytes(text(content | {"digests": digests}))
+
+
+def test_a_bundle_of_version_1_1_is_checked_and_has_no_prevalence(tmp_path: Path, trained: MoMKD) -> None:
+    model = tmp_path / "her2"
+    for fold in (0, 1):
+        write_bundle(model / f"fold-{fold}", facts(trained, fold=fold, prevalence=0.2), trained, {})
+        as_version_1_1(model / f"fold-{fold}")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        bundles = folds_of(model)
+    assert [known.saw("P1", None) for _, known in bundles] == [True, True]
+    assert not bundles[0][1].saw("P2", None)
+    with pytest.raises(BundleError, match="training patients were positive"):
+        prevalence_of(bundles, None)
+    change_text(model / "fold-0", '"threshold": 0.37', '"threshold": 0.38')
+    with pytest.raises(BundleError, match="was changed since the bundle was written"):
+        read_facts(model / "fold-0")
+
+
+def test_a_fold_in_anothers_place_is_refused(bundle: Path, trained: MoMKD) -> None:
+    write_bundle(bundle.with_name("fold-1"), facts(trained, fold=0), trained, {})
+    with pytest.raises(BundleError, match="is fold 0 of 2, and lies where fold 1 of 2 should be"):
+        folds_of(bundle.parent)
 
 
 def test_the_folds_of_a_model_come_in_order_and_all(tmp_path: Path, bundle: Path, trained: MoMKD) -> None:

@@ -18,6 +18,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from wsipipe.data.manifest import Manifest
+from wsipipe.models.bundle import _digest, _text
 from wsipipe.pipeline.demo.cohort import DemoCohort, make_cohort
 
 TILES, FEATURES = "tiles/0.5mpp-224px", "features/0.5mpp-224px/efficientnet-lite0"
@@ -122,9 +123,9 @@ def test_every_patient_and_slide_is_accounted_for(undisturbed: Path, cohort: Dem
 
 
 def test_a_second_run_computes_nothing(settings: Path, workspace: Path) -> None:
-    before = {path: path.stat().st_mtime_ns for path in workspace.rglob("*.jsonl")}
+    before = {path: path.stat().st_mtime_ns for path in workspace.rglob("manifest.jsonl")}
     assert all(done == 0 for done, _ in run(settings, workspace).values())
-    assert before == {path: path.stat().st_mtime_ns for path in workspace.rglob("*.jsonl")}
+    assert before == {path: path.stat().st_mtime_ns for path in workspace.rglob("manifest.jsonl")}
 
 
 def test_a_deleted_store_is_made_again_and_nothing_else(settings: Path, workspace: Path) -> None:
@@ -245,8 +246,10 @@ def test_a_patient_who_trained_the_model_is_read_only_by_the_fold_that_did_not_s
 def test_a_model_refuses_features_of_other_weights(workspace: Path, cohort: DemoCohort) -> None:
     for bundle in (workspace / "models/her2").glob("fold-*/bundle.json"):
         facts = json.loads(bundle.read_text())
+        digests = facts.pop("digests")
         facts["recipe"]["weights_digest"] = "sha256:" + "0" * 64
-        bundle.write_text(json.dumps(facts))
+        digests["bundle.json"] = _digest(_text(facts))  # as it was written, by another wsipipe
+        bundle.write_bytes(_text({**facts, "digests": digests}))
     result = wsipipe("predict", cohort.new_slides, "--model", workspace / "models/her2", "-w", workspace, "--name", "x")
     assert result.returncode == 1
     assert "weights_digest" in result.stdout

@@ -222,7 +222,7 @@ def test_traces_are_for_debugging(tmp_path: Path) -> None:
     ("words", "code", "keys"),
     [
         (["tile", "slides/a.tiff", "--workers", "1"], 0, {"stages"}),
-        (["tile", "slides", "--workers", "1"], 1, {"stages"}),
+        (["tile", "slides", "--workers", "1"], 1, {"stages", "next"}),
         (["tile"], 2, {"error"}),
         (["status"], 0, {"workspace", "items"}),
         (["init"], 0, {"file"}),
@@ -317,3 +317,10 @@ def test_an_interrupted_run_ends_with_130_and_goes_on(tmp_path: Path, ending: si
     stage, _ = json.loads(result.stdout)["stages"]
     assert (stage["done"], stage["before"]) == (len(rest[:3]), len(done))
     assert not list((tmp_path / "work").rglob(".partial-*"))
+
+
+def test_an_output_that_lacks_our_signs_stops_nothing() -> None:
+    script = "from wsipipe.pipeline.console import Console; Console().line('→ 0.5 µm')"
+    surroundings = {**os.environ, "PYTHONIOENCODING": "ascii", "PYTHONPATH": os.pathsep.join(sys.path)}
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, env=surroundings)
+    assert (done.returncode, done.stdout.strip()) == (0, "-> 0.5 um"), done.stderr

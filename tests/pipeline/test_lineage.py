@@ -9,13 +9,14 @@ import csv
 import json
 import shutil
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from command import told, wsipipe
-from wsipipe.data.manifest import ErrorRecord, InputRecord, Manifest
+from wsipipe.data.manifest import ErrorRecord, Manifest
 from wsipipe.data.units import Mpp
 from wsipipe.pipeline.console import Console
 from wsipipe.pipeline.demo.slides import write_aperio
@@ -337,7 +338,7 @@ def test_a_slide_that_changed_with_the_same_tiles_is_not_what_its_features_are_o
     """The tiles may come out with equal bytes, when other tools have placed them, say."""
     manifest = Manifest.of(project / "work" / TILES)
     record = manifest.latest("tile")["s03"]
-    other = InputRecord(**{**record.inputs["slide"].model_dump(), "digest": "sha256:another"})
+    other = replace(record.inputs["slide"], digest="sha256:another")
     (project / "slides/s03.svs").unlink()
     manifest.append(record.model_copy(update={"inputs": {**record.inputs, "slide": other}}))
     item = status(project)["extract", "s03"]

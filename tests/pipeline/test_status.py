@@ -5,11 +5,12 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from collections import Counter
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 import pytest
@@ -184,3 +185,35 @@ def test_it_writes_nothing_and_needs_nothing(project: Path, tmp_path: Path) -> N
     assert nothing.returncode == 0
     assert "nothing has been done" in nothing.stdout
     assert not (tmp_path / "nowhere").exists()
+
+
+def test_it_is_watched_until_it_is_interrupted(project: Path) -> None:
+    """Without a terminal, the table is printed when it has changed."""
+    command = "from wsipipe.pipeline import status\nimport functools\n"
+    command += "status.watch_status = functools.partial(status.watch_status, seconds=0.05)\n"
+    command += "from wsipipe.pipeline.cli import main; main()"
+    words = [sys.executable, "-c", command, "status", "--watch", "-w", str(project / "work")]
+    unbuffered = {**os.environ, "PYTHONUNBUFFERED": "1"}
+    with subprocess.Popen(words, stdout=subprocess.PIPE, text=True, env=unbuffered) as process:
+        assert process.stdout is not None
+        tables = [until(process.stdout, "Ctrl-C ends")]
+        (project / "work/tiles/0.5mpp-224px/a.h5").unlink()
+        settled = [line.split() for line in wsipipe("status", "-w", project / "work").stdout.splitlines()]
+        while settled[:4] != [line.split() for line in tables[-1][-4:]]:  # a scan may have begun before the removal
+            tables.append(until(process.stdout, "Ctrl-C ends"))
+        process.send_signal(signal.SIGINT)
+        rest = process.stdout.read()
+    assert process.returncode == 0
+    assert tables[0] != tables[1]
+    assert rest == ""
+    assert wsipipe("status", "--watch", "--json").returncode == 2
+
+
+def until(stream: IO[str], words: str) -> list[str]:
+    """The lines up to one with these words, without it."""
+    lines = []
+    for line in stream:
+        if words in line:
+            return lines
+        lines.append(line)
+    raise AssertionError(f"{words!r} did not come")

@@ -20,6 +20,7 @@ from wsipipe.stages.train.split import SplitStageSettings
 
 QUESTION = {"task": "binary", "positive": ["positive"], "negative": ["negative"], "classes": [], "robust": False}
 QUESTION |= {"time_column": "", "event_column": ""}
+QUESTION |= {"signature": "", "signature_score": "auto", "cut": ""}
 SPLIT = {
     "folds": 5,
     "validation_fraction": 0.2,
@@ -90,16 +91,16 @@ DEFAULTS: dict[str, tuple[type[Settings], int, dict[str, Any]]] = {
         },
     ),
     "split": (SplitStageSettings, 1, {**QUESTION, **SPLIT}),
-    "train": (TrainSettings, 3, TRAIN),
-    "omics": (TrainSettings, 2, TRAIN),
-    "cross_validate": (CrossValidateSettings, 3, {"bootstrap_rounds": 2000, "seed": 0}),
+    "train": (TrainSettings, 4, TRAIN),
+    "omics": (TrainSettings, 3, TRAIN),
+    "cross_validate": (CrossValidateSettings, 4, {"bootstrap_rounds": 2000, "seed": 0}),
     "external_evaluate": (
         ExternalSettings,
-        4,
+        5,
         {**QUESTION, "drop_conflicts": False, "tcga_slides": "diagnostic", "bootstrap_rounds": 2000, "seed": 0},
     ),
-    "predict": (PredictSettings, 2, {}),
-    "compare": (CompareStageSettings, 4, QUESTION),
+    "predict": (PredictSettings, 3, {}),
+    "compare": (CompareStageSettings, 5, QUESTION),
     "import-checkpoint": (BiomarkerSettings, 1, QUESTION),
     "export": (ExportSettings, 1, {"format": "clam"}),
 }
@@ -126,7 +127,9 @@ def test_every_setting_is_of_one_of_four_kinds() -> None:
     }
     assert {key: fields for key, fields in by_stage.items() if fields} == {
         (ExtractSettings, "judgement"): {"max_bad_tiles"},
-        (PredictSettings, "presentation"): {"top_tiles"},
+        (PredictSettings, "presentation"): {"top_tiles", "prevalence"},
+        (CrossValidateSettings, "presentation"): {"prevalence"},
+        (ExternalSettings, "presentation"): {"prevalence"},
     }
     assert {TileSettings.kind("workers"), ExtractSettings.kind("device")} == {"machine"}
     assert TileSettings.kind("a setting that is no more") == "meaning"

@@ -299,16 +299,17 @@ def test_a_disk_that_takes_no_more_leaves_no_trace(tmp_path: Path) -> None:
     """A limit on the size of files stands for it."""
     script = (
         "import resource, sys, numpy as np; from pathlib import Path\n"
+        "from wsipipe.data.errors import SurroundingsError\n"
         "from wsipipe.data.features.store import FeatureWriter\n"
         "writer = FeatureWriter(Path(sys.argv[1]), width=2048, dtype='float16', most=2000)\n"
         "resource.setrlimit(resource.RLIMIT_FSIZE, (1_500_000, 1_500_000))\n"
         "features = np.random.default_rng(0).normal(size=(2000, 2048))\n"
         "try: writer.append(features, np.zeros((2000, 2), np.int64))\n"
-        "except OSError as error: print(error.strerror)\n"
+        "except SurroundingsError as error: print(error.what)\n"
     )
     command = [sys.executable, "-c", script, str(tmp_path / "a.zarr")]
     said = subprocess.run(command, check=True, capture_output=True, text=True)
-    assert said.stdout == "File too large\n"
+    assert said.stdout == "could not write: File too large\n"
     assert list(tmp_path.iterdir()) == []
 
 

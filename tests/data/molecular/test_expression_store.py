@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 
 import anndata
@@ -72,7 +73,7 @@ def test_any_anndata_reads_it(tmp_path: Path) -> None:
     assert again.obs.columns.tolist() == ["source_id", "missing_genes", "library_size"]
     assert again.var.columns.tolist() == ["source_id", "rows"]
     assert again.uns["input_unit"] == "counts"
-    assert again.uns["encoding_version"] == "0.1.0"
+    assert again.uns["encoding_version"] == "0.2.0"
     assert again.uns["steps"].tolist() == facts.sentences + facts.warnings
 
 
@@ -102,6 +103,45 @@ def test_a_damaged_store_is_refused(tmp_path: Path, fault: str) -> None:
         read_expression(path)
     assert caught.value.path == str(path)
     assert "wsipipe" in caught.value.hint
+
+
+def rewritten(path: Path, stored: anndata.AnnData) -> None:
+    """Not by the store's own writer, which would set digest and version again."""
+    write_elem(zarr.open_group(path, mode="w", zarr_format=3), "/", stored, dataset_kwargs={"shards": None})
+
+
+@pytest.mark.parametrize("changed", ["patients", "genes", "order of patients", "unit", "libraries"])
+def test_other_names_for_the_same_values_are_refused(tmp_path: Path, changed: str) -> None:
+    path = tmp_path / "expression.zarr"
+    given = stored(values())
+    given.obs["library_size"] = np.arange(20.0)
+    write_expression(path, given)
+    other = anndata.io.read_zarr(path)
+    match changed:
+        case "patients":
+            other.obs_names = ["other", *other.obs_names[1:]]
+        case "genes":
+            other.var_names = [*other.var_names[1:], other.var_names[0]]
+        case "order of patients":
+            other.obs_names = other.obs_names[::-1]
+        case "unit":
+            other.uns["unit"] = "log2(TPM + 1)"
+        case _:
+            other.obs["library_size"] = np.arange(20.0) + 1
+    rewritten(path, other)
+    with pytest.raises(StoreError, match="not those that were written"):
+        read_expression(path)
+
+
+def test_a_store_of_the_version_before_is_read(tmp_path: Path) -> None:
+    path = tmp_path / "expression.zarr"
+    write_expression(path, stored(values()))
+    before = anndata.io.read_zarr(path)
+    del before.uns["content_digest"]
+    before.uns["encoding_version"] = "0.1.0"
+    before.uns["matrix_digest"] = "sha256:" + hashlib.sha256(values().astype("<f4").tobytes()).hexdigest()
+    rewritten(path, before)
+    np.testing.assert_array_equal(read_expression(path).matrix, values())
 
 
 def test_no_store(tmp_path: Path) -> None:

@@ -100,7 +100,10 @@ def test_the_order_of_genes_and_the_company_make_no_difference(score: str) -> No
     genes = tuple(f"G{n:02d}" for n in range(40))
     rows = {f"P{n}": draw.normal(5, 2, 40).round(1).tolist() for n in range(9)}
     order = draw.permutation(40)
-    one, other = table(rows, genes), table({p: [r[i] for i in order] for p, r in rows.items()}, [genes[i] for i in order])
+    one, other = (
+        table(rows, genes),
+        table({p: [r[i] for i in order] for p, r in rows.items()}, [genes[i] for i in order]),
+    )
     sets, turned = {"S": genes[:15]}, {"S": genes[:15][::-1]}
     train = ["P0", "P1", "P2", "P3", "P4"]
     first = Signature.of("S", one, sets, score=score).fitted(one, train)  # type: ignore[arg-type]
@@ -189,7 +192,7 @@ def test_real_matrices() -> None:
     assert "z-scores" in str(refused.value)
     with pytest.raises(ExpressionError, match="0 of its 1 genes"):
         Signature.of("gene:MKI67", zscores)
-    with pytest.raises(ExpressionError, match="at least 50%|genes are in the matrix"):
+    with pytest.raises(ExpressionError, match="genes are in the matrix; absent"):
         Signature.of("HALLMARK_G2M_CHECKPOINT", zscores, sets)
     counts, _ = read_genomics(DATA / "rnaseq/tcga_brca_counts.csv.gz", "auto")
     raw = ExpressionTable(

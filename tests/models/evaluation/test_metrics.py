@@ -296,13 +296,16 @@ def drawn_patients(n: int, slope: float, intercept: float, seed: int) -> tuple[n
 
 def test_calibration_intervals_hold_the_truth() -> None:
     slope, intercept = 0.6, 0.4
-    truth = expected_calibration_error(*drawn_patients(200_000, slope, intercept, 0))
+    many = drawn_patients(200_000, slope, intercept, 0)
+    truth = expected_calibration_error(*many)
+    large = binary_metrics(*many, many[1] > 0.5, rounds=0).calibration_in_the_large.value
+    assert large is not None
     hits = np.zeros(3)
     for trial in range(1, 201):
         y, p = drawn_patients(150, slope, intercept, trial)
         m = binary_metrics(y, p, p > 0.5, rounds=300)
         for i, (estimate, value) in enumerate(
-            [(m.calibration_slope, slope), (m.calibration_intercept, intercept), (m.calibration_error, truth)]
+            [(m.calibration_slope, slope), (m.calibration_in_the_large, large), (m.calibration_error, truth)]
         ):
             assert estimate.value is not None
             assert estimate.low is not None
@@ -319,13 +322,38 @@ def test_calibration_line_is_logistic_regression_on_the_logit() -> None:
     x = logit(p)[:, None]
     fitted = LogisticRegression(C=np.inf, tol=1e-10).fit(x, y)
     assert m.calibration_slope.value == pytest.approx(fitted.coef_[0, 0], rel=1e-5)
-    assert m.calibration_intercept.value == pytest.approx(fitted.intercept_[0], rel=1e-4)
-    # The same line by its scores: at the maximum, residuals are orthogonal to 1 and to the logit.
-    assert m.calibration_slope.value is not None
-    assert m.calibration_intercept.value is not None
-    residual = y - expit(m.calibration_intercept.value + m.calibration_slope.value * x[:, 0])
-    assert abs(residual.sum()) < 1e-7
-    assert abs(residual @ x[:, 0]) < 1e-7
+    # At the maximum of the other fit, with the slope fixed at 1, as many are expected as there are.
+    assert m.calibration_in_the_large.value is not None
+    assert expit(m.calibration_in_the_large.value + x[:, 0]).sum() == pytest.approx(y.sum(), abs=1e-9)
+
+
+def test_recalibration_is_that_of_statsmodels() -> None:
+    """GLM(binomial, offset=logit p) with a constant, and Logit(constant, logit p), statsmodels 0.14."""
+    y, p = [0, 0, 1, 0, 1, 0, 1, 1, 0, 1], [0.05, 0.1, 0.15, 0.2, 0.35, 0.4, 0.5, 0.7, 0.8, 0.9]
+    m = binary_metrics(y, p, [0] * 10, rounds=10)
+    for estimate, known in (
+        (m.calibration_in_the_large, (0.51982092, -1.00265647, 2.04229832)),
+        (m.calibration_slope, (0.58507397, -0.37462063, 1.54476857)),
+    ):
+        assert (estimate.value, estimate.low, estimate.high) == pytest.approx(known, abs=1e-7)
+
+
+def test_another_prevalence_moves_calibration_in_the_large_by_its_log_odds_and_nothing_of_the_ranks() -> None:
+    y, p = drawn_patients(200, 1, 0, 4)
+    there, here = (binary_metrics(y, q, p > 0.5, rounds=50) for q in (p, expit(logit(p) + logit(0.15))))
+    assert there.calibration_in_the_large.value is not None
+    moved = there.calibration_in_the_large.value - logit(0.15)
+    assert here.calibration_in_the_large.value == pytest.approx(moved)
+    assert here.calibration_slope.value == pytest.approx(there.calibration_slope.value)
+    for name in ("auc", "auprc", "sensitivity", "specificity", "f1", "balanced_accuracy"):
+        assert getattr(here, name) == getattr(there, name)
+
+
+def test_chance_of_the_brier_score_is_at_the_same_prevalence() -> None:
+    m = binary_metrics([1] * 3 + [0] * 17, [0.5] * 20, [0] * 20, rounds=0)
+    assert m.chance_brier(0.5) == m.brier.value == 0.25
+    assert m.chance_brier(0.15) == pytest.approx(0.15 * 0.85)
+    assert binary_metrics([], [], []).chance_brier(0.5) is None
 
 
 def test_too_extreme_probabilities_have_a_slope_below_one() -> None:
@@ -334,10 +362,6 @@ def test_too_extreme_probabilities_have_a_slope_below_one() -> None:
     extreme = binary_metrics(y, expit(2 * logit(p) + 1), p > 0.5)
     assert there.calibration_slope.value is not None
     assert extreme.calibration_slope.value == pytest.approx(there.calibration_slope.value / 2)
-    assert there.calibration_intercept.value is not None
-    assert extreme.calibration_intercept.value == pytest.approx(
-        there.calibration_intercept.value - there.calibration_slope.value / 2
-    )
     assert extreme.auc == there.auc, "order alone does not see it"
 
 
@@ -356,7 +380,8 @@ def test_too_extreme_probabilities_have_a_slope_below_one() -> None:
 )
 def test_no_calibration_line_where_the_classes_do_not_overlap(labels: list[int], probabilities: list[float]) -> None:
     m = binary_metrics(labels, probabilities, [0] * len(labels))
-    assert m.calibration_slope == m.calibration_intercept == Estimate(value=None)
+    assert m.calibration_slope == Estimate(value=None)
+    assert (m.calibration_in_the_large.value is None) is (len(set(labels)) < 2), "one class alone says nothing"
 
 
 def test_certain_and_wrong_still_has_a_calibration_line() -> None:
@@ -368,6 +393,6 @@ def test_certain_and_wrong_still_has_a_calibration_line() -> None:
 def test_without_rounds_there_are_no_intervals() -> None:
     y, p = drawn_patients(60, 1, 0, 3)
     m = binary_metrics(y, p, p > 0.5, rounds=0)
-    for name in (*NAMES, "calibration_slope", "calibration_intercept"):
+    for name in (*NAMES, "calibration_slope", "calibration_in_the_large"):
         assert getattr(m, name).value is not None
         assert getattr(m, name).low is None

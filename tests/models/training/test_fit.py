@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from wsipipe.models.mil.bag_tensors import BagBatch, BagTensors, Patient
 from wsipipe.models.mil.mean_pooling import MeanPooling, MeanPoolingConfig
 from wsipipe.models.mil.momkd import MoMKD, MoMKDConfig, MoMKDOutput
 from wsipipe.models.mil.tile_graph import knn_edges
-from wsipipe.models.training.fit import Epoch, Fit, FitSettings, fit, patient_scores, validate
+from wsipipe.models.training.fit import Epoch, Fit, FitSettings, _is_over, fit, patient_scores, validate
 from wsipipe.models.training.methods import METHODS
 
 WIDTH, GENES = 8, 6
@@ -84,6 +85,29 @@ def test_the_best_epoch_is_the_highest_auc_and_of_equals_the_lowest_loss() -> No
     fitted = fit(model_of(), cohort(0, 8), cohort(100, 8), FitSettings(epochs=8, learning_rate=1e-3))
     ranks = [(epoch.validation_auc or 0, -epoch.validation_loss) for epoch in fitted.history]
     assert fitted.best_epoch == ranks.index(max(ranks))
+
+
+@pytest.mark.parametrize(
+    ("aucs", "over", "best"),
+    [
+        ([0.7, 0.6], False, 0),  # not before the third epoch
+        ([0.7, 0.6, 0.65], True, 0),
+        ([0.7, 0.7, 0.7, 0.7], False, 3),  # an equal AUC is a gain, and the later epoch is kept
+        ([0.5, 0.6, 0.7, 0.69], True, 2),
+        ([0.5, 0.6, 0.7], False, 2),
+    ],
+)
+def test_the_official_preset_stops_as_the_public_script(aucs: list[float], over: bool, best: int) -> None:
+    official = FitSettings(patience=1, equal_is_gain=True, least_epochs=3)
+    done, model = Fit(), model_of()
+    for number, auc in enumerate(aucs):
+        loss = 0.5 + number  # rises, which breaks ties the other way elsewhere
+        done.add(Epoch(number, {}, auc, loss, None, 1e-3, {}), model, equal_is_gain=official.equal_is_gain)
+    assert (_is_over(done, official), done.best_epoch) == (over, best)
+    plain = Fit()
+    for number, auc in enumerate(aucs):
+        plain.add(Epoch(number, {}, auc, 0.5 + number, None, 1e-3, {}), model)
+    assert plain.best_epoch == aucs.index(max(aucs)), "others keep the first of equals, by its loss"
 
 
 def test_it_stops_when_nothing_is_gained_and_lowers_its_steps_before() -> None:
@@ -322,6 +346,89 @@ def test_a_fit_killed_after_every_epoch(tmp_path: Path) -> None:
     resumed = fit(model_of(), train, validation, short, resume=tmp_path / "state.pt")
     assert same(resumed, fit(model_of(), train, validation, short))
     assert [file.name for file in tmp_path.iterdir()] == ["state.pt"]
+
+
+class Runs:
+    """What pickle would run."""
+
+    def __reduce__(self) -> tuple[Callable[[str], int], tuple[str]]:
+        return os.system, ("touch ran",)
+
+
+def content_of(file: Path) -> dict[str, Any]:
+    content: dict[str, Any] = torch.load(file, weights_only=True)
+    return content
+
+
+def changed(file: Path, change: Callable[[dict[str, Any]], object]) -> None:
+    content = content_of(file)
+    change(content)
+    torch.save(content, file)
+
+
+def with_a_bit_flipped(file: Path) -> None:
+    """In the middle of the largest tensor, where PyTorch itself does not notice it."""
+    whole = bytearray(file.read_bytes())
+    slots = content_of(file)["model"]["memory.slots"].numpy().tobytes()
+    whole[whole.index(slots) + len(slots) // 2] ^= 1
+    file.write_bytes(whole)
+    assert content_of(file)
+
+
+DAMAGE: dict[str, Callable[[Path], object]] = {
+    "torn": lambda file: file.write_bytes(file.read_bytes()[:-1000]),
+    "empty": lambda file: file.write_bytes(b""),
+    "text": lambda file: file.write_text("hello"),
+    "a folder": lambda file: (file.unlink(), file.mkdir()),
+    "a bit flipped": with_a_bit_flipped,
+    "a stranger's": lambda file: torch.save({"model": Runs()}, file),
+    "a list": lambda file: torch.save([1, 2], file),
+    "no schedule": lambda file: changed(file, lambda c: c.pop("schedule")),
+    "another network": lambda file: changed(file, lambda c: c["model"].update(x=torch.ones(1))),
+    "other shapes": lambda file: changed(file, lambda c: c["model"].update({"memory.slots": torch.ones(2, 3, 4)})),
+    "another best network": lambda file: changed(file, lambda c: c["best"].pop("log_tau")),
+    "a sparse tensor": lambda file: changed(
+        file, lambda c: c["best"].update({"head.4.bias": c["best"]["head.4.bias"].to_sparse()})
+    ),
+    "moments of other shapes": lambda file: changed(
+        file, lambda c: c["optimiser"]["state"][0].update(exp_avg=torch.ones(7))
+    ),
+    "a text for a rate": lambda file: changed(file, lambda c: c["optimiser"]["param_groups"][0].update(lr="fast")),
+    "a schedule that steps no more": lambda file: changed(file, lambda c: c["schedule"].update(step=3)),
+    "a schedule of losses": lambda file: changed(file, lambda c: c["schedule"].update(mode="min")),
+    "a best epoch that is none": lambda file: changed(file, lambda c: c.update(best_epoch=17)),
+    "a history of numbers": lambda file: changed(file, lambda c: c.update(history=[1, 2])),
+    "an epoch lost": lambda file: changed(file, lambda c: c["history"].pop(0)),
+}
+
+
+TWO_EPOCHS = FitSettings(epochs=2, learning_rate=2e-3)
+
+
+@pytest.fixture(scope="module")
+def interrupted(tmp_path_factory: pytest.TempPathFactory) -> tuple[bytes, Fit]:
+    """The state that a fit leaves which is killed after its first epoch, and the same fit undisturbed."""
+    train, validation, file = cohort(0, 3), cohort(100, 2), tmp_path_factory.mktemp("partial") / "state.pt"
+    with pytest.raises(KilledError):
+        fit(model_of(), train, validation, TWO_EPOCHS, resume=file, tell=Power(0))
+    return file.read_bytes(), fit(model_of(), train, validation, TWO_EPOCHS)
+
+
+@pytest.mark.parametrize("damage", DAMAGE)
+def test_a_damaged_state_is_dropped_and_the_fit_begins_anew(
+    tmp_path: Path, interrupted: tuple[bytes, Fit], damage: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    train, validation, file, settings = cohort(0, 3), cohort(100, 2), tmp_path / "state.pt", TWO_EPOCHS
+    file.write_bytes(interrupted[0])
+    DAMAGE[damage](file)
+    told: list[Epoch] = []
+    with pytest.warns(UserWarning, match=r"state.pt: dropped the state of an interrupted training"):
+        resumed = fit(model_of(), train, validation, settings, resume=file, tell=told.append)
+    assert not (tmp_path / "ran").exists()
+    assert same(resumed, interrupted[1])
+    assert [epoch.epoch for epoch in told] == [0, 1]
+    assert same(fit(model_of(), train, validation, settings, resume=file), resumed)  # the new state is whole
 
 
 def test_another_seed_gives_other_numbers() -> None:

@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 from doctor_subject import check_called, subject_in
+from wsipipe.pipeline.doctor.checks import CHECKS, CLEAR_AWAY, WORKSPACE
+from wsipipe.pipeline.doctor.doctor import examine_group
 from wsipipe.pipeline.doctor.examiner import Examiner
 
 PYTHON = check_called("Python")
@@ -67,3 +69,34 @@ def test_no_process_is_left(tmp_path: Path) -> None:
     assert process.returncode == 0
     with pytest.raises(ProcessLookupError):
         os.killpg(process.pid, 0)
+
+
+def test_what_would_hang_too_is_left_out(fifo: Path, tmp_path: Path) -> None:
+    checks = [replace(check_called("weights"), seconds=5), PYTHON]
+    with Examiner() as examiner:
+        hung, after = examine_group(checks, subject_in(tmp_path, weights=str(fifo)), examiner, "software")
+    assert hung.finding.state == "failed"
+    assert (after.finding.state, after.finding.found) == ("warning", "not checked, because weights did not answer")
+
+
+@pytest.mark.skipif(not Path("/sys/kernel").is_dir(), reason="a folder that takes no files is wanted")
+def test_what_needs_a_check_that_failed_is_left_out() -> None:
+    checks = [check for check in CHECKS if check.group is WORKSPACE]
+    with Examiner(600) as examiner:
+        first, *others = examine_group(checks, subject_in(Path("/sys/kernel")), examiner, "workspace")
+    assert first.finding.state == "failed"
+    assert first.finding.hint
+    assert "/sys/kernel" in first.finding.found
+    assert {row.finding.found for row in others} == {"not checked, because writing failed"}
+
+
+def test_what_a_killed_check_left_is_removed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    subject = subject_in(tmp_path / "work")
+    (tmp_path / "work").mkdir()
+    for place in (tmp_path, tmp_path / "work"):
+        (place / f".{subject.mark}").mkdir()
+        (place / f".{subject.mark}" / "file").write_text("left")
+    with Examiner(600) as examiner:
+        examiner.run(CLEAR_AWAY, subject)
+    assert [path.name for path in tmp_path.rglob("*")] == ["work"]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,7 @@ from safetensors.numpy import save_file
 from wsipipe.pipeline.doctor.codecs import STREAMS, codecs, faults
 from wsipipe.pipeline.doctor.examiner import Examiner
 from wsipipe.pipeline.doctor.finding import Finding
-from wsipipe.pipeline.doctor.software import _numbers, openslide, packages, python, pytorch, wsipipe
+from wsipipe.pipeline.doctor.software import openslide, packages, python, pytorch, wsipipe
 
 GATED = "MahmoodLab/UNI2-h"
 KEY = "no-key-of-anybody"
@@ -52,9 +53,16 @@ def test_another_copy_of_ours(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     assert "another copy" in found.found
 
 
-def test_versions_are_compared_by_their_numbers() -> None:
-    assert _numbers("4.0.0") < _numbers("4.0.1") < _numbers("4.0.10") < _numbers("4.1")
-    assert _numbers("2.15.0+cu132") == _numbers("2.15")
+def test_packages_that_do_not_fit_each_other_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As when pip was told to ignore what packages ask of each other."""
+    made = tmp_path / "anndata-9.0.dist-info"
+    made.mkdir()
+    asked = "Requires-Dist: pandas<1\nRequires-Dist: numpy>=1\nRequires-Dist: zarr<1; extra == 'old'\n"
+    (made / "METADATA").write_text(f"Metadata-Version: 2.1\nName: anndata\nVersion: 9.0\n{asked}")
+    monkeypatch.syspath_prepend(tmp_path)
+    found = packages(subject_in(tmp_path))
+    assert found.state == "warning"
+    assert found.found == f"anndata needs pandas <1, and {version('pandas')} is there"
 
 
 @pytest.mark.parametrize("codec", STREAMS)

@@ -24,7 +24,7 @@ from wsipipe.data.molecular.store import read_expression
 from wsipipe.models.bundle import read_facts
 from wsipipe.models.evaluation.metrics import youden_threshold
 from wsipipe.models.evaluation.paired_tests import delong, holm
-from wsipipe.models.tasks.prediction import PatientPrediction
+from wsipipe.models.tasks.prediction import PatientPrediction, threshold_at
 from wsipipe.models.training.methods import METHODS
 from wsipipe.models.training.rna_teacher import RnaTeacher
 from wsipipe.stages.train.cross_validate import read_oof
@@ -50,9 +50,8 @@ def folder_of(planted: Planted, method: str) -> Path:
 
 def state(folder: Path) -> dict[Path, tuple[int, int]]:
     """Every file with its size and time; records may be written again when folders are named anew."""
-    stats = {
-        p: p.stat() for p in sorted(folder.rglob("*")) if p.is_file() and p.name not in ("manifest.jsonl", ".lock")
-    }
+    apart = ("manifest.jsonl", "events.jsonl", ".lock")
+    stats = {p: p.stat() for p in sorted(folder.rglob("*")) if p.is_file() and p.name not in apart}
     return {path: (stat.st_size, stat.st_mtime_ns) for path, stat in stats.items()}
 
 
@@ -192,7 +191,12 @@ def test_the_ceiling_is_the_teacher_fitted_by_hand(compared: Planted) -> None:
         assert {rows[p].fold for p in test} == {fold}
         probabilities = expit(teacher.predict(expression.rows(validation), expression.genes))
         threshold = youden_threshold([splits.labels[p] for p in validation], probabilities)
-        assert {rows[p].threshold for p in test} == {threshold}
+        assert threshold is not None
+        positive = [np.mean([splits.labels[p] for p in splits.patients(f, "train")]) for f in (0, 1)]
+        assert [rows[p].prevalence for p in test] == pytest.approx([np.mean(positive)] * len(test)), (
+            "as of the slide models"
+        )
+        assert {rows[p].threshold for p in test} == {threshold_at(threshold, rows[test[0]].prevalence)}
     assert {row.slides for row in rows.values()} == {0}
     assert json.loads((folder_of(compared, "omics") / "metrics.json").read_text())["pooled"]["auc"]["value"] > 0.75
 
@@ -308,7 +312,7 @@ def test_a_model_of_other_features_is_left_alone(without_rna: Planted, tmp_path:
     manifest = (other / "manifest.jsonl").read_text()
     (other / "manifest.jsonl").write_text(manifest.replace(f"{FEATURES.name}/", "other/"))
     for n, record in enumerate(Manifest.of(other).latest("extract").values()):
-        output = record.outputs["features"].model_copy(update={"digest": f"sha256:{n:064x}"})
+        output = replace(record.outputs["features"], digest=f"sha256:{n:064x}")
         Manifest.of(other).append(record.model_copy(update={"outputs": {"features": output}}))
     compare(mine, "--features", f"{other.parent.name}/other", "--methods", "mean")
     assert state(mine.model) == before

@@ -66,6 +66,7 @@ def compared(names: tuple[str, ...] = tuple(GAINS), n: int = 120, seed: int = 3)
             )
         )
     return Comparison(
+        prevalence=0.5,
         name="her2-compare",
         question=Question(label_column="HER2Calc", positive="yes", negative="no"),
         methods=tuple(methods),
@@ -118,7 +119,8 @@ def test_the_page_shows_every_number() -> None:
             assert cell == f"{figure(estimate.value)}{figure(estimate.low)} – {figure(estimate.high)}"
         slope = method.metrics.calibration_slope
         assert slope.value is not None
-        assert figure_row[9].startswith(figure(slope.value))
+        assert figure_row[9].startswith(figure(method.metrics.calibration_in_the_large.value))
+        assert figure_row[10].startswith(figure(slope.value))
         assert about_row[1:4] == [method.name, method.note, str(method.metrics.n_patients)]
         assert about_row[4] == " · ".join(f"{auc:.2f}" for auc in method.fold_aucs)
         assert about_row[5] == "1 min"
@@ -390,6 +392,7 @@ def test_hostile_names_stay_text() -> None:
         for i, method in enumerate(comparison.methods)
     )
     hostile = Comparison(
+        prevalence=0.5,
         name=HOSTILE,
         question=Question(label_column=HOSTILE, positive=HOSTILE, negative=HOSTILE),
         methods=methods,

@@ -20,9 +20,10 @@ from external_workspace import (
     table_at,
 )
 from planted_workspace import digest_of_slide
-from scipy.special import expit
+from scipy.special import expit, logit
 from sklearn.metrics import roc_auc_score
-from wsipipe.data.errors import CohortError, UsageError
+from wsipipe.data.errors import BundleError, CohortError, UsageError
+from wsipipe.models.tasks.prediction import threshold_at
 from wsipipe.stages.evaluate.cohort import SEEN_BY_ALL
 
 
@@ -48,8 +49,8 @@ def test_predictions_and_auc_are_what_the_bundles_say_read_by_hand(place: Path) 
     alone: dict[int, list[float]] = {0: [], 1: [], 2: []}
     for patient, slides in COHORT.items():
         by_fold = [np.mean([by_hand(place, slide, fold) for slide in slides]) for fold in range(3)]
-        for fold, logit in enumerate(by_fold):
-            alone[fold].append(float(expit(logit)))
+        for fold, score in enumerate(by_fold):
+            alone[fold].append(float(expit(score)))
         row = rows[patient]
         assert float(row["logit"]) == pytest.approx(np.mean(by_fold))
         assert float(row["probability"]) == pytest.approx(expit(np.mean(by_fold)))
@@ -163,6 +164,37 @@ def test_whatever_shows_a_probability_says_at_which_prevalence(place: Path) -> N
     assert {row["prevalence"] for row in predictions(place).values()} == {"0.5"}
     assert metrics(place)["prevalence"] == 0.5
     assert "at a prevalence of 50 %" in (place / "work/evaluations/her2/report.html").read_text()
+
+
+def test_probabilities_are_at_the_training_patients_prevalence_or_at_the_given_one(place: Path) -> None:
+    evaluate(place)
+    even, page = predictions(place), (place / "work/evaluations/her2/report.html").read_text()
+    shutil.rmtree(place / "development")
+    model_at(place / "development/models/her2", prevalence=0.15)
+    evaluate(place)
+    own = predictions(place)
+    evaluate(place, prevalence=0.4)
+    given = predictions(place)
+    for rows, prevalence in ((own, 0.15), (given, 0.4)):
+        for patient, row in rows.items():
+            assert float(row["prevalence"]) == pytest.approx(prevalence)
+            assert float(row["probability"]) == pytest.approx(expit(float(row["logit"]) + logit(prevalence)))
+            assert float(row["threshold"]) == pytest.approx(threshold_at(float(even[patient]["threshold"]), prevalence))
+            assert (row["call"], row["logit"]) == (even[patient]["call"], even[patient]["logit"])
+    assert metrics(place)["prevalence"] == 0.4
+    now = (place / "work/evaluations/her2/report.html").read_text()
+    assert "at a prevalence of 40 %" in now
+    assert "one that says 40 % of each" in now
+    assert "at a prevalence of 50 %" in page
+
+
+def test_a_model_that_does_not_say_its_prevalence_is_refused_until_one_is_given(place: Path) -> None:
+    shutil.rmtree(place / "development")
+    model_at(place / "development/models/her2", prevalence=None)
+    with pytest.raises(BundleError, match="training patients were positive"):
+        evaluate(place)
+    evaluate(place, prevalence=0.15)
+    assert {row["prevalence"] for row in predictions(place).values()} == {"0.15"}
 
 
 def test_of_one_fold_there_is_no_spread(place: Path) -> None:

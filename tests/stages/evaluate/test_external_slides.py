@@ -131,7 +131,11 @@ def test_slides_prepared_otherwise_are_read_and_it_is_said(place: Path) -> None:
 def test_a_second_run_does_nothing_and_another_model_does_all_again(place: Path) -> None:
     evaluate(place)
     folder = place / "work/evaluations/her2"
-    files = {path: path.read_bytes() for path in folder.rglob("[!.]*.*") if path.name != "manifest.jsonl"}
+    files = {
+        path: path.read_bytes()
+        for path in folder.rglob("[!.]*.*")
+        if path.name not in ("manifest.jsonl", "events.jsonl")
+    }
     assert len([path for path in files if path.parent == folder]) == 4
     read, judged = evaluate(place)
     assert (read.done, read.before, judged.done, judged.before) == (0, 15, 0, 1)

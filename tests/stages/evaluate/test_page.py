@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
+from html_page import HOSTILE, Page, assert_alone, outline
 from scipy.special import expit, logit
 from wsipipe.data.errors import UsageError
 from wsipipe.models.evaluation.metrics import Metrics, binary_metrics
@@ -31,6 +33,7 @@ def report_of(labels: Sequence[int], probabilities: Sequence[float], **changes: 
         "question": AskedQuestion(label_column="HER2", positive="positive", negative="negative"),
         "accounting": Accounting(in_table=len(labels), used=len(labels), dropped=()),
         "metrics": found,
+        "prevalence": 0.5,
         "folds": (FoldAlone(fold=0, threshold=0.5, metrics=found),),
         "n_folds": 1,
         "cross_validated": None,
@@ -81,9 +84,37 @@ def test_the_page_needs_nothing_else_and_trusts_nobody() -> None:
     assert page == external_page(report)
     assert "<script" not in page
     assert "http" not in page
-    for told_there in ("Slope", "Intercept", "Expected calibration error", "overlap 0, not 112", "200 patients"):
+    for told_there in (
+        "Slope",
+        "Calibration-in-the-large",
+        "Decision curve",
+        "Expected calibration error",
+        "overlap 0, not 112",
+        "200 patients",
+    ):
         assert told_there in page
     assert page.count('<svg class="place"') == 200
+
+
+def test_hostile_names_stay_text() -> None:
+    labels, probabilities = drawn(50)
+
+    def page(text: str) -> str:
+        report = report_of(labels, probabilities)
+        changes: dict[str, Any] = {
+            "name": text,
+            "model": text,
+            "question": AskedQuestion(label_column=text, positive=text, negative=text),
+            "accounting": Accounting(in_table=51, used=50, dropped=((text, 1),)),
+            "patients": (replace(report.patients[0], patient_id=text), *report.patients[1:]),
+            "differences": (text,),
+            "facts": ((text, text),),
+        }
+        return external_page(report_of(labels, probabilities, **changes))
+
+    assert_alone(page(HOSTILE))
+    assert outline(page(HOSTILE)) == outline(page("plain"))
+    assert Page(page(HOSTILE)).text.count(HOSTILE) >= 8
 
 
 def test_a_large_cohort_judged_by_all_folds_needs_no_caution() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+from math import log
 from pathlib import Path
 
 import numpy as np
@@ -70,16 +71,27 @@ def test_imported_folds_predict_what_their_networks_say(tmp_path: Path) -> None:
     pixels = np.random.default_rng(0).normal((200, 110, 170), 30, size=(700, 900, 3)).clip(0, 255).astype(np.uint8)
     write_aperio(tmp_path / "new.svs", pixels, mpp=Mpp(0.5))
     result = wsipipe("predict", "new.svs", "--model", "work/models/her2", "--device", "cpu")
+    assert result.exit_code == 1
+    assert "training patients were positive" in " ".join(result.output.split())
+    result = wsipipe("predict", "new.svs", "--model", "work/models/her2", "--device", "cpu", "--prevalence", "0.2")
     assert result.exit_code == 0, result.output
     bag = bag_tensors(read_bag(Path("work/features/0.5mpp-224px/efficientnet-lite0/new.zarr")), 8)
     with torch.inference_mode():
         logits = torch.cat([model(BagBatch.of([bag])).logits for model in models])
-    expected = torch.sigmoid((logits[:, 1] - logits[:, 0]).mean()).item()
+    expected = torch.sigmoid((logits[:, 1] - logits[:, 0]).mean() - log(4)).item()
     rows = list(csv.DictReader(Path("work/predictions/her2/predictions.csv").read_text().splitlines()))
     [row] = [row for row in rows if row["slide_id"]]
     assert float(row["probability"]) == pytest.approx(expected, abs=1e-4)
+    assert (float(row["threshold"]), row["prevalence"]) == (pytest.approx(0.2), "0.2")
     status = wsipipe("status", "--json")
     assert {item["state"] for item in json.loads(status.stdout)["items"]} == {"done"}
+
+
+def test_the_prevalence_that_checkpoints_do_not_say_can_be_given(tmp_path: Path) -> None:
+    file = theirs(tmp_path / "s_0_mkd_checkpoint.pt", model_of(1280, 0))
+    assert wsipipe("import-checkpoint", file, *BIOMARKER, *FEATURES, "--prevalence", "15").exit_code == 2
+    assert wsipipe("import-checkpoint", file, *BIOMARKER, *FEATURES, "--prevalence", "0.15").exit_code == 0
+    assert json.loads(Path("work/models/her2/fold-0/bundle.json").read_text())["prevalence"] == 0.15
 
 
 def test_what_is_not_theirs_or_of_another_backbone_is_refused(tmp_path: Path) -> None:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import wsipipe
+from hdf5_damage import endless
 from storage import Storage
 from wsipipe.data.artifact import digest_of
+from wsipipe.data.files import reading_process
 from wsipipe.data.manifest import Manifest, Record
 from wsipipe.data.units import Mpp
 from wsipipe.pipeline.demo.slides import write_aperio
@@ -74,3 +77,33 @@ def test_strays_in_a_store_change_nothing(config: wsipipe.Config) -> None:
     (summary,) = wsipipe.run(config, "extract")
     assert (summary.done, summary.before) == (0, 2), "nothing is damaged, nothing is done again"
     assert wsipipe.read_bag(store).features.shape == (4, 1280)
+
+
+@pytest.mark.parametrize("recorded", [True, False])
+def test_tiles_whose_reading_does_not_end_cost_their_slide_and_no_other(
+    config: wsipipe.Config, recorded: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Damaged since it was recorded, it is not even opened; in a received workspace a record may call it right."""
+    monkeypatch.setattr(reading_process, "_SECONDS", 1)
+    manifest = Manifest.of(config.workspace / "tiles/0.5mpp-224px")
+    record = manifest.latest("tile")["a"]
+    made = record.outputs["tiles"]
+    path = config.workspace / made.path
+    whole = path.read_bytes()
+    path.write_bytes(endless(whole))
+    if recorded:
+        damaged = replace(made, digest=digest_of(path))
+        manifest.append(record.model_copy(update={"outputs": {**record.outputs, "tiles": damaged}}))
+    (summary,) = wsipipe.run(config, "extract")
+    assert (summary.done, [failure.item for failure in summary.failures]) == (1, ["a"])
+    error = records(config)["a"].error
+    assert error is not None
+    assert (error.type, error.retry) == ("StoreError", True)
+    assert str(path) in error.message
+    assert ("comes to no end" if recorded else "not those that `wsipipe tile` has recorded") in error.message
+    assert "remove it and run `wsipipe tile`" in error.hint
+    path.unlink()
+    assert wsipipe.run(config, "tile")[0].done == 1
+    assert path.read_bytes() == whole
+    (summary,) = wsipipe.run(config, "extract")
+    assert (summary.done, summary.before, summary.failures) == (1, 1, ())

@@ -9,7 +9,9 @@ from pathlib import Path
 import pytest
 from command import wsipipe
 from new_slides import Clinic
+from scipy.special import expit, logit
 from wsipipe.data.manifest import Manifest
+from wsipipe.models.tasks.prediction import threshold_at
 
 
 @pytest.fixture
@@ -40,6 +42,21 @@ def test_a_second_batch_leaves_the_first_in_the_table(clinic: Clinic) -> None:
     assert all(slide in page for slide in rows)
     assert clinic.predict(clinic.slide("a"), "--table", table).exit_code == 0
     assert clinic.rows() == rows, "nothing is to be done, and nothing is lost"
+
+
+def test_another_prevalence_shows_the_same_reading_otherwise(clinic: Clinic) -> None:
+    a = clinic.slide("a")
+    assert clinic.predict(a).exit_code == 0
+    before, heatmap = clinic.rows()["a"], clinic.workspace / "predictions/her2/heatmaps/a.png"
+    picture = heatmap.read_bytes()
+    assert clinic.predict(a, "--prevalence", "0.1").exit_code == 0
+    row = clinic.rows()["a"]
+    assert float(row["probability"]) == pytest.approx(expit(logit(float(before["probability"])) + logit(0.1)), abs=2e-6)
+    assert (row["prevalence"], row["call"], row["status"]) == ("0.1", before["call"], "done")
+    assert float(row["threshold"]) == pytest.approx(threshold_at(float(before["threshold"]), 0.1), abs=2e-6)
+    assert heatmap.read_bytes() != picture, "its caption has the probability"
+    assert "at a prevalence of 10 %" in clinic.page()
+    assert clinic.predict(a, "--prevalence", "0").exit_code == 2
 
 
 def test_a_model_trained_again_makes_the_first_batch_stale(clinic: Clinic) -> None:

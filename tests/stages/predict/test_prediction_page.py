@@ -47,6 +47,7 @@ def prediction_report(n: int = 9) -> PredictionReport:
         )
         patients.append(prediction)
     return PredictionReport(
+        prevalence=0.5,
         name="new-cases",
         model="her2-momkd (5 folds)",
         backbone="efficientnet-lite0",
@@ -125,7 +126,7 @@ def test_hostile_names_stay_text() -> None:
 
 
 def test_the_page_says_at_which_prevalence_its_probabilities_are() -> None:
-    said = "Probabilities are at a prevalence of 50 %: training shows both classes equally often."
+    said = "Probabilities, thresholds, Brier score and calibration are at a prevalence of 50 %"
     assert prediction_page(prediction_report()).count(said) == 1
 
 

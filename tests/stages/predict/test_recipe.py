@@ -17,10 +17,17 @@ from wsipipe.stages.predict.recipe import recipe_of
 from wsipipe.stages.settings import Settings
 from wsipipe.stages.tile.settings import TileSettings
 
+pytestmark = pytest.mark.filterwarnings("ignore:.*an earlier version wrote this model")
+
 SECTIONS: Mapping[str, type[Settings]] = {"tile": TileSettings, "extract": ExtractSettings}
 OF_THE_MACHINE = [
     (section, name) for section, kind in SECTIONS.items() for name in kind.model_fields if kind.kind(name) == "machine"
 ]
+
+
+def without_digests(content: dict[str, Any]) -> dict[str, Any]:
+    """As a version without digests has written it, in which nothing shows that a byte was changed."""
+    return {name: value for name, value in content.items() if name != "digests"} | {"encoding-version": "1"}
 
 
 def edited(model: Path, section: str, **changes: Any) -> Path:
@@ -28,7 +35,7 @@ def edited(model: Path, section: str, **changes: Any) -> Path:
     for file in model.glob("fold-*/bundle.json"):
         content = json.loads(file.read_text())
         content["recipe"][section].update(changes)
-        file.write_text(json.dumps(content))
+        file.write_text(json.dumps(without_digests(content)))
     return model
 
 
@@ -92,7 +99,7 @@ def test_what_every_recipe_must_hold(tmp_path: Path, section: str, name: str) ->
     for file in model.glob("fold-*/bundle.json"):
         content = json.loads(file.read_text())
         del content["recipe"][section][name]
-        file.write_text(json.dumps(content))
+        file.write_text(json.dumps(without_digests(content)))
     with pytest.raises(BundleError, match=rf"its recipe lacks {section}\.{name}"):
         recipe_of(model)
 
@@ -103,7 +110,7 @@ def test_what_older_models_hold_is_read(tmp_path: Path) -> None:
     for file in model.glob("fold-*/bundle.json"):
         content = json.loads(file.read_text())
         del content["recipe"]["tile"]["tissue"]
-        file.write_text(json.dumps(content))
+        file.write_text(json.dumps(without_digests(content)))
     recipe = recipe_of(model)
     assert not {"profile", "device"} & recipe.extract.keys()
     assert ExtractSettings(**recipe.extract) == ExtractSettings()

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import shutil
+import subprocess
 import time
 from datetime import UTC, datetime
+from html import escape
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any, Final
 from urllib.parse import unquote, urlsplit
 
+import html_page
 import pytest
 from wsipipe.data.manifest import ErrorRecord, OutputRecord, Record, Status
 from wsipipe.stages.tile.index_page import MUCH_INK, render_index
@@ -292,3 +296,51 @@ def test_two_thousand_slides_make_a_page_of_two_megabytes_in_a_second() -> None:
     assert time.process_time() - start < 1
     assert len(html.encode()) < 2_000_000
     assert len(Page(html).cards) == 1900
+
+
+# ---------------------------------------------------------------------------------- in a browser
+
+MARK: Final = "document.title='run'"
+RUNNING: Final = (
+    f"<script>{MARK}</script>",
+    f"<img src=x onerror={MARK}>",
+    f'" onmouseover="{MARK}" autofocus onfocus="{MARK}',
+    f"' onload='{MARK}",
+    f"</script><script>{MARK}</script>",
+    f"</style><svg onload={MARK}>",
+    f"javascript:{MARK}",
+    f"<!--<script>{MARK}",
+    "{{ 7 * 7 }}${7*7}",
+)
+CHROMIUM: Final = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+
+
+def page_with(names: tuple[str, ...]) -> str:
+    """A page with these names as ids (which have no slashes) of good, odd and failed slides, and as messages."""
+    ids = [name.replace("/", "∕") for name in names]
+    bad = [failed(f"{i} failed", name, name) for i, name in zip(ids, names, strict=True)]
+    odd = [record(f"{i} odd", ink_fraction=0.5, tissue_verdict=name) for i, name in zip(ids, names, strict=True)]
+    return render_index([*map(record, ids), *odd, *bad], FOLDER, WORKSPACE)
+
+
+def test_no_element_and_no_attribute_comes_from_a_name() -> None:
+    names = (*RUNNING, html_page.HOSTILE)
+    plain = tuple(f"plain {number}" for number in range(len(names)))
+    assert sorted(html_page.outline(page_with(names))) == sorted(html_page.outline(page_with(plain)))
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="no Chromium")
+def test_nothing_of_a_name_runs(tmp_path: Path) -> None:
+    file = tmp_path / "index.html"
+    opened = "<script>document.querySelector('a.big').click()</script>"  # its dialog shows the first slide's texts
+    file.write_text(page_with(RUNNING) + opened, encoding="utf-8")
+    command = [str(CHROMIUM), "--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={tmp_path / 'profile'}"]
+    seen = subprocess.run(
+        [*command, "--virtual-time-budget=3000", "--dump-dom", file.as_uri()], capture_output=True, check=True
+    ).stdout.decode()
+    assert "<title>0.5mpp-224px · tiles</title>" in seen
+    assert f"{2 * len(RUNNING)} of {2 * len(RUNNING)} slides" in seen, "the page's own script has run"
+    assert "<dialog" in seen
+    assert seen[seen.index("<dialog") :].startswith('<dialog aria-label="QC image" open')
+    for name in RUNNING:
+        assert escape(name, quote=False) in seen

@@ -18,6 +18,7 @@ from sklearn.metrics import roc_auc_score
 from threadpoolctl import threadpool_limits
 from trained_workspace import bundle_facts, same_weights, trained_workspace
 from wsipipe.data.cohort.splits import make_splits, read_splits
+from wsipipe.data.errors import CohortError
 from wsipipe.data.features.store import read_bag
 from wsipipe.data.molecular.store import read_expression
 from wsipipe.models.bundle import read_bundle
@@ -27,7 +28,7 @@ from wsipipe.models.training.fit import Epoch, patient_scores
 from wsipipe.models.training.rna_teacher import RnaTeacher, SoftTargets, measured
 from wsipipe.stages.stage import Silence
 from wsipipe.stages.train.fold import FoldCohort, patients_of
-from wsipipe.stages.train.fold_training import FoldData, Tell, train_fold
+from wsipipe.stages.train.fold_training import FoldData, Tell, _inner_folds, train_fold
 from wsipipe.stages.train.molecular_data import MolecularData
 from wsipipe.stages.train.settings import TrainSettings
 from wsipipe.stages.train.stage import TrainStage
@@ -195,6 +196,20 @@ def test_inner_folds_hold_the_folds_own_patients_alone(trained: Planted, tmp_pat
         aucs.append(roc_auc_score([p.label for p in tested], [logits[p.patient_id] for p in tested]))
     assert fitted.choice == [{"genes": genes, "auc": pytest.approx(np.mean(aucs))} for genes in (5, 4)]
     assert fitted.settings.genes == 5
+
+
+def test_inner_folds_keep_sites_apart_as_the_outer_ones_do(trained: Planted, tmp_path: Path) -> None:
+    data, _ = first_fold(trained, tmp_path)
+    own = {**data.cohort.train, **data.cohort.validation}
+    place_of = {p: number for number, p in enumerate(sorted(own))}
+    sites = {p: f"site {place_of[p] // 2 % 5}" for p in own}
+    inner = _inner_folds(replace(data, cohort=replace(data.cohort, sites=sites)), 0)
+    assert sorted(p for _, test in inner for p in test) == sorted(own)
+    for cohort, test in inner:
+        within = {sites[p] for p in test}
+        assert within.isdisjoint(sites[p] for part in (cohort.train, cohort.validation) for p in part)
+    with pytest.raises(CohortError, match="3 sites that can be kept apart"):
+        _inner_folds(replace(data, cohort=replace(data.cohort, sites=dict.fromkeys(own, "one"))), 0)
 
 
 class Drawn(TrainStage):

@@ -18,7 +18,7 @@ from wsipipe.stages.train.cross_validate import CrossValidateSettings, read_oof,
 )
 def test_a_patient_is_called_at_the_threshold_of_the_fold(probability: float, threshold: float, call: int) -> None:
     logit = log(probability / (1 - probability))
-    row = PatientPrediction.of("P1", [{2: logit}], {2: threshold}, BINARY, label=1)
+    row = PatientPrediction.of("P1", [{2: logit}], {2: threshold}, BINARY, prevalence=0.5, label=1)
     assert row.probability == pytest.approx(probability)
     assert (row.logit, row.threshold, row.call) == (logit, threshold, call)
     assert (row.patient_id, row.fold, row.label, row.slides) == ("P1", 2, 1, 1)
@@ -31,7 +31,9 @@ def test_an_evaluation_is_pooled_and_by_fold_and_reads_back(tmp_path: Path) -> N
         [(0.1, 1), (0.3, 1)],
     ]
     rows = [
-        PatientPrediction.of(f"P{9 - n}{fold}", [{fold: logit}], {fold: 0.4 + fold / 10}, BINARY, label=label)
+        PatientPrediction.of(
+            f"P{9 - n}{fold}", [{fold: logit}], {fold: 0.4 + fold / 10}, BINARY, prevalence=0.2, label=label
+        )
         for fold, patients in enumerate(by_fold)
         for n, (logit, label) in enumerate(patients)
     ]
@@ -39,6 +41,7 @@ def test_an_evaluation_is_pooled_and_by_fold_and_reads_back(tmp_path: Path) -> N
     assert read_oof(outcome.outputs["predictions"]) == sorted(rows, key=lambda row: row.patient_id)
     told = json.loads(outcome.outputs["metrics"].read_text())
     assert [(fold["fold"], fold["auc"]["value"]) for fold in told["folds"]] == [(0, 1.0), (1, 0.75), (2, None)]
+    assert told["prevalence"] == 0.2
     assert told["auc_mean"] == pytest.approx(0.875)
     assert told["auc_sd"] == pytest.approx(0.25 / 2**0.5), "of two folds, with n − 1"
     ordered = sorted(rows, key=lambda row: row.patient_id)

@@ -80,6 +80,7 @@ def training_report(n: int = 81, folds: int = 5, seed: int = 1, signal: float = 
     metrics = binary_metrics([bool(p.label) for p in oof], [p.probability for p in oof], [p.call for p in oof])
     shares = rng.dirichlet(np.full(16, 0.8), size=4)
     return TrainingReport(
+        prevalence=0.5,
         run="her2-momkd",
         question=Question(label_column="HER2Calc", positive="positive", negative="negative"),
         accounting=Accounting(
@@ -219,7 +220,7 @@ def test_hostile_names_stay_text() -> None:
 
 
 def test_the_page_says_at_which_prevalence_its_probabilities_are() -> None:
-    said = "Probabilities are at a prevalence of 50 %: training shows both classes equally often."
+    said = "Probabilities, thresholds, Brier score and calibration are at a prevalence of 50 %"
     assert training_page(training_report()).count(said) == 1
 
 

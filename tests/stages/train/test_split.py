@@ -26,11 +26,12 @@ from planted_workspace import (
 from wsipipe.data.cohort.labels import PatientLabels
 from wsipipe.data.cohort.splits import make_splits, read_splits
 from wsipipe.data.errors import CohortError
-from wsipipe.data.manifest import InputRecord, Status
+from wsipipe.data.manifest import InputRecord, Manifest, Status
 from wsipipe.data.molecular.store import write_expression
 from wsipipe.pipeline.results import Summary
 from wsipipe.stages.tile.settings import TileSettings
-from wsipipe.stages.train.split import read_patients, write_patients
+from wsipipe.stages.train.fold import FoldCohort
+from wsipipe.stages.train.split import read_patients, split_output, write_patients
 
 PATIENTS = make_patients(24, without_rna=3)
 
@@ -197,6 +198,26 @@ def test_sites_are_kept_apart(mine: Planted) -> None:
     splits = read_splits(mine.model / "splits.csv")
     tested = {(site_of[patient], splits.test_fold(patient)) for patient in splits.labels}
     assert len(tested) == 6
+    # Training gets them for its inner folds, and for nothing else.
+    for fold in mine.trainer(nested=["genes=5,4"]).plan().items:
+        cohort: FoldCohort = fold.payload
+        assert cohort.sites == {patient: site_of[patient] for patient in {**cohort.train, **cohort.validation}}
+        assert "sites" in fold.inputs
+    assert all("sites" not in fold.inputs for fold in mine.trainer().plan().items)
+
+
+def test_a_split_by_site_of_an_earlier_version_is_refused_for_nested_settings(mine: Planted) -> None:
+    rewrite_table(mine, site={p.id: f"site {n // 2 % 6}" for n, p in enumerate(PATIENTS)})
+    split(mine, split_by="site", folds=3)
+    found = split_output(Manifest.of(mine.model), mine.workspace)
+    with pytest.raises(CohortError, match="does not say the patients' sites"):
+        _ = replace(found, site_of={}).sites
+    assert replace(found, site_of={}, by_site=False).sites == {}
+
+
+def test_patients_of_a_split_by_patient_have_no_column_of_sites(mine: Planted) -> None:
+    split(mine)
+    assert (mine.model / "patients.csv").read_text().splitlines()[0] == "patient_id,status,reason,label,slides,rna"
 
 
 def test_conflicts_are_refused_or_dropped(mine: Planted) -> None:

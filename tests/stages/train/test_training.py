@@ -20,6 +20,7 @@ from wsipipe.data.features.store import read_bag
 from wsipipe.data.manifest import Manifest
 from wsipipe.models.bundle import read_bundle, read_facts
 from wsipipe.models.evaluation.metrics import youden_threshold
+from wsipipe.models.tasks.prediction import threshold_at
 from wsipipe.models.training.methods import METHODS
 from wsipipe.stages.predict.reading import SlideOutput
 from wsipipe.stages.predict.settings import PredictSettings
@@ -58,7 +59,8 @@ def test_a_method_learns_and_its_bundles_read_as_the_evaluation_did(trained: Pla
         readings = [bundles[row.fold].read(read_bag(store), store) for store in stores]
         assert row.logit == pytest.approx(np.mean([reading.logit for reading in readings]), abs=1e-9)
         assert [reading.attention.sum() for reading in readings] == pytest.approx([1] * len(stores), abs=1e-5)
-        assert (row.call, row.slides) == (row.probability >= bundles[row.fold].facts.threshold, len(stores))
+        assert (row.call, row.slides) == (row.probability >= row.threshold, len(stores))
+        assert row.threshold == threshold_at(bundles[row.fold].facts.threshold, row.prevalence)
     assert np.mean(fold_aucs(folder)) > 0.8
     for bundle in bundles:  # the threshold is that of the validation patients
         own = splits.patients(bundle.facts.fold, "validation")

@@ -15,17 +15,21 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from command import told, wsipipe
 from planted_workspace import TILES, Planted, digest_of_slide, record, write_rna, write_slide
+from scipy.special import expit, logit
 from trained_workspace import bundle_facts, bundle_files, same_weights, trained_workspace
 from wsipipe.data.cohort.splits import Splits, read_splits, write_splits
 from wsipipe.data.errors import CohortError
-from wsipipe.data.manifest import InputRecord
+from wsipipe.data.manifest import InputRecord, Manifest
 from wsipipe.models.training.fit import Epoch
 from wsipipe.pipeline.run.decisions import History, decide
 from wsipipe.stages.stage import Stage
 from wsipipe.stages.tile.settings import TileSettings
+from wsipipe.stages.train.cross_validate import read_oof
+from wsipipe.stages.train.report_stage import ReportSettings, TrainingReportStage
 from wsipipe.stages.train.stage import TrainStage
 
 
@@ -139,6 +143,32 @@ def verdicts(stage: Stage[Any]) -> list[str]:
     """What the next run would do with each item."""
     history = History(stage.manifest, stage.name)
     return [decide(stage, item, history, retry_failed=False).verdict for item in stage.plan().items]
+
+
+def test_another_prevalence_trains_nothing_again_and_moves_no_rank(mine: Planted) -> None:
+    before = read_oof(mine.model / "oof_predictions.csv")
+    bundles = [bundle_files(mine.model / f"fold-{fold}") for fold in (0, 1)]
+    splits = read_splits(mine.model / "splits.csv")
+    shares = [np.mean([splits.labels[p] for p in splits.patients(fold, "train")]) for fold in (0, 1)]
+    assert [json.loads(files["bundle.json"])["prevalence"] for files in bundles] == shares
+    assert {row.prevalence for row in before} == {np.mean(shares)}
+    auc = json.loads((mine.model / "metrics.json").read_text())["pooled"]["auc"]
+    done = told("train", "-c", mine.settings, "--prevalence", "0.1")
+    assert (done["train"]["before"], done["cross_validate"]["done"], done["report"]["done"]) == (2, 1, 1)
+    now = read_oof(mine.model / "oof_predictions.csv")
+    assert [(row.call, row.logit) for row in now] == [(row.call, row.logit) for row in before]
+    assert [row.probability for row in now] == pytest.approx([expit(row.logit + logit(0.1)) for row in now])
+    metrics = json.loads((mine.model / "metrics.json").read_text())
+    assert (metrics["prevalence"], metrics["pooled"]["auc"]) == (0.1, auc)
+    assert "at a prevalence of 10 %" in (mine.model / "report.html").read_text()
+    assert wsipipe("train", "-c", mine.settings, "--prevalence", "10").exit_code == 2
+
+
+def test_the_report_counts_no_fold_of_an_earlier_split(mine: Planted) -> None:
+    manifest = Manifest.of(mine.model)
+    manifest.append(manifest.latest("train")["fold-1"].model_copy(update={"item": "fold-2"}))
+    [page] = TrainingReportStage(ReportSettings(), mine.model, mine.workspace).plan().items
+    assert {name for name in page.inputs if name.startswith("fold-")} == {"fold-0 bundle", "fold-1 bundle"}
 
 
 def test_nothing_is_trained_twice(mine: Planted) -> None:

@@ -27,7 +27,7 @@ _NETWORK: Final = "test_vit"
 """A transformer of timm for tests, of 0.4 million parameters."""
 
 
-def whole_chain(subject: Subject) -> Finding:
+def every_stage(subject: Subject) -> Finding:
     """Tile, extract, genomics, train and predict on a device; each must do all of its items."""
     begin = time.monotonic()
     with scratch_folder(temporary(), subject) as folder:

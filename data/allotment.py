@@ -37,6 +37,11 @@ def core_limits(
     return limits
 
 
+def usable_cores() -> int:
+    """The number of cores that this process may use, at least one: what all that works in parallel takes by default."""
+    return max(1, int(min(core_limits().values())))
+
+
 def memory_limits(
     own: Path = OWN_CGROUPS, cgroups: Path = CGROUPS, environment: Mapping[str, str] = os.environ
 ) -> dict[str, int]:

@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 
 import pytest
-from wsipipe.pipeline.doctor.allotment import core_limits, machine_memory, memory_limits
+from wsipipe.data.allotment import core_limits, machine_memory, memory_limits, usable_cores
 
 GIB = 2**30
 
@@ -88,3 +88,18 @@ def test_the_machines_memory(tmp_path: Path) -> None:
     file = made(tmp_path, {"meminfo": "MemTotal:  1024 kB\nMemFree: 1 kB\nMemAvailable:  512 kB"}) / "meminfo"
     assert machine_memory(file) == (2**20, 2**19)
     assert machine_memory(tmp_path / "none") is None
+
+
+def test_the_cores_that_are_used_are_those_that_the_process_has(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of Slurm's, or of fewer; half a core is one."""
+    monkeypatch.setenv("SLURM_CPUS_PER_TASK", "1")
+    assert usable_cores() == 1
+    monkeypatch.setenv("SLURM_CPUS_PER_TASK", "1000000")
+    assert usable_cores() == max(1, int(min(core_limits().values()))) <= (os.cpu_count() or 1)
+    if hasattr(os, "sched_setaffinity"):
+        before = os.sched_getaffinity(0)
+        try:
+            os.sched_setaffinity(0, [min(before)])
+            assert usable_cores() == 1
+        finally:
+            os.sched_setaffinity(0, before)

@@ -1,0 +1,83 @@
+"""Arrays of an HDF5 file with their attributes, read where a damaged file does no harm (:mod:`.reading_process`)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from math import prod
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+from numpy.typing import NDArray
+
+from .reading_process import UnreadableError, in_bytes, most_bytes, read_in_a_process
+
+
+@dataclass(frozen=True, eq=False)
+class Hdf5Content:
+    """What was asked for of a file."""
+
+    arrays: Mapping[str, NDArray[Any]]
+    """Those of the arrays asked for that are in it."""
+    attributes: Mapping[str, Mapping[str, Any]]
+    """Of each of these: numbers, texts and arrays; anything else as the text that describes it."""
+    of_file: Mapping[str, Any]
+    names: tuple[str, ...]
+    """All that lies at the root of the file."""
+
+
+def read_hdf5(path: Path, *names: str) -> Hdf5Content:
+    """Read these arrays of a file, whole, as far as they are in it.
+
+    :raises UnreadableError: it is no HDF5, or damaged, or an array is larger than what a file of this size may hold.
+    :raises OSError: a failure of the machine, for :func:`.surroundings.patiently`.
+    :raises SurroundingsError: the storage does not answer, or no memory is left.
+    """
+    return read_in_a_process(_read, path, names)
+
+
+def refuse_absurd(name: str, cells: tuple[int, ...], itemsize: int, path: Path) -> None:
+    """Refuse an array before it is read: one of more bytes than a file of this size can honestly hold.
+
+    :param cells: its shape, or the shape of what becomes of it.
+    :raises UnreadableError: it is too large; the message has the limit.
+    """
+    size = path.stat().st_size
+    if (needed := prod(cells) * itemsize) > (most := most_bytes(size)):
+        shape = " × ".join(f"{side:,}" for side in cells)
+        raise UnreadableError(
+            f"`{name}` has the shape {shape}, which is {in_bytes(needed)}; a file of {in_bytes(size)} may hold "
+            f"{in_bytes(most)} (if it is sound, write it without compression)"
+        )
+
+
+def _read(path: Path, names: tuple[str, ...]) -> Hdf5Content:
+    with h5py.File(path, "r") as file:
+        found = {name: held for name in names if isinstance(held := file.get(name), h5py.Dataset)}
+        for name, dataset in found.items():
+            refuse_absurd(name, dataset.shape or (), dataset.dtype.itemsize, path)
+        return Hdf5Content(
+            {name: np.asarray(dataset[()]) for name, dataset in found.items()},
+            {name: _attributes(dataset) for name, dataset in found.items()},
+            _attributes(file),
+            tuple(map(_text, file)),
+        )
+
+
+def _attributes(of: h5py.HLObject) -> dict[str, Any]:
+    return {_text(name): _plain(value) for name, value in of.attrs.items()}
+
+
+def _plain(value: Any) -> Any:
+    """An attribute's value as something that does not need the open file: a reference becomes a description of it."""
+    if isinstance(value, np.generic | np.ndarray) and not value.dtype.hasobject and not isinstance(value, bytes):
+        return value
+    return _text(value if isinstance(value, str | bytes) else str(value))
+
+
+def _text(value: str | bytes) -> str:
+    """A text that can be written again: bytes in it that are no UTF-8 are written out."""
+    content = value if isinstance(value, bytes) else value.encode("utf-8", "surrogateescape")
+    return content.decode("utf-8", "backslashreplace")

@@ -1,0 +1,1 @@
+"""Checking a workspace after something went wrong: ``wsipipe verify`` and ``wsipipe clean``."""

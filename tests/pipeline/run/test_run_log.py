@@ -1,0 +1,61 @@
+"""What a run tells the log for machines, and how much memory it took."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from command import told, wsipipe
+from wsipipe.pipeline.run.usage import memory_of
+
+
+def events(folder: Path) -> list[dict[str, Any]]:
+    lines = (folder / "work/tiles/0.5mpp-224px/events.jsonl").read_text().splitlines()
+    return [event for event in map(json.loads, lines) if event["stage"] == "tile"]
+
+
+def test_start_items_and_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "bad.svs").write_text("no slide")
+    summary = told("tile", "bad.svs", "--workers", 1, code=1)["tile"]
+    started, planned, failed, ended = events(tmp_path)
+    assert len({event["run"] for event in (started, planned, failed, ended)}) == 1
+    assert (started["event"], started["settings"]["mpp"], planned["items"]["run"]) == ("run started", 0.5, 1)
+    assert {"wsipipe", "python", "libraries", "host", "pid"} <= started.keys()
+    assert (failed["event"], failed["item"], failed["error"]["retry"]) == ("item failed", "bad", False)
+    assert (ended["event"], ended["how"], ended["items"]) == ("run ended", "completed", {"failed": 1})
+    if sys.platform == "linux":
+        assert ended["peak_memory"] > 10_000_000
+        assert summary["peak_memory"] >= 10_000_000
+
+    assert wsipipe("tile", "bad.svs", "--workers", 1).exit_code == 1
+    again = events(tmp_path)[4:]
+    assert [event["event"] for event in again] == ["run started", "items planned", "run ended"]
+    assert again[1]["items"] == {"current": 0, "run": 0, "waiting": 1, "judged": 0, "rejected": 0}
+
+
+def test_a_run_that_ends_with_an_error_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "bad.svs").write_text("no slide")
+    words = ("tile", "bad.svs", "--annotations", "a.geojson", "--coordinates", "b")
+    assert wsipipe(*words).exit_code == 2
+    ended = json.loads(next(tmp_path.glob("work/tiles/*/events.jsonl")).read_text().splitlines()[-1])
+    assert (ended["how"], ended["error"]["type"]) == ("error", "UsageError")
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="of Linux")
+def test_memory_of_children_counts_once_with_their_parent() -> None:
+    code = "block = bytearray(80_000_000)\nprint('ready', flush=True)\ninput()"
+    alone = memory_of(Path("/proc/self"))
+    child = subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    try:
+        assert child.stdout is not None
+        child.stdout.readline()
+        assert memory_of(Path("/proc/self")) - alone > 75_000_000
+    finally:
+        child.communicate(b"\n")
+    assert memory_of(Path(f"/proc/{child.pid}")) == 0
