@@ -28,7 +28,7 @@ from ...models.tasks.prediction import PatientPrediction, threshold_at
 from ...models.tasks.task import Task
 from ..lineage import model_record
 from ..pages.numbers import figure
-from ..pages.report_page import Accounting, Facts, Question
+from ..pages.report_page import Accounting, Facts, Question, facts_of_target
 from ..pages.task_page import TaskReport, task_page
 from ..predict.reading import FoldReader, SlideToRead, read_outputs, write_output
 from ..registry import VERSIONS
@@ -203,7 +203,7 @@ class ExternalEvaluateStage(Stage[ExternalSettings]):
         report = TaskReport(
             kind="Evaluation on another cohort",
             run=self.folder.name,
-            question=Question.asked(self.settings),
+            question=Question.asked(self.settings, first.signature),
             how=f"Nothing was fitted to this cohort.{where}",
             accounting=_accounting(labels),
             metrics=pooled,
@@ -227,7 +227,7 @@ class ExternalEvaluateStage(Stage[ExternalSettings]):
         return ExternalReport(
             name=self.folder.name,
             model=self.task.model.name,
-            question=Question.asked(asked),
+            question=Question.asked(asked, first.signature),
             accounting=_accounting(labels),
             metrics=pooled,
             prevalence=rows[0].prevalence,
@@ -244,6 +244,7 @@ class ExternalEvaluateStage(Stage[ExternalSettings]):
         question = first.question
         values = question.positive if question.task == "binary" else question.classes
         return (
+            *facts_of_target(first.signature),
             ("slides", str(sum(row.slides for row in rows))),
             ("features", f"{self.task.features.parent.name}/{self.task.features.name}"),
             ("tiles", f"{first.recipe.tile_px} px at {first.recipe.tile['mpp']:g} µm per pixel"),

@@ -131,13 +131,7 @@ class FoldTargets:
         :param classes: how many classes the labels have; 0 if they are numbers.
         :raises StoreError: it is damaged.
         """
-        path, again = folder / SIGNATURES, "remove it, and run the same command again"
-        content = read_json(path, StoreError, what="signatures of folds", hint=again)
-        try:
-            signatures = tuple(Signature.model_validate(one) for one in content)
-        except (TypeError, ValidationError) as error:
-            why = fault(error) if isinstance(error, ValidationError) else "no list"
-            raise StoreError(f"holds no signatures of folds: {why}", path=path, hint=again) from error
+        signatures = read_signatures(folder)
         columns = [f"fold_{fold}" for fold in range(len(signatures))]
 
         def labels(row: Mapping[str, str]) -> tuple[str, tuple[Label, ...]]:
@@ -147,6 +141,20 @@ class FoldTargets:
             return row["patient_id"], tuple(label for label in own if label is not None)
 
         return cls(signatures, dict(read_own_rows(folder / TARGETS, ["patient_id", *columns], labels)))
+
+
+def read_signatures(folder: Path) -> tuple[Signature, ...]:
+    """Read the signature of each fold of a split.
+
+    :raises StoreError: they are damaged.
+    """
+    path, again = folder / SIGNATURES, "remove it, and run the same command again"
+    content = read_json(path, StoreError, what="signatures of folds", hint=again)
+    try:
+        return tuple(Signature.model_validate(one) for one in content)
+    except (TypeError, ValidationError) as error:
+        why = fault(error) if isinstance(error, ValidationError) else "no list"
+        raise StoreError(f"holds no signatures of folds: {why}", path=path, hint=again) from error
 
 
 @dataclass(frozen=True)

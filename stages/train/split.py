@@ -169,7 +169,9 @@ class SplitStage(Stage[SplitStageSettings]):
             "patients": len(labels.labels) + len(labels.dropped),
             "used": len(labels.labels),
             **(
-                {"positive": labels.counts["positive"]} if self.settings.task == "binary" else {"labels": labels.counts}
+                {"positive": labels.counts[labels.classes[1]]}
+                if self.settings.task == "binary"
+                else {"labels": labels.counts}
             ),
             "with_rna": len(cohort.with_rna & labels.labels.keys()),
             "slides": sum(map(len, labels.slides.values())),
