@@ -36,7 +36,15 @@ class BinaryTask(Task):
     outputs = 2
     classes = ("negative", "positive")
     has_prevalence: ClassVar[bool] = True
+    answer_columns: ClassVar[Mapping[str, str]] = {
+        name: name for name in ("probability", "logit", "threshold", "call", "prevalence")
+    }
     page_parts: ClassVar[tuple[str, ...]] = ("roc", "distribution", "calibration", "decision")
+
+    @property
+    def share_names(self) -> tuple[str, ...]:
+        """None: one probability says both."""
+        return ()
 
     def strata(self, labels: Mapping[str, Label]) -> dict[str, int]:
         """The classes themselves."""

@@ -48,6 +48,7 @@ class SurvivalTask(Task):
     """
 
     name: ClassVar[str] = "survival"
+    answer_columns: ClassVar[Mapping[str, str]] = {"risk": "probability", "threshold": "threshold", "call": "call"}
     measure: ClassVar[str] = HARRELL
 
     def __init__(self, edges: Sequence[float] = (1.0, 2.0, 3.0), end: float = 4.0) -> None:

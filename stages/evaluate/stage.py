@@ -34,7 +34,7 @@ from ..predict.reading import FoldReader, SlideToRead, read_outputs, write_outpu
 from ..registry import VERSIONS
 from ..settings import Runtime, Settings
 from ..stage import FileInput, Input, Item, Outcome, OutputInput, Plan, Progress, Stage, ValueInput, upstream
-from ..train.cross_validate import TASK_COLUMNS, main_figure, metrics_of, write_metrics
+from ..train.cross_validate import main_figure, metrics_of, task_columns, write_metrics
 from ..train.split import write_patients
 from .cohort import ExternalCohort, ExternalSettings, ExternalTask, cross_validated_auc, without
 from .page import ExternalReport, FoldAlone, external_page
@@ -266,19 +266,13 @@ def _accounting(labels: PatientLabels) -> Accounting:
 
 def _write_predictions(path: Path, rows: Sequence[PatientPrediction], task: Task) -> None:
     """Write ``predictions.csv``."""
+    columns = {name: name for name in PREDICTION_COLUMNS}
     if task.name != "binary":
-        columns = ("patient_id", *(name for name in TASK_COLUMNS if name not in ("patient_id", "fold")), "spread")
-        with whole(path) as scratch, scratch.open("w", encoding="utf-8", newline="") as stream:
-            writer = SafeWriter(stream)
-            writer.writerow([*columns, "folds", *task.share_names])
-            for row in rows:
-                shown = ["" if (value := getattr(row, name)) is None else value for name in columns]
-                writer.writerow([*shown, ";".join(map(str, row.folds)), *row.shares])
-        return
+        columns = task_columns(task, ("patient_id", "label"), ("spread", "slides", "folds"))
     with whole(path) as scratch, scratch.open("w", encoding="utf-8", newline="") as stream:
         writer = SafeWriter(stream)
-        writer.writerow(PREDICTION_COLUMNS)
+        writer.writerow([*columns, *task.share_names])
         for row in rows:
-            values = {name: getattr(row, name) for name in PREDICTION_COLUMNS}
+            values = {name: getattr(row, field) for name, field in columns.items()}
             values |= {"folds": ";".join(map(str, row.folds)), "spread": "" if row.spread is None else row.spread}
-            writer.writerow(values.values())
+            writer.writerow([*values.values(), *row.shares])

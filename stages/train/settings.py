@@ -86,11 +86,6 @@ class BiomarkerSettings(Settings):
             raise ValueError(f"{given[0]} is for task binary; task is {self.task}")
         return self
 
-    @property
-    def number_of_classes(self) -> int:
-        """Number of classes; 0 for a task without."""
-        return 2 if self.task == "binary" else len(self.classes)
-
     def asked(self) -> Task:
         """Return the prediction task."""
         from ...models.tasks.task import find_task  # here, because it loads torch
