@@ -32,7 +32,7 @@ from wsipipe.data.cohort.splits import make_splits
 from wsipipe.data.molecular.store import ExpressionTable
 from wsipipe.models.evaluation.task_metrics import TaskMetrics
 from wsipipe.models.tasks.ordinal import OrdinalTask
-from wsipipe.models.tasks.prediction import PatientPrediction
+from wsipipe.models.tasks.prediction import EVEN, PatientPrediction
 from wsipipe.models.tasks.regression import RegressionTask
 from wsipipe.models.tasks.task import Task
 from wsipipe.models.training.fit import patient_scores
@@ -108,7 +108,8 @@ def measure(question: str, design: DesignName, seed: int, variant: Variant) -> d
     scores = patient_scores(trained.network, fresh, together=50)
     threshold = {0: trained.threshold()[0]}
     rows = [
-        PatientPrediction.of(p.id, [{0: scores[p.id]}], threshold, task, label=cohort.labels[p.id]) for p in cohort.test
+        PatientPrediction.of(p.id, [{0: scores[p.id]}], threshold, task, prevalence=EVEN, label=cohort.labels[p.id])
+        for p in cohort.test
     ]
     metrics = task.figures(rows, rounds=0, seed=0)
     assert isinstance(metrics, TaskMetrics)
@@ -120,7 +121,8 @@ def measure(question: str, design: DesignName, seed: int, variant: Variant) -> d
     }  # fmt: skip
 
 
-def _variant(question: str, name: str) -> Variant:
+def variant_of(question: str, name: str) -> Variant:
+    """The method of this name, with the settings of the benchmark."""
     task = "regression" if question == "number" else "ordinal"
     known = variants([name], SETTINGS, rna=True, task=task)
     return next(variant for variant in known if variant.name == name)
@@ -131,7 +133,7 @@ def _one(task: tuple[str, DesignName, int, str]) -> dict[str, object]:
     threadpool_limits(1)
     warnings.simplefilter("ignore")
     question, design, seed, name = task
-    return measure(question, design, seed, _variant(question, name))
+    return measure(question, design, seed, variant_of(question, name))
 
 
 def run(results: Path, seeds: Sequence[int], workers: int) -> None:
