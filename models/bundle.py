@@ -123,6 +123,8 @@ class BundleFacts(BaseModel):
             raise ValueError("threshold: Input should be less than or equal to 1, and not below 0")
         if self.prevalence is not None and not task.has_prevalence:
             raise ValueError(f"task {self.question.task} has no prevalence")
+        if bool(self.question.signature) != (self.signature is not None):
+            raise ValueError("its question is of a signature, or its target is one, but not both")
         return self
 
     def saw(self, patient_id: str | None, slide_digest: str | None, slide_id: str | None = None) -> bool:

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import fmean
 from typing import Self
@@ -19,6 +19,7 @@ from typing import Self
 from pydantic import ValidationError
 
 from ...data.artifact import whole
+from ...data.cohort.labels import PatientLabels
 from ...data.cohort.outcomes import Label, label_of
 from ...data.cohort.splits import Splits
 from ...data.errors import CohortError, StoreError
@@ -63,9 +64,14 @@ class CohortSignature:
         score = question.signature_score
         return cls(Signature.of(question.signature, table, sets, score=score, cut=question.cut), table, record)
 
-    def labels(self, patients: Sequence[str]) -> dict[str, Label | str]:
-        """Labels for stratification, with the statistics of all these patients; or why there is none."""
+    def labels(self, patients: Collection[str]) -> dict[str, Label | str]:
+        """Label patients with the statistics of all of them, for stratification; or say why there is none."""
         return self.signature.fitted(self.table, patients).labels(self.table, patients)
+
+    def stratified(self, labels: PatientLabels) -> PatientLabels:
+        """The labels with the statistics of the patients that are used, in place of all of the table."""
+        own = self.labels(labels.labels)
+        return replace(labels, labels={p: labels.labels[p] if isinstance(y, str) else y for p, y in own.items()})
 
     def by_fold(self, splits: Splits) -> FoldTargets:
         """Fit the signature on the training patients of each fold, and score everybody by each.

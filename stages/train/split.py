@@ -105,6 +105,8 @@ class SplitStage(Stage[SplitStageSettings]):
         )
         if not labels.labels:
             self._refuse_nobody(labels, match)
+        if signature is not None:
+            labels = signature.stratified(labels)
         _refuse_twins(labels.slides, self.tiles)
         sites = patient_sites(table, labels.labels) if settings.split_by == "site" else {}
         splits = make_splits(
