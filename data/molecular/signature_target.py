@@ -335,6 +335,9 @@ def _too_few(
 ) -> ExpressionError:
     total = len(found) + len(absent)
     what = f"{name}: {len(found)} of its {total} genes are in the matrix; absent: {some(absent, _NAMES)}"
+    if total == 1:
+        what = f"{name}: the matrix has no gene {absent[0]}"
+        return ExpressionError(what, path=table.source, hint="name it as the matrix does")
     needed = "all of them are needed" if least == 1 else f"at least {least:.0%} are needed"
     return ExpressionError(what, path=table.source, hint=f"{needed}; does the matrix name genes as the signature does?")
 
