@@ -92,6 +92,7 @@ class Signature(BaseModel):
         """
         zscores = _holds_zscores(table)
         kind: ScoreName
+        asked: Sequence[str]
         if name in _RECURRENCE:
             kind, asked, least = _recurrence_kind(name), _recurrence_genes(), 1.0
         elif name.startswith(GENE):

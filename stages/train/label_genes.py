@@ -36,12 +36,8 @@ def refuse_labels(
         of more classes, of numbers and of times: it is in exactly their order.
     """
     notes = []
-    for table in tables:
-        if made_of and table.block == "rna":
-            own = set(made_of)
-            others = [place for place, gene in enumerate(table.genes) if gene not in own]
-            genes = tuple(table.genes[place] for place in others)
-            table = replace(table, genes=genes, matrix=table.matrix[:, others])
+    for whole in tables:
+        table = _without(whole, set(made_of)) if made_of and whole.block == "rna" else whole
         patients = [patient for patient in table.patients if patient in labels]
         numbers = np.array([as_number(labels[patient]) for patient in patients])
         if len(patients) >= ENOUGH and len(np.unique(numbers)) > 2:
@@ -69,6 +65,12 @@ def refuse_labels(
                 f"genes that separate the label's classes without an exception: {some(genes)}; are they really genes?"
             )
     return notes
+
+
+def _without(table: ExpressionTable, left_out: Collection[str]) -> ExpressionTable:
+    """The table without some of its genes."""
+    others = [place for place, gene in enumerate(table.genes) if gene not in left_out]
+    return replace(table, genes=tuple(table.genes[place] for place in others), matrix=table.matrix[:, others])
 
 
 def _is_the_label(table: ExpressionTable, equal: npt.NDArray[np.bool_], patients: int) -> ExpressionError:

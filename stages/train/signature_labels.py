@@ -4,7 +4,7 @@ targets.csv       the label of every patient in every fold
 signatures.json   the signature of every fold: its genes and what it has taken from its training patients
 
 A score that needs no statistics is the same in all folds. The folds themselves are stratified by scores with the
-statistics of all patients, as they are by the labels of all patients in other questions.
+statistics of all patients that are used, as they are by the labels of all of them in other questions.
 """
 
 from __future__ import annotations
