@@ -40,12 +40,13 @@ from ..data.cohort.splits import MOST_FOLDS
 from ..data.errors import BundleError, UsageError
 from ..data.features.store import Bag
 from ..data.json_text import fault, parse_json, read_bytes
+from ..data.molecular.signature_target import Signature
 from ..data.surroundings import patiently
 from .feature_recipe import FeatureRecipe
 from .mil.bag_tensors import BagBatch, bag_tensors
 from .mil.network import MOST_GENES, SlideNetwork
-from .model_question import OF_OTHER_TASKS
 from .model_question import Question as Question
+from .model_question import not_needed
 from .patient_hashes import bytes_hash, patient_hash, slide_hash, unsalted_hash
 from .tasks.prediction import EVEN, Score, log_odds
 from .tasks.task import Task
@@ -95,6 +96,8 @@ class BundleFacts(BaseModel):
     gene_panel: dict[str, Any]
     task_state: dict[str, Any] = {}
     """What the task has learned from the fold's training patients, such as the scale of a number."""
+    signature: Signature | None = None
+    """Of a signature's question: its genes, and what it has taken from the fold's training patients."""
     training: dict[str, Any]
     """Settings, learning curve, best epoch, use of the memory, soft targets."""
     versions: dict[str, str]
@@ -120,6 +123,8 @@ class BundleFacts(BaseModel):
             raise ValueError("threshold: Input should be less than or equal to 1, and not below 0")
         if self.prevalence is not None and not task.has_prevalence:
             raise ValueError(f"task {self.question.task} has no prevalence")
+        if bool(self.question.signature) != (self.signature is not None):
+            raise ValueError("its question is of a signature, or its target is one, but not both")
         return self
 
     def saw(self, patient_id: str | None, slide_digest: str | None, slide_id: str | None = None) -> bool:
@@ -179,7 +184,7 @@ def write_bundle(
     content = {
         "encoding-type": ENCODING_TYPE,
         "encoding-version": ENCODING_VERSION,
-        **facts.model_dump(mode="json", exclude={} if facts.question.task != "binary" else OF_OTHER_TASKS),
+        **facts.model_dump(mode="json", exclude=not_needed(facts.question)),
     }
     with whole(path) as scratch:
         scratch.mkdir()

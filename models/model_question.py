@@ -7,6 +7,7 @@ from typing import Any, Final, Self
 
 from pydantic import BaseModel, ConfigDict, model_validator
 
+from ..data.molecular.signature_names import SetScore, refuse_signature
 from .tasks.question import SurvivalLoss, TaskName, class_names, refuse_parts
 from .tasks.task import Task, find_task
 
@@ -31,10 +32,14 @@ class Question(BaseModel):
     loss: SurvivalLoss = "hazards"
     horizons: list[float] = []
     time_unit: str = ""
+    signature: str = ""
+    signature_score: SetScore = "auto"
+    cut: str = ""
 
     @model_validator(mode="after")
     def _all_that_the_task_needs(self) -> Self:
         refuse_parts(self)
+        refuse_signature(self)
         return self
 
     def asked(self, state: Mapping[str, Any] | None = None) -> Task:
@@ -53,8 +58,17 @@ class Question(BaseModel):
         )
 
 
-OF_OTHER_TASKS: Final[dict[str, Any]] = {
-    "question": {"task", "classes", "robust", "time_column", "event_column", "loss", "horizons", "time_unit"},
-    "task_state": True,
-}
-"""Fields of a bundle that only tasks other than the binary one need: a bundle of a binary question is without them."""
+_OF_OTHER_TASKS: Final = frozenset(
+    {"task", "classes", "robust", "time_column", "event_column", "loss", "horizons", "time_unit"}
+)
+_OF_SIGNATURES: Final = frozenset({"signature", "signature_score", "cut"})
+
+
+def not_needed(question: Question) -> dict[str, Any]:
+    """Fields of a bundle that a question leaves out: those that only other tasks, or only signatures, need."""
+    binary = question.task == "binary"
+    fields = (_OF_OTHER_TASKS if binary else set()) | (set() if question.signature else _OF_SIGNATURES)
+    left_out: dict[str, Any] = {"question": set(fields)}
+    if binary:
+        left_out["task_state"] = True
+    return left_out if question.signature else left_out | {"signature": True}

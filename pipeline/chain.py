@@ -20,6 +20,7 @@ from .folders import checked_name, choose_features, choose_tiles, named_after, r
 from .results import Summary, summed
 from .run.runner import Runner
 from .steps import run_step
+from .to_train import refuse_unknown_signatures
 from .training import metrics_of, train
 
 if TYPE_CHECKING:
@@ -311,7 +312,11 @@ def import_checkpoint(
 
 
 def everything(config: Config, runner: Runner) -> tuple[list[Summary], dict[str, Json]]:
-    """Run the whole chain, as far as it is configured, in order."""
+    """Run the whole chain, as far as it is configured, in order.
+
+    :raises InputError: a biomarker is a signature that cannot be, as far as this is known before slides are read.
+    """
+    refuse_unknown_signatures(config, runner.workspace)
     summaries = [*tile(config, runner), run_step("extract", config, runner, config.tile.folder_name())]
     if config.genomics.sources():
         summaries.append(run_step("genomics", config, runner))

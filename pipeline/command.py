@@ -133,16 +133,18 @@ class Call:
     def on_biomarkers(self, names: list[str] | None, table: Path | None, gpu: str | None) -> list[str] | None:
         """Set the flags that training commands share; returns the biomarkers' names.
 
-        A biomarker that is given by its label column alone is named after the column.
+        A biomarker that is given by its label column, or its signature, alone is named after that.
         """
         self.on_gpu("train", gpu)
         self.flags["cohort"] = {"table": table}
         biomarker = {key: value for key, value in self.flags.pop("biomarker").items() if value is not None}
         if biomarker:
-            if not names and "label_column" not in biomarker:
+            asked = biomarker.get("label_column") or biomarker.get("signature") or biomarker.get("time_column")
+            if not names and not asked:
                 what = f"--{next(iter(biomarker))} is given, but not the label that it belongs to"
-                raise UsageError(what, hint="use --label-column too, or --name a biomarker of the settings file")
-            names = names or [str(biomarker["label_column"]).lower()]
+                hint = "use --label-column or --signature too, or --name a biomarker of the settings file"
+                raise UsageError(what, hint=hint)
+            names = names or [str(asked).lower().replace(":", "-")]
             self.flags["biomarkers"] = dict.fromkeys(names, biomarker)
         return names
 

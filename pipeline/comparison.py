@@ -49,7 +49,8 @@ def _compare_one(
 ) -> tuple[list[Summary], Json]:
     from ..stages.compare.omics_ceiling import OmicsCeilingStage
     from ..stages.compare.stage import CompareStage, CompareStageSettings
-    from ..stages.compare.variants import reference_of, variants
+    from ..stages.compare.variants import OF_THE_TARGET, reference_of, variants
+    from ..stages.train.signature_labels import read_signatures
 
     rna = config.train.model_copy(update={"use_rna": True})
     to_train = ToTrain.of(config.model_copy(update={"train": rna}), runner, name, features, "comparisons")
@@ -59,6 +60,8 @@ def _compare_one(
     to_train.refuse_other_audit()
     comparison = to_train.folder
     chosen = variants(config.compare.methods, config.train, rna=bool(to_train.stores), task=to_train.biomarker.task)
+    if to_train.biomarker.signature:
+        chosen = [replace(one, note=OF_THE_TARGET) if one.settings is None else one for one in chosen]
     reference = reference_of(to_train.biomarker.task)
     to_train.refuse_other_features(sorted(file.parent for file in comparison.glob("*/manifest.jsonl")))
     summaries = [runner.run(to_train.split())]
@@ -91,6 +94,9 @@ def _compare_one(
         ("epochs at most", str(config.train.epochs)),
         ("seed of the training", str(config.train.seed)),
     ]
+    if to_train.biomarker.signature:
+        signature = read_signatures(comparison)[0]
+        facts.insert(0, ("target", f"{signature.name}: {signature.words}"))
     settings = CompareStageSettings(**to_train.biomarker.model_dump(), audit=config.report.audit)
     stage = CompareStage(settings, comparison, runner.workspace, compared=compared, facts=facts, table=to_train.table)
     summaries.append(runner.run(stage))

@@ -150,6 +150,9 @@ def _from_folder(content: dict[str, Any], model: type[BaseModel], here: Path) ->
         value, kind = content.get(name), field.annotation
         if isinstance(kind, type) and issubclass(kind, BaseModel) and isinstance(value, dict):
             located[name] = _from_folder(value, kind, here)
+        elif kind == dict[str, BiomarkerSettings] and isinstance(value, dict):
+            tables = {key: table for key, table in value.items() if isinstance(table, dict)}
+            located[name] = value | {key: _from_folder(table, BiomarkerSettings, here) for key, table in tables.items()}
         elif "Path" in str(kind):
             if isinstance(value, str):
                 located[name] = _located(here, value)

@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
-from ..data.errors import CohortError, UsageError
+from ..data.errors import CohortError, ExpressionError, UsageError
 from ..data.manifest import Manifest, Record
+from ..data.wording import some
 from .config import Config
 from .folders import checked_name, choose_features
 from .run.runner import Runner
@@ -49,6 +50,36 @@ def refuse_one_prevalence_for(config: Config, names: Sequence[str], prevalence: 
     if (task := config.biomarkers[names[0]].task) != "binary":
         what = f"a prevalence is of two classes, and the question of {names[0]} is {task}"
         raise UsageError(what, hint="leave --prevalence out")
+
+
+def refuse_unknown_signatures(config: Config, workspace: Path) -> None:
+    """Refuse signatures without RNA or without genes before slides are read, which takes days.
+
+    :raises UsageError: no matrix is given; or no file with the genes of a set.
+    :raises ExpressionError: the file of gene sets cannot be read, or has no such set.
+    """
+    from ..data.molecular.gene_sets import read_gmt
+    from ..data.molecular.signature_names import GENE, RECURRENCE_SCORE, RECURRENCE_UNSCALED
+    from ..data.molecular.store import store_name
+
+    for name, asked in config.biomarkers.items():
+        if not asked.signature:
+            continue
+        if config.genomics.matrix is None and not (workspace / "genomics" / store_name("rna")).exists():
+            what = f"biomarker {name} is scored from RNA, and no matrix is given"
+            raise UsageError(what, hint="name it as matrix in [genomics]")
+        if asked.signature.startswith(GENE) or asked.signature in (RECURRENCE_SCORE, RECURRENCE_UNSCALED):
+            continue
+        file = asked.gene_sets or config.genomics.gene_sets
+        if file is None:
+            what = f"biomarker {name}: the genes of {asked.signature} are not known: no gene sets are given"
+            raise UsageError(what, hint="name a .gmt as gene_sets in [genomics]; one gene is written gene:SYMBOL")
+        sets = read_gmt(file)
+        if asked.signature not in sets:
+            what = f"no gene set is called {asked.signature}"
+            raise ExpressionError(
+                what, path=file, hint=f"there are {some(list(sets))}; one gene is written gene:SYMBOL"
+            )
 
 
 @dataclass(frozen=True)
@@ -107,6 +138,7 @@ class ToTrain:
             tiles=self._tiles,
             features=self.features,
             molecular=self.stores,
+            gene_sets=self._gene_sets,
         )
 
     def train(self, settings: TrainSettings, folder: Path) -> Stage[Any]:
@@ -183,6 +215,16 @@ class ToTrain:
 
             biomarker = self.biomarker
             Audited.of(self.config.report.audit, self.table, biomarker.label_column, biomarker.task)
+
+    @property
+    def _gene_sets(self) -> Path | None:
+        """The file of a signature's genes: the biomarker's own, else that of the settings, else what genomics had."""
+        given = self.biomarker.gene_sets or self.config.genomics.gene_sets
+        if given is not None or not self.biomarker.signature:
+            return given
+        record = Manifest.of(self.runner.workspace / "genomics").latest("genomics").get("expression")
+        read = record.inputs.get("gene_sets") if record is not None else None
+        return Path(read.path) if read is not None and read.path is not None and Path(read.path).exists() else None
 
     @property
     def _tiles(self) -> Path:

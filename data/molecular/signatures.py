@@ -87,6 +87,17 @@ def signature_table(
     return Signatures(pd.DataFrame(columns, index=index), tuple(sentences), tuple(warnings))
 
 
+def recurrence_genes() -> tuple[str, ...]:
+    """The 21 genes of the recurrence score, the five reference genes last."""
+    formula = _formula()
+    return (*(gene for group in formula["groups"].values() for gene in group["genes"]), *formula["reference"]["genes"])
+
+
+def recurrence_table(expression: anndata.AnnData) -> pd.DataFrame:
+    """Both columns of the recurrence score, patients × scores; NaN where a gene was not measured."""
+    return pd.DataFrame(_recurrence(expression)[0], index=expression.obs_names)
+
+
 def write_signatures(path: Path, signatures: Signatures) -> None:
     """Write the table as CSV, atomically, with six significant digits. Equal scores give equal bytes."""
     with whole(path) as scratch:

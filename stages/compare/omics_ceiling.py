@@ -11,7 +11,6 @@ from dataclasses import replace
 from pathlib import Path
 from statistics import fmean
 
-from ...data.cohort.splits import Splits
 from ...data.manifest import Manifest
 from ...models.tasks.binary import BINARY, class_of
 from ...models.tasks.prediction import PatientPrediction
@@ -21,7 +20,7 @@ from ..stage import Input, Item, Outcome, OutputInput, Plan, Progress, Stage, Va
 from ..train.cross_validate import CrossValidateSettings, write_evaluation
 from ..train.molecular_data import MolecularData, molecular_inputs
 from ..train.settings import TrainSettings
-from ..train.split import split_output
+from ..train.split import SplitOutput, split_output
 
 
 class OmicsCeilingStage(Stage[TrainSettings]):
@@ -53,31 +52,35 @@ class OmicsCeilingStage(Stage[TrainSettings]):
         split = split_output(Manifest.of(self.splits), self.workspace)
         inputs: dict[str, Input] = {
             "splits": OutputInput(split.record),
+            **split.inputs,
             **molecular_inputs(self.stores, self.settings.gene_list, self.workspace),
         }
         if self.prevalence is not None:
             inputs["prevalence"] = ValueInput(self.prevalence)
-        return Plan([Item("cross-validation", inputs, split.splits)])
+        return Plan([Item("cross-validation", inputs, split)])
 
     def process(self, item: Item, progress: Progress) -> Outcome:
-        splits: Splits = item.payload
+        split: SplitOutput = item.payload
         molecular = MolecularData.read(self.stores, self.settings.gene_list)
         assert molecular is not None  # the stage is made with stores
-        prevalence = _training_prevalence(splits) if self.prevalence is None else self.prevalence
-        rows = [row for fold in range(splits.folds) for row in self._fold(splits, fold, molecular, prevalence)]
+        prevalence = _training_prevalence(split) if self.prevalence is None else self.prevalence
+        folds = range(split.splits.folds)
+        rows = [row for fold in folds for row in self._fold(split, fold, molecular, prevalence)]
         return write_evaluation(self.folder, rows, CrossValidateSettings(), BINARY)
 
-    def _fold(self, splits: Splits, fold: int, molecular: MolecularData, prevalence: float) -> list[PatientPrediction]:
-        table, settings = molecular.table, self.settings
+    def _fold(
+        self, split: SplitOutput, fold: int, molecular: MolecularData, prevalence: float
+    ) -> list[PatientPrediction]:
+        table, settings, splits = molecular.table, self.settings, split.splits
         train, validation, test = (measured(table, splits.patients(fold, r)) for r in ("train", "validation", "test"))
         selection = molecular.selection(settings)
         teacher = RnaTeacher(settings.genes, selection, molecular.gene_list, seed=settings.seed + fold)
-        teacher.fit(table.rows(train), table.genes, [class_of(splits.labels[p]) for p in train])
+        teacher.fit(table.rows(train), table.genes, [class_of(split.label(p, fold)) for p in train])
 
         def logits(patients: Sequence[str]) -> list[float]:
             return teacher.predict(table.rows(patients), table.genes).tolist() if patients else []
 
-        threshold, _ = BINARY.threshold([splits.labels[p] for p in validation], logits(validation))
+        threshold, _ = BINARY.threshold([split.label(p, fold) for p in validation], logits(validation))
         thresholds, rows = {fold: threshold}, []
         for patient, logit in zip(test, logits(test), strict=True):
             row = PatientPrediction.of(
@@ -86,13 +89,13 @@ class OmicsCeilingStage(Stage[TrainSettings]):
                 thresholds,
                 BINARY,
                 prevalence=prevalence,
-                label=splits.labels[patient],
+                label=split.label(patient, fold),
             )
             rows.append(replace(row, slides=0))
         return rows
 
 
-def _training_prevalence(splits: Splits) -> float:
+def _training_prevalence(split: SplitOutput) -> float:
     """The mean over the folds of the share of positives: that of the slide models, with or without RNA."""
-    folds = range(splits.folds)
-    return fmean(BINARY.prevalence([splits.labels[p] for p in splits.patients(fold, "train")]) for fold in folds)
+    labels = [[label for label, _ in split.part(fold, "train").values()] for fold in range(split.splits.folds)]
+    return fmean(BINARY.prevalence(of_fold) for of_fold in labels)

@@ -12,6 +12,8 @@ from ..train.settings import TrainSettings
 
 REFERENCE: Final = "momkd"
 """The method that the others are compared with."""
+OF_THE_TARGET: Final = "ridge logistic regression on the RNA that the target is made of: high by construction"
+"""What RNA alone is where the target is a signature."""
 CEILING: Final = "omics"
 """RNA alone; it uses no slides."""
 _CONTROLS: Final[dict[str, tuple[str, str, dict[str, Any]]]] = {

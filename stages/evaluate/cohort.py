@@ -6,7 +6,7 @@ for dropping a patient: all folds of the model were trained on them.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -14,12 +14,14 @@ from typing import Any, Literal
 from pydantic import ValidationError
 
 from ...data.cohort.labels import PatientLabels
+from ...data.cohort.outcomes import Label
 from ...data.cohort.slide_match import SlideMatch, match_slides
 from ...data.cohort.table import CohortTable, read_cohort
 from ...data.errors import BundleError, CohortError, StoreError, UsageError
 from ...data.features.store import read_facts
 from ...data.json_text import read_json
 from ...data.manifest import Manifest, OutputRecord, Record
+from ...data.molecular.store import store_name
 from ...data.wording import some
 from ...models.bundle import BundleFacts, folds_of
 from ...models.evaluation.metrics import Estimate
@@ -31,6 +33,7 @@ from ..settings import Presentation, Runtime
 from ..train.audit import Audited
 from ..train.question_labels import question_labels
 from ..train.settings import AUDIT, BiomarkerSettings
+from ..train.signature_labels import TargetsElsewhere
 from ..train.split import slides_with_features
 
 SEEN_BY_ALL = "every fold of the model was trained on them"
@@ -76,6 +79,8 @@ class ExternalSettings(BiomarkerSettings):
             what = error.errors()[0]["msg"].removeprefix("Value error, ")
             own = f"positive: {question.positive}, negative: {question.negative}; override both"
             hint = f"the model's values are {own}" if question.task == "binary" else f"its task is {question.task}"
+            if question.signature:
+                hint = f"its target is {question.signature}, scored from this cohort's RNA: no label is needed"
             raise UsageError(what, path=model, hint=hint) from error
         return settings
 
@@ -122,6 +127,8 @@ class ExternalCohort:
     slides: Mapping[str, str]
     known_by_id: Sequence[str]
     notes: Sequence[str]
+    targets: TargetsElsewhere | None = None
+    """Of a signature: the targets that this cohort's RNA gives."""
 
     @classmethod
     def of(cls, task: ExternalTask, workspace: Path) -> ExternalCohort:
@@ -130,6 +137,7 @@ class ExternalCohort:
         table = read_cohort(task.table)
         unusable, usable = slides_with_features(task.tiles, task.features, workspace)
         match = match_slides([*usable, *unusable], table)
+        targets = _targets(bundles, workspace, table)
         labels = question_labels(
             table,
             task.asked,
@@ -138,6 +146,7 @@ class ExternalCohort:
             keep_frozen=task.asked.tcga_slides == "all",
             drop_conflicts=task.asked.drop_conflicts,
             to_train=False,
+            scores=targets.labels(table.patients) if targets else None,
         )
         tiled, extracted = Manifest.of(task.tiles).latest("tile"), Manifest.of(task.features).latest("extract")
         patients = _patients(labels, table, match, tiled)
@@ -151,6 +160,11 @@ class ExternalCohort:
                 path=task.table,
                 hint=f"look at its slide and label columns. {SAME_IDS if by_id else ''}".strip(),
             )
+        if targets is not None:
+            own = {patient: targets.label(patient, allowed[patient].folds) for patient in labels.labels}
+            labels = replace(
+                labels, labels={patient: label for patient, label in own.items() if not isinstance(label, str)}
+            )
         slides = [slide for own in labels.slides.values() for slide in own]
         return cls(
             bundles=bundles,
@@ -162,7 +176,15 @@ class ExternalCohort:
             slides={slide: unusable.get(slide, "usable") for slide in match.rows},
             known_by_id=by_id,
             notes=[*table.notes, *match.notes(), *labels.notes(), *_same_ids(by_id)],
+            targets=targets,
         )
+
+    def label(self, patient: str, folds: Collection[int]) -> Label | None:
+        """Return a patient's label, for these folds by themselves; only a signature's may differ between folds."""
+        if self.targets is None:
+            return self.labels.labels[patient]
+        label = self.targets.label(patient, folds)
+        return None if isinstance(label, str) else label
 
     @property
     def partly_seen(self) -> list[str]:
@@ -206,6 +228,15 @@ class ExternalCohort:
             if name in settings and settings[name] != value
         }
         return list(different)
+
+
+def _targets(bundles: Sequence[BundleFacts], workspace: Path, table: CohortTable) -> TargetsElsewhere | None:
+    """Score this cohort's patients by the signature of each fold; None if the question is of no signature."""
+    signatures = {facts.fold: facts.signature for facts in bundles if facts.signature is not None}
+    if not signatures:
+        return None
+    store = workspace / "genomics" / store_name("rna")
+    return TargetsElsewhere.of(signatures, store, workspace, table.patients)
 
 
 def _patients(

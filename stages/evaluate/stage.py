@@ -29,7 +29,7 @@ from ...models.tasks.prediction import PatientPrediction, threshold_at
 from ...models.tasks.task import Task
 from ..lineage import model_record
 from ..pages.numbers import figure
-from ..pages.report_page import Accounting, Facts, Question
+from ..pages.report_page import Accounting, Facts, Question, facts_of_target
 from ..pages.task_page import TaskReport, task_page
 from ..predict.reading import FoldReader, SlideToRead, read_outputs, write_output
 from ..registry import VERSIONS
@@ -134,6 +134,8 @@ class ExternalEvaluateStage(Stage[ExternalSettings]):
             "model": OutputInput(model_record(self.task.model, self.workspace)),
             **{f"reading of {slide}": OutputInput(readings[slide]) for own in labels.slides.values() for slide in own},
         }
+        if cohort.targets is not None:
+            inputs["expression"] = OutputInput(cohort.targets.record)
         before = cross_validated_auc(self.task.model)
         inputs["cross_validated"] = ValueInput(before.model_dump() if before else None)
         paths = {slide: self.workspace / output.path for slide, output in readings.items()}
@@ -155,7 +157,7 @@ class ExternalEvaluateStage(Stage[ExternalSettings]):
             for patient, slides in work.labels.slides.items():
                 logits = [{f: logit for f, logit in outputs[s].logits.items() if f in folds} for s in slides]
                 if logits[0]:
-                    label, why = work.labels.labels[patient], outputs[slides[0]].why
+                    label, why = work.cohort.label(patient, logits[0].keys()), outputs[slides[0]].why
                     row = PatientPrediction.of(
                         patient, logits, folds, task, prevalence=prevalence, label=label, why=why
                     )
@@ -210,7 +212,7 @@ class ExternalEvaluateStage(Stage[ExternalSettings]):
         report = TaskReport(
             kind="Evaluation on another cohort",
             run=self.folder.name,
-            question=Question.asked(self.settings),
+            question=Question.asked(self.settings, first.signature),
             how=f"Nothing was fitted to this cohort.{where}",
             accounting=_accounting(labels),
             metrics=pooled,
@@ -235,7 +237,7 @@ class ExternalEvaluateStage(Stage[ExternalSettings]):
         return ExternalReport(
             name=self.folder.name,
             model=self.task.model.name,
-            question=Question.asked(asked),
+            question=Question.asked(asked, first.signature),
             accounting=_accounting(labels),
             metrics=pooled,
             prevalence=rows[0].prevalence,
@@ -253,6 +255,7 @@ class ExternalEvaluateStage(Stage[ExternalSettings]):
         question = first.question
         values = question.positive if question.task == "binary" else question.classes
         return (
+            *facts_of_target(first.signature),
             ("slides", str(sum(row.slides for row in rows))),
             ("features", f"{self.task.features.parent.name}/{self.task.features.name}"),
             ("tiles", f"{first.recipe.tile_px} px at {first.recipe.tile['mpp']:g} µm per pixel"),

@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 
 from ...data.artifact import digest_of
-from ...data.errors import BundleError
+from ...data.errors import BundleError, UsageError
 from ...data.version import __version__
 from ...models.backbones.backbone import find_backbone
 from ...models.backbones.weights import digest_of_weights, find_weights
@@ -58,6 +58,9 @@ class ImportCheckpointStage(Stage[BiomarkerSettings]):
         self.checkpoints, self.tile, self.extract, self.prevalence = checkpoints, tile, extract, prevalence
 
     def plan(self) -> Plan:
+        if self.settings.signature:
+            what = f"a checkpoint does not say how its target {self.settings.signature} was scored"
+            raise UsageError(what, hint="name the column of the label: --label-column")
         if self.prevalence is not None:
             log_odds(self.prevalence)  # refuses what is none
         backbone = find_backbone(self.extract.backbone, self.extract.pooling)
@@ -99,7 +102,7 @@ class ImportCheckpointStage(Stage[BiomarkerSettings]):
     def _facts(self, fold: int, path: Path, recipe: FeatureRecipe, model: MoMKD) -> BundleFacts:
         training: Mapping[str, object] = {"imported": path.name, "digest": digest_of(path), "history": []}
         return BundleFacts(
-            question=Question(name=self.folder.name, **self.settings.model_dump()),
+            question=Question(name=self.folder.name, **self.settings.result_settings()),
             fold=fold,
             folds=len(self.checkpoints),
             splits_digest="unknown: imported from a checkpoint",

@@ -18,6 +18,8 @@ from markupsafe import Markup
 
 from ...data.cohort.outcomes import Label, shown_label
 from ...data.errors import UsageError
+from ...data.molecular.signature_target import Signature
+from ...data.wording import some
 from ...models.evaluation.confounding import Audit
 from ...models.evaluation.decision_curve import decision_curve
 from ...models.evaluation.metrics import Estimate, Metrics, calibration_bins, roc_points
@@ -84,6 +86,8 @@ class Question:
     """Names of the classes of other tasks than the binary one; empty where labels are not classes."""
     loss: SurvivalLoss = "hazards"
     time_unit: str = ""
+    target: str = ""
+    """Of a signature: how its score is made, in words."""
 
     @classmethod
     def of(cls, label_column: str, positive: Sequence[str], negative: Sequence[str]) -> Self:
@@ -91,9 +95,13 @@ class Question:
         return cls(label_column=label_column, positive=", ".join(positive), negative=", ".join(negative))
 
     @classmethod
-    def asked(cls, question: Asks) -> Self:
-        """The question of a biomarker or of a model."""
+    def asked(cls, question: Asks, signature: Signature | None = None) -> Self:
+        """The question of a biomarker or of a model.
+
+        :param signature: the model's, if its target is one.
+        """
         q = cls.of(question.label_column, question.positive, question.negative)
+        q = replace(q, target=signature.words) if signature is not None else q
         if question.task == "binary":
             return q
         names, unit = class_names(question.classes), question.time_unit
@@ -336,6 +344,16 @@ def cautions(metrics: Metrics) -> tuple[str, ...]:
         few = f"Only {fewest} patient{'s' if fewest != 1 else ''} in the smaller class"
         sentences.append(f"{few}: with fewer than {FEW_PATIENTS}, even the interval is a rough guide.")
     return tuple(sentences)
+
+
+def facts_of_target(signature: Signature | None) -> Facts:
+    """Rows on how a signature's target is made; none if there is no signature."""
+    if signature is None:
+        return ()
+    rows = [("target", f"{signature.name}: {signature.words}"), ("target's RNA", signature.unit)]
+    if signature.absent:
+        rows.append(("genes not in the matrix", some(signature.absent, 12)))
+    return tuple(rows)
 
 
 def has_no_width(auc: Estimate) -> bool:

@@ -20,7 +20,15 @@ from ...models.bundle import BundleFacts, folds_of, prevalence_of
 from ...models.tasks.prediction import PatientPrediction
 from ...models.tasks.task import Task
 from ..lineage import Lineage, model_record
-from ..pages.report_page import FailedSlide, PredictionReport, Question, SlidePrediction, StaleSlide, prediction_page
+from ..pages.report_page import (
+    FailedSlide,
+    PredictionReport,
+    Question,
+    SlidePrediction,
+    StaleSlide,
+    facts_of_target,
+    prediction_page,
+)
 from ..registry import VERSIONS
 from ..settings import Presentation, Settings
 from ..stage import Input, Item, Outcome, OutputInput, Plan, Progress, Stage, ValueInput, upstream
@@ -158,7 +166,7 @@ class PredictionReportStage(Stage[PredictionReportSettings]):
             name=self.folder.name,
             model=self.task.model.name,
             backbone=first.recipe.backbone,
-            question=Question.asked(question),
+            question=Question.asked(question, first.signature),
             n_folds=len(bundles),
             prevalence=prevalence if task.has_prevalence else None,
             patients=tuple(
@@ -171,6 +179,7 @@ class PredictionReportStage(Stage[PredictionReportSettings]):
             failed=tuple(work.failed),
             stale=tuple(StaleSlide(slide=slide, reason=why) for slide, why in work.stale.items()),
             facts=(
+                *facts_of_target(first.signature),
                 ("tiles", f"{first.recipe.tile_px} px at {first.recipe.tile['mpp']:g} µm per pixel"),
                 ("backbone", f"{first.recipe.backbone}, {first.recipe.pooling_text}"),
                 ("backbone weights", first.recipe.weights_digest),

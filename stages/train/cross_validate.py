@@ -101,7 +101,7 @@ class CrossValidateStage(Stage[CrossValidateSettings]):
                 path=self.folder,
                 hint="see above for the reason; wsipipe train continues from there",
             )
-        inputs: dict[str, Input] = {"splits": OutputInput(split.record)}
+        inputs: dict[str, Input] = {"splits": OutputInput(split.record), **split.inputs}
         folds = []
         for fold in wanted:
             bundle = bundles[f"fold-{fold}"].outputs["bundle"]

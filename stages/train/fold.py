@@ -13,6 +13,7 @@ from torch import Tensor
 from ...data.cohort.outcomes import Label
 from ...data.errors import StoreError, UsageError
 from ...data.features.store import read_bag
+from ...data.molecular.signature_target import Signature
 from ...models.mil.bag_tensors import BagTensors, Patient, bag_tensors
 from ...models.tasks.task import Task
 
@@ -40,6 +41,8 @@ class FoldCohort:
     extract: dict[str, Any]
     sites: Mapping[str, str] = field(default_factory=dict)
     """Patient → site, where the split keeps sites apart; empty where it does not."""
+    signature: Signature | None = None
+    """Of a signature's question: its genes, and what it has taken from the training patients."""
 
 
 def read_bags(

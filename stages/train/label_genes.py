@@ -6,7 +6,8 @@ stage never reads labels, so the check is made where they are known: when the pa
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 import numpy.typing as npt
@@ -23,16 +24,20 @@ MANY = 30
 """From this number of patients, a gene that separates the classes perfectly is reported."""
 
 
-def refuse_labels(tables: Sequence[ExpressionTable], labels: Mapping[str, Label]) -> list[str]:
+def refuse_labels(
+    tables: Sequence[ExpressionTable], labels: Mapping[str, Label], made_of: Collection[str] = ()
+) -> list[str]:
     """Refuse genes that are the label itself.
 
     :param labels: of all patients that are used.
+    :param made_of: genes that the label is made of on purpose; they are not looked at.
     :return: of two classes, a note on genes that separate the classes perfectly but vary within them.
     :raises ExpressionError: a gene has one value in each class, as it is stored or as the counts that it was made of;
         of more classes, of numbers and of times: it is in exactly their order.
     """
     notes = []
-    for table in tables:
+    for whole in tables:
+        table = _without(whole, set(made_of)) if made_of and whole.block == "rna" else whole
         patients = [patient for patient in table.patients if patient in labels]
         numbers = np.array([as_number(labels[patient]) for patient in patients])
         if len(patients) >= ENOUGH and len(np.unique(numbers)) > 2:
@@ -60,6 +65,12 @@ def refuse_labels(tables: Sequence[ExpressionTable], labels: Mapping[str, Label]
                 f"genes that separate the label's classes without an exception: {some(genes)}; are they really genes?"
             )
     return notes
+
+
+def _without(table: ExpressionTable, left_out: Collection[str]) -> ExpressionTable:
+    """The table without some of its genes."""
+    others = [place for place, gene in enumerate(table.genes) if gene not in left_out]
+    return replace(table, genes=tuple(table.genes[place] for place in others), matrix=table.matrix[:, others])
 
 
 def _is_the_label(table: ExpressionTable, equal: npt.NDArray[np.bool_], patients: int) -> ExpressionError:

@@ -50,13 +50,13 @@ def molecular_inputs(stores: Sequence[Path], gene_list: Path | None, workspace: 
     inputs: dict[str, Input] = {}
     for store in stores:
         block = blocks[store.name]
-        inputs["expression" if block == "rna" else block] = OutputInput(_record_of(store, block, lineage))
+        inputs["expression" if block == "rna" else block] = OutputInput(record_of(store, block, lineage))
     if stores and gene_list is not None:
         inputs["gene_list"] = FileInput(gene_list.resolve(), is_setting=True)
     return inputs
 
 
-def _record_of(store: Path, block: Block, lineage: Lineage) -> OutputRecord:
+def record_of(store: Path, block: Block, lineage: Lineage) -> OutputRecord:
     """Find the record of a store.
 
     :raises CohortError: there is none, the last attempt to make it failed, or its matrix has changed since.

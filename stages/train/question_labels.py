@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from ...data.cohort.labels import PatientLabels, class_labels, patient_labels
+from ...data.cohort.labels import PatientLabels, class_labels, join_labels, patient_labels
 from ...data.cohort.measured import number_labels, survival_labels
+from ...data.cohort.outcomes import Label
 from ...data.cohort.slide_match import SlideMatch
 from ...data.cohort.table import CohortTable
 from ...models.tasks.question import class_values
@@ -22,13 +23,21 @@ def question_labels(
     keep_frozen: bool,
     drop_conflicts: bool,
     to_train: bool,
+    scores: Mapping[str, Label | str] | None = None,
 ) -> PatientLabels:
     """Read the patients' labels.
 
     :param match, unusable, keep_frozen, drop_conflicts: as for :func:`~wsipipe.data.cohort.labels.patient_labels`.
     :param to_train: whether every class must have patients.
+    :param scores: of a signature, patient → label, or why there is none.
     :raises CohortError: the table does not have what the question needs.
     """
+    if scores is not None:
+        classes = ("low", "high") if question.task == "binary" else ()
+        own = {patient: scores[patient] for patient in dict.fromkeys(table.frame["patient_id"])}
+        return join_labels(
+            table, question.signature, own, match=match, unusable=unusable, keep_frozen=keep_frozen, classes=classes
+        )
     shared: dict[str, Any] = {
         "match": match,
         "unusable": unusable,

@@ -21,6 +21,7 @@ from ..pages.report_page import (
     Question,
     SlotUsage,
     TrainingReport,
+    facts_of_target,
     training_page,
 )
 from ..pages.task_page import TaskReport, task_page
@@ -110,7 +111,7 @@ def _report(
     test_auc = {fold.fold: fold.auc.value for fold in metrics.folds}
     return TrainingReport(
         run=folder.name,
-        question=Question.asked(question),
+        question=Question.asked(question, bundles[0].signature),
         accounting=_accounting(patients),
         metrics=metrics.pooled,
         prevalence=metrics.prevalence,
@@ -144,7 +145,7 @@ def _task_report(
     return TaskReport(
         kind="Training report",
         run=folder.name,
-        question=Question.asked(bundles[0].question),
+        question=Question.asked(bundles[0].question, bundles[0].signature),
         how=f"Each was predicted by the one fold of {len(bundles)} that was not trained on them. "
         "This is cross-validation within one cohort: other scanners and hospitals have not been tested.",
         accounting=_accounting(patients),
@@ -202,6 +203,7 @@ def _facts(patients: list[PatientRow], bundles: list[BundleFacts]) -> Facts:
     recipe, network = bundles[0].recipe, bundles[0].network
     genes = [len(bundle.genes) for bundle in bundles]
     return (
+        *facts_of_target(bundles[0].signature),
         ("patients with slides", str(len(used))),
         ("of them with RNA", str(sum(patient.rna for patient in used))),
         ("slides", str(sum(len(patient.slides) for patient in used))),

@@ -10,6 +10,7 @@ from pydantic import Field, field_validator, model_validator
 
 from ...data.cohort.splits import MOST_FOLDS
 from ...data.molecular.block_table import BLOCKS
+from ...data.molecular.signature_names import SetScore, refuse_signature
 from ...models.tasks.question import SurvivalLoss, TaskName, class_names, refuse_parts
 from ...models.training.methods import METHODS
 from ..settings import Presentation, Runtime, Settings
@@ -50,16 +51,46 @@ class BiomarkerSettings(Settings):
     )
     time_unit: str = Field("", examples=["months"], description="of survival: unit of time_column, for pages")
 
+    signature: str = Field(
+        "",
+        description="in place of label_column, a score of the patients' own RNA as the target: name of a gene set, "
+        "gene:SYMBOL, recurrence-score or recurrence-score-unscaled; a regression, or binary with a cut",
+    )
+    signature_score: SetScore = Field(
+        "auto",
+        description="of a gene set: singscore (mean rank among a patient's genes), ssgsea, or mean-z (mean z by each "
+        "fold's training patients); auto is singscore, and mean-z where the matrix holds z-scores",
+    )
+    gene_sets: Path | None = Runtime(
+        None, examples=["hallmark.gmt"], description="of signature: file with its genes; default: that of [genomics]"
+    )
+    cut: str = Field(
+        "",
+        description="of a binary signature: median (of each fold's training patients) or a number; high is at or above",
+    )
+
     @model_validator(mode="before")
     @classmethod
-    def _named_after_its_time(cls, given: Any) -> Any:
-        if isinstance(given, dict) and given.get("time_column") and not given.get("label_column"):
+    def _named_after_what_it_asks(cls, given: Any) -> Any:
+        """Fill in what follows from a time column or a signature."""
+        if not isinstance(given, dict):
+            return given
+        if given.get("time_column") and not given.get("label_column"):
             return {**given, "label_column": given["time_column"]}
+        if given.get("signature"):
+            classes = {"positive": ["high"], "negative": ["low"]} if given.get("task") == "binary" else {}
+            return {"label_column": given["signature"], "task": "regression", **classes, **given}
         return given
+
+    @field_validator("cut", mode="before")
+    @classmethod
+    def _cut_as_text(cls, cut: Any) -> Any:
+        return f"{cut!r}" if isinstance(cut, int | float) and not isinstance(cut, bool) else cut
 
     @model_validator(mode="after")
     def _all_that_the_task_needs(self) -> BiomarkerSettings:
         refuse_parts(self)
+        refuse_signature(self)
         given = [name for name in ("positive", "negative") if name in self.model_fields_set]
         if self.task != "binary" and given and any(getattr(self, name) != [name] for name in given):
             raise ValueError(f"{given[0]} is for task binary; task is {self.task}")

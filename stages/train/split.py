@@ -1,6 +1,8 @@
 """split: joins the cohort table with the extracted slides, and assigns patients to training, validation and test.
 
 splits.csv     every patient's role in every fold
+targets.csv, signatures.json
+               of a signature: its labels in every fold, and what each fold has taken from its training patients
 patients.csv   every patient of the table: used, or dropped and why; slides; whether there is RNA; the site, if the
                split keeps sites apart
 """
@@ -11,7 +13,7 @@ import csv
 import io
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,16 +27,18 @@ from ...data.cohort.table import CohortTable, read_cohort
 from ...data.errors import CohortError
 from ...data.files.own_tables import read_own_rows
 from ...data.files.safe_cells import SafeWriter
-from ...data.manifest import Manifest, OutputRecord, Record
-from ...data.molecular.store import read_expression
+from ...data.manifest import Manifest, OutputRecord
+from ...data.molecular.store import read_expression, store_name
 from ...data.wording import some
 from ...models.training.rna_teacher import measured
-from ..lineage import Lineage, Standing
 from ..registry import VERSIONS
-from ..stage import FileInput, Input, Item, Outcome, Plan, Progress, Stage, ValueInput, upstream
+from ..stage import FileInput, Input, Item, Outcome, OutputInput, Plan, Progress, Stage, ValueInput, upstream
 from .label_genes import refuse_labels
 from .question_labels import question_labels
 from .settings import BiomarkerSettings, SplitSettings
+from .signature_labels import CohortSignature, FoldTargets
+from .usable_slides import features_of as features_of
+from .usable_slides import slides_with_features as slides_with_features
 
 PATIENT_COLUMNS = ("patient_id", "status", "reason", "label", "slides", "rna")
 
@@ -50,6 +54,7 @@ class _Cohort:
     with_rna: frozenset[str]
     sites: Mapping[str, str]
     """Patient → site, where sites are kept apart; else empty."""
+    targets: FoldTargets | None
 
 
 class SplitStage(Stage[SplitStageSettings]):
@@ -58,6 +63,7 @@ class SplitStage(Stage[SplitStageSettings]):
     :param table: the cohort table.
     :param tiles, features: folders of the stages whose slides are used.
     :param molecular: stores of RNA and further blocks; used only to note which patients have any.
+    :param expression, gene_sets: of a signature, the store that it is scored from and the .gmt with its genes.
     """
 
     name = "split"
@@ -74,8 +80,11 @@ class SplitStage(Stage[SplitStageSettings]):
         tiles: Path,
         features: Path,
         molecular: Sequence[Path],
+        expression: Path | None = None,
+        gene_sets: Path | None = None,
     ) -> None:
         super().__init__(settings, folder, workspace)
+        self.expression, self.gene_sets = expression or workspace / "genomics" / store_name("rna"), gene_sets
         self.table, self.tiles, self.features, self.molecular = table, tiles, features, molecular
 
     def plan(self) -> Plan:
@@ -83,6 +92,7 @@ class SplitStage(Stage[SplitStageSettings]):
         table = read_cohort(self.table)
         unusable, usable = slides_with_features(self.tiles, self.features, self.workspace)
         match = match_slides([*usable, *unusable], table)
+        signature = self._signature()
         labels = question_labels(
             table,
             settings,
@@ -91,9 +101,12 @@ class SplitStage(Stage[SplitStageSettings]):
             keep_frozen=settings.tcga_slides == "all",
             drop_conflicts=settings.drop_conflicts,
             to_train=True,
+            scores=signature.labels(table.patients) if signature else None,
         )
         if not labels.labels:
             self._refuse_nobody(labels, match)
+        if signature is not None:
+            labels = signature.stratified(labels)
         _refuse_twins(labels.slides, self.tiles)
         sites = patient_sites(table, labels.labels) if settings.split_by == "site" else {}
         splits = make_splits(
@@ -104,8 +117,12 @@ class SplitStage(Stage[SplitStageSettings]):
             sites or None,
             settings.asked().strata_of_split(labels.labels),
         )
+        targets = signature.by_fold(splits) if signature else None
+        if targets is not None:
+            splits = targets.when_tested(splits)
+            labels = replace(labels, labels=splits.labels)
         stores = [read_expression(store) for store in self.molecular]
-        suspicious = refuse_labels(stores, labels.labels)
+        suspicious = refuse_labels(stores, labels.labels, signature.signature.genes if signature else ())
         spelling = {id_key(patient): patient for patient in table.patients}
         ids = {patient for store in stores for patient in measured(store, store.patients)}
         with_rna = frozenset(spelling.get(id_key(patient), patient) for patient in ids)
@@ -114,14 +131,23 @@ class SplitStage(Stage[SplitStageSettings]):
             "slides": ValueInput({slide: unusable.get(slide, "usable") for slide in match.rows}),
             "rna": ValueInput(sorted(with_rna)),
         }
-        item = Item("splits", inputs, _Cohort(splits, labels, with_rna, sites))
+        if signature is not None:
+            own = signature.signature
+            inputs |= {"expression": OutputInput(signature.record), "genes": ValueInput([*own.genes, *own.absent])}
+        item = Item("splits", inputs, _Cohort(splits, labels, with_rna, sites, targets))
         used, *dropped = labels.notes()
         if stores:
             used += f"; {len(with_rna & labels.labels.keys())} of them have RNA"
             dropped += _not_joined(ids, table)
         left_out = _left_out(labels, match, table, unusable)
-        notes = [*table.notes, *match.notes(), used, *dropped, *left_out, *suspicious]
+        of_target = signature.notes() if signature else []
+        notes = [*table.notes, *match.notes(), *of_target, used, *dropped, *left_out, *suspicious]
         return Plan([item], notes=notes)
+
+    def _signature(self) -> CohortSignature | None:
+        if not self.settings.signature:
+            return None
+        return CohortSignature.read(self.settings, self.expression, self.gene_sets, self.workspace)
 
     def _refuse_nobody(self, labels: PatientLabels, match: SlideMatch) -> None:
         """Raise the error for a cohort without usable patients, with the reasons.
@@ -145,13 +171,17 @@ class SplitStage(Stage[SplitStageSettings]):
             "patients": len(labels.labels) + len(labels.dropped),
             "used": len(labels.labels),
             **(
-                {"positive": labels.counts["positive"]} if self.settings.task == "binary" else {"labels": labels.counts}
+                {"positive": labels.counts[labels.classes[1]]}
+                if self.settings.task == "binary"
+                else {"labels": labels.counts}
             ),
             "with_rna": len(cohort.with_rna & labels.labels.keys()),
             "slides": sum(map(len, labels.slides.values())),
             "dropped": dict(labels.reasons),
         }
         files = {"splits": self.folder / "splits.csv", "patients": self.folder / "patients.csv"}
+        if cohort.targets is not None:
+            files |= cohort.targets.write(self.folder)
         return Outcome(files, stats)
 
 
@@ -178,65 +208,6 @@ def _left_out(labels: PatientLabels, match: SlideMatch, table: CohortTable, unus
         f"slides left out, whose patients have other slides, {reason}: {len(slides)} ({some(slides, 3)})"
         for reason, slides in lost.items()
     ]
-
-
-def slides_with_features(tiles: Path, features: Path, workspace: Path) -> tuple[dict[str, str], list[str]]:
-    """List the slides that cannot be used, with the reason, and those with features.
-
-    :param tiles, features: folders of the stages that made them.
-    :raises CohortError: no slide has features.
-    """
-    lineage = Lineage(workspace)
-    tiled, extracted = lineage.latest(tiles, "tile"), lineage.latest(features, "extract")
-    why = {s: _why_unusable(tiled.get(s), extracted.get(s), lineage) for s in {**tiled, **extracted}}
-    unusable = {slide: reason for slide, reason in why.items() if reason}
-    usable = [slide for slide, reason in why.items() if not reason]
-    if not usable:
-        reasons = ", ".join(f"{reason} ({count})" for reason, count in Counter(unusable.values()).most_common())
-        what = f"no slide here has features{f': {reasons}' if reasons else ''}"
-        raise CohortError(what, path=features, hint="run wsipipe tile and wsipipe extract first")
-    return unusable, usable
-
-
-def _why_unusable(tiled: Record | None, extracted: Record | None, lineage: Lineage) -> str:
-    """Say why a slide cannot be used; empty if it can."""
-    if tiled is None:
-        return "not tiled here"
-    for stage, record in (("tile", tiled), ("extract", extracted)):
-        if record is not None and record.status == "empty":
-            return "no tissue on the slide"
-        if record is not None and record.status == "failed":
-            return f"slide failed in {stage}"
-    if extracted is None:
-        return _not_counting("tile", lineage.standing(tiled)) or "no features extracted yet"
-    standing = lineage.standing(extracted)
-    if standing.state == "lost":
-        return "output of extract lost"
-    if "tiles" in extracted.inputs and extracted.inputs["tiles"].digest != tiled.outputs["tiles"].digest:
-        return "features of earlier tiles"
-    return standing.why and (_not_counting("tile", lineage.standing(tiled)) or _not_counting("extract", standing))
-
-
-def _not_counting(stage: str, standing: Standing) -> str:
-    """Say in general words why a record is not valid, since slides are counted by these words."""
-    if standing.counts:
-        return ""
-    changed = f" ({' and '.join(standing.changed)} changed)" if standing.changed else ""
-    return f"output of {stage} {standing.state}{changed}"
-
-
-def features_of(slides: Iterable[str], features: Path, workspace: Path) -> dict[str, OutputRecord]:
-    """Map each slide to its feature store, as recorded.
-
-    :raises CohortError: a slide of the split no longer has one.
-    """
-    wanted = list(slides)
-    there = upstream(Manifest.of(features), "extract", workspace, only=wanted).records
-    lost = [slide for slide in wanted if slide not in there]
-    if lost:
-        what = f"{len(lost)} of the split's {len(wanted)} slides no longer have features: {some(lost, 3)}"
-        raise CohortError(what, path=features, hint="run wsipipe extract, then make the split again (wsipipe train)")
-    return {slide: there[slide].outputs["features"] for slide in wanted}
 
 
 def _refuse_twins(slides_of: Mapping[str, Sequence[str]], tiles: Path) -> None:
@@ -343,6 +314,10 @@ class SplitOutput:
     by_site: bool
     """Whether it keeps sites apart."""
     site_of: Mapping[str, str]
+    targets: FoldTargets | None = None
+    """Of a signature, the labels of each fold."""
+    inputs: Mapping[str, Input] = field(default_factory=dict)
+    """The records of these labels, for the stages that use them."""
 
     @property
     def sites(self) -> Mapping[str, str]:
@@ -365,7 +340,12 @@ class SplitOutput:
 
     def part(self, fold: int, role: Role) -> dict[str, tuple[Label, tuple[str, ...]]]:
         """Return the patients with a role in a fold: patient → label and slides."""
-        return {p: (self.splits.labels[p], self.slides_of[p]) for p in self.splits.patients(fold, role)}
+        patients = self.splits.patients(fold, role)
+        return {patient: (self.label(patient, fold), self.slides_of[patient]) for patient in patients}
+
+    def label(self, patient: str, fold: int) -> Label:
+        """Return a patient's label in a fold; only a signature's may differ between folds."""
+        return self.splits.labels[patient] if self.targets is None else self.targets.of[patient][fold]
 
 
 def split_output(manifest: Manifest, workspace: Path) -> SplitOutput:
@@ -381,12 +361,15 @@ def split_output(manifest: Manifest, workspace: Path) -> SplitOutput:
         raise CohortError(what, path=manifest.path.parent, hint="run wsipipe train from its start")
     classes = _classes(split.settings)
     patients = read_patients(workspace / split.outputs["patients"].path, classes)
+    of_targets = {name: split.outputs[name] for name in ("targets", "signatures") if name in split.outputs}
     return SplitOutput(
         splits=read_splits(workspace / split.outputs["splits"].path, classes),
         record=split.outputs["splits"],
         slides_of={patient.patient_id: patient.slides for patient in patients},
         by_site=split.settings.get("split_by") == "site",
         site_of={patient.patient_id: patient.site for patient in patients},
+        targets=FoldTargets.read(manifest.path.parent, classes) if of_targets else None,
+        inputs={name: OutputInput(output) for name, output in of_targets.items()},
     )
 
 

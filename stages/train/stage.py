@@ -115,9 +115,11 @@ class TrainStage(Stage[TrainSettings]):
                 tile=tile,
                 extract=extract,
                 sites={patient: sites[patient] for patient in own} if sites else {},
+                signature=split.targets.signatures[fold] if split.targets else None,
             )
             inputs: dict[str, Input] = {
                 "splits": OutputInput(split.record),
+                **split.inputs,
                 "slides": ValueInput({patient: list(ids) for patient, (_, ids) in own.items()}),
                 **{f"features of {slide}": OutputInput(features[slide]) for slide in slides},
                 **molecular,
@@ -228,7 +230,8 @@ class TrainStage(Stage[TrainSettings]):
         hashes = hashes_of(patients, digests, cohort.slides, cohort.splits_digest)
         network = trained.network
         return BundleFacts(
-            question=Question(name=self.question or self.folder.name, **self.biomarker.model_dump()),
+            question=Question(name=self.question or self.folder.name, **self.biomarker.result_settings()),
+            signature=cohort.signature,
             fold=cohort.fold,
             folds=cohort.folds,
             splits_digest=cohort.splits_digest,

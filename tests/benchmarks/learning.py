@@ -64,7 +64,7 @@ def measure(design: DesignName, seed: int, variant: Variant) -> dict[str, object
         teacher = RnaTeacher(len(genes), seed=seed).fit(table.rows(own), genes, [labels[p] for p in own])
         scores = teacher.predict(table.rows(test), genes).tolist()
     else:
-        bags = {p.id: _bag(p) for p in everyone}
+        bags = {p.id: bag_of(p) for p in everyone}
         parts = {
             name: {p: (labels[p], (p,)) for p in patients if (p in validation) == (name == "validation")}
             for name in ("train", "validation")
@@ -91,7 +91,8 @@ def _validation(labels: dict[str, int], *parts: Sequence[str]) -> Iterator[str]:
         yield from drawn[: round(0.2 * sum(value == label for value in labels.values()))]
 
 
-def _bag(patient: PlantedPatient) -> BagTensors:
+def bag_of(patient: PlantedPatient) -> BagTensors:
+    """The bag of a patient's slide."""
     return BagTensors(patient.id, torch.from_numpy(patient.features), knn_edges(patient.coords).to(torch.int32))
 
 

@@ -20,6 +20,7 @@ from wsipipe.stages.train.split import SplitStageSettings
 
 QUESTION = {"task": "binary", "positive": ["positive"], "negative": ["negative"], "classes": [], "robust": False}
 QUESTION |= {"time_column": "", "event_column": "", "loss": "hazards", "horizons": [], "time_unit": ""}
+QUESTION |= {"signature": "", "signature_score": "auto", "cut": ""}
 SPLIT = {
     "folds": 5,
     "validation_fraction": 0.2,
