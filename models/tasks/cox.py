@@ -179,7 +179,7 @@ def efron_terms(risks: Tensor, times: Tensor, events: Tensor) -> Tensor:
         return risks * 0
     order = times.argsort(descending=True, stable=True)
     g, event = risks[order], events[order]
-    _, group, sizes = times[order].unique_consecutive(return_inverse=True, return_counts=True)
+    _, group, sizes = torch.unique_consecutive(times[order], return_inverse=True, return_counts=True)
     last = sizes.cumsum(0) - 1  # of each time: those up to its last patient were at risk
     at_risk = g.logcumsumexp(0)[last][group]
     case = event.nonzero()[:, 0]

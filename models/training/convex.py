@@ -102,7 +102,8 @@ def _rows(groups: Sequence[Sequence[Patient]], together: bool) -> tuple[Floats, 
         the slides' scores, as :meth:`.Task.join` takes it.
     """
     patients = sum(len(group) for group in groups)
-    means, values, weights = [], [], []
+    means: list[NDArray[np.float64]] = []
+    values, weights = [], []
     for group in groups:
         for patient in group:
             of_slides = [bag.features.float().mean(dim=0).double().cpu().numpy() for bag in patient.bags]
