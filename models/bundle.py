@@ -44,9 +44,11 @@ from ..data.surroundings import patiently
 from .feature_recipe import FeatureRecipe
 from .mil.bag_tensors import BagBatch, bag_tensors
 from .mil.network import MOST_GENES, SlideNetwork
-from .model_question import OF_OTHER_TASKS
 from .model_question import Question as Question
+from .model_question import without
 from .patient_hashes import bytes_hash, patient_hash, slide_hash, unsalted_hash
+from .target_facts import TargetFacts, refuse_other_scale
+from .tasks.multitask import MultiTask
 from .tasks.prediction import EVEN, Score, log_odds
 from .tasks.task import Task
 from .training.methods import network_for_inference
@@ -95,6 +97,8 @@ class BundleFacts(BaseModel):
     gene_panel: dict[str, Any]
     task_state: dict[str, Any] = {}
     """What the task has learned from the fold's training patients, such as the scale of a number."""
+    of_targets: dict[str, TargetFacts] = {}
+    """Of a model of several targets: what it holds of each."""
     training: dict[str, Any]
     """Settings, learning curve, best epoch, use of the memory, soft targets."""
     versions: dict[str, str]
@@ -103,6 +107,19 @@ class BundleFacts(BaseModel):
     def task(self) -> Task:
         """The task, with what it has learned from the fold's training patients."""
         return self.question.asked(self.task_state)
+
+    def of_target(self, name: str) -> Self:
+        """The facts of one target, as of a model of that target alone."""
+        own = self.of_targets[name]
+        changed = {
+            "question": self.question.of_target(name),
+            "threshold": own.threshold,
+            "prevalence": own.prevalence,
+            "task_state": self.task_state[name],
+            "patients": self.patients | own.patients,
+            "of_targets": {},
+        }
+        return self.model_copy(update=changed)
 
     @model_validator(mode="after")
     def _fold_is_one_of_the_folds(self) -> Self:
@@ -116,10 +133,12 @@ class BundleFacts(BaseModel):
             task = self.task
         except BundleError as error:
             raise ValueError(error.what) from error
-        if task.has_prevalence and not 0 <= self.threshold <= 1:
-            raise ValueError("threshold: Input should be less than or equal to 1, and not below 0")
-        if self.prevalence is not None and not task.has_prevalence:
-            raise ValueError(f"task {self.question.task} has no prevalence")
+        if self.of_targets.keys() != set(self.question.targets):
+            raise ValueError(f"it has facts of the targets {list(self.of_targets)}, not of {self.question.targets}")
+        refuse_other_scale(task, self.threshold, self.prevalence)
+        if isinstance(task, MultiTask):
+            for name, own in self.of_targets.items():
+                refuse_other_scale(task.targets[name], own.threshold, own.prevalence)
         return self
 
     def saw(self, patient_id: str | None, slide_digest: str | None, slide_id: str | None = None) -> bool:
@@ -179,7 +198,7 @@ def write_bundle(
     content = {
         "encoding-type": ENCODING_TYPE,
         "encoding-version": ENCODING_VERSION,
-        **facts.model_dump(mode="json", exclude={} if facts.question.task != "binary" else OF_OTHER_TASKS),
+        **facts.model_dump(mode="json", exclude=without(facts.question)),
     }
     with whole(path) as scratch:
         scratch.mkdir()

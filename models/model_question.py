@@ -7,19 +7,18 @@ from typing import Any, Final, Self
 
 from pydantic import BaseModel, ConfigDict, model_validator
 
+from ..data.errors import BundleError
+from ..data.file_names import why_no_file_name
+from .tasks.multitask import MultiTask
 from .tasks.question import TaskName, class_names, refuse_parts
 from .tasks.task import Task, find_task
 
 
-class Question(BaseModel):
-    """The question a model answers: the task, the columns, and which values mean which class.
-
-    A bundle of a binary question stores no task.
-    """
+class TargetQuestion(BaseModel):
+    """A question without a name: the task, the columns, and which values mean which class."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    name: str
     label_column: str
     positive: list[str]
     negative: list[str]
@@ -28,6 +27,8 @@ class Question(BaseModel):
     robust: bool = False
     time_column: str = ""
     event_column: str = ""
+    targets: list[str] = []
+    """Of multitask: names of the targets, in the order of their heads."""
 
     @model_validator(mode="after")
     def _all_that_the_task_needs(self) -> Self:
@@ -42,8 +43,46 @@ class Question(BaseModel):
         return find_task(self.task, class_names(self.classes), state, robust=self.robust)
 
 
-OF_OTHER_TASKS: Final[dict[str, Any]] = {
-    "question": {"task", "classes", "robust", "time_column", "event_column"},
-    "task_state": True,
-}
-"""Fields of a bundle that only tasks other than the binary one need: a bundle of a binary question is without them."""
+class Question(TargetQuestion):
+    """The question a model answers, with its name; a bundle of a binary question stores no task."""
+
+    name: str
+    of_targets: dict[str, TargetQuestion] = {}
+    """Of multitask: what each target asks."""
+
+    @model_validator(mode="after")
+    def _a_question_for_each_target(self) -> Self:
+        if self.of_targets.keys() != set(self.targets):
+            raise ValueError(f"the targets are {self.targets}, and there are questions of {list(self.of_targets)}")
+        if any(question.targets for question in self.of_targets.values()):
+            raise ValueError("a target has targets itself")
+        if strange := [name for name in self.targets if why_no_file_name(name)]:
+            raise ValueError(f"{strange[0]!r} cannot be a target's name")
+        return self
+
+    def asked(self, state: Mapping[str, Any] | None = None) -> Task:
+        """Return the task; of several targets all of them, each with its own state."""
+        if not self.targets:
+            return super().asked(state)
+        own = dict.fromkeys(self.targets) if state is None else state
+        if own.keys() != set(self.targets) or not all(one is None or isinstance(one, dict) for one in own.values()):
+            raise BundleError(
+                f"what its task has learned is damaged: it is not of the targets {', '.join(self.targets)}",
+                hint="copy the bundle again, or train again",
+            )
+        return MultiTask({name: self.of_targets[name].asked(own[name]) for name in self.targets})
+
+    def of_target(self, name: str) -> Question:
+        """What one of the targets asks."""
+        return Question(name=name, **self.of_targets[name].model_dump())
+
+
+_OF_SEVERAL_TARGETS: Final = {"targets", "of_targets"}
+_OF_OTHER_TASKS: Final = {"task", "classes", "robust", "time_column", "event_column", *_OF_SEVERAL_TARGETS}
+
+
+def without(question: Question) -> dict[str, Any]:
+    """Fields of a bundle that this question does not need: a bundle is without what only other tasks have."""
+    if question.task == "binary":
+        return {"question": _OF_OTHER_TASKS, "task_state": True, "of_targets": True}
+    return {} if question.targets else {"question": _OF_SEVERAL_TARGETS, "of_targets": True}

@@ -139,6 +139,8 @@ class Call:
         self.flags["cohort"] = {"table": table}
         biomarker = {key: value for key, value in self.flags.pop("biomarker").items() if value is not None}
         if biomarker:
+            if not names and "targets" in biomarker:
+                raise UsageError("a model of several targets needs a name", hint="use --name, such as --name receptors")
             if not names and "label_column" not in biomarker:
                 what = f"--{next(iter(biomarker))} is given, but not the label that it belongs to"
                 raise UsageError(what, hint="use --label-column too, or --name a biomarker of the settings file")

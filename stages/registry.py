@@ -140,7 +140,11 @@ STAGES: Final = (
     ),
     StageRow(
         "cross_validate", 4, ("models/*", "comparisons/*/*"), command="train",
-        outputs=(OutputRow("oof_predictions.csv", small=True), OutputRow("metrics.json", _JSON, small=True)),
+        outputs=(
+            OutputRow("oof_predictions.csv", small=True), OutputRow("metrics.json", _JSON, small=True),
+            OutputRow("targets/*/oof_predictions.csv", small=True),
+            OutputRow("targets/*/metrics.json", _JSON, small=True),
+        ),
     ),
     StageRow("report", 6, ("models/*",), command="train", outputs=(OutputRow("report.html", small=True),)),
     StageRow(

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from ...data.cohort.outcomes import Label, Survival
+from ...data.cohort.outcomes import Label
 from ...data.cohort.splits import Strata
 from ...data.errors import CohortError, UsageError
 from ..evaluation.number_metrics import number_figures, number_metrics
@@ -87,7 +87,7 @@ class RegressionTask(Task):
         """The number in the scale of the training patients."""
         if soft_target is not None:
             raise UsageError("soft targets are for the binary task", path=patient_id)
-        if isinstance(label, Survival) or not math.isfinite(label):
+        if isinstance(label, tuple) or not math.isfinite(label):
             raise UsageError(f"a label is a finite number, not {label}", path=patient_id)
         return (label - self.centre) / self.scale
 
@@ -139,7 +139,7 @@ def number_of(label: Label) -> float:
 
     :raises UsageError: it is none.
     """
-    if isinstance(label, Survival):
+    if isinstance(label, tuple):
         raise UsageError(f"a label is a number, not {label}")
     return float(label)
 

@@ -49,6 +49,7 @@ class SurvivalTask(Task):
 
     name: ClassVar[str] = "survival"
     measure: ClassVar[str] = HARRELL
+    value_width: ClassVar[int] = 2
 
     def __init__(self, edges: Sequence[float] = (1.0, 2.0, 3.0), end: float = 4.0) -> None:
         self.edges, self.end = tuple(float(edge) for edge in edges), float(end)

@@ -19,8 +19,9 @@ from typing import Any, ClassVar, Final, Self
 from torch import Tensor
 from torch.nn import functional
 
-from ...data.cohort.outcomes import Label
+from ...data.cohort.outcomes import Classes, Label
 from ...data.cohort.splits import Strata
+from ...data.cohort.target_splits import TargetStrata
 from ...data.errors import BundleError
 from ..evaluation.metrics import Metrics
 from ..evaluation.task_metrics import Figures, TaskMetrics
@@ -60,6 +61,13 @@ class Task(ABC):
 
     has_prevalence: ClassVar[bool] = False
     """Whether its probabilities are at a prevalence, as those of two classes are that training draws evenly."""
+    value_width: ClassVar[int] = 1
+    """How many numbers the target value of a patient has."""
+
+    @property
+    def number_of_classes(self) -> Classes:
+        """How many classes its labels have, for reading them from tables."""
+        return len(self.classes)
 
     @property
     def share_names(self) -> tuple[str, ...]:
@@ -86,7 +94,7 @@ class Task(ABC):
     def strata(self, labels: Mapping[str, Label]) -> dict[str, int]:
         """Map each patient to a stratum; splits keep the share of every stratum equal in all folds."""
 
-    def strata_of_split(self, labels: Mapping[str, Label]) -> Strata:
+    def strata_of_split(self, labels: Mapping[str, Label]) -> Strata | TargetStrata:
         """The strata with their names, for messages."""
         return Strata(self.strata(labels), self.classes)
 

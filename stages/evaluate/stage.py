@@ -35,7 +35,7 @@ from ..registry import VERSIONS
 from ..settings import Runtime, Settings
 from ..stage import FileInput, Input, Item, Outcome, OutputInput, Plan, Progress, Stage, ValueInput, upstream
 from ..train.cross_validate import TASK_COLUMNS, main_figure, metrics_of, write_metrics
-from ..train.split import write_patients
+from ..train.patient_table import write_patients
 from .cohort import ExternalCohort, ExternalSettings, ExternalTask, cross_validated_auc, without
 from .page import ExternalReport, FoldAlone, external_page
 

@@ -53,6 +53,8 @@ class Asks(Protocol):
 Facts = tuple[tuple[str, str], ...]
 """Names and values, in the order in which they are shown."""
 
+PAGE: Final = "page.html"
+"""The layout of a page by itself."""
 FEW_PATIENTS: Final = 30
 """With fewer patients than this in one class, the page warns that intervals are unreliable."""
 WIDE_INTERVAL: Final = 0.2
@@ -246,14 +248,18 @@ class PredictionReport:
     facts: Facts
 
 
-def training_page(report: TrainingReport) -> str:
-    """The training report as HTML: one file that needs no other."""
+def training_page(report: TrainingReport, layout: str = PAGE) -> str:
+    """The training report as HTML: one file that needs no other.
+
+    :param layout: the template that it is laid out by: a page, or the part of one.
+    """
     labels = [bool(patient.label) for patient in report.oof]
     probabilities = [patient.probability for patient in report.oof]
     of_fold = {fold.fold: [patient for patient in report.oof if patient.fold == fold.fold] for fold in report.folds}
     curves = [roc_points([bool(p.label) for p in part], [p.probability for p in part]) for part in of_fold.values()]
     losses = tuple(dict.fromkeys(name for fold in report.folds for row in fold.history for name in row.losses))
     return TEMPLATES.get_template("training.html").render(
+        layout=layout,
         report=report,
         metrics=report.metrics,
         question=report.question,
@@ -274,7 +280,7 @@ def prediction_page(report: PredictionReport) -> str:
     :raises UsageError: a picture's path is not relative to the page.
     """
     return TEMPLATES.get_template("prediction.html").render(
-        report=report, question=report.question, place=place_chart, link=_link
+        layout=PAGE, report=report, question=report.question, place=place_chart, link=_link
     )
 
 

@@ -9,8 +9,10 @@ from ...data.cohort.labels import PatientLabels, class_labels, patient_labels
 from ...data.cohort.measured import number_labels, survival_labels
 from ...data.cohort.slide_match import SlideMatch
 from ...data.cohort.table import CohortTable
+from ...data.cohort.target_labels import join_targets
+from ...data.errors import about
 from ...models.tasks.question import class_values
-from .settings import BiomarkerSettings
+from .settings import BiomarkerSettings, QuestionSettings
 
 
 def question_labels(
@@ -35,6 +37,12 @@ def question_labels(
         "keep_frozen": keep_frozen,
         "drop_conflicts": drop_conflicts,
     }
+    if isinstance(question, QuestionSettings) and question.targets:
+        of_targets = {}
+        for name in question.targets:
+            with about(f"biomarkers.{name}"):
+                of_targets[name] = question_labels(table, question.of_targets[name], to_train=to_train, **shared)
+        return join_targets(of_targets)
     column = question.label_column
     if question.task == "binary":
         positive, negative = question.positive, question.negative

@@ -25,7 +25,8 @@ class BiomarkerSettings(Settings):
     task: TaskName = Field(
         "binary",
         description="kind of question: binary (positive or negative), multiclass (one of several classes), "
-        "ordinal (classes in order), regression (a number) or survival (a time, with or without an event)",
+        "ordinal (classes in order), regression (a number), survival (a time, with or without an event) or multitask "
+        "(several other biomarkers, which targets name)",
     )
     positive: list[str] = Field(["positive"], min_length=1, description="values that mean positive")
     negative: list[str] = Field(["negative"], min_length=1, description="values that mean negative")
@@ -39,12 +40,25 @@ class BiomarkerSettings(Settings):
     )
     time_column: str = Field("", description="of survival, in place of label_column: the length of the follow-up")
     event_column: str = Field("", description="of survival: 1 where the follow-up ended with the event, 0 where not")
+    targets: list[str] = Field(
+        [],
+        description="of multitask, in place of label_column: names of other biomarkers that one model learns together; "
+        "a patient needs a label of one of them",
+    )
 
     @model_validator(mode="before")
     @classmethod
-    def _named_after_its_time(cls, given: Any) -> Any:
-        if isinstance(given, dict) and given.get("time_column") and not given.get("label_column"):
+    def _named_after_its_time_or_targets(cls, given: Any) -> Any:
+        if not isinstance(given, dict):
+            return given
+        if given.get("time_column") and not given.get("label_column"):
             return {**given, "label_column": given["time_column"]}
+        targets = given.get("targets")
+        if isinstance(targets, list) and targets and all(isinstance(name, str) for name in targets):
+            if "label_column" in given and "of_targets" not in given:  # resolved questions have it from here
+                raise ValueError("targets have label columns of their own: leave label_column out")
+            names = [name.strip() for text in targets for name in text.split(",")]
+            return {"task": "multitask", **given, "targets": names, "label_column": ", ".join(names)}
         return given
 
     @model_validator(mode="after")
@@ -54,11 +68,6 @@ class BiomarkerSettings(Settings):
         if self.task != "binary" and given and any(getattr(self, name) != [name] for name in given):
             raise ValueError(f"{given[0]} is for task binary; task is {self.task}")
         return self
-
-    @property
-    def number_of_classes(self) -> int:
-        """Number of classes; 0 for a task without."""
-        return 2 if self.task == "binary" else len(self.classes)
 
     def asked(self) -> Task:
         """Return the prediction task."""
@@ -73,6 +82,28 @@ class BiomarkerSettings(Settings):
         if both:
             raise ValueError(f"{', '.join(sorted(both))} cannot mean both positive and negative")
         return negative
+
+
+class QuestionSettings(BiomarkerSettings):
+    """A biomarker together with the questions of its targets, if it has some."""
+
+    of_targets: dict[str, BiomarkerSettings] = Field({}, description="the question of each target")
+
+    @model_validator(mode="after")
+    def _a_question_for_each_target(self) -> QuestionSettings:
+        if self.of_targets.keys() != set(self.targets):
+            raise ValueError(f"the targets are {self.targets}, and there are questions of {list(self.of_targets)}")
+        if several := [name for name, question in self.of_targets.items() if question.targets]:
+            raise ValueError(f"target {several[0]} has targets itself")
+        return self
+
+    def asked(self) -> Task:
+        """Return the prediction task."""
+        if not self.targets:
+            return super().asked()
+        from ...models.tasks.multitask import MultiTask  # here, because it loads torch
+
+        return MultiTask({name: self.of_targets[name].asked() for name in self.targets})
 
 
 class SplitSettings(Settings):
