@@ -111,7 +111,8 @@ def evaluate(
 
     :param model: the model's folder, usually of another workspace.
     :param name: of the evaluation's folder; default: the model's.
-    :param labels: ``label_column``, ``positive`` and ``negative``, where the table calls them otherwise than the model.
+    :param labels: ``label_column``, ``positive``, ``negative``, ``classes``, ``time_column`` and ``event_column``,
+        where the table calls them otherwise than the model.
     :param other_patients: ids that the model knows are other people's here; only slides' bytes are compared.
     :param prevalence: the one that probabilities are shown at; default: that of the model's training patients.
     :raises WsipipeError: what keeps a whole stage from running.

@@ -240,8 +240,8 @@ def evaluate(
     """Evaluate a trained model on this workspace's patients; its metrics by name.
 
     :param model: the trained model's folder, usually of another workspace.
-    :param labels: ``label_column``, ``positive`` and ``negative``, where this table names them differently from the
-        table that the model was trained on.
+    :param labels: ``label_column``, ``positive``, ``negative``, ``classes``, ``time_column`` and ``event_column``,
+        where this table names them differently from the table that the model was trained on.
     :param name: name of the evaluation's folder; default: the model's name.
     :param features: name of the features' folder; default: the one that the model's recipe names.
     :param other_patients: ids that the model knows are other people's here; only slides' bytes are compared.

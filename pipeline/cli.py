@@ -240,6 +240,13 @@ def evaluate(
     label_column: Annotated[str | None, typer.Option(help="column of the label; default: the model's")] = None,
     positive: Annotated[list[str] | None, typer.Option(help="values that mean positive; default: the model's")] = None,
     negative: Annotated[list[str] | None, typer.Option(help="values that mean negative; default: the model's")] = None,
+    classes: Annotated[
+        list[str] | None, typer.Option(help="the model's classes with this table's values, such as low=1+|2+")
+    ] = None,
+    time_column: Annotated[
+        str | None, typer.Option(help="of survival: the time's column; default: the model's")
+    ] = None,
+    event_column: Annotated[str | None, typer.Option(help="of survival: of the event; default: the model's")] = None,
     drop_conflicts: Annotated[
         bool | None,
         typer.Option(help="drop patients with both positive and negative rows; otherwise they are an error"),
@@ -256,7 +263,10 @@ def evaluate(
     Tile and extract their slides first, with the settings of the model. Label column and values are those of the
     model, unless they are given. Nothing is fitted.
     """
-    labels = {"label_column": label_column, "positive": positive or None, "negative": negative or None}
+    labels: dict[str, str | list[str] | None] = {
+        **{"label_column": label_column, "positive": positive or None, "negative": negative or None},
+        **{"classes": classes or None, "time_column": time_column, "event_column": event_column},
+    }
     call.flags |= {"predict": {"device": device}, "split": {"drop_conflicts": drop_conflicts}}
     call.flags["cohort"] = {"table": table}
     call.on_gpu("predict", gpu)

@@ -37,7 +37,7 @@ def compare(
     summaries: list[Summary] = []
     results: dict[str, Json] = {}
     chosen = biomarkers_of(config, names)
-    refuse_one_prevalence_for(chosen, prevalence)
+    refuse_one_prevalence_for(config, chosen, prevalence)
     for name in chosen:
         ran, results[name] = _compare_one(config, runner, name, features, prevalence)
         summaries += ran

@@ -34,10 +34,10 @@ def biomarkers_of(config: Config, names: Sequence[str] | None) -> Sequence[str]:
     return names or list(config.biomarkers)
 
 
-def refuse_one_prevalence_for(names: Sequence[str], prevalence: float | None) -> None:
-    """Refuse one prevalence for several biomarkers, and one that cannot be.
+def refuse_one_prevalence_for(config: Config, names: Sequence[str], prevalence: float | None) -> None:
+    """Refuse one prevalence for several biomarkers, for one without two classes, and one that cannot be.
 
-    :raises UsageError: it is for several, or does not lie between 0 and 1.
+    :raises UsageError: it is for several, for a task that has none, or does not lie between 0 and 1.
     """
     if prevalence is None:
         return
@@ -46,6 +46,9 @@ def refuse_one_prevalence_for(names: Sequence[str], prevalence: float | None) ->
     if len(names) > 1:
         what = f"--prevalence is one number, and there are {len(names)} biomarkers: {', '.join(names)}"
         raise UsageError(what, hint="choose one with --name")
+    if (task := config.biomarkers[names[0]].task) != "binary":
+        what = f"a prevalence is of two classes, and the question of {names[0]} is {task}"
+        raise UsageError(what, hint="leave --prevalence out")
 
 
 @dataclass(frozen=True)

@@ -38,7 +38,7 @@ def train(
     summaries: list[Summary] = []
     metrics: dict[str, Json] = {}
     chosen = biomarkers_of(config, names)
-    refuse_one_prevalence_for(chosen, prevalence)
+    refuse_one_prevalence_for(config, chosen, prevalence)
     if idle := idle_settings(config.train):
         runner.console.note(f"{config.train.method} does not use {', '.join(idle)}: no effect here")
     for name in chosen:

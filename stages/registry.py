@@ -174,6 +174,7 @@ STAGES: Final = (
         outputs=(
             *(OutputRow(name, small=True) for name in ("patients.csv", "predictions.csv", "report.html")),
             OutputRow("metrics.json", _JSON, small=True),
+            OutputRow("targets/*/predictions.csv", small=True), OutputRow("targets/*/metrics.json", _JSON, small=True),
         ),
     ),
 )  # fmt: skip

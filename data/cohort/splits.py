@@ -242,9 +242,9 @@ def _fault(row: Sequence[str], folds: int, seen: Mapping[str, Label], classes: C
     patient, label, fold, *roles = row
     if patient in seen:
         return f"patient {patient} is there twice"
-    if label_of(label, classes) is None and isinstance(classes, tuple):
-        return f"label {label!r} is not of {len(classes)} targets, with ? for one that is missing, such as '1 / ? / 0'"
     if label_of(label, classes) is None:
+        if isinstance(classes, tuple):
+            return f"label {label!r} is not of {len(classes)} targets, with ? for a missing one, such as '1 / ? / 0'"
         return f"label {label!r} is not {f'a class from 0 to {classes - 1}' if classes else 'a number or a follow-up'}"
     if not set(roles) <= {"train", "validation", "test"}:
         return f"roles are train, validation and test, not {', '.join(sorted(set(roles)))}"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from .labels import PatientLabels
@@ -15,22 +15,26 @@ class LabelsOfTargets(PatientLabels):
     """Patients with a label of one target at least.
 
     :param of_targets: target → the labels of it alone.
+    :param absent: target → why the table has no labels of it at all.
     """
 
     of_targets: Mapping[str, PatientLabels] = field(default_factory=dict)
+    absent: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def counts(self) -> dict[str, int]:
         """Numbers of patients by target and class; of a target of numbers, of patients who have one."""
-        return {
-            f"{name} {one}".strip(): count
-            for name, own in self.of_targets.items()
-            for one, count in (own.counts or {"": len(own.labels)}).items()
-        }
+        counts: dict[str, int] = {}
+        for name in self.of_targets:
+            own = of_target(self, name)
+            of_classes = own.counts or {"": len(own.labels)}
+            counts |= {f"{name} {one}".strip(): count for one, count in of_classes.items()}
+        return counts
 
     def notes(self) -> list[str]:
         """Sentences on how many patients were used and dropped, and how many of the used miss which label."""
         notes = super().notes()
+        notes += [f"target {name} is left out: {why}" for name, why in self.absent.items()]
         for name, own in self.of_targets.items():
             why = Counter(reason for patient, reason in own.dropped.items() if patient in self.labels)
             if why:
@@ -39,15 +43,19 @@ class LabelsOfTargets(PatientLabels):
         return notes
 
 
-def join_targets(of_targets: Mapping[str, PatientLabels]) -> LabelsOfTargets:
+def join_targets(
+    of_targets: Mapping[str, PatientLabels], absent: Mapping[str, str], order: Sequence[str]
+) -> LabelsOfTargets:
     """Join the labels of several targets; who has none of them is dropped, with the reasons.
 
-    :param of_targets: target → labels of the same table and slides.
+    :param of_targets: target → labels of the same table and slides; at least one.
+    :param absent: target → why the table has no labels of it.
+    :param order: all targets, in the order of a patient's labels.
     """
     first = next(iter(of_targets.values()))
     everyone = sorted({*first.labels, *first.dropped})
     used = {
-        patient: TargetLabels(own.labels.get(patient) for own in of_targets.values())
+        patient: TargetLabels(of_targets[name].labels.get(patient) if name in of_targets else None for name in order)
         for patient in everyone
         if any(patient in own.labels for own in of_targets.values())
     }
@@ -57,7 +65,7 @@ def join_targets(of_targets: Mapping[str, PatientLabels]) -> LabelsOfTargets:
     dropped = {patient: _why(patient, of_targets) for patient in everyone if patient not in used}
     frozen = tuple(sorted({slide for own in of_targets.values() for slide in own.frozen_slides}))
     column = ", ".join(own.column for own in of_targets.values())
-    return LabelsOfTargets(column, used, slides, dropped, frozen, (), of_targets)
+    return LabelsOfTargets(column, used, slides, dropped, frozen, (), of_targets, absent)
 
 
 def _why(patient: str, of_targets: Mapping[str, PatientLabels]) -> str:

@@ -36,7 +36,15 @@ class BinaryTask(Task):
     outputs = 2
     classes = ("negative", "positive")
     has_prevalence: ClassVar[bool] = True
+    answer_columns: ClassVar[Mapping[str, str]] = {
+        name: name for name in ("probability", "logit", "threshold", "call", "prevalence")
+    }
     page_parts: ClassVar[tuple[str, ...]] = ("roc", "distribution", "calibration", "decision")
+
+    @property
+    def share_names(self) -> tuple[str, ...]:
+        """None: one probability says both."""
+        return ()
 
     def strata(self, labels: Mapping[str, Label]) -> dict[str, int]:
         """The classes themselves."""
@@ -99,7 +107,7 @@ class BinaryTask(Task):
 
     def threshold(self, labels: Sequence[Label], scores: Sequence[Score]) -> tuple[float, str]:
         """Youden's threshold at even prevalence, or 0.5 if the validation patients do not determine one."""
-        chosen = youden_threshold(labels, expit(np.array(scores)))
+        chosen = youden_threshold([class_of(label) for label in labels], expit(np.array(scores)))
         return (0.5, "default 0.5") if chosen is None else (chosen, "Youden on the validation patients")
 
     def prevalence(self, labels: Sequence[Label]) -> float:
@@ -126,7 +134,8 @@ class BinaryTask(Task):
 
     def figures(self, rows: Sequence[PatientPrediction], *, rounds: int, seed: int) -> Metrics:
         """Discrimination, operating point, calibration: :func:`~wsipipe.models.evaluation.metrics.binary_metrics`."""
-        labels, probabilities = [row.label for row in rows if row.label is not None], [row.probability for row in rows]
+        labels = [class_of(row.label) for row in rows if row.label is not None]
+        probabilities = [row.probability for row in rows]
         return binary_metrics(labels, probabilities, [row.call for row in rows], rounds=rounds, seed=seed)
 
 

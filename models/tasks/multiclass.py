@@ -39,6 +39,7 @@ class MulticlassTask(Task):
     """
 
     name: ClassVar[str] = "multiclass"
+    answer_columns: ClassVar[Mapping[str, str]] = {"call": "call", "probability of the call": "probability"}
     page_parts: ClassVar[tuple[str, ...]] = ("confusion",)
 
     def __init__(self, classes: Sequence[str] = ("negative", "positive")) -> None:

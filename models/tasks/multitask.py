@@ -39,6 +39,7 @@ class MultiTask(Task):
 
     name: ClassVar[str] = "multitask"
     measure: ClassVar[str] = "Mean of the targets"
+    answer_columns: ClassVar[Mapping[str, str]] = {}
 
     def __init__(self, targets: Mapping[str, Task]) -> None:
         if not targets:
@@ -186,7 +187,9 @@ class MultiTask(Task):
     def score(self, logits: Tensor) -> Tensor:
         """The scores of all targets; (…, outputs) → (…, scores)."""
         sizes = [task.outputs for task in self.targets.values()]
-        scores = [task.score(own) for task, own in zip(self.targets.values(), logits.split(sizes, dim=-1), strict=True)]
+        scores = [
+            task.score(own) for task, own in zip(self.targets.values(), torch.split(logits, sizes, dim=-1), strict=True)
+        ]
         several = [bool(task.score_names) for task in self.targets.values()]
         return torch.cat([s if many else s[..., None] for s, many in zip(scores, several, strict=True)], dim=-1)
 

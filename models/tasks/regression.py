@@ -42,6 +42,7 @@ class RegressionTask(Task):
     """
 
     name: ClassVar[str] = "regression"
+    answer_columns: ClassVar[Mapping[str, str]] = {"prediction": "probability"}
     outputs = 1
     measure: ClassVar[str] = "Spearman's ρ"
 

@@ -48,6 +48,7 @@ class SurvivalTask(Task):
     """
 
     name: ClassVar[str] = "survival"
+    answer_columns: ClassVar[Mapping[str, str]] = {"risk": "probability", "threshold": "threshold", "call": "call"}
     measure: ClassVar[str] = HARRELL
     value_width: ClassVar[int] = 2
 

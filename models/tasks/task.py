@@ -56,6 +56,8 @@ class Task(ABC):
     """Names of the classes, in the order of their labels; empty if labels are not classes."""
     measure: ClassVar[str] = "AUC"
     """Name of the figure by which methods are compared."""
+    answer_columns: ClassVar[Mapping[str, str]]
+    """Columns of tables → the field of the :class:`Answer` that each shows."""
     page_parts: ClassVar[tuple[str, ...]] = ()
     """Charts of the performance section that apply to it, in the order of the page."""
 

@@ -98,16 +98,16 @@ def _fit_targets(
     fits = []
     for (name, own), model in zip(task.targets.items(), network.of_targets, strict=True):
         assert isinstance(model, MeanPooling)
-        parts = [
+        known, judged = (
             [
                 replace(patient, label=label, task=own)
                 for patient in patients
                 if (label := task.label_of(name, patient.label)) is not None
             ]
             for patients in (train, validation)
-        ]
+        )
         with about(f"biomarkers.{name}"):
-            fits.append(fit_mean(model, *parts, settings))
+            fits.append(fit_mean(model, known, judged, settings))
     done = Fit()
     for epochs in zip(*(fit.history for fit in fits), strict=True):
         first, gain = epochs[0], float(np.mean([epoch.gain for epoch in epochs]))

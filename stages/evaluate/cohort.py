@@ -25,17 +25,18 @@ from ...models.bundle import BundleFacts, folds_of
 from ...models.evaluation.metrics import Estimate
 from ...models.evaluation.task_metrics import TaskMetrics
 from ...models.feature_recipe import FeatureRecipe
+from ...models.tasks.question import class_names
 from ..predict.allowed_folds import SAME_IDS, AllowedFolds, PatientSlides, allowed_folds
 from ..settings import Presentation, Runtime
 from ..train.question_labels import question_labels
-from ..train.settings import BiomarkerSettings
+from ..train.settings import BiomarkerSettings, QuestionSettings
 from ..train.split import slides_with_features
 
 SEEN_BY_ALL = "every fold of the model was trained on them"
 """The reason for dropping a training patient."""
 
 
-class ExternalSettings(BiomarkerSettings):
+class ExternalSettings(QuestionSettings):
     """Settings of an evaluation on another cohort: its label column and values, and how they are used."""
 
     drop_conflicts: bool = False
@@ -51,16 +52,37 @@ class ExternalSettings(BiomarkerSettings):
         """Take the model's own question, with the given values that are not None replaced.
 
         :raises BundleError: there is no model.
-        :raises UsageError: a value would mean both positive and negative.
+        :raises UsageError: a value would mean two classes, or is of another task than the model's.
         """
-        asked = folds_of(model)[0][1].question.model_dump(exclude={"name"})
-        asked |= {name: value for name, value in given.items() if value is not None}
+        question = folds_of(model)[0][1].question
+        given = {name: value for name, value in given.items() if value is not None}
+        if question.targets and (renamed := [n for n in given if n in BiomarkerSettings.model_fields]):
+            raise UsageError(
+                f"{renamed[0]} is of one question, and this model has the targets {', '.join(question.targets)}",
+                path=model,
+                hint="call the table's columns and values as the model's targets do: "
+                + ", ".join(own.label_column for own in question.of_targets.values()),
+            )
+        if question.task == "survival" and "label_column" in given:
+            what = "the model's question is of survival, whose labels are in two columns"
+            raise UsageError(what, path=model, hint="use --time-column and --event-column")
+        if "time_column" in given:
+            given["label_column"] = given["time_column"]
+        asked = question.model_dump(exclude={"name"}) | given
         try:
-            return cls.model_validate(asked)
+            settings = cls.model_validate(asked)
+            if class_names(settings.classes) != class_names(question.classes):
+                raise UsageError(
+                    f"these classes are not the model's, which are {', '.join(class_names(question.classes))}",
+                    path=model,
+                    hint="name all of them in the model's order, each with this table's values: low=1+|2+",
+                )
         except ValidationError as error:
             what = error.errors()[0]["msg"].removeprefix("Value error, ")
-            hint = f"the model's values are positive: {asked['positive']}, negative: {asked['negative']}; override both"
+            own = f"positive: {question.positive}, negative: {question.negative}; override both"
+            hint = f"the model's values are {own}" if question.task == "binary" else f"its task is {question.task}"
             raise UsageError(what, path=model, hint=hint) from error
+        return settings
 
 
 @dataclass(frozen=True, kw_only=True)

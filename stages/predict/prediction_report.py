@@ -224,7 +224,8 @@ def _write_predictions(path: Path, report: PredictionReport, work: _Predictions,
     """Write ``predictions.csv``."""
 
     question, with_call = report.question, report.question.words.called
-    share_names = () if task.name == "binary" else task.share_names
+    share_names = task.share_names
+    value = next(name for name, field in task.answer_columns.items() if field == "probability")
     blank = [""] * 5
 
     def row(level: str, slide: str, status: str, p: PatientPrediction, note: str, *made: str) -> list[object]:
@@ -245,7 +246,7 @@ def _write_predictions(path: Path, report: PredictionReport, work: _Predictions,
         dates.setdefault(one.prediction.patient_id, []).append(date(one.slide))
     with whole(path) as scratch, scratch.open("w", encoding="utf-8", newline="") as stream:
         writer = SafeWriter(stream)
-        writer.writerow([*COLUMNS, *share_names])
+        writer.writerow([*(value if name == "probability" else name for name in COLUMNS), *share_names])
         for p in report.patients:
             writer.writerow(row("patient", "", "done", p, p.why, work.model, max(dates[p.patient_id])))
         for one in report.slides:

@@ -29,7 +29,7 @@ from ...data.files.safe_cells import SafeWriter
 from ...data.json_text import fault, read_json
 from ...data.manifest import Manifest
 from ...models.backbones.devices import choose_devices
-from ...models.bundle import BundleFacts, prevalence_of, read_bundle, read_facts
+from ...models.bundle import prevalence_of, read_bundle, read_facts
 from ...models.evaluation.metrics import Metrics
 from ...models.evaluation.task_metrics import TaskMetrics
 from ...models.tasks.binary import BINARY
@@ -41,8 +41,8 @@ from ..lineage import Lineage
 from ..registry import VERSIONS
 from ..settings import Presentation, Runtime, Settings
 from ..stage import Input, Item, Outcome, OutputInput, Plan, Progress, Stage, upstream
+from .read_patients import Folds, ReadPatient, folds_of_target, of_target, predictions
 from .split import features_of, split_output
-from .target_rows import ReadPatient, rows_of_target
 
 
 class CrossValidateSettings(Settings):
@@ -59,8 +59,6 @@ OOF_COLUMNS: Final = (
     "patient_id", "fold", "label", "probability", "logit", "threshold", "call", "slides", "prevalence",
 )  # fmt: skip
 """Columns of ``oof_predictions.csv``. Probability and threshold are at the prevalence, the logit at even prevalence."""
-TASK_COLUMNS: Final = OOF_COLUMNS[:-1]
-"""Columns of tasks other than the binary one, before those of the shares, such as the probability of each class."""
 
 
 @dataclass(frozen=True)
@@ -130,7 +128,8 @@ class CrossValidateStage(Stage[CrossValidateSettings]):
                 hint = "run wsipipe train: it trains the fold again, and continues from there"
                 raise CohortError(f"is stale: {test.stale}", path=test.bundle, hint=hint)
         bundles = [(test.bundle, read_facts(test.bundle)) for test in item.payload]
-        prevalence, task = prevalence_of(bundles, self.settings.prevalence), bundles[0][1].task
+        task = bundles[0][1].task
+        prevalence_of(bundles, self.settings.prevalence)  # refused before slides are read
         for test in item.payload:
             bundle = read_bundle(test.bundle, device)
             for patient, (label, stores) in test.patients.items():
@@ -144,11 +143,7 @@ class CrossValidateStage(Stage[CrossValidateSettings]):
                 read.append(ReadPatient(patient, label, scores))
         if isinstance(task, MultiTask):
             return evaluate_targets(self.folder, task, read, bundles, self.settings)
-        thresholds = {facts.fold: facts.threshold for _, facts in bundles}
-        rows = [
-            PatientPrediction.of(one.patient_id, one.slides, thresholds, task, prevalence=prevalence, label=one.label)
-            for one in read
-        ]
+        rows = predictions(read, bundles, self.settings.prevalence)
         return write_evaluation(self.folder, rows, self.settings, task)
 
 
@@ -156,12 +151,14 @@ def evaluate_targets(
     folder: Path,
     task: MultiTask,
     read: Sequence[ReadPatient],
-    bundles: Sequence[tuple[Path, BundleFacts]],
+    bundles: Folds,
     settings: CrossValidateSettings,
 ) -> Outcome:
     """Write both files of each target, of the patients who have its label, and the metrics of all together."""
     read = sorted(read, key=lambda one: one.patient_id)
-    rows = {name: rows_of_target(name, read, bundles, only_labelled=True) for name in task.targets}
+    rows = {
+        name: predictions(of_target(read, task, name), folds_of_target(bundles, name), None) for name in task.targets
+    }
     outputs: dict[str, Path] = {}
     metrics, by_fold = {}, {}
     for name, own in rows.items():
@@ -299,13 +296,27 @@ def read_metrics(path: Path) -> ModelMetrics | ModelTaskMetrics:
         raise StoreError(f"holds no metrics: {fault(error)}", path=path, hint=hint) from error
 
 
+def task_columns(task: Task, before: Sequence[str], after: Sequence[str]) -> dict[str, str]:
+    """Columns of a table of predictions, but for the shares → the field of a prediction that each shows.
+
+    :param before, after: fields around those of the task's answer.
+    """
+    return {**{name: name for name in before}, **task.answer_columns, **{name: name for name in after}}
+
+
 def write_oof(path: Path, rows: Sequence[PatientPrediction], task: Task = BINARY) -> None:
     """Write ``oof_predictions.csv``, one row per patient."""
-    columns, shares = (OOF_COLUMNS, ()) if task.name == "binary" else (TASK_COLUMNS, task.share_names)
+    columns = _oof_columns(task)
     with whole(path) as scratch, scratch.open("w", encoding="utf-8", newline="") as stream:
         writer = SafeWriter(stream)
-        writer.writerow([*columns, *shares])
-        writer.writerows([*(getattr(row, name) for name in columns), *row.shares] for row in rows)
+        writer.writerow([*columns, *task.share_names])
+        writer.writerows([*(getattr(row, field) for field in columns.values()), *row.shares] for row in rows)
+
+
+def _oof_columns(task: Task) -> dict[str, str]:
+    if task.name == "binary":
+        return {name: name for name in OOF_COLUMNS}
+    return task_columns(task, ("patient_id", "fold", "label"), ("slides",))
 
 
 def read_oof(path: Path, task: Task = BINARY) -> list[PatientPrediction]:
@@ -313,32 +324,43 @@ def read_oof(path: Path, task: Task = BINARY) -> list[PatientPrediction]:
 
     :raises StoreError: damaged, or edited into something else.
     """
-    share_names = () if task.name == "binary" else task.share_names
+    columns = {field: name for name, field in _oof_columns(task).items()}
     classes = range(max(2, len(task.classes)))
 
     def prediction(row: Mapping[str, str]) -> PatientPrediction:
-        figures = [float(row[name]) for name in ("probability", "logit", "threshold")]
-        shares = tuple(float(row[name]) for name in share_names)
-        prevalence = float(row.get("prevalence") or EVEN)
+        def number(field: str, missing: float) -> float:
+            name = columns.get(field, "")
+            value = missing if name not in row else float(row[name])
+            if not math.isfinite(value):
+                raise ValueError(f"{field} is {value}")
+            return value
+
+        probability, prevalence, call = (
+            number("probability", math.nan),
+            number("prevalence", EVEN),
+            row.get("call", "0"),
+        )
         label = _label(row["label"], task)
-        sound = all(map(math.isfinite, (*figures, *shares))) and 0 < prevalence < 1
-        if not sound or label is None or row["call"] not in map(str, classes):
+        if label is None or call not in map(str, classes) or not 0 < prevalence < 1:
             raise ValueError(f"the prediction of {row['patient_id'][:40]!r} is none")
-        probability, logit, threshold = figures
+        shares = tuple(float(row[name]) for name in task.share_names)
+        if not all(map(math.isfinite, shares)):
+            raise ValueError("a probability is no number")
         return PatientPrediction(
             patient_id=row["patient_id"],
             label=label,
             probability=probability,
-            logit=logit,
-            threshold=threshold,
-            call=int(row["call"]),
+            logit=number("logit", probability),
+            threshold=number("threshold", 0.0),
+            call=int(call),
             slides=int(row["slides"]),
             folds=(int(row["fold"]),),
             prevalence=prevalence,
             shares=shares,
         )
 
-    return read_own_rows(path, [*TASK_COLUMNS, *share_names], prediction)
+    needed = [name for name in _oof_columns(task) if name != "prevalence"]
+    return read_own_rows(path, [*needed, *task.share_names], prediction)
 
 
 def _label(text: str, task: Task) -> Label | None:

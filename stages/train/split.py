@@ -103,7 +103,7 @@ class SplitStage(Stage[SplitStageSettings]):
         )
         stores = [read_expression(store) for store in self.molecular]
         targets = [task.known(name, labels.labels) for name in task.targets] if isinstance(task, MultiTask) else []
-        suspicious = [note for own in targets or [labels.labels] for note in refuse_labels(stores, own)]
+        suspicious = [note for own in targets or [dict(labels.labels)] for note in refuse_labels(stores, own)]
         spelling = {id_key(patient): patient for patient in table.patients}
         ids = {patient for store in stores for patient in measured(store, store.patients)}
         with_rna = frozenset(spelling.get(id_key(patient), patient) for patient in ids)

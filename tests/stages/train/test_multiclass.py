@@ -45,7 +45,7 @@ def test_every_method_that_can_learns_three_classes(planted: Planted, method: st
         shares = [float(row[f"probability of {name}"]) for name in CLASSES]
         assert sum(shares) == pytest.approx(1)
         assert int(row["call"]) == shares.index(max(shares))
-        assert float(row["probability"]) == max(shares)
+        assert float(row["probability of the call"]) == max(shares)
     metrics = json.loads((planted.model / "metrics.json").read_text())["pooled"]
     assert metrics["counts"] == dict.fromkeys(CLASSES, 10)
     assert sum(map(sum, metrics["confusion"])) == 30
@@ -75,6 +75,28 @@ def test_another_cohort_and_new_slides(planted: Planted, tmp_path: Path) -> None
     assert "Evaluation on another cohort" in (folder / "report.html").read_text()
     with (folder / "predictions.csv").open(newline="") as stream:
         evaluated = {row["patient_id"]: row for row in csv.DictReader(stream)}
+
+    table = other.folder / "renamed.csv"
+    table.write_text((other.folder / "cohort.csv").read_text().replace(",zero", ",none").replace(",high", ",3+"))
+    renamed = (
+        "--model",
+        planted.model,
+        "--table",
+        table,
+        "-w",
+        other.workspace,
+        "--device",
+        "cpu",
+        "--name",
+        "renamed",
+    )
+    values = [("--classes", text) for text in ("zero=none|nothing", "low", "high=3+")]
+    again = wsipipe("evaluate", "--device", "cpu", *renamed, *(word for pair in values for word in pair))
+    assert again.exit_code == 0, again.output
+    assert json.loads((other.workspace / "evaluations/renamed/metrics.json").read_text()) == metrics
+    refused = wsipipe("evaluate", *renamed[:-1], "refused", *(word for pair in values[::-1] for word in pair))
+    assert refused.exit_code == 2
+    assert "these classes are not the model's, which are zero, low, high" in " ".join(refused.output.split())
 
     slides = {"S500": "P500", "S502": "P502"}
     for slide in slides:

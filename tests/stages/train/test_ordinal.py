@@ -33,7 +33,7 @@ def test_every_method_that_can_learns_grades(planted: Planted, method: str) -> N
         assert sum(shares) == pytest.approx(1)
         assert min(shares) >= 0
         below = sum(shares[: int(row["call"])])
-        assert below <= 0.5 + 1e-9 <= below + float(row["probability"]) + 1e-9  # the median class
+        assert below <= 0.5 + 1e-9 <= below + float(row["probability of the call"]) + 1e-9  # the median class
     metrics = json.loads((planted.model / "metrics.json").read_text())["pooled"]
     if method == "mean":
         assert metrics["figures"]["concordance"]["value"] > 0.7

@@ -38,7 +38,7 @@ def test_every_method_that_can_learns_a_number(planted: Planted, words: list[str
         rows = list(csv.DictReader(stream))
     assert [row["label"] for row in rows] == [f"{float(one.columns['score'])!r}" for one in of_numbers()]
     metrics = json.loads((planted.model / "metrics.json").read_text())["pooled"]
-    predicted = [float(row["probability"]) for row in rows]
+    predicted = [float(row["prediction"]) for row in rows]
     errors = [abs(value - float(row["label"])) for value, row in zip(predicted, rows, strict=True)]
     assert metrics["figures"]["mean absolute error"]["value"] == pytest.approx(np.mean(errors))
     assert -20 < min(predicted) < max(predicted) < 80  # in the unit of the label

@@ -44,8 +44,8 @@ def test_every_method_that_can_learns_survival(planted: Planted, method: str) ->
     for row, one in zip(rows, of_follow_ups(), strict=True):
         kind = "event" if one.columns["died"] == "1" else "censored"
         assert row["label"] == f"{kind} at {float(one.columns['months'])!r}"
-        assert -4 <= float(row["probability"]) <= 0
-        assert int(row["call"]) == (float(row["probability"]) >= float(row["threshold"]))
+        assert -4 <= float(row["risk"]) <= 0
+        assert int(row["call"]) == (float(row["risk"]) >= float(row["threshold"]))
     metrics = json.loads((planted.model / "metrics.json").read_text())["pooled"]
     assert list(metrics["figures"]) == ["C-index (Harrell)", "C-index (Uno)"]
     if method == "mean":
@@ -61,6 +61,35 @@ def test_another_cohort_and_a_comparison(planted: Planted, tmp_path: Path) -> No
     assert judged.exit_code == 0, judged.output
     metrics = json.loads((other.workspace / "evaluations/er/metrics.json").read_text())["pooled"]
     assert metrics["figures"]["C-index (Harrell)"]["value"] > 0.6
+    table = other.folder / "renamed.csv"
+    table.write_text((other.folder / "cohort.csv").read_text().replace("months,died", "follow_up,death", 1))
+    renamed = (
+        "--model",
+        planted.model,
+        "--table",
+        table,
+        "-w",
+        other.workspace,
+        "--device",
+        "cpu",
+        "--name",
+        "renamed",
+    )
+    columns = ("--time-column", "follow_up", "--event-column", "death")
+    assert wsipipe("evaluate", "--device", "cpu", *renamed, *columns).exit_code == 0
+    assert json.loads((other.workspace / "evaluations/renamed/metrics.json").read_text())["pooled"] == metrics
+    for flags, wrong in (
+        (["--label-column", "death"], "labels are in two columns"),
+        (["--classes", "a", "--classes", "b"], "classes are for task multiclass or ordinal"),
+        (["--prevalence", "0.2"], "a prevalence is of two classes"),
+    ):
+        refused = wsipipe("evaluate", *renamed[:-1], "refused", *flags)
+        assert refused.exit_code == 2
+        assert wrong in " ".join(refused.output.split())
+    for command in ("train", "compare"):
+        refused = wsipipe(command, "-c", planted.settings, "--prevalence", "0.2")
+        assert refused.exit_code == 2
+        assert "the question of er is survival" in " ".join(refused.output.split())
     compared = wsipipe("compare", "-c", planted.settings, "--methods", "mean", "--epochs", "1")
     assert compared.exit_code == 0, compared.output
     with (planted.workspace / "comparisons/er/comparison.csv").open(newline="") as stream:
