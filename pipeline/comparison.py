@@ -57,7 +57,10 @@ def _compare_one(
     if config.train.use_rna:
         to_train.refuse_unread_rna()
     comparison = to_train.folder
-    chosen = variants(config.compare.methods, config.train, rna=bool(to_train.stores), task=to_train.biomarker.task)
+    asked = to_train.biomarker
+    targets = [question.task for question in asked.of_targets.values()]
+    rna_there = bool(to_train.stores)
+    chosen = variants(config.compare.methods, config.train, rna=rna_there, task=asked.task, targets=targets)
     reference = reference_of(to_train.biomarker.task)
     to_train.refuse_other_features(sorted(file.parent for file in comparison.glob("*/manifest.jsonl")))
     summaries = [runner.run(to_train.split())]

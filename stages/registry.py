@@ -153,7 +153,10 @@ STAGES: Final = (
     ),
     StageRow(
         "compare", 5, ("comparisons/*",), ".compare.settings:CompareSettings",
-        outputs=tuple(OutputRow(f"comparison.{kind}", small=True) for kind in ("csv", "html", "png")),
+        outputs=tuple(
+            OutputRow(f"{place}comparison.{kind}", small=True)
+            for place in ("", "targets/*/") for kind in ("csv", "html", "png")
+        ),
     ),
     StageRow(
         "predict", 3, ("predictions/*",), ".predict.settings:PredictSettings",

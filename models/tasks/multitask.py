@@ -38,7 +38,7 @@ class MultiTask(Task):
     """
 
     name: ClassVar[str] = "multitask"
-    measure: ClassVar[str] = "Mean of the targets"
+    measure: ClassVar[str] = "mean of the targets"
     answer_columns: ClassVar[Mapping[str, str]] = {}
 
     def __init__(self, targets: Mapping[str, Task]) -> None:
@@ -186,12 +186,11 @@ class MultiTask(Task):
 
     def score(self, logits: Tensor) -> Tensor:
         """The scores of all targets; (…, outputs) → (…, scores)."""
-        sizes = [task.outputs for task in self.targets.values()]
-        scores = [
-            task.score(own) for task, own in zip(self.targets.values(), torch.split(logits, sizes, dim=-1), strict=True)
-        ]
-        several = [bool(task.score_names) for task in self.targets.values()]
-        return torch.cat([s if many else s[..., None] for s, many in zip(scores, several, strict=True)], dim=-1)
+        tasks = list(self.targets.values())
+        parts = torch.split(logits, [task.outputs for task in tasks], dim=-1)
+        scores = [task.score(own) for task, own in zip(tasks, parts, strict=True)]
+        several = [own if task.score_names else own[..., None] for task, own in zip(tasks, scores, strict=True)]
+        return torch.cat(several, dim=-1)
 
     def join(self, scores: Sequence[Score]) -> tuple[float, ...]:
         """Each target's own rule for the slides of a patient."""

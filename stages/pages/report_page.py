@@ -274,13 +274,27 @@ def training_page(report: TrainingReport, layout: str = PAGE) -> str:
     )
 
 
-def prediction_page(report: PredictionReport) -> str:
+def prediction_page(
+    report: PredictionReport,
+    layout: str = PAGE,
+    parts: Sequence[tuple[str, Markup]] = (),
+    answers: Mapping[str, str] | None = None,
+) -> str:
     """The prediction report as HTML, for the folder that its picture paths are relative to.
 
+    :param layout: the template that it is laid out by: a page, or the part of one.
+    :param parts: of several targets: the name of each, and its own report as a part of this page.
+    :param answers: of several targets: slide → what the model says of it, in short.
     :raises UsageError: a picture's path is not relative to the page.
     """
     return TEMPLATES.get_template("prediction.html").render(
-        layout=PAGE, report=report, question=report.question, place=place_chart, link=_link
+        layout=layout,
+        report=report,
+        question=report.question,
+        place=place_chart,
+        link=_link,
+        parts=parts,
+        answers=answers or {},
     )
 
 

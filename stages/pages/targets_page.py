@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 
 from markupsafe import Markup
 
 from ...models.evaluation.metrics import Estimate, Metrics
 from ...models.evaluation.task_metrics import TaskMetrics
-from .numbers import TEMPLATES, mean_and_deviation
-from .report_page import learning_charts
+from .numbers import TEMPLATES, figure, mean_and_deviation
+from .report_page import PredictionReport, Question, learning_charts, prediction_page
 from .task_page import TaskReport, task_cautions
 
 PART = "part.html"
@@ -62,6 +62,27 @@ def targets_page(report: TaskReport, parts: Sequence[TargetPart]) -> str:
         parts=parts,
         cautions=(*task_cautions(report.metrics), *report.differences),
         losses=losses,
-        learning=[(fold, learning_charts(fold, losses, measure.lower())) for fold in report.folds],
+        learning=[(fold, learning_charts(fold, losses, measure)) for fold in report.folds],
         test_mains=mean_and_deviation([fold.test_auc for fold in report.folds]),
     )
+
+
+def target_prediction_page(
+    report: PredictionReport, reports: Mapping[str, PredictionReport], question: Question
+) -> str:
+    """The prediction report of several targets: slides and heatmaps once, and the predictions of each target.
+
+    :param report: any target's, for what the targets have in common.
+    :param reports: target → its own.
+    :param question: of all together.
+    """
+    parts, answers = [], {slide.slide: "" for slide in report.slides}
+    for name, own in reports.items():
+        bare = tuple(replace(slide, heatmap=None, top_tiles=None, geojson=None) for slide in own.slides)
+        alone = replace(own, name=name, slides=bare, failed=(), stale=(), facts=())
+        parts.append((name, Markup(prediction_page(alone, PART))))
+        for slide in own.slides:
+            said = f"{name} {own.question.call_of(slide.prediction)} {figure(slide.prediction.probability)}"
+            answers[slide.slide] += ("; " if answers[slide.slide] else "") + " ".join(said.split())
+    together = replace(report, question=question, prevalence=None)
+    return prediction_page(together, parts=parts, answers=answers)
