@@ -27,7 +27,7 @@ from ...data.cohort.splits import Strata
 from ...data.cohort.target_splits import TargetStrata
 from ...data.errors import CohortError, UsageError, about
 from ..evaluation.task_metrics import TaskMetrics
-from .prediction import EVEN, Answer, PatientPrediction, Score
+from .prediction import EVEN, Answer, PatientPrediction, Score, SoftTarget
 from .task import Task, Validation
 
 
@@ -104,6 +104,10 @@ class MultiTask(Task):
             raise UsageError(f"a label is of the targets {', '.join(self.targets)}, not {label}")
         return label[list(self.targets).index(name)]
 
+    def soft_target_of(self, name: str, soft_target: SoftTarget | None) -> float | None:
+        """The soft target of one target; None if it has none."""
+        return soft_target[list(self.targets).index(name)] if isinstance(soft_target, tuple) else soft_target
+
     def known(self, name: str, labels: Mapping[str, Label]) -> dict[str, Label]:
         """The patients who have a label of one target: patient → that label."""
         return {patient: own for patient, label in labels.items() if (own := self.label_of(name, label)) is not None}
@@ -144,18 +148,15 @@ class MultiTask(Task):
         of_each = math.lcm(*map(len, of_targets))
         return [group for groups in of_targets for group in groups * (of_each // len(groups))]
 
-    def value(
-        self, patient_id: str, label: Label, soft_target: float | tuple[float | None, ...] | None
-    ) -> tuple[float, ...]:
+    def value(self, patient_id: str, label: Label, soft_target: SoftTarget | None) -> tuple[float, ...]:
         """Each target's weight, 0 where the label is missing, and its value; the weights add up to 1."""
-        soft = soft_target if isinstance(soft_target, tuple) else (soft_target,) * len(self.targets)
         labels = {name: self.label_of(name, label) for name in self.targets}
         chances = [self._chance(name, own) for name, own in labels.items()]
         if not any(chances):
             raise UsageError("no target has a label", path=patient_id)
         values: list[float] = []
-        for (name, own), chance, target in zip(labels.items(), chances, soft, strict=True):
-            task = self.targets[name]
+        for (name, own), chance in zip(labels.items(), chances, strict=True):
+            task, target = self.targets[name], self.soft_target_of(name, soft_target)
             value = (0.0,) * task.value_width if own is None else vector(task.value(patient_id, own, target))
             values += [chance / sum(chances), *value]
         return tuple(values)
@@ -203,14 +204,14 @@ class MultiTask(Task):
         self,
         labels: Sequence[Label],
         scores: Sequence[Score],
-        soft_targets: Sequence[float | tuple[float | None, ...] | None],
+        soft_targets: Sequence[SoftTarget | None],
     ) -> Validation:
         """The means over the targets of their scores (in the place of the AUC) and losses; of one target its own."""
         judged: list[Validation] = []
-        for place, (name, task) in enumerate(self.targets.items()):
+        for name, task in self.targets.items():
             known = [n for n, label in enumerate(labels) if self.label_of(name, label) is not None]
             own = [label for n in known if (label := self.label_of(name, labels[n])) is not None]
-            soft = [target[place] if isinstance(target := soft_targets[n], tuple) else target for n in known]
+            soft = [self.soft_target_of(name, soft_targets[n]) for n in known]
             if own:
                 judged.append(task.validate(own, [self.of_target(name, scores[n]) for n in known], soft))
         if not judged:

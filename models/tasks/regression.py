@@ -24,7 +24,7 @@ from ...data.errors import CohortError, UsageError
 from ..evaluation.number_metrics import number_figures, number_metrics
 from ..evaluation.task_metrics import Figures, TaskMetrics
 from .binary import one_number
-from .prediction import EVEN, Answer, PatientPrediction, Score
+from .prediction import EVEN, Answer, PatientPrediction, Score, SoftTarget
 from .task import Task, Validation
 
 QUARTERS = 4
@@ -84,7 +84,7 @@ class RegressionTask(Task):
         """All patients are one group."""
         return [list(range(len(labels)))]
 
-    def value(self, patient_id: str, label: Label, soft_target: float | None) -> float:
+    def value(self, patient_id: str, label: Label, soft_target: SoftTarget | None) -> float:
         """The number in the scale of the training patients."""
         if soft_target is not None:
             raise UsageError("soft targets are for the binary task", path=patient_id)
@@ -108,7 +108,7 @@ class RegressionTask(Task):
         return math.fsum(one_number(scores)) / len(scores)
 
     def validate(
-        self, labels: Sequence[Label], scores: Sequence[Score], soft_targets: Sequence[float | None]
+        self, labels: Sequence[Label], scores: Sequence[Score], soft_targets: Sequence[SoftTarget | None]
     ) -> Validation:
         """The loss alone: a network is kept for the size of its errors, not for the order of patients."""
         values = torch.tensor([self.value("", label, None) for label in labels], dtype=torch.float64)

@@ -25,7 +25,7 @@ from ...data.cohort.target_splits import TargetStrata
 from ...data.errors import BundleError
 from ..evaluation.metrics import Metrics
 from ..evaluation.task_metrics import Figures, TaskMetrics
-from .prediction import EVEN, Answer, PatientPrediction, Score
+from .prediction import EVEN, Answer, PatientPrediction, Score, SoftTarget
 
 
 @dataclass(frozen=True)
@@ -108,7 +108,7 @@ class Task(ABC):
         """
 
     @abstractmethod
-    def value(self, patient_id: str, label: Label, soft_target: float | None) -> float | tuple[float, ...]:
+    def value(self, patient_id: str, label: Label, soft_target: SoftTarget | None) -> float | tuple[float, ...]:
         """Return the target value of a patient's logits: the soft target if there is one, else the label.
 
         :param patient_id: for messages.
@@ -136,7 +136,7 @@ class Task(ABC):
 
     @abstractmethod
     def validate(
-        self, labels: Sequence[Label], scores: Sequence[Score], soft_targets: Sequence[float | None]
+        self, labels: Sequence[Label], scores: Sequence[Score], soft_targets: Sequence[SoftTarget | None]
     ) -> Validation:
         """Measure how well patients' scores agree with their labels and soft targets."""
 

@@ -100,7 +100,7 @@ def _fit_targets(
         assert isinstance(model, MeanPooling)
         known, judged = (
             [
-                replace(patient, label=label, task=own)
+                replace(patient, label=label, task=own, target=task.soft_target_of(name, patient.target))
                 for patient in patients
                 if (label := task.label_of(name, patient.label)) is not None
             ]

@@ -74,8 +74,10 @@ def reference_of(task: str) -> str:
 def _can(variant: Variant, task: str, targets: Collection[str]) -> bool:
     """Whether a method can carry the task and all targets: soft targets and RNA alone are for the binary task."""
     settings = variant.settings
-    if settings is None or settings.soft_targets:
+    if settings is None:
         return task == "binary"
+    if settings.soft_targets and {"binary"} != (set(targets) or {task}):
+        return False
     return METHODS[settings.method].not_for.keys().isdisjoint((task, *targets))
 
 

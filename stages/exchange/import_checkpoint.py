@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 
 from ...data.artifact import digest_of
-from ...data.errors import BundleError
+from ...data.errors import BundleError, UsageError
 from ...data.version import __version__
 from ...models.backbones.backbone import find_backbone
 from ...models.backbones.weights import digest_of_weights, find_weights
@@ -58,6 +58,9 @@ class ImportCheckpointStage(Stage[BiomarkerSettings]):
         self.checkpoints, self.tile, self.extract, self.prevalence = checkpoints, tile, extract, prevalence
 
     def plan(self) -> Plan:
+        if self.settings.task != "binary":
+            what = f"the authors' checkpoints are of two classes, and the question is {self.settings.task}"
+            raise UsageError(what, hint="give --positive and --negative, and leave --task and --targets out")
         if self.prevalence is not None:
             log_odds(self.prevalence)  # refuses what is none
         backbone = find_backbone(self.extract.backbone, self.extract.pooling)

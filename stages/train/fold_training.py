@@ -123,7 +123,9 @@ def _train(data: FoldData, settings: TrainSettings, name: str) -> TrainedFold:
         if molecular is not None and with_rna
         else None
     )
-    targets = fold_targets(cohort, molecular, settings) if molecular is not None and settings.soft_targets else None
+    targets = None
+    if molecular is not None and settings.soft_targets:
+        targets = fold_targets(cohort, molecular, settings, data.task)
     train = patients_of(
         cohort.train,
         data.bags,

@@ -261,10 +261,14 @@ _SIZES = ("hidden", "shared", "slots", "memory")
 def _chosen_facts(bundles: list[BundleFacts]) -> Facts:
     """List the soft targets' AUC and the settings chosen by nested folds, if there are any."""
     rows: list[tuple[str, str]] = []
-    aucs = [bundle.training["soft_targets"]["out_of_fold_auc"] for bundle in bundles if bundle.training["soft_targets"]]
-    if aucs:
-        shown = ", ".join(f"{auc:.3f}" for auc in aucs)
-        rows.append(("soft targets' AUC among training patients, out of fold, by fold", shown))
+    soft = [bundle.training["soft_targets"] for bundle in bundles if bundle.training["soft_targets"]]
+    targets = bundles[0].question.targets
+    for name in targets or [""]:
+        aucs = [(own[name] if targets else own)["out_of_fold_auc"] for own in soft]
+        if aucs:
+            of = f" of {name}" if name else ""
+            shown = ", ".join(f"{auc:.3f}" for auc in aucs)
+            rows.append((f"soft targets' AUC{of} among training patients, out of fold, by fold", shown))
     measure = "AUC" if bundles[0].question.task == "binary" else "score of the validation"
     for bundle in bundles:
         if bundle.training["choice"]:

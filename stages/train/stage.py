@@ -132,8 +132,9 @@ class TrainStage(Stage[TrainSettings]):
         if self.biomarker.of_targets:
             refuse_targets(self.settings.method, {n: q.task for n, q in self.biomarker.of_targets.items()})
         refuse_task(self.settings.method, task)
-        if self.settings.soft_targets and task != "binary":
-            what = f"soft targets are for the binary task, and this question is {task}"
+        others = [t for t in [q.task for q in self.biomarker.of_targets.values()] or [task] if t != "binary"]
+        if self.settings.soft_targets and others:
+            what = f"soft targets are for the binary task, and this question is {others[0]}"
             raise UsageError(what, hint="leave --soft-targets out: RNA still teaches the methods that use it")
         requested = [name for name in ("soft_targets", "shuffle_rna") if getattr(self.settings, name)]
         if requested and not self.stores:

@@ -19,7 +19,7 @@ from wsipipe.stages.train.settings import BiomarkerSettings, TrainSettings
 from wsipipe.stages.train.split import SplitStageSettings
 
 QUESTION = {"task": "binary", "positive": ["positive"], "negative": ["negative"], "classes": [], "robust": False}
-QUESTION |= {"time_column": "", "event_column": ""}
+QUESTION |= {"time_column": "", "event_column": "", "targets": [], "of_targets": {}}
 SPLIT = {
     "folds": 5,
     "validation_fraction": 0.2,
@@ -100,7 +100,7 @@ DEFAULTS: dict[str, tuple[type[Settings], int, dict[str, Any]]] = {
     ),
     "predict": (PredictSettings, 3, {}),
     "compare": (CompareStageSettings, 5, QUESTION),
-    "import-checkpoint": (BiomarkerSettings, 1, QUESTION),
+    "import-checkpoint": (BiomarkerSettings, 1, {n: value for n, value in QUESTION.items() if n != "of_targets"}),
     "export": (ExportSettings, 1, {"format": "clam"}),
 }
 """Stage → its settings, its version, and the defaults that give numbers their meaning in this version."""

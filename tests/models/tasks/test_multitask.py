@@ -191,6 +191,15 @@ def test_one_target_is_a_model_of_that_target_to_the_bit(method: str, bags_per_s
         assert torch.equal(one, other)
 
 
+def test_soft_targets_stand_in_for_known_labels_alone() -> None:
+    task = MultiTask({"er": BINARY, "pr": BINARY})
+    assert task.value("P", of(1, None), (0.25, None)) == (1.0, 0.25, 0.0, 0.0)
+    assert task.value("P", of(1, 0), (None, 0.75)) == (0.5, 1.0, 0.5, 0.75)
+    assert task.value("P", of(None, 0), (0.9, 0.75)) == (0.0, 0.0, 1.0, 0.75)
+    with pytest.raises(UsageError, match="a soft target is a probability"):
+        task.value("P", of(1, None), (1.5, None))
+
+
 def test_a_patient_without_slides_or_labels_of_the_validation() -> None:
     task = MultiTask({"er": BINARY, "pr": BINARY}).fitted(SKEWED)
     with pytest.raises(UsageError, match="no target has a label"):

@@ -154,6 +154,18 @@ def test_settings_are_chosen_by_the_mean_of_the_targets(planted: Planted) -> Non
         assert set(facts.of_targets) == set(TARGETS)
 
 
+def test_soft_targets_of_each_target_come_from_its_own_patients(planted: Planted) -> None:
+    words = ("--method", "mean", "--soft-targets", "--replace")
+    taught = wsipipe("train", "-c", planted.settings, *OF_RECEPTORS, *words)
+    assert taught.exit_code == 0, taught.output
+    for _, facts in folds_of(receptors(planted)):
+        described = facts.training["soft_targets"]
+        assert set(described) == set(TARGETS)
+        for name, own in described.items():
+            assert own["train_patients"] == facts.of_target(name).patients["train"] <= facts.patients["train"]
+    assert "AUC of her2 among training patients" in (receptors(planted) / "report.html").read_text()
+
+
 @pytest.mark.parametrize(
     ("lines", "what"),
     [
@@ -178,7 +190,6 @@ def test_what_cannot_be_is_refused_with_the_reason(planted: Planted) -> None:
     words = ("train", "-c", planted.settings, *OF_RECEPTORS, "--replace")
     for flags, what in [
         (("--method", "momkd"), "momkd cannot answer a multitask question: the genes of its RNA side are chosen"),
-        (("--method", "abmil", "--soft-targets"), "soft targets are for the binary task"),
         (("--method", "abmil", "--prevalence", "0.3"), "a prevalence is of two classes"),
         (("--method", "abmil", "--targets", "er,pr,er"), "target er is there twice"),
         (("--method", "abmil", "--positive", "yes"), "positive is for task binary; task is multitask"),
