@@ -66,6 +66,19 @@ def test_another_cohort_and_a_comparison(planted: Planted, tmp_path: Path) -> No
     assert 0 < float(rows["mean"]["p_value"]) <= 1
 
 
+def test_nested_settings_are_chosen_by_the_loss(planted: Planted) -> None:
+    words = ("--method", "abmil", "--epochs", "1", "--nested", "hidden=8,16")
+    trained = wsipipe("train", "-c", planted.settings, "--replace", *words)
+    assert trained.exit_code == 0, trained.output
+    for fold in (0, 1):
+        facts = read_facts(planted.model / f"fold-{fold}")
+        scores = {one["hidden"]: one["auc"] for one in facts.training["choice"]}
+        assert list(scores) == [8, 16]
+        assert all(score < 0 for score in scores.values())  # minus the loss
+        assert facts.network["hidden"] == max(scores, key=lambda hidden: scores[hidden])
+    assert "(inner score of the validation " in (planted.model / "report.html").read_text()
+
+
 def test_what_cannot_be_is_refused_with_the_reason(planted: Planted, tmp_path: Path) -> None:
     for method, why in (
         ("momkd", "these labels have none"),
