@@ -69,8 +69,8 @@ def deal(
 ) -> dict[str, int]:
     """Deal patients to parts so that every part gets its share of every stratum, one patient at least; patient → part.
 
-    A patient goes to the part that lacks most of the stratum that is dealt; of equals to the one that lacks most
-    patients, then to the first.
+    A patient goes to the part that lacks most of the stratum that is dealt; of equals to the one that lacks most of the
+    patient's other strata, then most patients, then to the first.
 
     :param of: patient → their strata; at least one.
     :param shares: of each part; their sum is 1.
@@ -86,13 +86,21 @@ def deal(
         counts = [sum(place in of[patient] for patient in left) for place in range(strata)]
         rarest = min((place for place in range(strata) if counts[place]), key=lambda place: (counts[place], place))
         for patient in [patient for patient in left if rarest in of[patient]]:
-            part = max(range(len(shares)), key=lambda n: (lacks[n][rarest], lacks_patients[n], -n))
+            own = of[patient]
+            part = max(range(len(shares)), key=lambda n: _need(lacks[n], rarest, own, lacks_patients[n], n))
             part_of[patient] = part
             lacks_patients[part] -= 1
             for place in of[patient]:
                 lacks[part][place] -= 1
         left = [patient for patient in left if patient not in part_of]
     return part_of
+
+
+def _need(
+    lacks: Sequence[float], rarest: int, own: tuple[int, ...], patients: float, part: int
+) -> tuple[float, float, float, int]:
+    """How much a part needs a patient, greatest for the one that gets them."""
+    return lacks[rarest], sum(lacks[place] for place in own), patients, -part
 
 
 def _refuse_empty(strata: TargetStrata, roles: Mapping[str, Role], fold: int) -> None:
