@@ -55,7 +55,7 @@ def join_targets(
     first = next(iter(of_targets.values()))
     everyone = sorted({*first.labels, *first.dropped})
     used = {
-        patient: TargetLabels(of_targets[name].labels.get(patient) if name in of_targets else None for name in order)
+        patient: _labels_of(patient, of_targets, order)
         for patient in everyone
         if any(patient in own.labels for own in of_targets.values())
     }
@@ -66,6 +66,11 @@ def join_targets(
     frozen = tuple(sorted({slide for own in of_targets.values() for slide in own.frozen_slides}))
     column = ", ".join(own.column for own in of_targets.values())
     return LabelsOfTargets(column, used, slides, dropped, frozen, (), of_targets, absent)
+
+
+def _labels_of(patient: str, of_targets: Mapping[str, PatientLabels], order: Sequence[str]) -> TargetLabels:
+    own = [of_targets[name].labels.get(patient) if name in of_targets else None for name in order]
+    return TargetLabels(own)  # type: ignore[arg-type]  # each is of one target
 
 
 def _why(patient: str, of_targets: Mapping[str, PatientLabels]) -> str:

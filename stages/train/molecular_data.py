@@ -155,16 +155,15 @@ def fold_targets(cohort: FoldCohort, molecular: MolecularData, settings: TrainSe
     Of several targets each has a teacher of its own, fitted to the patients who have its label; who misses it has no
     soft target of it either.
     """
-    train, validation = (
-        {patient: label for patient, (label, _) in part.items()} for part in (cohort.train, cohort.validation)
-    )
+    train = {patient: label for patient, (label, _) in cohort.train.items()}
+    validation = {patient: label for patient, (label, _) in cohort.validation.items()}
     if not isinstance(task, MultiTask):
         return _taught(train, validation, molecular, settings, cohort.fold)
     of_targets = {}
     for name in task.targets:
         with about(f"biomarkers.{name}"):
-            known = (task.known(name, part) for part in (train, validation))
-            of_targets[name] = _taught(*known, molecular, settings, cohort.fold)
+            known, judged = task.known(name, train), task.known(name, validation)
+            of_targets[name] = _taught(known, judged, molecular, settings, cohort.fold)
     return SoftTargets(
         {patient: tuple(_one(own.train.get(patient)) for own in of_targets.values()) for patient in train},
         {patient: tuple(_one(own.validation.get(patient)) for own in of_targets.values()) for patient in validation},
