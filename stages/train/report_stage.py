@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import partial
@@ -110,11 +111,17 @@ def _targets_page(
         of_target = [bundle.of_target(name) for bundle in bundles]
         label_known = [_for_target(patient, task, name) for patient in patients]
         validation = {bundle.fold: bundle.of_targets[name].validation for bundle in bundles}
+        tested = Counter(row.fold for row in rows)
 
-        def alone(fold: FoldSummary, validation: Mapping[int, float | None] = validation) -> FoldSummary:
+        def alone(
+            fold: FoldSummary,
+            validation: Mapping[int, float | None] = validation,
+            tested: Mapping[int, int] = tested,
+        ) -> FoldSummary:
             """A fold as the target's part shows it: curves are of all targets, and shown once."""
             of_all = tuple(replace(row, losses={}, validation_auc=None, validation_rank=None) for row in fold.history)
-            return replace(fold, history=of_all, validation_auc=validation[fold.fold])
+            n_test = tested[fold.fold]
+            return replace(fold, history=of_all, validation_auc=validation[fold.fold], n_test=n_test)
 
         shown_once: dict[str, Any] = {"facts": (), "settings": (), "versions": (), "predict_command": ""}
         if isinstance(metrics, ModelTaskMetrics):

@@ -66,6 +66,10 @@ def test_each_target_has_the_tables_of_a_model_of_its_own(planted: Planted) -> N
     assert page.count("Learning curves") == 1
     assert page.count("<h1>her2</h1>") == 1
     assert "Dropped: no her2 label" in page
+    of_her2 = page[page.index("<h1>her2</h1>") :]
+    rows = table(model / "targets/her2/oof_predictions.csv")
+    for fold in ("0", "1"):
+        assert f'data-name="test">{sum(row["fold"] == fold for row in rows)}<' in of_her2
 
 
 def test_folds_hold_the_classes_of_each_target(planted: Planted) -> None:
