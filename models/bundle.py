@@ -118,6 +118,7 @@ class BundleFacts(BaseModel):
             "task_state": self.task_state[name],
             "patients": self.patients | own.patients,
             "of_targets": {},
+            "training": self.training | {"soft_targets": self.training.get("soft_targets", {}).get(name, {})},
         }
         return self.model_copy(update=changed)
 

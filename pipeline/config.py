@@ -66,9 +66,10 @@ class Sections(Settings):
         for name, biomarker in biomarkers.items():
             for target in biomarker.targets:
                 if target not in biomarkers:
-                    known = [other for other, question in biomarkers.items() if not question.targets]
-                    near = difflib.get_close_matches(target, known, 1, cutoff=0.5)
-                    listed = f"did you mean {near[0]}?" if near else f"there are {', '.join(known) or 'none'}"
+                    known = {other.casefold(): other for other, one in biomarkers.items() if not one.targets}
+                    near = difflib.get_close_matches(target.casefold(), known, 1, cutoff=0.5)
+                    there = ", ".join(known.values()) or "none"
+                    listed = f"did you mean {known[near[0]]}?" if near else f"there are {there}"
                     raise ValueError(f"{name} has the target {target}, and no biomarker is called so ({listed})")
                 if biomarkers[target].targets:
                     raise ValueError(f"{name} has the target {target}, which has targets itself: name those instead")
