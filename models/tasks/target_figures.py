@@ -60,8 +60,8 @@ def target_metrics(
     patients = patients_of(rows)
     figures = mean_figures(task, rows, patients)
     mean = with_intervals((task.measure,), figures, np.zeros(len(patients)), rounds=rounds, seed=seed)
-    own = {f"{name}: {_measure(of)}": of.main for name, of in metrics.items()}
-    chance = {f"{name}: {_measure(of)}": _chance(of) for name, of in metrics.items()}
+    own = {f"{_measure(of)} of {name}": of.main for name, of in metrics.items()}
+    chance = {f"{_measure(of)} of {name}": _chance(of) for name, of in metrics.items()}
     known = {name: value for name, value in chance.items() if value is not None}
     of_mean = {task.measure: float(np.mean(list(known.values())))} if len(known) == len(chance) else {}
     return TaskMetrics(

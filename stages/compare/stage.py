@@ -120,7 +120,7 @@ class CompareStage(Stage[CompareStageSettings]):
         predictions = {method.variant.name: read_oof(method.outputs[f"predictions{of}"], task) for method in done}
         return Comparison(
             name=target or self.folder.name,
-            question=Question.asked(asked),
+            question=Question.asked(asked, of_several=bool(target)),
             methods=tuple(_compared(method, predictions, reference, task, f"metrics{of}") for method in done),
             reference=reference,
             prevalence=predictions[reference][0].prevalence,

@@ -92,11 +92,11 @@ class Judged:
         """The page of this question, or with another layout the part of one."""
         facts = facts_of(self.folds, self.rows, task) if layout == PAGE else ()
         if isinstance(self.pooled, Metrics):
-            return external_page(self._binary_report(self.pooled, cohort, task, facts), layout)
+            return external_page(self._binary_report(self.pooled, cohort, task, facts, layout), layout)
         return task_page(task_report(self, cohort, facts), layout)
 
     def _binary_report(
-        self, pooled: Metrics, cohort: ExternalCohort, task: ExternalTask, facts: Facts
+        self, pooled: Metrics, cohort: ExternalCohort, task: ExternalTask, facts: Facts, layout: str
     ) -> ExternalReport:
         prevalence = self.rows[0].prevalence
         thresholds = {facts.fold: threshold_at(facts.threshold, prevalence) for _, facts in self.folds}
@@ -104,7 +104,7 @@ class Judged:
         return ExternalReport(
             name=self.name,
             model=task.model.name,
-            question=Question.asked(self.asked),
+            question=Question.asked(self.asked, of_several=layout != PAGE),
             accounting=accounting(self.labels),
             metrics=pooled,
             prevalence=prevalence,

@@ -78,6 +78,8 @@ class Question:
     task: TaskName = "binary"
     classes: tuple[str, ...] = ()
     """Names of the classes of other tasks than the binary one; empty where labels are not classes."""
+    of_several: bool = False
+    """Whether it is one of several targets of a model."""
 
     @classmethod
     def of(cls, label_column: str, positive: Sequence[str], negative: Sequence[str]) -> Self:
@@ -85,9 +87,9 @@ class Question:
         return cls(label_column=label_column, positive=", ".join(positive), negative=", ".join(negative))
 
     @classmethod
-    def asked(cls, question: Asks) -> Self:
-        """The question of a biomarker or of a model."""
-        q = cls.of(question.label_column, question.positive, question.negative)
+    def asked(cls, question: Asks, *, of_several: bool = False) -> Self:
+        """The question of a biomarker or of a model, or of one of its targets."""
+        q = replace(cls.of(question.label_column, question.positive, question.negative), of_several=of_several)
         return q if question.task == "binary" else replace(q, task=question.task, classes=class_names(question.classes))
 
     @property

@@ -130,7 +130,8 @@ def _targets_page(
             text = task_page(of_task, PART)
         else:
             report = _report(folder, label_known, rows, metrics, of_target)
-            report = replace(report, run=name, folds=tuple(map(alone, report.folds)), **shown_once)
+            question = replace(report.question, of_several=True)
+            report = replace(report, run=name, question=question, folds=tuple(map(alone, report.folds)), **shown_once)
             text = training_page(report, PART)
         parts.append(TargetPart(name=name, metrics=metrics.pooled, html=Markup(text)))
     together = read_metrics(output("metrics"))

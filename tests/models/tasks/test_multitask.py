@@ -316,6 +316,6 @@ def test_the_mean_of_the_targets_figures() -> None:
     own = {name: BINARY.figures(of_target, rounds=0, seed=0) for name, of_target in of_targets.items()}
     pooled = target_metrics(task, of_targets, own, rounds=50, seed=0)
     assert pooled.main.value == pytest.approx(0.75)
-    assert pooled.figures["er: AUC"].value == 1.0
+    assert pooled.figures["AUC of er"].value == 1.0
     assert pooled.counts == {"with er": 4, "with pr": 3}
     assert pooled.chance[task.measure] == 0.5

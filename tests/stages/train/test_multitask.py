@@ -57,7 +57,7 @@ def test_each_target_has_the_tables_of_a_model_of_its_own(planted: Planted) -> N
         shares = [folds.of_target(name).prevalence for _, folds in folds_of(model)]
         assert own["prevalence"] == pytest.approx(sum(share for share in shares if share) / 2)
         assert own["prevalence"] == pytest.approx(own["pooled"]["n_positive"] / len(rows), abs=0.05)
-        assert metrics["figures"][f"{name}: AUC"] == own["pooled"]["auc"]
+        assert metrics["figures"][f"AUC of {name}"] == own["pooled"]["auc"]
         aucs.append(own["pooled"]["auc"]["value"])
     assert metrics["figures"]["mean of the targets"]["value"] == pytest.approx(sum(aucs) / 3)
     assert metrics["counts"] == {"with er": 44, "with pr": 46, "with her2": 32}
@@ -66,6 +66,8 @@ def test_each_target_has_the_tables_of_a_model_of_its_own(planted: Planted) -> N
     assert page.count("Learning curves") == 1
     assert page.count("<h1>her2</h1>") == 1
     assert "Dropped: no her2 label" in page
+    assert "the share of positive training patients" in page
+    assert "--prevalence" not in page
     of_her2 = page[page.index("<h1>her2</h1>") :]
     rows = table(model / "targets/her2/oof_predictions.csv")
     for fold in ("0", "1"):
