@@ -48,6 +48,8 @@ from .mil.network import MOST_GENES, SlideNetwork
 from .model_question import Question as Question
 from .model_question import not_needed
 from .patient_hashes import bytes_hash, patient_hash, slide_hash, unsalted_hash
+from .target_facts import TargetFacts, refuse_other_scale
+from .tasks.multitask import MultiTask
 from .tasks.prediction import EVEN, Score, log_odds
 from .tasks.task import Task
 from .training.methods import network_for_inference
@@ -98,6 +100,8 @@ class BundleFacts(BaseModel):
     """What the task has learned from the fold's training patients, such as the scale of a number."""
     signature: Signature | None = None
     """Of a signature's question: its genes, and what it has taken from the fold's training patients."""
+    of_targets: dict[str, TargetFacts] = {}
+    """Of a model of several targets: what it holds of each."""
     training: dict[str, Any]
     """Settings, learning curve, best epoch, use of the memory, soft targets."""
     versions: dict[str, str]
@@ -106,6 +110,20 @@ class BundleFacts(BaseModel):
     def task(self) -> Task:
         """The task, with what it has learned from the fold's training patients."""
         return self.question.asked(self.task_state)
+
+    def of_target(self, name: str) -> Self:
+        """The facts of one target, as of a model of that target alone."""
+        own = self.of_targets[name]
+        changed = {
+            "question": self.question.of_target(name),
+            "threshold": own.threshold,
+            "prevalence": own.prevalence,
+            "task_state": self.task_state[name],
+            "patients": self.patients | own.patients,
+            "of_targets": {},
+            "training": self.training | {"soft_targets": self.training.get("soft_targets", {}).get(name, {})},
+        }
+        return self.model_copy(update=changed)
 
     @model_validator(mode="after")
     def _fold_is_one_of_the_folds(self) -> Self:
@@ -119,12 +137,14 @@ class BundleFacts(BaseModel):
             task = self.task
         except BundleError as error:
             raise ValueError(error.what) from error
-        if task.has_prevalence and not 0 <= self.threshold <= 1:
-            raise ValueError("threshold: Input should be less than or equal to 1, and not below 0")
-        if self.prevalence is not None and not task.has_prevalence:
-            raise ValueError(f"task {self.question.task} has no prevalence")
+        refuse_other_scale(task, self.threshold, self.prevalence)
         if bool(self.question.signature) != (self.signature is not None):
             raise ValueError("its question is of a signature, or its target is one, but not both")
+        if self.of_targets.keys() != set(self.question.targets):
+            raise ValueError(f"it has facts of the targets {list(self.of_targets)}, not of {self.question.targets}")
+        if isinstance(task, MultiTask):
+            for name, own in self.of_targets.items():
+                refuse_other_scale(task.targets[name], own.threshold, own.prevalence)
         return self
 
     def saw(self, patient_id: str | None, slide_digest: str | None, slide_id: str | None = None) -> bool:

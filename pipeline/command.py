@@ -140,6 +140,8 @@ class Call:
         biomarker = {key: value for key, value in self.flags.pop("biomarker").items() if value is not None}
         if biomarker:
             asked = biomarker.get("label_column") or biomarker.get("signature") or biomarker.get("time_column")
+            if not names and "targets" in biomarker:
+                raise UsageError("a model of several targets needs a name", hint="use --name, such as --name receptors")
             if not names and not asked:
                 what = f"--{next(iter(biomarker))} is given, but not the label that it belongs to"
                 hint = "use --label-column or --signature too, or --name a biomarker of the settings file"

@@ -59,8 +59,11 @@ def _compare_one(
         to_train.refuse_unread_rna()
     to_train.refuse_other_audit()
     comparison = to_train.folder
-    chosen = variants(config.compare.methods, config.train, rna=bool(to_train.stores), task=to_train.biomarker.task)
-    if to_train.biomarker.signature:
+    asked = to_train.biomarker
+    targets = [question.task for question in asked.of_targets.values()]
+    rna_there = bool(to_train.stores)
+    chosen = variants(config.compare.methods, config.train, rna=rna_there, task=asked.task, targets=targets)
+    if asked.signature:
         chosen = [replace(one, note=OF_THE_TARGET) if one.settings is None else one for one in chosen]
     reference = reference_of(to_train.biomarker.task)
     to_train.refuse_other_features(sorted(file.parent for file in comparison.glob("*/manifest.jsonl")))

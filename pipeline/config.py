@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pydantic import BaseModel, Field, ValidationError, create_model
+from pydantic import BaseModel, Field, ValidationError, create_model, field_validator
 from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 
@@ -26,7 +26,7 @@ from ..stages.predict.settings import NewSlides, PredictSettings
 from ..stages.registry import steps
 from ..stages.settings import Settings
 from ..stages.tile.settings import TileSettings
-from ..stages.train.settings import BiomarkerSettings, ReportSettings, SplitSettings, TrainSettings
+from ..stages.train.settings import BiomarkerSettings, QuestionSettings, ReportSettings, SplitSettings, TrainSettings
 
 FILE_NAME = "wsipipe.toml"
 
@@ -60,6 +60,27 @@ class Sections(Settings):
     compare: CompareSettings = CompareSettings()
     predict: PredictSection = PredictSection()
     biomarkers: dict[str, BiomarkerSettings] = Field(default={}, description="biomarkers to predict; one model each")
+
+    @field_validator("biomarkers")
+    @classmethod
+    def _targets_are_other_biomarkers(cls, biomarkers: dict[str, BiomarkerSettings]) -> dict[str, BiomarkerSettings]:
+        for name, biomarker in biomarkers.items():
+            for target in biomarker.targets:
+                if target not in biomarkers:
+                    known = {other.casefold(): other for other, one in biomarkers.items() if not one.targets}
+                    near = difflib.get_close_matches(target.casefold(), known, 1, cutoff=0.5)
+                    there = ", ".join(known.values()) or "none"
+                    listed = f"did you mean {known[near[0]]}?" if near else f"there are {there}"
+                    raise ValueError(f"{name} has the target {target}, and no biomarker is called so ({listed})")
+                if biomarkers[target].targets:
+                    raise ValueError(f"{name} has the target {target}, which has targets itself: name those instead")
+        return biomarkers
+
+    def question(self, name: str) -> QuestionSettings:
+        """A biomarker together with the questions of its targets."""
+        biomarker = self.biomarkers[name]
+        of_targets = {target: self.biomarkers[target].model_dump() for target in biomarker.targets}
+        return QuestionSettings.model_validate({**biomarker.model_dump(), "of_targets": of_targets})
 
     def features_name(self) -> str:
         """Name of the features' folder, such as ``0.5mpp-224px/uni2-h``: tiles and backbone together define them."""
@@ -221,6 +242,9 @@ def _template() -> Iterator[str]:
     yield "\n# The biomarkers: a table each, named as its model will be. Add as many as you like.\n# [biomarkers.her2]"
     for name, setting in BiomarkerSettings.model_fields.items():
         yield from _setting(name, setting)
+    yield "\n# One model of several of them, each with its own figures; a patient may miss labels of some.\n"
+    yield "# [biomarkers.receptors]"
+    yield '# targets = ["er", "pr", "her2"]  # (an example) names of biomarkers that are defined above'
 
 
 def _setting(name: str, field: FieldInfo) -> Iterator[str]:

@@ -16,7 +16,7 @@ from .run.runner import Runner
 
 if TYPE_CHECKING:
     from ..stages.stage import Stage
-    from ..stages.train.settings import BiomarkerSettings, TrainSettings
+    from ..stages.train.settings import QuestionSettings, TrainSettings
 
 
 def biomarkers_of(config: Config, names: Sequence[str] | None) -> Sequence[str]:
@@ -123,8 +123,8 @@ class ToTrain:
         return cls(config, runner, name, folder, table, source, stores)
 
     @property
-    def biomarker(self) -> BiomarkerSettings:
-        return self.config.biomarkers[self.name]
+    def biomarker(self) -> QuestionSettings:
+        return self.config.question(self.name)
 
     def split(self) -> Stage[Any]:
         from ..stages.train.split import SplitStage, SplitStageSettings

@@ -141,7 +141,11 @@ STAGES: Final = (
     ),
     StageRow(
         "cross_validate", 4, ("models/*", "comparisons/*/*"), command="train",
-        outputs=(OutputRow("oof_predictions.csv", small=True), OutputRow("metrics.json", _JSON, small=True)),
+        outputs=(
+            OutputRow("oof_predictions.csv", small=True), OutputRow("metrics.json", _JSON, small=True),
+            OutputRow("targets/*/oof_predictions.csv", small=True),
+            OutputRow("targets/*/metrics.json", _JSON, small=True),
+        ),
     ),
     StageRow(
         "report", 6, ("models/*",), command="train", outputs=(OutputRow("report.html", small=True), *_AUDIT),
@@ -152,7 +156,13 @@ STAGES: Final = (
     ),
     StageRow(
         "compare", 5, ("comparisons/*",), ".compare.settings:CompareSettings",
-        outputs=(*(OutputRow(f"comparison.{kind}", small=True) for kind in ("csv", "html", "png")), *_AUDIT),
+        outputs=(
+            *(
+                OutputRow(f"{place}comparison.{kind}", small=True)
+                for place in ("", "targets/*/") for kind in ("csv", "html", "png")
+            ),
+            *_AUDIT,
+        ),
     ),
     StageRow(
         "predict", 3, ("predictions/*",), ".predict.settings:PredictSettings",
@@ -173,6 +183,7 @@ STAGES: Final = (
         outputs=(
             *(OutputRow(name, small=True) for name in ("patients.csv", "predictions.csv", "report.html")),
             OutputRow("metrics.json", _JSON, small=True), *_AUDIT,
+            OutputRow("targets/*/predictions.csv", small=True), OutputRow("targets/*/metrics.json", _JSON, small=True),
         ),
     ),
 )  # fmt: skip

@@ -17,6 +17,8 @@ class Asked:
 
     columns: Mapping[str, str]
     signal: float
+    further: tuple[float, ...] = ()
+    """How strongly it shows further labels, each in features and genes of its own."""
 
 
 def plant_task(
@@ -39,9 +41,11 @@ def plant_task(
     patients = []
     for n, one in enumerate(asked, start=first):
         tiles = draw.normal(0, 1, (int(draw.integers(6, 14)), WIDTH)).astype(np.float32)
-        tiles[: len(tiles) // 2 + 1, :TELLING] += one.signal
         genes = draw.normal(8, 1, GENES).astype(np.float32)
-        genes[:TELLING] += one.signal
+        for place, signal in enumerate((one.signal, *one.further)):
+            own = slice(place * TELLING, (place + 1) * TELLING)
+            tiles[: len(tiles) // 2 + 1, own] += signal
+            genes[own] += signal
         patients.append(Patient(f"P{n:03d}", "", {f"S{n:03d}": tiles}, genes if rna else None))
     planted = Planted(folder, patients)
     names = list(asked[0].columns)
@@ -81,3 +85,35 @@ def plant_task(
 def of_classes(names: Sequence[str], each: int = 10, strength: float = 2.0) -> list[Asked]:
     """Patients of each class in turn; the slides of class c show c times the strength."""
     return [Asked({"grade": name}, strength * place) for _ in range(each) for place, name in enumerate(names)]
+
+
+RECEPTORS = """label_column = "er"
+        [biomarkers.pr]
+        label_column = "pr"
+        [biomarkers.her2]
+        label_column = "her2_score"
+        positive = ["3+"]
+        negative = ["0", "1+"]
+        [biomarkers.receptors]
+        targets = ["er", "pr", "her2"]"""
+"""Three biomarkers, and the question that has them as its targets."""
+
+
+def of_receptors(n: int = 48, strength: float = 2.0) -> list[Asked]:
+    """Patients of whom half are positive for er; pr agrees with it in three of four; her2 is known of two of three.
+
+    A third of those are positive. Three patients have pr or her2 alone, one has nothing.
+    """
+    patients = []
+    for i in range(n):
+        er, pr, her2 = i % 2, (i % 2) ^ (i // 2 % 4 == 3), i // 2 % 3 == 0
+        words = {"er": ("negative", "positive")[er], "pr": ("negative", "positive")[pr]}
+        words["her2_score"] = "" if i // 4 % 3 == 2 else "3+" if her2 else ("0", "1+")[i % 2]
+        if i in (5, 11, 17, 23):
+            words["er"] = "not evaluated"
+        if i in (17, 23):
+            words["pr"] = ""
+        if i == 23:
+            words["her2_score"] = "2+"
+        patients.append(Asked(words, strength * er, (strength * pr, strength * her2)))
+    return patients

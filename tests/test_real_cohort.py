@@ -76,6 +76,36 @@ def test_overall_survival_runs_through_and_is_counted(workspace: Path, words: tu
     assert "Only 8 patients (with the event)" in page
 
 
+RECEPTORS = """
+[biomarkers.pr]
+label_column = "pr_status_by_ihc"
+
+[biomarkers.receptors]
+targets = ["er", "pr", "her2"]
+"""
+
+
+def test_three_receptors_are_learned_together(workspace: Path, shared: Path, tmp_path: Path) -> None:
+    """Most patients miss one of the labels: each target is judged on those who have its own."""
+    settings = tmp_path / "wsipipe.toml"
+    settings.write_text(SETTINGS.read_text().replace("../../../shared/data", str(shared)) + RECEPTORS)
+    words = ("--name", "receptors", "--method", "mean", "--no-use-rna")
+    wsipipe("train", "-c", settings, "-w", workspace, *words)
+    model = workspace / "models/receptors"
+    slides = {row["patient_id"] for row in read_csv(model / "patients.csv") if row["slides"]}
+    clinical = [row for row in read_csv(shared / "brca/clinical.csv") if row["patient_id"] in slides]
+    metrics = json.loads((model / "metrics.json").read_text())["pooled"]
+    for name, column in (("er", "ER_Status_By_IHC"), ("pr", "pr_status_by_ihc"), ("her2", "HER2Calc")):
+        known = {
+            r["patient_id"]: r[column].casefold() for r in clinical if r[column].casefold() in ("positive", "negative")
+        }
+        rows = read_csv(model / "targets" / name / "oof_predictions.csv")
+        assert {row["patient_id"]: ("negative", "positive")[int(row["label"])] for row in rows} == known
+        assert metrics["counts"][f"with {name}"] == len(known)
+        mean = sum(float(row["probability"]) for row in rows) / len(rows)
+        assert abs(mean - sum(row["label"] == "1" for row in rows) / len(rows)) < 0.15, name
+
+
 def test_genomics_says_what_the_values_are(workspace: Path) -> None:
     record = json.loads((workspace / "genomics/manifest.jsonl").read_text().splitlines()[-1])
     assert (record["stats"]["patients"], record["stats"]["genes"]) == (931, 1558)

@@ -23,7 +23,7 @@ from ..files.safe_cells import SafeWriter, plain_cell
 from ..plain_files import refuse_pipe
 from ..surroundings import patiently
 from ..wording import some
-from .outcomes import Label, label_of
+from .outcomes import Classes, Label, label_of
 
 Role = Literal["train", "validation", "test"]
 MOST_FOLDS: Final = 1000
@@ -100,8 +100,9 @@ def make_splits(
         strata = Strata({patient: int(label == 1) for patient, label in labels.items()})
     counts = [sum(place == wanted for place in strata.of.values()) for wanted in range(len(strata.names))]
     if min(counts) < folds:
-        raise _too_few(strata.names, counts, folds)
-    tested = _deal(strata, folds, seed) if groups is None else _deal_groups(strata, folds, seed, groups)
+        raise too_few(strata.names, counts, folds)
+    of_one = {patient: (place,) for patient, place in strata.of.items()}
+    tested = _deal(strata, folds, seed) if groups is None else deal_groups(of_one, strata.names, folds, seed, groups)
     roles = {patient: ["train"] * folds for patient in sorted(labels)}
     for fold in range(folds):
         for place, name in enumerate(strata.names):
@@ -110,7 +111,7 @@ def make_splits(
                 what = f"fold {fold} leaves too few {name} patients to train and to validate on: {len(rest)}"
                 raise CohortError(what, hint="at least two are needed: find more patients of this class")
             size = min(max(1, int(validation_fraction * len(rest) + 0.5)), len(rest) - 1)
-            for patient in _shuffled(rest, seed, f"validation of fold {fold}")[:size]:
+            for patient in shuffled(rest, seed, f"validation of fold {fold}")[:size]:
                 roles[patient][fold] = "validation"
     for patient, fold in tested.items():
         roles[patient][fold] = "test"
@@ -118,7 +119,7 @@ def make_splits(
     return Splits(in_order, {patient: tuple(roles[patient]) for patient in in_order})  # type: ignore[arg-type]
 
 
-def _too_few(names: Sequence[str], counts: Sequence[int], folds: int) -> CohortError:
+def too_few(names: Sequence[str], counts: Sequence[int], folds: int) -> CohortError:
     """Build the error for a stratum that has fewer patients than there are folds; the last one is named first."""
     listed = ", ".join(f"{count} {name}" for count, name in zip(counts[::-1], names[::-1], strict=True))
     of_each = "both classes" if len(names) == 2 else "all of these"
@@ -127,7 +128,7 @@ def _too_few(names: Sequence[str], counts: Sequence[int], folds: int) -> CohortE
     return CohortError(what, hint=f"{fewer}find more labelled patients, two of each class at least")
 
 
-def _shuffled(items: Iterable[str], seed: int, purpose: str) -> list[str]:
+def shuffled(items: Iterable[str], seed: int, purpose: str) -> list[str]:
     return sorted(items, key=lambda item: hashlib.sha256(f"{seed}\0{purpose}\0{item}".encode()).digest())
 
 
@@ -136,27 +137,34 @@ def _deal(strata: Strata, folds: int, seed: int) -> dict[str, int]:
     cards = [
         patient
         for place in range(len(strata.names))
-        for patient in _shuffled((p for p in strata.of if strata.of[p] == place), seed, "test")
+        for patient in shuffled((p for p in strata.of if strata.of[p] == place), seed, "test")
     ]
     return {patient: place % folds for place, patient in enumerate(cards)}
 
 
-def _deal_groups(strata: Strata, folds: int, seed: int, groups: Mapping[str, str]) -> dict[str, int]:
-    """Patient → fold, with all patients of a group in the same fold."""
-    without = sorted(patient for patient in strata.of if not groups.get(patient))
+def deal_groups(
+    strata: Mapping[str, tuple[int, ...]], names: Sequence[str], folds: int, seed: int, groups: Mapping[str, str]
+) -> dict[str, int]:
+    """Patient → fold, with all patients of a group in the same fold.
+
+    :param strata: patient → places of their strata in ``names``.
+    :raises CohortError: a patient without a group, too few groups, or a fold without a patient of a stratum.
+    """
+    without = sorted(patient for patient in strata if not groups.get(patient))
     if without:
         raise CohortError(f"{len(without)} patients have no site: {some(without)}", hint="fill in the site column")
-    places = range(len(strata.names))
+    places = range(len(names))
     sizes: dict[str, list[int]] = {}
-    for patient, place in strata.of.items():
-        sizes.setdefault(groups[patient], [0] * len(places))[place] += 1
+    for patient, own in strata.items():
+        for place in own:
+            sizes.setdefault(groups[patient], [0] * len(places))[place] += 1
     if len(sizes) < folds:
         what = f"{len(sizes)} sites are too few for {folds} folds"
         raise CohortError(what, hint=f"use {max(len(sizes), 2)} folds, or split by patient")
     totals = [sum(size[place] for size in sizes.values()) for place in places]
     filled = [[0] * len(places) for _ in range(folds)]
     fold_of: dict[str, int] = {}
-    for group in sorted(_shuffled(sizes, seed, "test"), key=lambda group: -sum(sizes[group])):
+    for group in sorted(shuffled(sizes, seed, "test"), key=lambda group: -sum(sizes[group])):
         # The increase of the sum of squared shares of each class; it is smallest for the emptiest fold.
         cost = [
             sum(
@@ -169,11 +177,11 @@ def _deal_groups(strata: Strata, folds: int, seed: int, groups: Mapping[str, str
         for place in places:
             filled[fold][place] += sizes[group][place]
     for fold, have in enumerate(filled):
-        for place, name in enumerate(strata.names):
+        for place, name in enumerate(names):
             if not have[place]:
                 what = f"with sites kept apart, fold {fold} has no {name} patient"
                 raise CohortError(what, hint="use fewer folds, or split by patient")
-    return {patient: fold_of[groups[patient]] for patient in strata.of}
+    return {patient: fold_of[groups[patient]] for patient in strata}
 
 
 def write_splits(path: Path, splits: Splits) -> None:
@@ -188,10 +196,10 @@ def write_splits(path: Path, splits: Splits) -> None:
             writer.writerow([patient, label, splits.test_fold(patient), *splits.roles[patient]])
 
 
-def read_splits(path: Path, classes: int = 2) -> Splits:
+def read_splits(path: Path, classes: Classes = 2) -> Splits:
     """Read what :func:`write_splits` wrote.
 
-    :param classes: how many classes the labels have; 0 if they are numbers or follow-ups.
+    :param classes: how many classes the labels have; 0 if they are numbers or follow-ups; of several targets each.
     :raises StoreError: the file was not written by wsipipe, or was edited into an invalid cross-validation.
     """
     try:
@@ -228,13 +236,15 @@ def _header(folds: int) -> list[str]:
     return ["patient_id", "label", "fold", *(f"fold_{fold}" for fold in range(folds))]
 
 
-def _fault(row: Sequence[str], folds: int, seen: Mapping[str, Label], classes: int) -> str:
+def _fault(row: Sequence[str], folds: int, seen: Mapping[str, Label], classes: Classes) -> str:
     if len(row) != folds + 3:
         return f"{len(row)} cells instead of {folds + 3}"
     patient, label, fold, *roles = row
     if patient in seen:
         return f"patient {patient} is there twice"
     if label_of(label, classes) is None:
+        if isinstance(classes, tuple):
+            return f"label {label!r} is not of {len(classes)} targets, with ? for a missing one, such as '1 / ? / 0'"
         return f"label {label!r} is not {f'a class from 0 to {classes - 1}' if classes else 'a number or a follow-up'}"
     if not set(roles) <= {"train", "validation", "test"}:
         return f"roles are train, validation and test, not {', '.join(sorted(set(roles)))}"

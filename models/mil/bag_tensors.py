@@ -18,6 +18,7 @@ from ...data.cohort.outcomes import Label
 from ...data.errors import UsageError
 from ...data.features.store import Bag, FeatureFacts
 from ..tasks.binary import BINARY
+from ..tasks.prediction import SoftTarget
 from ..tasks.task import Task
 from .mixed_precision import in_float32
 from .tile_graph import knn_edges
@@ -54,7 +55,8 @@ class Patient:
     :param label: y; of a binary task 0 or 1, of other classes their place, else a number or a follow-up.
     :param bags: the patient's slides.
     :param expression: (n_genes) if RNA was measured and the training uses it.
-    :param target: a soft target, of a binary task the probability of positive; None if the label is the target.
+    :param target: a soft target, of a binary task the probability of positive, of several targets that of each; None
+        if the label is the target.
     :raises UsageError: a label or a soft target that the task cannot have, or expression that is not finite.
     """
 
@@ -62,7 +64,7 @@ class Patient:
     label: Label
     bags: Sequence[BagTensors]
     expression: Tensor | None = None
-    target: float | None = None
+    target: SoftTarget | None = None
     task: Task = BINARY
 
     @property

@@ -22,7 +22,7 @@ from torch.nn import functional
 from ...data.cohort.outcomes import Label
 from ...data.errors import CohortError, UsageError
 from ..evaluation.metrics import Metrics, binary_metrics, youden_threshold
-from .prediction import EVEN, Answer, PatientPrediction, Score, log_odds, threshold_at
+from .prediction import EVEN, Answer, PatientPrediction, Score, SoftTarget, log_odds, threshold_at
 from .task import Task, Validation
 
 MIN_RANKED_PATIENTS = 5
@@ -63,13 +63,15 @@ class BinaryTask(Task):
             )
         return groups
 
-    def value(self, patient_id: str, label: Label, soft_target: float | None) -> float:
+    def value(self, patient_id: str, label: Label, soft_target: SoftTarget | None) -> float:
         """The probability of positive: y itself, or a soft target."""
         if label not in (0, 1):
             raise UsageError(f"a label is 0 or 1, not {label!r}", path=patient_id)
-        if soft_target is not None and not 0 <= soft_target <= 1:  # NaN fails too
+        if soft_target is None:
+            return float(class_of(label))
+        if isinstance(soft_target, tuple) or not 0 <= soft_target <= 1:  # NaN fails too
             raise UsageError(f"a soft target is a probability, not {soft_target!r}", path=patient_id)
-        return float(class_of(label) if soft_target is None else soft_target)
+        return float(soft_target)
 
     def losses(self, logits: Tensor, values: Tensor) -> Tensor:
         """Cross entropy of each slide."""
@@ -92,7 +94,7 @@ class BinaryTask(Task):
         return math.fsum(one_number(scores)) / len(scores)
 
     def validate(
-        self, labels: Sequence[Label], scores: Sequence[Score], soft_targets: Sequence[float | None]
+        self, labels: Sequence[Label], scores: Sequence[Score], soft_targets: Sequence[SoftTarget | None]
     ) -> Validation:
         """AUC and cross entropy with the labels, Spearman's rank correlation with the soft targets."""
         logits = torch.tensor(scores, dtype=torch.float64)
@@ -107,7 +109,7 @@ class BinaryTask(Task):
 
     def threshold(self, labels: Sequence[Label], scores: Sequence[Score]) -> tuple[float, str]:
         """Youden's threshold at even prevalence, or 0.5 if the validation patients do not determine one."""
-        chosen = youden_threshold(labels, expit(np.array(scores)))
+        chosen = youden_threshold([class_of(label) for label in labels], expit(np.array(scores)))
         return (0.5, "default 0.5") if chosen is None else (chosen, "Youden on the validation patients")
 
     def prevalence(self, labels: Sequence[Label]) -> float:
@@ -134,7 +136,8 @@ class BinaryTask(Task):
 
     def figures(self, rows: Sequence[PatientPrediction], *, rounds: int, seed: int) -> Metrics:
         """Discrimination, operating point, calibration: :func:`~wsipipe.models.evaluation.metrics.binary_metrics`."""
-        labels, probabilities = [row.label for row in rows if row.label is not None], [row.probability for row in rows]
+        labels = [class_of(row.label) for row in rows if row.label is not None]
+        probabilities = [row.probability for row in rows]
         return binary_metrics(labels, probabilities, [row.call for row in rows], rounds=rounds, seed=seed)
 
 
@@ -156,9 +159,10 @@ def one_number(scores: Sequence[Score]) -> list[float]:
     return [score if not isinstance(score, tuple) else score[0] for score in scores]
 
 
-def _rank_correlation(scores: Sequence[float], soft_targets: Sequence[float | None]) -> float | None:
+def _rank_correlation(scores: Sequence[float], soft_targets: Sequence[SoftTarget | None]) -> float | None:
     """Spearman's correlation of scores and soft targets, over patients that have one; 0 if all scores are equal."""
-    pairs = [(score, target) for score, target in zip(scores, soft_targets, strict=True) if target is not None]
+    both = zip(scores, soft_targets, strict=True)
+    pairs = [(score, target) for score, target in both if isinstance(target, int | float)]
     if len(pairs) < MIN_RANKED_PATIENTS or len({target for _, target in pairs}) < 2:
         return None
     known_scores, targets = zip(*pairs, strict=True)

@@ -34,7 +34,7 @@ from torch import Tensor
 from ...data.cohort.outcomes import Label, Survival
 from ...data.errors import CohortError, UsageError
 from .binary import one_number
-from .prediction import Score
+from .prediction import Score, SoftTarget
 from .survival import SurvivalTask, columns_of, follow_up
 
 LARGEST_LOG_HAZARD = 50.0
@@ -126,7 +126,7 @@ class CoxTask(SurvivalTask):
 
         return draw if cases else None
 
-    def value(self, patient_id: str, label: Label, soft_target: float | None) -> tuple[float, ...]:
+    def value(self, patient_id: str, label: Label, soft_target: SoftTarget | None) -> tuple[float, ...]:
         """The time, and 1 if there was an event."""
         if soft_target is not None:
             raise UsageError("soft targets are for the binary task", path=patient_id)

@@ -26,7 +26,7 @@ from ...data.errors import CohortError, UsageError
 from ..evaluation.class_metrics import class_figures, class_metrics, macro_auc
 from ..evaluation.task_metrics import Figures, TaskMetrics
 from .binary import class_of
-from .prediction import EVEN, Answer, PatientPrediction, Score
+from .prediction import EVEN, Answer, PatientPrediction, Score, SoftTarget
 from .task import Task, Validation
 
 Floats = npt.NDArray[np.float64]
@@ -64,7 +64,7 @@ class MulticlassTask(Task):
             raise CohortError(what, hint="use fewer folds, more patients, or fewer classes")
         return groups
 
-    def value(self, patient_id: str, label: Label, soft_target: float | None) -> float:
+    def value(self, patient_id: str, label: Label, soft_target: SoftTarget | None) -> float:
         """The place of the class; several classes have no soft targets."""
         if isinstance(label, bool) or not isinstance(label, int) or not 0 <= label < len(self.classes):
             raise UsageError(f"a class is a number from 0 to {len(self.classes) - 1}, not {label!r}", path=patient_id)
@@ -104,7 +104,7 @@ class MulticlassTask(Task):
         return np.asarray(softmax(s * (self.outputs - 1) / self.outputs, axis=-1))  # logits, but for a constant
 
     def validate(
-        self, labels: Sequence[Label], scores: Sequence[Score], soft_targets: Sequence[float | None]
+        self, labels: Sequence[Label], scores: Sequence[Score], soft_targets: Sequence[SoftTarget | None]
     ) -> Validation:
         """The mean AUC of the classes, each against all others, and the cross entropy."""
         y, s = np.array([class_of(label) for label in labels]), np.array(vectors(scores))

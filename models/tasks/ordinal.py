@@ -28,7 +28,7 @@ from ..evaluation.ordinal_metrics import CONCORDANCE, ordinal_figures, ordinal_m
 from ..evaluation.task_metrics import Figures, TaskMetrics
 from .binary import class_of
 from .multiclass import MulticlassTask, vectors
-from .prediction import EVEN, Answer, PatientPrediction, Score
+from .prediction import EVEN, Answer, PatientPrediction, Score, SoftTarget
 from .task import Validation
 
 Floats = npt.NDArray[np.float64]
@@ -76,7 +76,7 @@ class OrdinalTask(MulticlassTask):
         return np.asarray(-np.diff(np.concatenate([ends, above, 0 * ends], axis=-1), axis=-1))
 
     def validate(
-        self, labels: Sequence[Label], scores: Sequence[Score], soft_targets: Sequence[float | None]
+        self, labels: Sequence[Label], scores: Sequence[Score], soft_targets: Sequence[SoftTarget | None]
     ) -> Validation:
         """Concordance of the expected class, and the loss."""
         y, a = np.array([class_of(label) for label in labels]), np.array(vectors(scores))

@@ -25,6 +25,10 @@ if TYPE_CHECKING:
 Score = float | tuple[float, ...]
 """What a network says of a slide: one number, or one a class."""
 
+SoftTarget = float | tuple[float | None, ...]
+"""What a patient is trained on in place of the label: of a binary task the probability of positive; of several targets
+that of each, None where there is none."""
+
 EVEN: Final = 0.5
 """The prevalence that scores and the folds' thresholds are at: training draws both classes equally often."""
 

@@ -11,7 +11,7 @@ from typing import Final, Literal, Protocol
 
 from ...data.cohort.ids import id_key
 
-TaskName = Literal["binary", "multiclass", "ordinal", "regression", "survival"]
+TaskName = Literal["binary", "multiclass", "ordinal", "regression", "survival", "multitask"]
 """The tasks; the first is the default."""
 WITH_CLASSES: tuple[TaskName, ...] = ("multiclass", "ordinal")
 """Tasks whose classes are listed."""
@@ -63,6 +63,8 @@ class Parts(Protocol):
     def horizons(self) -> list[float]: ...
     @property
     def time_unit(self) -> str: ...
+    @property
+    def targets(self) -> list[str]: ...
 
 
 def refuse_parts(question: Parts) -> None:
@@ -85,6 +87,13 @@ def refuse_parts(question: Parts) -> None:
     given = {"loss": question.loss != "hazards", "horizons": question.horizons, "time_unit": question.time_unit}
     if task != "survival" and any(given.values()):
         raise ValueError(f"{next(n for n, value in given.items() if value)} is for task survival; task is {task}")
+    if task == "multitask" and not question.targets:
+        raise ValueError("task multitask needs targets: the names of other biomarkers")
+    if task != "multitask" and question.targets:
+        raise ValueError(f"targets are for task multitask; task is {task}")
+    names = [id_key(name) for name in question.targets]
+    if twice := [name for name in question.targets if names.count(id_key(name)) > 1]:
+        raise ValueError(f"target {twice[0]} is there twice")
 
 
 @dataclass(frozen=True)
@@ -136,6 +145,14 @@ WORDS: Final[dict[TaskName, TaskWords]] = {
         "has the higher risk; guessing does so half of the times.",
         note="The risk is minus the expected number of the fold's time intervals that a patient comes through without "
         "the event. High: at or above the median risk of the fold's validation patients.",
+    ),
+    "multitask": TaskWords(
+        "Which of these markers, from an H&E slide alone",
+        "mean of the targets",
+        called=False,
+        meaning="Mean over the targets of the figure by which each is judged.",
+        note="One encoder learns all targets; each has a head of its own. A patient who misses a label of one still "
+        "trains the others, and is not counted in the figures of the one.",
     ),
 }
 _COX: Final = replace(

@@ -18,13 +18,13 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from ...data.cohort.outcomes import Label, Survival
+from ...data.cohort.outcomes import Label
 from ...data.cohort.splits import Strata
 from ...data.errors import CohortError, UsageError
 from ..evaluation.number_metrics import number_figures, number_metrics
 from ..evaluation.task_metrics import Figures, TaskMetrics
 from .binary import one_number
-from .prediction import EVEN, Answer, PatientPrediction, Score
+from .prediction import EVEN, Answer, PatientPrediction, Score, SoftTarget
 from .task import Task, Validation
 
 QUARTERS = 4
@@ -84,11 +84,11 @@ class RegressionTask(Task):
         """All patients are one group."""
         return [list(range(len(labels)))]
 
-    def value(self, patient_id: str, label: Label, soft_target: float | None) -> float:
+    def value(self, patient_id: str, label: Label, soft_target: SoftTarget | None) -> float:
         """The number in the scale of the training patients."""
         if soft_target is not None:
             raise UsageError("soft targets are for the binary task", path=patient_id)
-        if isinstance(label, Survival) or not math.isfinite(label):
+        if isinstance(label, tuple) or not math.isfinite(label):
             raise UsageError(f"a label is a finite number, not {label}", path=patient_id)
         return (label - self.centre) / self.scale
 
@@ -108,7 +108,7 @@ class RegressionTask(Task):
         return math.fsum(one_number(scores)) / len(scores)
 
     def validate(
-        self, labels: Sequence[Label], scores: Sequence[Score], soft_targets: Sequence[float | None]
+        self, labels: Sequence[Label], scores: Sequence[Score], soft_targets: Sequence[SoftTarget | None]
     ) -> Validation:
         """The loss alone: a network is kept for the size of its errors, not for the order of patients."""
         values = torch.tensor([self.value("", label, None) for label in labels], dtype=torch.float64)
@@ -140,7 +140,7 @@ def number_of(label: Label) -> float:
 
     :raises UsageError: it is none.
     """
-    if isinstance(label, Survival):
+    if isinstance(label, tuple):
         raise UsageError(f"a label is a number, not {label}")
     return float(label)
 

@@ -31,7 +31,7 @@ from ...data.errors import CohortError, UsageError
 from ..evaluation.survival_metrics import HARRELL, at, cox_loss, harrell, survival_figures, survival_metrics
 from ..evaluation.task_metrics import Figures, TaskMetrics
 from .binary import one_number
-from .prediction import EVEN, Answer, PatientPrediction, Score
+from .prediction import EVEN, Answer, PatientPrediction, Score, SoftTarget
 from .task import Task, Validation
 
 INTERVALS = 4
@@ -51,6 +51,7 @@ class SurvivalTask(Task):
     name: ClassVar[str] = "survival"
     answer_columns: ClassVar[Mapping[str, str]] = {"risk": "probability", "threshold": "threshold", "call": "call"}
     measure: ClassVar[str] = HARRELL
+    value_width: ClassVar[int] = 2
 
     def __init__(
         self,
@@ -135,7 +136,7 @@ class SurvivalTask(Task):
             raise CohortError(what, hint="use fewer folds, or more patients")
         return [list(range(len(labels)))]
 
-    def value(self, patient_id: str, label: Label, soft_target: float | None) -> tuple[float, ...]:
+    def value(self, patient_id: str, label: Label, soft_target: SoftTarget | None) -> tuple[float, ...]:
         """The number of intervals that the patient came through, and 1 if the event was in the next one."""
         if soft_target is not None:
             raise UsageError("soft targets are for the binary task", path=patient_id)
@@ -181,7 +182,7 @@ class SurvivalTask(Task):
         return means if self.horizons else means[0]
 
     def validate(
-        self, labels: Sequence[Label], scores: Sequence[Score], soft_targets: Sequence[float | None]
+        self, labels: Sequence[Label], scores: Sequence[Score], soft_targets: Sequence[SoftTarget | None]
     ) -> Validation:
         """Harrell's C, and minus the log partial likelihood of the risks."""
         times, events = columns_of(labels)

@@ -19,12 +19,13 @@ from typing import Any, ClassVar, Final, Self
 from torch import Generator, Tensor
 from torch.nn import functional
 
-from ...data.cohort.outcomes import Label
+from ...data.cohort.outcomes import Classes, Label
 from ...data.cohort.splits import Strata
+from ...data.cohort.target_splits import TargetStrata
 from ...data.errors import BundleError
 from ..evaluation.metrics import Metrics
 from ..evaluation.task_metrics import Figures, TaskMetrics
-from .prediction import EVEN, Answer, PatientPrediction, Score
+from .prediction import EVEN, Answer, PatientPrediction, Score, SoftTarget
 
 
 @dataclass(frozen=True)
@@ -64,6 +65,13 @@ class Task(ABC):
 
     has_prevalence: ClassVar[bool] = False
     """Whether its probabilities are at a prevalence, as those of two classes are that training draws evenly."""
+    value_width: ClassVar[int] = 1
+    """How many numbers the target value of a patient has."""
+
+    @property
+    def number_of_classes(self) -> Classes:
+        """How many classes its labels have, for reading them from tables."""
+        return len(self.classes)
 
     @property
     def share_names(self) -> tuple[str, ...]:
@@ -95,7 +103,7 @@ class Task(ABC):
     def strata(self, labels: Mapping[str, Label]) -> dict[str, int]:
         """Map each patient to a stratum; splits keep the share of every stratum equal in all folds."""
 
-    def strata_of_split(self, labels: Mapping[str, Label]) -> Strata:
+    def strata_of_split(self, labels: Mapping[str, Label]) -> Strata | TargetStrata:
         """The strata with their names, for messages."""
         return Strata(self.strata(labels), self.classes)
 
@@ -115,7 +123,7 @@ class Task(ABC):
         return None
 
     @abstractmethod
-    def value(self, patient_id: str, label: Label, soft_target: float | None) -> float | tuple[float, ...]:
+    def value(self, patient_id: str, label: Label, soft_target: SoftTarget | None) -> float | tuple[float, ...]:
         """Return the target value of a patient's logits: the soft target if there is one, else the label.
 
         :param patient_id: for messages.
@@ -154,7 +162,7 @@ class Task(ABC):
 
     @abstractmethod
     def validate(
-        self, labels: Sequence[Label], scores: Sequence[Score], soft_targets: Sequence[float | None]
+        self, labels: Sequence[Label], scores: Sequence[Score], soft_targets: Sequence[SoftTarget | None]
     ) -> Validation:
         """Measure how well patients' scores agree with their labels and soft targets."""
 

@@ -6,6 +6,7 @@ It uses scikit-learn; the strength of the penalty is chosen on the validation pa
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,8 +14,10 @@ import torch
 from numpy.typing import NDArray
 from sklearn.linear_model import LogisticRegression
 
+from ...data.errors import about
 from ..mil.bag_tensors import Patient
-from ..mil.mean_pooling import MeanPooling
+from ..mil.mean_pooling import MeanPooling, MeanPoolingOfTargets
+from ..tasks.multitask import MultiTask
 from .convex import fit_convex
 from .fit import Epoch, Fit, FitSettings, sampling_groups, validate
 
@@ -31,7 +34,7 @@ Floats = NDArray[np.float64]
 
 
 def fit_mean(
-    network: MeanPooling,
+    network: MeanPooling | MeanPoolingOfTargets,
     train: Sequence[Patient],
     validation: Sequence[Patient],
     settings: FitSettings,
@@ -51,6 +54,8 @@ def fit_mean(
         as :func:`~.fit.fit` chooses an epoch, of equals the strongest penalty.
     :raises CohortError: no training patient of one class, or no validation patient.
     """
+    if isinstance(network, MeanPoolingOfTargets):
+        return _fit_targets(network, train, validation, settings, tell)
     if network.task.name not in ("binary", "multiclass") or network.task.outputs != 2:
         return fit_convex(network, train, validation, settings, PENALTIES, tell)
     means, targets, weights = _slides(sampling_groups(network.task, train))
@@ -74,6 +79,45 @@ def fit_mean(
         done.add(epoch, network)
         tell(epoch)
     network.load_state_dict(done.state)
+    return done
+
+
+def _fit_targets(
+    network: MeanPoolingOfTargets,
+    train: Sequence[Patient],
+    validation: Sequence[Patient],
+    settings: FitSettings,
+    tell: Callable[[Epoch], None],
+) -> Fit:
+    """Fit a model a target, each on the patients who have its label; each keeps the penalty that is best for itself.
+
+    :returns: a history with the means over the targets.
+    """
+    task = network.task
+    assert isinstance(task, MultiTask)
+    fits = []
+    for (name, own), model in zip(task.targets.items(), network.of_targets, strict=True):
+        assert isinstance(model, MeanPooling)
+        known, judged = (
+            [
+                replace(patient, label=label, task=own, target=task.soft_target_of(name, patient.target))
+                for patient in patients
+                if (label := task.label_of(name, patient.label)) is not None
+            ]
+            for patients in (train, validation)
+        )
+        with about(f"biomarkers.{name}"):
+            fits.append(fit_mean(model, known, judged, settings))
+    done = Fit()
+    for epochs in zip(*(fit.history for fit in fits), strict=True):
+        first, gain = epochs[0], float(np.mean([epoch.gain for epoch in epochs]))
+        if len(epochs) > 1:
+            losses = {name: float(np.mean([epoch.losses[name] for epoch in epochs])) for name in first.losses}
+            loss = float(np.mean([epoch.validation_loss for epoch in epochs]))
+            first = replace(first, losses=losses, validation_auc=gain, validation_loss=loss, validation_rank=None)
+        done.add(first, network)
+        tell(first)
+    done.state = {name: value.detach().clone() for name, value in network.state_dict().items()}
     return done
 
 

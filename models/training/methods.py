@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from pydantic import ValidationError
 
-from ...data.errors import BundleError, UsageError
+from ...data.errors import BundleError, UsageError, about
 from ...data.json_text import fault
 
 if TYPE_CHECKING:  # all that is heavy to import
@@ -43,6 +43,8 @@ class Method:
     """Whether its training uses patients' expression directly, beside soft targets."""
     uses_graph: bool = False
     """Whether it uses the graph of a slide's tiles."""
+    of_targets_at: str = ""
+    """As ``network_at``, of its network for several targets, if that is another one."""
     otherwise: str = ""
     """Its description for tasks other than the binary one, if it differs."""
     not_for: Mapping[str, str] = field(default_factory=dict)
@@ -52,6 +54,13 @@ class Method:
     def network(self) -> type[SlideNetwork]:
         """The class of its network."""
         network: type[SlideNetwork] = _load(self.network_at)
+        return network
+
+    def network_for(self, task: Task) -> type[SlideNetwork]:
+        """The class of its network for a task."""
+        network: type[SlideNetwork] = self.network
+        if task.name == "multitask" and self.of_targets_at:
+            network = _load(self.of_targets_at)
         return network
 
     @property
@@ -75,6 +84,7 @@ _CLASSES: Final = "its memory has slots for classes, and these labels have none"
 _ENDS: Final = "its clustering has a classifier for each class, and these labels have none"
 _CUMULATIVE: Final = "its attentions are of single classes, and the logits are of all classes above one"
 _PANEL: Final = "its RNA side chooses genes between classes"
+_ONE_LABEL: Final = "the genes of its RNA side are chosen between the classes of one label"
 _ONE_EVIDENCE: Final = "its slots weigh evidence for positive against evidence for negative, in one number"
 
 METHODS: Final[dict[str, Method]] = {
@@ -84,7 +94,7 @@ METHODS: Final[dict[str, Method]] = {
         "mil.momkd:MoMKD",
         uses_rna=True,
         uses_graph=True,
-        not_for=_not_for_values(_CLASSES),
+        not_for={**_not_for_values(_CLASSES), "multitask": _ONE_LABEL},
     ),
     "evidence": Method(
         "Evidence memory",
@@ -92,7 +102,10 @@ METHODS: Final[dict[str, Method]] = {
         "mil.evidence_memory:EvidenceMemory",
         uses_rna=True,
         uses_graph=True,
-        not_for=dict.fromkeys(("multiclass", "ordinal", "regression", "survival"), _ONE_EVIDENCE),
+        not_for={
+            **dict.fromkeys(("multiclass", "ordinal", "regression", "survival"), _ONE_EVIDENCE),
+            "multitask": _ONE_LABEL,
+        },
     ),
     "matching": Method(
         "Feature matching",
@@ -100,7 +113,7 @@ METHODS: Final[dict[str, Method]] = {
         "mil.feature_matching:FeatureMatching",
         uses_rna=True,
         uses_graph=True,
-        not_for=_not_for_values(_PANEL),
+        not_for={**_not_for_values(_PANEL), "multitask": _ONE_LABEL},
     ),
     "abmil": Method("ABMIL", "gated attention, Ilse et al. 2018", "mil.abmil:ABMIL"),
     "clam-sb": Method(
@@ -122,6 +135,7 @@ METHODS: Final[dict[str, Method]] = {
         "logistic regression on the mean tile",
         "mil.mean_pooling:MeanPooling",
         "training.logistic:fit_mean",
+        of_targets_at="mil.mean_pooling:MeanPoolingOfTargets",
         otherwise="the task's linear model on the mean tile",
     ),
 }
@@ -148,6 +162,18 @@ def refuse_task(name: str, task: str) -> None:
         raise UsageError(f"{name} cannot answer a {task} question: {why}", hint=f"--method {', '.join(able)} can")
 
 
+def refuse_targets(name: str, targets: Mapping[str, str]) -> None:
+    """Refuse a method that cannot carry one of several targets.
+
+    :param targets: name → task.
+    :raises UsageError: it cannot; the message names the target.
+    """
+    refuse_task(name, "multitask")
+    for target, task in targets.items():
+        with about(f"biomarkers.{target}"):
+            refuse_task(name, task)
+
+
 def network_for_inference(
     method: str, config: Mapping[str, Any], state: Mapping[str, Tensor], *, task: Task, path: str | PathLike[str]
 ) -> SlideNetwork:
@@ -159,7 +185,7 @@ def network_for_inference(
     hint = "use the wsipipe that wrote it, or copy it again"
     if method not in METHODS:
         raise BundleError(f"its method {method!r} is not known here", path=path, hint=hint)
-    network = METHODS[method].network
+    network = METHODS[method].network_for(task)
     try:
         checked: NetworkConfig = network.Config.model_validate(config)
     except ValidationError as error:

@@ -36,6 +36,7 @@ from sklearn.metrics import roc_auc_score
 from ...data.errors import CohortError, ExpressionError, UsageError
 from ...data.molecular.store import ExpressionTable
 from ...data.wording import some
+from ..tasks.prediction import SoftTarget
 from .gene_panel import GenePanel, Selection
 
 Floats = npt.NDArray[np.float64]
@@ -217,8 +218,8 @@ class SoftTargets:
     :param description: JSON values.
     """
 
-    train: Mapping[str, float]
-    validation: Mapping[str, float | None]
+    train: Mapping[str, SoftTarget]
+    validation: Mapping[str, SoftTarget | None]
     description: dict[str, Any]
 
     @classmethod

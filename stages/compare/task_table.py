@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from urllib.parse import quote
+
 from ...models.evaluation.task_metrics import TaskMetrics
 from ..pages.numbers import TEMPLATES
 from ..pages.task_page import task_cautions
@@ -9,12 +12,16 @@ from .page import verdict
 from .results import Comparison
 
 
-def task_comparison_page(comparison: Comparison) -> str:
-    """The comparison as HTML: one file that needs no other but the figure beside it."""
+def task_comparison_page(comparison: Comparison, targets: Sequence[str] = ()) -> str:
+    """The comparison as HTML: one file that needs no other.
+
+    :param targets: those that have a page of their own, in ``targets/<name>/`` beside this one.
+    """
     metrics = comparison.of_reference.metrics
     assert isinstance(metrics, TaskMetrics)
     return TEMPLATES.get_template("task_comparison.html").render(
         comparison=comparison,
+        pages=[(name, f"./targets/{quote(name)}/comparison.html") for name in targets],
         reference=comparison.of_reference,
         metrics=metrics,
         verdict=verdict(comparison),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -73,21 +73,26 @@ def reference_of(task: str) -> str:
     return REFERENCE if task not in METHODS[REFERENCE].not_for else "abmil"
 
 
-def _can(variant: Variant, task: str) -> bool:
-    """Whether a method can carry the task: soft targets and RNA alone are for the binary one."""
+def _can(variant: Variant, task: str, targets: Collection[str]) -> bool:
+    """Whether a method can carry the task and all targets: soft targets and RNA alone are for the binary task."""
     settings = variant.settings
-    if settings is None or settings.soft_targets:
+    if settings is None:
         return task == "binary"
-    return task not in METHODS[settings.method].not_for
+    if settings.soft_targets and {"binary"} != (set(targets) or {task}):
+        return False
+    return METHODS[settings.method].not_for.keys().isdisjoint((task, *targets))
 
 
-def variants(wanted: Sequence[str], base: TrainSettings, *, rna: bool, task: str = "binary") -> list[Variant]:
+def variants(
+    wanted: Sequence[str], base: TrainSettings, *, rna: bool, task: str = "binary", targets: Collection[str] = ()
+) -> list[Variant]:
     """The methods to compare, the reference (:func:`reference_of`) first.
 
     :param wanted: names of methods; one string may hold several, separated by commas. Empty: all that are meaningful.
     :param base: settings that all share; its method, soft targets and use of RNA are ignored.
     :param rna: whether the workspace has RNA.
     :param task: the question's task; methods that cannot carry it are left out, or refused if they are named.
+    :param targets: the tasks of its targets, if it has some.
     :raises UsageError: an unknown name, or a method that needs RNA where there is none.
     """
     common = base.model_copy(update={"use_rna": True, "soft_targets": False, "shuffle_rna": False})
@@ -112,9 +117,12 @@ def variants(wanted: Sequence[str], base: TrainSettings, *, rna: bool, task: str
     if lost:
         what = f"{lost[0]} needs RNA, and there is none"
         raise UsageError(what, hint="run wsipipe genomics first, or leave it out")
-    if unable := [name for name in wanted if not _can(known[name], task)]:
-        able = ", ".join(name for name, variant in known.items() if _can(variant, task))
-        raise UsageError(f"{unable[0]} cannot answer a {task} question", hint=f"these can: {able}")
+    if unable := [name for name in wanted if not _can(known[name], task, targets)]:
+        able = ", ".join(name for name, variant in known.items() if _can(variant, task, targets))
+        asked = f"a {task} question" + (f" of {', '.join(sorted(set(targets)))} targets" if targets else "")
+        raise UsageError(f"{unable[0]} cannot answer {asked}", hint=f"these can: {able}")
     first = reference_of(task)
     chosen = [first, *(name for name in wanted or known if name != first)]
-    return [known[n] for n in dict.fromkeys(chosen) if (rna or not known[n].needs_rna) and _can(known[n], task)]
+    return [
+        known[n] for n in dict.fromkeys(chosen) if (rna or not known[n].needs_rna) and _can(known[n], task, targets)
+    ]

@@ -32,7 +32,7 @@ from ..predict.allowed_folds import SAME_IDS, AllowedFolds, PatientSlides, allow
 from ..settings import Presentation, Runtime
 from ..train.audit import Audited
 from ..train.question_labels import question_labels
-from ..train.settings import AUDIT, BiomarkerSettings
+from ..train.settings import AUDIT, BiomarkerSettings, QuestionSettings
 from ..train.signature_labels import TargetsElsewhere
 from ..train.split import slides_with_features
 
@@ -40,7 +40,7 @@ SEEN_BY_ALL = "every fold of the model was trained on them"
 """The reason for dropping a training patient."""
 
 
-class ExternalSettings(BiomarkerSettings):
+class ExternalSettings(QuestionSettings):
     """Settings of an evaluation on another cohort: its label column and values, and how they are used."""
 
     drop_conflicts: bool = False
@@ -61,6 +61,13 @@ class ExternalSettings(BiomarkerSettings):
         """
         question = folds_of(model)[0][1].question
         given = {name: value for name, value in given.items() if value is not None}
+        if question.targets and (renamed := [n for n in given if n in BiomarkerSettings.model_fields]):
+            raise UsageError(
+                f"{renamed[0]} is of one question, and this model has the targets {', '.join(question.targets)}",
+                path=model,
+                hint="call the table's columns and values as the model's targets do: "
+                + ", ".join(own.label_column for own in question.of_targets.values()),
+            )
         if question.task == "survival" and "label_column" in given:
             what = "the model's question is of survival, whose labels are in two columns"
             raise UsageError(what, path=model, hint="use --time-column and --event-column")

@@ -16,7 +16,7 @@ from ...models.tasks.prediction import PatientPrediction
 from ..pages.audit_words import AuditSection
 from ..pages.charts import place_chart
 from ..pages.numbers import TEMPLATES, mean_and_deviation
-from ..pages.report_page import Accounting, Facts, Question, cautions, performance_charts
+from ..pages.report_page import PAGE, Accounting, Facts, Question, cautions, performance_charts
 from ..predict.allowed_folds import SAME_IDS
 
 
@@ -93,12 +93,16 @@ class ExternalReport:
         return fmean(patient.probability for patient in self.patients)
 
 
-def external_page(report: ExternalReport) -> str:
-    """Render the page as HTML: one file that needs no other."""
+def external_page(report: ExternalReport, layout: str = PAGE) -> str:
+    """Render the page as HTML: one file that needs no other.
+
+    :param layout: as for :func:`~wsipipe.stages.pages.report_page.training_page`.
+    """
     labels = [bool(patient.label) for patient in report.patients]
     probabilities = [patient.probability for patient in report.patients]
     share, low, high = report.share_positive
     return TEMPLATES.get_template("external.html").render(
+        layout=layout,
         report=report,
         metrics=report.metrics,
         question=report.question,

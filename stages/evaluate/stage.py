@@ -6,6 +6,8 @@
     metrics.json           pooled over the patients with 95 % intervals, and each fold's model by itself
     report.html            the page to look at
 
+A model of several targets has predictions and metrics of each in ``targets/<name>/``.
+
 Nothing is fitted here: network, threshold and the processing of slides are the model's, and labels are not used before
 all predictions are made. A fold that was trained or validated on one of a patient's slides reads no slide of that
 patient (:mod:`wsipipe.stages.predict.allowed_folds`).
@@ -13,38 +15,31 @@ patient (:mod:`wsipipe.stages.predict.allowed_folds`).
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
-from typing import Final
 
 from ...data.artifact import whole
 from ...data.cohort.labels import PatientLabels
-from ...data.files.safe_cells import SafeWriter
-from ...models.bundle import BundleFacts, folds_of, prevalence_of
-from ...models.evaluation.confounding import Audit
+from ...data.cohort.target_labels import LabelsOfTargets
+from ...models.bundle import folds_of, prevalence_of
 from ...models.evaluation.metrics import Estimate, Metrics
 from ...models.evaluation.task_metrics import TaskMetrics
-from ...models.tasks.prediction import PatientPrediction, threshold_at
-from ...models.tasks.task import Task
+from ...models.tasks.multitask import MultiTask
+from ...models.tasks.prediction import EVEN
 from ..lineage import model_record
-from ..pages.numbers import figure
-from ..pages.report_page import Accounting, Facts, Question, facts_of_target
-from ..pages.task_page import TaskReport, task_page
 from ..predict.reading import FoldReader, SlideToRead, read_outputs, write_output
 from ..registry import VERSIONS
 from ..settings import Runtime, Settings
 from ..stage import FileInput, Input, Item, Outcome, OutputInput, Plan, Progress, Stage, ValueInput, upstream
 from ..train.audit import Audited, write_audits
-from ..train.cross_validate import main_figure, metrics_of, task_columns, write_metrics
-from ..train.split import write_patients
+from ..train.cross_validate import main_figure, write_metrics
+from ..train.patient_table import write_patients
+from ..train.read_patients import ReadPatient
 from .cohort import ExternalCohort, ExternalSettings, ExternalTask, cross_validated_auc, without
-from .page import ExternalReport, FoldAlone, external_page
-
-PREDICTION_COLUMNS: Final = (
-    "patient_id", "label", "probability", "spread", "logit", "threshold", "call", "slides", "folds", "prevalence",
-)  # fmt: skip
-"""Columns of ``predictions.csv``. Probability and threshold are at the prevalence, the logit at even prevalence."""
+from .judged import Judged
+from .judged_targets import judge_targets, write_targets
 
 
 class ReadSlidesSettings(Settings):
@@ -145,145 +140,47 @@ class ExternalEvaluateStage(Stage[ExternalSettings]):
 
     def process(self, item: Item, progress: Progress) -> Outcome:
         work: _Judgement = item.payload
-        thresholds = {facts.fold: facts.threshold for facts in work.cohort.bundles}
-        prevalence = prevalence_of(folds_of(self.task.model), self.settings.prevalence)
-        task = work.cohort.bundles[0].task
+        folds = folds_of(self.task.model)
+        task = folds[0][1].task
         used = {slide: work.readings[slide] for own in work.labels.slides.values() for slide in own}
         outputs = read_outputs(used, task)
-
-        def predictions(folds: Mapping[int, float]) -> list[PatientPrediction]:
-            """Predict the patients that any of these folds may read, by those folds alone."""
-            rows = []
-            for patient, slides in work.labels.slides.items():
-                logits = [{f: logit for f, logit in outputs[s].logits.items() if f in folds} for s in slides]
-                if logits[0]:
-                    label, why = work.cohort.label(patient, logits[0].keys()), outputs[slides[0]].why
-                    row = PatientPrediction.of(
-                        patient, logits, folds, task, prevalence=prevalence, label=label, why=why
-                    )
-                    rows.append(row)
-            return rows
-
-        rows = predictions(thresholds)
-        alone = {fold: predictions({fold: threshold}) for fold, threshold in thresholds.items()}
-        pooled = metrics_of(rows, task, rounds=self.settings.bootstrap_rounds, seed=self.settings.seed)
-        by_fold = {fold: metrics_of(own, task, rounds=0, seed=self.settings.seed) for fold, own in alone.items() if own}
-        names = ("patients.csv", "predictions.csv", "metrics.json", "report.html")
-        patients, table, metrics, page = (self.folder / name for name in names)
-        write_patients(patients, work.labels)
-        _write_predictions(table, rows, task)
-        write_metrics(metrics, pooled, by_fold, prevalence)
-        audit = work.audited.audit(rows)
-        with whole(page) as scratch:
-            scratch.write_text(self._page(work, rows, pooled, by_fold, thresholds, audit), encoding="utf-8")
-        files = {"patients": patients, "predictions": table, "metrics": metrics, "page": page}
-        files |= write_audits(self.folder, {} if audit is None else {work.cohort.bundles[0].method: audit})
-        return Outcome(files, {"patients": len(rows), **main_figure(pooled)})
-
-    def _page(
-        self,
-        work: _Judgement,
-        rows: Sequence[PatientPrediction],
-        pooled: Metrics | TaskMetrics,
-        by_fold: Mapping[int, Metrics | TaskMetrics],
-        thresholds: Mapping[int, float],
-        audit: Audit | None,
-    ) -> str:
-        if isinstance(pooled, Metrics):
-            binary = {fold: own for fold, own in by_fold.items() if isinstance(own, Metrics)}
-            shown = {fold: threshold_at(threshold, rows[0].prevalence) for fold, threshold in thresholds.items()}
-            return external_page(self._report(work, rows, pooled, binary, shown, audit))
-        labels, first = work.labels, work.cohort.bundles[0]
-        where = (
-            f" Where the model was trained, cross-validation gave {figure(work.cross_validated.value)}."
-            if (work.cross_validated)
-            else ""
-        )
-        seen = (
-            [f"Patients that some of the folds were trained on, read by the other folds: {n}."]
-            if (n := len(work.cohort.partly_seen))
-            else []
-        )
-        other = (
-            [f"Slides that were prepared differently: {'; '.join(d)}."]
-            if (d := work.cohort.differences(first.recipe))
-            else []
-        )
-        report = TaskReport(
-            kind="Evaluation on another cohort",
-            run=self.folder.name,
-            question=Question.asked(self.settings, first.signature),
-            how=f"Nothing was fitted to this cohort.{where}",
-            accounting=_accounting(labels),
-            metrics=pooled,
-            of_folds=tuple((fold, own) for fold, own in by_fold.items() if isinstance(own, TaskMetrics)),
-            patients=tuple(rows),
-            share_names=first.task.share_names,
-            differences=(*seen, *other),
-            facts=self._facts(first, rows, len(thresholds)),
-        )
-        return task_page(report)
-
-    def _report(
-        self,
-        work: _Judgement,
-        rows: Sequence[PatientPrediction],
-        pooled: Metrics,
-        by_fold: Mapping[int, Metrics],
-        thresholds: Mapping[int, float],
-        audit: Audit | None,
-    ) -> ExternalReport:
-        labels, first, asked = work.labels, work.cohort.bundles[0], self.settings
-        return ExternalReport(
-            name=self.folder.name,
-            model=self.task.model.name,
-            question=Question.asked(asked, first.signature),
-            accounting=_accounting(labels),
-            metrics=pooled,
-            prevalence=rows[0].prevalence,
-            folds=tuple(FoldAlone(fold=f, threshold=thresholds[f], metrics=own) for f, own in by_fold.items()),
-            n_folds=len(thresholds),
-            cross_validated=work.cross_validated,
-            patients=tuple(rows),
-            known_by_id=len(work.cohort.known_by_id),
-            differences=tuple(work.cohort.differences(first.recipe)),
-            audit=audit,
-            facts=self._facts(first, rows, len(thresholds)),
-        )
-
-    def _facts(self, first: BundleFacts, rows: Sequence[PatientPrediction], folds: int) -> Facts:
-        question = first.question
-        values = question.positive if question.task == "binary" else question.classes
-        return (
-            *facts_of_target(first.signature),
-            ("slides", str(sum(row.slides for row in rows))),
-            ("features", f"{self.task.features.parent.name}/{self.task.features.name}"),
-            ("tiles", f"{first.recipe.tile_px} px at {first.recipe.tile['mpp']:g} µm per pixel"),
-            ("backbone", f"{first.recipe.backbone}, {first.recipe.pooling_text}"),
-            ("backbone weights", first.recipe.weights_digest),
-            ("model", f"{self.task.model.name}, method {first.method}, {folds} folds"),
-            ("its question", f"{question.label_column}: {', '.join(values) or question.task}"),
-            ("wsipipe that trained it", first.versions.get("wsipipe", "unknown")),
-        )
-
-
-def _accounting(labels: PatientLabels) -> Accounting:
-    return Accounting(
-        in_table=len(labels.labels) + len(labels.dropped),
-        used=len(labels.labels),
-        dropped=tuple(labels.reasons.items()),
-    )
-
-
-def _write_predictions(path: Path, rows: Sequence[PatientPrediction], task: Task) -> None:
-    """Write ``predictions.csv``."""
-    columns = {name: name for name in PREDICTION_COLUMNS}
-    if task.name != "binary":
-        columns = task_columns(task, ("patient_id", "label"), ("spread", "slides", "folds"))
-    with whole(path) as scratch, scratch.open("w", encoding="utf-8", newline="") as stream:
-        writer = SafeWriter(stream)
-        writer.writerow([*columns, *task.share_names])
-        for row in rows:
-            values = {name: getattr(row, field) for name, field in columns.items()}
-            values |= {"folds": ";".join(map(str, row.folds)), "spread": "" if row.spread is None else row.spread}
-            writer.writerow([*values.values(), *row.shares])
+        read = [
+            ReadPatient(
+                patient,
+                work.cohort.label(patient, outputs[own[0]].logits.keys()),
+                [outputs[slide].logits for slide in own],
+                outputs[own[0]].why,
+                partial(work.cohort.label, patient),
+            )
+            for patient, own in work.labels.slides.items()
+        ]
+        pooled: Metrics | TaskMetrics
+        by_fold: Mapping[int, Metrics | TaskMetrics]
+        files = {"patients": self.folder / "patients.csv"}
+        write_patients(files["patients"], work.labels)
+        if isinstance(task, MultiTask) and isinstance(work.labels, LabelsOfTargets):
+            judged = judge_targets(self.task, work.labels, folds, task, read, self.folder)
+            files |= write_targets(judged, self.folder)
+            text = judged.page(work.cohort, self.task, work.cross_validated)
+            pooled, by_fold, prevalence = judged.pooled, judged.by_fold, EVEN
+        else:
+            one = Judged.of(
+                self.folder.name,
+                self.settings,
+                work.labels,
+                folds,
+                read,
+                self.settings,
+                work.cross_validated,
+                work.audited,
+            )
+            files |= write_audits(self.folder, {} if one.audit is None else {folds[0][1].method: one.audit})
+            files["predictions"] = self.folder / "predictions.csv"
+            one.write_predictions(files["predictions"])
+            text = one.page(work.cohort, self.task)
+            pooled, by_fold, prevalence = one.pooled, one.by_fold, one.rows[0].prevalence
+        files |= {"metrics": self.folder / "metrics.json", "page": self.folder / "report.html"}
+        write_metrics(files["metrics"], pooled, by_fold, prevalence)
+        with whole(files["page"]) as scratch:
+            scratch.write_text(text, encoding="utf-8")
+        return Outcome(files, {"patients": len(read), **main_figure(pooled)})

@@ -61,6 +61,9 @@ class ImportCheckpointStage(Stage[BiomarkerSettings]):
         if self.settings.signature:
             what = f"a checkpoint does not say how its target {self.settings.signature} was scored"
             raise UsageError(what, hint="name the column of the label: --label-column")
+        if self.settings.task != "binary":
+            what = f"the authors' checkpoints are of two classes, and the question is {self.settings.task}"
+            raise UsageError(what, hint="give --positive and --negative, and leave --task and --targets out")
         if self.prevalence is not None:
             log_odds(self.prevalence)  # refuses what is none
         backbone = find_backbone(self.extract.backbone, self.extract.pooling)

@@ -82,12 +82,17 @@ def percent(share: float) -> str:
     return f"{100 * share:.3g} %"
 
 
-def at_prevalence(prevalence: float) -> str:
-    """What every page says that shows a probability, or a figure that is made of them."""
+def at_prevalence(prevalence: float, *, of_several: bool = False) -> str:
+    """What every page says that shows a probability, or a figure that is made of them.
+
+    :param of_several: it is that of one of several targets, of which each has its own, and no flag gives another.
+    """
+    at = f"Probabilities, thresholds, Brier score and calibration are at a prevalence of {percent(prevalence)}: the "
+    if of_several:
+        return f"{at}share of positive training patients. AUC, sensitivity and specificity do not depend on it."
     return (
-        f"Probabilities, thresholds, Brier score and calibration are at a prevalence of {percent(prevalence)}: the "
-        "share of positive patients where the model is used, by default that of its training patients. --prevalence "
-        "gives another; AUC, sensitivity and specificity do not depend on it."
+        f"{at}share of positive patients where the model is used, by default that of its training patients. "
+        "--prevalence gives another; AUC, sensitivity and specificity do not depend on it."
     )
 
 

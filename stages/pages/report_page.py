@@ -61,6 +61,8 @@ class Asks(Protocol):
 Facts = tuple[tuple[str, str], ...]
 """Names and values, in the order in which they are shown."""
 
+PAGE: Final = "page.html"
+"""The layout of a page by itself."""
 FEW_PATIENTS: Final = 30
 """With fewer patients than this in one class, the page warns that intervals are unreliable."""
 WIDE_INTERVAL: Final = 0.2
@@ -88,6 +90,8 @@ class Question:
     time_unit: str = ""
     target: str = ""
     """Of a signature: how its score is made, in words."""
+    of_several: bool = False
+    """Whether it is one of several targets of a model."""
 
     @classmethod
     def of(cls, label_column: str, positive: Sequence[str], negative: Sequence[str]) -> Self:
@@ -95,12 +99,12 @@ class Question:
         return cls(label_column=label_column, positive=", ".join(positive), negative=", ".join(negative))
 
     @classmethod
-    def asked(cls, question: Asks, signature: Signature | None = None) -> Self:
-        """The question of a biomarker or of a model.
+    def asked(cls, question: Asks, signature: Signature | None = None, *, of_several: bool = False) -> Self:
+        """The question of a biomarker or of a model, or of one of its targets.
 
         :param signature: the model's, if its target is one.
         """
-        q = cls.of(question.label_column, question.positive, question.negative)
+        q = replace(cls.of(question.label_column, question.positive, question.negative), of_several=of_several)
         q = replace(q, target=signature.words) if signature is not None else q
         if question.task == "binary":
             return q
@@ -266,14 +270,18 @@ class PredictionReport:
     facts: Facts
 
 
-def training_page(report: TrainingReport) -> str:
-    """The training report as HTML: one file that needs no other."""
+def training_page(report: TrainingReport, layout: str = PAGE) -> str:
+    """The training report as HTML: one file that needs no other.
+
+    :param layout: the template that it is laid out by: a page, or the part of one.
+    """
     labels = [bool(patient.label) for patient in report.oof]
     probabilities = [patient.probability for patient in report.oof]
     of_fold = {fold.fold: [patient for patient in report.oof if patient.fold == fold.fold] for fold in report.folds}
     curves = [roc_points([bool(p.label) for p in part], [p.probability for p in part]) for part in of_fold.values()]
     losses = tuple(dict.fromkeys(name for fold in report.folds for row in fold.history for name in row.losses))
     return TEMPLATES.get_template("training.html").render(
+        layout=layout,
         report=report,
         metrics=report.metrics,
         question=report.question,
@@ -289,13 +297,27 @@ def training_page(report: TrainingReport) -> str:
     )
 
 
-def prediction_page(report: PredictionReport) -> str:
+def prediction_page(
+    report: PredictionReport,
+    layout: str = PAGE,
+    parts: Sequence[tuple[str, Markup]] = (),
+    answers: Mapping[str, str] | None = None,
+) -> str:
     """The prediction report as HTML, for the folder that its picture paths are relative to.
 
+    :param layout: the template that it is laid out by: a page, or the part of one.
+    :param parts: of several targets: the name of each, and its own report as a part of this page.
+    :param answers: of several targets: slide → what the model says of it, in short.
     :raises UsageError: a picture's path is not relative to the page.
     """
     return TEMPLATES.get_template("prediction.html").render(
-        report=report, question=report.question, place=place_chart, link=_link
+        layout=layout,
+        report=report,
+        question=report.question,
+        place=place_chart,
+        link=_link,
+        parts=parts,
+        answers=answers or {},
     )
 
 

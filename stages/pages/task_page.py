@@ -13,7 +13,16 @@ from ...models.evaluation.task_metrics import TaskMetrics
 from ...models.tasks.prediction import PatientPrediction
 from .charts import scatter_chart, survival_chart
 from .numbers import TEMPLATES, figure, mean_and_deviation, p_value
-from .report_page import FEW_PATIENTS, WIDE_INTERVAL, Accounting, Facts, FoldSummary, Question, learning_charts
+from .report_page import (
+    FEW_PATIENTS,
+    PAGE,
+    WIDE_INTERVAL,
+    Accounting,
+    Facts,
+    FoldSummary,
+    Question,
+    learning_charts,
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,11 +51,15 @@ class TaskReport:
     predict_command: str = ""
 
 
-def task_page(report: TaskReport) -> str:
-    """The report as HTML: one file that needs no other."""
+def task_page(report: TaskReport, layout: str = PAGE) -> str:
+    """The report as HTML: one file that needs no other.
+
+    :param layout: as for :func:`.training_page`.
+    """
     losses = tuple(dict.fromkeys(name for fold in report.folds for row in fold.history for name in row.losses))
     measure = report.metrics.measure
     return TEMPLATES.get_template("task.html").render(
+        layout=layout,
         report=report,
         metrics=report.metrics,
         question=report.question,

@@ -8,17 +8,15 @@ has the reason.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import replace
 from pathlib import Path
-from typing import Final
 
 from ...data.artifact import whole
-from ...data.files.safe_cells import SafeWriter
 from ...data.manifest import Record
 from ...data.wording import some
 from ...models.bundle import BundleFacts, folds_of, prevalence_of
+from ...models.tasks.multitask import MultiTask
 from ...models.tasks.prediction import PatientPrediction
-from ...models.tasks.task import Task
 from ..lineage import Lineage, model_record
 from ..pages.report_page import (
     FailedSlide,
@@ -29,20 +27,16 @@ from ..pages.report_page import (
     facts_of_target,
     prediction_page,
 )
+from ..pages.targets_page import target_prediction_page
 from ..registry import VERSIONS
 from ..settings import Presentation, Settings
 from ..stage import Input, Item, Outcome, OutputInput, Plan, Progress, Stage, ValueInput, upstream
+from ..train.read_patients import Folds, folds_of_target
 from .allowed_folds import allowed_folds
 from .earlier_batches import patients_before, why_stale
+from .prediction_table import Predictions, combined, write_predictions, write_target_predictions
 from .reading import SlideOutput, read_outputs
 from .stage import PredictionTask
-
-COLUMNS: Final = (
-    "level", "patient_id", "slide_id", "status", "probability", "spread", "threshold", "call", "folds", "note",
-    "prevalence", "model", "date",
-)  # fmt: skip
-"""Columns of ``predictions.csv``, which has one row per patient, then one per slide. Probability and
-threshold are at the prevalence, the model is the digest of its bundles, the date is that of reading the slide."""
 
 
 class PredictionReportSettings(Settings):
@@ -50,23 +44,6 @@ class PredictionReportSettings(Settings):
 
     prevalence: float | None = Presentation(None, gt=0, lt=1)
     """The one that probabilities are shown at; default: that of the model's training patients."""
-
-
-@dataclass(frozen=True)
-class _Predictions:
-    """The contents of the report, by slide except for the failed ones.
-
-    :param model: digest of the model.
-    :param asked: slide → patient, of all slides that were ever requested.
-    """
-
-    model: str
-
-    records: Mapping[str, Record]
-    outputs: Mapping[str, SlideOutput]
-    stale: Mapping[str, str]
-    failed: Sequence[FailedSlide]
-    asked: Mapping[str, str]
 
 
 class PredictionReportStage(Stage[PredictionReportSettings]):
@@ -111,7 +88,7 @@ class PredictionReportStage(Stage[PredictionReportSettings]):
         inputs["patients"] = ValueInput(asked)
         inputs["models"] = ValueInput({slide: record.inputs["model"].digest for slide, record in records.items()})
         notes = [f"stale, left out of all figures: {some(sorted(stale), 3)}; predict them again"] if stale else []
-        work = _Predictions(model, records, outputs, stale, failed, asked)
+        work = Predictions(model, records, outputs, stale, failed, asked)
         return Plan([Item("predictions", inputs, work)], notes=notes)
 
     def _stale(
@@ -137,15 +114,21 @@ class PredictionReportStage(Stage[PredictionReportSettings]):
         return stale
 
     def process(self, item: Item, progress: Progress) -> Outcome:
-        work: _Predictions = item.payload
+        work: Predictions = item.payload
         folds = folds_of(self.task.model)
-        bundles = [facts for _, facts in folds]
-        prevalence = prevalence_of(folds, self.settings.prevalence)
-        report = self._report(work, bundles, prevalence)
+        prevalence, task = prevalence_of(folds, self.settings.prevalence), folds[0][1].task
         table, page = self.folder / "predictions.csv", self.folder / "report.html"
-        _write_predictions(table, report, work, bundles[0].task, prevalence)
+        if isinstance(task, MultiTask):
+            reports = self._reports(work, folds, task)
+            report = next(iter(reports.values()))
+            write_target_predictions(table, reports, work, task)
+            text = target_prediction_page(report, reports, Question.asked(folds[0][1].question))
+        else:
+            report = self._report(work, [facts for _, facts in folds], prevalence)
+            write_predictions(table, report, work, task, prevalence)
+            text = prediction_page(report)
         with whole(page) as scratch:
-            scratch.write_text(prediction_page(report), encoding="utf-8")
+            scratch.write_text(text, encoding="utf-8")
         stats = {
             "slides": len(report.slides),
             "patients": len(report.patients),
@@ -155,7 +138,19 @@ class PredictionReportStage(Stage[PredictionReportSettings]):
         }
         return Outcome(outputs={"table": table, "page": page}, stats=stats)
 
-    def _report(self, work: _Predictions, bundles: Sequence[BundleFacts], prevalence: float) -> PredictionReport:
+    def _reports(self, work: Predictions, folds: Folds, task: MultiTask) -> dict[str, PredictionReport]:
+        """Each target's report, as of a model of that target alone."""
+        reports = {}
+        for name in task.targets:
+            own = folds_of_target(folds, name)
+            thresholds = {facts.fold: facts.threshold for _, facts in own}
+            current = {slide: output for slide, output in work.outputs.items() if slide not in work.stale}
+            outputs = {slide: output.of_target(task, name, thresholds) for slide, output in current.items()}
+            of_target = replace(work, outputs=outputs)
+            reports[name] = self._report(of_target, [facts for _, facts in own], prevalence_of(own, None))
+        return reports
+
+    def _report(self, work: Predictions, bundles: Sequence[BundleFacts], prevalence: float) -> PredictionReport:
         current = {slide: output for slide, output in work.outputs.items() if slide not in work.stale}
         by_patient: dict[str, list[SlideOutput]] = {}
         for slide, output in current.items():
@@ -170,10 +165,10 @@ class PredictionReportStage(Stage[PredictionReportSettings]):
             n_folds=len(bundles),
             prevalence=prevalence if task.has_prevalence else None,
             patients=tuple(
-                _combined(patient, slides, task, prevalence) for patient, slides in sorted(by_patient.items())
+                combined(patient, slides, task, prevalence) for patient, slides in sorted(by_patient.items())
             ),
             slides=tuple(
-                self._slide(output, work.records[slide], _combined(work.asked[slide], [output], task, prevalence))
+                self._slide(output, work.records[slide], combined(work.asked[slide], [output], task, prevalence))
                 for slide, output in current.items()
             ),
             failed=tuple(work.failed),
@@ -218,58 +213,3 @@ def _why_not(slide: str, attempts: Mapping[str, Mapping[str, Record]], lineage: 
             reason = f"{stage}: {standing.state}, {standing.why}"
             return FailedSlide(slide=slide, reason=reason, hint="predict it again")
     return FailedSlide(slide=slide, reason="not done yet", hint="predict it again")
-
-
-def _combined(patient: str, slides: Sequence[SlideOutput], task: Task, prevalence: float) -> PatientPrediction:
-    """Combine slides into a patient's prediction; with one slide, that slide's own."""
-    first = slides[0]
-    remarks = dict.fromkeys(slide.remarks for slide in slides if slide.remarks)
-    why = "; ".join([first.why, *remarks])
-    logits = [slide.logits for slide in slides]
-    return PatientPrediction.of(patient, logits, first.thresholds, task, prevalence=prevalence, why=why)
-
-
-def _write_predictions(path: Path, report: PredictionReport, work: _Predictions, task: Task, prevalence: float) -> None:
-    """Write ``predictions.csv``."""
-
-    question, with_call = report.question, report.question.words.called
-    share_names = task.share_names
-    value = next(name for name, field in task.answer_columns.items() if field == "probability")
-    blank = [""] * 5
-
-    def row(level: str, slide: str, status: str, p: PatientPrediction, note: str, *made: str) -> list[object]:
-        spread = "" if p.spread is None else f"{p.spread:.6f}"
-        figures = [f"{p.probability:.6f}", spread, f"{p.threshold:.6f}", "positive" if p.call else "negative"]
-        shown = [report.prevalence if report.prevalence is not None else "", *made]
-        if question.task != "binary":
-            threshold = f"{p.threshold:.6f}" if with_call and not question.classes else ""
-            figures[2:] = [threshold, question.call_of(p)]
-        shares = [f"{share:.6f}" for share in p.shares]
-        return [level, p.patient_id, slide, status, *figures, ";".join(map(str, p.folds)), note, *shown, *shares]
-
-    def date(slide: str) -> str:
-        return work.records[slide].start.date().isoformat()
-
-    dates: dict[str, list[str]] = {}
-    for one in report.slides:
-        dates.setdefault(one.prediction.patient_id, []).append(date(one.slide))
-    with whole(path) as scratch, scratch.open("w", encoding="utf-8", newline="") as stream:
-        writer = SafeWriter(stream)
-        writer.writerow([*(value if name == "probability" else name for name in COLUMNS), *share_names])
-        for p in report.patients:
-            writer.writerow(row("patient", "", "done", p, p.why, work.model, max(dates[p.patient_id])))
-        for one in report.slides:
-            p = one.prediction
-            writer.writerow(row("slide", one.slide, "done", p, p.why, work.model, date(one.slide)))
-        for slide, why in work.stale.items():
-            made_by = work.records[slide].inputs["model"].digest
-            if work.outputs[slide].is_of(task):
-                before = _combined(work.asked[slide], [work.outputs[slide]], task, prevalence)
-                writer.writerow(row("slide", slide, "stale", before, why, made_by, date(slide)))
-            else:  # of a former model that answered another question
-                cells = ["slide", work.asked[slide], slide, "stale", *blank, why, "", made_by, date(slide)]
-                writer.writerow([*cells, *([""] * len(share_names))])
-        for failed in report.failed:
-            note = f"{failed.reason} → {failed.hint}" if failed.hint else failed.reason
-            end = [""] * (3 + len(share_names))
-            writer.writerow(["slide", work.asked[failed.slide], failed.slide, "failed", *blank, note, *end])

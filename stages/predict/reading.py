@@ -19,6 +19,7 @@ from ...data.json_text import fault, read_json
 from ...data.manifest import OutputRecord
 from ...models.backbones.devices import choose_devices
 from ...models.bundle import Bundle, folds_of, read_bundle
+from ...models.tasks.multitask import MultiTask
 from ...models.tasks.task import Task
 from ..stage import Input, OutputInput, ValueInput
 from .allowed_folds import AllowedFolds
@@ -52,6 +53,18 @@ class SlideOutput(BaseModel):
         if self.logits.keys() != self.thresholds.keys():
             raise ValueError("its scores and thresholds are not of the same folds")
         return self
+
+    def of_target(self, task: MultiTask, name: str, thresholds: Mapping[int, float]) -> Self:
+        """The output as of a model of one of the targets.
+
+        :param thresholds: fold → the target's threshold.
+        """
+        return self.model_copy(
+            update={
+                "logits": {fold: task.of_target(name, score) for fold, score in self.logits.items()},
+                "thresholds": {fold: thresholds[fold] for fold in self.logits},
+            }
+        )
 
     def is_of(self, task: Task) -> bool:
         """Whether scores and thresholds are such as the task gives."""

@@ -29,10 +29,12 @@ from ...data.tiling.overview import read_overview
 from ...data.tiling.store import read_tile, read_tiles
 from ...data.wording import some
 from ...models.bundle import folds_of, prevalence_of
+from ...models.tasks.multitask import MultiTask
 from ..lineage import Lineage, model_record
 from ..pages.numbers import percent
 from ..registry import VERSIONS
 from ..stage import Item, Outcome, Plan, Progress, Stage, upstream
+from ..train.read_patients import folds_of_target
 from .allowed_folds import SAME_IDS, AllowedFolds, PatientSlides, allowed_folds
 from .earlier_batches import patients_before
 from .heatmap import draw_heatmap, top_tiles_strip
@@ -155,7 +157,10 @@ class PredictStage(Stage[PredictSettings]):
 
     def setup(self) -> None:
         self.reader = FoldReader(self.task.model, self.settings.device)
-        self.prevalence = prevalence_of(folds_of(self.task.model), self.settings.prevalence)
+        folds = folds_of(self.task.model)
+        self.prevalence = prevalence_of(folds, self.settings.prevalence)
+        targets = folds[0][1].question.targets
+        self.of_targets = {name: folds_of_target(folds, name) for name in targets}
 
     def process(self, item: Item, progress: Progress) -> Outcome:
         slide: _SlideToPredict = item.payload
@@ -192,11 +197,22 @@ class PredictStage(Stage[PredictSettings]):
     def _said(self, output: SlideOutput) -> str:
         """What the model says of the slide, in short."""
         task = self.reader.task
+        if isinstance(task, MultiTask):
+            return ", ".join(self._said_of(task, name, output) for name in task.targets)
         by_fold, thresholds = list(output.logits.values()), list(output.thresholds.values())
         answer = task.answer(by_fold, thresholds, prevalence=self.prevalence)
         if task.has_prevalence:
             return f"{answer.probability:.2f} at a prevalence of {percent(self.prevalence)}"
         return f"{task.classes[answer.call]} {answer.probability:.2f}" if task.classes else f"{answer.probability:.4g}"
+
+    def _said_of(self, task: MultiTask, name: str, output: SlideOutput) -> str:
+        """What the model says of one target, at the prevalence of its training patients."""
+        folds, own = self.of_targets[name], task.targets[name]
+        of_target = output.of_target(task, name, {facts.fold: facts.threshold for _, facts in folds})
+        by_fold, thresholds = list(of_target.logits.values()), list(of_target.thresholds.values())
+        answer = own.answer(by_fold, thresholds, prevalence=prevalence_of(folds, None))
+        call = f"{own.classes[answer.call]} " if own.classes else ""
+        return f"{name} {call}{answer.probability:.2f}"
 
     def _pictures(
         self, slide: _SlideToPredict, bag: Bag, attention: NDArray[np.float64], output: SlideOutput

@@ -95,6 +95,9 @@ class Audited:
         return audit([int(row.label == 1) for row in rows], [row.logit for row in rows], strata, _folds(rows))
 
 
+NOT_AUDITED: Final = Audited()
+
+
 def _folds(rows: Sequence[PatientPrediction]) -> list[int]:
     """Each patient's fold: that in which the model was tested on them, else one of folds that are dealt here."""
     if all(len(row.folds) == 1 for row in rows) and len({row.folds for row in rows}) > 1:

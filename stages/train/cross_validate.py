@@ -2,6 +2,9 @@
 
 oof_predictions.csv    one row per patient
 metrics.json           pooled over the patients with 95 % intervals, and by fold
+
+A model of several targets has both for each target, in ``targets/<name>/``, and the mean of the targets in
+``metrics.json``.
 """
 
 from __future__ import annotations
@@ -30,12 +33,15 @@ from ...models.bundle import prevalence_of, read_bundle, read_facts
 from ...models.evaluation.metrics import Metrics
 from ...models.evaluation.task_metrics import TaskMetrics
 from ...models.tasks.binary import BINARY
+from ...models.tasks.multitask import MultiTask
 from ...models.tasks.prediction import EVEN, PatientPrediction
+from ...models.tasks.target_figures import target_metrics
 from ...models.tasks.task import Task
 from ..lineage import Lineage
 from ..registry import VERSIONS
 from ..settings import Presentation, Runtime, Settings
 from ..stage import Input, Item, Outcome, OutputInput, Plan, Progress, Stage, upstream
+from .read_patients import Folds, ReadPatient, folds_of_target, of_target, predictions
 from .split import features_of, split_output
 
 
@@ -116,15 +122,16 @@ class CrossValidateStage(Stage[CrossValidateSettings]):
 
     def process(self, item: Item, progress: Progress) -> Outcome:
         device = choose_devices(self.settings.device)[0]
-        rows: list[PatientPrediction] = []
+        read: list[ReadPatient] = []
         for test in item.payload:
             if test.stale:
                 hint = "run wsipipe train: it trains the fold again, and continues from there"
                 raise CohortError(f"is stale: {test.stale}", path=test.bundle, hint=hint)
-        prevalence = prevalence_of([(t.bundle, read_facts(t.bundle)) for t in item.payload], self.settings.prevalence)
+        bundles = [(test.bundle, read_facts(test.bundle)) for test in item.payload]
+        task = bundles[0][1].task
+        prevalence_of(bundles, self.settings.prevalence)  # refused before slides are read
         for test in item.payload:
             bundle = read_bundle(test.bundle, device)
-            task = bundle.facts.task
             for patient, (label, stores) in test.patients.items():
                 bags = [read_bag(store) for store in stores]
                 facts = bundle.facts
@@ -132,12 +139,64 @@ class CrossValidateStage(Stage[CrossValidateSettings]):
                     what = f"was trained on its own test patient {patient}, or on one of their slides"
                     hint = "the split was changed by hand: move the model away, and train again"
                     raise CohortError(what, path=test.bundle, hint=hint)
-                logits = [{facts.fold: bundle.read(*bag).logit} for bag in zip(bags, stores, strict=True)]
-                row = PatientPrediction.of(
-                    patient, logits, {facts.fold: facts.threshold}, task, prevalence=prevalence, label=label
-                )
-                rows.append(row)
+                scores = [{facts.fold: bundle.read(*bag).logit} for bag in zip(bags, stores, strict=True)]
+                read.append(ReadPatient(patient, label, scores))
+        if isinstance(task, MultiTask):
+            return evaluate_targets(self.folder, task, read, bundles, self.settings)
+        rows = predictions(read, bundles, self.settings.prevalence)
         return write_evaluation(self.folder, rows, self.settings, task)
+
+
+def evaluate_targets(
+    folder: Path,
+    task: MultiTask,
+    read: Sequence[ReadPatient],
+    bundles: Folds,
+    settings: CrossValidateSettings,
+) -> Outcome:
+    """Write both files of each target, of the patients who have its label, and the metrics of all together."""
+    read = sorted(read, key=lambda one: one.patient_id)
+    rows = {
+        name: predictions(of_target(read, task, name), folds_of_target(bundles, name), None) for name in task.targets
+    }
+    outputs: dict[str, Path] = {}
+    metrics, by_fold = {}, {}
+    for name, own in rows.items():
+        files = {what: target_file(folder, name, what) for what in TARGET_FILES}
+        metrics[name], by_fold[name] = _metrics(own, settings, task.targets[name])
+        write_oof(files["predictions"], own, task.targets[name])
+        write_metrics(files["metrics"], metrics[name], by_fold[name], own[0].prevalence)
+        outputs |= {f"{what} of {name}": file for what, file in files.items()}
+    rounds, seed = settings.bootstrap_rounds, settings.seed
+    pooled = target_metrics(task, rows, metrics, rounds=rounds, seed=seed)
+    folds = {}
+    for fold in sorted({row.fold for own in rows.values() for row in own}):
+        of_fold = {name: [row for row in own if row.fold == fold] for name, own in rows.items()}
+        known = {name: own for name, own in of_fold.items() if own}
+        folds[fold] = target_metrics(task, known, {n: by_fold[n][fold] for n in known}, rounds=0, seed=seed)
+    write_metrics(folder / "metrics.json", pooled, folds, EVEN)
+    return Outcome({**outputs, "metrics": folder / "metrics.json"}, {"patients": len(read), **main_figure(pooled)})
+
+
+TARGET_FILES: Final = {"predictions": "oof_predictions.csv", "metrics": "metrics.json"}
+"""Files of each target, in a folder of its name below :data:`TARGETS`."""
+TARGETS: Final = "targets"
+
+
+def target_file(folder: Path, target: str, what: str) -> Path:
+    """Where a file of one target is, among those of the model."""
+    return folder / TARGETS / target / TARGET_FILES[what]
+
+
+def _metrics(
+    rows: Sequence[PatientPrediction], settings: CrossValidateSettings, task: Task
+) -> tuple[Metrics | TaskMetrics, dict[int, Metrics | TaskMetrics]]:
+    """The figures of all patients, and of each fold's."""
+    pooled = metrics_of(rows, task, rounds=settings.bootstrap_rounds, seed=settings.seed)
+    return pooled, {
+        fold: metrics_of([row for row in rows if row.fold == fold], task, rounds=0, seed=settings.seed)
+        for fold in sorted({row.fold for row in rows})
+    }
 
 
 def write_evaluation(
@@ -145,11 +204,7 @@ def write_evaluation(
 ) -> Outcome:
     """Write both files of an evaluation by cross-validation."""
     rows = sorted(rows, key=lambda row: row.patient_id)
-    pooled = metrics_of(rows, task, rounds=settings.bootstrap_rounds, seed=settings.seed)
-    by_fold = {
-        fold: metrics_of([row for row in rows if row.fold == fold], task, rounds=0, seed=settings.seed)
-        for fold in sorted({row.fold for row in rows})
-    }
+    pooled, by_fold = _metrics(rows, settings, task)
     write_oof(folder / "oof_predictions.csv", rows, task)
     write_metrics(folder / "metrics.json", pooled, by_fold, rows[0].prevalence)
     return Outcome(

@@ -15,6 +15,7 @@ from ...data.errors import StoreError, UsageError
 from ...data.features.store import read_bag
 from ...data.molecular.signature_target import Signature
 from ...models.mil.bag_tensors import BagTensors, Patient, bag_tensors
+from ...models.tasks.prediction import SoftTarget
 from ...models.tasks.task import Task
 
 MEMORY_SHARE = 0.5
@@ -77,7 +78,7 @@ def patients_of(
     bags: Mapping[str, BagTensors],
     *,
     expression: Mapping[str, Tensor] | None = None,
-    targets: Mapping[str, float | None] | None = None,
+    targets: Mapping[str, SoftTarget | None] | None = None,
     task: Task,
 ) -> list[Patient]:
     """Join patients with their bags and, if there are any, their expression and soft targets."""

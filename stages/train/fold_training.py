@@ -12,11 +12,13 @@ import torch
 from pydantic import ValidationError
 
 from ...data.cohort.outcomes import Label
-from ...data.cohort.splits import make_splits
+from ...data.cohort.target_splits import split_patients
 from ...data.errors import CohortError, UsageError
 from ...models.mil.bag_tensors import BagTensors, Patient
 from ...models.mil.momkd import AS_THE_PUBLIC_SCRIPT_STOPS, PATIENCE, PRESETS, MoMKD
 from ...models.mil.network import NetworkConfig, SlideNetwork
+from ...models.target_facts import TargetFacts
+from ...models.tasks.multitask import MultiTask
 from ...models.tasks.task import Task
 from ...models.training.fit import Epoch, Fit, FitSettings, patient_scores, validate
 from ...models.training.methods import find_method
@@ -73,6 +75,27 @@ class TrainedFold:
         scores, judged = patient_scores(self.network, self.validation), self.validation
         return self.network.task.threshold([p.label for p in judged], [scores[p.patient_id] for p in judged])
 
+    def of_targets(self) -> dict[str, TargetFacts]:
+        """Each target's threshold and prevalence, from the patients who have its label; empty without targets."""
+        task = self.network.task
+        if not isinstance(task, MultiTask):
+            return {}
+        scores = patient_scores(self.network, self.validation)
+        facts = {}
+        for name, own in task.targets.items():
+            judged = task.known(name, {patient.patient_id: patient.label for patient in self.validation})
+            trained = task.known(name, {patient.patient_id: patient.label for patient in self.train})
+            of_target = [task.of_target(name, scores[patient]) for patient in judged]
+            threshold, threshold_from = own.threshold(list(judged.values()), of_target)
+            facts[name] = TargetFacts(
+                threshold=threshold,
+                threshold_from=threshold_from,
+                prevalence=own.prevalence(list(trained.values())),
+                validation=own.validate(list(judged.values()), of_target, [None] * len(judged)).auc,
+                patients={"train": len(trained), "validation": len(judged)},
+            )
+        return facts
+
 
 def train_fold(data: FoldData, settings: TrainSettings) -> TrainedFold:
     """Choose the settings inside the fold if there are several candidates, then train."""
@@ -100,7 +123,9 @@ def _train(data: FoldData, settings: TrainSettings, name: str) -> TrainedFold:
         if molecular is not None and with_rna
         else None
     )
-    targets = fold_targets(cohort, molecular, settings) if molecular is not None and settings.soft_targets else None
+    targets = None
+    if molecular is not None and settings.soft_targets:
+        targets = fold_targets(cohort, molecular, settings, data.task)
     train = patients_of(
         cohort.train,
         data.bags,
@@ -114,7 +139,8 @@ def _train(data: FoldData, settings: TrainSettings, name: str) -> TrainedFold:
     # Named, for else every GPU of the machine is touched, those of the folds beside this one too, and torch warns.
     with torch.random.fork_rng(devices=[data.device] if data.device.type == "cuda" else []):
         torch.manual_seed(seed)
-        network = method.network(_config(method.network, settings, data.width, rna), data.task).to(data.device)
+        kind = method.network_for(data.task)
+        network = kind(_config(kind, settings, data.width, rna), data.task).to(data.device)
     fitted = method.fit(
         network,
         train,
@@ -182,7 +208,7 @@ def _inner_folds(data: FoldData, seed: int) -> list[tuple[FoldCohort, dict[str, 
     labels = {patient: label for patient, (label, _) in own.items()}
     try:
         sites = {patient: data.cohort.sites[patient] for patient in own} if data.cohort.sites else None
-        splits = make_splits(labels, INNER_FOLDS, seed, groups=sites, strata=data.task.strata_of_split(labels))
+        splits = split_patients(labels, INNER_FOLDS, seed, 0.2, sites, data.task.strata_of_split(labels))
     except CohortError as error:
         apart = f" and {INNER_FOLDS} sites that can be kept apart" if data.cohort.sites else ""
         what = f"nested settings need at least {INNER_FOLDS} patients of each class{apart} in every fold: {error}"

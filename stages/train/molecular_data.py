@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from ...data.errors import CohortError, ExpressionError
+from ...data.cohort.outcomes import Label
+from ...data.errors import CohortError, ExpressionError, about
 from ...data.manifest import OutputRecord
 from ...data.molecular.block_table import BLOCKS
 from ...data.molecular.blocks import Block
@@ -19,6 +20,9 @@ from ...data.molecular.gene_sets import read_gmt
 from ...data.molecular.store import ExpressionTable, join_blocks, read_expression, store_name
 from ...data.plain_files import refuse_pipe
 from ...models.tasks.binary import class_of
+from ...models.tasks.multitask import MultiTask
+from ...models.tasks.prediction import SoftTarget
+from ...models.tasks.task import Task
 from ...models.training.gene_panel import GenePanel, Selection
 from ...models.training.rna_teacher import SoftTargets, measured
 from ..lineage import Lineage
@@ -145,17 +149,49 @@ class FoldRna:
         return cls(rows, panel.genes, arrays, {**description, "unit": table.unit})
 
 
-def fold_targets(cohort: FoldCohort, molecular: MolecularData, settings: TrainSettings) -> SoftTargets:
-    """Fit the RNA teacher and return the soft targets of the fold's training and validation patients."""
+def fold_targets(cohort: FoldCohort, molecular: MolecularData, settings: TrainSettings, task: Task) -> SoftTargets:
+    """Fit the RNA teacher and return the soft targets of the fold's training and validation patients.
+
+    Of several targets each has a teacher of its own, fitted to the patients who have its label; who misses it has no
+    soft target of it either.
+    """
+    train = {patient: label for patient, (label, _) in cohort.train.items()}
+    validation = {patient: label for patient, (label, _) in cohort.validation.items()}
+    if not isinstance(task, MultiTask):
+        return _taught(train, validation, molecular, settings, cohort.fold)
+    of_targets = {}
+    for name in task.targets:
+        with about(f"biomarkers.{name}"):
+            known, judged = task.known(name, train), task.known(name, validation)
+            of_targets[name] = _taught(known, judged, molecular, settings, cohort.fold)
+    return SoftTargets(
+        {patient: tuple(_one(own.train.get(patient)) for own in of_targets.values()) for patient in train},
+        {patient: tuple(_one(own.validation.get(patient)) for own in of_targets.values()) for patient in validation},
+        {name: own.description for name, own in of_targets.items()},
+    )
+
+
+def _taught(
+    train: Mapping[str, Label],
+    validation: Mapping[str, Label],
+    molecular: MolecularData,
+    settings: TrainSettings,
+    fold: int,
+) -> SoftTargets:
     return SoftTargets.fitted(
         molecular.table,
-        {patient: class_of(label) for patient, (label, _) in cohort.train.items()},
-        cohort.validation,
+        {patient: class_of(label) for patient, label in train.items()},
+        validation,
         n_genes=settings.genes,
         selection=molecular.selection(settings),
         gene_list=molecular.gene_list,
-        seed=settings.seed + cohort.fold,
+        seed=settings.seed + fold,
     )
+
+
+def _one(soft_target: SoftTarget | None) -> float | None:
+    assert not isinstance(soft_target, tuple)  # of one target
+    return soft_target
 
 
 def read_gene_list(path: Path) -> tuple[str, ...]:

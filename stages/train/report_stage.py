@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
+
+from markupsafe import Markup
 
 from ...data.artifact import whole
 from ...data.manifest import Record
 from ...models.bundle import BundleFacts, read_facts
 from ...models.evaluation.confounding import Audit
+from ...models.tasks.multitask import MultiTask
 from ...models.tasks.prediction import PatientPrediction, threshold_at
 from ...models.training.methods import find_method
 from ..lineage import Lineage
@@ -24,13 +30,14 @@ from ..pages.report_page import (
     facts_of_target,
     training_page,
 )
+from ..pages.targets_page import PART, TargetPart, targets_page
 from ..pages.task_page import TaskReport, task_page
 from ..registry import VERSIONS
 from ..stage import Input, Item, Outcome, OutputInput, Plan, Progress, Stage, upstream
 from .audit import Audited, write_audits
 from .cross_validate import ModelMetrics, ModelTaskMetrics, read_metrics, read_oof
+from .patient_table import PatientRow, read_patients, reasons
 from .settings import ReportSettings
-from .split import PatientRow, read_patients, reasons
 
 
 class TrainingReportStage(Stage[ReportSettings]):
@@ -84,7 +91,11 @@ class TrainingReportStage(Stage[ReportSettings]):
         bundles = [read_facts(output(name, "bundle")) for name in records if name.startswith("fold-")]
         bundles.sort(key=lambda bundle: bundle.fold)
         task = bundles[0].task
-        patients = read_patients(output("splits", "patients"), len(task.classes))
+        patients = read_patients(output("splits", "patients"), task.number_of_classes)
+        if isinstance(task, MultiTask):
+            return self._write(
+                _targets_page(self.folder, patients, bundles, task, partial(output, "cross-validation")), {}
+            )
         oof = read_oof(output("cross-validation", "predictions"), task)
         metrics = read_metrics(output("cross-validation", "metrics"))
         found = audited.audit(oof)
@@ -92,11 +103,68 @@ class TrainingReportStage(Stage[ReportSettings]):
             text = task_page(_task_report(self.folder, patients, oof, metrics, bundles))
         else:
             text = training_page(_report(self.folder, patients, oof, metrics, bundles, found))
+        audits = {} if found is None else {bundles[0].method: found}
+        return self._write(text, write_audits(self.folder, audits))
+
+    def _write(self, text: str, beside: Mapping[str, Path]) -> Outcome:
         path = self.folder / "report.html"
         with whole(path) as scratch:
             scratch.write_text(text, encoding="utf-8")
-        audits = {} if found is None else {bundles[0].method: found}
-        return Outcome(outputs={"page": path, **write_audits(self.folder, audits)})
+        return Outcome(outputs={"page": path, **beside})
+
+
+def _targets_page(
+    folder: Path,
+    patients: list[PatientRow],
+    bundles: list[BundleFacts],
+    task: MultiTask,
+    output: Callable[[str], Path],
+) -> str:
+    """The page of a model of several targets.
+
+    :param output: finds a file of the cross-validation.
+    """
+    parts = []
+    for name, own in task.targets.items():
+        rows = read_oof(output(f"predictions of {name}"), own)
+        metrics = read_metrics(output(f"metrics of {name}"))
+        of_target = [bundle.of_target(name) for bundle in bundles]
+        label_known = [_for_target(patient, task, name) for patient in patients]
+        validation = {bundle.fold: bundle.of_targets[name].validation for bundle in bundles}
+        tested = Counter(row.fold for row in rows)
+
+        def alone(
+            fold: FoldSummary,
+            validation: Mapping[int, float | None] = validation,
+            tested: Mapping[int, int] = tested,
+        ) -> FoldSummary:
+            """A fold as the target's part shows it: curves are of all targets, and shown once."""
+            of_all = tuple(replace(row, losses={}, validation_auc=None, validation_rank=None) for row in fold.history)
+            n_test = tested[fold.fold]
+            return replace(fold, history=of_all, validation_auc=validation[fold.fold], n_test=n_test)
+
+        shown_once: dict[str, Any] = {"facts": (), "settings": (), "versions": (), "predict_command": ""}
+        if isinstance(metrics, ModelTaskMetrics):
+            of_task = _task_report(folder, label_known, rows, metrics, of_target)
+            of_task = replace(of_task, run=name, folds=tuple(map(alone, of_task.folds)), **shown_once)
+            text = task_page(of_task, PART)
+        else:
+            report = _report(folder, label_known, rows, metrics, of_target, None)
+            question = replace(report.question, of_several=True)
+            report = replace(report, run=name, question=question, folds=tuple(map(alone, report.folds)), **shown_once)
+            text = training_page(report, PART)
+        parts.append(TargetPart(name=name, metrics=metrics.pooled, html=Markup(text)))
+    together = read_metrics(output("metrics"))
+    assert isinstance(together, ModelTaskMetrics)
+    return targets_page(_task_report(folder, patients, [], together, bundles), parts)
+
+
+def _for_target(patient: PatientRow, task: MultiTask, name: str) -> PatientRow:
+    """A patient as one target counts them: without its label they are not used for it."""
+    if patient.label is None or not patient.used:
+        return patient
+    label = task.label_of(name, patient.label)
+    return replace(patient, label=label, used=label is not None, reason="" if label is not None else f"no {name} label")
 
 
 def _report(
@@ -224,10 +292,14 @@ _SIZES = ("hidden", "shared", "slots", "memory")
 def _chosen_facts(bundles: list[BundleFacts]) -> Facts:
     """List the soft targets' AUC and the settings chosen by nested folds, if there are any."""
     rows: list[tuple[str, str]] = []
-    aucs = [bundle.training["soft_targets"]["out_of_fold_auc"] for bundle in bundles if bundle.training["soft_targets"]]
-    if aucs:
-        shown = ", ".join(f"{auc:.3f}" for auc in aucs)
-        rows.append(("soft targets' AUC among training patients, out of fold, by fold", shown))
+    soft = [bundle.training["soft_targets"] for bundle in bundles if bundle.training["soft_targets"]]
+    targets = bundles[0].question.targets
+    for name in targets or [""]:
+        aucs = [(own[name] if targets else own)["out_of_fold_auc"] for own in soft]
+        if aucs:
+            of = f" of {name}" if name else ""
+            shown = ", ".join(f"{auc:.3f}" for auc in aucs)
+            rows.append((f"soft targets' AUC{of} among training patients, out of fold, by fold", shown))
     measure = "AUC" if bundles[0].question.task == "binary" else "score of the validation"
     for bundle in bundles:
         if bundle.training["choice"]:

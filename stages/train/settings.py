@@ -26,7 +26,8 @@ class BiomarkerSettings(Settings):
     task: TaskName = Field(
         "binary",
         description="kind of question: binary (positive or negative), multiclass (one of several classes), "
-        "ordinal (classes in order), regression (a number) or survival (a time, with or without an event)",
+        "ordinal (classes in order), regression (a number), survival (a time, with or without an event) or multitask "
+        "(several other biomarkers, which targets name)",
     )
     positive: list[str] = Field(["positive"], min_length=1, description="values that mean positive")
     negative: list[str] = Field(["negative"], min_length=1, description="values that mean negative")
@@ -68,11 +69,16 @@ class BiomarkerSettings(Settings):
         "",
         description="of a binary signature: median (of each fold's training patients) or a number; high is at or above",
     )
+    targets: list[str] = Field(
+        [],
+        description="of multitask, in place of label_column: names of other biomarkers that one model learns together; "
+        "a patient needs a label of one of them",
+    )
 
     @model_validator(mode="before")
     @classmethod
     def _named_after_what_it_asks(cls, given: Any) -> Any:
-        """Fill in what follows from a time column or a signature."""
+        """Fill in what follows from a time column, a signature or targets."""
         if not isinstance(given, dict):
             return given
         if given.get("time_column") and not given.get("label_column"):
@@ -80,6 +86,12 @@ class BiomarkerSettings(Settings):
         if given.get("signature"):
             classes = {"positive": ["high"], "negative": ["low"]} if given.get("task") == "binary" else {}
             return {"label_column": given["signature"], "task": "regression", **classes, **given}
+        targets = given.get("targets")
+        if isinstance(targets, list) and targets and all(isinstance(name, str) for name in targets):
+            if "label_column" in given and "of_targets" not in given:  # resolved questions have it from here
+                raise ValueError("targets have label columns of their own: leave label_column out")
+            names = [name.strip() for text in targets for name in text.split(",")]
+            return {"task": "multitask", **given, "targets": names, "label_column": ", ".join(names)}
         return given
 
     @field_validator("cut", mode="before")
@@ -123,6 +135,35 @@ class BiomarkerSettings(Settings):
         if both:
             raise ValueError(f"{', '.join(sorted(both))} cannot mean both positive and negative")
         return negative
+
+
+class QuestionSettings(BiomarkerSettings):
+    """A biomarker together with the questions of its targets, if it has some."""
+
+    of_targets: dict[str, BiomarkerSettings] = Field({}, description="the question of each target")
+
+    @model_validator(mode="after")
+    def _a_question_for_each_target(self) -> QuestionSettings:
+        if self.of_targets.keys() != set(self.targets):
+            raise ValueError(f"the targets are {self.targets}, and there are questions of {list(self.of_targets)}")
+        if several := [name for name, question in self.of_targets.items() if question.targets]:
+            raise ValueError(f"target {several[0]} has targets itself")
+        for name, question in self.of_targets.items():
+            if question.signature:
+                raise ValueError(
+                    f"target {name} is a signature, which is not learned beside others: train it by itself"
+                )
+            if question.loss == "cox":
+                raise ValueError(f"target {name} compares the patients of a step (loss = cox): use hazards")
+        return self
+
+    def asked(self) -> Task:
+        """Return the prediction task."""
+        if not self.targets:
+            return super().asked()
+        from ...models.tasks.multitask import MultiTask  # here, because it loads torch
+
+        return MultiTask({name: self.of_targets[name].asked() for name in self.targets})
 
 
 class SplitSettings(Settings):

@@ -9,41 +9,36 @@ patients.csv   every patient of the table: used, or dropped and why; slides; whe
 
 from __future__ import annotations
 
-import csv
-import io
-from collections import Counter
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from ...data.artifact import whole
 from ...data.cohort.ids import id_key, look_alikes
 from ...data.cohort.labels import PatientLabels, patient_sites
-from ...data.cohort.outcomes import Label, label_of
+from ...data.cohort.outcomes import Classes, Label
 from ...data.cohort.slide_match import SlideMatch, match_slides
-from ...data.cohort.splits import Role, Splits, make_splits, read_splits, write_splits
+from ...data.cohort.splits import Role, Splits, read_splits, write_splits
 from ...data.cohort.table import CohortTable, read_cohort
+from ...data.cohort.target_splits import split_patients
 from ...data.errors import CohortError
-from ...data.files.own_tables import read_own_rows
-from ...data.files.safe_cells import SafeWriter
 from ...data.manifest import Manifest, OutputRecord
 from ...data.molecular.store import read_expression, store_name
 from ...data.wording import some
+from ...models.tasks.multitask import MultiTask
 from ...models.training.rna_teacher import measured
 from ..registry import VERSIONS
 from ..stage import FileInput, Input, Item, Outcome, OutputInput, Plan, Progress, Stage, ValueInput, upstream
 from .label_genes import refuse_labels
+from .patient_table import read_patients, write_patients
 from .question_labels import question_labels
-from .settings import BiomarkerSettings, SplitSettings
+from .settings import QuestionSettings, SplitSettings
 from .signature_labels import CohortSignature, FoldTargets
 from .usable_slides import features_of as features_of
 from .usable_slides import slides_with_features as slides_with_features
 
-PATIENT_COLUMNS = ("patient_id", "status", "reason", "label", "slides", "rna")
 
-
-class SplitStageSettings(SplitSettings, BiomarkerSettings):
+class SplitStageSettings(SplitSettings, QuestionSettings):
     """The split's settings together with the question."""
 
 
@@ -109,20 +104,25 @@ class SplitStage(Stage[SplitStageSettings]):
             labels = signature.stratified(labels)
         _refuse_twins(labels.slides, self.tiles)
         sites = patient_sites(table, labels.labels) if settings.split_by == "site" else {}
-        splits = make_splits(
+        task = settings.asked()
+        splits = split_patients(
             labels.labels,
             settings.folds,
             settings.seed,
             settings.validation_fraction,
             sites or None,
-            settings.asked().strata_of_split(labels.labels),
+            task.strata_of_split(labels.labels),
         )
         targets = signature.by_fold(splits) if signature else None
         if targets is not None:
             splits = targets.when_tested(splits)
             labels = replace(labels, labels=splits.labels)
         stores = [read_expression(store) for store in self.molecular]
-        suspicious = refuse_labels(stores, labels.labels, signature.signature.genes if signature else ())
+        of_targets = [task.known(name, labels.labels) for name in task.targets] if isinstance(task, MultiTask) else []
+        of_signature = signature.signature.genes if signature else ()
+        suspicious = [
+            note for own in of_targets or [dict(labels.labels)] for note in refuse_labels(stores, own, of_signature)
+        ]
         spelling = {id_key(patient): patient for patient in table.patients}
         ids = {patient for store in stores for patient in measured(store, store.patients)}
         with_rna = frozenset(spelling.get(id_key(patient), patient) for patient in ids)
@@ -228,80 +228,6 @@ def _refuse_twins(slides_of: Mapping[str, Sequence[str]], tiles: Path) -> None:
                 )
 
 
-def write_patients(
-    path: Path, labels: PatientLabels, with_rna: Collection[str] = (), sites: Mapping[str, str] | None = None
-) -> None:
-    """Write ``patients.csv``: one row for every patient of the table, used or dropped.
-
-    :param sites: patient → site of those that are used; with it there is a column for it.
-    """
-    with whole(path) as scratch, scratch.open("w", encoding="utf-8", newline="") as stream:
-        writer = SafeWriter(stream)
-        writer.writerow([*PATIENT_COLUMNS, *(["site"] if sites else [])])
-        for patient in sorted({*labels.labels, *labels.dropped}):
-            used = patient in labels.labels
-            writer.writerow(
-                [
-                    patient,
-                    "used" if used else "dropped",
-                    labels.dropped.get(patient, ""),
-                    labels.labels.get(patient, ""),
-                    _joined(labels.slides.get(patient, ())),
-                    "yes" if patient in with_rna else "no",
-                    *([sites.get(patient, "")] if sites else []),
-                ]
-            )
-
-
-@dataclass(frozen=True)
-class PatientRow:
-    """A row of ``patients.csv``."""
-
-    patient_id: str
-    used: bool
-    reason: str
-    label: Label | None
-    slides: tuple[str, ...]
-    rna: bool
-    site: str = ""
-    """Empty where sites are not kept apart, and in files of earlier versions."""
-
-
-def read_patients(path: Path, classes: int = 2) -> list[PatientRow]:
-    """Read ``patients.csv``.
-
-    :param classes: how many classes the labels have; 0 if they are numbers or follow-ups.
-    :raises StoreError: damaged, or edited into something else.
-    """
-
-    def patient(row: Mapping[str, str]) -> PatientRow:
-        label = label_of(row["label"], classes)
-        if row["status"] not in ("used", "dropped") or (label is None and row["label"]):
-            raise ValueError(f"status {row['status'][:40]!r} with label {row['label'][:40]!r}")
-        return PatientRow(
-            patient_id=row["patient_id"],
-            used=row["status"] == "used",
-            reason=row["reason"],
-            label=label,
-            slides=_parted(row["slides"]),
-            rna=row["rna"] == "yes",
-            site=row.get("site", ""),
-        )
-
-    return read_own_rows(path, PATIENT_COLUMNS, patient)
-
-
-def _joined(slides: Iterable[str]) -> str:
-    """Slides in one cell, separated by semicolons; an id that holds one, or begins with a quote, is in quotes."""
-    line = io.StringIO()
-    csv.writer(line, delimiter=";", lineterminator="").writerow(slides)
-    return line.getvalue()
-
-
-def _parted(cell: str) -> tuple[str, ...]:
-    return tuple(next(csv.reader([cell], delimiter=";"), ()))
-
-
 @dataclass(frozen=True)
 class SplitOutput:
     """The output of the split stage, for the stages after it."""
@@ -360,6 +286,7 @@ def split_output(manifest: Manifest, workspace: Path) -> SplitOutput:
         what = f"its splits are {standing.state}: {standing.why}" if standing else "has no splits"
         raise CohortError(what, path=manifest.path.parent, hint="run wsipipe train from its start")
     classes = _classes(split.settings)
+    numbered = classes if isinstance(classes, int) else 0  # a signature is never one of several targets
     patients = read_patients(workspace / split.outputs["patients"].path, classes)
     of_targets = {name: split.outputs[name] for name in ("targets", "signatures") if name in split.outputs}
     return SplitOutput(
@@ -368,16 +295,17 @@ def split_output(manifest: Manifest, workspace: Path) -> SplitOutput:
         slides_of={patient.patient_id: patient.slides for patient in patients},
         by_site=split.settings.get("split_by") == "site",
         site_of={patient.patient_id: patient.site for patient in patients},
-        targets=FoldTargets.read(manifest.path.parent, classes) if of_targets else None,
+        targets=FoldTargets.read(manifest.path.parent, numbered) if of_targets else None,
         inputs={name: OutputInput(output) for name, output in of_targets.items()},
     )
 
 
-def _classes(settings: Mapping[str, Any]) -> int:
+def _classes(settings: Mapping[str, Any]) -> Classes:
     """Number of classes of a split's labels, from the settings in its record."""
+    if targets := settings.get("targets"):
+        return tuple(_classes_of_one(settings["of_targets"][name]) for name in targets)
+    return _classes_of_one(settings)
+
+
+def _classes_of_one(settings: Mapping[str, Any]) -> int:
     return 2 if settings.get("task", "binary") == "binary" else len(settings.get("classes", ()))
-
-
-def reasons(patients: list[PatientRow]) -> dict[str, int]:
-    """Count the dropped patients by reason, the most frequent first."""
-    return dict(Counter(row.reason for row in patients if not row.used).most_common())

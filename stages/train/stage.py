@@ -29,7 +29,7 @@ from ...models.mil.bag_tensors import BagTensors
 from ...models.mil.momkd import MoMKD
 from ...models.patient_hashes import hashes_of
 from ...models.training.fit import Epoch
-from ...models.training.methods import BY_STEPS, find_method, refuse_task
+from ...models.training.methods import BY_STEPS, find_method, refuse_targets, refuse_task
 from ..extract.settings import ExtractSettings
 from ..registry import VERSIONS
 from ..settings import RESOLVED, Settings
@@ -38,7 +38,7 @@ from ..tile.settings import TileSettings
 from .fold import FoldCohort, read_bags
 from .fold_training import INNER_FOLDS, FoldData, TrainedFold, train_fold
 from .molecular_data import MolecularData, molecular_inputs
-from .settings import BiomarkerSettings, TrainSettings
+from .settings import QuestionSettings, TrainSettings
 from .split import features_of, split_output
 
 SMALL_BAG = 100
@@ -66,7 +66,7 @@ class TrainStage(Stage[TrainSettings]):
         folder: Path,
         workspace: Path,
         *,
-        biomarker: BiomarkerSettings,
+        biomarker: QuestionSettings,
         tiles: Path,
         features: Path,
         stores: Sequence[Path],
@@ -133,9 +133,12 @@ class TrainStage(Stage[TrainSettings]):
 
     def _refuse(self) -> None:
         task = self.biomarker.task
+        if self.biomarker.of_targets:
+            refuse_targets(self.settings.method, {n: q.task for n, q in self.biomarker.of_targets.items()})
         refuse_task(self.settings.method, task)
-        if self.settings.soft_targets and task != "binary":
-            what = f"soft targets are for the binary task, and this question is {task}"
+        others = [t for t in [q.task for q in self.biomarker.of_targets.values()] or [task] if t != "binary"]
+        if self.settings.soft_targets and others:
+            what = f"soft targets are for the binary task, and this question is {others[0]}"
             raise UsageError(what, hint="leave --soft-targets out: RNA still teaches the methods that use it")
         if self.biomarker.asked().compares_patients and find_method(self.settings.method).fit_at == BY_STEPS:
             least = min(candidate.bags_per_step for candidate in self.settings.candidates())
@@ -260,6 +263,7 @@ class TrainStage(Stage[TrainSettings]):
             genes=list(rna.genes) if rna else [],
             gene_panel=rna.description if rna else {},
             task_state=network.task.state(),
+            of_targets=trained.of_targets(),
             training={
                 "settings": trained.settings.result_settings(),
                 "best_epoch": fitted.best_epoch,

@@ -21,6 +21,7 @@ from wsipipe.stages.train.split import SplitStageSettings
 QUESTION = {"task": "binary", "positive": ["positive"], "negative": ["negative"], "classes": [], "robust": False}
 QUESTION |= {"time_column": "", "event_column": "", "loss": "hazards", "horizons": [], "time_unit": ""}
 QUESTION |= {"signature": "", "signature_score": "auto", "cut": ""}
+QUESTION |= {"targets": [], "of_targets": {}}
 SPLIT = {
     "folds": 5,
     "validation_fraction": 0.2,
@@ -101,7 +102,7 @@ DEFAULTS: dict[str, tuple[type[Settings], int, dict[str, Any]]] = {
     ),
     "predict": (PredictSettings, 3, {}),
     "compare": (CompareStageSettings, 5, QUESTION),
-    "import-checkpoint": (BiomarkerSettings, 1, QUESTION),
+    "import-checkpoint": (BiomarkerSettings, 1, {n: value for n, value in QUESTION.items() if n != "of_targets"}),
     "report": (ReportSettings, 6, {}),
     "export": (ExportSettings, 1, {"format": "clam"}),
 }
