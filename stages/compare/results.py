@@ -12,8 +12,9 @@ from ...models.evaluation.metrics import Estimate, Metrics
 from ...models.evaluation.paired_tests import PairedDifference, holm
 from ...models.evaluation.task_metrics import BootstrapDifference, TaskMetrics
 from ...models.training.methods import METHODS
+from ..pages.asked_question import Question
 from ..pages.numbers import mean_and_deviation
-from ..pages.report_page import Facts, Question
+from ..pages.report_page import Facts
 from .variants import CEILING, SOFT, label_of
 
 ALPHA: Final = 0.05

@@ -26,7 +26,7 @@ from ...models.tasks.target_figures import Rows, mean_figures, patients_of
 from ...models.tasks.task import Task
 from ...models.training.methods import METHODS
 from ..lineage import Lineage
-from ..pages.report_page import Question
+from ..pages.asked_question import Question
 from ..registry import VERSIONS
 from ..settings import Presentation
 from ..stage import Input, Item, Outcome, OutputInput, Plan, Progress, Stage, upstream

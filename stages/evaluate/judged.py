@@ -16,8 +16,9 @@ from ...models.evaluation.metrics import Estimate, Metrics
 from ...models.evaluation.task_metrics import TaskMetrics
 from ...models.tasks.prediction import PatientPrediction, threshold_at
 from ...models.tasks.task import Task
+from ..pages.asked_question import Question
 from ..pages.numbers import figure
-from ..pages.report_page import PAGE, Accounting, Facts, Question, facts_of_target
+from ..pages.report_page import PAGE, Accounting, Facts, facts_of_target
 from ..pages.task_page import TaskReport, task_page
 from ..train.audit import NOT_AUDITED, Audited
 from ..train.cross_validate import metrics_of, task_columns

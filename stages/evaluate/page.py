@@ -13,10 +13,11 @@ from ...data.errors import UsageError
 from ...models.evaluation.confounding import Audit
 from ...models.evaluation.metrics import Estimate, Metrics, wilson_interval
 from ...models.tasks.prediction import PatientPrediction
+from ..pages.asked_question import Question
 from ..pages.audit_words import AuditSection
 from ..pages.charts import place_chart
 from ..pages.numbers import TEMPLATES, mean_and_deviation
-from ..pages.report_page import PAGE, Accounting, Facts, Question, cautions, performance_charts
+from ..pages.report_page import PAGE, Accounting, Facts, cautions, performance_charts
 from ..predict.allowed_folds import SAME_IDS
 
 

@@ -8,15 +8,14 @@ of gigabytes: keep it in its folder. The same report gives the same bytes.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from math import exp, log
 from pathlib import PurePosixPath
-from typing import Final, Protocol, Self
+from typing import Final
 from urllib.parse import quote
 
 from markupsafe import Markup
 
-from ...data.cohort.outcomes import Label, shown_label
 from ...data.errors import UsageError
 from ...data.molecular.signature_target import Signature
 from ...data.wording import some
@@ -24,7 +23,7 @@ from ...models.evaluation.confounding import Audit
 from ...models.evaluation.decision_curve import decision_curve
 from ...models.evaluation.metrics import Estimate, Metrics, calibration_bins, roc_points
 from ...models.tasks.prediction import PatientPrediction
-from ...models.tasks.question import SurvivalLoss, TaskName, TaskWords, class_names, words_of
+from .asked_question import Question
 from .audit_words import AuditSection
 from .charts import (
     Floats,
@@ -37,26 +36,6 @@ from .charts import (
     slot_chart,
 )
 from .numbers import TEMPLATES, figure, mean_and_deviation
-
-
-class Asks(Protocol):
-    """The question of a biomarker, or of a model."""
-
-    @property
-    def label_column(self) -> str: ...
-    @property
-    def positive(self) -> list[str]: ...
-    @property
-    def negative(self) -> list[str]: ...
-    @property
-    def task(self) -> TaskName: ...
-    @property
-    def classes(self) -> list[str]: ...
-    @property
-    def loss(self) -> SurvivalLoss: ...
-    @property
-    def time_unit(self) -> str: ...
-
 
 Facts = tuple[tuple[str, str], ...]
 """Names and values, in the order in which they are shown."""
@@ -74,61 +53,6 @@ NO_WIDTH: Final = (
     "and does not show how certain the AUC is."
 )
 """Explanation for an AUC of 1 or 0."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Question:
-    """The biomarker: a column of the cohort table, and the values that count as positive and as negative."""
-
-    label_column: str
-    positive: str
-    negative: str
-    task: TaskName = "binary"
-    classes: tuple[str, ...] = ()
-    """Names of the classes of other tasks than the binary one; empty where labels are not classes."""
-    loss: SurvivalLoss = "hazards"
-    time_unit: str = ""
-    target: str = ""
-    """Of a signature: how its score is made, in words."""
-    of_several: bool = False
-    """Whether it is one of several targets of a model."""
-
-    @classmethod
-    def of(cls, label_column: str, positive: Sequence[str], negative: Sequence[str]) -> Self:
-        """Join the values of either class with commas."""
-        return cls(label_column=label_column, positive=", ".join(positive), negative=", ".join(negative))
-
-    @classmethod
-    def asked(cls, question: Asks, signature: Signature | None = None, *, of_several: bool = False) -> Self:
-        """The question of a biomarker or of a model, or of one of its targets.
-
-        :param signature: the model's, if its target is one.
-        """
-        q = replace(cls.of(question.label_column, question.positive, question.negative), of_several=of_several)
-        q = replace(q, target=signature.words) if signature is not None else q
-        if question.task == "binary":
-            return q
-        names, unit = class_names(question.classes), question.time_unit
-        return replace(q, task=question.task, classes=names, loss=question.loss, time_unit=unit)
-
-    @property
-    def words(self) -> TaskWords:
-        """How the page speaks of the task."""
-        return words_of(self.task, self.loss)
-
-    def call_of(self, prediction: PatientPrediction) -> str:
-        """The call of a patient, in words; empty in a task without calls."""
-        if self.task == "binary" or self.classes:
-            return self.name_of(prediction.call)
-        return ("low", "high")[prediction.call] if self.words.called else ""
-
-    def name_of(self, label: Label | None) -> str:
-        """A label or a call, in words."""
-        if label is None:
-            return "–"
-        if self.task == "binary":
-            return self.positive if label else self.negative
-        return self.classes[label] if self.classes and isinstance(label, int) else shown_label(label)
 
 
 @dataclass(frozen=True, kw_only=True)

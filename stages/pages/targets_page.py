@@ -9,8 +9,9 @@ from markupsafe import Markup
 
 from ...models.evaluation.metrics import Estimate, Metrics
 from ...models.evaluation.task_metrics import TaskMetrics
+from .asked_question import Question
 from .numbers import TEMPLATES, figure, mean_and_deviation
-from .report_page import PredictionReport, Question, learning_charts, prediction_page
+from .report_page import PredictionReport, learning_charts, prediction_page
 from .task_page import TaskReport, task_cautions
 
 PART = "part.html"

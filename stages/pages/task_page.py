@@ -11,6 +11,7 @@ from ...data.cohort.outcomes import Survival
 from ...models.evaluation.survival_metrics import at, kaplan_meier, log_rank, median_follow_up
 from ...models.evaluation.task_metrics import TaskMetrics
 from ...models.tasks.prediction import PatientPrediction
+from .asked_question import Question
 from .charts import scatter_chart, survival_chart
 from .numbers import TEMPLATES, figure, mean_and_deviation, p_value
 from .report_page import (
@@ -20,7 +21,6 @@ from .report_page import (
     Accounting,
     Facts,
     FoldSummary,
-    Question,
     learning_charts,
 )
 

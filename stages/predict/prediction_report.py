@@ -18,10 +18,10 @@ from ...models.bundle import BundleFacts, folds_of, prevalence_of
 from ...models.tasks.multitask import MultiTask
 from ...models.tasks.prediction import PatientPrediction
 from ..lineage import Lineage, model_record
+from ..pages.asked_question import Question
 from ..pages.report_page import (
     FailedSlide,
     PredictionReport,
-    Question,
     SlidePrediction,
     StaleSlide,
     facts_of_target,

@@ -13,7 +13,8 @@ from ...data.manifest import Record
 from ...models.tasks.multitask import MultiTask
 from ...models.tasks.prediction import PatientPrediction
 from ...models.tasks.task import Task
-from ..pages.report_page import FailedSlide, PredictionReport, Question
+from ..pages.asked_question import Question
+from ..pages.report_page import FailedSlide, PredictionReport
 from .reading import SlideOutput
 
 COLUMNS: Final = (

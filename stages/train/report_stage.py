@@ -19,12 +19,12 @@ from ...models.tasks.multitask import MultiTask
 from ...models.tasks.prediction import PatientPrediction, threshold_at
 from ...models.training.methods import find_method
 from ..lineage import Lineage
+from ..pages.asked_question import Question
 from ..pages.report_page import (
     Accounting,
     EpochRow,
     Facts,
     FoldSummary,
-    Question,
     SlotUsage,
     TrainingReport,
     facts_of_target,

@@ -22,8 +22,8 @@ from wsipipe.stages.compare.figure import comparison_figure, forest_plot
 from wsipipe.stages.compare.page import FIGURES, comparison_cautions, comparison_page, comparison_table, verdict
 from wsipipe.stages.compare.results import GROUPS, ComparedMethod, Comparison
 from wsipipe.stages.compare.variants import variants
+from wsipipe.stages.pages.asked_question import Question
 from wsipipe.stages.pages.numbers import figure
-from wsipipe.stages.pages.report_page import Question
 from wsipipe.stages.train.settings import TrainSettings
 
 FOLDS: Final = 5

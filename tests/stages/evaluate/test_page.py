@@ -20,8 +20,8 @@ from wsipipe.stages.evaluate.page import (
     external_cautions,
     external_page,
 )
+from wsipipe.stages.pages.asked_question import Question as AskedQuestion
 from wsipipe.stages.pages.report_page import Accounting
-from wsipipe.stages.pages.report_page import Question as AskedQuestion
 
 
 def report_of(labels: Sequence[int], probabilities: Sequence[float], **changes: Any) -> ExternalReport:

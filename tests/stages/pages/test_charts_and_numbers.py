@@ -8,13 +8,10 @@ import numpy as np
 import pytest
 from jinja2 import Environment
 from wsipipe.models.evaluation.metrics import Estimate, binary_metrics
+from wsipipe.stages.pages.asked_question import Question
 from wsipipe.stages.pages.charts import learning_chart, nice_ticks, place_chart
 from wsipipe.stages.pages.numbers import duration, figure, in_hundred, interval, p_value, signed
-from wsipipe.stages.pages.report_page import (
-    Question,
-    SlotUsage,
-    cautions,
-)
+from wsipipe.stages.pages.report_page import SlotUsage, cautions
 
 
 def test_diverged_training_is_shown_not_hidden() -> None:

@@ -9,13 +9,8 @@ import pytest
 from html_page import HOSTILE, Page, assert_alone, rows_after
 from wsipipe.data.errors import UsageError
 from wsipipe.models.tasks.prediction import PatientPrediction
-from wsipipe.stages.pages.report_page import (
-    FailedSlide,
-    PredictionReport,
-    Question,
-    SlidePrediction,
-    prediction_page,
-)
+from wsipipe.stages.pages.asked_question import Question
+from wsipipe.stages.pages.report_page import FailedSlide, PredictionReport, SlidePrediction, prediction_page
 
 
 def prediction_report(n: int = 9) -> PredictionReport:

@@ -11,16 +11,9 @@ from html_page import HOSTILE, Page, assert_alone, rows_after
 from wsipipe.data.errors import UsageError
 from wsipipe.models.evaluation.metrics import binary_metrics, youden_threshold
 from wsipipe.models.tasks.prediction import PatientPrediction
+from wsipipe.stages.pages.asked_question import Question
 from wsipipe.stages.pages.numbers import figure, mean_and_deviation
-from wsipipe.stages.pages.report_page import (
-    Accounting,
-    EpochRow,
-    FoldSummary,
-    Question,
-    SlotUsage,
-    TrainingReport,
-    training_page,
-)
+from wsipipe.stages.pages.report_page import Accounting, EpochRow, FoldSummary, SlotUsage, TrainingReport, training_page
 
 
 def training_report(n: int = 81, folds: int = 5, seed: int = 1, signal: float = 1.3) -> TrainingReport:
