@@ -2,7 +2,8 @@
 
 A task defines, for networks, the width of their head and the loss; for training, the targets, the groups to sample from
 and the score for early stopping; for evaluation, how slides combine into a patient, the decision and the figures.
-A task is a file beside this one and a row in :data:`TASKS`.
+A task is a file beside this one and a row in :data:`TASKS`; several of them that one network learns are
+:class:`~.multitask.MultiTask`.
 
 A patient's *score* is a number that grows with the answer, such as log-odds, or one number a class; what is shown to
 people, such as a probability, is made of it.

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from pydantic import ValidationError
 from scipy.special import expit
 from wsipipe.data.cohort.outcomes import Label, Survival, TargetLabels, label_of
 from wsipipe.data.cohort.target_splits import TargetStrata, split_patients
-from wsipipe.data.errors import CohortError, UsageError
+from wsipipe.data.errors import BundleError, CohortError, UsageError
 from wsipipe.models.mil.abmil import ABMIL, ABMILConfig
 from wsipipe.models.mil.bag_tensors import BagBatch, BagTensors, Patient
 from wsipipe.models.mil.network import Targets
+from wsipipe.models.model_question import Question
 from wsipipe.models.tasks.binary import BINARY, BinaryTask
 from wsipipe.models.tasks.multiclass import MulticlassTask
 from wsipipe.models.tasks.multitask import MultiTask
@@ -319,3 +322,39 @@ def test_the_mean_of_the_targets_figures() -> None:
     assert pooled.figures["AUC of er"].value == 1.0
     assert pooled.counts == {"with er": 4, "with pr": 3}
     assert pooled.chance[task.measure] == 0.5
+
+
+OF_ONE = {"label_column": "er", "positive": ["positive"], "negative": ["negative"]}
+OF_TWO = {**OF_ONE, "name": "both", "task": "multitask"}
+
+
+@pytest.mark.parametrize(
+    ("changed", "what"),
+    [
+        ({"targets": ["er", "pr"], "of_targets": {"er": OF_ONE}}, "the targets are"),
+        ({"targets": ["../er"], "of_targets": {"../er": OF_ONE}}, "'../er' cannot be a target's name"),
+        ({"targets": ["er", "ER"], "of_targets": {"er": OF_ONE, "ER": OF_ONE}}, "target er is there twice"),
+        ({"targets": [], "of_targets": {}}, "task multitask needs targets"),
+        (
+            {"targets": ["a"], "of_targets": {"a": {**OF_ONE, "task": "multitask", "targets": ["er"]}}},
+            "a target has targets itself",
+        ),
+    ],
+)
+def test_a_bundle_whose_targets_cannot_be_is_refused(changed: dict[str, Any], what: str) -> None:
+    with pytest.raises(ValidationError) as refused:
+        Question.model_validate(OF_TWO | changed)
+    assert what in str(refused.value)
+
+
+def test_a_question_of_targets_keeps_their_order_and_their_states() -> None:
+    number = {**OF_ONE, "label_column": "score", "task": "regression"}
+    question = Question.model_validate({**OF_TWO, "targets": ["z", "a"], "of_targets": {"a": OF_ONE, "z": number}})
+    task = question.asked({"a": {}, "z": {"centre": 5.0, "scale": 2.0}})
+    assert isinstance(task, MultiTask)
+    assert list(task.targets) == ["z", "a"]
+    assert task.state() == {"z": {"centre": 5.0, "scale": 2.0}, "a": {}}
+    assert question.of_target("z").task == "regression"
+    for damaged in ({"a": {}}, {"a": {}, "z": []}, {"a": {}, "z": {"centre": 5.0, "scale": 0.0}}):
+        with pytest.raises(BundleError):
+            question.asked(damaged)

@@ -10,13 +10,15 @@ import pytest
 from command import wsipipe
 from PIL import Image
 from planted_workspace import FEATURES, SIDE, TILE_PX, TILES, Planted
-from task_workspace import RECEPTORS, of_receptors, plant_task
+from task_workspace import RECEPTORS, Asked, of_receptors, plant_task
 from wsipipe.data.errors import UsageError
 from wsipipe.models.bundle import folds_of
 from wsipipe.pipeline.config import load_config
+from wsipipe.stages.compare.variants import variants
 from wsipipe.stages.predict.prediction_report import PredictionReportSettings, PredictionReportStage
 from wsipipe.stages.predict.settings import PredictSettings
 from wsipipe.stages.predict.stage import PredictionTask, PredictStage
+from wsipipe.stages.train.settings import TrainSettings
 
 TARGETS = ("er", "pr", "her2")
 OF_RECEPTORS = ("--name", "receptors")
@@ -170,6 +172,83 @@ def test_soft_targets_of_each_target_come_from_its_own_patients(planted: Planted
         for name, own in described.items():
             assert own["train_patients"] == facts.of_target(name).patients["train"] <= facts.patients["train"]
     assert "AUC of her2 among training patients" in (receptors(planted) / "report.html").read_text()
+
+
+MIXED = """label_column = "er"
+        [biomarkers.score]
+        task = "regression"
+        label_column = "score"
+        [biomarkers.grade]
+        task = "ordinal"
+        label_column = "grade"
+        classes = ["1", "2", "3"]
+        [biomarkers.time]
+        task = "survival"
+        time_column = "months"
+        event_column = "died"
+        [biomarkers.all]
+        targets = ["er", "score", "grade", "time"]"""
+
+
+def of_every_task(n: int = 48) -> list[Asked]:
+    """Patients with a class, a number, a grade and a follow-up, each missing for some."""
+    patients = []
+    for i in range(n):
+        er, grade = i % 2, i // 2 % 3
+        columns = {
+            "er": "" if i % 7 == 3 else ("negative", "positive")[er],
+            "score": "" if i % 5 == 4 else f"{10 + 3 * grade + er}.5",
+            "grade": "" if i % 9 == 8 else str(grade + 1),
+            "months": "" if i % 8 == 5 else str(60 - 15 * grade - i % 4),
+            "died": "" if i % 8 == 5 else str(int(i % 3 != 0)),
+        }
+        patients.append(Asked(columns, 2.0 * er, (2.0 * grade,)))
+    return patients
+
+
+def test_targets_may_be_of_any_task(tmp_path: Path) -> None:
+    planted = plant_task(tmp_path / "mixed", of_every_task(), MIXED)
+    words = ("-c", planted.settings, "--name", "all")
+    for method in ("abmil", "mean"):
+        trained = wsipipe("train", *words, "--method", method, "--replace")
+        assert trained.exit_code == 0, trained.output
+    model = planted.workspace / "models/all"
+    metrics = json.loads((model / "metrics.json").read_text())["pooled"]
+    measures = ["AUC of er", "Spearman's ρ of score", "Concordance of grade", "C-index (Harrell) of time"]
+    assert [name.casefold() for name in metrics["figures"]] == [
+        "mean of the targets",
+        *(name.casefold() for name in measures),
+    ]
+    figures = [figure["value"] for figure in metrics["figures"].values()]
+    assert figures[0] == pytest.approx(sum(figures[1:]) / 4)
+    assert min(figures[1:]) > 0.55
+    assert metrics["n_patients"] == 48
+    rows = table(model / "targets/score/oof_predictions.csv")
+    assert {float(row["label"]) for row in rows} == {10.5, 11.5, 13.5, 14.5, 16.5, 17.5}
+    assert 9 < min(float(row["prediction"]) for row in rows) < max(float(row["prediction"]) for row in rows) < 19
+    page = (model / "report.html").read_text()
+    assert page.count("<article") == 4
+    assert "log-rank p" in page
+    other = plant_task(tmp_path / "other", of_every_task(24), MIXED, seed=1, first=500, rna=False)
+    place = ("--table", other.folder / "cohort.csv", "-w", other.workspace, "--device", "cpu")
+    judged = wsipipe("evaluate", "--model", model, *place)
+    assert judged.exit_code == 0, judged.output
+    assert json.loads((other.workspace / "evaluations/all/metrics.json").read_text())["pooled"]["n_patients"] == 24
+    refused = wsipipe("train", *words, "--method", "clam-sb", "--replace")
+    assert refused.exit_code == 2
+    assert "biomarkers.score: clam-sb cannot answer a regression question" in " ".join(refused.output.split())
+
+
+def test_methods_that_cannot_carry_a_target_are_left_out_of_a_comparison() -> None:
+    def names(*targets: str) -> list[str]:
+        return [one.name for one in variants((), TrainSettings(), rna=True, task="multitask", targets=targets)]
+
+    assert names("binary", "binary") == [
+        *(name + soft for name in ("abmil", "clam-sb", "clam-mb", "transmil", "mean") for soft in ("", "+soft"))
+    ]
+    assert names("binary", "regression") == ["abmil", "transmil", "mean"]
+    with pytest.raises(UsageError, match="clam-mb cannot answer a multitask question of binary, ordinal targets"):
+        variants(["clam-mb"], TrainSettings(), rna=False, task="multitask", targets=["ordinal", "binary"])
 
 
 @pytest.mark.parametrize(
