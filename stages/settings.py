@@ -61,8 +61,9 @@ class Settings(BaseModel):
 
     def result_settings(self) -> dict[str, Any]:
         """All settings except the machine's, as JSON values, for the record of an item."""
-        fields = type(self).model_fields
-        return self.model_dump(mode="json", include={name for name in fields if self.kind(name) != "machine"})
+        fields = [name for name in type(self).model_fields if self.kind(name) != "machine"]
+        within = {name: own for name in fields if (own := _settings_within(getattr(self, name)))}
+        return self.model_dump(mode="json", include={*fields}) | within
 
     @classmethod
     def of_kind(cls, kind: Kind, recorded: Mapping[str, Any]) -> dict[str, Any]:
@@ -121,3 +122,10 @@ def changed_settings(old: Mapping[str, Any], new: Mapping[str, Any], defaults: M
 def _short(value: Any) -> str:
     text = str(value)
     return text if len(text) <= 40 else text[:37] + "…"
+
+
+def _settings_within(value: Any) -> dict[str, Any]:
+    """The results' settings of each of several questions; empty for other values."""
+    if not isinstance(value, dict):
+        return {}
+    return {name: own.result_settings() for name, own in value.items() if isinstance(own, Settings)}

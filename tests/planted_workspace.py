@@ -98,7 +98,7 @@ class Planted:
         config = load_config(self.settings, {"split": split})
         expression = self.workspace / "genomics/expression.zarr"
         return SplitStage(
-            SplitStageSettings(**config.split.model_dump(), **config.biomarkers["er"].model_dump()),
+            SplitStageSettings(**config.split.model_dump(), **config.question("er").model_dump()),
             self.model,
             self.workspace,
             table=self.folder / "cohort.csv",
@@ -120,7 +120,7 @@ class Planted:
             config.train,
             folder or self.model,
             self.workspace,
-            biomarker=config.biomarkers["er"],
+            biomarker=config.question("er"),
             tiles=self.workspace / TILES,
             features=self.workspace / FEATURES,
             stores=[expression] if expression.exists() else [],

@@ -46,7 +46,7 @@ def of_target(patients: Sequence[ReadPatient], task: MultiTask, name: str) -> li
         label = None if patient.label is None else task.label_of(name, patient.label)
         if label is not None:
             slides = [{fold: task.of_target(name, score) for fold, score in slide.items()} for slide in patient.slides]
-            own.append(replace(patient, label=label, slides=slides))
+            own.append(replace(patient, label=label, slides=slides, label_by=None))
     return own
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from command import wsipipe
+from msgspec import structs
 from planted_workspace import GENES, TELLING, Patient, Planted, write_rna
 from task_workspace import Asked, plant_task
 from trained_workspace import bundle_files
@@ -23,7 +24,7 @@ from wsipipe.data.molecular.store import read_expression
 from wsipipe.models.bundle import read_facts
 from wsipipe.pipeline.config import load_config
 from wsipipe.stages.stage import Plan
-from wsipipe.stages.train.settings import BiomarkerSettings
+from wsipipe.stages.train.settings import QuestionSettings
 from wsipipe.stages.train.signature_labels import FoldTargets
 from wsipipe.stages.train.split import read_patients
 from wsipipe.stages.train.stage import TrainStage
@@ -82,9 +83,9 @@ class FirstFold(TrainStage):
 def first_fold(planted: Planted, score: str) -> dict[str, bytes]:
     """The bytes of fold 0, trained on the split and the targets that are there."""
     binary = {"soft_targets": True, "epochs": 1} if score == "median" else {"method": "mean"}
-    asked = planted.config().biomarkers["er"]
+    asked = planted.config().question("er")
     if score == "median":
-        asked = BiomarkerSettings(signature="TELLING", task="binary", cut="median")  # type: ignore[call-arg]
+        asked = QuestionSettings(signature="TELLING", task="binary", cut="median")  # type: ignore[call-arg]
     stage = planted.trainer(planted.workspace / "leakage", kind=FirstFold, **binary)
     stage.biomarker = asked
     summary = planted.runner().run(stage)
@@ -175,11 +176,11 @@ def test_no_byte_of_a_fold_knows_the_rna_of_its_test_patients(
     FoldTargets(first.signatures, {p: (labels[p], *own[1:]) for p, own in first.of.items()}).write(after.model)  # type: ignore[dict-item]
     manifest = Manifest.of(after.model)
     split, path = manifest.latest("split")["splits"], after.model / "targets.csv"
-    now = replace(split.outputs["targets"], bytes=size_of(path), digest=digest_of(path))
+    now = structs.replace(split.outputs["targets"], bytes=size_of(path), digest=digest_of(path))
     rna = Manifest.of(after.workspace / "genomics").latest("genomics")["expression"].outputs["expression"]
-    expression = replace(split.inputs["expression"], digest=rna.digest)
-    update = {"outputs": {**split.outputs, "targets": now}, "inputs": {**split.inputs, "expression": expression}}
-    manifest.append(split.model_copy(update=update))
+    expression = structs.replace(split.inputs["expression"], digest=rna.digest)
+    outputs, inputs = {**split.outputs, "targets": now}, {**split.inputs, "expression": expression}
+    manifest.append(structs.replace(split, outputs=outputs, inputs=inputs))
     assert first_fold(after, score) == first_fold(before, score)
     # The same changes to a training patient do show.
     if score != "singscore":
