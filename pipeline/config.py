@@ -242,9 +242,8 @@ def _template() -> Iterator[str]:
     yield "\n# The biomarkers: a table each, named as its model will be. Add as many as you like.\n# [biomarkers.her2]"
     for name, setting in BiomarkerSettings.model_fields.items():
         yield from _setting(name, setting)
-    yield "\n# One model of several of them, each with its own figures; a patient may miss labels of some.\n"
-    yield "# [biomarkers.receptors]"
-    yield '# targets = ["er", "pr", "her2"]  # (an example) names of biomarkers that are defined above'
+    yield "# Several biomarkers that one model learns together are a table that names them: [biomarkers.receptors] with"
+    yield '# targets: ["er", "pr", "her2"]; each has a table of its own, and a patient may miss labels of some.'
 
 
 def _setting(name: str, field: FieldInfo) -> Iterator[str]:
