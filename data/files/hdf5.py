@@ -83,18 +83,20 @@ def refuse_other_files(file: h5py.Group) -> None:
     :raises UnreadableError: it does; the message says where.
     """
 
-    def leads_away(name: str | bytes, link: object) -> str | None:
-        if isinstance(link, h5py.ExternalLink):
-            return f"`{_text(name)}` is a link to another file, which is not followed: {_text(link.filename)!a}"
-        held = file[name] if isinstance(link, h5py.HardLink) else None  # a soft one leads to a place in this file
+    links = file.id.links
+    names: list[bytes] = []
+    links.visit(names.append)  # as bytes: they need not be text, and h5py's own walk takes them for text
+    for name in names:
+        kind = links.get_info(name).type
+        if kind == h5py.h5l.TYPE_EXTERNAL:
+            elsewhere = _text(links.get_val(name)[0])
+            what = f"`{_text(name)}` is a link to another file, which is not followed: {elsewhere!a}"
+            raise UnreadableError(what)
+        held = file[name] if kind == h5py.h5l.TYPE_HARD else None  # a soft one leads to a place in this file
         if isinstance(held, h5py.Dataset):
             virtual = held.is_virtual and any(part.file_name != "." for part in held.virtual_sources())
             if virtual or held.external:
-                return f"the numbers of `{_text(name)}` are in another file, which is not opened"
-        return None
-
-    if where := file.visititems_links(leads_away):  # what is raised in there gets lost
-        raise UnreadableError(where)
+                raise UnreadableError(f"the numbers of `{_text(name)}` are in another file, which is not opened")
 
 
 @contextmanager
