@@ -38,7 +38,7 @@ from ..tile.settings import TileSettings
 from .fold import FoldCohort, read_bags
 from .fold_training import INNER_FOLDS, FoldData, TrainedFold, train_fold
 from .molecular_data import MolecularData, molecular_inputs
-from .settings import QuestionSettings, TrainSettings
+from .settings import BiomarkerSettings, QuestionSettings, TrainSettings
 from .split import features_of, split_output
 
 SMALL_BAG = 100
@@ -66,7 +66,7 @@ class TrainStage(Stage[TrainSettings]):
         folder: Path,
         workspace: Path,
         *,
-        biomarker: QuestionSettings,
+        biomarker: BiomarkerSettings,
         tiles: Path,
         features: Path,
         stores: Sequence[Path],
@@ -74,7 +74,8 @@ class TrainStage(Stage[TrainSettings]):
         question: str = "",
     ) -> None:
         super().__init__(settings, folder, workspace)
-        self.biomarker, self.tiles, self.features, self.stores = biomarker, tiles, features, stores
+        self.biomarker = QuestionSettings.model_validate(biomarker.model_dump())
+        self.tiles, self.features, self.stores = tiles, features, stores
         self.splits, self.question = splits or folder, question
         self._bags: dict[str, BagTensors] = {}
         self._of = 1
