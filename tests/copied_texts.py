@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from copy_stage import copy_stage
+from msgspec import structs
 from wsipipe.data.manifest import Record
 from wsipipe.pipeline.console import Console
 from wsipipe.pipeline.run.runner import Runner
@@ -44,7 +45,7 @@ def run(place: Path, stage: Any, **options: bool) -> Any:
 def story(place: Path) -> dict[str, Any]:
     """What the last records say, but for when and where."""
     return {
-        item: record.model_dump(exclude={"start", "seconds", "host", "inputs"})
+        item: {n: value for n, value in structs.asdict(record).items() if n not in ("start", "seconds", "host")}
         | {"inputs": {name: given.digest for name, given in record.inputs.items()}}
         | ({"error": str(record.error).replace(str(place), "")} if record.error else {})
         for item, record in sorted(last(place).items())
