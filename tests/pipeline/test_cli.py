@@ -114,7 +114,7 @@ def test_version_and_no_command() -> None:
         (["genomics"], "no expression matrix"),
         (["train"], "no biomarker is given"),
         (["train", "--label-column", "HER2"], "no cohort table is given"),
-        (["train", "--positive", "x"], "use --label-column too"),
+        (["train", "--positive", "x"], "use --label-column or --signature too"),
         (["train", "--name", "her2", "--positive", "x"], "label_column is missing (or --label-column)"),
         (["train", "--label-column", "HER2", "--nested", "x"], "error train: nested 'x' is not NAME=VALUE,VALUE"),
         (["import", ".", "--backbone", "uni", "--pooling", "max"], "'max' is not one of"),
