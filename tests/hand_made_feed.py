@@ -119,7 +119,14 @@ def bag_of(it: Item, max_bad_tiles: float = 0.0, sink: Kept | None = None) -> Op
 
 def embedder_of(network: nn.Module, side: int = SIDE) -> Embedder:
     backbone = Backbone(
-        name="hand-made", architecture="none", pooling="pooled", resize=side, mean=(0.5,) * 3, std=(0.25,) * 3
+        name="hand-made",
+        architecture="none",
+        source="made here",
+        interpolation="bicubic",
+        pooling="pooled",
+        resize=side,
+        mean=(0.5,) * 3,
+        std=(0.25,) * 3,
     )
     return ready(backbone, network.eval(), Weights(Path("none"), "random"), device=CPU)
 

@@ -73,7 +73,16 @@ def random_weights(name: str, device: torch.device, precision: Precision) -> Emb
 
 
 def nothing_to_do(device: torch.device) -> Embedder:
-    backbone = Backbone(name="zeros", architecture="none", pooling="pooled", resize=224, mean=(0,) * 3, std=(1,) * 3)
+    backbone = Backbone(
+        name="zeros",
+        architecture="none",
+        source="made here",
+        interpolation="bicubic",
+        pooling="pooled",
+        resize=224,
+        mean=(0,) * 3,
+        std=(1,) * 3,
+    )
     return AnyPixels(backbone, Zeros(), Weights(Path("none"), "none"), device, "fp32", 8)
 
 

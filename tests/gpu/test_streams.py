@@ -50,7 +50,16 @@ def mean_colours(device: torch.device, number: int = -1, error: Exception | None
                 raise error
             return pixels.mean((2, 3))
 
-    backbone = Backbone(name="x", architecture="x", pooling="pooled", resize=32, mean=(0.5,) * 3, std=(0.25,) * 3)
+    backbone = Backbone(
+        name="x",
+        architecture="x",
+        source="made here",
+        interpolation="bicubic",
+        pooling="pooled",
+        resize=32,
+        mean=(0.5,) * 3,
+        std=(0.25,) * 3,
+    )
     return ready(backbone, Network(), Weights(Path("none"), "random"), device=device, precision="fp32")
 
 
@@ -147,7 +156,16 @@ def test_a_network_that_cannot_be_recorded_is_computed_as_before(gpu: torch.devi
         def forward(self, pixels: Tensor) -> Tensor:
             return pixels.mean((2, 3)) * (1.0 if pixels.sum().item() else 0.0)
 
-    backbone = Backbone(name="x", architecture="x", pooling="pooled", resize=32, mean=(0.5,) * 3, std=(0.25,) * 3)
+    backbone = Backbone(
+        name="x",
+        architecture="x",
+        source="made here",
+        interpolation="bicubic",
+        pooling="pooled",
+        resize=32,
+        mean=(0.5,) * 3,
+        std=(0.25,) * 3,
+    )
     embedder = ready(backbone, Network(), Weights(Path("none"), "random"), device=gpu, precision="fp32")
     with threads_of(embedder) as (threads, back):
         for number in range(5):
