@@ -60,12 +60,17 @@ class CohortTable:
     def column(self, name: str) -> str:
         """The exact name of a column; case is ignored if only one column matches.
 
+        A field may be asked for by the name that the table's own header has for it, such as ``hospital`` for the site.
+
         :raises CohortError: no such column; the message suggests similar names.
         """
         columns = [str(column) for column in self.frame.columns]
         folded = [column for column in columns if column.casefold() == name.strip().casefold()]
         if name in columns or len(folded) == 1:
             return name if name in columns else folded[0]
+        for field in FIELDS:
+            if plain_name(name) in plain_names("cohort", field) and (self.frame[field] != "").any():
+                return field
         lower = {column.casefold(): column for column in columns}
         near = [lower[close] for close in difflib.get_close_matches(name.casefold(), list(lower), n=3, cutoff=0.5)]
         hint = f"did you mean {' or '.join(near)}? " if near else ""

@@ -67,3 +67,9 @@ def test_the_label_among_other_columns_is_left_out_and_said(tmp_path: Path) -> N
     found, notes = covariates(tmp_path, "slide_id,patient_id,her2,grade\ns,A,positive,1\n", "her2,grade")
     assert [column.name for column in found] == ["grade"]
     assert notes == ["audit: her2 is the label itself, left out"]
+
+
+def test_a_field_is_found_by_the_name_that_the_header_has_for_it(tmp_path: Path) -> None:
+    text = "slide_id,patient_id,her2,Hospital\ns,A,positive,north\nt,B,negative,south\n"
+    [site], _ = covariates(tmp_path, text, "hospital")
+    assert dict(site.values) == {"A": "north", "B": "south"}
