@@ -89,8 +89,8 @@ def test_a_list_is_the_teachers_panel_too(tmp_path: Path) -> None:
     teaching = MolecularData.read([store(tmp_path, "rna", PATIENTS)], None)
     assert teaching is not None
     listed = replace(teaching, gene_list=("G20", "G07"))
-    assert fold_targets(cohort(), listed, TrainSettings(genes=5)).description["genes"] == 2
-    assert fold_targets(cohort(), teaching, TrainSettings(genes=5)).description["genes"] == 5
+    assert fold_targets(cohort(), listed, TrainSettings(genes=5), BINARY).description["genes"] == 2
+    assert fold_targets(cohort(), teaching, TrainSettings(genes=5), BINARY).description["genes"] == 5
 
 
 def test_shuffled_rna_stays_within_its_class_and_leaves_others_alone(tmp_path: Path) -> None:
@@ -116,7 +116,7 @@ def test_soft_targets_are_the_folds_own(tmp_path: Path) -> None:
     validation = {patient: (LABELS[patient], ("S",)) for patient in PATIENTS[28:30]}
     train = {patient: own for patient, own in cohort().train.items() if patient not in validation}
     settings = TrainSettings(genes=3)
-    targets = fold_targets(replace(cohort(), train=train, validation=validation), teaching, settings)
+    targets = fold_targets(replace(cohort(), train=train, validation=validation), teaching, settings, BINARY)
     assert targets.train.keys() == train.keys()
     known = {patient: targets.train[patient] for patient in PATIENTS[5:28]}
     assert np.mean([(p > 0.5) == LABELS[patient] for patient, p in known.items()]) > 0.8  # G07 says it
@@ -131,7 +131,7 @@ def test_soft_targets_are_the_folds_own(tmp_path: Path) -> None:
     others[[place for place, p in enumerate(teaching.table.patients) if p in PATIENTS[30:]]] = 1e6
     flipped = {patient: (1 - label, slides) for patient, (label, slides) in validation.items()}
     changed = replace(teaching, table=replace(teaching.table, matrix=others))
-    assert fold_targets(replace(cohort(), train=train, validation=flipped), changed, settings) == targets
+    assert fold_targets(replace(cohort(), train=train, validation=flipped), changed, settings, BINARY) == targets
 
 
 # Bags
