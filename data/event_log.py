@@ -50,7 +50,8 @@ class EventLog:
             self._failed = True
 
     def _append(self, line: bytes) -> None:
-        if self._first:
+        begins = self._first
+        if begins:
             refuse_link(self.path)
             self.path.parent.mkdir(parents=True, exist_ok=True)
             if self.path.exists() and self.path.stat().st_size > _MOST_BYTES:
@@ -59,7 +60,7 @@ class EventLog:
         flags = os.O_RDWR | os.O_APPEND | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0)
         handle = os.open(self.path, flags, 0o666)
         try:
-            size = os.fstat(handle).st_size
+            size = os.fstat(handle).st_size if begins else 0  # later, a half line is one that somebody is writing
             torn = size > 0 and os.pread(handle, 1, size - 1) != b"\n"
             os.write(handle, b"\n" + line if torn else line)
         finally:
