@@ -102,9 +102,7 @@ def patient_labels(
     """
     column = table.column(column)
     classes = _classes(table, column, positive, negative, one_is_enough=one_class_is_enough)
-    values: dict[str, list[str]] = {}
-    for patient, value in zip(table.frame["patient_id"], table.frame[column], strict=True):
-        values.setdefault(patient, []).append(value)
+    values = table.by_patient(column)
     conflicts = {
         patient: " and ".join(sorted(set(written)))
         for patient, written in sorted(values.items())
@@ -183,9 +181,7 @@ def class_labels(
             listed = [f"{value or '(empty)'} ({count})" for value, count in there.most_common()]
             what = f"no row of column {column} is of class {name}: none is {' or '.join(own)}"
             raise CohortError(what, path=table.source, hint=f"choose classes among its values: {some(listed, 12)}")
-    values: dict[str, list[str]] = {}
-    for patient, value in zip(table.frame["patient_id"], table.frame[column], strict=True):
-        values.setdefault(patient, []).append(value)
+    values = table.by_patient(column)
     label_of: dict[str, Label | str] = {}
     conflicts = []
     for patient, written in sorted(values.items()):

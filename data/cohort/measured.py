@@ -45,7 +45,7 @@ def number_labels(
     :raises CohortError: no such column, a value that is no number, or patients with two numbers.
     """
     column = table.column(column)
-    written = _by_patient(table, column)
+    written = table.by_patient(column)
     label_of = _agreed({p: [_number(table, column, v) for v in own] for p, own in written.items()})
     return _joined(table, column, label_of, match, unusable, keep_frozen, drop_conflicts)
 
@@ -68,7 +68,7 @@ def survival_labels(
         neither 0 nor 1, or in a column whose name says the contrary; patients with two follow-ups.
     """
     time_column, event_column = table.column(time_column), table.column(event_column)
-    times, events = _by_patient(table, time_column), _by_patient(table, event_column)
+    times, events = table.by_patient(time_column), table.by_patient(event_column)
     found: dict[str, list[Label | str]] = {}
     for patient, own in times.items():
         found[patient] = [
@@ -77,13 +77,6 @@ def survival_labels(
         ]
     name = f"{time_column} and {event_column}"
     return _joined(table, name, _agreed(found), match, unusable, keep_frozen, drop_conflicts)
-
-
-def _by_patient(table: CohortTable, column: str) -> dict[str, list[str]]:
-    values: dict[str, list[str]] = {}
-    for patient, value in zip(table.frame["patient_id"], table.frame[column], strict=True):
-        values.setdefault(patient, []).append(value)
-    return values
 
 
 def _number(table: CohortTable, column: str, value: str) -> Label | str:

@@ -78,6 +78,13 @@ class CohortTable:
             f"there is no column {name!r}", path=self.source, hint=f"{hint}The table has: {', '.join(columns)}"
         )
 
+    def by_patient(self, column: str) -> dict[str, list[str]]:
+        """Patient → the cells of a column in that patient's rows, in the order of the table."""
+        cells: dict[str, list[str]] = {}
+        for patient, cell in zip(self.frame["patient_id"], self.frame[column], strict=True):
+            cells.setdefault(patient, []).append(cell)
+        return cells
+
     def paths(self) -> dict[str, Path]:
         """Slide id → file, for rows with a path. Relative paths are relative to the table's folder."""
         return {
