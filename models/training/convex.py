@@ -13,21 +13,17 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from scipy.optimize import minimize
 
 from ..mil.bag_tensors import Patient
 from ..mil.mean_pooling import MeanPooling
 from ..tasks.task import Task
 from .fit import Epoch, Fit, FitSettings, sampling_groups, validate
+from .slide_means import Floats, centre_and_scale, slide_means
 
 MAX_ITERATIONS = 10_000
 TOLERANCE = 1e-8
 """Of the gradient, when the solver stops."""
-ROUNDING = 1e-6
-"""A feature whose standard deviation is less than this fraction of its mean varies by float32's rounding alone."""
-
-Floats = NDArray[np.float64]
 
 
 def fit_convex(
@@ -42,10 +38,10 @@ def fit_convex(
 
     :param penalties: C, the strongest penalty first; each is an "epoch" of the history.
     """
-    means, values, weights = _rows(sampling_groups(network.task, train), network.task.compares_patients)
-    centre = np.average(means, axis=0, weights=weights)
-    scale = np.sqrt(np.average((means - centre) ** 2, axis=0, weights=weights))
-    scale = np.where(scale > ROUNDING * np.abs(centre), scale, 1.0)
+    groups = sampling_groups(network.task, train)
+    means, targets, weights = slide_means(groups, together=network.task.compares_patients)
+    centre, scale = centre_and_scale(means, weights)
+    values = torch.tensor(targets)
     network.load_state_dict({**network.state_dict(), "centre": torch.tensor(centre), "scale": torch.tensor(scale)})
     x = torch.tensor((means - centre) / scale)
     done = Fit()
@@ -90,25 +86,3 @@ def solve(task: Task, x: torch.Tensor, values: torch.Tensor, weights: torch.Tens
 def _weighted(task: Task, logits: torch.Tensor, values: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
     """Σ weight · loss of the rows."""
     return (weights * task.losses(logits, values)).sum()
-
-
-def _rows(groups: Sequence[Sequence[Patient]], together: bool) -> tuple[Floats, torch.Tensor, Floats]:
-    """Collect the means (rows, D), target values and weights of training slides.
-
-    All groups have the same total weight, their patients the same each, and a patient's slides share it; weights sum to
-    the number of patients.
-
-    :param together: a row for each patient, the mean of their slides: the score of a linear model is then the mean of
-        the slides' scores, as :meth:`.Task.join` takes it.
-    """
-    patients = sum(len(group) for group in groups)
-    means: list[NDArray[np.float64]] = []
-    values, weights = [], []
-    for group in groups:
-        for patient in group:
-            of_slides = [bag.features.float().mean(dim=0).double().cpu().numpy() for bag in patient.bags]
-            own = [np.mean(of_slides, axis=0)] if together else of_slides
-            means += own
-            values += [patient.value] * len(own)
-            weights += [patients / len(groups) / len(group) / len(own)] * len(own)
-    return np.stack(means), torch.tensor(values, dtype=torch.float64), np.array(weights)

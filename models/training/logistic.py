@@ -11,7 +11,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from sklearn.linear_model import LogisticRegression
 
 from ...data.errors import about
@@ -20,6 +19,7 @@ from ..mil.mean_pooling import MeanPooling, MeanPoolingOfTargets
 from ..tasks.multitask import MultiTask
 from .convex import fit_convex
 from .fit import Epoch, Fit, FitSettings, sampling_groups, validate
+from .slide_means import Floats, centre_and_scale, slide_means
 
 PENALTIES: tuple[float, ...] = (1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0)
 """C of scikit-learn, the inverse of the penalty, strongest penalty first."""
@@ -27,10 +27,6 @@ MAX_ITERATIONS = 10_000
 """Maximum number of solver iterations; hundreds are usual."""
 TOLERANCE = 1e-6
 """The solver's tolerance on its gradient: weights then agree to about four digits for any order of the patients."""
-ROUNDING = 1e-6
-"""A feature whose standard deviation is less than this fraction of its mean varies by float32's rounding alone."""
-
-Floats = NDArray[np.float64]
 
 
 def fit_mean(
@@ -58,8 +54,8 @@ def fit_mean(
         return _fit_targets(network, train, validation, settings, tell)
     if network.task.name not in ("binary", "multiclass") or network.task.outputs != 2:
         return fit_convex(network, train, validation, settings, PENALTIES, tell)
-    means, targets, weights = _slides(sampling_groups(network.task, train))
-    centre, scale = _standard(means, weights)
+    means, targets, weights = slide_means(sampling_groups(network.task, train))
+    centre, scale = centre_and_scale(means, weights)
     x = (means - centre) / scale
     network.load_state_dict({**network.state_dict(), "centre": torch.tensor(centre), "scale": torch.tensor(scale)})
     sample_weights = np.concatenate([weights * targets, weights * (1 - targets)])
@@ -119,27 +115,6 @@ def _fit_targets(
         tell(first)
     done.state = {name: value.detach().clone() for name, value in network.state_dict().items()}
     return done
-
-
-def _slides(groups: Sequence[Sequence[Patient]]) -> tuple[Floats, Floats, Floats]:
-    """Collect the means (slides, D), targets and weights of training slides; weights sum to the number of patients."""
-    patients = sum(len(group) for group in groups)
-    means, targets, weights = [], [], []
-    for group in groups:
-        for patient in group:
-            for bag in patient.bags:
-                means.append(bag.features.float().mean(dim=0).double().cpu().numpy())
-                targets.append(patient.value)
-                weights.append(patients / len(groups) / len(group) / len(patient.bags))
-    return np.stack(means), np.array(targets, dtype=np.float64), np.array(weights)
-
-
-def _standard(means: Floats, weights: Floats) -> tuple[Floats, Floats]:
-    """Compute the weighted mean and standard deviation (D) of slide means, 1 for features that do not vary."""
-    centre = np.average(means, axis=0, weights=weights)
-    scale = np.sqrt(np.average((means - centre) ** 2, axis=0, weights=weights))
-    varies = scale > ROUNDING * np.abs(centre)
-    return centre, np.where(varies, scale, 1.0)
 
 
 def _cross_entropy(logits: Floats, targets: Floats, weights: Floats) -> float:
