@@ -69,6 +69,23 @@ class ComparedMethod:
         """The name without the suffix of soft targets."""
         return self.name.removesuffix(SOFT)
 
+    def difference_columns(self, p_value_holm: float | None) -> dict[str, str | int | float | None]:
+        """The last columns of the method's row in ``comparison.csv``: its difference to the reference, time and note.
+
+        :param p_value_holm: its p-value after Holm's correction, if it has one.
+        """
+        against = self.against_reference
+        return {
+            "difference": against.difference if against else None,
+            "difference_low": against.low if against else None,
+            "difference_high": against.high if against else None,
+            "p_value": against.p_value if against else None,
+            "p_value_holm": p_value_holm,
+            "patients_compared": against.n_patients if against else None,
+            "seconds": self.seconds,
+            "note": self.note,
+        }
+
     @property
     def reads_slides(self) -> bool:
         """Whether it uses slides; all methods do except RNA alone."""

@@ -49,16 +49,6 @@ def task_comparison_table(comparison: Comparison) -> list[dict[str, str | int | 
             row |= {name: estimate.value, f"{name}_low": estimate.low, f"{name}_high": estimate.high}
         row |= dict(zip(("fold_mean", "fold_sd"), method.of_folds, strict=True))
         row |= {f"fold_{i}": dict(enumerate(method.fold_aucs)).get(i) for i in range(folds)}
-        against = method.against_reference
-        row |= {
-            "difference": against.difference if against else None,
-            "difference_low": against.low if against else None,
-            "difference_high": against.high if against else None,
-            "p_value": against.p_value if against else None,
-            "p_value_holm": corrected.get(method.name),
-            "patients_compared": against.n_patients if against else None,
-            "seconds": method.seconds,
-            "note": method.note,
-        }
+        row |= method.difference_columns(corrected.get(method.name))
         rows.append(row)
     return rows
