@@ -53,6 +53,11 @@ class Pieces:
         """Whether the network's kernels are launched together."""
         return self._graph is not None
 
+    def forget_recording(self) -> None:
+        """Launch the network kernel by kernel from now on, and give back the memory that the recording takes."""
+        self._graphs, self._graph = False, None
+        torch.cuda.empty_cache()
+
     def __call__(self, tiles: Tensor) -> Tensor:
         while True:
             try:
@@ -81,12 +86,12 @@ class Pieces:
             self._graph, self._shape = None, tiles.shape
             return self._embedder(tiles)
         if self._graph is None:
-            try:
+            with suppress(RuntimeError):
                 self._graph = CudaGraph(self._embedder, tiles)
-            except RuntimeError:  # what cannot be recorded, or finds no memory beside, is launched kernel by kernel
-                self._graphs = False
-                return self._embedder(tiles)
-        return self._graph(tiles)
+        if self._graph is not None:
+            return self._graph(tiles)
+        self.forget_recording()  # it cannot be recorded, or found no memory beside
+        return self._embedder(tiles)
 
 
 class EmbedThreads(ABC):
@@ -226,6 +231,7 @@ class CudaStreams(EmbedThreads):
                     slot = self._slots.get()
                     try:
                         if slot is None or slot.tiles.shape != batch.tiles.shape:
+                            slot = None  # its memory is free for the new one
                             slot = self._slot_like(batch.tiles)
                         self._submit(batch, slot)
                     except BaseException as error:  # noqa: BLE001  the boundary: fails the slides of this batch, not the others
@@ -269,6 +275,17 @@ class CudaStreams(EmbedThreads):
         torch.set_num_threads(1)  # as in the warm-up: kernels compiled under another number are compiled again
 
     def _slot_like(self, tiles: Tensor) -> _Slot:
+        """Make a slot for batches of a shape; without memory for it, the recorded kernels give up theirs."""
+        try:
+            return self._new_slot(tiles)
+        except RuntimeError as error:
+            if not (self.pieces.recorded and is_out_of_memory(error)):
+                raise
+        self._computing.synchronize()  # the last batch may still be computed by them
+        self.pieces.forget_recording()
+        return self._new_slot(tiles)
+
+    def _new_slot(self, tiles: Tensor) -> _Slot:
         with torch.cuda.device(self._device):
             return _Slot(
                 torch.empty(tiles.shape, dtype=torch.uint8, device=self._device),
