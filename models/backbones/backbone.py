@@ -92,7 +92,8 @@ class Embedder:
         :raises BackboneError: the tiles are not square.
         """
         backbone = self.backbone
-        x = resized(tiles, backbone.resize, backbone.interpolation, self.device).div_(255)
+        with torch.autocast(self.device.type, enabled=False):  # half precision would round grey values
+            x = resized(tiles, backbone.resize, backbone.interpolation, self.device).div_(255)
         if backbone.crop and backbone.crop != backbone.resize:
             edge = round((backbone.resize - backbone.crop) / 2)  # of halves the even one, as torchvision's CenterCrop
             x = x[..., edge : edge + backbone.crop, edge : edge + backbone.crop]
