@@ -8,6 +8,7 @@ hence the same bits.
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 
 import torch
 from torch import Tensor
@@ -29,12 +30,27 @@ class CudaGraph:
         for _ in range(_BEFORE):
             compute(self._given)
         self._graph = torch.cuda.CUDAGraph()
-        # Other threads allocate pinned memory and wait for events meanwhile, which is allowed only in this mode.
-        with torch.cuda.graph(self._graph, capture_error_mode="thread_local"):
-            self._found = compute(self._given)
+        pool = torch.cuda.graph_pool_handle()
+        try:
+            # Other threads allocate pinned memory and wait for events meanwhile, which is allowed only in this mode.
+            with torch.cuda.graph(self._graph, pool=pool, capture_error_mode="thread_local"):
+                self._found = compute(self._given)
+        except RuntimeError:
+            _end_recording(like.device, pool)
+            raise
 
     def __call__(self, tiles: Tensor) -> Tensor:
         """Compute a batch on the current stream; the next call overwrites what is returned."""
         self._given.copy_(tiles, non_blocking=True)
         self._graph.replay()
         return self._found
+
+
+def _end_recording(device: torch.device, pool: tuple[int, int]) -> None:
+    """Tell PyTorch's allocator that a recording is over which CUDA has broken off.
+
+    PyTorch before 2.12 does not (its issue 180395), and then never gives back the memory that it keeps for later.
+    """
+    with suppress(RuntimeError):  # it says so where the recording is over already
+        torch._C._cuda_endAllocateToPool(device.index, pool)
+        torch._C._cuda_releasePool(device.index, pool)
