@@ -159,9 +159,9 @@ def _checked_sizes(metadata: dict[str, Any], folder: Path, key: str, value: int,
         raise UncheckedStore(f"{key} has chunks of another number of axes")
     for what, sizes in (("an array", shape), ("a chunk", file)):
         if (claimed := math.prod(sizes) * value) > most:
-            told = " × ".join(f"{size:,}" for size in sizes)
+            shown = " × ".join(f"{size:,}" for size in sizes)
             raise UncheckedStore(
-                f"{key} claims {what} of {told} values, {claimed:,} bytes, in files of {on_disk:,} bytes: "
+                f"{key} claims {what} of {shown} values, {claimed:,} bytes, in files of {on_disk:,} bytes: "
                 f"at most {most:,} are read"
             )
     files = math.prod(-(-size // of_file) for size, of_file in zip(shape, file, strict=True))

@@ -178,7 +178,7 @@ def _unit(
     hinted: tuple[Unit, str] | None,
     facts: ReadingFacts,
 ) -> tuple[Unit, _Array, str]:
-    """The unit, the values in it, and whether the user gave it (``told``), the file states it, or it was recognised."""
+    """The unit, the values in it, and whether the user gave it (``given``), the file states it, or it was recognised."""
     if seen.slightly_negative and given not in ("log", "zscore"):
         negative = int((values < 0).sum())
         what = f"values below zero (down to {seen.least:g}), as a batch correction leaves them, set to 0"
@@ -187,7 +187,7 @@ def _unit(
         seen = Values.of(values)
     unit: Unit
     if given != "auto":
-        unit, how = given, "told"
+        unit, how = given, "given"
         check_unit(unit, seen)
         facts.sentences.append(f"the unit is {unit}, as given: {seen}")
         if stated and stated[0] != given:

@@ -166,7 +166,7 @@ def _mistake(path: Path, file: Path, slide_format: str) -> Mistake | None:
 
 
 def _tile(properties: Mapping[str, str], level: int) -> tuple[int, int]:
-    """Width and height of a level's tiles; those of the usual ones if it is not told."""
+    """Width and height of a level's tiles; those of the usual ones if the file does not say."""
     width, height = (
         int(properties.get(f"openslide.level[{level}].tile-{side}", "256")) for side in ("width", "height")
     )
