@@ -178,7 +178,7 @@ def _unit(
     hinted: tuple[Unit, str] | None,
     facts: ReadingFacts,
 ) -> tuple[Unit, _Array, str]:
-    """The unit, the values in it, and how it is known: ``given`` by the user, ``stated`` by the file, or ``recognised``."""
+    """The unit, the values in it, and how it is known: ``given``, ``stated`` by the file, or ``recognised``."""
     if seen.slightly_negative and given not in ("log", "zscore"):
         negative = int((values < 0).sum())
         what = f"values below zero (down to {seen.least:g}), as a batch correction leaves them, set to 0"
