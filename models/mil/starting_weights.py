@@ -62,7 +62,7 @@ class StartingWeights:
         :param frozen: whether training leaves them as they are, so that the head alone learns.
         :raises BundleError: the network has other sizes.
         """
-        own = {**network.named_parameters()}
+        own = dict(network.named_parameters())
         for name, tensor in self.tensors.items():
             if own[name].shape != tensor.shape:
                 what = f"{name} has the shape {(*tensor.shape,)}, and the network's is {(*own[name].shape,)}"

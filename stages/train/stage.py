@@ -22,6 +22,7 @@ from ...data.errors import CohortError, UsageError
 from ...data.features.store import FeatureFacts
 from ...data.manifest import Manifest, Record
 from ...data.version import __version__
+from ...models.backbones.backbone import find_backbone
 from ...models.backbones.devices import choose_device, choose_devices
 from ...models.bundle import BundleFacts, Question, write_bundle
 from ...models.feature_recipe import FeatureRecipe
@@ -162,7 +163,7 @@ class TrainStage(Stage[TrainSettings]):
     def _refuse_other_features(self, extract: Mapping[str, Any]) -> None:
         """Refuse weights to start from that read features of another backbone."""
         wanted = self.settings.init_backbone
-        if wanted and wanted != extract["backbone"]:
+        if wanted and find_backbone(wanted).name != find_backbone(extract["backbone"]).name:
             what = f"its weights were trained on features of {wanted}, and these are of {extract['backbone']}"
             raise UsageError(what, path=self.settings.init, hint=f"--backbone {wanted}, or leave --init out")
 

@@ -38,6 +38,8 @@ TRAIN = {
     "shared": None,
     "slots": None,
     "memory": "gradient",
+    "init_backbone": "",
+    "freeze": False,
     "use_rna": True,
     "shuffle_rna": False,
     "genes": 768,
