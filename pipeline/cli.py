@@ -18,9 +18,12 @@ from ..stages.compare.settings import CompareSettings
 from ..stages.extract.settings import ExtractSettings
 from ..stages.predict.settings import PredictSettings
 from ..stages.registry import steps
+from ..stages.robustness.settings import RobustnessSettings
 from ..stages.tile.settings import TileSettings
 from ..stages.train.settings import AUDIT, BiomarkerSettings, ReportSettings, SplitSettings, TrainSettings
-from . import chain, comparison, training
+from . import chain
+from .biomarkers import comparison, training
+from .biomarkers import robustness as of_features
 from .checks.commands import add_upkeep
 from .command import Call, Commands, Debug, Json, console_of, works
 from .config import FILE_NAME, template
@@ -150,7 +153,7 @@ def compare(
     gpu: Gpus = None,
 ) -> None:
     """Train several methods on the same splits and compare them with MoMKD: CSV, a page, a figure."""
-    from .comparison_table import show_comparisons
+    from .biomarkers.comparison_table import show_comparisons
 
     for flag in _OF_EACH_METHOD:
         if call.flags["train"][flag] is not None:
@@ -160,6 +163,25 @@ def compare(
     summaries, results = comparison.compare(*call.open(), name, features=features, prevalence=prevalence)
     show_comparisons(call.console, results)
     call.finish(summaries, {"comparisons": results})
+
+
+@works(app, robustness=RobustnessSettings, biomarker=BiomarkerSettings)
+def robustness(
+    call: Call,
+    *,
+    name: Biomarkers = None,
+    table: Table = None,
+    features: Annotated[
+        list[str] | None,
+        typer.Option(help="features to ask, such as 0.5mpp-224px/uni2-h,0.5mpp-224px/uni; default: all that are here"),
+    ] = None,
+) -> None:
+    """Ask features of one backbone or several whether they show the label, or the site: CSV and a page."""
+    name = call.on_biomarkers(name, table, None)
+    summaries, results = of_features.robustness(*call.open(), name, features=features or [])
+    for paths in results.values():
+        call.console.line(f"  {paths['html']}")
+    call.finish(summaries, {"robustness": results})
 
 
 @works(app, biomarker=BiomarkerSettings)

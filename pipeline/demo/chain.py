@@ -9,7 +9,8 @@ import time
 from pathlib import Path
 
 from ...data.errors import SurroundingsError
-from .. import chain, training
+from .. import chain
+from ..biomarkers import training
 from ..config import Config, parse
 from ..console import Console, clock
 from ..results import Summary
