@@ -98,7 +98,7 @@ def variants(
     :param targets: the tasks of its targets, if it has some.
     :raises UsageError: an unknown name, or a method that needs RNA where there is none.
     """
-    random = {"init": None, "init_backbone": "", "freeze": False}
+    random = {"init": None, "init_backbone": None, "freeze": False}
     common = base.model_copy(update={"use_rna": True, "soft_targets": False, "shuffle_rna": False, **random})
     known: dict[str, Variant] = {}
     plain = {

@@ -214,8 +214,8 @@ class TrainSettings(Settings):
         description="of abmil and clam-sb: start from the attention in this file, such as FEATHER's, instead of a "
         "random one; widths are the file's",
     )
-    init_backbone: str = Field(
-        "", examples=["uni2-h"], description="with init: the backbone on whose features its weights were trained"
+    init_backbone: str | None = Field(
+        None, examples=["uni2-h"], description="with init: the backbone on whose features its weights were trained"
     )
     freeze: bool = Field(False, description="with init: keep the weights as they are, so that the head alone learns")
     use_rna: bool = Field(True, description="use RNA as a teacher during training")

@@ -39,7 +39,7 @@ TRAIN = {
     "shared": None,
     "slots": None,
     "memory": "gradient",
-    "init_backbone": "",
+    "init_backbone": None,
     "freeze": False,
     "use_rna": True,
     "shuffle_rna": False,
