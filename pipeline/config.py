@@ -27,6 +27,7 @@ from ..stages.registry import steps
 from ..stages.settings import Settings
 from ..stages.tile.settings import TileSettings
 from ..stages.train.settings import BiomarkerSettings, QuestionSettings, ReportSettings, SplitSettings, TrainSettings
+from .cluster.settings import ClusterSettings
 
 FILE_NAME = "wsipipe.toml"
 
@@ -59,6 +60,7 @@ class Sections(Settings):
     report: ReportSettings = ReportSettings()
     compare: CompareSettings = CompareSettings()
     predict: PredictSection = PredictSection()
+    cluster: ClusterSettings = ClusterSettings()
     biomarkers: dict[str, BiomarkerSettings] = Field(default={}, description="biomarkers to predict; one model each")
 
     @field_validator("biomarkers")

@@ -234,12 +234,14 @@ class Work(ABC):
 
     def _died(self, place: Place) -> Iterator[Result]:
         """A worker has died; only what it had in work can have caused that."""
+        worker = place.worker
+        assert worker is not None
         in_work, exit_code = self._end(place, kill=False)
         self._queue.extendleft(given.item for given in reversed(in_work) if not given.begun)
         begun = [given for given in in_work if given.begun]
         for suspect in begun:
             if suspect.item.id in self._tried_again:
-                yield self._failure(suspect, self._death(suspect.item, place, exit_code))
+                yield self._failure(suspect, self._death(suspect.item, place, worker))
                 continue
             self._suspects.append(suspect.item)
             if place.device is not None:  # it may be the device that kills its processes
@@ -314,9 +316,9 @@ class Work(ABC):
     def _failure(self, in_work: InWork, error: Exception) -> Result:
         return result_of(self._stage, in_work.item, error, in_work.start, in_work.clock)
 
-    def _death(self, item: Item, place: Place, exit_code: int | None) -> SlideError | SurroundingsError:
+    def _death(self, item: Item, place: Place, worker: PlacedWorker) -> SlideError | SurroundingsError:
         """The error of an item whose process has died twice."""
-        return death_of(item, place.device, exit_code)
+        return death_of(item, place.device, worker.exit_code)
 
     def _given_up(self, item: Item) -> SlideError:
         return SlideError(

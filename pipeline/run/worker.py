@@ -31,10 +31,12 @@ if TYPE_CHECKING:
 _HAS_FORKSERVER: Final = "forkserver" in get_all_start_methods()
 _NOTHING: Final = pickle.dumps(None)
 
-Kind = Literal["next", "began", "result", "advance", "say", "note", "end", "died", "unready", "broken", "stopped"]
+Kind = Literal[
+    "next", "began", "result", "advance", "say", "note", "end", "died", "lost", "unready", "broken", "stopped"
+]
 """Kinds of a worker's messages: a request for an item; an item's begin, where it was handed out ahead, and its result;
-progress (advance, say); a closing note; the end, or the process's death; and with an error: it cannot start (unready),
-its device failed (broken), its stage's stream raised (stopped)."""
+progress (advance, say); a closing note; the end, the process's death, or that nobody answers there any more (lost); and
+with an error: it cannot start (unready), its device failed (broken), its stage's stream raised (stopped)."""
 
 
 @dataclass
