@@ -25,7 +25,7 @@ from . import chain
 from .biomarkers import comparison, training
 from .biomarkers import robustness as of_features
 from .checks.commands import add_upkeep
-from .command import Call, Commands, Debug, Json, console_of, works
+from .command import Call, Commands, ConfigFile, Dask, Debug, Json, console_of, settings_of, works
 from .config import FILE_NAME, template
 from .process import run_command
 from .steps import Features, Gpus, Tiles, Weights, add_step
@@ -60,7 +60,7 @@ Prevalence = Annotated[
 Gpu = Annotated[str | None, typer.Option("--gpu", help="number of the GPU to use; the same as --device cuda:N")]
 
 
-@works(app, tile=TileSettings)
+@works(app, distributes=True, tile=TileSettings)
 def tile(
     call: Call,
     slides: Slides = None,
@@ -111,7 +111,9 @@ def import_(
     call.finish([chain.import_features(*call.open(), folder, tiles=tiles)])
 
 
-@works(app, train=TrainSettings, biomarker=BiomarkerSettings, split=SplitSettings, report=ReportSettings)
+@works(
+    app, distributes=True, train=TrainSettings, biomarker=BiomarkerSettings, split=SplitSettings, report=ReportSettings
+)
 def train(
     call: Call,
     *,
@@ -137,6 +139,7 @@ _OF_EACH_METHOD = ("method", "soft_targets", "use_rna", "shuffle_rna")
 @works(
     app,
     hidden=_OF_EACH_METHOD,
+    distributes=True,
     compare=CompareSettings,
     train=TrainSettings,
     biomarker=BiomarkerSettings,
@@ -208,7 +211,7 @@ def import_checkpoint(
     call.finish([chain.import_checkpoint(*call.open(), checkpoints, name, prevalence=prevalence)])
 
 
-@works(app, predict=PredictSettings)
+@works(app, distributes=True, predict=PredictSettings)
 def predict(
     call: Call,
     slides: Slides = None,
@@ -307,7 +310,7 @@ def evaluate(
     call.finish(summaries, {"evaluations": metrics})
 
 
-@works(app)
+@works(app, distributes=True)
 def run(call: Call) -> None:
     """Run the whole chain that the settings file describes: tile, extract, genomics, train, predict."""
     summaries, result = chain.everything(*call.open())
@@ -316,6 +319,22 @@ def run(call: Call) -> None:
 
 
 add_upkeep(app)
+
+
+@app.command()
+def cluster(
+    show: Annotated[bool, typer.Option("--show", help="print the script of the jobs, and submit none")] = False,
+    config: ConfigFile = None,
+    dask: Dask = None,
+    json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Show the job script of the cluster in the settings file or, without --show, compare its workers with this one."""
+    from .cluster_command import show_job_script, show_workers
+
+    with console_of(json=json, debug=debug) as console:
+        settings = settings_of(config, {})
+        (show_job_script if show else show_workers)(console, settings.cluster, dask, settings.workspace)
 
 
 @app.command()

@@ -7,7 +7,7 @@ import shlex
 import traceback
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -17,6 +17,7 @@ from typer.core import TyperGroup
 
 from ..data.errors import BusyError, SurroundingsError, UsageError, WsipipeError
 from ..stages.settings import Settings
+from .cluster.choice import elsewhere
 from .config import FILE_NAME, Config, load_config
 from .console import Console, LogLevel
 from .failures import next_command
@@ -24,7 +25,7 @@ from .flags import Flags, SectionFlags, give_signature
 from .process import INTERRUPTED, was_interrupted
 from .results import Summary
 from .run.outcomes import explain
-from .run.runner import Runner
+from .run.runner import Elsewhere, Runner
 
 ConfigFile = Annotated[
     Path | None, typer.Option("--config", "-c", help=f"settings file (default: {FILE_NAME} here, if there is one)")
@@ -37,6 +38,10 @@ Level = Annotated[
 ]
 Retry = Annotated[
     bool, typer.Option("--retry-failed", help="try failed items again even if their input has not changed")
+]
+Dask = Annotated[
+    str | None,
+    typer.Option("--dask", help="run on the workers of this Dask scheduler, such as tcp://login1:8786"),
 ]
 Replace = Annotated[bool, typer.Option("--replace", help="replace results that were made with other settings")]
 
@@ -112,12 +117,22 @@ class Call:
     flags: Flags
     console: Console
     options: dict[str, Any]
+    elsewhere: Elsewhere | None = None
 
     def open(self) -> tuple[Config, Runner]:
         """The settings (file and flags) and a runner for the workspace."""
         settings = settings_of(self.options["config"], {**self.flags, "workspace": self.options["workspace"]})
         again, replace = self.options["retry_failed"], self.options["replace"]
-        return settings, Runner(settings.workspace, self.console, retry_failed=again, replace=replace)
+        if "dask" in self.options:
+            self.elsewhere = elsewhere(settings.cluster, self.options["dask"])
+        return settings, Runner(
+            settings.workspace, self.console, retry_failed=again, replace=replace, elsewhere=self.elsewhere
+        )
+
+    def close(self) -> None:
+        """Leave the cluster, if there is one."""
+        if self.elsewhere is not None:
+            self.elsewhere.close()
 
     def on_gpu(self, section: str, gpu: str | None) -> None:
         """Take ``--gpu 0,1`` as ``--device cuda:0,cuda:1``, and ``--gpu all`` as every GPU."""
@@ -177,25 +192,30 @@ def common_options(
 
 
 def works(
-    app: typer.Typer, *, hidden: Sequence[str] = (), **sections: type[Settings]
+    app: typer.Typer, *, hidden: Sequence[str] = (), distributes: bool = False, **sections: type[Settings]
 ) -> Callable[[Callable[..., None]], None]:
     """Decorate a function to be a command with the common options and the flags of its sections.
 
     The function is called with a :class:`Call`.
 
     :param hidden: settings whose flags the command accepts only to refuse them with a message.
+    :param distributes: whether its items may run on a cluster; it then has ``--dask``.
     """
 
     def decorate(function: Callable[..., None]) -> None:
         _, *parameters = inspect.signature(function, eval_str=True).parameters.values()  # the first is the call
         common = list(inspect.signature(common_options, eval_str=True).parameters.values())
+        if distributes:
+            common.insert(2, inspect.Parameter("dask", inspect.Parameter.KEYWORD_ONLY, default=None, annotation=Dask))
         settings = SectionFlags(sections, frozenset(parameter.name for parameter in parameters), frozenset(hidden))
 
         def command(**arguments: Any) -> None:
             options = {parameter.name: arguments.pop(parameter.name) for parameter in common}
             flags = settings.take_from(arguments)
             with console_of(json=options["json"], debug=options["debug"], level=options["log_level"]) as console:
-                function(Call(flags, console, options), **arguments)
+                call = Call(flags, console, options)
+                with closing(call):
+                    function(call, **arguments)
 
         give_signature(command, [*parameters, *common, *settings.parameters], function)
         app.command(function.__name__.rstrip("_").replace("_", "-"))(command)

@@ -28,6 +28,7 @@ from ..stages.robustness.settings import RobustnessSettings
 from ..stages.settings import Settings
 from ..stages.tile.settings import TileSettings
 from ..stages.train.settings import BiomarkerSettings, QuestionSettings, ReportSettings, SplitSettings, TrainSettings
+from .cluster.settings import ClusterSettings
 
 FILE_NAME = "wsipipe.toml"
 
@@ -61,6 +62,7 @@ class Sections(Settings):
     compare: CompareSettings = CompareSettings()
     robustness: RobustnessSettings = RobustnessSettings()
     predict: PredictSection = PredictSection()
+    cluster: ClusterSettings = ClusterSettings()
     biomarkers: dict[str, BiomarkerSettings] = Field(default={}, description="biomarkers to predict; one model each")
 
     @field_validator("biomarkers")

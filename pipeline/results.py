@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from pathlib import Path
@@ -22,6 +22,8 @@ class Result:
     start: datetime
     seconds: float
     trace: str = ""
+    worker: str = ""
+    """The worker of a cluster that did it; empty: this machine."""
 
 
 @dataclass(frozen=True)
@@ -55,6 +57,9 @@ class Summary:
     """The most bytes of memory that it took at once, with its worker processes; 0 if unknown."""
     peak_gpu_memory: Mapping[str, int] = field(default_factory=dict)
     """GPU → the most bytes that PyTorch reserved on it."""
+    workers: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    """Worker of a cluster → its items, their units, the seconds from its first begin to its last end, and the rate:
+    units (items, where the stage has no unit) a second."""
 
     def to_json(self) -> dict[str, Json]:
         """As plain JSON values."""
@@ -91,6 +96,33 @@ def summed(summaries: Sequence[Summary], folder: Path) -> list[Summary]:
                     gpu: max(total.peak_gpu_memory.get(gpu, 0), located.peak_gpu_memory.get(gpu, 0))
                     for gpu in {**total.peak_gpu_memory, **located.peak_gpu_memory}
                 },
+                workers=_together(total.workers, located.workers),
             )
         )
     return list(by_stage.values())
+
+
+def rates(results: Iterable[Result], unit: str) -> dict[str, dict[str, float]]:
+    """What each worker of a cluster did, and how fast (:attr:`Summary.workers`)."""
+    by_worker: dict[str, list[Result]] = {}
+    for result in results:
+        if result.worker:
+            by_worker.setdefault(result.worker, []).append(result)
+    found: dict[str, dict[str, float]] = {}
+    for worker, own in sorted(by_worker.items()):
+        begin = min(result.start.timestamp() for result in own)
+        seconds = max(result.start.timestamp() + result.seconds for result in own) - begin
+        units = sum(int(result.outcome.stats.get(unit, 0)) if unit else 1 for result in own if result.outcome)
+        found[worker] = {"items": len(own), "units": units, "seconds": round(seconds, 3)}
+        found[worker]["rate"] = round(units / seconds, 3) if seconds > 0 else 0.0
+    return found
+
+
+def _together(*of_runs: Mapping[str, Mapping[str, float]]) -> dict[str, dict[str, float]]:
+    """What each worker did in several runs."""
+    added: dict[str, dict[str, float]] = {}
+    for worker, own in (pair for one in of_runs for pair in one.items()):
+        before = added.get(worker, {})
+        both = {name: before.get(name, 0) + own[name] for name in ("items", "units", "seconds")}
+        added[worker] = both | {"rate": round(both["units"] / both["seconds"], 3) if both["seconds"] else 0.0}
+    return added

@@ -74,7 +74,7 @@ def add_step(app: typer.Typer, row: StageRow) -> None:
         parameters.append(_option("gpu", Gpus))
     command.__name__, command.__doc__ = row.name, settings.__doc__
     command.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
-    works(app, hidden=(), **{row.name: settings})(command)
+    works(app, hidden=(), distributes=row.distributes, **{row.name: settings})(command)
 
 
 def _option(name: str, annotation: Any) -> inspect.Parameter:

@@ -58,6 +58,7 @@ class StageRow:
     :param command: the command that runs it; default: its name.
     :param unfinished: glob pattern of saved work from which it continues after an interruption.
     :param beside: names in its folder of files that it writes for people and does not record.
+    :param distributes: its items may run on other machines, and its command has ``--dask``.
     """
 
     name: str
@@ -71,6 +72,7 @@ class StageRow:
     command: str = ""
     unfinished: str = ""
     beside: tuple[str, ...] = ()
+    distributes: bool = False
 
     @property
     def made_by(self) -> str:
@@ -118,7 +120,7 @@ STAGES: Final = (
     ),
     StageRow(
         "extract", 2, ("features/*/*",), ".extract.settings:ExtractSettings", ".extract.stage:ExtractStage",
-        after="tiles", outputs=(OutputRow("*.zarr", ".output_checks:check_features"),),
+        after="tiles", outputs=(OutputRow("*.zarr", ".output_checks:check_features"),), distributes=True,
     ),
     StageRow(
         "genomics", 4, ("genomics",), ".genomics.settings:GenomicsSettings", ".genomics.stage:GenomicsStage",

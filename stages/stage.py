@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from copy import copy
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Generic, Literal, Protocol, Self, TypeVar
@@ -121,6 +122,8 @@ class Stage(ABC, Generic[S]):
     """Unit that the stage counts with :meth:`Progress.advance`, such as ``tiles``; empty: the runner counts items."""
     processes: ClassVar[bool] = False
     """Whether items may run in several processes at once."""
+    distributes: ClassVar[bool] = False
+    """Whether items may run on other machines, which see the workspace and the inputs under the same paths."""
 
     def __init__(self, settings: S, folder: Path, workspace: Path) -> None:
         self.settings = settings
@@ -154,6 +157,26 @@ class Stage(ABC, Generic[S]):
     def on(self, device: str, of: int) -> Self:
         """A copy of the stage that runs on one device, when ``of`` devices are used."""
         raise NotImplementedError(f"{type(self).__name__} runs on one device")
+
+    @property
+    def uses_device(self) -> bool:
+        """Whether it computes on a GPU where there is one."""
+        return "device" in type(self.settings).model_fields
+
+    def processes_on(self, cores: int) -> int:
+        """How many processes may run on a worker with so many cores, where they share its CPUs."""
+        return cores if self.processes else 1
+
+    def for_worker(self, device: str | None, cores: int) -> Self:
+        """A copy for a process on a worker, without what only the plan needs.
+
+        :param device: the one that it alone uses; None: it is one of several that share the CPUs.
+        :param cores: its share of the worker's cores.
+        """
+        stage = copy(self)
+        if device is not None and "device" in type(self.settings).model_fields:
+            stage.settings = self.settings.model_copy(update={"device": device})
+        return stage
 
     @property
     def seconds_an_item(self) -> float | None:

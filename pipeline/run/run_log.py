@@ -61,12 +61,13 @@ class RunLog:
         """An item is finished, or has failed."""
         status = result.outcome.status if result.outcome else "failed"
         self._outcomes[status] += 1
+        where = {"worker": result.worker} if result.worker else {}
         if result.error:
             error = structs.asdict(result.error)
-            self._log.write("item failed", item=result.item.id, seconds=result.seconds, error=error)
+            self._log.write("item failed", item=result.item.id, seconds=result.seconds, error=error, **where)
         else:
             size = sum(output.bytes for output in result.outputs.values())
-            self._log.write(f"item {status}", item=result.item.id, seconds=result.seconds, bytes=size)
+            self._log.write(f"item {status}", item=result.item.id, seconds=result.seconds, bytes=size, **where)
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: object) -> None:
         how = "completed" if kind is None else "interrupted" if kind is KeyboardInterrupt else "error"

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from msgspec import structs
 
@@ -18,9 +18,9 @@ from ...data.known_records import no_garbage_collection
 from ...data.manifest import ErrorRecord, Json, Record
 from ...data.version import __version__
 from ...data.workspace import keep_within
-from ...stages.stage import Item, Stage
+from ...stages.stage import Item, Progress, Stage
 from ..console import Console
-from ..results import Failure, Result, Summary
+from ..results import Failure, Result, Summary, rates
 from .decisions import Decision, History, decide, kept_settings, refuse_other_settings
 from .here import run_here
 from .outcomes import Executor, failed
@@ -32,18 +32,43 @@ _KEPT = ("inputs", "settings")
 """Fields that are brought up to date in the record of an item that is current."""
 
 
+class Elsewhere(Protocol):
+    """Other machines, which see the workspace."""
+
+    def prepared(self, stage: Stage[Any]) -> Stage[Any]:
+        """The stage as it runs there; the kind of device may decide the precision of its numbers."""
+
+    def run(
+        self, stage: Stage[Any], items: Sequence[Item], progress: Progress, notes: list[str]
+    ) -> Generator[Result, None, None]:
+        """Run the items there; an executor (:data:`.outcomes.Executor`)."""
+
+    def close(self) -> None:
+        """Leave them, at the end of the command."""
+
+
 class Runner:
     """Runs stages over a workspace.
 
     :param retry_failed: try items again that failed because of their input, even if it has not changed.
     :param replace: replace results that were made with other settings.
+    :param elsewhere: the machines that items of some stages run on; default: this one.
     """
 
-    def __init__(self, workspace: Path, console: Console, *, retry_failed: bool = False, replace: bool = False) -> None:
+    def __init__(
+        self,
+        workspace: Path,
+        console: Console,
+        *,
+        retry_failed: bool = False,
+        replace: bool = False,
+        elsewhere: Elsewhere | None = None,
+    ) -> None:
         self.workspace = workspace
         self.console = console
         self.retry_failed = retry_failed
         self.replace = replace
+        self.elsewhere = elsewhere
 
     def run(self, stage: Stage[Any]) -> Summary:
         """Bring a stage up to date.
@@ -53,6 +78,8 @@ class Runner:
         :raises BusyError: another run writes to the same folder.
         """
         keep_within(stage.workspace)
+        if self.elsewhere is not None:
+            stage = self.elsewhere.prepared(stage)
         begin = time.monotonic()  # the clock on the wall may be set back meanwhile
         with stage.manifest.lock(), Usage() as usage, RunLog(stage, usage) as log:
             recovered = recover(stage.folder)
@@ -92,6 +119,7 @@ class Runner:
             stats=dict(sum((Counter(_numbers(o.stats)) for o in outcomes), Counter())),
             peak_memory=usage.memory,
             peak_gpu_memory=usage.gpus,
+            workers=rates(results, stage.unit),
         )
 
     def _kept(self, stage: Stage[Any], decision: Decision, history: History) -> Record | None:
@@ -139,7 +167,7 @@ class Runner:
         with self.console.stage(stage, items, before=before) as progress:
             if not items:
                 return results
-            running = _executor(stage, items)(stage, items, progress, closing_notes)
+            running = self._executor(stage, items)(stage, items, progress, closing_notes)
             with closing(running):  # whatever ends the loop ends the work too, before the lock is given back
                 for result in running:
                     self._record(stage, result, pending[result.item.id])
@@ -152,6 +180,15 @@ class Runner:
         for note in closing_notes:
             self.console.note(f"{stage.name}: {note}")
         return results
+
+    def _executor(self, stage: Stage[Any], items: Sequence[Item]) -> Executor:
+        """The executor: other machines, where there are some and the stage's items may run there; processes if there
+        are several devices or workers or if items have a time limit; else this process.
+        """
+        if self.elsewhere is not None and stage.distributes:
+            return self.elsewhere.run
+        alone = min(stage.workers, len(items)) == 1 and stage.seconds_an_item is None
+        return run_in_processes if len(stage.devices) > 1 or (stage.processes and not alone) else run_here
 
     def _record(self, stage: Stage[Any], result: Result, decision: Decision) -> None:
         outcome = result.outcome
@@ -172,12 +209,6 @@ class Runner:
                 wsipipe=__version__,
             )
         )
-
-
-def _executor(stage: Stage[Any], items: Sequence[Item]) -> Executor:
-    """The executor: processes if there are several devices or workers or if items have a time limit, else this one."""
-    alone = min(stage.workers, len(items)) == 1 and stage.seconds_an_item is None
-    return run_in_processes if len(stage.devices) > 1 or (stage.processes and not alone) else run_here
 
 
 def _failure(item: str, error: ErrorRecord, *, waiting: bool = False) -> Failure:

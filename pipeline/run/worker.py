@@ -18,7 +18,7 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from multiprocessing import get_all_start_methods, get_context
 from multiprocessing.connection import Connection
-from typing import TYPE_CHECKING, Any, Final, Literal, NoReturn
+from typing import TYPE_CHECKING, Any, Final, Literal, NoReturn, Self, cast
 
 from ...data.child_process import end_with, main_hidden, sigint_blocked
 from ...data.workspace import keep_within
@@ -29,19 +29,53 @@ if TYPE_CHECKING:
     from multiprocessing.context import ForkServerContext, SpawnContext
 
 _HAS_FORKSERVER: Final = "forkserver" in get_all_start_methods()
+_NOTHING: Final = pickle.dumps(None)
 
-Kind = Literal["next", "result", "advance", "say", "note", "end", "unready", "broken", "stopped"]
-"""Kinds of a worker's messages: a request for an item; an item's result; progress (advance, say); a closing note; the
-end; and with an error: it cannot start (unready), its device failed (broken), its stage's stream raised (stopped)."""
+Kind = Literal[
+    "next", "began", "result", "advance", "say", "note", "end", "died", "lost", "unready", "broken", "stopped"
+]
+"""Kinds of a worker's messages: a request for an item; an item's begin, where it was handed out ahead, and its result;
+progress (advance, say); a closing note; the end, the process's death, or that nobody answers there any more (lost); and
+with an error: it cannot start (unready), its device failed (broken), its stage's stream raised (stopped)."""
 
 
-@dataclass(frozen=True)
+@dataclass
 class InWork:
     """An item that a worker is processing, and since when."""
 
     item: Item
     start: datetime
     clock: float
+    begun: bool = True
+    """Otherwise it was handed out ahead, and waits its turn."""
+
+    @classmethod
+    def now(cls, item: Item, *, begun: bool = True) -> Self:
+        """An item that is handed out now."""
+        return cls(item, datetime.now(UTC), time.monotonic(), begun)
+
+    def begin(self) -> None:
+        """Its turn has come."""
+        self.start, self.clock, self.begun = datetime.now(UTC), time.monotonic(), True
+
+
+@dataclass(frozen=True)
+class PackedStage:
+    """A stage ready to be sent to a process, which alone unpacks it."""
+
+    pickled: bytes
+    module: str
+    """The module that defines it."""
+
+    @classmethod
+    def of(cls, stage: Stage[Any]) -> Self:
+        """Pack a stage."""
+        return cls(pickle.dumps(stage), type(stage).__module__)
+
+
+def packed(item: Item) -> bytes:
+    """An item as it is sent to a worker; only the runner needs the inputs."""
+    return pickle.dumps(replace(item, inputs={}))
 
 
 class Worker:
@@ -49,27 +83,28 @@ class Worker:
 
     :param stage: the stage whose items it runs.
     :param device: name of the device that it alone uses; None: it is one of several workers that share the CPUs.
+    :param cores: how many threads a computation may use, unless the environment says it.
     """
 
-    def __init__(self, stage: Stage[Any], device: str | None) -> None:
+    def __init__(self, stage: PackedStage, device: str | None, cores: int | None = None) -> None:
         context: SpawnContext | ForkServerContext
         if device is None and _HAS_FORKSERVER:
             # Forks of a process that has already imported the stage: of the tile stage's 80 MB they share 76.
             context = get_context("forkserver")
-            module = type(stage).__module__
-            context.set_forkserver_preload([__name__ if module == "__main__" else module])
+            context.set_forkserver_preload([__name__ if stage.module == "__main__" else stage.module])
         else:
             context = get_context("spawn")  # CUDA does not survive a fork
         self.connection, connection = context.Pipe()
         parent, self._life = context.Pipe(duplex=False)  # the worker sees when this end is closed, or this process dies
-        pickled = pickle.dumps(stage)
-        self._process = context.Process(target=_work, args=(pickled, device, connection, parent), name="wsipipe worker")
+        cores = 1 if device is None else cores
+        given = (stage.pickled, device, cores, connection, parent)
+        self._process = context.Process(target=_work, args=given, name="wsipipe worker")
         self.in_work: dict[str, InWork] = {}
         """Items that were handed out to it and have no result yet."""
         self.asked = False
         """Whether it has asked for an item yet."""
         try:
-            in_script = b"__main__" in pickled  # the stage's class is defined there, and needed
+            in_script = b"__main__" in stage.pickled  # the stage's class is defined there, and needed
             with sigint_blocked(), nullcontext() if in_script else main_hidden():
                 self._process.start()
         except BaseException:
@@ -84,9 +119,31 @@ class Worker:
         """Answer its request: with an item, or None to end it."""
         self.asked = True
         if item is not None:
-            self.in_work[item.id] = InWork(item, datetime.now(UTC), time.monotonic())
+            self.in_work[item.id] = InWork.now(item)
+        self.hand_on(_NOTHING if item is None else packed(item))
+
+    def hand_on(self, item: bytes) -> None:
+        """Answer its request with an item that is packed already."""
         with suppress(OSError):  # if it died meanwhile, the next read of its connection shows it
-            self.connection.send(item and replace(item, inputs={}))  # only the runner needs the inputs
+            self.connection.send_bytes(item)
+
+    def receive(self) -> tuple[Kind, Any]:
+        """The next message.
+
+        :raises EOFError: it has ended. So does ``OSError``.
+        """
+        kind, content = self.receive_packed()
+        return kind, pickle.loads(content)
+
+    def receive_packed(self) -> tuple[Kind, bytes]:
+        """The next message with its content as it was sent, for a process that only hands it on."""
+        kind, _, content = self.connection.recv_bytes().partition(b" ")
+        return cast("Kind", kind.decode()), content
+
+    @property
+    def pid(self) -> int:
+        """The number of its process."""
+        return self._process.pid or 0
 
     @property
     def exit_code(self) -> int | None:
@@ -107,11 +164,11 @@ class Worker:
 # ----- in the worker's process -----
 
 
-def _work(pickled: bytes, device: str | None, connection: Connection, parent: Connection) -> None:
+def _work(pickled: bytes, device: str | None, cores: int | None, connection: Connection, parent: Connection) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     end_with(parent)
-    if device is None:
-        os.environ.setdefault("OMP_NUM_THREADS", "1")
+    if cores is not None:
+        os.environ.setdefault("OMP_NUM_THREADS", str(cores))
     messages = _Messages(connection)
     try:
         stage: Stage[Any] = pickle.loads(pickled)
@@ -166,7 +223,7 @@ class _Messages:
 
     def send(self, kind: Kind, content: Any = None) -> None:
         with self._lock:
-            self._connection.send((kind, content))
+            self._connection.send_bytes(kind.encode() + b" " + pickle.dumps(content))
 
     def send_last(self, kind: Kind, content: Any) -> NoReturn:
         """Send a message and wait to be killed; the parent now decides what happens to the unfinished items."""
@@ -177,7 +234,7 @@ class _Messages:
     def ask(self) -> Item | None:
         """Ask the parent for the next item; None if there are no more."""
         self.send("next")
-        item: Item | None = self._connection.recv()
+        item: Item | None = pickle.loads(self._connection.recv_bytes())
         return item
 
     def advance(self, units: int) -> None:

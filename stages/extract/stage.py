@@ -58,6 +58,7 @@ class ExtractStage(Stage[ExtractSettings]):
     name = "extract"
     version = VERSIONS["extract"]
     unit = "tiles"
+    distributes = True
 
     def __init__(
         self,
@@ -163,6 +164,15 @@ class ExtractStage(Stage[ExtractSettings]):
         threads = self.settings.threads or max(usable_cores() // of, 1)
         stage.settings = self.settings.model_copy(update={"device": device, "threads": threads})
         stage._digest_of_weights = digest_of_weights  # the cached function cannot be sent to another process
+        return stage
+
+    def for_worker(self, device: str | None, cores: int) -> Self:
+        stage = super().for_worker(device, cores)
+        threads = self.settings.threads or max(
+            1, cores - (device or "").startswith("cuda")
+        )  # one for the other threads
+        stage.settings = stage.settings.model_copy(update={"threads": threads})
+        stage.only, stage._digest_of_weights = None, digest_of_weights
         return stage
 
     def setup(self) -> None:

@@ -12,8 +12,9 @@ A fold that was trained or validated on one of a patient's slides reads no slide
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -105,6 +106,7 @@ class PredictStage(Stage[PredictSettings]):
 
     name = "predict"
     version = VERSIONS["predict"]
+    distributes = True
 
     def __init__(
         self,
@@ -154,6 +156,11 @@ class PredictStage(Stage[PredictSettings]):
             items.append(Item(slide_id, slide.inputs(record.outputs["features"], model), payload))
         notes = [*tiled.notes, *done.notes, *_unnamed(of_asked & set(self.task.unnamed)), *_same_ids(allowed)]
         return Plan(items, rejected, [*notes, *([doubt] if doubt else [])])
+
+    def for_worker(self, device: str | None, cores: int) -> Self:
+        stage = super().for_worker(device, cores)
+        stage.task = replace(self.task, slides={}, further={}, unnamed=())
+        return stage
 
     def setup(self) -> None:
         self.reader = FoldReader(self.task.model, self.settings.device)

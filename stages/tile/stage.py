@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Self, cast
 
 import cv2
 
@@ -68,6 +68,7 @@ class TileStage(Stage[TileSettings]):
     name = "tile"
     version = VERSIONS["tile"]
     processes = True
+    distributes = True
 
     def __init__(
         self,
@@ -88,6 +89,18 @@ class TileStage(Stage[TileSettings]):
     def workers(self) -> int:
         on_gpu = self.settings.tissue_weights is not None and self._device() != "cpu"
         return self.settings.workers or (1 if on_gpu else usable_cores())
+
+    @property
+    def uses_device(self) -> bool:
+        return self.settings.tissue_weights is not None
+
+    def processes_on(self, cores: int) -> int:
+        return self.settings.workers or cores
+
+    def for_worker(self, device: str | None, cores: int) -> Self:
+        stage = super().for_worker(device, cores)
+        stage.slides, stage.table, stage.notes = (), None, ()
+        return stage
 
     @property
     def seconds_an_item(self) -> float:

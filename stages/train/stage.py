@@ -61,6 +61,7 @@ class TrainStage(Stage[TrainSettings]):
     version = VERSIONS["train"]
     items = "folds"
     unit = "epochs"
+    distributes = True
 
     def __init__(
         self,
