@@ -29,7 +29,7 @@ from .known_records import read_on
 from .plain_files import refuse_pipe
 from .surroundings import patiently
 from .workspace import refuse_link
-from .writing_lock import holder_of, locked
+from .writing_lock import holder_of, locked, still_ours
 
 SCHEMA = 1
 
@@ -268,8 +268,12 @@ class Manifest:
             yield
 
     def append(self, *records: Record) -> None:
-        """Append records and flush them to the disk; an incomplete line of a killed run is removed first."""
+        """Append records and flush them to the disk; an incomplete line of a killed run is removed first.
+
+        :raises BusyError: this process has lost its lock of the folder, because it stood still.
+        """
         lines = b"".join(line_of(record) for record in records)
+        still_ours(self.path.parent)
 
         def write() -> None:
             refuse_link(self.path)
