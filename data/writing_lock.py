@@ -95,6 +95,7 @@ class FolderLock:
         except BaseException:
             self.release()
             raise
+        _held[self.claim.absolute()] = self
         return True
 
     def _take_the_systems(self) -> bool:
@@ -146,6 +147,7 @@ class FolderLock:
 
     def release(self) -> None:
         """Give the lock back, if it is held; nothing of it stays but the file of the operating system's."""
+        _held.pop(self.claim.absolute(), None)
         if self._lease.is_locked and not self._is_lost():
             with suppress(OSError):  # only for messages
                 self.signed.unlink(missing_ok=True)
@@ -187,22 +189,22 @@ _FIRST_NAMESPACE: Final = 0xEFFFFFFC
 """The number that Linux gives to the namespace of process ids that is no container's."""
 
 _held: Final[dict[Path, FolderLock]] = {}
-"""Folder → the lock of it that this process holds."""
+"""Claim → the lock, of those that this process holds."""
 
 
-def still_ours(folder: Path) -> None:
-    """Make sure before a record is written that the folder's lock, if this process has taken it, was not lost since.
+def still_ours(folder: Path, name: str = "") -> None:
+    """Make sure before a record is written that a lock of a folder, if this process has taken it, was not lost since.
 
     :raises BusyError: it was.
     """
-    lock = _held.get(folder.absolute())
+    lock = _held.get((folder / f"{name}.lock-file").absolute())
     if lock is not None:
         lock.check()
 
 
-def holder_of(folder: Path) -> str | None:
-    """Say which run holds the lock of a stage's folder now; None if none does. Writes nothing."""
-    lock = FolderLock(folder)
+def holder_of(folder: Path, name: str = "") -> str | None:
+    """Say which run holds a lock of a folder now; None if none does. Writes nothing."""
+    lock = FolderLock(folder, name)
     kinds: tuple[tuple[Path, Any], ...] = (
         (lock.file, FileLock),
         (lock.claim, lambda file: SoftFileLease(file, lease_duration=LEASE_SECONDS)),
@@ -229,7 +231,7 @@ def acquire_each(locks: Sequence[FolderLock]) -> list[FolderLock]:
         busy += [lock for lock in undecided if answers[id(lock)] is False]
         undecided = [lock for lock in undecided if answers[id(lock)] is None]
         if undecided:
-            time.sleep(max(lock._pause for lock in undecided))  # noqa: SLF001
+            time.sleep(max(lock._pause for lock in undecided))
     return busy
 
 
@@ -258,9 +260,7 @@ def locked(folder: Path, *, lease: float = LEASE_SECONDS, wait: float = 0.0, **a
             time.sleep(min(1.0, 0.02 * wait))
     except OSError as error:
         raise surroundings(error, folder / STAGE_FILES[0]) or error from error
-    _held[folder.absolute()] = lock
     try:
         yield
     finally:
-        del _held[folder.absolute()]
         lock.release()

@@ -16,6 +16,7 @@ import typer
 from typer.core import TyperGroup
 
 from ..data.errors import BusyError, SurroundingsError, UsageError, WsipipeError
+from ..data.shards import Shard
 from ..stages.settings import Settings
 from .config import FILE_NAME, Config, load_config
 from .console import Console, LogLevel
@@ -39,6 +40,13 @@ Retry = Annotated[
     bool, typer.Option("--retry-failed", help="try failed items again even if their input has not changed")
 ]
 Replace = Annotated[bool, typer.Option("--replace", help="replace results that were made with other settings")]
+
+ShardFlag = Annotated[
+    str | None,
+    typer.Option(
+        "--shard", help="do one part of the items, such as 2/8, the second of eight, beside the jobs that do the others"
+    ),
+]
 
 
 class Commands(TyperGroup):
@@ -115,9 +123,11 @@ class Call:
 
     def open(self) -> tuple[Config, Runner]:
         """The settings (file and flags) and a runner for the workspace."""
-        settings = settings_of(self.options["config"], {**self.flags, "workspace": self.options["workspace"]})
+        given = {name: self.options[name] for name in ("workspace", "shard")}
+        settings = settings_of(self.options["config"], {**self.flags, **given})
         again, replace = self.options["retry_failed"], self.options["replace"]
-        return settings, Runner(settings.workspace, self.console, retry_failed=again, replace=replace)
+        shard = None if settings.shard is None else Shard.parse(settings.shard)
+        return settings, Runner(settings.workspace, self.console, retry_failed=again, replace=replace, shard=shard)
 
     def on_gpu(self, section: str, gpu: str | None) -> None:
         """Take ``--gpu 0,1`` as ``--device cuda:0,cuda:1``, and ``--gpu all`` as every GPU."""
@@ -169,6 +179,7 @@ def common_options(
     workspace: Workspace = None,
     retry_failed: Retry = False,
     replace: Replace = False,
+    shard: ShardFlag = None,
     json: Json = False,
     debug: Debug = False,
     log_level: Level = LogLevel.info,

@@ -58,6 +58,8 @@ class ExtractStage(Stage[ExtractSettings]):
     name = "extract"
     version = VERSIONS["extract"]
     unit = "tiles"
+    shared = True
+    by_item = True
 
     def __init__(
         self,
@@ -80,6 +82,10 @@ class ExtractStage(Stage[ExtractSettings]):
         assert source is not None  # the registry's row says that it comes after tiles
         folder = workspace / "features" / source.name / settings.folder_name()
         return cls(settings, folder, workspace, tiles=source, **further)
+
+    @property
+    def sources(self) -> Sequence[Path]:
+        return (self.tiles,)
 
     def plan(self) -> Plan:
         lineage = Lineage(self.workspace)

@@ -68,6 +68,7 @@ class TileStage(Stage[TileSettings]):
     name = "tile"
     version = VERSIONS["tile"]
     processes = True
+    shared = True
 
     def __init__(
         self,

@@ -10,7 +10,6 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-
 from wsipipe.data.errors import BusyError
 from wsipipe.data.manifest import Manifest
 from wsipipe.data.writing_lock import locked, still_ours
