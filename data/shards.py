@@ -172,8 +172,12 @@ def _shards(folder: Path, endings: Collection[str]) -> set[Shard]:
     return {Shard(int(m[2]), int(m[1])) for m in matches if m is not None and m[3] in endings}
 
 
+def begun(folder: Path) -> list[int]:
+    """The numbers of the shards that are at work, or have died."""
+    return sorted(shard.number for shard in _signed(folder))
+
+
 def _signed(folder: Path) -> set[Shard]:
-    """Shards that are at work, or have died."""
     return _shards(folder, (".lock", ".lock-file"))
 
 
