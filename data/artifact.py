@@ -128,7 +128,7 @@ def _own_folders(folder: Path) -> Iterator[Path]:
     with os.scandir(folder) as entries:
         folders = sorted(entry.name for entry in entries if entry.is_dir())
     for entry in (folder / name for name in folders):
-        if entry.suffix == ".zarr" or entry.name.startswith((UNFINISHED, ASIDE)):
+        if entry.suffix == ".zarr" or entry.name.startswith("."):  # unfinished, set aside, or the files of shards
             continue
         refuse_to_leave(entry / "any")
         if not entry.is_symlink() and not any((entry / name).exists() for name in STAGE_FILES):

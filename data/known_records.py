@@ -18,7 +18,7 @@ from typing import IO, Any, Final, Generic, TypeVar
 
 T = TypeVar("T")
 
-_MOST: Final = 32
+_MOST: Final = 512
 """Manifests that are kept; of more, the one that was read first is forgotten."""
 _SETTLED_NS: Final = 2_000_000_000
 """A file whose time of change is not older than this when it is read may change again without a new time."""

@@ -21,15 +21,17 @@ import msgspec
 from pydantic import GetCoreSchemaHandler, TypeAdapter
 from pydantic_core import CoreSchema, core_schema, to_json
 
-from .artifact import digest_of, flush_to_disk, size_of, whole
-from .errors import InputError, StoreError
+from .artifact import digest_of, size_of, whole
+from .errors import InputError, StoreError, SurroundingsError
 from .file_names import why_no_file_name, why_no_output
 from .json_text import fault, is_within_limits, parse_json
 from .known_records import read_on
 from .plain_files import refuse_pipe
+from .shards import FOLDER as SHARDS
+from .shards import Shard, alone, segment_of, segments, shard_at_work
 from .surroundings import patiently
-from .workspace import refuse_link
-from .writing_lock import holder_of, locked
+from .whole_lines import append_lines
+from .writing_lock import holder_of, still_ours
 
 SCHEMA = 1
 
@@ -163,15 +165,18 @@ class BadLine:
 
 
 class Manifest:
-    """The records of one stage folder, in the order in which they were written."""
+    """The records of one stage folder, in the order in which they were written, with those of its shards at the end.
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
+    :param shard: records are appended as this shard's.
+    """
+
+    def __init__(self, path: Path, shard: Shard | None = None) -> None:
+        self.path, self.shard = path, shard
 
     @classmethod
-    def of(cls, folder: Path) -> Manifest:
+    def of(cls, folder: Path, shard: Shard | None = None) -> Manifest:
         """The manifest of a stage's folder."""
-        return cls(folder / "manifest.jsonl")
+        return cls(folder / "manifest.jsonl", shard)
 
     def records(self) -> list[Record]:
         """All records.
@@ -179,29 +184,43 @@ class Manifest:
         :raises StoreError: a line in the middle that is not a record, or one of a newer format; an item or output
             whose name would lead out of the workspace.
         """
-        if self.path.is_dir():
-            raise StoreError("is a folder, not a manifest", path=self.path, hint="move it away")
-        if not patiently(self.path.exists, self.path):
+        while True:
+            files = segments(self.path.parent)
+            of_shards = [record for file in files for record in self._records_in(file)]
+            records = self._records_in(self.path) + of_shards
+            if files == segments(self.path.parent):  # else they were moved into the manifest meanwhile
+                return records
+
+    def _records_in(self, path: Path) -> list[Record]:
+        if path.is_dir():
+            raise StoreError("is a folder, not a manifest", path=path, hint="move it away")
+        if not patiently(path.exists, path):
             return []
-        refuse_pipe(self.path, StoreError)
-        if self.path.stat().st_size > _MOST_BYTES:
-            raise StoreError(f"is over {_MOST_BYTES:,} bytes", path=self.path, hint="remove it, or copy it again")
-        known = patiently(
-            lambda: read_on(self.path, lambda number, line: _parsed(line) or self._parse(number, line)), self.path
-        )
-        if known.torn:
-            torn = f"{self.path}: dropped an incomplete last line (the machine stopped while writing)"
-            warnings.warn(torn, stacklevel=2)
+        refuse_pipe(path, StoreError)
+        if path.stat().st_size > _MOST_BYTES:
+            raise StoreError(f"is over {_MOST_BYTES:,} bytes", path=path, hint="remove it, or copy it again")
+        try:
+            known = patiently(
+                lambda: read_on(path, lambda number, line: _parsed(line) or self._parse(number, line, path)), path
+            )
+        except SurroundingsError:
+            if path != self.path and not path.exists():
+                return []  # it was moved into the manifest
+            raise
+        if known.torn and path == self.path:  # a shard that is at work may be writing a line just now
+            torn = f"{path}: dropped an incomplete last line (the machine stopped while writing)"
+            warnings.warn(torn, stacklevel=3)
         return list(known.parsed)
 
-    def _parse(self, number: int, line: bytes) -> Record:
+    def _parse(self, number: int, line: bytes, path: Path | None = None) -> Record:
+        path = path or self.path
         try:
             fields = parse_json(line)
             schema = fields.get("schema") if isinstance(fields, dict) else None
             if isinstance(schema, int) and schema > SCHEMA:
                 raise StoreError(
                     f"line {number} was written by a newer wsipipe (schema {schema}, this one reads {SCHEMA})",
-                    path=self.path,
+                    path=path,
                     hint="use that version of wsipipe",
                 )
             if isinstance(fields, dict):
@@ -211,16 +230,20 @@ class Manifest:
         except ValueError as error:
             raise StoreError(
                 f"line {number} is not a record: {fault(error)}",
-                path=self.path,
+                path=path,
                 hint="the file was edited or damaged: remove that line; the item that it recorded is then done again",
             ) from error
 
     def read_lines(self) -> tuple[dict[int, Record], list[BadLine]]:
         """Read what can be read of a damaged manifest: the records by their line's number, and the lines that are none.
 
-        Lines are counted from 1.
+        Lines are counted from 1, those of shards as they will be in the manifest.
         """
-        content = patiently(lambda: self.path.read_bytes() if self.path.exists() else b"", self.path)
+        files = [self.path, *segments(self.path.parent)]
+        content = b""
+        for file in files:
+            part = patiently(lambda file=file: file.read_bytes() if file.exists() else b"", file)  # type: ignore[misc]
+            content += part if file == files[-1] else part[: part.rfind(b"\n") + 1]
         *lines, tail = content.split(b"\n")
         records: dict[int, Record] = {}
         bad: list[BadLine] = []
@@ -254,39 +277,32 @@ class Manifest:
         return {r.item: r for r in self.records() if stage is None or r.stage == stage}
 
     def holder(self) -> str | None:
-        """Say which run holds the lock now; None if none does. Writes nothing."""
-        return holder_of(self.path.parent)
+        """Say which run, or shard of one, holds the lock now; None if none does. Writes nothing."""
+        return holder_of(self.path.parent) or shard_at_work(self.path.parent)
 
     @contextmanager
     def lock(self) -> Iterator[None]:
-        """Hold the lock as the only writer (:func:`~wsipipe.data.writing_lock.locked`).
+        """Hold the lock as the only writer (:func:`~wsipipe.data.shards.alone`).
 
-        :raises BusyError: another run holds it; the message says which.
+        :raises BusyError: another run, or a shard of one, holds it; the message says which.
         :raises UsageError: the folder is outside of the workspace, or a link stands for the manifest or its lock.
         """
-        with locked(self.path.parent):
+        with alone(self.path.parent):
             yield
 
     def append(self, *records: Record) -> None:
-        """Append records and flush them to the disk; an incomplete line of a killed run is removed first."""
+        """Append records and flush them to the disk; an incomplete line of a killed run is removed first.
+
+        :raises BusyError: this process has lost its lock of the folder, because it stood still.
+        """
         lines = b"".join(line_of(record) for record in records)
-
-        def write() -> None:
-            refuse_link(self.path)
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            with self.path.open("ab+", buffering=0) as stream:
-                _cut_torn_line(stream.fileno())
-                end = os.fstat(stream.fileno()).st_size
-                try:
-                    rest = memoryview(lines)
-                    while rest:
-                        rest = rest[stream.write(rest) :]
-                    flush_to_disk(stream.fileno(), self.path)
-                except OSError:  # on a full disk, a part of a line may have been written
-                    os.ftruncate(stream.fileno(), end)
-                    raise
-
-        patiently(write, self.path)
+        place = self.path.parent
+        if self.shard is None:
+            still_ours(place)
+            append_lines(self.path, lines)
+        else:
+            still_ours(place / SHARDS, self.shard.name)
+            append_lines(segment_of(place, self.shard), lines)
 
 
 def line_of(record: Record) -> bytes:
@@ -337,17 +353,3 @@ def _is_newer(line: bytes) -> bool:
     except (ValueError, AttributeError):
         return False
     return isinstance(schema, int) and schema > SCHEMA
-
-
-def _cut_torn_line(handle: int) -> None:
-    size = os.fstat(handle).st_size
-    end = size
-    while end > 0:
-        start = max(0, end - 65536)
-        newline = os.pread(handle, end - start, start).rfind(b"\n")
-        if newline >= 0:
-            end = start + newline + 1
-            break
-        end = start
-    if end < size:
-        os.ftruncate(handle, end)

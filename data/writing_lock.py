@@ -1,7 +1,12 @@
-"""The lock of a stage's folder: one run at a time writes to its manifest.
+"""The lock of a stage's folder: one run at a time writes to its manifest, also where several hosts share the folder.
 
-It is the operating system's, which releases it when the process ends. On a file system without such locks a file stands
-for it, with the holder's process and host in it; if that process has died on this host, it is taken over.
+It is two locks. The operating system's ends with its process; on network storage it may reach no other host, or not
+exist. Beside it lies a file with the holder's host, process and claim (filelock's ``SoftFileLease``), made with an
+exclusive open, which NFS guarantees. Its time is touched every few seconds. Who finds it waits until the time moves,
+and then knows that the holder lives; it takes the lock over at once if the holder was a process of this host that has
+ended, and otherwise if the time has not moved for half a minute of its own steady clock. Clocks are never compared.
+
+A process that stood still for so long has lost its lock, and learns it before it records anything (:func:`still_ours`).
 """
 
 from __future__ import annotations
@@ -10,92 +15,252 @@ import errno
 import json
 import os
 import socket
-from collections.abc import Iterator
+import time
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
-from filelock import BaseFileLock, FileLock, SoftFileLock, Timeout
+from filelock import BaseFileLock, FileLock, SoftFileLease, Timeout
 
 from .artifact import STAGE_FILES, say_weaker, whole
 from .errors import BusyError
 from .surroundings import patiently, surroundings
 from .workspace import refuse_link
 
-_LOCK: Final = ".lock"
-_FILE: Final = ".lock-file"
-"""Under a name of its own: an operating system's lock leaves its file behind, which means nothing."""
-_HOLDER: Final = ".lock-holder.json"
+LEASE_SECONDS: Final = 30.0
+"""A lock whose time has not moved for so long is taken over. All runs that share a folder must use the same."""
 _HOLDER_SHOWN: Final = 300
+_LOOKS: Final = 40
+"""How often the time is looked at while the lease lasts."""
 
 _NO_LOCKS = frozenset({errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EINVAL})
 """What file systems answer that have no locks (some of NFS, SMB and FUSE)."""
 
 
-def holder_of(folder: Path) -> str | None:
-    """Say which run holds the lock of a stage's folder now; None if none does. Writes nothing."""
-    kinds: tuple[tuple[str, type[BaseFileLock]], ...] = ((_LOCK, FileLock), (_FILE, SoftFileLock))
-    for name, kind in kinds:
-        file = folder / name
+class FolderLock:
+    """A lock of a folder, held by at most one process of all hosts.
+
+    :param folder: where its files lie: ``.lock``, ``.lock-file`` and, for messages, ``.lock-holder.json``.
+    :param name: of a further lock in that folder, before the names of its files.
+    :param lease: seconds after which a lock whose time does not move is taken over.
+    """
+
+    def __init__(self, folder: Path, name: str = "", *, lease: float = LEASE_SECONDS) -> None:
+        self.folder = folder
+        self.file, self.claim = folder / f"{name}.lock", folder / f"{name}.lock-file"
+        self.signed = folder / f"{name}.lock-holder.json"
+        self._system: BaseFileLock | None = None
+        self._lease = SoftFileLease(self.claim, lease_duration=lease, thread_local=False)
+        self._seen: tuple[int, ...] | None = None
+        self._pause = lease / _LOOKS
+
+    @property
+    def holder(self) -> str:
+        """What the holder wrote of itself."""
+        try:
+            text = self.signed.read_text() if self.signed.is_file() and not self.signed.is_symlink() else "unknown"
+        except (OSError, UnicodeDecodeError):
+            return "unknown"
+        return "".join(character if character.isprintable() else " " for character in text[:_HOLDER_SHOWN])
+
+    def acquire(self, **about: str) -> None:
+        """Take the lock, or wait until it is certain that its holder lives.
+
+        :param about: further words on what it is held for.
+        :raises BusyError: another process holds it; the message says which.
+        """
+        while (taken := self.try_to_acquire(**about)) is None:
+            time.sleep(self._pause)
+        if not taken:
+            raise self.busy()
+
+    def try_to_acquire(self, **about: str) -> bool | None:
+        """Take the lock if it is free; False if its holder lives, None if that is not certain yet: try again soon."""
+        if self._system is None and not self._take_the_systems():
+            return False
+        try:
+            self._lease.acquire(timeout=0)
+        except Timeout:
+            uncertain = self._may_be_dead()
+            if not uncertain:
+                self._release_the_systems()
+            return None if uncertain else False
+        except BaseException:
+            self._release_the_systems()
+            raise
+        try:
+            self._sign(about)
+        except BaseException:
+            self.release()
+            raise
+        _held[self.claim.absolute()] = self
+        return True
+
+    def _take_the_systems(self) -> bool:
+        system = FileLock(self.file, fallback_to_soft=False)
+        try:
+            patiently(lambda: system.acquire(timeout=0), self.folder)
+        except Timeout:
+            return False
+        except (OSError, NotImplementedError) as error:
+            if isinstance(error, OSError) and error.errno not in _NO_LOCKS:
+                raise
+            say_weaker("has no locks: a file with a heartbeat stands for them", self.folder)
+        self._system = system
+        return True
+
+    def _release_the_systems(self) -> None:
+        if self._system is not None:
+            self._system.release()
+            self._system = None
+
+    def _may_be_dead(self) -> bool:
+        """Whether the time of the claim has not moved since it was first seen here."""
+        owner = self._lease.owner
+        if self.claim.exists() and (owner is None or owner.mode != "lease"):
+            return False  # of an earlier wsipipe, which did not touch it: nobody can see whether its holder lives
+        try:
+            status = self.claim.stat()
+        except FileNotFoundError:
+            return True  # given back just now
+        now = (status.st_ino, status.st_mtime_ns)
+        if self._seen is None:
+            self._seen = now
+        if owner is not None and owner.hostname == _this_host():
+            return False  # or it would have been taken over
+        return now == self._seen
+
+    def _sign(self, about: Mapping[str, str]) -> None:
+        now = datetime.now(UTC).isoformat(timespec="seconds")
+        who = {"host": socket.gethostname(), "pid": os.getpid(), "since": now, **about}
+        with whole(self.signed) as scratch:
+            scratch.write_text(json.dumps(who))
+
+    def busy(self) -> BusyError:
+        """The error that says who holds it."""
+        hint = "wait until it ends, or stop it; its lock ends with it"
+        if self.claim.exists():
+            hint = f"wait until it ends, or stop it; if it has ended already, remove {self.claim}"
+        return BusyError(f"another run is writing here: {self.holder}", path=self.folder, hint=hint)
+
+    def release(self) -> None:
+        """Give the lock back, if it is held; nothing of it stays but the file of the operating system's."""
+        _held.pop(self.claim.absolute(), None)
+        if self._lease.is_locked and not self._is_lost():
+            with suppress(OSError):  # only for messages
+                self.signed.unlink(missing_ok=True)
+        self._lease.release(force=True)
+        self._release_the_systems()
+
+    def _is_lost(self) -> bool:
+        """Whether the claim on the disk is another's now. A contender may hold it aside for a moment to look at it."""
+        for pause in (0.05, 0.2, 0.5):
+            owner = patiently(lambda: self._lease.owner, self.claim)
+            if owner is not None and owner.token == self._lease.token:
+                return False
+            time.sleep(pause)
+        return True
+
+    def check(self) -> None:
+        """Make sure that the lock is still held.
+
+        :raises BusyError: this process stood still for so long that another has taken it over.
+        """
+        if self._is_lost():
+            raise BusyError(
+                f"this run stood still, and its lock was taken over by another: {self.holder}; nothing was recorded "
+                "since",
+                path=self.folder,
+                hint="when that one has ended, run the same command again: what is done stays done",
+            )
+
+
+def _this_host() -> str:
+    """The host as a claim names it: where process ids are another container's, the name says so."""
+    with suppress(OSError):
+        if (namespace := Path("/proc/self/ns/pid").stat().st_ino) != _FIRST_NAMESPACE:
+            return f"{socket.gethostname()}?pidns-{namespace:x}"
+    return socket.gethostname()
+
+
+_FIRST_NAMESPACE: Final = 0xEFFFFFFC
+"""The number that Linux gives to the namespace of process ids that is no container's."""
+
+_held: Final[dict[Path, FolderLock]] = {}
+"""Claim → the lock, of those that this process holds."""
+
+
+def still_ours(folder: Path, name: str = "") -> None:
+    """Make sure before a record is written that a lock of a folder, if this process has taken it, was not lost since.
+
+    :raises BusyError: it was.
+    """
+    lock = _held.get((folder / f"{name}.lock-file").absolute())
+    if lock is not None:
+        lock.check()
+
+
+def holder_of(folder: Path, name: str = "") -> str | None:
+    """Say which run holds a lock of a folder now; None if none does. Writes nothing."""
+    lock = FolderLock(folder, name)
+    kinds: tuple[tuple[Path, Any], ...] = (
+        (lock.file, FileLock),
+        (lock.claim, lambda file: SoftFileLease(file, lease_duration=LEASE_SECONDS)),
+    )
+    for file, kind in kinds:
         if not file.is_file() or file.is_symlink():
             continue
-        lock = kind(file)
+        one = kind(file)
         try:
-            lock.acquire(timeout=0)
+            one.acquire(timeout=0)
         except Timeout:
-            return _held_by(folder / _HOLDER)
+            return lock.holder
         except (OSError, NotImplementedError):
             continue  # read-only, or without locks: nobody can be seen to hold it
-        lock.release()
+        one.release()
     return None
 
 
+def acquire_each(locks: Sequence[FolderLock]) -> list[FolderLock]:
+    """Try to take several locks at once, so that those of dead holders are waited for only once; those not taken."""
+    undecided, busy = list(locks), []
+    while undecided:
+        answers = {id(lock): lock.try_to_acquire() for lock in undecided}
+        busy += [lock for lock in undecided if answers[id(lock)] is False]
+        undecided = [lock for lock in undecided if answers[id(lock)] is None]
+        if undecided:
+            time.sleep(max(lock._pause for lock in undecided))
+    return busy
+
+
 @contextmanager
-def locked(folder: Path) -> Iterator[None]:
+def locked(folder: Path, *, lease: float = LEASE_SECONDS, wait: float = 0.0, **about: str) -> Iterator[None]:
     """Hold the lock of a stage's folder, as the only writer of its manifest; the folder is made if it is not there.
 
+    :param lease: seconds after which a lock whose time does not move is taken over.
+    :param wait: seconds to wait for a holder that holds it for a shard, which it does for a moment.
+    :param about: what it is held for, for messages.
     :raises BusyError: another run holds it; the message says which.
     :raises UsageError: the folder is outside of the workspace, or a link stands for the manifest or its lock.
     """
     for file in STAGE_FILES:
         refuse_link(folder / file)
-    manifest, holder = folder / STAGE_FILES[0], folder / _HOLDER
-    hint = "wait until it ends, or stop it; its lock ends with it"
-    lock: BaseFileLock = FileLock(folder / _LOCK, fallback_to_soft=False)
+    lock, until = FolderLock(folder, lease=lease), time.monotonic() + wait
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        try:
-            patiently(lambda: lock.acquire(timeout=0), folder)
-        except (OSError, NotImplementedError) as error:
-            if isinstance(error, OSError) and error.errno not in _NO_LOCKS:
-                raise
-            lock = SoftFileLock(folder / _FILE)
-            hint = f"wait until it ends, or stop it; if it has ended already, remove {lock.lock_file}"
-            say_weaker("has no locks: a file stands for them, which a machine that stops leaves behind", manifest)
-            lock.acquire(timeout=0)
-    except Timeout as error:
-        raise BusyError(f"another run is writing here: {_held_by(holder)}", path=folder, hint=hint) from error
+        while True:
+            try:
+                lock.acquire(**about)
+                break
+            except BusyError as error:
+                if '"shard"' not in error.what or time.monotonic() > until:
+                    raise
+            time.sleep(min(1.0, 0.02 * wait))
     except OSError as error:
-        raise surroundings(error, manifest) or error from error
+        raise surroundings(error, folder / STAGE_FILES[0]) or error from error
     try:
-        _sign(holder)
         yield
     finally:
-        with suppress(OSError):  # the file is only for messages; the lock itself is the operating system's
-            holder.unlink(missing_ok=True)
         lock.release()
-
-
-def _held_by(holder: Path) -> str:
-    try:
-        text = holder.read_text() if holder.is_file() and not holder.is_symlink() else "unknown"
-    except (OSError, UnicodeDecodeError):
-        return "unknown"
-    return "".join(character if character.isprintable() else " " for character in text[:_HOLDER_SHOWN])
-
-
-def _sign(holder: Path) -> None:
-    now = datetime.now(UTC).isoformat(timespec="seconds")
-    with whole(holder) as scratch:
-        scratch.write_text(json.dumps({"host": socket.gethostname(), "pid": os.getpid(), "since": now}))

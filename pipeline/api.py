@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from ..data.errors import UsageError
+from ..data.shards import Shard
 from ..stages import registry
 from . import chain
 from .biomarkers import comparison, training
@@ -150,4 +151,10 @@ def evaluate(
 
 
 def _runner(config: Config, console: Console | None, *, retry_failed: bool, replace: bool) -> Runner:
-    return Runner(config.workspace.resolve(), console or Console(), retry_failed=retry_failed, replace=replace)
+    return Runner(
+        config.workspace.resolve(),
+        console or Console(),
+        retry_failed=retry_failed,
+        replace=replace,
+        shard=None if config.shard is None else Shard.parse(config.shard),
+    )

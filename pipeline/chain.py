@@ -284,6 +284,8 @@ def evaluate(
     judged = runner.run(ExternalEvaluateStage(folder, workspace, task))
     failed = judged.stage if judged.failures else read.stage
     metrics = metrics_of(folder) if judged.done or judged.before else {"name": folder.name, "failed": failed}
+    if judged.waits:
+        metrics = {"name": folder.name, "waits": judged.waits}
     return [read, judged], {folder.name: metrics}
 
 

@@ -16,6 +16,7 @@ import typer
 from typer.core import TyperGroup
 
 from ..data.errors import BusyError, SurroundingsError, UsageError, WsipipeError
+from ..data.shards import Shard
 from ..stages.settings import Settings
 from .cluster.choice import elsewhere
 from .config import FILE_NAME, Config, load_config
@@ -44,6 +45,13 @@ Dask = Annotated[
     typer.Option("--dask", help="run on the workers of this Dask scheduler, such as tcp://login1:8786"),
 ]
 Replace = Annotated[bool, typer.Option("--replace", help="replace results that were made with other settings")]
+
+ShardFlag = Annotated[
+    str | None,
+    typer.Option(
+        "--shard", help="do one part of the items, such as 2/8, the second of eight, beside the jobs that do the others"
+    ),
+]
 
 
 class Commands(TyperGroup):
@@ -121,13 +129,21 @@ class Call:
 
     def open(self) -> tuple[Config, Runner]:
         """The settings (file and flags) and a runner for the workspace."""
-        settings = settings_of(self.options["config"], {**self.flags, "workspace": self.options["workspace"]})
+        given = {name: self.options[name] for name in ("workspace", "shard")}
+        settings = settings_of(self.options["config"], {**self.flags, **given})
         again, replace = self.options["retry_failed"], self.options["replace"]
         if "dask" in self.options:
             self.elsewhere = elsewhere(settings.cluster, self.options["dask"])
-        return settings, Runner(
-            settings.workspace, self.console, retry_failed=again, replace=replace, elsewhere=self.elsewhere
+        shard = None if settings.shard is None else Shard.parse(settings.shard)
+        runner = Runner(
+            settings.workspace,
+            self.console,
+            retry_failed=again,
+            replace=replace,
+            shard=shard,
+            elsewhere=self.elsewhere,
         )
+        return settings, runner
 
     def close(self) -> None:
         """Leave the cluster, if there is one."""
@@ -184,6 +200,7 @@ def common_options(
     workspace: Workspace = None,
     retry_failed: Retry = False,
     replace: Replace = False,
+    shard: ShardFlag = None,
     json: Json = False,
     debug: Debug = False,
     log_level: Level = LogLevel.info,

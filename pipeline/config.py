@@ -52,6 +52,11 @@ class Sections(Settings):
     """All settings of a project."""
 
     workspace: Path = Field(Path("work"), description="folder that holds everything wsipipe makes")
+    shard: str | None = Field(
+        None,
+        examples=["2/8"],
+        description="do one part of the items, such as the second of eight, beside the jobs that do the others",
+    )
     cohort: CohortSettings = CohortSettings()
     tile: TileSettings = TileSettings()
     extract: ExtractSettings = ExtractSettings()
@@ -238,6 +243,7 @@ def _template() -> Iterator[str]:
     yield "# A setting without a default shows an example, marked as such."
     yield "# Relative paths are relative to this file's folder. Flags on the command line override this file.\n"
     yield from _setting("workspace", Config.model_fields["workspace"])
+    yield from _setting("shard", Config.model_fields["shard"])
     for section, field in Config.model_fields.items():
         if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
             yield f"\n# {(field.annotation.__doc__ or '').strip()}\n[{section}]"

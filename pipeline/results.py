@@ -49,6 +49,8 @@ class Summary:
     before: int = 0
     failures: tuple[Failure, ...] = ()
     notes: tuple[str, ...] = ()
+    waits: str = ""
+    """Why it was not begun: shards of what it is made from that have not finished."""
     units: int = 0
     unit: str = ""
     seconds: float = 0.0

@@ -21,6 +21,8 @@ from rich.text import Text
 from ..data.errors import UsageError
 from ..data.known_records import no_garbage_collection
 from ..data.manifest import Record
+from ..data.shards import FOLDER as SHARDS
+from ..data.shards import Roll, begun, read_roll
 from ..stages.lineage import Lineage
 from ..stages.registry import FOLDERS, steps
 from ..stages.settings import Settings
@@ -191,7 +193,24 @@ def show_status(config: Config, console: Console, *, compare: bool) -> None:
         more = f" and {len(items) - _EXAMPLES} more" if len(items) > _EXAMPLES else ""
         console.line(f"{name} in {folder} ({stage}): {', '.join(items[:_EXAMPLES])}{more}")
         console.line(f"    {why}" + (f" → {hint}" if hint else ""))
-    console.result({"workspace": str(config.workspace), "items": [vars(state) for state in states]})
+    shards = list(_unfinished_shards(config.workspace))
+    for folder, roll, at_work in shards:
+        what = f" (at work, or died: {', '.join(map(str, at_work))})" if at_work else ""
+        console.line(f"shards of {folder}: {roll} {'has' if len(roll.missing) == 1 else 'have'} not finished{what}")
+    of_shards = {
+        folder: {"stage": roll.stage, "of": roll.of, "missing": roll.missing, "begun": at_work}
+        for folder, roll, at_work in shards
+    }
+    of_all = {"workspace": str(config.workspace), "items": [vars(state) for state in states]}
+    console.result({**of_all, **({"shards": of_shards} if of_shards else {})})
+
+
+def _unfinished_shards(workspace: Path) -> Iterator[tuple[str, Roll, list[int]]]:
+    """The folders whose shards have not all finished, with the numbers of those that have begun."""
+    for folder in (path for pattern in FOLDERS for path in sorted(workspace.glob(f"{pattern}/{SHARDS}"))):
+        roll = read_roll(folder.parent)
+        if roll is not None and roll.missing:
+            yield folder.parent.relative_to(workspace).as_posix(), roll, begun(folder.parent)
 
 
 def watch_status(config: Config, console: Console, *, compare: bool, seconds: float = 5.0) -> None:

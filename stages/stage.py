@@ -58,6 +58,8 @@ class Item:
     inputs: Mapping[str, Input]
     payload: Any = None
     """Whatever :meth:`Stage.process` needs; must be picklable if the stage runs in processes."""
+    place: int | None = None
+    """Its number among the stage's items, if they have numbers (folds): shards then share them out by it."""
     size: int = 1
     """Amount of work, in the stage's unit, to estimate the remaining time."""
     fingerprint: str = ""
@@ -124,6 +126,12 @@ class Stage(ABC, Generic[S]):
     """Whether items may run in several processes at once."""
     distributes: ClassVar[bool] = False
     """Whether items may run on other machines, which see the workspace and the inputs under the same paths."""
+    shared: ClassVar[bool] = False
+    """Whether shards may share out its items."""
+    by_item: ClassVar[bool] = False
+    """Whether an item is made from the items of the same name in the stage's sources alone."""
+    closes: ClassVar[bool] = False
+    """Whether it is made from all items of another stage in its folder, and so waits for all shards of that."""
 
     def __init__(self, settings: S, folder: Path, workspace: Path) -> None:
         self.settings = settings
@@ -143,6 +151,11 @@ class Stage(ABC, Generic[S]):
     def manifest(self) -> Manifest:
         """The manifest of this stage's folder."""
         return Manifest.of(self.folder)
+
+    @property
+    def sources(self) -> Sequence[Path]:
+        """Folders of other stages, from whose items it is made; their shards must have finished."""
+        return ()
 
     @property
     def workers(self) -> int:

@@ -69,7 +69,7 @@ def _compare_one(
     to_train.refuse_other_features(sorted(file.parent for file in comparison.glob("*/manifest.jsonl")))
     summaries = [runner.run(to_train.split())]
     trained = runner.workspace / "models" / name
-    compared = []
+    compared, waiting = [], []
     for variant in chosen:
         runner.console.heading(f"{name}: {variant.label}")
         reuse = _is_trained(trained, variant.settings, to_train)
@@ -86,8 +86,12 @@ def _compare_one(
             if not ran[-1].failures:
                 ran.append(runner.run(splits.cross_validate(variant.settings, folder)))
         summaries += ran
-        if not ran[-1].failures:
+        if waits := ran[-1].waits:
+            waiting.append(f"{variant.name}: {waits}")
+        elif not ran[-1].failures:
             compared.append((variant, folder))
+    if waiting:
+        return summed(summaries, comparison), {"name": name, "waits": "; ".join(waiting)}
     if reference not in {variant.name for variant, _ in compared}:
         return summed(summaries, comparison), {"name": name, "failed": reference}
     runner.console.heading(f"{name}: comparison")

@@ -15,6 +15,9 @@ from ..console import Console
 def show_comparisons(console: Console, results: Mapping[str, Json]) -> None:
     """Print a table for each biomarker, and where its page is."""
     for name, paths in results.items():
+        if "waits" in paths:
+            console.line(f"{name}: {paths['waits']}")
+            continue
         if "failed" in paths:
             console.line(f"{name}: {paths['failed']} failed, no comparison")
             continue

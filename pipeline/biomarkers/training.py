@@ -76,6 +76,8 @@ def _train_one(
         summaries.append(runner.run(make()))
         if summaries[-1].failures:
             return summaries, {"name": name, "failed": summaries[-1].stage}
+        if summaries[-1].waits:
+            return summaries, {"name": name, "waits": summaries[-1].waits}
     return summaries, metrics_of(folder)
 
 
@@ -109,6 +111,9 @@ def metrics_of(folder: Path) -> Json:
 def show_metrics(console: Console, metrics: Mapping[str, Json]) -> None:
     """Print the AUC of each model with its interval, and where the report is."""
     for name, values in metrics.items():
+        if "waits" in values:
+            console.line(f"{name}: {values['waits']}")
+            continue
         if "failed" in values:
             console.line(f"{name}: {values['failed']} failed, no metrics")
             continue

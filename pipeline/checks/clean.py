@@ -17,6 +17,7 @@ from pathlib import Path, PurePosixPath
 from ...data.artifact import files_of, remove
 from ...data.errors import BusyError, StoreError, UsageError
 from ...data.manifest import Manifest, Record
+from ...data.shards import clear_roll
 from ...stages.lineage import fold_count
 from ...stages.registry import rows_of
 from .folder_content import extras, is_own, is_within, owned_by, size_and_files, stage_folders
@@ -256,6 +257,7 @@ def _remove_empty(workspace: Path, folder: str) -> dict[str, str]:
     place = workspace / folder
     for name in (".lock", ".lock-file", ".lock-holder.json"):
         (place / name).unlink(missing_ok=True)
+    clear_roll(place)
     inside = sorted((path for path in place.rglob("*") if path.is_dir() and not path.is_symlink()), reverse=True)
     for path in (*inside, place):
         with suppress(OSError):  # not empty: it holds what wsipipe has not made

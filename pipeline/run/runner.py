@@ -12,10 +12,11 @@ from typing import Any, Protocol
 
 from msgspec import structs
 
-from ...data.artifact import digest_of_value, recover
+from ...data.artifact import digest_of_value
 from ...data.errors import SlideError, WsipipeError
 from ...data.known_records import no_garbage_collection
-from ...data.manifest import ErrorRecord, Json, Record
+from ...data.manifest import ErrorRecord, Json, Manifest, Record
+from ...data.shards import Shard, clear_roll
 from ...data.version import __version__
 from ...data.workspace import keep_within
 from ...stages.stage import Item, Progress, Stage
@@ -26,6 +27,7 @@ from .here import run_here
 from .outcomes import Executor, failed
 from .processes import run_in_processes
 from .run_log import RunLog
+from .sharing import held, part_of, refuse_missing, waits_for
 from .usage import Usage
 
 _KEPT = ("inputs", "settings")
@@ -53,6 +55,7 @@ class Runner:
     :param retry_failed: try items again that failed because of their input, even if it has not changed.
     :param replace: replace results that were made with other settings.
     :param elsewhere: the machines that items of some stages run on; default: this one.
+    :param shard: do this part of the items.
     """
 
     def __init__(
@@ -63,41 +66,52 @@ class Runner:
         retry_failed: bool = False,
         replace: bool = False,
         elsewhere: Elsewhere | None = None,
+        shard: Shard | None = None,
     ) -> None:
         self.workspace = workspace
         self.console = console
         self.retry_failed = retry_failed
         self.replace = replace
         self.elsewhere = elsewhere
+        self.shard = shard
 
     def run(self, stage: Stage[Any]) -> Summary:
         """Bring a stage up to date.
 
         :raises UsageError: other settings would replace results that are there (see ``replace``).
         :raises UsageError: a link leads out of the workspace.
+        :raises UsageError: shards of what it is made from have not finished.
         :raises BusyError: another run writes to the same folder.
         """
         keep_within(stage.workspace)
         if self.elsewhere is not None:
             stage = self.elsewhere.prepared(stage)
         begin = time.monotonic()  # the clock on the wall may be set back meanwhile
-        with stage.manifest.lock(), Usage() as usage, RunLog(stage, usage) as log:
-            recovered = recover(stage.folder)
+        refuse_missing(stage, self.shard)
+        if (roll := waits_for(stage, self.shard)) is not None:
+            waits = f"made when all shards have finished; still to come: {roll}"
+            self.console.note(f"{stage.name}: {waits}")
+            return Summary(stage.name, stage.folder, stage.items, notes=(waits,), waits=waits)
+        with held(stage, self.shard) as (manifest, recovered), Usage() as usage, RunLog(stage, usage) as log:
             with no_garbage_collection():
                 plan = stage.plan()
+                if self.shard is not None and stage.shared:
+                    plan = part_of(plan, stage, self.shard)
                 history = History(stage.manifest, stage.name)
                 decisions = [decide(stage, item, history, retry_failed=self.retry_failed) for item in plan.items]
             if not self.replace:
                 refuse_other_settings(stage, decisions, history)
             if kept := [record for decision in decisions if (record := self._kept(stage, decision, history))]:
-                stage.manifest.append(*kept)  # all at once: a workspace may have been moved
-            judged = {d.item.id: self._judge(stage, d, history) for d in decisions if d.verdict == "judged"}
+                manifest.append(*kept)  # all at once: a workspace may have been moved
+            judged = {d.item.id: self._judge(stage, manifest, d, history) for d in decisions if d.verdict == "judged"}
             for note in (*recovered, *plan.notes):
                 self.console.note(f"{stage.name}: {note}")
             log.planned(Counter(decision.verdict for decision in decisions), len(plan.rejected))
             closing_notes: list[str] = []
-            rejected = self._reject(stage, plan.rejected, history, log)
-            results = [*rejected, *self._do(stage, decisions, closing_notes, log)]
+            rejected = self._reject(stage, manifest, plan.rejected, history, log)
+            results = [*rejected, *self._do(stage, manifest, decisions, closing_notes, log)]
+            if self.shard is None and stage.shared:
+                clear_roll(stage.folder, len(plan.items) + len(plan.rejected))
         outcomes = [result.outcome for result in results if result.outcome]
         waiting = [d.record for d in decisions if d.verdict == "waiting" and d.record is not None]
         return Summary(
@@ -132,7 +146,7 @@ class Runner:
             return structs.replace(record, **now)
         return None
 
-    def _judge(self, stage: Stage[Any], decision: Decision, history: History) -> ErrorRecord:
+    def _judge(self, stage: Stage[Any], manifest: Manifest, decision: Decision, history: History) -> ErrorRecord:
         """Record once that an item does not pass the present judgement settings; its outputs stay on disk."""
         hint = "raise the limit to use it; it need not be made again for that"
         error = ErrorRecord(type=SlideError.__name__, message=decision.why, hint=hint, retry=False)
@@ -140,7 +154,7 @@ class Runner:
         settings = kept_settings(stage)
         if decision.record is not None and (last is None or (last.error, last.settings) != (error, settings)):
             update = {"status": "failed", "outputs": {}, "error": error, "settings": settings}
-            stage.manifest.append(
+            manifest.append(
                 structs.replace(
                     decision.record, **update, inputs=dict(decision.inputs), fingerprint=decision.fingerprint
                 )
@@ -148,18 +162,30 @@ class Runner:
         return error
 
     def _reject(
-        self, stage: Stage[Any], rejected: Mapping[str, WsipipeError], history: History, log: RunLog
+        self,
+        stage: Stage[Any],
+        manifest: Manifest,
+        rejected: Mapping[str, WsipipeError],
+        history: History,
+        log: RunLog,
     ) -> list[Result]:
         results = list(failed((Item(item, {}), error) for item, error in rejected.items()))
         for result in results:
             fingerprint = digest_of_value([stage.name, "rejected", result.error.message if result.error else ""])
             last = history.last(result.item.id)
             if last is None or last.fingerprint != fingerprint:
-                self._record(stage, result, Decision(result.item, "run", "", fingerprint, {}))
+                self._record(stage, manifest, result, Decision(result.item, "run", "", fingerprint, {}))
             log.item(result)
         return results
 
-    def _do(self, stage: Stage[Any], decisions: list[Decision], closing_notes: list[str], log: RunLog) -> list[Result]:
+    def _do(
+        self,
+        stage: Stage[Any],
+        manifest: Manifest,
+        decisions: list[Decision],
+        closing_notes: list[str],
+        log: RunLog,
+    ) -> list[Result]:
         pending = {d.item.id: d for d in decisions if d.verdict == "run"}
         items = [replace(d.item, fingerprint=d.fingerprint) for d in pending.values()]
         results: list[Result] = []
@@ -170,7 +196,7 @@ class Runner:
             running = self._executor(stage, items)(stage, items, progress, closing_notes)
             with closing(running):  # whatever ends the loop ends the work too, before the lock is given back
                 for result in running:
-                    self._record(stage, result, pending[result.item.id])
+                    self._record(stage, manifest, result, pending[result.item.id])
                     log.item(result)
                     results.append(result)
                     progress.finished(result)
@@ -190,9 +216,9 @@ class Runner:
         alone = min(stage.workers, len(items)) == 1 and stage.seconds_an_item is None
         return run_in_processes if len(stage.devices) > 1 or (stage.processes and not alone) else run_here
 
-    def _record(self, stage: Stage[Any], result: Result, decision: Decision) -> None:
+    def _record(self, stage: Stage[Any], manifest: Manifest, result: Result, decision: Decision) -> None:
         outcome = result.outcome
-        stage.manifest.append(
+        manifest.append(
             Record(
                 stage=stage.name,
                 stage_version=stage.version,

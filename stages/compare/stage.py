@@ -78,6 +78,10 @@ class CompareStage(Stage[CompareStageSettings]):
         super().__init__(settings, folder, workspace)
         self.compared, self.facts, self.table = compared, tuple(facts), table
 
+    @property
+    def sources(self) -> Sequence[Path]:
+        return [folder for _, folder in self.compared]
+
     def plan(self) -> Plan:
         inputs: dict[str, Input] = {}
         done: list[_Evaluated] = []

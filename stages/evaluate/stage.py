@@ -15,7 +15,7 @@ patient (:mod:`wsipipe.stages.predict.allowed_folds`).
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -53,10 +53,15 @@ class ReadSlidesStage(Stage[ReadSlidesSettings]):
 
     name = "read_slides"
     version = VERSIONS["read_slides"]
+    shared = True
 
     def __init__(self, settings: ReadSlidesSettings, folder: Path, workspace: Path, task: ExternalTask) -> None:
         super().__init__(settings, folder, workspace)
         self.task = task
+
+    @property
+    def sources(self) -> Sequence[Path]:
+        return self.task.tiles, self.task.features
 
     def plan(self) -> Plan:
         prevalence_of(folds_of(self.task.model), self.task.asked.prevalence)  # refused before hours of reading
@@ -104,6 +109,7 @@ class ExternalEvaluateStage(Stage[ExternalSettings]):
     name = "external_evaluate"
     version = VERSIONS["external_evaluate"]
     items = "cohorts"
+    closes = True
 
     def __init__(self, folder: Path, workspace: Path, task: ExternalTask) -> None:
         super().__init__(task.asked, folder, workspace)

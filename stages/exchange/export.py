@@ -50,6 +50,10 @@ class ExportTilesStage(Stage[ExportSettings]):
         super().__init__(settings, folder, workspace)
         self.tiles = tiles
 
+    @property
+    def sources(self) -> Sequence[Path]:
+        return (self.tiles,)
+
     def plan(self) -> Plan:
         tiled = upstream(Manifest.of(self.tiles), "tile", self.workspace)
         if not tiled.records:
@@ -110,6 +114,10 @@ class ExportFeaturesStage(Stage[ExportSettings]):
     def __init__(self, settings: ExportSettings, folder: Path, workspace: Path, *, tiles: Path, features: Path) -> None:
         super().__init__(settings, folder, workspace)
         self.tiles, self.features = tiles, features
+
+    @property
+    def sources(self) -> Sequence[Path]:
+        return (self.features,)
 
     def plan(self) -> Plan:
         extracted = upstream(Manifest.of(self.features), "extract", self.workspace)

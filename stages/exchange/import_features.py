@@ -57,6 +57,10 @@ class ImportStage(Stage[ExtractSettings]):
         self._digest_of_weights = cache(digest_of_weights)
         self._card = cache(self._find_card)
 
+    @property
+    def sources(self) -> Sequence[Path]:
+        return (self.tiles,)
+
     def plan(self) -> Plan:
         tiled = upstream(Manifest.of(self.tiles), "tile", self.workspace)
         if not tiled.records:

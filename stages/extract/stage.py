@@ -59,6 +59,8 @@ class ExtractStage(Stage[ExtractSettings]):
     version = VERSIONS["extract"]
     unit = "tiles"
     distributes = True
+    shared = True
+    by_item = True
 
     def __init__(
         self,
@@ -81,6 +83,10 @@ class ExtractStage(Stage[ExtractSettings]):
         assert source is not None  # the registry's row says that it comes after tiles
         folder = workspace / "features" / source.name / settings.folder_name()
         return cls(settings, folder, workspace, tiles=source, **further)
+
+    @property
+    def sources(self) -> Sequence[Path]:
+        return (self.tiles,)
 
     def plan(self) -> Plan:
         lineage = Lineage(self.workspace)

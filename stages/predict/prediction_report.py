@@ -52,6 +52,7 @@ class PredictionReportStage(Stage[PredictionReportSettings]):
     name = "prediction_report"
     version = VERSIONS["prediction_report"]
     items = "tables"
+    closes = True
 
     def __init__(
         self,

@@ -11,7 +11,7 @@ A fold that was trained or validated on one of a patient's slides reads no slide
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Self
@@ -107,6 +107,7 @@ class PredictStage(Stage[PredictSettings]):
     name = "predict"
     version = VERSIONS["predict"]
     distributes = True
+    shared = True
 
     def __init__(
         self,
@@ -117,6 +118,10 @@ class PredictStage(Stage[PredictSettings]):
     ) -> None:
         super().__init__(settings, folder, workspace)
         self.task = task
+
+    @property
+    def sources(self) -> Sequence[Path]:
+        return self.task.tiles, self.task.features  # all of both: a patient's other slides decide which folds may read
 
     def plan(self) -> Plan:
         folds = folds_of(self.task.model)

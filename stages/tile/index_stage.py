@@ -23,6 +23,7 @@ class IndexStage(Stage[Settings]):
     name = "index"
     version = VERSIONS["index"]
     items = "pages"
+    closes = True
 
     def plan(self) -> Plan:
         lineage = Lineage(self.workspace)

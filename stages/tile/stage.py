@@ -69,6 +69,7 @@ class TileStage(Stage[TileSettings]):
     version = VERSIONS["tile"]
     processes = True
     distributes = True
+    shared = True
 
     def __init__(
         self,

@@ -79,6 +79,7 @@ class CrossValidateStage(Stage[CrossValidateSettings]):
     name = "cross_validate"
     version = VERSIONS["cross_validate"]
     items = "models"
+    closes = True
 
     def __init__(
         self,

@@ -49,6 +49,7 @@ class TrainingReportStage(Stage[ReportSettings]):
     name = "report"
     version = VERSIONS["report"]
     items = "pages"
+    closes = True
 
     def __init__(self, settings: ReportSettings, folder: Path, workspace: Path, *, table: Path | None = None) -> None:
         super().__init__(settings, folder, workspace)

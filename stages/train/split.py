@@ -82,6 +82,10 @@ class SplitStage(Stage[SplitStageSettings]):
         self.expression, self.gene_sets = expression or workspace / "genomics" / store_name("rna"), gene_sets
         self.table, self.tiles, self.features, self.molecular = table, tiles, features, molecular
 
+    @property
+    def sources(self) -> Sequence[Path]:
+        return self.tiles, self.features
+
     def plan(self) -> Plan:
         settings = self.settings
         table = read_cohort(self.table)

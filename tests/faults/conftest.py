@@ -24,6 +24,9 @@ SHORT_ROUND = {
     "test_a_line_of_garbage",
     "test_a_reader_that_leaves",
     "test_streams_that_are_not_utf_8",
+    "test_two_shards_and_one_run_come_to_the_same",
+    "test_shards_that_are_killed_come_to_the_same",
+    "test_what_needs_all_shards_of_the_stage_before_says_so",
 }
 """What is tried without being asked: the rest takes minutes, and comes with ``--faults long``."""
 
