@@ -140,8 +140,9 @@ STAGES: Final = (
         "import-checkpoint", 1, ("models/*",), outputs=_FOLDS,
     ),
     StageRow(
-        "cross_validate", 4, ("models/*", "comparisons/*/*"), command="train",
+        "cross_validate", 5, ("models/*", "comparisons/*/*"), command="train",
         outputs=(
+            OutputRow("applicability.json", _JSON, small=True),
             OutputRow("oof_predictions.csv", small=True), OutputRow("metrics.json", _JSON, small=True),
             OutputRow("targets/*/oof_predictions.csv", small=True),
             OutputRow("targets/*/metrics.json", _JSON, small=True),
