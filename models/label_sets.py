@@ -7,11 +7,10 @@ is none: a censored time does not say how far a prediction was off.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Final
 
 from .applicability import Held
-from .evaluation.conformal import fewest_patients, label_set, residual_limit
+from .evaluation.conformal import LabelSet, fewest_patients, label_set, residual_limit
 from .tasks.binary import class_of
 from .tasks.prediction import PatientPrediction, Score
 from .tasks.regression import number_of
@@ -19,18 +18,6 @@ from .tasks.task import Task
 
 OF_CLASSES: Final = ("binary", "multiclass", "ordinal")
 """Tasks whose answers are probabilities of classes."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class LabelSet:
-    """What a patient's label is at a stated level."""
-
-    classes: tuple[int, ...] | None = None
-    """The classes that the patient may be of; None if nothing can be said."""
-    between: tuple[float, float] | None = None
-    """Of a number, the interval that holds it."""
-    why_not: str = ""
-    """Why nothing can be said; empty if something is."""
 
 
 def held_out(task: Task, rows: Sequence[PatientPrediction]) -> Held | None:

@@ -202,7 +202,9 @@ def predict(
     features = workspace / "features" / as_trained.features_name()
     summaries = _tile_for_model(as_trained, runner, found, table, allow_upsample=config.tile.allow_upsample)
     summaries.append(run_step("extract", as_trained, runner, tiles.name, only=list(slides)))
-    settings = PredictSettings(**config.predict.model_dump(include=set(PredictSettings.model_fields)))
+    # How patients are judged is the report's affair: another level draws no heatmap again.
+    own = config.predict.model_dump(include=set(PredictSettings.model_fields) - {"alpha"})
+    settings = PredictSettings(**own)
     task = PredictionTask(
         model=model.resolve(),
         tiles=tiles,
@@ -213,7 +215,7 @@ def predict(
     )
     summaries.append(runner.run(PredictStage(settings, folder, workspace, task)))
     report = PredictionReportStage(
-        PredictionReportSettings(prevalence=settings.prevalence),
+        PredictionReportSettings(prevalence=settings.prevalence, alpha=config.predict.alpha),
         folder,
         workspace,
         task,

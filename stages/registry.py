@@ -166,14 +166,17 @@ STAGES: Final = (
         ),
     ),
     StageRow(
-        "predict", 3, ("predictions/*",), ".predict.settings:PredictSettings",
+        "predict", 4, ("predictions/*",), ".predict.settings:PredictSettings",
         outputs=(
             OutputRow("slides/*.json", _JSON, small=True), OutputRow("geojson/*.geojson"), *map(OutputRow, _PICTURES),
         ),
     ),
     StageRow(
-        "prediction_report", 4, ("predictions/*",), command="predict",
-        outputs=(OutputRow("predictions.csv", small=True), OutputRow("report.html", small=True)),
+        "prediction_report", 5, ("predictions/*",), command="predict",
+        outputs=(
+            OutputRow("predictions.csv", small=True), OutputRow("predictions.parquet", small=True),
+            OutputRow("predictions.json", _JSON, small=True), OutputRow("report.html", small=True),
+        ),
     ),
     StageRow(
         "read_slides", 2, ("evaluations/*",), command="evaluate",

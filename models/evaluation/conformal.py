@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Final
 
 from ...data.errors import UsageError
@@ -27,6 +28,18 @@ Strangeness = Mapping[int, Sequence[float]]
 
 _ROUNDING: Final = 1e-9
 """Of α (n + 1), which is a whole number for most levels that people ask for."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class LabelSet:
+    """What a patient's label is at a stated level."""
+
+    classes: tuple[int, ...] | None = None
+    """The classes that the patient may be of; None if nothing can be said."""
+    between: tuple[float, float] | None = None
+    """Of a number, the interval that holds it."""
+    why_not: str = ""
+    """Why nothing can be said; empty if something is."""
 
 
 def refuse_level(alpha: float) -> None:

@@ -17,6 +17,7 @@ from ...data.errors import StoreError
 from ...data.features.store import Bag, read_bag
 from ...data.json_text import fault, read_json
 from ...data.manifest import OutputRecord
+from ...models.applicability import Applicability, Fitness
 from ...models.backbones.devices import choose_devices
 from ...models.bundle import Bundle, folds_of, read_bundle
 from ...models.tasks.multitask import MultiTask
@@ -47,6 +48,8 @@ class SlideOutput(BaseModel):
     """Whether equal ids were treated as other people's."""
     remarks: str = ""
     """Further information for readers of the numbers, such as that the slide was enlarged."""
+    fitness: Fitness | None = None
+    """How it compares with the slides that trained the model; None if the model does not know them."""
 
     @model_validator(mode="after")
     def _of_the_same_folds(self) -> Self:
@@ -85,6 +88,10 @@ class SlideToRead:
     allowed: AllowedFolds
     other_patients: bool = False
     remarks: str = ""
+    known: Applicability | None = None
+    """What the model knows of its training slides, to compare the slide with them."""
+    sharpness: float | None = None
+    """Median over its tiles, if tiling measured it."""
 
     def inputs(self, features: OutputRecord, model: OutputRecord) -> dict[str, Input]:
         """List the inputs that the output depends on.
@@ -92,12 +99,13 @@ class SlideToRead:
         :param model: the model's record (:func:`~wsipipe.stages.lineage.model_record`).
         """
         folds = {"folds": list(self.allowed.folds), "why": self.allowed.why}
-        return {
+        inputs: dict[str, Input] = {
             "features": OutputInput(features),
             "model": OutputInput(model),
             "patient": ValueInput(self.patient_id),
             "folds": ValueInput(folds),
         }
+        return inputs if self.known is None else {**inputs, "applicability": ValueInput(self.known.digest)}
 
 
 @dataclass(frozen=True)
@@ -136,6 +144,7 @@ class FoldReader:
             raise slide.allowed.refusal()
         bag = read_bag(slide.store)
         readings = {fold: self.bundles[fold].read(bag, slide.store) for fold in slide.allowed.folds}
+        known, bad_tiles = slide.known, len(bag.facts.bad_tiles)
         output = SlideOutput(
             slide_id=slide.slide_id,
             patient_id=slide.patient_id,
@@ -144,7 +153,8 @@ class FoldReader:
             why=slide.allowed.why,
             tiles=len(bag.coords),
             other_patients=slide.other_patients,
-            remarks="; ".join(filter(None, [slide.remarks, _undecoded(len(bag.facts.bad_tiles))])),
+            remarks="; ".join(filter(None, [slide.remarks, _undecoded(bad_tiles)])),
+            fitness=known and known.measured(bag.features, sharpness=slide.sharpness, bad_tiles=bad_tiles),
         )
         attention = _mean(reading.attention for reading in readings.values())
         return SlideAsRead(bag, output, attention, _mean(reading.scores for reading in readings.values()))
@@ -153,7 +163,8 @@ class FoldReader:
 def write_output(path: Path, output: SlideOutput) -> Path:
     """Write a slide's output as JSON, and return the path."""
     with whole(path) as scratch:
-        scratch.write_text(output.model_dump_json(indent=1) + "\n", encoding="utf-8")
+        without = {"fitness"} if output.fitness is None else None
+        scratch.write_text(output.model_dump_json(indent=1, exclude=without) + "\n", encoding="utf-8")
     return path
 
 

@@ -21,6 +21,13 @@ class PredictSettings(Settings):
         description="share of positive patients where the model is used: probabilities and thresholds are shown at it; "
         "default: that of its training patients",
     )
+    alpha: float = Presentation(
+        0.1,
+        gt=0,
+        lt=1,
+        description="share of the patients of each class whose label set may miss it; a patient whose set does not "
+        "hold exactly one class is uncertain",
+    )
     other_patients: bool = Runtime(
         False,
         description="these are other people than those who trained the model, though some ids are the same: compare "

@@ -28,6 +28,7 @@ from ...data.slides.readers import open_slide
 from ...data.tiling.overview import read_overview
 from ...data.tiling.store import read_tile, read_tiles
 from ...data.wording import some
+from ...models.applicability import read_applicability
 from ...models.bundle import folds_of, prevalence_of
 from ...models.tasks.multitask import MultiTask
 from ..lineage import Lineage, model_record
@@ -125,6 +126,7 @@ class PredictStage(Stage[PredictSettings]):
         tiled = upstream(Manifest.of(self.task.tiles), "tile", self.workspace, only=asked, lineage=lineage)
         done = upstream(Manifest.of(self.task.features), "extract", self.workspace, only=tiled.records, lineage=lineage)
         doubt = lineage.doubt_of_model(self.task.model)
+        known = read_applicability(self.task.model, [path for path, _ in folds])
         before = patients_before(self.manifest, self.workspace)
         patients, patient_of = self.task.patients(before), self.task.patient_of(before)
         of_asked = {patient_of[slide] for slide in asked}
@@ -143,6 +145,8 @@ class PredictStage(Stage[PredictSettings]):
                 allowed=allowed[patient],
                 other_patients=other,
                 remarks=_enlarged(tile),
+                known=known,
+                sharpness=tile.stats.get("sharpness_median"),
             )
             payload = _SlideToPredict(
                 slide,

@@ -100,7 +100,7 @@ DEFAULTS: dict[str, tuple[type[Settings], int, dict[str, Any]]] = {
         5,
         {**QUESTION, "drop_conflicts": False, "tcga_slides": "diagnostic", "bootstrap_rounds": 2000, "seed": 0},
     ),
-    "predict": (PredictSettings, 3, {}),
+    "predict": (PredictSettings, 4, {}),
     "compare": (CompareStageSettings, 5, QUESTION),
     "import-checkpoint": (BiomarkerSettings, 1, {n: value for n, value in QUESTION.items() if n != "of_targets"}),
     "report": (ReportSettings, 6, {}),
@@ -129,7 +129,7 @@ def test_every_setting_is_of_one_of_four_kinds() -> None:
     }
     assert {key: fields for key, fields in by_stage.items() if fields} == {
         (ExtractSettings, "judgement"): {"max_bad_tiles"},
-        (PredictSettings, "presentation"): {"top_tiles", "prevalence"},
+        (PredictSettings, "presentation"): {"top_tiles", "prevalence", "alpha"},
         (CrossValidateSettings, "presentation"): {"prevalence"},
         (ExternalSettings, "presentation"): {"prevalence", "audit"},
         (CompareStageSettings, "presentation"): {"audit"},
