@@ -97,7 +97,7 @@ _FOLDS: Final = tuple(
     OutputRow(pattern, ".output_checks:check_bundle") for pattern in ("fold-[0-9]", "fold-[0-9][0-9]")
 )  # and no copy that somebody has made beside them
 _AUDIT: Final = (OutputRow("audit.json", _JSON, small=True), OutputRow("audit.csv", small=True))
-_PICTURES: Final = ("heatmaps/*.png", "tiles/*.png")
+_PICTURES: Final = ("heatmaps/*.png", "evidence/*.png", "tiles/*.png", "scores/*.ome.tiff")
 
 STAGES: Final = (
     StageRow(

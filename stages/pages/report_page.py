@@ -158,6 +158,12 @@ class SlidePrediction:
     geojson: str | None
     prediction: PatientPrediction
     """Its patient's, from this slide alone."""
+    evidence: str | None = None
+    """Heatmap of what tiles speak for and against."""
+    scores: str | None = None
+    """Image of the scores."""
+    concentration: str = ""
+    """How unevenly attention is spread over its tiles, in words."""
 
 
 @dataclass(frozen=True, kw_only=True)

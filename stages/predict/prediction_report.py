@@ -23,6 +23,7 @@ from ...models.tasks.multitask import MultiTask
 from ...models.tasks.prediction import PatientPrediction
 from ..lineage import Lineage, model_record
 from ..pages.asked_question import Question
+from ..pages.attention_words import concentration_words
 from ..pages.report_page import (
     FailedSlide,
     PredictionReport,
@@ -230,6 +231,9 @@ class PredictionReportStage(Stage[PredictionReportSettings]):
             heatmap=beside("heatmap"),
             top_tiles=beside("top_tiles"),
             geojson=beside("geojson"),
+            evidence=beside("evidence"),
+            scores=beside("scores"),
+            concentration="" if output.concentration is None else concentration_words(output.concentration),
             prediction=prediction,
         )
 

@@ -28,6 +28,28 @@ from .allowed_folds import AllowedFolds
 _Fold = Annotated[int, Field(ge=0, lt=MOST_FOLDS)]
 
 
+class Concentration(BaseModel):
+    """How unevenly attention is spread over a slide's tiles."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    top_1: float = Field(ge=0, le=1.001)
+    """Share of the attention on the hundredth of the tiles with most, at least one."""
+    top_10: float = Field(ge=0, le=1.001)
+    """The same of the tenth."""
+    effective: float = Field(ge=0)
+    """Effective number of tiles: the exponential of the entropy of the attention (Hill, 1973)."""
+
+    @classmethod
+    def of(cls, attention: NDArray[np.float64]) -> Self:
+        """Measure the attention of tiles (N,), which sums to 1."""
+        falling = np.sort(attention)[::-1]
+        tops = {share: float(falling[: max(1, round(share * len(falling)))].sum()) for share in (0.01, 0.1)}
+        known = attention[attention > 0]
+        effective = float(np.exp(-(known * np.log(known)).sum()))
+        return cls(top_1=tops[0.01], top_10=tops[0.1], effective=effective)
+
+
 class SlideOutput(BaseModel):
     """The stored output for a slide that was read."""
 
@@ -50,6 +72,8 @@ class SlideOutput(BaseModel):
     """Further information for readers of the numbers, such as that the slide was enlarged."""
     fitness: Fitness | None = None
     """How it compares with the slides that trained the model; None if the model does not know them."""
+    concentration: Concentration | None = None
+    """How unevenly attention is spread over its tiles; None where it was not measured."""
 
     @model_validator(mode="after")
     def _of_the_same_folds(self) -> Self:
@@ -163,7 +187,7 @@ class FoldReader:
 def write_output(path: Path, output: SlideOutput) -> Path:
     """Write a slide's output as JSON, and return the path."""
     with whole(path) as scratch:
-        without = {"fitness"} if output.fitness is None else None
+        without = {name for name in ("fitness", "concentration") if getattr(output, name) is None}
         scratch.write_text(output.model_dump_json(indent=1, exclude=without) + "\n", encoding="utf-8")
     return path
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Literal
 
 from pydantic import Field
 
@@ -12,7 +13,12 @@ from ..settings import Presentation, Runtime, Settings
 class PredictSettings(Settings):
     """Predictions on slides, from histology alone."""
 
-    top_tiles: int = Presentation(8, ge=0, le=64, description="most attended tiles shown of each slide")
+    top_tiles: int = Presentation(
+        8, ge=0, le=64, description="tiles shown of each slide: so many with most and with least attention, and so on"
+    )
+    scale: Literal["rank", "linear"] = Presentation(
+        "rank", description="colours of heatmaps: by the rank of a tile in its slide, or linear in its score"
+    )
     prevalence: float | None = Presentation(
         None,
         gt=0,

@@ -129,7 +129,7 @@ def test_every_setting_is_of_one_of_four_kinds() -> None:
     }
     assert {key: fields for key, fields in by_stage.items() if fields} == {
         (ExtractSettings, "judgement"): {"max_bad_tiles"},
-        (PredictSettings, "presentation"): {"top_tiles", "prevalence", "alpha"},
+        (PredictSettings, "presentation"): {"top_tiles", "scale", "prevalence", "alpha"},
         (CrossValidateSettings, "presentation"): {"prevalence"},
         (ExternalSettings, "presentation"): {"prevalence", "audit"},
         (CompareStageSettings, "presentation"): {"audit"},
