@@ -153,12 +153,14 @@ def import_features(config: Config, runner: Runner, source: Path, *, tiles: str 
 
 
 def predict(
-    config: Config, runner: Runner, model: Path, *, name: str | None = None
+    config: Config, runner: Runner, model: Path, *, name: str | None = None, features: str | None = None
 ) -> tuple[list[Summary], dict[str, Json]]:
     """Tile and extract slides with the settings that a model was trained with, and predict on them.
 
     :param model: the trained model's folder.
     :param name: name of the folder of predictions; default: the model's name.
+    :param features: name of a folder of features; slides are then read from these alone, and no file is needed.
+    :raises UsageError: slides and features are both given, or there is nothing to predict on.
     """
     from ..data.cohort.slide_match import match_slides
     from ..data.cohort.table import read_cohort
@@ -188,32 +190,40 @@ def predict(
     as_trained = config.model_copy(update={"tile": tile_settings, "extract": extract_settings})
 
     table = read_cohort(config.predict.table) if config.predict.table else None
-    found = _slides(config.predict.slides, table)
-    named = {s.slide_id: code.patient for s in found if (code := tcga_barcode(s.slide_id))}
+    if features is None:
+        found = _slides(config.predict.slides, table)
+        ids = [slide.slide_id for slide in found]
+    else:
+        source = choose_features(runner, as_trained.features_name(), features)
+        ids = _slides_with_features(config, runner, source, table)
+    named = {slide: code.patient for slide in ids if (code := tcga_barcode(slide))}
     further: dict[str, str] = {}
     if table is not None:
         patients = dict(zip(table.frame["slide_id"], table.frame["patient_id"], strict=True))
-        named |= {disk: patients[row] for disk, row in match_slides([s.slide_id for s in found], table).rows.items()}
+        named |= {disk: patients[row] for disk, row in match_slides(ids, table).rows.items()}
         further = {slide: patient for slide, patient in patients.items() if slide}
     # A slide whose patient nobody names is a patient of its own.
-    slides = {s.slide_id: named.get(s.slide_id, s.slide_id) for s in found}
+    slides = {slide: named.get(slide, slide) for slide in ids}
 
-    tiles = workspace / "tiles" / tile_settings.folder_name()
-    features = workspace / "features" / as_trained.features_name()
-    summaries = _tile_for_model(as_trained, runner, found, table, allow_upsample=config.tile.allow_upsample)
-    summaries.append(run_step("extract", as_trained, runner, tiles.name, only=list(slides)))
-    settings = PredictSettings(**config.predict.model_dump(include=set(PredictSettings.model_fields)))
+    summaries: list[Summary] = []
+    if features is None:
+        source = workspace / "features" / as_trained.features_name()
+        summaries += _tile_for_model(as_trained, runner, found, table, allow_upsample=config.tile.allow_upsample)
+        summaries.append(run_step("extract", as_trained, runner, tile_settings.folder_name(), only=ids))
+    # How patients are judged is the report's affair: another level draws no heatmap again.
+    own = config.predict.model_dump(include=set(PredictSettings.model_fields) - {"alpha"})
+    settings = PredictSettings(**own)
     task = PredictionTask(
         model=model.resolve(),
-        tiles=tiles,
-        features=features,
+        tiles=workspace / "tiles" / source.parent.name,
+        features=source,
         slides=slides,
         further=further,
         unnamed=slides.keys() - named.keys(),
     )
     summaries.append(runner.run(PredictStage(settings, folder, workspace, task)))
     report = PredictionReportStage(
-        PredictionReportSettings(prevalence=settings.prevalence),
+        PredictionReportSettings(prevalence=settings.prevalence, alpha=config.predict.alpha),
         folder,
         workspace,
         task,
@@ -226,6 +236,30 @@ def predict(
         "heatmaps": str(folder / "heatmaps"),
     }
     return summaries, result
+
+
+def _slides_with_features(config: Config, runner: Runner, features: Path, table: CohortTable | None) -> list[str]:
+    """The slides of a folder of features, or those of them that the table names; the others are counted.
+
+    :raises UsageError: slides are given too, or there are none.
+    """
+    from ..data.cohort.slide_match import match_slides
+    from ..data.manifest import Manifest
+    from ..data.wording import some
+
+    if config.predict.slides:
+        what = "slides are given, and features to be read in their place"
+        raise UsageError(what, hint="leave one of them out; --table chooses slides that have features")
+    there = sorted(s for s, record in Manifest.of(features).latest("extract").items() if record.status == "done")
+    match = None if table is None else match_slides(there, table)
+    chosen = there if match is None else sorted(match.rows)
+    if match is not None and match.only_in_table:
+        without = some(match.only_in_table, 3)
+        runner.console.note(f"slides of the table without features, left out: {len(match.only_in_table)} ({without})")
+    if not chosen:
+        of_table = "" if table is None else f" of {table.source}"
+        raise UsageError(f"no slide{of_table} has features here", path=features, hint="look with wsipipe status")
+    return chosen
 
 
 def evaluate(

@@ -25,6 +25,7 @@ from . import chain
 from .biomarkers import comparison, training
 from .biomarkers import robustness as of_features
 from .checks.commands import add_upkeep
+from .choose_model import choose_model
 from .command import Call, Commands, ConfigFile, Dask, Debug, Json, console_of, settings_of, works
 from .config import FILE_NAME, template
 from .process import run_command
@@ -216,8 +217,18 @@ def predict(
     call: Call,
     slides: Slides = None,
     *,
-    model: Annotated[Path, typer.Option("--model", "-m", help="a trained model's folder, such as work/models/her2")],
+    model: Annotated[
+        Path | None,
+        typer.Option("--model", "-m", help="a trained model's folder; default: the only model of the workspace"),
+    ] = None,
     name: Annotated[str | None, typer.Option(help="name of the predictions' folder; default: the model's")] = None,
+    features: Annotated[
+        str | None,
+        typer.Option(
+            help="predict from features of the workspace, such as 0.5mpp-224px/uni2-h, without the slides' files: all "
+            "slides there, or those of --table"
+        ),
+    ] = None,
     table: Annotated[Path | None, typer.Option(help="table with slide_id and patient_id, path, mpp")] = None,
     mpp_override: Annotated[float | None, typer.Option(help="µm per pixel, for slides that do not state it")] = None,
     overrule_mpp: Annotated[
@@ -248,7 +259,9 @@ def predict(
     device = call.flags["predict"].get("device")
     call.flags["extract"] = {"weights": weights, "batch_size": batch_size, "device": device}
     call.flags["extract"] |= {"tile_timeout": tile_timeout, "max_bad_tiles": max_bad_tiles}
-    summaries, result = chain.predict(*call.open(), model, name=name)
+    settings, runner = call.open()
+    chosen = choose_model(runner.workspace, model, call.console)
+    summaries, result = chain.predict(settings, runner, chosen, name=name, features=features)
     chain.show_predictions(call.console, result)
     call.finish(summaries, result)
 

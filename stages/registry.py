@@ -99,7 +99,7 @@ _FOLDS: Final = tuple(
     OutputRow(pattern, ".output_checks:check_bundle") for pattern in ("fold-[0-9]", "fold-[0-9][0-9]")
 )  # and no copy that somebody has made beside them
 _AUDIT: Final = (OutputRow("audit.json", _JSON, small=True), OutputRow("audit.csv", small=True))
-_PICTURES: Final = ("heatmaps/*.png", "tiles/*.png")
+_PICTURES: Final = ("heatmaps/*.png", "evidence/*.png", "tiles/*.png", "scores/*.ome.tiff")
 
 STAGES: Final = (
     StageRow(
@@ -142,8 +142,9 @@ STAGES: Final = (
         "import-checkpoint", 1, ("models/*",), outputs=_FOLDS,
     ),
     StageRow(
-        "cross_validate", 4, ("models/*", "comparisons/*/*"), command="train",
+        "cross_validate", 5, ("models/*", "comparisons/*/*"), command="train",
         outputs=(
+            OutputRow("applicability.json", _JSON, small=True),
             OutputRow("oof_predictions.csv", small=True), OutputRow("metrics.json", _JSON, small=True),
             OutputRow("targets/*/oof_predictions.csv", small=True),
             OutputRow("targets/*/metrics.json", _JSON, small=True),
@@ -171,14 +172,17 @@ STAGES: Final = (
         outputs=(OutputRow("robustness.csv", small=True), OutputRow("robustness.html", small=True)),
     ),
     StageRow(
-        "predict", 3, ("predictions/*",), ".predict.settings:PredictSettings",
+        "predict", 4, ("predictions/*",), ".predict.settings:PredictSettings",
         outputs=(
             OutputRow("slides/*.json", _JSON, small=True), OutputRow("geojson/*.geojson"), *map(OutputRow, _PICTURES),
         ),
     ),
     StageRow(
-        "prediction_report", 4, ("predictions/*",), command="predict",
-        outputs=(OutputRow("predictions.csv", small=True), OutputRow("report.html", small=True)),
+        "prediction_report", 5, ("predictions/*",), command="predict",
+        outputs=(
+            OutputRow("predictions.csv", small=True), OutputRow("predictions.parquet", small=True),
+            OutputRow("predictions.json", _JSON, small=True), OutputRow("report.html", small=True),
+        ),
     ),
     StageRow(
         "read_slides", 2, ("evaluations/*",), command="evaluate",

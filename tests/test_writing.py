@@ -37,6 +37,7 @@ EXCEPTIONS = {
     "data/features/rows.py": {"mkdir", "open"},
     # the picture is given as a path by the block of its `whole`
     "stages/predict/heatmap.py": {"write_bytes"},
+    "stages/predict/tile_sheet.py": {"write_bytes"},
     "stages/tile/qc_picture.py": {"save"},
     "stages/compare/figure.py": {"savefig"},
     # removes its own folder of unfinished work, if it is empty

@@ -35,6 +35,9 @@ nothing else does not count as sharp."""
 
 Scores = npt.NDArray[np.float32]
 
+BLURRED: Final = 1.5
+"""Sharpness that separated blurred H&E from sharp on every slide tried."""
+
 _BLOCK: Final = LevelPx(2048)
 """Pixels of a level that are read at a time along a row of tiles."""
 

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Final, Self
 
 from ...data.cohort.outcomes import Label
 from ...data.errors import UsageError
+from ..evaluation.conformal import LabelSet
 
 if TYPE_CHECKING:
     from .task import Task  # loads torch, which pages do not need
@@ -84,6 +85,10 @@ class PatientPrediction(Answer):
     folds: tuple[int, ...]
     why: str = ""
     """Why these folds were used and not others."""
+    doubts: tuple[str, ...] = ()
+    """Why the patient gets no call; empty if they get one."""
+    label_set: LabelSet = LabelSet()
+    """What their label is at a stated level."""
 
     @property
     def fold(self) -> int:

@@ -117,17 +117,20 @@ def show_metrics(console: Console, metrics: Mapping[str, Json]) -> None:
         if "failed" in values:
             console.line(f"{name}: {values['failed']} failed, no metrics")
             continue
-        if "measure" in values:
-            low, high = values["low"], values["high"]
-            between = "" if low is None else f" (95 % interval {low:.3f} to {high:.3f})"
-            main = "undefined" if values["value"] is None else f"{values['value']:.3f}{between}"
-            counts = "".join(f", {n} {name}" for name, n in values["counts"].items())
-            console.line(f"{name}: {values['measure']} {main}, {values['n_patients']} patients{counts}")
-            console.line(f"  {values['report']}")
-            continue
-        interval = (
-            "" if values["auc_low"] is None else f" (95 % interval {values['auc_low']:.3f} to {values['auc_high']:.3f})"
-        )
-        auc = "undefined" if values["auc"] is None else f"{values['auc']:.3f}{interval}"
-        console.line(f"{name}: AUC {auc}, {values['n_patients']} patients, {values['n_positive']} positive")
+        console.line(f"{name}: {figure_of(values)}")
         console.line(f"  {values['report']}")
+
+
+def figure_of(values: Mapping[str, Json]) -> str:
+    """The main figure of a model with its interval, and of how many patients it is.
+
+    :param values: what :func:`metrics_of` returns.
+    """
+    of_task = "measure" in values
+    value, low, high = (values[key] for key in (("value", "low", "high") if of_task else ("auc", "auc_low", "auc_high")))
+    between = "" if low is None else f" (95 % interval {low:.3f} to {high:.3f})"
+    main = "undefined" if value is None else f"{value:.3f}{between}"
+    if not of_task:
+        return f"AUC {main}, {values['n_patients']} patients, {values['n_positive']} positive"
+    counts = "".join(f", {n} {name}" for name, n in values["counts"].items())
+    return f"{values['measure']} {main}, {values['n_patients']} patients{counts}"

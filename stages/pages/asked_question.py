@@ -73,6 +73,8 @@ class Question:
 
     def call_of(self, prediction: PatientPrediction) -> str:
         """The call of a patient, in words; empty in a task without calls."""
+        if prediction.doubts:
+            return "uncertain"
         if self.task == "binary" or self.classes:
             return self.name_of(prediction.call)
         return ("low", "high")[prediction.call] if self.words.called else ""

@@ -35,6 +35,7 @@ from .charts import (
     roc_chart,
     slot_chart,
 )
+from .doubt_words import set_words
 from .numbers import TEMPLATES, figure, mean_and_deviation
 
 Facts = tuple[tuple[str, str], ...]
@@ -157,6 +158,12 @@ class SlidePrediction:
     geojson: str | None
     prediction: PatientPrediction
     """Its patient's, from this slide alone."""
+    evidence: str | None = None
+    """Heatmap of what tiles speak for and against."""
+    scores: str | None = None
+    """Image of the scores."""
+    concentration: str = ""
+    """How unevenly attention is spread over its tiles, in words."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -192,6 +199,8 @@ class PredictionReport:
     failed: tuple[FailedSlide, ...]
     stale: tuple[StaleSlide, ...] = ()
     facts: Facts
+    alpha: float | None = None
+    """Share of patients whose label set may miss their class; None if no sets are known."""
 
 
 def training_page(report: TrainingReport, layout: str = PAGE) -> str:
@@ -240,6 +249,7 @@ def prediction_page(
         question=report.question,
         place=place_chart,
         link=_link,
+        possible=lambda prediction: set_words(report.question, prediction.label_set),
         parts=parts,
         answers=answers or {},
     )

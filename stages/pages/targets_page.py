@@ -79,7 +79,7 @@ def target_prediction_page(
     """
     parts, answers = [], {slide.slide: "" for slide in report.slides}
     for name, own in reports.items():
-        bare = tuple(replace(slide, heatmap=None, top_tiles=None, geojson=None) for slide in own.slides)
+        bare = tuple(replace(slide, heatmap=None, evidence=None) for slide in own.slides)
         of_target = replace(own.question, of_several=True)
         alone = replace(own, name=name, question=of_target, slides=bare, failed=(), stale=(), facts=())
         parts.append((name, Markup(prediction_page(alone, PART))))

@@ -1,11 +1,10 @@
-"""Tile scores as pictures: a heatmap on the slide's overview, and a strip of tiles.
+"""Tile scores as pictures: a heatmap on the slide's overview.
 
-Both are byte for byte the same for the same input: no dates, no random ids, a font that comes with matplotlib.
+It is byte for byte the same for the same input: no dates, no random ids, a font that comes with matplotlib.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Final, Literal
 
@@ -19,10 +18,12 @@ from ...data.tiling.tile_scores import Floats, scored_tiles
 from ...data.units import Mpp
 from ..pages.sheet import FAINT, LINE, MARGIN, Rgb, Sheet
 
-Scale = Literal["rank", "clipped"]
+Scale = Literal["rank", "linear"]
 
 COLOURS: Final = (matplotlib.colormaps["viridis"](np.arange(256))[:, :3] * 255).round().astype(np.uint8)
 """(256, 3) RGB, low to high: perceptually uniform, and suitable for colour-blind people."""
+SIGNED_COLOURS: Final = (matplotlib.colormaps["RdBu_r"](np.arange(256))[:, :3] * 255).round().astype(np.uint8)
+"""(256, 3) RGB, against to for: blue, white in the middle, red; as suitable."""
 OPACITY: Final = 0.5
 """Fraction of the colour in a scored pixel; the rest is the tissue in grey, so that its own colours do not mix in."""
 
@@ -30,9 +31,8 @@ _PANEL_LONGEST: Final = (640, 1400)  # px: smaller overviews are enlarged to the
 _COLUMN_NARROWEST: Final = 480  # px: what the legend needs
 _BAR_HEIGHT: Final = 14
 _CLIPPED_AT: Final = (0.01, 0.99)
-_STRIP_TILE: Final = 200
-_STRIP_GAP: Final = 10
-_STRIP_COLUMNS: Final = 6
+_STRONGER: Final = 0.8
+"""Opacity where a score is signed: white in the middle is no colour, and must not look like tissue."""
 
 
 def draw_heatmap(
@@ -47,12 +47,14 @@ def draw_heatmap(
     scale: Scale = "rank",
     mpp: Mpp | None = None,
     score_name: str = "attention",
+    ends: tuple[str, str] | None = None,
 ) -> None:
     """Write a PNG with the overview, and beside it the overview in grey under the tiles' colours, with a legend.
 
     If tiles overlap, their positions on the colour scale are averaged. ``rank`` spreads the colours evenly over the
-    slide's tiles, which shows the order but makes small differences look large; ``clipped`` is linear in the score
-    between the slide's 1st and 99th percentile. The legend names the scale and gives the scores themselves.
+    slide's tiles, which shows the order but makes small differences look large; ``linear`` is linear in the score
+    between the slide's 1st and 99th percentile. Of scores with a sign 0 is in the middle, and both scales are of their
+    size. The legend names the scale and gives the scores themselves.
 
     :param overview: (H, W, 3) a small picture of the slide.
     :param downsample: level-0 pixels per overview pixel.
@@ -61,12 +63,14 @@ def draw_heatmap(
     :param scores: (N,) one finite number per tile.
     :param caption: title above the picture.
     :param mpp: microns per level-0 pixel; with it a scale bar is drawn.
+    :param ends: what scores below and above 0 speak for, if they have a sign.
     :raises UsageError: no tiles, scores that are not finite, or a tile that lies outside the overview.
     """
     corners, values = scored_tiles(coords, scores)
     panel = _panel(overview)
     zoom = panel.shape[1] / (overview.shape[1] * downsample)  # panel pixels per level-0 pixel
-    heat = rasterise(corners * zoom, tile_size * zoom, scale_scores(values, scale), panel.shape[:2])
+    places = scale_scores(values, scale) if ends is None else scale_signed(values, scale)
+    heat = rasterise(corners * zoom, tile_size * zoom, places, panel.shape[:2])
 
     column = max(panel.shape[1], _COLUMN_NARROWEST)
     right = 2 * MARGIN + column
@@ -77,11 +81,11 @@ def draw_heatmap(
     sheet.text(right, f"Slide in grey, {score_name} in colour", ink=FAINT)
     sheet.gap(LINE)
     sheet.picture(MARGIN, panel)
-    sheet.picture(right, overlay(panel, heat))
+    sheet.picture(right, overlay(panel, heat, signed=ends is not None))
     sheet.gap(panel.shape[0] + 14)
     if mpp is not None:
-        _put_scale_bar(sheet, MARGIN, panel.shape[1], mpp / zoom)
-    _put_legend(sheet, right, column, values, scale, score_name)
+        put_scale_bar(sheet, MARGIN, panel.shape[1], mpp / zoom)
+    _put_legend(sheet, right, column, values, scale, score_name, ends)
     path.write_bytes(sheet.png())
 
 
@@ -97,6 +101,18 @@ def scale_scores(scores: Floats, scale: Scale) -> Floats:
     if low == high:  # fewer than one tile in a hundred differs from the rest
         return np.asarray(0.5 + np.sign(scores - low) / 2)
     return np.asarray(np.clip((scores - low) / (high - low), 0, 1))
+
+
+def scale_signed(scores: Floats, scale: Scale) -> Floats:
+    """Convert scores with a sign (N,) to positions on the colour scale (N,): 0.5 for 0, by their size to either end."""
+    size = np.abs(scores)
+    if scale == "rank":
+        # Positions grow with the size from just above 0, so that the smallest keeps its side.
+        place = (np.searchsorted(np.sort(size), size, side="right")) / len(size)
+    else:
+        most = float(np.quantile(size, _CLIPPED_AT[1])) or float(size.max())
+        place = np.clip(size / most, 0, 1) if most else np.zeros(len(size))
+    return np.asarray(0.5 + np.sign(scores) * place / 2)
 
 
 def rasterise(corners: Floats, side: float, places: Floats, shape: tuple[int, ...]) -> Floats:
@@ -130,35 +146,14 @@ def rasterise(corners: Floats, side: float, places: Floats, shape: tuple[int, ..
     return mean
 
 
-def overlay(panel: Rgb, heat: Floats) -> Rgb:
+def overlay(panel: Rgb, heat: Floats, *, signed: bool = False) -> Rgb:
     """Turn the panel (H, W, 3) grey and lay the colours of ``heat`` (H, W; NaN for none) over it."""
+    colours, opacity = (SIGNED_COLOURS, _STRONGER) if signed else (COLOURS, OPACITY)
     grey = cv2.cvtColor(cv2.cvtColor(panel, cv2.COLOR_RGB2GRAY), cv2.COLOR_GRAY2RGB).astype(np.float32)
     scored = np.isfinite(heat)
-    colour = COLOURS[np.rint(heat[scored] * 255).astype(np.intp)]
-    grey[scored] = (1 - OPACITY) * grey[scored] + OPACITY * colour
+    colour = colours[np.rint(heat[scored] * 255).astype(np.intp)]
+    grey[scored] = (1 - opacity) * grey[scored] + opacity * colour
     return np.rint(grey).astype(np.uint8)
-
-
-def top_tiles_strip(images: Sequence[Rgb], scores: Sequence[float], path: Path, *, caption: str) -> None:
-    """Write a PNG of tiles in falling order of score, six in a row, each with its rank and score.
-
-    :param images: (h, w, 3) each.
-    :raises UsageError: no images, or not one score per image.
-    """
-    if not images or len(images) != len(scores):
-        raise UsageError(f"{len(images)} tile images and {len(scores)} scores make no strip")
-    order = sorted(range(len(images)), key=lambda i: -scores[i])
-    step = _STRIP_TILE + _STRIP_GAP
-    sheet = Sheet(width=max(_COLUMN_NARROWEST, min(len(images), _STRIP_COLUMNS) * step - _STRIP_GAP) + 2 * MARGIN)
-    sheet.title(caption)
-    for first in range(0, len(order), _STRIP_COLUMNS):
-        sheet.gap(8)
-        for column, i in enumerate(order[first : first + _STRIP_COLUMNS]):
-            x = MARGIN + column * step
-            sheet.picture(x, _zoomed(images[i], _STRIP_TILE / max(images[i].shape[:2])))
-            sheet.text(x, f"{first + column + 1}.  {scores[i]:.3g}", below=_STRIP_TILE + 4)
-        sheet.gap(_STRIP_TILE + 4 + LINE)
-    path.write_bytes(sheet.png())
 
 
 def _sum_of_squares(
@@ -176,10 +171,11 @@ def _sum_of_squares(
 
 def _panel(overview: Rgb) -> Rgb:
     longest = max(overview.shape[:2])
-    return _zoomed(overview, float(np.clip(longest, *_PANEL_LONGEST)) / longest)
+    return zoomed(overview, float(np.clip(longest, *_PANEL_LONGEST)) / longest)
 
 
-def _zoomed(image: Rgb, zoom: float) -> Rgb:
+def zoomed(image: Rgb, zoom: float) -> Rgb:
+    """An image enlarged, or reduced without aliasing."""
     if zoom == 1:
         return image
     size = (max(1, round(image.shape[1] * zoom)), max(1, round(image.shape[0] * zoom)))
@@ -187,7 +183,7 @@ def _zoomed(image: Rgb, zoom: float) -> Rgb:
     return np.asarray(cv2.resize(image, size, interpolation=kernel), dtype=np.uint8)
 
 
-def _put_scale_bar(sheet: Sheet, x: int, widest: int, microns_per_px: float) -> None:
+def put_scale_bar(sheet: Sheet, x: int, widest: int, microns_per_px: float) -> None:
     """Draw a scale bar: the longest of 1, 2, 5, 10 … µm that takes at most a third of the panel."""
     room = widest / 3 * microns_per_px
     decade = 10.0 ** np.floor(np.log10(room))
@@ -197,17 +193,25 @@ def _put_scale_bar(sheet: Sheet, x: int, widest: int, microns_per_px: float) -> 
     sheet.text(x, f"{length / 1000:g} mm" if length >= 1000 else f"{length:g} µm", below=_BAR_HEIGHT + 4)
 
 
-def _put_legend(sheet: Sheet, x: int, width: int, scores: Floats, scale: Scale, name: str) -> None:
+def _put_legend(
+    sheet: Sheet, x: int, width: int, scores: Floats, scale: Scale, name: str, ends: tuple[str, str] | None
+) -> None:
     grey = np.full((_BAR_HEIGHT, width, 3), 215, np.uint8)  # about as light as tissue, so that the colours compare
-    sheet.picture(x, overlay(grey, np.tile(np.linspace(0, 1, width), (_BAR_HEIGHT, 1))))
-    if scale == "rank":
+    signed = ends is not None
+    sheet.picture(x, overlay(grey, np.tile(np.linspace(0, 1, width), (_BAR_HEIGHT, 1)), signed=signed))
+    if ends is not None:
+        most = np.abs(scores).max() if scale == "rank" else np.quantile(np.abs(scores), _CLIPPED_AT[1])
+        texts = [f"{ends[0]} (−{most:.3g})", "0", f"{ends[1]} ({most:.3g})"]
+        by = "rank of the size" if scale == "rank" else "size, clipped at the 99th percentile,"
+        note = f"Colour: {by} of a tile's {name} among the {len(scores):,} tiles of this slide, to the side of its sign."
+    elif scale == "rank":
         texts = [f"lowest ({scores.min():.3g})", f"median ({np.median(scores):.3g})", f"highest ({scores.max():.3g})"]
         note = f"Colour: rank of a tile's {name} among the {len(scores):,} tiles of this slide; scores in brackets."
     else:
         low, high = np.quantile(scores, _CLIPPED_AT)
         texts = [f"{value:.3g}" for value in (low, (low + high) / 2, high)]
         note = f"Colour: {name}, clipped at the 1st and 99th percentile of the {len(scores):,} tiles of this slide."
-    if np.ptp(scores) == 0:
+    if np.ptp(scores) == 0 and not signed:
         note = f"All tiles ({len(scores):,}) have the same {name}, {scores[0]:.3g}: there is nothing to rank."
         texts = ["", f"{scores[0]:.3g}", ""]
     sheet.text(x, texts[0], below=_BAR_HEIGHT + 4)

@@ -4,18 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Final
 
-from ...data.artifact import whole
-from ...data.files.safe_cells import SafeWriter
 from ...data.manifest import Record
+from ...models.applicability import Applicability
 from ...models.tasks.multitask import MultiTask
 from ...models.tasks.prediction import PatientPrediction
 from ...models.tasks.task import Task
 from ..pages.asked_question import Question
+from ..pages.doubt_words import UNCERTAIN, set_words
 from ..pages.report_page import FailedSlide, PredictionReport
 from .reading import SlideOutput
+from .table_files import Cell, Table
 
 COLUMNS: Final = (
     "level", "patient_id", "slide_id", "status", "probability", "spread", "threshold", "call", "folds", "note",
@@ -31,6 +31,7 @@ class Predictions:
 
     :param model: digest of the model.
     :param asked: slide → patient, of all slides that were ever requested.
+    :param known: what the model knows of its training slides.
     """
 
     model: str
@@ -40,6 +41,7 @@ class Predictions:
     stale: Mapping[str, str]
     failed: Sequence[FailedSlide]
     asked: Mapping[str, str]
+    known: Applicability | None = None
 
     def date(self, slide: str) -> str:
         """When a slide was read."""
@@ -55,87 +57,84 @@ def combined(patient: str, slides: Sequence[SlideOutput], task: Task, prevalence
     return PatientPrediction.of(patient, logits, first.thresholds, task, prevalence=prevalence, why=why)
 
 
-def write_predictions(path: Path, report: PredictionReport, work: Predictions, task: Task, prevalence: float) -> None:
-    """Write ``predictions.csv``."""
+def predictions_table(report: PredictionReport, work: Predictions, task: Task, prevalence: float) -> Table:
+    """The rows of ``predictions.csv``: patients, then slides, then those that are stale or failed."""
+    share_names, value = task.share_names, _value_column(task)
+    columns = [*(value if name == "probability" else name for name in COLUMNS), *share_names, *OF_DOUBT]
+    dates = _dates(report, work)
 
-    share_names = task.share_names
-    value = _value_column(task)
-    blank = [""] * 5
-
-    def row(level: str, slide: str, status: str, p: PatientPrediction, note: str, *made: str) -> list[object]:
+    def row(level: str, slide: str, status: str, p: PatientPrediction, note: str, *made: str) -> list[Cell]:
         figures, shares = _answer(report.question, p)
-        shown = [report.prevalence if report.prevalence is not None else "", *made]
-        return [level, p.patient_id, slide, status, *figures, ";".join(map(str, p.folds)), note, *shown, *shares]
+        end = [report.prevalence, *made, *shares, *_doubt(report.question, p)]
+        return [level, p.patient_id, slide, status, *figures, ";".join(map(str, p.folds)), note, *end]
 
-    date, dates = work.date, _dates(report, work)
-    with whole(path) as scratch, scratch.open("w", encoding="utf-8", newline="") as stream:
-        writer = SafeWriter(stream)
-        writer.writerow([*(value if name == "probability" else name for name in COLUMNS), *share_names])
-        for p in report.patients:
-            writer.writerow(row("patient", "", "done", p, p.why, work.model, dates[p.patient_id]))
-        for one in report.slides:
-            p = one.prediction
-            writer.writerow(row("slide", one.slide, "done", p, p.why, work.model, date(one.slide)))
-        for slide, why in work.stale.items():
-            made_by = work.records[slide].inputs["model"].digest
-            if work.outputs[slide].is_of(task):
-                before = combined(work.asked[slide], [work.outputs[slide]], task, prevalence)
-                writer.writerow(row("slide", slide, "stale", before, why, made_by, date(slide)))
-            else:  # of a former model that answered another question
-                cells = ["slide", work.asked[slide], slide, "stale", *blank, why, "", made_by, date(slide)]
-                writer.writerow([*cells, *([""] * len(share_names))])
-        for failed in report.failed:
-            note = f"{failed.reason} → {failed.hint}" if failed.hint else failed.reason
-            end = [""] * (3 + len(share_names))
-            writer.writerow(["slide", work.asked[failed.slide], failed.slide, "failed", *blank, note, *end])
+    rows = [row("patient", "", "done", p, p.why, work.model, dates[p.patient_id]) for p in report.patients]
+    for one in report.slides:
+        p = one.prediction
+        rows.append(row("slide", one.slide, "done", p, p.why, work.model, work.date(one.slide)))
+    for slide, why in work.stale.items():
+        made_by = work.records[slide].inputs["model"].digest
+        if work.outputs[slide].is_of(task):
+            before = combined(work.asked[slide], [work.outputs[slide]], task, prevalence)
+            rows.append(row("slide", slide, "stale", before, why, made_by, work.date(slide)))
+        else:  # of a former model that answered another question
+            cells = ["slide", work.asked[slide], slide, "stale", *[None] * 5, why, None, made_by, work.date(slide)]
+            rows.append([*cells, *[None] * (len(share_names) + len(OF_DOUBT))])
+    for failed in report.failed:
+        end = [None] * (3 + len(share_names) + len(OF_DOUBT))
+        rows.append(["slide", work.asked[failed.slide], failed.slide, "failed", *[None] * 5, _why(failed), *end])
+    return Table(columns, rows, frozenset({value, "spread", "threshold", "prevalence", *share_names}))
 
 
 OF_TARGET: Final = ("spread", "threshold", "call", "prevalence")
 """Columns of each target, after its value and before its shares."""
+OF_DOUBT: Final = ("uncertain", "possible")
+"""Last columns: why there is no call, and the classes or the interval of the label at the level of ``--alpha``."""
 
 
-def write_target_predictions(
-    path: Path, reports: Mapping[str, PredictionReport], work: Predictions, task: MultiTask
-) -> None:
-    """Write ``predictions.csv`` of several targets; the columns of each begin with its name, such as ``er call``.
+def targets_table(reports: Mapping[str, PredictionReport], work: Predictions, task: MultiTask) -> Table:
+    """The rows of ``predictions.csv`` of several targets; the columns of each begin with its name, such as ``er call``.
 
     A stale prediction has its reason only: the model that made it may have had other targets.
 
     :param reports: target → what its part of the page shows; of the same patients and slides.
     """
-    header = ["level", "patient_id", "slide_id", "status"]
+    columns, numbers = ["level", "patient_id", "slide_id", "status"], set()
     for name, own in task.targets.items():
-        header += [f"{name} {column}" for column in (_value_column(own), *OF_TARGET, *own.share_names)]
-    answers = len(header) - 4
+        value = _value_column(own)
+        columns += [f"{name} {column}" for column in (value, *OF_TARGET, *own.share_names, *OF_DOUBT)]
+        numbers |= {f"{name} {column}" for column in (value, "spread", "threshold", "prevalence", *own.share_names)}
+    answers = len(columns) - 4
     first = next(iter(reports.values()))
     dates = _dates(first, work)
 
-    def cells(predictions: Sequence[PatientPrediction]) -> list[object]:
-        found: list[object] = []
+    def cells(predictions: Sequence[PatientPrediction]) -> list[Cell]:
+        found: list[Cell] = []
         for report, p in zip(reports.values(), predictions, strict=True):
             figures, shares = _answer(report.question, p)
-            found += [*figures, "" if report.prevalence is None else report.prevalence, *shares]
+            found += [*figures, report.prevalence, *shares, *_doubt(report.question, p)]
         return found
 
-    with whole(path) as scratch, scratch.open("w", encoding="utf-8", newline="") as stream:
-        writer = SafeWriter(stream)
-        writer.writerow([*header, "folds", "note", "model", "date"])
-        for patients in zip(*(report.patients for report in reports.values()), strict=True):
-            p = patients[0]
-            end = [";".join(map(str, p.folds)), p.why, work.model, dates[p.patient_id]]
-            writer.writerow(["patient", p.patient_id, "", "done", *cells(patients), *end])
-        for slides in zip(*(report.slides for report in reports.values()), strict=True):
-            p, slide = slides[0].prediction, slides[0].slide
-            end = [";".join(map(str, p.folds)), p.why, work.model, work.date(slide)]
-            writer.writerow(["slide", p.patient_id, slide, "done", *cells([one.prediction for one in slides]), *end])
-        for slide, why in work.stale.items():
-            end = ["", why, work.records[slide].inputs["model"].digest, work.date(slide)]
-            writer.writerow(["slide", work.asked[slide], slide, "stale", *[""] * answers, *end])
-        for failed in first.failed:
-            note = f"{failed.reason} → {failed.hint}" if failed.hint else failed.reason
-            writer.writerow(
-                ["slide", work.asked[failed.slide], failed.slide, "failed", *[""] * answers, "", note, "", ""]
-            )
+    rows: list[list[Cell]] = []
+    for patients in zip(*(report.patients for report in reports.values()), strict=True):
+        p = patients[0]
+        end: list[Cell] = [";".join(map(str, p.folds)), p.why, work.model, dates[p.patient_id]]
+        rows.append(["patient", p.patient_id, "", "done", *cells(patients), *end])
+    for slides in zip(*(report.slides for report in reports.values()), strict=True):
+        p, slide = slides[0].prediction, slides[0].slide
+        end = [";".join(map(str, p.folds)), p.why, work.model, work.date(slide)]
+        rows.append(["slide", p.patient_id, slide, "done", *cells([one.prediction for one in slides]), *end])
+    for slide, why in work.stale.items():
+        end = [None, why, work.records[slide].inputs["model"].digest, work.date(slide)]
+        rows.append(["slide", work.asked[slide], slide, "stale", *[None] * answers, *end])
+    for failed in first.failed:
+        end = [None, _why(failed), None, None]
+        rows.append(["slide", work.asked[failed.slide], failed.slide, "failed", *[None] * answers, *end])
+    return Table([*columns, "folds", "note", "model", "date"], rows, frozenset(numbers))
+
+
+def _why(failed: FailedSlide) -> str:
+    return f"{failed.reason} → {failed.hint}" if failed.hint else failed.reason
 
 
 def _value_column(task: Task) -> str:
@@ -143,14 +142,21 @@ def _value_column(task: Task) -> str:
     return next(name for name, field in task.answer_columns.items() if field == "probability")
 
 
-def _answer(question: Question, p: PatientPrediction) -> tuple[list[str], list[str]]:
-    """The cells of value, spread, threshold and call, and of the shares."""
-    spread = "" if p.spread is None else f"{p.spread:.6f}"
-    figures = [f"{p.probability:.6f}", spread, f"{p.threshold:.6f}", "positive" if p.call else "negative"]
-    if question.task != "binary":
-        threshold = f"{p.threshold:.6f}" if question.words.called and not question.classes else ""
-        figures[2:] = [threshold, question.call_of(p)]
-    return figures, [f"{share:.6f}" for share in p.shares]
+def _answer(question: Question, p: PatientPrediction) -> tuple[list[Cell], list[Cell]]:
+    """The cells of value, spread, threshold and call, and of the shares; numbers with six digits after the point."""
+    threshold: Cell = round(p.threshold, 6)
+    if question.task == "binary":
+        call = UNCERTAIN if p.doubts else "positive" if p.call else "negative"
+    else:
+        call = question.call_of(p)
+        threshold = threshold if question.words.called and not question.classes else None
+    spread = None if p.spread is None else round(p.spread, 6)
+    return [round(p.probability, 6), spread, threshold, call], [round(share, 6) for share in p.shares]
+
+
+def _doubt(question: Question, p: PatientPrediction) -> list[Cell]:
+    """The cells of :data:`OF_DOUBT`."""
+    return [list(p.doubts) or None, set_words(question, p.label_set)]
 
 
 def _dates(report: PredictionReport, work: Predictions) -> dict[str, str]:

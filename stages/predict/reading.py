@@ -17,6 +17,7 @@ from ...data.errors import StoreError
 from ...data.features.store import Bag, read_bag
 from ...data.json_text import fault, read_json
 from ...data.manifest import OutputRecord
+from ...models.applicability import Applicability, Fitness
 from ...models.backbones.devices import choose_devices
 from ...models.bundle import Bundle, folds_of, read_bundle
 from ...models.tasks.multitask import MultiTask
@@ -25,6 +26,28 @@ from ..stage import Input, OutputInput, ValueInput
 from .allowed_folds import AllowedFolds
 
 _Fold = Annotated[int, Field(ge=0, lt=MOST_FOLDS)]
+
+
+class Concentration(BaseModel):
+    """How unevenly attention is spread over a slide's tiles."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    top_1: float = Field(ge=0, le=1.001)
+    """Share of the attention on the hundredth of the tiles with most, at least one."""
+    top_10: float = Field(ge=0, le=1.001)
+    """The same of the tenth."""
+    effective: float = Field(ge=0)
+    """Effective number of tiles: the exponential of the entropy of the attention (Hill, 1973)."""
+
+    @classmethod
+    def of(cls, attention: NDArray[np.float64]) -> Self:
+        """Measure the attention of tiles (N,), which sums to 1."""
+        falling = np.sort(attention)[::-1]
+        tops = {share: float(falling[: max(1, round(share * len(falling)))].sum()) for share in (0.01, 0.1)}
+        known = attention[attention > 0]
+        effective = float(np.exp(-(known * np.log(known)).sum()))
+        return cls(top_1=tops[0.01], top_10=tops[0.1], effective=effective)
 
 
 class SlideOutput(BaseModel):
@@ -47,6 +70,10 @@ class SlideOutput(BaseModel):
     """Whether equal ids were treated as other people's."""
     remarks: str = ""
     """Further information for readers of the numbers, such as that the slide was enlarged."""
+    fitness: Fitness | None = None
+    """How it compares with the slides that trained the model; None if the model does not know them."""
+    concentration: Concentration | None = None
+    """How unevenly attention is spread over its tiles; None where it was not measured."""
 
     @model_validator(mode="after")
     def _of_the_same_folds(self) -> Self:
@@ -85,6 +112,10 @@ class SlideToRead:
     allowed: AllowedFolds
     other_patients: bool = False
     remarks: str = ""
+    known: Applicability | None = None
+    """What the model knows of its training slides, to compare the slide with them."""
+    sharpness: float | None = None
+    """Median over its tiles, if tiling measured it."""
 
     def inputs(self, features: OutputRecord, model: OutputRecord) -> dict[str, Input]:
         """List the inputs that the output depends on.
@@ -92,12 +123,13 @@ class SlideToRead:
         :param model: the model's record (:func:`~wsipipe.stages.lineage.model_record`).
         """
         folds = {"folds": list(self.allowed.folds), "why": self.allowed.why}
-        return {
+        inputs: dict[str, Input] = {
             "features": OutputInput(features),
             "model": OutputInput(model),
             "patient": ValueInput(self.patient_id),
             "folds": ValueInput(folds),
         }
+        return inputs if self.known is None else {**inputs, "applicability": ValueInput(self.known.digest)}
 
 
 @dataclass(frozen=True)
@@ -136,6 +168,7 @@ class FoldReader:
             raise slide.allowed.refusal()
         bag = read_bag(slide.store)
         readings = {fold: self.bundles[fold].read(bag, slide.store) for fold in slide.allowed.folds}
+        known, bad_tiles = slide.known, len(bag.facts.bad_tiles)
         output = SlideOutput(
             slide_id=slide.slide_id,
             patient_id=slide.patient_id,
@@ -144,7 +177,8 @@ class FoldReader:
             why=slide.allowed.why,
             tiles=len(bag.coords),
             other_patients=slide.other_patients,
-            remarks="; ".join(filter(None, [slide.remarks, _undecoded(len(bag.facts.bad_tiles))])),
+            remarks="; ".join(filter(None, [slide.remarks, _undecoded(bad_tiles)])),
+            fitness=known and known.measured(bag.features, sharpness=slide.sharpness, bad_tiles=bad_tiles),
         )
         attention = _mean(reading.attention for reading in readings.values())
         return SlideAsRead(bag, output, attention, _mean(reading.scores for reading in readings.values()))
@@ -153,7 +187,8 @@ class FoldReader:
 def write_output(path: Path, output: SlideOutput) -> Path:
     """Write a slide's output as JSON, and return the path."""
     with whole(path) as scratch:
-        scratch.write_text(output.model_dump_json(indent=1) + "\n", encoding="utf-8")
+        without = {name for name in ("fitness", "concentration") if getattr(output, name) is None}
+        scratch.write_text(output.model_dump_json(indent=1, exclude=without) + "\n", encoding="utf-8")
     return path
 
 

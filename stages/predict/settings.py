@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Literal
 
 from pydantic import Field
 
@@ -12,7 +13,12 @@ from ..settings import Presentation, Runtime, Settings
 class PredictSettings(Settings):
     """Predictions on slides, from histology alone."""
 
-    top_tiles: int = Presentation(8, ge=0, le=64, description="most attended tiles shown of each slide")
+    top_tiles: int = Presentation(
+        8, ge=0, le=64, description="tiles shown of each slide: so many with most and with least attention, and so on"
+    )
+    scale: Literal["rank", "linear"] = Presentation(
+        "rank", description="colours of heatmaps: by the rank of a tile in its slide, or linear in its score"
+    )
     prevalence: float | None = Presentation(
         None,
         gt=0,
@@ -20,6 +26,13 @@ class PredictSettings(Settings):
         examples=[0.15],
         description="share of positive patients where the model is used: probabilities and thresholds are shown at it; "
         "default: that of its training patients",
+    )
+    alpha: float = Presentation(
+        0.1,
+        gt=0,
+        lt=1,
+        description="share of the patients of each class whose label set may miss it; a patient whose set does not "
+        "hold exactly one class is uncertain",
     )
     other_patients: bool = Runtime(
         False,

@@ -2,8 +2,10 @@
 
     slides/<slide>.json        each fold's score, which folds read the slide, and why these
     heatmaps/<slide>.png       the model's attention on the slide
-    tiles/<slide>.png          the tiles with the highest attention
-    geojson/<slide>.geojson    every tile's attention and score, for QuPath
+    evidence/<slide>.png       what its tiles speak for and against
+    tiles/<slide>.png          the tiles with most and least attention, and the strongest for and against
+    scores/<slide>.ome.tiff    every tile's attention and score as an image, for QuPath and Fiji
+    geojson/<slide>.geojson    the same as tiles with measurements, for QuPath
 
 A fold that was trained or validated on one of a patient's slides reads no slide of that patient
 (:mod:`.allowed_folds`).
@@ -12,44 +14,36 @@ A fold that was trained or validated on one of a patient's slides reads no slide
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
+from copy import copy
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Self
 
-import numpy as np
-from numpy.typing import NDArray
-
-from ...data.artifact import whole
 from ...data.cohort.ids import id_key, one_spelling
-from ...data.errors import SlideError, WsipipeError
-from ...data.features.store import Bag
-from ...data.interop.qupath import tile_scores_geojson
+from ...data.errors import WsipipeError
 from ...data.manifest import Manifest, Record
-from ...data.slides.readers import open_slide
-from ...data.tiling.overview import read_overview
-from ...data.tiling.store import read_tile, read_tiles
 from ...data.wording import some
+from ...models.applicability import read_applicability
+from ...models.backbones.devices import choose_devices
 from ...models.bundle import folds_of, prevalence_of
 from ...models.tasks.multitask import MultiTask
 from ..lineage import Lineage, model_record
+from ..pages.asked_question import Question
 from ..pages.numbers import percent
 from ..registry import VERSIONS
-from ..stage import Item, Outcome, Plan, Progress, Stage, upstream
+from ..stage import Item, Outcome, Plan, Progress, Stage, ValueInput, upstream
 from ..train.read_patients import folds_of_target
 from .allowed_folds import SAME_IDS, AllowedFolds, PatientSlides, allowed_folds
 from .earlier_batches import patients_before
-from .heatmap import draw_heatmap, top_tiles_strip
-from .reading import FoldReader, SlideOutput, SlideToRead, write_output
+from .pictures import NO_PICTURES, Evidence, Pictures, SlideFile
+from .reading import Concentration, FoldReader, SlideAsRead, SlideOutput, SlideToRead, write_output
 from .settings import PredictSettings
 
 
 @dataclass(frozen=True)
 class _SlideToPredict:
     read: SlideToRead
-    path: Path
-    mpp_override: float | None
-    tiles: Path
-    tiles_digest: str
+    file: SlideFile
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -132,11 +126,14 @@ class PredictStage(Stage[PredictSettings]):
         tiled = upstream(Manifest.of(self.task.tiles), "tile", self.workspace, only=asked, lineage=lineage)
         done = upstream(Manifest.of(self.task.features), "extract", self.workspace, only=tiled.records, lineage=lineage)
         doubt = lineage.doubt_of_model(self.task.model)
+        known = read_applicability(self.task.model, [path for path, _ in folds])
         before = patients_before(self.manifest, self.workspace)
         patients, patient_of = self.task.patients(before), self.task.patient_of(before)
         of_asked = {patient_of[slide] for slide in asked}
         allowed = {patient: allowed_folds(bundles, patients[patient], other_patients=other) for patient in of_asked}
+        drawn = {s for s, r in lineage.latest(self.folder, "predict").items() if "heatmap" in r.outputs}
         items: list[Item] = []
+        away: list[str] = []
         rejected: dict[str, WsipipeError] = {}
         for slide_id, record in done.records.items():
             patient, tile = patient_of[slide_id], tiled.records[slide_id]
@@ -150,16 +147,24 @@ class PredictStage(Stage[PredictSettings]):
                 allowed=allowed[patient],
                 other_patients=other,
                 remarks=_enlarged(tile),
+                known=known,
+                sharpness=tile.stats.get("sharpness_median"),
             )
-            payload = _SlideToPredict(
-                slide,
+            file = SlideFile(
                 path=Path(tile.inputs["slide"].path or ""),
                 mpp_override=tile.stats.get("mpp_override"),
                 tiles=self.workspace / tile.outputs["tiles"].path,
                 tiles_digest=tile.outputs["tiles"].digest,
             )
-            items.append(Item(slide_id, slide.inputs(record.outputs["features"], model), payload))
+            inputs = slide.inputs(record.outputs["features"], model)
+            if not file.is_there:
+                away.append(slide_id)
+                if slide_id not in drawn:  # so that it is drawn when its file is there again, and not before
+                    inputs["pictures"] = ValueInput(NO_PICTURES)
+            items.append(Item(slide_id, inputs, _SlideToPredict(slide, file)))
         notes = [*tiled.notes, *done.notes, *_unnamed(of_asked & set(self.task.unnamed)), *_same_ids(allowed)]
+        if away:
+            notes.append(f"not there, read from their features and drawn only if they were before: {some(away, 3)}")
         return Plan(items, rejected, [*notes, *([doubt] if doubt else [])])
 
     def for_worker(self, device: str | None, cores: int) -> Self:
@@ -171,6 +176,7 @@ class PredictStage(Stage[PredictSettings]):
         self.reader = FoldReader(self.task.model, self.settings.device)
         folds = folds_of(self.task.model)
         self.prevalence = prevalence_of(folds, self.settings.prevalence)
+        self.question = Question.asked(folds[0][1].question, folds[0][1].signature)
         targets = folds[0][1].question.targets
         self.of_targets = {name: folds_of_target(folds, name) for name in targets}
 
@@ -178,33 +184,35 @@ class PredictStage(Stage[PredictSettings]):
         slide: _SlideToPredict = item.payload
         progress.say(item.id)
         read = self.reader.read(slide.read)
-        return Outcome(
-            outputs={
-                "prediction": write_output(self.folder / "slides" / f"{item.id}.json", read.output),
-                "geojson": self._geojson(slide, read.bag, read.attention, read.scores),
-                **self._pictures(slide, read.bag, read.attention, read.output),
-            },
-            stats={"tiles": read.output.tiles, "folds": len(read.output.logits)},
-        )
-
-    def _geojson(
-        self, slide: _SlideToPredict, bag: Bag, attention: NDArray[np.float64], scores: NDArray[np.float64]
-    ) -> Path:
-        path = self.folder / "geojson" / f"{slide.read.slide_id}.geojson"
-        with open_slide(slide.path, mpp_override=slide.mpp_override) as opened:
-            origin = opened.origin
-        measurements = {"attention": attention}
-        if scores.ndim == 1:
-            measurements["score"] = scores
+        output = read.output.model_copy(update={"concentration": Concentration.of(read.attention)})
+        pictures: dict[str, Path] = {}
+        if slide.file.is_there:
+            evidence, caption = self._evidence(read), f"{item.id} · {self.task.model.name} {self._said(output)}"
+            draw = Pictures(folder=self.folder, scale=self.settings.scale, most=self.settings.top_tiles).draw
+            pictures = draw(slide.file, read, self.reader.task, evidence, caption)
         else:
-            task = self.reader.task
-            by_class = tuple(f"score of {name}" for name in task.classes)  # of MoMKD, whose tiles are scored by slots
-            names = task.score_names if scores.shape[1] == len(task.score_names) else by_class
-            measurements |= {name: scores[:, place] for place, name in enumerate(names)}
-        text = tile_scores_geojson(bag.coords, bag.facts.tile_size_level0, measurements, origin=origin)
-        with whole(path) as scratch:
-            scratch.write_text(text, encoding="utf-8")
-        return path
+            remarks = "; ".join(filter(None, [output.remarks, NO_PICTURES]))
+            output = output.model_copy(update={"remarks": remarks})
+        written = write_output(self.folder / "slides" / f"{item.id}.json", output)
+        stats = {"tiles": output.tiles, "folds": len(output.logits)}
+        return Outcome(outputs={"prediction": written, **pictures}, stats=stats)
+
+    @property
+    def devices(self) -> Sequence[str]:
+        return [str(device) for device in choose_devices(self.settings.device)]
+
+    def on(self, device: str, of: int) -> Self:
+        stage = copy(self)
+        stage.settings = self.settings.model_copy(update={"device": device})
+        return stage
+
+    def _evidence(self, read: SlideAsRead) -> Evidence | None:
+        task, output = self.reader.task, read.output
+        if isinstance(task, MultiTask):
+            return None
+        answer = task.answer([*output.logits.values()], [*output.thresholds.values()], prevalence=self.prevalence)
+        names = [self.question.name_of(label) for label in range(len(task.classes))]
+        return Evidence.of(task, read.scores, names, answer.call)
 
     def _said(self, output: SlideOutput) -> str:
         """What the model says of the slide, in short."""
@@ -225,45 +233,6 @@ class PredictStage(Stage[PredictSettings]):
         answer = own.answer(by_fold, thresholds, prevalence=prevalence_of(folds, None))
         call = f"{own.classes[answer.call]} " if own.classes else ""
         return f"{name} {call}{answer.probability:.2f}"
-
-    def _pictures(
-        self, slide: _SlideToPredict, bag: Bag, attention: NDArray[np.float64], output: SlideOutput
-    ) -> dict[str, Path]:
-        caption = f"{output.slide_id} · {self.task.model.name} {self._said(output)}"
-        heatmap = self.folder / "heatmaps" / f"{output.slide_id}.png"
-        strip = self.folder / "tiles" / f"{output.slide_id}.png"
-        tiles = read_tiles(slide.tiles, digest=slide.tiles_digest)
-        with open_slide(slide.path, mpp_override=slide.mpp_override) as opened:
-            overview = read_overview(opened)
-            with whole(heatmap) as scratch:
-                draw_heatmap(
-                    overview.pixels,
-                    overview.downsample,
-                    bag.coords,
-                    bag.facts.tile_size_level0,
-                    attention,
-                    scratch,
-                    caption=caption,
-                    mpp=opened.believed_mpp(),
-                )
-            top = np.argsort(-attention, kind="stable")[: self.settings.top_tiles]
-            place = {(int(x), int(y)): index for index, (x, y) in enumerate(tiles.coords)}
-            images = []
-            for index in top:
-                x, y = bag.coords[index]
-                try:
-                    images.append(read_tile(opened, tiles, place[int(x), int(y)]))
-                except KeyError as error:
-                    raise SlideError(
-                        f"no longer has a tile at x={x} y={y}", path=slide.tiles, hint="run wsipipe extract again"
-                    ) from error
-        if not images:
-            return {"heatmap": heatmap}
-        with whole(strip) as scratch:
-            top_tiles_strip(
-                images, [float(attention[i]) for i in top], scratch, caption=f"{caption} · most attended tiles"
-            )
-        return {"heatmap": heatmap, "top_tiles": strip}
 
 
 def _enlarged(tile: Record) -> str:

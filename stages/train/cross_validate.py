@@ -2,6 +2,7 @@
 
 oof_predictions.csv    one row per patient
 metrics.json           pooled over the patients with 95 % intervals, and by fold
+applicability.json     what held-out slides and patients say of when the model should not answer
 
 A model of several targets has both for each target, in ``targets/<name>/``, and the mean of the targets in
 ``metrics.json``.
@@ -12,7 +13,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -41,6 +42,7 @@ from ..lineage import Lineage
 from ..registry import VERSIONS
 from ..settings import Presentation, Runtime, Settings
 from ..stage import Input, Item, Outcome, OutputInput, Plan, Progress, Stage, upstream
+from .held_out import HeldOut
 from .read_patients import Folds, ReadPatient, folds_of_target, of_target, predictions
 from .split import features_of, split_output
 
@@ -124,6 +126,7 @@ class CrossValidateStage(Stage[CrossValidateSettings]):
     def process(self, item: Item, progress: Progress) -> Outcome:
         device = choose_devices(self.settings.device)[0]
         read: list[ReadPatient] = []
+        held_out = HeldOut(self.workspace / "tiles" / self.features.parent.name)
         for test in item.payload:
             if test.stale:
                 hint = "run wsipipe train: it trains the fold again, and continues from there"
@@ -142,10 +145,17 @@ class CrossValidateStage(Stage[CrossValidateSettings]):
                     raise CohortError(what, path=test.bundle, hint=hint)
                 scores = [{facts.fold: bundle.read(*bag).logit} for bag in zip(bags, stores, strict=True)]
                 read.append(ReadPatient(patient, label, scores))
+                for bag in bags:
+                    held_out.add(facts.fold, bag)
+        paths = [path for path, _ in bundles]
         if isinstance(task, MultiTask):
-            return evaluate_targets(self.folder, task, read, bundles, self.settings)
-        rows = predictions(read, bundles, self.settings.prevalence)
-        return write_evaluation(self.folder, rows, self.settings, task)
+            outcome, of_targets = evaluate_targets(self.folder, task, read, bundles, self.settings)
+            questions = {name: (task.targets[name], rows) for name, rows in of_targets.items()}
+        else:
+            rows = predictions(read, bundles, self.settings.prevalence)
+            outcome, questions = write_evaluation(self.folder, rows, self.settings, task), {"": (task, rows)}
+        known = {"applicability": held_out.write(self.folder, questions, paths)}
+        return replace(outcome, outputs={**outcome.outputs, **known})
 
 
 def evaluate_targets(
@@ -154,8 +164,11 @@ def evaluate_targets(
     read: Sequence[ReadPatient],
     bundles: Folds,
     settings: CrossValidateSettings,
-) -> Outcome:
-    """Write both files of each target, of the patients who have its label, and the metrics of all together."""
+) -> tuple[Outcome, dict[str, list[PatientPrediction]]]:
+    """Write both files of each target, of the patients who have its label, and the metrics of all together.
+
+    :returns: also the predictions of each target.
+    """
     read = sorted(read, key=lambda one: one.patient_id)
     rows = {
         name: predictions(of_target(read, task, name), folds_of_target(bundles, name), None) for name in task.targets
@@ -176,7 +189,8 @@ def evaluate_targets(
         known = {name: own for name, own in of_fold.items() if own}
         folds[fold] = target_metrics(task, known, {n: by_fold[n][fold] for n in known}, rounds=0, seed=seed)
     write_metrics(folder / "metrics.json", pooled, folds, EVEN)
-    return Outcome({**outputs, "metrics": folder / "metrics.json"}, {"patients": len(read), **main_figure(pooled)})
+    outcome = Outcome({**outputs, "metrics": folder / "metrics.json"}, {"patients": len(read), **main_figure(pooled)})
+    return outcome, rows
 
 
 TARGET_FILES: Final = {"predictions": "oof_predictions.csv", "metrics": "metrics.json"}

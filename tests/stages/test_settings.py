@@ -97,13 +97,13 @@ DEFAULTS: dict[str, tuple[type[Settings], int, dict[str, Any]]] = {
     "split": (SplitStageSettings, 1, {**QUESTION, **SPLIT}),
     "train": (TrainSettings, 4, TRAIN),
     "omics": (TrainSettings, 3, TRAIN),
-    "cross_validate": (CrossValidateSettings, 4, {"bootstrap_rounds": 2000, "seed": 0}),
+    "cross_validate": (CrossValidateSettings, 5, {"bootstrap_rounds": 2000, "seed": 0}),
     "external_evaluate": (
         ExternalSettings,
         5,
         {**QUESTION, "drop_conflicts": False, "tcga_slides": "diagnostic", "bootstrap_rounds": 2000, "seed": 0},
     ),
-    "predict": (PredictSettings, 3, {}),
+    "predict": (PredictSettings, 4, {}),
     "compare": (CompareStageSettings, 5, QUESTION),
     "robustness": (
         RobustnessStageSettings,
@@ -137,7 +137,7 @@ def test_every_setting_is_of_one_of_four_kinds() -> None:
     }
     assert {key: fields for key, fields in by_stage.items() if fields} == {
         (ExtractSettings, "judgement"): {"max_bad_tiles"},
-        (PredictSettings, "presentation"): {"top_tiles", "prevalence"},
+        (PredictSettings, "presentation"): {"top_tiles", "scale", "prevalence", "alpha"},
         (CrossValidateSettings, "presentation"): {"prevalence"},
         (ExternalSettings, "presentation"): {"prevalence", "audit"},
         (CompareStageSettings, "presentation"): {"audit"},

@@ -22,8 +22,8 @@ from wsipipe.stages.predict.heatmap import (
     overlay,
     rasterise,
     scale_scores,
-    top_tiles_strip,
 )
+from wsipipe.stages.predict.tile_sheet import TileRow, draw_tiles
 
 GRID = np.array([(0, 0), (224, 0), (0, 224), (224, 224)])
 
@@ -105,7 +105,7 @@ def test_scale_bar_is_as_long_as_it_says(tmp_path: Path) -> None:
 def test_legend_says_which_scale(tmp_path: Path) -> None:
     overview = np.full((640, 640, 3), 200, np.uint8)
     pages = set()
-    for scale in ("rank", "clipped"):
+    for scale in ("rank", "linear"):
         draw_heatmap(overview, 1.0, GRID, 224, [1, 2, 3, 30], tmp_path / "h.png", caption="x", scale=scale)  # type: ignore[arg-type]
         image = read(tmp_path / "h.png")
         legend = image[row_of_pictures(image, 200) + 640 :]
@@ -158,16 +158,16 @@ def test_rank_scale_ignores_monotone_change_and_shares_ties() -> None:
     assert scale_scores(scores, "rank").tolist() == [0, 0.5, 0.5, 1]
     assert (scale_scores(np.log(scores), "rank") == scale_scores(scores, "rank")).all()
     assert scale_scores(np.array([2.0, 2, 2]), "rank").tolist() == [0.5, 0.5, 0.5]
-    assert scale_scores(np.array([2.0]), "clipped").tolist() == [0.5]
+    assert scale_scores(np.array([2.0]), "linear").tolist() == [0.5]
 
 
 def test_clipped_scale_is_linear_between_its_percentiles() -> None:
     scores = np.arange(101.0)
-    places = scale_scores(scores, "clipped")
+    places = scale_scores(scores, "linear")
     assert places[[0, 1, 50, 99, 100]] == pytest.approx([0, 0, 0.5, 1, 1])
     lone = np.zeros(1000)
     lone[7] = 1
-    assert scale_scores(lone, "clipped")[[6, 7]].tolist() == [0.5, 1], "one tile in a thousand still shows"
+    assert scale_scores(lone, "linear")[[6, 7]].tolist() == [0.5, 1], "one tile in a thousand still shows"
 
 
 @given(st.text("abcW -_éµ", max_size=60), st.integers(30, 200))
@@ -204,20 +204,21 @@ def test_what_cannot_be_drawn_is_refused(coords: npt.NDArray[np.int64], scores: 
     assert not (tmp_path / "h.png").exists()
 
 
-def test_strip_is_in_falling_order(tmp_path: Path) -> None:
-    shades = [40, 120, 80]
+def test_tiles_are_side_by_side_in_their_order(tmp_path: Path) -> None:
+    shades = [120, 80, 40]
     images = [np.full((224, 224, 3), shade, np.uint8) for shade in shades]
-    top_tiles_strip(images, [0.1, 0.3, 0.2], tmp_path / "s.png", caption="top tiles")
+    draw_tiles([TileRow("Most", images, [0.3, 0.2, 0.1])], tmp_path / "s.png", caption="top tiles")
     image = read(tmp_path / "s.png")
     line = image[row_of_pictures(image, 120) + 100]
     assert [line[MARGIN + 210 * i + 100].tolist() for i in range(3)] == [[120] * 3, [80] * 3, [40] * 3]
     with pytest.raises(UsageError):
-        top_tiles_strip([], [], tmp_path / "none.png", caption="x")
+        draw_tiles([TileRow("Most", [], [])], tmp_path / "none.png", caption="x")
 
 
 def test_strip_wraps_after_six(tmp_path: Path) -> None:
     heights = []
     for n in (6, 7):
-        top_tiles_strip([np.full((9, 9, 3), 50, np.uint8)] * n, [1.0] * n, tmp_path / "s.png", caption="x")
+        tiles = TileRow("Most", [np.full((9, 9, 3), 50, np.uint8)] * n, [1.0] * n)
+        draw_tiles([tiles], tmp_path / "s.png", caption="x")
         heights.append(read(tmp_path / "s.png").shape[0])
     assert heights[1] > heights[0] + 200

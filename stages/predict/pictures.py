@@ -1,0 +1,165 @@
+"""All that is drawn of a slide that was read: heatmaps, tiles, an image of the scores, and GeoJSON for QuPath.
+
+They need the slide's file. Where that is archived, or on a disk that is away, a slide is predicted from its features
+and has none of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ...data.artifact import whole
+from ...data.errors import SlideError
+from ...data.interop.qupath import tile_scores_geojson
+from ...data.slides.readers import open_slide
+from ...data.slides.slide import Rgb, Slide
+from ...data.tiling.overview import read_overview
+from ...data.tiling.store import TileSet, read_tile, read_tiles
+from ...models.tasks.task import Task
+from .heatmap import Scale, draw_heatmap
+from .reading import SlideAsRead
+from .score_image import write_score_image
+from .tile_sheet import TileRow, draw_tiles
+
+NO_PICTURES: Final = "the slide's file is not there: predicted from its features, without pictures"
+
+Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class SlideFile:
+    """Where a slide lies, and its tiles."""
+
+    path: Path
+    mpp_override: float | None
+    tiles: Path
+    tiles_digest: str
+
+    @property
+    def is_there(self) -> bool:
+        """Whether its file is at its place."""
+        return self.path.exists()
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """What each tile speaks for: scores below and above zero, and for what."""
+
+    scores: Floats
+    against: str
+    towards: str
+
+    @classmethod
+    def of(cls, task: Task, scores: Floats, names: Sequence[str], call: int) -> Evidence | None:
+        """The evidence of a slide's tiles; None of a task without classes.
+
+        :param scores: (N,), or (N, C) of C classes.
+        :param names: of the classes, as they are shown.
+        :param call: the class that is called, whose evidence is shown of several.
+        """
+        if task.name == "binary" and scores.ndim == 1:
+            return cls(scores, f"for {names[0]}", f"for {names[1]}")
+        if len(task.classes) > 2 and scores.ndim == 2 and scores.shape[1] == len(task.classes):
+            return cls(scores[:, call], f"against {names[call]}", f"for {names[call]}")
+        return None
+
+
+def score_names(task: Task, scores: Floats) -> Sequence[str]:
+    """What each column of a slide's tile scores is of; (N,) has one."""
+    if scores.ndim == 1:
+        return ("score",)
+    by_class = tuple(f"score of {name}" for name in task.classes)  # of MoMKD, whose tiles are scored by slots
+    return task.score_names if scores.shape[1] == len(task.score_names) else by_class
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pictures:
+    """How the slides of a folder of predictions are drawn.
+
+    :param folder: where they are written.
+    :param most: number of tiles in a row of the picture of tiles; 0 for none.
+    """
+
+    folder: Path
+    scale: Scale
+    most: int
+
+    def draw(
+        self, file: SlideFile, read: SlideAsRead, task: Task, evidence: Evidence | None, caption: str
+    ) -> dict[str, Path]:
+        """Write everything of a slide; returns the paths by name."""
+        slide, bag = read.output.slide_id, read.bag
+        columns = read.scores.reshape(len(read.attention), -1).T
+        measured = {"attention": read.attention, **dict(zip(score_names(task, read.scores), columns, strict=True))}
+        tiles = read_tiles(file.tiles, digest=file.tiles_digest)
+        size = bag.facts.tile_size_level0
+        paths = {
+            "heatmap": self.folder / "heatmaps" / f"{slide}.png",
+            "geojson": self.folder / "geojson" / f"{slide}.geojson",
+            "scores": self.folder / "scores" / f"{slide}.ome.tiff",
+        }
+        with open_slide(file.path, mpp_override=file.mpp_override) as opened:
+            mpp, overview = opened.believed_mpp(), read_overview(opened)
+
+            def heatmap(path: Path, scores: Floats, name: str, ends: tuple[str, str] | None) -> None:
+                about = (overview.pixels, overview.downsample, bag.coords, size, scores)
+                with whole(path) as scratch:
+                    draw_heatmap(
+                        *about, scratch, caption=caption, scale=self.scale, mpp=mpp, score_name=name, ends=ends
+                    )
+
+            heatmap(paths["heatmap"], read.attention, "attention", None)
+            if evidence is not None:
+                paths["evidence"] = self.folder / "evidence" / f"{slide}.png"
+                heatmap(paths["evidence"], evidence.scores, "evidence", (evidence.against, evidence.towards))
+            with whole(paths["geojson"]) as scratch:
+                text = tile_scores_geojson(bag.coords, size, measured, origin=opened.origin)
+                scratch.write_text(text, encoding="utf-8")
+            with whole(paths["scores"]) as scratch:
+                write_score_image(scratch, opened.dimensions, bag.coords, size, measured, mpp=mpp)
+            if self.most:
+                paths["top_tiles"] = self.folder / "tiles" / f"{slide}.png"
+                rows = self._rows(opened, tiles, file, read, evidence)
+                with whole(paths["top_tiles"]) as scratch:
+                    draw_tiles(rows, scratch, caption=caption, tile_um=None if mpp is None else float(mpp) * size)
+        return paths
+
+    def _rows(
+        self, opened: Slide, tiles: TileSet, file: SlideFile, read: SlideAsRead, evidence: Evidence | None
+    ) -> list[TileRow]:
+        """The tiles with most and least attention, and the strongest for and against."""
+        place = {(int(x), int(y)): index for index, (x, y) in enumerate(tiles.coords)}
+        images: dict[int, Rgb] = {}
+
+        def image(index: int) -> Rgb:
+            if index not in images:
+                x, y = map(int, read.bag.coords[index])
+                if (x, y) not in place:
+                    what = f"no longer has a tile at x={x} y={y}"
+                    raise SlideError(what, path=file.tiles, hint="run wsipipe extract again")
+                images[index] = read_tile(opened, tiles, place[x, y])
+            return images[index]
+
+        shown = [("most attention", read.attention, -1), ("least attention", read.attention, 1)]
+        if evidence is not None:
+            shown += [(f"strongest {evidence.towards}", evidence.scores, -1)]
+            shown += [(f"strongest {evidence.against}", evidence.scores, 1)]
+        rows: dict[tuple[int, ...], tuple[list[str], Floats]] = {}
+        for title, scores, sign in shown:  # of MoMKD attention follows the evidence: the same tiles are shown once
+            chosen = tuple(np.argsort(sign * scores, kind="stable")[: self.most].tolist())
+            rows.setdefault(chosen, ([], scores))[0].append(title)
+        return [
+            TileRow(
+                (titles := ", ".join(names))[0].upper() + titles[1:],
+                [image(index) for index in chosen],
+                [float(scores[index]) for index in chosen],
+            )
+            for chosen, (names, scores) in rows.items()
+        ]
+
