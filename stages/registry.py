@@ -133,14 +133,14 @@ STAGES: Final = (
         outputs=(OutputRow("splits.csv", small=True), OutputRow("patients.csv", small=True)),
     ),
     StageRow(
-        "train", 4, ("models/*", "comparisons/*/*"), ".train.settings:TrainSettings",
+        "train", 5, ("models/*", "comparisons/*/*"), ".train.settings:TrainSettings",
         outputs=_FOLDS, unfinished="partial/*", beside=("tensorboard",),
     ),
     StageRow(
         "import-checkpoint", 1, ("models/*",), outputs=_FOLDS,
     ),
     StageRow(
-        "cross_validate", 4, ("models/*", "comparisons/*/*"), command="train",
+        "cross_validate", 5, ("models/*", "comparisons/*/*"), command="train",
         outputs=(
             OutputRow("oof_predictions.csv", small=True), OutputRow("metrics.json", _JSON, small=True),
             OutputRow("targets/*/oof_predictions.csv", small=True),
@@ -148,14 +148,14 @@ STAGES: Final = (
         ),
     ),
     StageRow(
-        "report", 6, ("models/*",), command="train", outputs=(OutputRow("report.html", small=True), *_AUDIT),
+        "report", 7, ("models/*",), command="train", outputs=(OutputRow("report.html", small=True), *_AUDIT),
     ),
     StageRow(
         "omics", 3, ("comparisons/*/*",), command="compare",
         outputs=(OutputRow("oof_predictions.csv", small=True), OutputRow("metrics.json", _JSON, small=True)),
     ),
     StageRow(
-        "compare", 5, ("comparisons/*",), ".compare.settings:CompareSettings",
+        "compare", 6, ("comparisons/*",), ".compare.settings:CompareSettings",
         outputs=(
             *(
                 OutputRow(f"{place}comparison.{kind}", small=True)
@@ -165,13 +165,13 @@ STAGES: Final = (
         ),
     ),
     StageRow(
-        "predict", 3, ("predictions/*",), ".predict.settings:PredictSettings",
+        "predict", 4, ("predictions/*",), ".predict.settings:PredictSettings",
         outputs=(
             OutputRow("slides/*.json", _JSON, small=True), OutputRow("geojson/*.geojson"), *map(OutputRow, _PICTURES),
         ),
     ),
     StageRow(
-        "prediction_report", 4, ("predictions/*",), command="predict",
+        "prediction_report", 5, ("predictions/*",), command="predict",
         outputs=(OutputRow("predictions.csv", small=True), OutputRow("report.html", small=True)),
     ),
     StageRow(
@@ -179,7 +179,7 @@ STAGES: Final = (
         outputs=(OutputRow("readings/*.json", _JSON, small=True),),
     ),
     StageRow(
-        "external_evaluate", 5, ("evaluations/*",), command="evaluate",
+        "external_evaluate", 6, ("evaluations/*",), command="evaluate",
         outputs=(
             *(OutputRow(name, small=True) for name in ("patients.csv", "predictions.csv", "report.html")),
             OutputRow("metrics.json", _JSON, small=True), *_AUDIT,

@@ -16,7 +16,7 @@ from ...data.manifest import Record
 from ...data.wording import some
 from ...models.bundle import BundleFacts, folds_of, prevalence_of
 from ...models.tasks.multitask import MultiTask
-from ...models.tasks.prediction import PatientPrediction
+from ...models.tasks.prediction import PatientPrediction, Prevalence
 from ..lineage import Lineage, model_record
 from ..pages.asked_question import Question
 from ..pages.report_page import (
@@ -150,7 +150,7 @@ class PredictionReportStage(Stage[PredictionReportSettings]):
             reports[name] = self._report(of_target, [facts for _, facts in own], prevalence_of(own, None))
         return reports
 
-    def _report(self, work: Predictions, bundles: Sequence[BundleFacts], prevalence: float) -> PredictionReport:
+    def _report(self, work: Predictions, bundles: Sequence[BundleFacts], prevalence: Prevalence) -> PredictionReport:
         current = {slide: output for slide, output in work.outputs.items() if slide not in work.stale}
         by_patient: dict[str, list[SlideOutput]] = {}
         for slide, output in current.items():

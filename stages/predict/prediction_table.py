@@ -11,7 +11,7 @@ from ...data.artifact import whole
 from ...data.files.safe_cells import SafeWriter
 from ...data.manifest import Record
 from ...models.tasks.multitask import MultiTask
-from ...models.tasks.prediction import PatientPrediction
+from ...models.tasks.prediction import PatientPrediction, Prevalence, prevalence_cell
 from ...models.tasks.task import Task
 from ..pages.asked_question import Question
 from ..pages.report_page import FailedSlide, PredictionReport
@@ -22,7 +22,8 @@ COLUMNS: Final = (
     "prevalence", "model", "date",
 )  # fmt: skip
 """Columns of ``predictions.csv``, which has one row per patient, then one per slide. Probability and
-threshold are at the prevalence, the model is the digest of its bundles, the date is that of reading the slide."""
+threshold are at the prevalence (of several classes the share of each, in their order), the model is the digest of its
+bundles, the date is that of reading the slide."""
 
 
 @dataclass(frozen=True)
@@ -46,7 +47,7 @@ class Predictions:
         return self.records[slide].start.date().isoformat()
 
 
-def combined(patient: str, slides: Sequence[SlideOutput], task: Task, prevalence: float) -> PatientPrediction:
+def combined(patient: str, slides: Sequence[SlideOutput], task: Task, prevalence: Prevalence) -> PatientPrediction:
     """Combine slides into a patient's prediction; with one slide, that slide's own."""
     first = slides[0]
     remarks = dict.fromkeys(slide.remarks for slide in slides if slide.remarks)
@@ -55,7 +56,9 @@ def combined(patient: str, slides: Sequence[SlideOutput], task: Task, prevalence
     return PatientPrediction.of(patient, logits, first.thresholds, task, prevalence=prevalence, why=why)
 
 
-def write_predictions(path: Path, report: PredictionReport, work: Predictions, task: Task, prevalence: float) -> None:
+def write_predictions(
+    path: Path, report: PredictionReport, work: Predictions, task: Task, prevalence: Prevalence
+) -> None:
     """Write ``predictions.csv``."""
 
     share_names = task.share_names
@@ -64,7 +67,7 @@ def write_predictions(path: Path, report: PredictionReport, work: Predictions, t
 
     def row(level: str, slide: str, status: str, p: PatientPrediction, note: str, *made: str) -> list[object]:
         figures, shares = _answer(report.question, p)
-        shown = [report.prevalence if report.prevalence is not None else "", *made]
+        shown = ["" if report.prevalence is None else prevalence_cell(report.prevalence), *made]
         return [level, p.patient_id, slide, status, *figures, ";".join(map(str, p.folds)), note, *shown, *shares]
 
     date, dates = work.date, _dates(report, work)
@@ -114,7 +117,7 @@ def write_target_predictions(
         found: list[object] = []
         for report, p in zip(reports.values(), predictions, strict=True):
             figures, shares = _answer(report.question, p)
-            found += [*figures, "" if report.prevalence is None else report.prevalence, *shares]
+            found += [*figures, "" if report.prevalence is None else prevalence_cell(report.prevalence), *shares]
         return found
 
     with whole(path) as scratch, scratch.open("w", encoding="utf-8", newline="") as stream:
