@@ -185,11 +185,11 @@ def _one(task: tuple[str, DesignName, int, str]) -> dict[str, object]:
     return measure(*task)
 
 
-def run(results: Path, seeds: Sequence[int], questions: Sequence[str], workers: int) -> None:
+def run(results: Path, seeds: Sequence[int], questions: Sequence[str], methods: Sequence[str], workers: int) -> None:
     """Measure what the file does not hold yet, and add it line by line."""
     there = {(row["question"], row["design"], row["seed"], row["method"]) for row in read(results)}
     wanted = [(q, d, s, m) for s in seeds for q in questions for d in DESIGNS_ASKED for m in QUESTIONS[q].methods]
-    tasks = [one for one in wanted if one not in there]
+    tasks = [one for one in wanted if one not in there and (not methods or one[3] in methods)]
     begin = time.perf_counter()
     with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool, results.open("a") as stream:
         for number, row in enumerate(pool.map(_one, tasks), start=1):
@@ -241,12 +241,13 @@ def main() -> None:
     running.add_argument("results", type=Path)
     running.add_argument("--seeds", nargs="+", type=int, default=list(range(COHORTS)))
     running.add_argument("--questions", nargs="+", default=list(QUESTIONS), choices=QUESTIONS)
+    running.add_argument("--methods", nargs="+", default=[])
     running.add_argument("--processes", type=int, default=2)
     showing = commands.add_parser("show")
     showing.add_argument("results", type=Path)
     given = parser.parse_args()
     if given.command == "run":
-        run(given.results, given.seeds, given.questions, given.processes)
+        run(given.results, given.seeds, given.questions, given.methods, given.processes)
     else:
         show(given.results)
 
