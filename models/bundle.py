@@ -48,9 +48,9 @@ from .mil.network import MOST_GENES, SlideNetwork
 from .model_question import Question as Question
 from .model_question import not_needed
 from .patient_hashes import bytes_hash, patient_hash, slide_hash, unsalted_hash
-from .target_facts import TargetFacts, refuse_other_scale
+from .target_facts import Share, TargetFacts, refuse_other_scale
 from .tasks.multitask import MultiTask
-from .tasks.prediction import EVEN, Score, log_odds
+from .tasks.prediction import EVEN, Prevalence, Score, log_odds
 from .tasks.task import Task
 from .training.methods import network_for_inference
 
@@ -82,8 +82,9 @@ class BundleFacts(BaseModel):
     """Which network it is (:data:`~wsipipe.models.training.methods.METHODS`)."""
     network: dict[str, Any]
     """Its configuration."""
-    prevalence: float | None = Field(None, gt=0, lt=1)
-    """Share of positives among the training patients; None if it is unknown, or if the task has no two classes."""
+    prevalence: Share | tuple[Share, ...] | None = None
+    """Share of positives, or of each of several classes, among the training patients; None if it is unknown, or if the
+    task has no classes."""
     threshold: FiniteFloat
     """Probability from which a patient is called positive, at even prevalence as the network's scores are, or risk from
     which one is called high; chosen on the fold's validation patients."""
@@ -359,28 +360,33 @@ _UNCHECKED: Final = (
 )
 
 
-def prevalence_of(bundles: Sequence[tuple[Path, BundleFacts]], given: float | None) -> float:
+def prevalence_of(bundles: Sequence[tuple[Path, BundleFacts]], given: float | None) -> Prevalence:
     """Find the prevalence at which a model's probabilities are shown: the given one, else its training patients'.
 
-    The mean over the folds: one number for all patients, so that their order does not depend on who read them.
+    The mean over the folds: the same for all patients, so that their order does not depend on who read them. A model of
+    several classes that an earlier version trained does not say it: its classes count as equally frequent, as then.
 
     :param given: the user's; None for the model's own.
     :raises BundleError: none is given and a bundle does not say it, being of an earlier version, or imported.
-    :raises UsageError: the given one does not lie between 0 and 1, or the model's task has none.
+    :raises UsageError: the given one does not lie between 0 and 1, or the model's task is not of two classes.
     """
     path, first = bundles[0]
-    if not first.task.has_prevalence:
-        if given is not None:
+    task = first.task
+    if given is not None:
+        if task.name != "binary":
             raise UsageError(
-                f"a prevalence is of two classes, and this model's question is {first.question.task}",
+                f"a prevalence is of two classes, positive and negative, and this model's question is {task.name}",
                 path=path.parent,
                 hint="leave --prevalence out",
             )
-        return EVEN
-    if given is not None:
         log_odds(given)
         return given
     known = [facts.prevalence for _, facts in bundles]
+    if task.name != "binary":
+        of_classes = [shares for shares in known if isinstance(shares, tuple)]
+        if task.has_prevalence and len(of_classes) == len(known):
+            return tuple(fmean(own) for own in zip(*of_classes, strict=True))
+        return () if task.has_prevalence else EVEN
     for (path, _), prevalence in zip(bundles, known, strict=True):
         if prevalence is None:
             raise BundleError(
@@ -389,4 +395,4 @@ def prevalence_of(bundles: Sequence[tuple[Path, BundleFacts]], given: float | No
                 hint="give --prevalence, the share of positive patients where it is used (with 0.5, probabilities are "
                 "those of earlier versions of wsipipe); or train it again",
             )
-    return fmean(prevalence for prevalence in known if prevalence is not None)
+    return fmean(prevalence for prevalence in known if isinstance(prevalence, float))

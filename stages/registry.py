@@ -135,7 +135,7 @@ STAGES: Final = (
         outputs=(OutputRow("splits.csv", small=True), OutputRow("patients.csv", small=True)),
     ),
     StageRow(
-        "train", 4, ("models/*", "comparisons/*/*"), ".train.settings:TrainSettings",
+        "train", 5, ("models/*", "comparisons/*/*"), ".train.settings:TrainSettings",
         outputs=_FOLDS, unfinished="partial/*", beside=("tensorboard",),
     ),
     StageRow(
@@ -151,14 +151,14 @@ STAGES: Final = (
         ),
     ),
     StageRow(
-        "report", 6, ("models/*",), command="train", outputs=(OutputRow("report.html", small=True), *_AUDIT),
+        "report", 7, ("models/*",), command="train", outputs=(OutputRow("report.html", small=True), *_AUDIT),
     ),
     StageRow(
         "omics", 3, ("comparisons/*/*",), command="compare",
         outputs=(OutputRow("oof_predictions.csv", small=True), OutputRow("metrics.json", _JSON, small=True)),
     ),
     StageRow(
-        "compare", 5, ("comparisons/*",), ".compare.settings:CompareSettings",
+        "compare", 6, ("comparisons/*",), ".compare.settings:CompareSettings",
         outputs=(
             *(
                 OutputRow(f"{place}comparison.{kind}", small=True)
@@ -189,7 +189,7 @@ STAGES: Final = (
         outputs=(OutputRow("readings/*.json", _JSON, small=True),),
     ),
     StageRow(
-        "external_evaluate", 5, ("evaluations/*",), command="evaluate",
+        "external_evaluate", 6, ("evaluations/*",), command="evaluate",
         outputs=(
             *(OutputRow(name, small=True) for name in ("patients.csv", "predictions.csv", "report.html")),
             OutputRow("metrics.json", _JSON, small=True), *_AUDIT,

@@ -1,4 +1,4 @@
-"""The numbers and grades of the planted cohorts are what they say: what is measured on them rests on it."""
+"""The labels of the planted cohorts are what they say: what is measured on them rests on it."""
 
 from __future__ import annotations
 
@@ -46,6 +46,17 @@ def test_the_same_seed_gives_the_same_labels_and_another_seed_others():
 
 
 def test_the_methods_that_are_compared_are_those_that_can_carry_the_question():
-    for question, names in learning_tasks.COMPARED.items():
-        for name in names:
-            assert learning_tasks.variant_of(question, name).name == name
+    for question, of in learning_tasks.QUESTIONS.items():
+        for name in of.methods:
+            if name != learning_tasks.TRUTH:
+                assert learning_tasks.variant_of(question, name).name == name
+
+
+def test_the_third_class_is_rare_and_the_event_comes_sooner_the_higher_the_state():
+    cohort = learning_tasks.asked("class", "base", SEED)
+    places = np.array([cohort.labels[p.id] for p in cohort.test])
+    assert np.bincount(places) / len(places) == pytest.approx([0.5, 0.35, 0.15], abs=0.08)
+    found = learning_tasks.measure("survival, hazards", "base", SEED, learning_tasks.TRUTH)
+    assert 0.65 < found["figure"] < 0.85
+    events = [label.event for label in learning_tasks.asked("survival, cox", "base", SEED).labels.values()]
+    assert 0.4 < np.mean(events) < 0.8

@@ -70,6 +70,7 @@ def class_metrics(
     calls: npt.ArrayLike,
     names: Sequence[str],
     *,
+    prevalence: Sequence[float] = (),
     rounds: int,
     seed: int,
 ) -> TaskMetrics:
@@ -77,12 +78,14 @@ def class_metrics(
 
     :param labels, calls: (N,) places of the classes.
     :param shares: (N, C) probabilities.
+    :param prevalence: (C,) the one that they are at; equally frequent classes by default.
     :param names: of the C classes.
     """
     y, call = np.asarray(labels, np.intp), np.asarray(calls, np.intp)
     of_classes = tuple(f"AUC of {name}" for name in names) if len(names) > 2 else ()
     order = ("AUC", *of_classes, "balanced accuracy", "F1", "accuracy", "Brier score")
     chance = dict.fromkeys(("AUC", *of_classes), 0.5) | {"balanced accuracy": 1 / len(names)}
+    chance |= chance_brier(y, prevalence or [1 / len(names)] * len(names))
     return TaskMetrics(
         task=task,
         n_patients=len(y),
@@ -93,6 +96,15 @@ def class_metrics(
         bootstrap_rounds=rounds,
         seed=seed,
     )
+
+
+def chance_brier(labels: Integers, prevalence: Sequence[float]) -> dict[str, float]:
+    """The Brier score of giving each patient the shares of the classes as probabilities; nothing without patients.
+
+    :param prevalence: (C,) the one that the model's probabilities are at, so that both know the same.
+    """
+    errors = np.square(np.eye(len(prevalence))[labels] - np.asarray(prevalence)).sum(axis=1)
+    return {"Brier score": float(errors.mean())} if len(labels) else {}
 
 
 def confusion(labels: Integers, calls: Integers, classes: int) -> list[list[int]]:

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
-from .class_metrics import class_figures, confusion
+from .class_metrics import chance_brier, class_figures, confusion
 from .task_metrics import Figures, Floats, TaskMetrics, share, with_intervals
 
 CONCORDANCE, KAPPA, DISTANCE = "concordance", "quadratic kappa", "mean absolute error"
@@ -58,6 +58,7 @@ def ordinal_metrics(
     calls: npt.ArrayLike,
     names: Sequence[str],
     *,
+    prevalence: Sequence[float] = (),
     rounds: int,
     seed: int,
 ) -> TaskMetrics:
@@ -65,16 +66,18 @@ def ordinal_metrics(
 
     :param labels, calls: (N,) places of the classes.
     :param shares: (N, C) probabilities.
+    :param prevalence: (C,) the one that they are at; equally frequent classes by default.
     :param names: of the C classes, the lowest first.
     """
     y, call = np.asarray(labels, np.intp), np.asarray(calls, np.intp)
+    by_chance = chance_brier(y, prevalence or [1 / len(names)] * len(names))
     order = (CONCORDANCE, KAPPA, DISTANCE, "balanced accuracy", "accuracy", "Brier score")
     return TaskMetrics(
         task="ordinal",
         n_patients=len(y),
         counts={name: int((y == place).sum()) for place, name in enumerate(names)},
         figures=with_intervals(order, ordinal_figures(y, shares, call, names), y, rounds=rounds, seed=seed),
-        chance={CONCORDANCE: 0.5, KAPPA: 0.0, "balanced accuracy": 1 / len(names)},
+        chance={CONCORDANCE: 0.5, KAPPA: 0.0, "balanced accuracy": 1 / len(names)} | by_chance,
         confusion=confusion(y, call, len(names)),
         bootstrap_rounds=rounds,
         seed=seed,

@@ -22,7 +22,17 @@ from torch.nn import functional
 from ...data.cohort.outcomes import Label
 from ...data.errors import CohortError, UsageError
 from ..evaluation.metrics import Metrics, binary_metrics, youden_threshold
-from .prediction import EVEN, Answer, PatientPrediction, Score, SoftTarget, log_odds, threshold_at
+from .prediction import (
+    EVEN,
+    Answer,
+    PatientPrediction,
+    Prevalence,
+    Score,
+    SoftTarget,
+    log_odds,
+    one_share,
+    threshold_at,
+)
 from .task import Task, Validation
 
 MIN_RANKED_PATIENTS = 5
@@ -120,8 +130,9 @@ class BinaryTask(Task):
         """1 at or above the threshold."""
         return int(probability >= threshold)
 
-    def answer(self, by_fold: Sequence[Score], thresholds: Sequence[float], *, prevalence: float = EVEN) -> Answer:
+    def answer(self, by_fold: Sequence[Score], thresholds: Sequence[float], *, prevalence: Prevalence = EVEN) -> Answer:
         """The mean of the folds' log-odds, and the mean of their thresholds, moved to the prevalence."""
+        prevalence = one_share(prevalence)
         logits, prior = one_number(by_fold), log_odds(prevalence)
         logit, threshold = float(np.mean(logits)), float(np.mean(thresholds))
         by_itself = [self.probability(score + prior) for score in logits]

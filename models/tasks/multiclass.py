@@ -3,9 +3,16 @@
 There is a logit a class. A class's score is its logit minus the mean of the others', so that of two classes the second
 has the log-odds of the binary task and the first minus these: networks, losses and gradients are then those of the
 binary task to the bit. A patient's scores are the means of the slides', and the folds', scores; the probabilities
-follow from them, and the patient is called of the most probable class.
+follow from them.
 
-Training draws from all classes equally often, so probabilities are those at equally frequent classes.
+Training draws from all classes equally often, so the probabilities q that follow from scores are those at equally
+frequent classes. Shown is the probability p_c = π_c q_c / Σ_k π_k q_k, where π are the shares of the classes among the
+training patients (Saerens, Latinne and Decaestecker, Neural Computation 14:21, 2002, for C classes): of logits that is
+ln π_c added to that of class c, and of two classes the binary task's log-odds of the prevalence, to the bit.
+
+The call is made from q, as that of the binary task is made at even prevalence: the class that is most probable if all
+are equally frequent, the one whose p_c is largest in proportion to π_c. So it does not depend on the prevalence, and a
+rare class is called where the slide is evidence for it; by p a class of 10 % would hardly ever be called.
 """
 
 from __future__ import annotations
@@ -26,7 +33,7 @@ from ...data.errors import CohortError, UsageError
 from ..evaluation.class_metrics import class_figures, class_metrics, macro_auc
 from ..evaluation.task_metrics import Figures, TaskMetrics
 from .binary import class_of
-from .prediction import EVEN, Answer, PatientPrediction, Score, SoftTarget
+from .prediction import EVEN, Answer, PatientPrediction, Prevalence, Score, SoftTarget, log_odds
 from .task import Task, Validation
 
 Floats = npt.NDArray[np.float64]
@@ -39,7 +46,12 @@ class MulticlassTask(Task):
     """
 
     name: ClassVar[str] = "multiclass"
-    answer_columns: ClassVar[Mapping[str, str]] = {"call": "call", "probability of the call": "probability"}
+    has_prevalence: ClassVar[bool] = True
+    answer_columns: ClassVar[Mapping[str, str]] = {
+        "call": "call",
+        "probability of the call": "probability",
+        "prevalence": "prevalence_cell",
+    }
     page_parts: ClassVar[tuple[str, ...]] = ("confusion",)
 
     def __init__(self, classes: Sequence[str] = ("negative", "positive")) -> None:
@@ -96,12 +108,22 @@ class MulticlassTask(Task):
         """The mean of the slides' scores, independent of their order."""
         return tuple(math.fsum(own) / len(own) for own in zip(*vectors(scores), strict=True))
 
-    def shares(self, scores: npt.ArrayLike) -> Floats:
-        """Compute the probabilities of the classes from their scores; (…, C) → (…, C)."""
-        s = np.asarray(scores, np.float64)
+    def prevalence(self, labels: Sequence[Label]) -> tuple[float, ...]:
+        """The share of each class."""
+        places = [class_of(label) for label in labels]
+        return tuple(places.count(place) / len(places) for place in range(len(self.classes)))
+
+    def shares(self, scores: npt.ArrayLike, prevalence: Prevalence = EVEN) -> Floats:
+        """Compute the probabilities of the classes from their scores; (…, C) → (…, C).
+
+        :param prevalence: the share of each class; else they are equally frequent.
+        """
+        s, known = np.asarray(scores, np.float64), shares_of(prevalence)
         if self.outputs == 2:
-            return np.asarray(expit(s))
-        return np.asarray(softmax(s * (self.outputs - 1) / self.outputs, axis=-1))  # logits, but for a constant
+            prior = log_odds(known[1]) if known else 0.0
+            return np.asarray(expit(s + np.array([-prior, prior]) if known else s))
+        logits = s * (self.outputs - 1) / self.outputs  # but for a constant
+        return np.asarray(softmax(logits + np.log(known) if known else logits, axis=-1))
 
     def validate(
         self, labels: Sequence[Label], scores: Sequence[Score], soft_targets: Sequence[SoftTarget | None]
@@ -118,20 +140,26 @@ class MulticlassTask(Task):
 
     def threshold(self, labels: Sequence[Label], scores: Sequence[Score]) -> tuple[float, str]:
         """There is none."""
-        return 0.0, "none: the most probable class is called"
+        return 0.0, "none: the most probable of equally frequent classes is called"
 
-    def answer(self, by_fold: Sequence[Score], thresholds: Sequence[float], *, prevalence: float = EVEN) -> Answer:
-        """The mean of the folds' scores; the call is the most probable class, of equals the first."""
+    def answer(self, by_fold: Sequence[Score], thresholds: Sequence[float], *, prevalence: Prevalence = EVEN) -> Answer:
+        """The mean of the folds' scores; the call is the class of the highest score, of equals the first."""
+        scores = np.array(vectors(by_fold)).mean(axis=0)
+        call = int(self.shares(scores).argmax())  # at equally frequent classes: the same wherever it is shown
+        return self._answer(by_fold, call, float(scores[call]), shares_of(prevalence))
+
+    def _answer(self, by_fold: Sequence[Score], call: int, logit: float, prevalence: tuple[float, ...]) -> Answer:
+        """What is shown of a call, at the prevalence."""
         every = np.array(vectors(by_fold))
-        shares = self.shares(every.mean(axis=0))
-        call = int(shares.argmax())
+        shares = self.shares(every.mean(axis=0), prevalence)
         return Answer(
             probability=float(shares[call]),
-            logit=float(every.mean(axis=0)[call]),
-            spread=float(np.std(self.shares(every)[:, call], ddof=1)) if len(every) > 1 else None,
+            logit=logit,
+            spread=float(np.std(self.shares(every, prevalence)[:, call], ddof=1)) if len(every) > 1 else None,
             threshold=0.0,
             call=call,
             shares=tuple(shares.tolist()),
+            prevalence=prevalence,
         )
 
     def figures_of(self, rows: Sequence[PatientPrediction]) -> Figures:
@@ -143,7 +171,13 @@ class MulticlassTask(Task):
         """Discrimination, calls and probabilities: :mod:`~wsipipe.models.evaluation.class_metrics`."""
         labels = [class_of(row.label) for row in rows if row.label is not None]
         shares, calls = [row.shares for row in rows], [row.call for row in rows]
-        return class_metrics(self.name, labels, shares, calls, self.classes, rounds=rounds, seed=seed)
+        known = shares_of(rows[0].prevalence) if rows else ()
+        return class_metrics(self.name, labels, shares, calls, self.classes, prevalence=known, rounds=rounds, seed=seed)
+
+
+def shares_of(prevalence: Prevalence) -> tuple[float, ...]:
+    """The share of each class in a population; empty where they are equally frequent."""
+    return prevalence if isinstance(prevalence, tuple) else ()
 
 
 def vectors(scores: Sequence[Score]) -> list[tuple[float, ...]]:

@@ -27,7 +27,7 @@ from ...data.cohort.splits import Strata
 from ...data.cohort.target_splits import TargetStrata
 from ...data.errors import CohortError, UsageError, about
 from ..evaluation.task_metrics import TaskMetrics
-from .prediction import EVEN, Answer, PatientPrediction, Score, SoftTarget
+from .prediction import EVEN, Answer, PatientPrediction, Prevalence, Score, SoftTarget
 from .task import Task, Validation
 
 
@@ -226,7 +226,7 @@ class MultiTask(Task):
         """There is none of all targets together."""
         return 0.0, "none: each target has its own"
 
-    def answer(self, by_fold: Sequence[Score], thresholds: Sequence[float], *, prevalence: float = EVEN) -> Answer:
+    def answer(self, by_fold: Sequence[Score], thresholds: Sequence[float], *, prevalence: Prevalence = EVEN) -> Answer:
         """Each target answers for itself.
 
         :raises UsageError: always.

@@ -6,8 +6,9 @@ gets a negative probability, as separate models of y > k may give. Unlike propor
 patients. P(y = c) = σ(a_{c−1}) − σ(a_c), and the loss is minus its logarithm.
 
 The scores of a slide are a; those of a patient are the means over slides and folds, which fall with k too. The call is
-the median class, the one with the least expected distance. Training draws from all classes equally often, so
-probabilities are those at equally frequent classes.
+the median class, the one with the least expected distance. Training draws from all classes equally often: the shares
+of the classes among the training patients are put back into their probabilities P(y = c), as for classes without an
+order (:mod:`.multiclass`), and the call is the median at equally frequent classes, as there.
 """
 
 from __future__ import annotations
@@ -27,8 +28,8 @@ from ...data.cohort.outcomes import Label
 from ..evaluation.ordinal_metrics import CONCORDANCE, ordinal_figures, ordinal_metrics
 from ..evaluation.task_metrics import Figures, TaskMetrics
 from .binary import class_of
-from .multiclass import MulticlassTask, vectors
-from .prediction import EVEN, Answer, PatientPrediction, Score, SoftTarget
+from .multiclass import MulticlassTask, shares_of, vectors
+from .prediction import EVEN, Answer, PatientPrediction, Prevalence, Score, SoftTarget
 from .task import Validation
 
 Floats = npt.NDArray[np.float64]
@@ -69,11 +70,16 @@ class OrdinalTask(MulticlassTask):
         """Their mean."""
         return self.losses(logits, values).mean()
 
-    def shares(self, scores: npt.ArrayLike) -> Floats:
+    def shares(self, scores: npt.ArrayLike, prevalence: Prevalence = EVEN) -> Floats:
         """Compute the probabilities of the classes from the cumulative logits; (…, C − 1) → (…, C)."""
         above = expit(np.asarray(scores, np.float64))
         ends = np.ones((*above.shape[:-1], 1))
-        return np.asarray(-np.diff(np.concatenate([ends, above, 0 * ends], axis=-1), axis=-1))
+        even = np.asarray(-np.diff(np.concatenate([ends, above, 0 * ends], axis=-1), axis=-1))
+        known = shares_of(prevalence)
+        if not known:
+            return even
+        weighted = even * np.array(known)
+        return np.asarray(weighted / weighted.sum(axis=-1, keepdims=True))
 
     def validate(
         self, labels: Sequence[Label], scores: Sequence[Score], soft_targets: Sequence[SoftTarget | None]
@@ -85,24 +91,14 @@ class OrdinalTask(MulticlassTask):
         loss = -np.log(np.maximum(shares[np.arange(len(y)), y], np.finfo(float).tiny)).mean()
         return Validation(None if math.isnan(c) else c, float(loss), None)
 
-    def answer(self, by_fold: Sequence[Score], thresholds: Sequence[float], *, prevalence: float = EVEN) -> Answer:
-        """The mean of the folds' logits; the call is the median class."""
-        every = np.array(vectors(by_fold))
-        logits = every.mean(axis=0)
-        shares = self.shares(logits)
-        call = int((logits > 0).sum())
-        return Answer(
-            probability=float(shares[call]),
-            logit=float(expit(logits).sum()),
-            spread=float(np.std(self.shares(every)[:, call], ddof=1)) if len(every) > 1 else None,
-            threshold=0.0,
-            call=call,
-            shares=tuple(shares.tolist()),
-        )
+    def answer(self, by_fold: Sequence[Score], thresholds: Sequence[float], *, prevalence: Prevalence = EVEN) -> Answer:
+        """The mean of the folds' logits; the call is the median class, the score the expected class."""
+        logits = np.array(vectors(by_fold)).mean(axis=0)
+        return self._answer(by_fold, int((logits > 0).sum()), float(expit(logits).sum()), shares_of(prevalence))
 
     def threshold(self, labels: Sequence[Label], scores: Sequence[Score]) -> tuple[float, str]:
         """There is none."""
-        return 0.0, "none: the median class is called"
+        return 0.0, "none: the median of equally frequent classes is called"
 
     def figures_of(self, rows: Sequence[PatientPrediction]) -> Figures:
         """Those of :func:`~wsipipe.models.evaluation.ordinal_metrics.ordinal_figures`."""
@@ -113,4 +109,5 @@ class OrdinalTask(MulticlassTask):
         """Order, agreement and distance: :mod:`~wsipipe.models.evaluation.ordinal_metrics`."""
         labels = [class_of(row.label) for row in rows if row.label is not None]
         shares, calls = [row.shares for row in rows], [row.call for row in rows]
-        return ordinal_metrics(labels, shares, calls, self.classes, rounds=rounds, seed=seed)
+        known = shares_of(rows[0].prevalence) if rows else ()
+        return ordinal_metrics(labels, shares, calls, self.classes, prevalence=known, rounds=rounds, seed=seed)

@@ -3,10 +3,11 @@
 Each fold joins its scores of the patient's slides by the task's rule; the patient's score is the mean over the folds.
 The threshold is the mean of the folds' thresholds, the spread the standard deviation of their probabilities.
 
-Training draws both classes equally often, so scores and thresholds of a fold are at even prevalence. A probability is
-shown at a stated prevalence: its log-odds are added to the score, and the threshold moves along (Prentice and Pyke,
-Biometrika 66:403, 1979; Saerens, Latinne and Decaestecker, Neural Computation 14:21, 2002). All patients move by the
-same amount, so their order and their calls stay the same. A task without two classes has no prevalence.
+Training draws all classes equally often, so scores and thresholds of a fold are at even prevalence. A probability is
+shown at a stated prevalence: of two classes its log-odds are added to the score, and the threshold moves along
+(Prentice and Pyke, Biometrika 66:403, 1979; Saerens, Latinne and Decaestecker, Neural Computation 14:21, 2002). All
+patients move by the same amount, so their order and their calls stay the same. Several classes: :mod:`.multiclass`. A
+task without classes has no prevalence.
 """
 
 from __future__ import annotations
@@ -30,6 +31,9 @@ SoftTarget = float | tuple[float | None, ...]
 """What a patient is trained on in place of the label: of a binary task the probability of positive; of several targets
 that of each, None where there is none."""
 
+Prevalence = float | tuple[float, ...]
+"""The share of positives in a population; of several classes the share of each, or none for equally frequent ones."""
+
 EVEN: Final = 0.5
 """The prevalence that scores and the folds' thresholds are at: training draws both classes equally often."""
 
@@ -52,6 +56,33 @@ def threshold_at(threshold: float, prevalence: float) -> float:
     return positive / (positive + negative)
 
 
+def one_share(prevalence: Prevalence) -> float:
+    """The prevalence of a task with one.
+
+    :raises UsageError: it is of several classes.
+    """
+    if isinstance(prevalence, tuple):
+        raise UsageError(f"the prevalence of two classes is one number, not {prevalence}")
+    return prevalence
+
+
+def prevalence_cell(prevalence: Prevalence) -> float | str:
+    """A prevalence as a cell of a table; :func:`read_prevalence` reads it."""
+    return ";".join(map(repr, prevalence)) if isinstance(prevalence, tuple) else prevalence
+
+
+def read_prevalence(text: str, classes: int) -> Prevalence:
+    """Read the cell of a table.
+
+    :param classes: how many the task has; 0 for one that has one prevalence, or none.
+    :raises ValueError: it holds none.
+    """
+    shares = tuple(float(part) for part in text.split(";")) if text else () if classes else (EVEN,)
+    if not all(0 < share < 1 for share in shares) or len(shares) not in ((0, classes) if classes else (1,)):
+        raise ValueError(f"a prevalence is {text[:40]!r}")
+    return shares if classes else shares[0]
+
+
 @dataclass(frozen=True, kw_only=True)
 class Answer:
     """What a model says of a patient, by all its folds that may."""
@@ -70,8 +101,13 @@ class Answer:
     """The predicted class: 1 if the patient is called positive, else 0; 0 in tasks without a call."""
     shares: tuple[float, ...] = ()
     """The probability of each class, or of no event by each horizon; empty for the other tasks."""
-    prevalence: float = EVEN
-    """Of a binary task; the others do not use it."""
+    prevalence: Prevalence = EVEN
+    """The one that probabilities are at; tasks without classes do not use it."""
+
+    @property
+    def prevalence_cell(self) -> float | str:
+        """It, for a table: of several classes the share of each in their order, empty for equally frequent ones."""
+        return prevalence_cell(self.prevalence)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -104,7 +140,7 @@ class PatientPrediction(Answer):
         thresholds: Mapping[int, float],
         task: Task,
         *,
-        prevalence: float,
+        prevalence: Prevalence,
         label: Label | None = None,
         why: str = "",
     ) -> Self:
@@ -112,8 +148,7 @@ class PatientPrediction(Answer):
 
         :param slides: for each slide, fold → score; all slides were read by the same folds.
         :param thresholds: fold → its threshold, at even prevalence as the scores are.
-        :param prevalence: the share of positive patients in the population that the probability is for; for a task
-            with a prevalence.
+        :param prevalence: of the classes in the population that the probability is for; for a task with a prevalence.
         """
         folds = tuple(sorted(slides[0]))
         by_fold = [task.join([scores[fold] for scores in slides]) for fold in folds]

@@ -119,16 +119,16 @@ WORDS: Final[dict[TaskName, TaskWords]] = {
         "probability of the call",
         meaning="Mean over the classes: given one patient of the class and one of another, how often the first gets "
         "the higher probability of it; guessing does so 50 times in 100.",
-        note="Training shows all classes equally often: probabilities are those at equally frequent classes. The most "
-        "probable class is called.",
+        note="Called is the class that would be most probable if all were equally frequent, as they are in training: "
+        "a rare class is called where the slide is evidence for it, though a frequent one may be more probable.",
     ),
     "ordinal": TaskWords(
         "Which grade, from an H&E slide alone",
         "probability of the call",
         meaning="Given two patients of different classes, how often the one of the higher class is expected to be "
         "higher; guessing does so half of the times.",
-        note="Training shows all classes equally often: probabilities are those at equally frequent classes. The "
-        "median class is called. The mean absolute error is in classes.",
+        note="Called is the class that would be the median if all were equally frequent, as they are in training, so "
+        "that rare classes are not passed over. The mean absolute error is in classes.",
     ),
     "regression": TaskWords(
         "Which value, from an H&E slide alone",

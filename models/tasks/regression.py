@@ -24,7 +24,7 @@ from ...data.errors import CohortError, UsageError
 from ..evaluation.number_metrics import number_figures, number_metrics
 from ..evaluation.task_metrics import Figures, TaskMetrics
 from .binary import one_number
-from .prediction import EVEN, Answer, PatientPrediction, Score, SoftTarget
+from .prediction import EVEN, Answer, PatientPrediction, Prevalence, Score, SoftTarget
 from .task import Task, Validation
 
 QUARTERS = 4
@@ -119,7 +119,7 @@ class RegressionTask(Task):
         """There is none."""
         return 0.0, "none: the number itself is the prediction"
 
-    def answer(self, by_fold: Sequence[Score], thresholds: Sequence[float], *, prevalence: float = EVEN) -> Answer:
+    def answer(self, by_fold: Sequence[Score], thresholds: Sequence[float], *, prevalence: Prevalence = EVEN) -> Answer:
         """The mean of the folds' numbers."""
         numbers = one_number(by_fold)
         value = float(np.mean(numbers))

@@ -31,7 +31,7 @@ from ...data.errors import CohortError, UsageError
 from ..evaluation.survival_metrics import HARRELL, at, cox_loss, harrell, survival_figures, survival_metrics
 from ..evaluation.task_metrics import Figures, TaskMetrics
 from .binary import one_number
-from .prediction import EVEN, Answer, PatientPrediction, Score, SoftTarget
+from .prediction import EVEN, Answer, PatientPrediction, Prevalence, Score, SoftTarget
 from .task import Task, Validation
 
 INTERVALS = 4
@@ -194,7 +194,7 @@ class SurvivalTask(Task):
         """The median risk of the validation patients: it parts them into halves."""
         return float(np.median(one_number(scores))), "median risk of the validation patients"
 
-    def answer(self, by_fold: Sequence[Score], thresholds: Sequence[float], *, prevalence: float = EVEN) -> Answer:
+    def answer(self, by_fold: Sequence[Score], thresholds: Sequence[float], *, prevalence: Prevalence = EVEN) -> Answer:
         """The means of the folds' risks, shares and thresholds; a patient at or above is called high."""
         risks = one_number(by_fold)
         risk, threshold = float(np.mean(risks)), float(np.mean(thresholds))

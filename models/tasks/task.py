@@ -26,7 +26,7 @@ from ...data.cohort.target_splits import TargetStrata
 from ...data.errors import BundleError
 from ..evaluation.metrics import Metrics
 from ..evaluation.task_metrics import Figures, TaskMetrics
-from .prediction import EVEN, Answer, PatientPrediction, Score, SoftTarget
+from .prediction import EVEN, Answer, PatientPrediction, Prevalence, Score, SoftTarget
 
 
 @dataclass(frozen=True)
@@ -65,7 +65,7 @@ class Task(ABC):
     """Charts of the performance section that apply to it, in the order of the page."""
 
     has_prevalence: ClassVar[bool] = False
-    """Whether its probabilities are at a prevalence, as those of two classes are that training draws evenly."""
+    """Whether its probabilities are at a prevalence, as those of classes are that training draws evenly."""
     value_width: ClassVar[int] = 1
     """How many numbers the target value of a patient has."""
 
@@ -175,12 +175,12 @@ class Task(ABC):
     def join(self, scores: Sequence[Score]) -> Score:
         """Combine the scores of a patient's slides into the patient's score."""
 
-    def prevalence(self, labels: Sequence[Label]) -> float | None:
-        """Compute the share of positives of the training patients; None for a task without two classes."""
+    def prevalence(self, labels: Sequence[Label]) -> Prevalence | None:
+        """Compute the share of positives, or of each class, of the training patients; None without classes."""
         return None
 
     @abstractmethod
-    def answer(self, by_fold: Sequence[Score], thresholds: Sequence[float], *, prevalence: float = EVEN) -> Answer:
+    def answer(self, by_fold: Sequence[Score], thresholds: Sequence[float], *, prevalence: Prevalence = EVEN) -> Answer:
         """Combine the folds' scores of a patient into what is shown to people.
 
         :param thresholds: each fold's own, at even prevalence as the scores are.

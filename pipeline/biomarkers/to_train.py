@@ -48,7 +48,7 @@ def refuse_one_prevalence_for(config: Config, names: Sequence[str], prevalence: 
         what = f"--prevalence is one number, and there are {len(names)} biomarkers: {', '.join(names)}"
         raise UsageError(what, hint="choose one with --name")
     if (task := config.biomarkers[names[0]].task) != "binary":
-        what = f"a prevalence is of two classes, and the question of {names[0]} is {task}"
+        what = f"a prevalence is of two classes, positive and negative, and the question of {names[0]} is {task}"
         raise UsageError(what, hint="leave --prevalence out")
 
 

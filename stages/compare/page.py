@@ -18,6 +18,7 @@ from ...data.wording import in_words
 from ...models.evaluation.metrics import Estimate
 from ...models.evaluation.paired_tests import PairedDifference
 from ...models.evaluation.task_metrics import BootstrapDifference, TaskMetrics
+from ...models.tasks.prediction import one_share
 from ..pages.audit_words import AuditSection
 from ..pages.charts import Scale, roc_against
 from ..pages.numbers import TEMPLATES, figure, p_value, signed
@@ -69,7 +70,7 @@ def comparison_table(comparison: Comparison) -> list[dict[str, str | int | float
             "reference": int(method.name == comparison.reference),
             "patients": method.metrics.n_patients,
             "positive": method.binary.n_positive,
-            "prevalence": comparison.prevalence,
+            "prevalence": one_share(comparison.prevalence),
         }
         for name in FIGURES:
             estimate: Estimate = getattr(method.binary, name)

@@ -11,6 +11,7 @@ from ...models.evaluation.confounding import Audit
 from ...models.evaluation.metrics import Estimate, Metrics
 from ...models.evaluation.paired_tests import PairedDifference, holm
 from ...models.evaluation.task_metrics import BootstrapDifference, TaskMetrics
+from ...models.tasks.prediction import Prevalence
 from ...models.training.methods import METHODS
 from ..pages.asked_question import Question
 from ..pages.numbers import mean_and_deviation
@@ -106,7 +107,7 @@ class Comparison:
     methods: tuple[ComparedMethod, ...]
     reference: str
     """Name of the method that the others are compared with."""
-    prevalence: float
+    prevalence: Prevalence
     """The one that all methods' probabilities are at."""
     facts: Facts
     versions: Facts = ()

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from urllib.parse import quote
 
 from ...models.evaluation.task_metrics import TaskMetrics
+from ...models.tasks.prediction import prevalence_cell
 from ..pages.numbers import TEMPLATES
 from ..pages.task_page import task_cautions
 from .page import verdict
@@ -45,6 +46,8 @@ def task_comparison_table(comparison: Comparison) -> list[dict[str, str | int | 
             "measure": comparison.measure,
             "patients": method.metrics.n_patients,
         }
+        if comparison.question.classes:
+            row["prevalence"] = prevalence_cell(comparison.prevalence)
         for name, estimate in method.metrics.figures.items():
             row |= {name: estimate.value, f"{name}_low": estimate.low, f"{name}_high": estimate.high}
         row |= dict(zip(("fold_mean", "fold_sd"), method.of_folds, strict=True))

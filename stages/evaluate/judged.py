@@ -14,7 +14,7 @@ from ...models.bundle import BundleFacts
 from ...models.evaluation.confounding import Audit
 from ...models.evaluation.metrics import Estimate, Metrics
 from ...models.evaluation.task_metrics import TaskMetrics
-from ...models.tasks.prediction import PatientPrediction, threshold_at
+from ...models.tasks.prediction import EVEN, PatientPrediction, one_share, threshold_at
 from ...models.tasks.task import Task
 from ..pages.asked_question import Question
 from ..pages.numbers import figure
@@ -105,7 +105,7 @@ class Judged:
     def _binary_report(
         self, pooled: Metrics, cohort: ExternalCohort, task: ExternalTask, facts: Facts, layout: str
     ) -> ExternalReport:
-        prevalence = self.rows[0].prevalence
+        prevalence = one_share(self.rows[0].prevalence)
         thresholds = {facts.fold: threshold_at(facts.threshold, prevalence) for _, facts in self.folds}
         binary = {fold: own for fold, own in self.by_fold.items() if isinstance(own, Metrics)}
         return ExternalReport(
@@ -167,6 +167,7 @@ def task_report(judged: Judged, cohort: ExternalCohort, facts: Facts) -> TaskRep
         of_folds=tuple((fold, own) for fold, own in judged.by_fold.items() if isinstance(own, TaskMetrics)),
         patients=tuple(judged.rows),
         share_names=judged.task.share_names,
+        prevalence=judged.rows[0].prevalence if judged.rows else EVEN,
         differences=(*seen, *other),
         facts=facts,
     )

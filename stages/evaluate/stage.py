@@ -27,7 +27,7 @@ from ...models.bundle import folds_of, prevalence_of
 from ...models.evaluation.metrics import Estimate, Metrics
 from ...models.evaluation.task_metrics import TaskMetrics
 from ...models.tasks.multitask import MultiTask
-from ...models.tasks.prediction import EVEN
+from ...models.tasks.prediction import EVEN, Prevalence
 from ..lineage import model_record
 from ..predict.reading import FoldReader, SlideToRead, read_outputs, write_output
 from ..registry import VERSIONS
@@ -161,6 +161,7 @@ class ExternalEvaluateStage(Stage[ExternalSettings]):
             for patient, own in work.labels.slides.items()
         ]
         pooled: Metrics | TaskMetrics
+        prevalence: Prevalence
         by_fold: Mapping[int, Metrics | TaskMetrics]
         files = {"patients": self.folder / "patients.csv"}
         write_patients(files["patients"], work.labels)

@@ -8,6 +8,7 @@ from statistics import fmean, stdev
 from typing import Final
 
 from ...models.evaluation.metrics import Estimate
+from ...models.tasks.prediction import Prevalence
 from .templates import page_templates
 
 
@@ -96,6 +97,20 @@ def at_prevalence(prevalence: float, *, of_several: bool = False) -> str:
     )
 
 
+def at_shares(prevalence: Prevalence, classes: Sequence[str]) -> str:
+    """What every page says that shows probabilities of several classes.
+
+    :param prevalence: the share of each; empty where they count as equally frequent.
+    """
+    if not isinstance(prevalence, tuple) or not prevalence:
+        return (
+            "Probabilities and Brier score are those at equally frequent classes: an earlier version trained this "
+            "model, and it does not say how frequent they were. Train it again to have them at those shares."
+        )
+    shares = ", ".join(f"{name} {percent(share)}" for name, share in zip(classes, prevalence, strict=True))
+    return f"Probabilities and Brier score are at the shares of the training patients: {shares}."
+
+
 TEMPLATES: Final = page_templates(
     figure=figure,
     signed=signed,
@@ -105,4 +120,5 @@ TEMPLATES: Final = page_templates(
     duration=duration,
     percent=percent,
     at_prevalence=at_prevalence,
+    at_shares=at_shares,
 )

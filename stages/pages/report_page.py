@@ -22,7 +22,7 @@ from ...data.wording import some
 from ...models.evaluation.confounding import Audit
 from ...models.evaluation.decision_curve import decision_curve
 from ...models.evaluation.metrics import Estimate, Metrics, calibration_bins, roc_points
-from ...models.tasks.prediction import PatientPrediction
+from ...models.tasks.prediction import PatientPrediction, Prevalence
 from .asked_question import Question
 from .audit_words import AuditSection
 from .charts import (
@@ -192,8 +192,8 @@ class PredictionReport:
     backbone: str
     question: Question
     n_folds: int
-    prevalence: float | None
-    """The one that probabilities and thresholds are at; None for a task without two classes."""
+    prevalence: Prevalence | None
+    """The one that probabilities and thresholds are at; None for a task without classes."""
     patients: tuple[PatientPrediction, ...]
     slides: tuple[SlidePrediction, ...]
     failed: tuple[FailedSlide, ...]

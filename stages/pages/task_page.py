@@ -10,7 +10,7 @@ from markupsafe import Markup
 from ...data.cohort.outcomes import Survival
 from ...models.evaluation.survival_metrics import at, kaplan_meier, log_rank, median_follow_up
 from ...models.evaluation.task_metrics import TaskMetrics
-from ...models.tasks.prediction import PatientPrediction
+from ...models.tasks.prediction import EVEN, PatientPrediction, Prevalence
 from .asked_question import Question
 from .charts import scatter_chart, survival_chart
 from .numbers import TEMPLATES, figure, mean_and_deviation, p_value
@@ -43,6 +43,8 @@ class TaskReport:
     """Of an evaluation: each fold's model by itself."""
     patients: tuple[PatientPrediction, ...]
     share_names: tuple[str, ...] = ()
+    prevalence: Prevalence = EVEN
+    """Of classes: the share of each that probabilities are at, empty for equally frequent ones."""
     differences: tuple[str, ...] = ()
     """Cautions beside those that follow from the figures."""
     facts: Facts

@@ -20,7 +20,7 @@ from ...data.wording import some
 from ...models.applicability import Applicability, read_applicability
 from ...models.bundle import BundleFacts, folds_of, prevalence_of
 from ...models.tasks.multitask import MultiTask
-from ...models.tasks.prediction import PatientPrediction
+from ...models.tasks.prediction import PatientPrediction, Prevalence
 from ..lineage import Lineage, model_record
 from ..pages.asked_question import Question
 from ..pages.attention_words import concentration_words
@@ -176,7 +176,7 @@ class PredictionReportStage(Stage[PredictionReportSettings]):
         return reports
 
     def _report(
-        self, work: Predictions, bundles: Sequence[BundleFacts], prevalence: float, target: str = ""
+        self, work: Predictions, bundles: Sequence[BundleFacts], prevalence: Prevalence, target: str = ""
     ) -> PredictionReport:
         current = {slide: output for slide, output in work.outputs.items() if slide not in work.stale}
         by_patient: dict[str, list[SlideOutput]] = {}

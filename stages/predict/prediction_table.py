@@ -9,7 +9,7 @@ from typing import Final
 from ...data.manifest import Record
 from ...models.applicability import Applicability
 from ...models.tasks.multitask import MultiTask
-from ...models.tasks.prediction import PatientPrediction
+from ...models.tasks.prediction import PatientPrediction, Prevalence, prevalence_cell
 from ...models.tasks.task import Task
 from ..pages.asked_question import Question
 from ..pages.doubt_words import UNCERTAIN, set_words
@@ -22,7 +22,8 @@ COLUMNS: Final = (
     "prevalence", "model", "date",
 )  # fmt: skip
 """Columns of ``predictions.csv``, which has one row per patient, then one per slide. Probability and
-threshold are at the prevalence, the model is the digest of its bundles, the date is that of reading the slide."""
+threshold are at the prevalence (of several classes the share of each, in their order), the model is the digest of its
+bundles, the date is that of reading the slide."""
 
 
 @dataclass(frozen=True)
@@ -48,7 +49,7 @@ class Predictions:
         return self.records[slide].start.date().isoformat()
 
 
-def combined(patient: str, slides: Sequence[SlideOutput], task: Task, prevalence: float) -> PatientPrediction:
+def combined(patient: str, slides: Sequence[SlideOutput], task: Task, prevalence: Prevalence) -> PatientPrediction:
     """Combine slides into a patient's prediction; with one slide, that slide's own."""
     first = slides[0]
     remarks = dict.fromkeys(slide.remarks for slide in slides if slide.remarks)
@@ -57,7 +58,7 @@ def combined(patient: str, slides: Sequence[SlideOutput], task: Task, prevalence
     return PatientPrediction.of(patient, logits, first.thresholds, task, prevalence=prevalence, why=why)
 
 
-def predictions_table(report: PredictionReport, work: Predictions, task: Task, prevalence: float) -> Table:
+def predictions_table(report: PredictionReport, work: Predictions, task: Task, prevalence: Prevalence) -> Table:
     """The rows of ``predictions.csv``: patients, then slides, then those that are stale or failed."""
     share_names, value = task.share_names, _value_column(task)
     columns = [*(value if name == "probability" else name for name in COLUMNS), *share_names, *OF_DOUBT]
@@ -65,7 +66,7 @@ def predictions_table(report: PredictionReport, work: Predictions, task: Task, p
 
     def row(level: str, slide: str, status: str, p: PatientPrediction, note: str, *made: str) -> list[Cell]:
         figures, shares = _answer(report.question, p)
-        end = [report.prevalence, *made, *shares, *_doubt(report.question, p)]
+        end = [_prevalence(report), *made, *shares, *_doubt(report.question, p)]
         return [level, p.patient_id, slide, status, *figures, ";".join(map(str, p.folds)), note, *end]
 
     rows = [row("patient", "", "done", p, p.why, work.model, dates[p.patient_id]) for p in report.patients]
@@ -83,7 +84,7 @@ def predictions_table(report: PredictionReport, work: Predictions, task: Task, p
     for failed in report.failed:
         end = [None] * (3 + len(share_names) + len(OF_DOUBT))
         rows.append(["slide", work.asked[failed.slide], failed.slide, "failed", *[None] * 5, _why(failed), *end])
-    return Table(columns, rows, frozenset({value, "spread", "threshold", "prevalence", *share_names}))
+    return Table(columns, rows, frozenset({value, *_numbers(report, ""), *share_names}))
 
 
 OF_TARGET: Final = ("spread", "threshold", "call", "prevalence")
@@ -103,7 +104,7 @@ def targets_table(reports: Mapping[str, PredictionReport], work: Predictions, ta
     for name, own in task.targets.items():
         value = _value_column(own)
         columns += [f"{name} {column}" for column in (value, *OF_TARGET, *own.share_names, *OF_DOUBT)]
-        numbers |= {f"{name} {column}" for column in (value, "spread", "threshold", "prevalence", *own.share_names)}
+        numbers |= {f"{name} {column}" for column in (value, *own.share_names)} | _numbers(reports[name], f"{name} ")
     answers = len(columns) - 4
     first = next(iter(reports.values()))
     dates = _dates(first, work)
@@ -112,7 +113,7 @@ def targets_table(reports: Mapping[str, PredictionReport], work: Predictions, ta
         found: list[Cell] = []
         for report, p in zip(reports.values(), predictions, strict=True):
             figures, shares = _answer(report.question, p)
-            found += [*figures, report.prevalence, *shares, *_doubt(report.question, p)]
+            found += [*figures, _prevalence(report), *shares, *_doubt(report.question, p)]
         return found
 
     rows: list[list[Cell]] = []
@@ -131,6 +132,16 @@ def targets_table(reports: Mapping[str, PredictionReport], work: Predictions, ta
         end = [None, _why(failed), None, None]
         rows.append(["slide", work.asked[failed.slide], failed.slide, "failed", *[None] * answers, *end])
     return Table([*columns, "folds", "note", "model", "date"], rows, frozenset(numbers))
+
+
+def _numbers(report: PredictionReport, prefix: str) -> set[str]:
+    """Columns of numbers: the prevalences of several classes are one text."""
+    one = () if isinstance(report.prevalence, tuple) else ("prevalence",)
+    return {f"{prefix}{column}" for column in ("spread", "threshold", *one)}
+
+
+def _prevalence(report: PredictionReport) -> Cell:
+    return None if report.prevalence is None else prevalence_cell(report.prevalence)
 
 
 def _why(failed: FailedSlide) -> str:

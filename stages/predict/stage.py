@@ -27,6 +27,7 @@ from ...models.applicability import read_applicability
 from ...models.backbones.devices import choose_devices
 from ...models.bundle import folds_of, prevalence_of
 from ...models.tasks.multitask import MultiTask
+from ...models.tasks.prediction import one_share
 from ..lineage import Lineage, model_record
 from ..pages.asked_question import Question
 from ..pages.numbers import percent
@@ -221,8 +222,8 @@ class PredictStage(Stage[PredictSettings]):
             return ", ".join(self._said_of(task, name, output) for name in task.targets)
         by_fold, thresholds = list(output.logits.values()), list(output.thresholds.values())
         answer = task.answer(by_fold, thresholds, prevalence=self.prevalence)
-        if task.has_prevalence:
-            return f"{answer.probability:.2f} at a prevalence of {percent(self.prevalence)}"
+        if task.name == "binary":
+            return f"{answer.probability:.2f} at a prevalence of {percent(one_share(self.prevalence))}"
         return f"{task.classes[answer.call]} {answer.probability:.2f}" if task.classes else f"{answer.probability:.4g}"
 
     def _said_of(self, task: MultiTask, name: str, output: SlideOutput) -> str:

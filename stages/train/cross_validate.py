@@ -33,9 +33,10 @@ from ...models.backbones.devices import choose_devices
 from ...models.bundle import prevalence_of, read_bundle, read_facts
 from ...models.evaluation.metrics import Metrics
 from ...models.evaluation.task_metrics import TaskMetrics
+from ...models.target_facts import Share
 from ...models.tasks.binary import BINARY
 from ...models.tasks.multitask import MultiTask
-from ...models.tasks.prediction import EVEN, PatientPrediction
+from ...models.tasks.prediction import EVEN, PatientPrediction, Prevalence, read_prevalence
 from ...models.tasks.target_figures import target_metrics
 from ...models.tasks.task import Task
 from ..lineage import Lineage
@@ -244,17 +245,17 @@ def main_figure(metrics: Metrics | TaskMetrics) -> dict[str, Any]:
 
 
 def write_metrics(
-    path: Path, pooled: Metrics | TaskMetrics, by_fold: Mapping[int, Metrics | TaskMetrics], prevalence: float
+    path: Path, pooled: Metrics | TaskMetrics, by_fold: Mapping[int, Metrics | TaskMetrics], prevalence: Prevalence
 ) -> None:
     """Write ``metrics.json``.
 
     It holds the figures of all patients and of each fold, and the mean and standard deviation of the main one over the
-    folds; of the binary task also the prevalence that probabilities are at.
+    folds; of classes also the prevalence that probabilities are at, unless they are equally frequent.
     """
     mains = [own.main.value for own in by_fold.values() if own.main.value is not None]
     name = "main" if isinstance(pooled, TaskMetrics) else "auc"
     content = {
-        **({} if isinstance(pooled, TaskMetrics) else {"prevalence": prevalence}),
+        **({} if isinstance(pooled, TaskMetrics) and prevalence in (EVEN, ()) else {"prevalence": prevalence}),
         "pooled": pooled.model_dump(mode="json"),
         "folds": [{"fold": fold, **own.model_dump(mode="json")} for fold, own in by_fold.items()],
         f"{name}_mean": float(np.mean(mains)) if mains else None,
@@ -292,6 +293,8 @@ class ModelTaskMetrics(BaseModel):
 
     model_config = ConfigDict(frozen=True)
 
+    prevalence: tuple[Share, ...] = ()
+    """The share of each class that probabilities are at; empty for equally frequent ones, or without classes."""
     pooled: TaskMetrics
     folds: tuple[FoldTaskMetrics, ...]
 
@@ -350,13 +353,10 @@ def read_oof(path: Path, task: Task = BINARY) -> list[PatientPrediction]:
                 raise ValueError(f"{field} is {value}")
             return value
 
-        probability, prevalence, call = (
-            number("probability", math.nan),
-            number("prevalence", EVEN),
-            row.get("call", "0"),
-        )
+        probability, call = number("probability", math.nan), row.get("call", "0")
+        prevalence = read_prevalence(row.get("prevalence", ""), 0 if task.name == "binary" else len(task.classes))
         label = _label(row["label"], task)
-        if label is None or call not in map(str, classes) or not 0 < prevalence < 1:
+        if label is None or call not in map(str, classes):
             raise ValueError(f"the prediction of {row['patient_id'][:40]!r} is none")
         shares = tuple(float(row[name]) for name in task.share_names)
         if not all(map(math.isfinite, shares)):

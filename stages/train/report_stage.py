@@ -222,6 +222,7 @@ def _task_report(
         folds=tuple(_fold(bundle, test.get(bundle.fold), bundle.threshold) for bundle in bundles),
         patients=tuple(oof),
         share_names=bundles[0].task.share_names,
+        prevalence=metrics.prevalence,
         facts=_facts(patients, bundles),
         settings=tuple((name, _shown(value)) for name, value in bundles[0].training["settings"].items()),
         versions=tuple(bundles[0].versions.items()),

@@ -2,13 +2,26 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
+import torch
 from scipy.special import expit, logit
 from wsipipe.data.errors import UsageError
 from wsipipe.models.evaluation.metrics import binary_metrics
 from wsipipe.models.tasks.binary import BINARY
-from wsipipe.models.tasks.prediction import PatientPrediction, log_odds, threshold_at
+from wsipipe.models.tasks.multiclass import MulticlassTask
+from wsipipe.models.tasks.ordinal import OrdinalTask
+from wsipipe.models.tasks.prediction import (
+    EVEN,
+    PatientPrediction,
+    Prevalence,
+    log_odds,
+    prevalence_cell,
+    read_prevalence,
+    threshold_at,
+)
 
 
 def predicted(logits: dict[int, float], thresholds: dict[int, float], prevalence: float) -> PatientPrediction:
@@ -81,3 +94,83 @@ def test_where_few_are_positive_the_brier_score_beats_chance_only_with_the_prior
     assert even.calibration_in_the_large.high is not None
     assert even.calibration_in_the_large.high < -1, "far too high on average"
     assert put_back.auc == even.auc
+
+
+THREE, GRADES = MulticlassTask(("a", "b", "c")), OrdinalTask(("low", "middle", "high"))
+
+
+def of_classes(task: MulticlassTask, by_fold: list[tuple[float, ...]], prevalence: Prevalence) -> PatientPrediction:
+    read = dict(enumerate(by_fold))
+    return PatientPrediction.of("P", [read], dict.fromkeys(read, 0.0), task, prevalence=prevalence)
+
+
+def test_two_of_several_classes_are_the_binary_task_at_every_prevalence_to_the_bit() -> None:
+    draw, two = np.random.default_rng(3), MulticlassTask(("negative", "positive"))
+    labels = [0] * 7 + [1] * 3
+    (negative, positive), share = two.prevalence(labels), BINARY.prevalence(labels)
+    assert positive == share
+    for scores in draw.normal(0, 2, (50, 3)).tolist():
+        one = predicted(dict(enumerate(scores)), {0: 0.5, 1: 0.5, 2: 0.5}, share)
+        found = of_classes(two, [(-score, score) for score in scores], (negative, positive))
+        assert (found.shares[1], found.call) == (one.probability, one.call)
+        if found.call:
+            assert (found.probability, found.spread) == (one.probability, one.spread)
+
+
+def test_the_shares_of_several_classes_by_hand() -> None:
+    shares = (0.7, 0.2, 0.1)
+    # q of 1/7, 2/7 and 4/7 at equally frequent classes: the logarithms are logits.
+    scores = tuple(THREE.score(torch.tensor([1.0, 2.0, 4.0], dtype=torch.float64).log()).tolist())
+    found = of_classes(THREE, [scores], shares)
+    assert found.shares == pytest.approx(np.array([0.7, 0.4, 0.4]) / 1.5)
+    assert found.call == 2, "as at equally frequent classes, though the first is more probable"
+    assert found.probability == found.shares[2]
+    assert of_classes(THREE, [scores], ()).shares == pytest.approx([1 / 7, 2 / 7, 4 / 7])
+    assert of_classes(THREE, [scores], EVEN).shares == of_classes(THREE, [scores], ()).shares
+    # Of grades P(y > low) = 0.8 and P(y > middle) = 0.4 at equally frequent ones: q of 0.2, 0.4 and 0.4.
+    graded = of_classes(GRADES, [(float(logit(0.8)), float(logit(0.4)))], shares)
+    assert graded.shares == pytest.approx(np.array([0.14, 0.08, 0.04]) / 0.26)
+    assert graded.call == 1
+    assert THREE.prevalence([0, 0, 2, 1]) == GRADES.prevalence([0, 0, 2, 1]) == (0.5, 0.25, 0.25)
+
+
+def test_the_prevalence_in_a_table_is_read_back() -> None:
+    for prevalence, classes in ((0.15, 0), ((0.7, 0.2, 0.1), 3), ((), 3)):
+        assert read_prevalence(str(prevalence_cell(prevalence)), classes) == prevalence
+    assert read_prevalence("", 0) == EVEN
+    for text, classes in (("0.7;0.3", 3), ("0.7;0.3", 0), ("0.7;0.2;1.1", 3), ("0.7;nan;0.1", 3), ("x", 0)):
+        with pytest.raises(ValueError, match=r"prevalence|could not convert"):
+            read_prevalence(text, classes)
+
+
+@pytest.mark.parametrize("task", [THREE, GRADES], ids=lambda task: task.name)
+def test_where_a_class_is_rare_its_mean_probability_is_its_prevalence(task: MulticlassTask) -> None:
+    """15 % of the patients are of the third class; scores are the true logits at equally frequent classes."""
+    draw, shares = np.random.default_rng(7), (0.5, 0.35, 0.15)
+    y = np.repeat([0, 1, 2], [1500, 1050, 450])
+    x = 1.5 * y + draw.normal(0, 1, len(y))
+    q = np.exp(-((x[:, None] - [0, 1.5, 3]) ** 2) / 2)  # the density of each class, all equally frequent
+    q /= q.sum(axis=1, keepdims=True)
+    logits = np.log(q) if task is THREE else logit(np.stack([q[:, 1] + q[:, 2], q[:, 2]], axis=1))
+    found = {}
+    for prevalence in ((), shares):
+        rows = []
+        for own, label in zip(logits, y.tolist(), strict=True):
+            scores = THREE.score(torch.tensor(own)).tolist() if task is THREE else own.tolist()
+            rows.append(replace(of_classes(task, [tuple(scores)], prevalence), label=label))
+        found[prevalence] = (
+            np.mean([row.shares for row in rows], axis=0),
+            [row.call for row in rows],
+            task.figures(rows, rounds=0, seed=0),
+        )
+    (even, calls, before), (put_back, again, after) = found[()], found[shares]
+    assert put_back == pytest.approx(shares, abs=0.012)
+    assert even[2] > 0.2, "far too high on average"
+    assert again == calls, "calls are at equally frequent classes"
+    sensitivity = np.mean(np.array(calls)[y == 2] == 2)
+    assert sensitivity > 0.7, "the rare class is called"
+    brier = {
+        name: (m.figures["Brier score"].value, m.chance["Brier score"]) for name, m in (("q", before), ("p", after))
+    }
+    assert brier["p"][0] < brier["q"][0] < brier["q"][1] == pytest.approx(2 / 3)
+    assert brier["p"][1] == pytest.approx(1 - 0.5**2 - 0.35**2 - 0.15**2)

@@ -7,13 +7,17 @@ import json
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 from command import wsipipe
 from PIL import Image
 from planted_workspace import FEATURES, SIDE, TILE_PX, TILES, Planted
-from task_workspace import of_classes, plant_task
+from task_workspace import Asked, of_classes, plant_task
+from wsipipe.data.cohort.splits import read_splits
 from wsipipe.data.errors import UsageError
+from wsipipe.models.bundle import folds_of, prevalence_of
 from wsipipe.pipeline.config import load_config
+from wsipipe.stages.pages.numbers import at_shares
 from wsipipe.stages.predict.prediction_report import PredictionReportSettings, PredictionReportStage
 from wsipipe.stages.predict.settings import PredictSettings
 from wsipipe.stages.predict.stage import PredictionTask, PredictStage
@@ -61,6 +65,39 @@ def test_folds_hold_every_class_equally(planted: Planted) -> None:
         rows = list(csv.DictReader(stream))
     for fold in ("0", "1"):
         assert sorted(row["label"] for row in rows if row["fold"] == fold) == ["0"] * 5 + ["1"] * 5 + ["2"] * 5
+
+
+def test_probabilities_are_at_the_shares_of_the_training_patients(tmp_path: Path) -> None:
+    draw = np.random.default_rng(4)
+    people = [
+        Asked({"grade": CLASSES[place]}, place - 1 + draw.normal(0, 0.7)) for place in [0] * 20 + [1] * 14 + [2] * 6
+    ]
+    mine = plant_task(tmp_path / "uneven", people, QUESTION, rna=False)
+    assert wsipipe("train", "-c", mine.settings, "--method", "mean").exit_code == 0
+    bundles, rows = folds_of(mine.model), oof(mine.model)
+    splits, labels = read_splits(mine.model / "splits.csv", 3), {row["patient_id"]: row["label"] for row in rows}
+    for fold, (_, facts) in enumerate(bundles):
+        own = [labels[patient] for patient in splits.patients(fold, "train")]
+        assert facts.prevalence == tuple(own.count(place) / len(own) for place in "012")
+    shown = prevalence_of(bundles, None)
+    assert isinstance(shown, tuple)
+    metrics = json.loads((mine.model / "metrics.json").read_text())
+    assert metrics["prevalence"] == list(shown)
+    assert metrics["pooled"]["chance"]["Brier score"] == pytest.approx(1 - sum(share**2 for share in shown), abs=0.05)
+    means = [sum(float(row[f"probability of {name}"]) for row in rows) / len(rows) for name in CLASSES]
+    assert means == pytest.approx(shown, abs=0.08)
+    assert {row["prevalence"] for row in rows} == {";".join(map(repr, shown))}
+    assert "at the shares of the training patients: zero 50" in (mine.model / "report.html").read_text()
+    for row in rows:  # called is the class whose probability is largest in proportion to its share
+        ratios = [float(row[f"probability of {name}"]) / share for name, share in zip(CLASSES, shown, strict=True)]
+        assert int(row["call"]) == ratios.index(max(ratios))
+
+    unknown = [(path, facts.model_copy(update={"prevalence": None})) for path, facts in bundles]
+    assert prevalence_of(unknown, None) == (), "an earlier version's classes count as equally frequent"
+    assert "an earlier version trained this model" in at_shares((), CLASSES)
+    refused = wsipipe("train", "-c", mine.settings, "--method", "mean", "--prevalence", "0.3")
+    assert refused.exit_code == 2
+    assert "a prevalence is of two classes, positive and negative" in refused.output
 
 
 def test_another_cohort_and_new_slides(planted: Planted, tmp_path: Path) -> None:
