@@ -22,7 +22,7 @@ from ..stages.tile.settings import TileSettings
 from ..stages.train.settings import AUDIT, BiomarkerSettings, ReportSettings, SplitSettings, TrainSettings
 from . import chain, comparison, training
 from .checks.commands import add_upkeep
-from .command import Call, Commands, Debug, Json, console_of, works
+from .command import Call, Commands, Debug, Json, console_of, settings_of, works
 from .config import FILE_NAME, template
 from .process import run_command
 from .steps import Features, Gpus, Tiles, Weights, add_step
@@ -333,6 +333,26 @@ def demo(
 
     with console_of(json=json, debug=debug) as console:
         run_demo(folder.resolve(), console)
+
+
+@app.command()
+def view(
+    workspace: Annotated[
+        Path | None, typer.Argument(help="folder of the results; default: that of the settings file here, or work")
+    ] = None,
+    port: Annotated[int, typer.Option(help="port to listen on; 0 takes any free one", min=0, max=65535)] = 0,
+    host: Annotated[str, typer.Option(help="address to listen on; others than this machine's own are warned of")] = (
+        "127.0.0.1"
+    ),
+    browser: Annotated[bool, typer.Option("--browser/--no-browser", help="open the page in the browser")] = True,
+    json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Look at a workspace in the browser: slides with deep zoom, tiles, attention and predictions. Writes nothing."""
+    from .view.command import view as serve
+
+    with console_of(json=json, debug=debug) as console:
+        serve(settings_of(None, {"workspace": workspace}).workspace, console, host=host, port=port, browser=browser)
 
 
 def _version(wanted: bool) -> None:
