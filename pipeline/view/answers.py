@@ -1,4 +1,4 @@
-"""What the viewer answers: for each path a function of the workspace and the address's parameters. None of them writes."""
+"""What the viewer answers: for each path a function of the workspace and the address's parameters. None writes."""
 
 from __future__ import annotations
 

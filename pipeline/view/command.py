@@ -15,8 +15,8 @@ from .access import is_loopback
 from .server import ViewServer
 
 _OPEN_TO_OTHERS: Final = (
-    "whoever can reach {host} and has the address sees the slides, and what is sent can be read on the way: rather keep "
-    "to this machine, and reach it through ssh -L {port}:localhost:{port}"
+    "whoever can reach {host} and has the address sees the slides, and what is sent can be read on the way: rather "
+    "keep to this machine, and reach it through ssh -L {port}:localhost:{port}"
 )
 
 

@@ -51,7 +51,13 @@ class Layer:
         """How it is coloured: ``classes`` for numbers of slots, ``signed`` for what speaks for and against."""
         known = self.values[np.isfinite(self.values)]
         named = "slot" in self.name.casefold().replace("_", " ").split()
-        if named and known.size and (known == np.rint(known)).all() and 0 <= known.min() and known.max() < _MOST_CLASSES:
+        if (
+            named
+            and known.size
+            and (known == np.rint(known)).all()
+            and 0 <= known.min()
+            and known.max() < _MOST_CLASSES
+        ):
             return "classes"
         return "signed" if known.size and known.min() < 0 < known.max() else "scale"
 

@@ -72,12 +72,14 @@ export class Pane {
     this.root = document.getElementById("pane").content.firstElementChild.cloneNode(true);
     parent.append(this.root);
     this.slide = this.layer = this.map = null;
-    for (const name of ["layer", "scale", "opacity", "threshold", "only"]) this[`${name}Input`] = this.root.querySelector(`.${name}`);
+    for (const name of ["layer", "scale", "opacity", "threshold", "only", "grey"]) this[`${name}Input`] = this.root.querySelector(`.${name}`);
     this.layerInput.addEventListener("change", () => this.chooseLayer());
     this.scaleInput.addEventListener("change", () => this.drawLayer());
     this.opacityInput.addEventListener("input", () => this.tiles?.setOpacity(this.opacityInput.value / 100));
     this.thresholdInput.addEventListener("input", () => this.recolour());
     this.onlyInput.addEventListener("change", () => this.recolour());
+    this.greyInput.addEventListener("change", () => this.root.classList.toggle("greyed", this.greyInput.checked));
+    this.root.querySelector(".controls").open = matchMedia("(min-width: 701px)").matches;
     this.root.addEventListener("pointerdown", () => app.activated(this), true);
     this.root.addEventListener("focusin", () => app.activated(this));
   }
@@ -114,7 +116,7 @@ export class Pane {
       this.app.problem(error.message);
     };
     serverTiles({
-      bounds: this.bounds, maxNativeZoom: slide.zoom, maxZoom: slide.zoom + 2, failed,
+      bounds: this.bounds, maxNativeZoom: slide.zoom, maxZoom: slide.zoom + 2, failed, className: "slide-layer",
       draw: async (canvas, at, signal) => {
         const blob = await (await ask("zoom", { ...slide.key, ...at }, signal)).blob();
         const picture = await createImageBitmap(blob);
@@ -195,7 +197,7 @@ export class Pane {
   }
 
   recolour() {
-    const legend = this.root.querySelector(".legend");
+    const legend = this.root.querySelector(".meaning");
     if (!this.layer) {
       legend.replaceChildren();
       return;

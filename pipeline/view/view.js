@@ -131,12 +131,15 @@ async function openSlide(row, again = false) {
   $("strip").hidden = true;
   $("name").textContent = row.id;
   $("facts").textContent = "opening …";
+  $("said").replaceChildren();
   try {
     const [slide, outlines] = await Promise.all([json("slide.json", keyOf(row)), json("outlines.json", keyOf(row))]);
     if (state.row !== row) return;
     state.slide = { ...slide, key: keyOf(row) };
     state.outlines = outlines;
-    $("facts").textContent = slide.facts.map(([name, fact]) => (name === "read by" ? `${name} ${fact}` : fact)).join(" · ");
+    $("facts").textContent = slide.facts.join(" · ");
+    $("facts").title = `read by ${slide.reader}`;
+    $("said").replaceChildren(...Object.entries(row.said).map(([model, said]) => answer(model, said, slide.folds[model])));
     slide.notes.forEach(app.problem);
     const first = slide.layers.find((layer) => layer.name === "attention") ?? slide.layers.find((layer) => layer.of);
     showPanes(layers.length && slide.layers.some((layer) => layers.includes(layer.id)) ? layers : [first?.id ?? "kept", layers[1] ?? "kept"]);
@@ -147,6 +150,14 @@ async function openSlide(row, again = false) {
     app.problem(row.why ? `${row.state}: ${row.why}` : error.message);
     if (row.why) app.problem(error.message);
   }
+}
+
+// A model's prediction, with the score of each fold that read the slide.
+function answer(model, said, folds) {
+  const line = element("span", `${model}: ${words(said)}`, { title: [said.uncertain, said.note].filter(Boolean).join("; ") });
+  if (said.uncertain) line.classList.add("doubt");
+  if (folds) line.append(element("span", ` (scores of folds ${Object.entries(folds).map(([fold, score]) => `${fold}: ${number(score)}`).join(", ")})`, { class: "faint" }));
+  return line;
 }
 
 function showPanes(layers) {

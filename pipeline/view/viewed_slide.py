@@ -19,9 +19,10 @@ from ...data.slides.slide import Slide
 from ...data.tiling.grid import Coords
 from ...data.tiling.store import TileSet, read_tiles
 from ...data.wording import figure
+from ...stages.predict.reading import read_outputs
 from .inside import inside, stamp
 from .layers import DROPPED, KEPT, UNREADABLE, Codes, Layer, kept_picture, picture
-from .slide_list import SlideRow
+from .slide_list import Scored, SlideRow
 from .tile_columns import places_in, predicted_columns
 from .tile_raster import Places, TilePlaces
 from .zoom_tiles import most_zoom
@@ -48,6 +49,8 @@ class ViewedSlide:
     layers: Mapping[str, Layer]
     notes: Sequence[str]
     outlines: Sequence[Sequence[npt.NDArray[np.float64]]]
+    folds: Mapping[str, Mapping[int, float]]
+    """Name of the predictions → fold → its score; without tasks that have several."""
     _places: TilePlaces
     _kept: OrderedDict[tuple[int, int, int], Places] = field(default_factory=OrderedDict)
     _lock: Lock = field(default_factory=Lock)
@@ -63,10 +66,11 @@ class ViewedSlide:
             "mpp": float(self.tiles.slide_mpp),
             "tile": int(grid.size_level0),
             "facts": [
-                ["size", f"{width:,} × {height:,} px at {self.tiles.slide_mpp:.4g} µm"],
-                ["tiles", f"{len(self.tiles):,} of {grid.tile_px} px at {grid.tile_mpp:.4g} µm"],
-                ["read by", slide.reader],
+                f"{width:,} × {height:,} px at {self.tiles.slide_mpp:.4g} µm",
+                f"{len(self.tiles):,} tiles of {grid.tile_px} px at {grid.tile_mpp:.4g} µm",
             ],
+            "reader": slide.reader,
+            "folds": self.folds,
             "layers": [layer.described(self.tiles.coords) for layer in self.layers.values()],
             "notes": list(self.notes),
         }
@@ -156,6 +160,7 @@ class ViewedSlides:
             Layer("", "tissue", tiles.tissue_fraction.astype(np.float64)),
             Layer("", "sharpness", tiles.sharpness.astype(np.float64)),
         ]
+        folds: dict[str, Mapping[int, float]] = {}
         for scored in row.scored:
             try:
                 found = list(predicted_columns(self._workspace, scored, tiles.coords, slide.origin))
@@ -165,6 +170,7 @@ class ViewedSlides:
             if scored.stale:
                 notes.append(f"predictions of {scored.name} are stale: {scored.stale}")
             layers += [Layer(scored.name, name, values, scored.stale) for name, values in found]
+            folds |= self._folds(row, scored, notes)
         coords, kinds = self._kinds(row, tiles, notes)
         grid = tiles.grid
         return ViewedSlide(
@@ -174,8 +180,21 @@ class ViewedSlides:
             layers={layer.id: layer for layer in layers},
             notes=notes,
             outlines=self._outlines(row, slide, notes),
+            folds=folds,
             _places=TilePlaces(coords, float(grid.size_level0), grid.step),
         )
+
+    def _folds(self, row: SlideRow, scored: Scored, notes: list[str]) -> dict[str, Mapping[int, float]]:
+        recorded = scored.outputs.get("prediction")
+        if recorded is None:
+            return {}
+        try:
+            output = read_outputs({row.id: inside(self._workspace, recorded.path)})[row.id]
+        except (WsipipeError, OSError) as error:
+            notes.append(str(error))
+            return {}
+        single = {fold: score for fold, score in output.logits.items() if not isinstance(score, tuple)}
+        return {scored.name: single} if single else {}
 
     def _kinds(self, row: SlideRow, tiles: TileSet, notes: list[str]) -> tuple[Coords, Codes]:
         """All positions of the grid: those that are kept first."""

@@ -89,9 +89,7 @@ class ZoomTiles:
             raise SlideError(what, path=slide.path, hint="zoom in")
         return self._of_four(slide, stamp, zoom, column, row, (width, height))
 
-    def _of_four(
-        self, slide: Slide, stamp: Hashable, zoom: int, column: int, row: int, size: tuple[int, int]
-    ) -> Rgb:
+    def _of_four(self, slide: Slide, stamp: Hashable, zoom: int, column: int, row: int, size: tuple[int, int]) -> Rgb:
         key = (slide.path, stamp, zoom, column, row)
         with self._lock:
             if (kept := self._kept.get(key)) is not None:
