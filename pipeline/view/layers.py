@@ -50,16 +50,13 @@ class Layer:
     def kind(self) -> Kind:
         """How it is coloured: ``classes`` for numbers of slots, ``signed`` for what speaks for and against."""
         known = self.values[np.isfinite(self.values)]
+        if not known.size:
+            return "scale"
+        low, high = known.min(), known.max()
         named = "slot" in self.name.casefold().replace("_", " ").split()
-        if (
-            named
-            and known.size
-            and (known == np.rint(known)).all()
-            and 0 <= known.min()
-            and known.max() < _MOST_CLASSES
-        ):
+        if named and (known == np.rint(known)).all() and low >= 0 and high < _MOST_CLASSES:
             return "classes"
-        return "signed" if known.size and known.min() < 0 < known.max() else "scale"
+        return "signed" if low < 0 < high else "scale"
 
     def codes(self, scale: str) -> Codes:
         """The number of each tile: for ``signed`` 128 is zero, for ``classes`` it is the class plus one.

@@ -298,7 +298,10 @@ export class Pane {
 
   measure() {
     if (!this.map) return;
-    const micron = this.slide.mpp / 2 ** (this.map.getZoom() - this.slide.zoom), ruler = this.root.querySelector(".ruler");
+    const zoom = this.map.getZoom(), { classList } = this.root;
+    classList.toggle("beyond", zoom > this.slide.zoom);
+    classList.toggle("between", zoom !== Math.round(zoom));
+    const micron = this.slide.mpp / 2 ** (zoom - this.slide.zoom), ruler = this.root.querySelector(".ruler");
     const most = 110 * micron, power = 10 ** Math.floor(Math.log10(most));
     const length = [5, 2, 1].map((step) => step * power).find((step) => step <= most);
     const bar = ruler.querySelector("span");

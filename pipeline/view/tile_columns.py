@@ -1,7 +1,8 @@
 """What is known of each tile of a slide: every number that a stage has written, by the name that it has there.
 
-Tiling wrote the tissue fraction and the sharpness. Predictions wrote a column for each of their measurements: attention,
-scores, and whatever else a version of wsipipe may write, into GeoJSON for QuPath or into a table with x and y.
+Tiling wrote the tissue fraction and the sharpness. Predictions wrote a column for each of their measurements:
+attention, scores, and whatever else a version of wsipipe may write, into GeoJSON for QuPath or into a table with x
+and y.
 """
 
 from __future__ import annotations
