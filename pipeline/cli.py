@@ -389,6 +389,26 @@ def demo(
         run_demo(folder.resolve(), console)
 
 
+@app.command()
+def view(
+    workspace: Annotated[
+        Path | None, typer.Argument(help="folder of the results; default: that of the settings file here, or work")
+    ] = None,
+    port: Annotated[int, typer.Option(help="port to listen on; 0 takes any free one", min=0, max=65535)] = 0,
+    host: Annotated[str, typer.Option(help="address to listen on; others than this machine's own are warned of")] = (
+        "127.0.0.1"
+    ),
+    browser: Annotated[bool, typer.Option("--browser/--no-browser", help="open the page in the browser")] = True,
+    json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Look at a workspace in the browser: slides with deep zoom, tiles, attention and predictions. Writes nothing."""
+    from .view.command import view as serve
+
+    with console_of(json=json, debug=debug) as console:
+        serve(settings_of(None, {"workspace": workspace}).workspace, console, host=host, port=port, browser=browser)
+
+
 def _version(wanted: bool) -> None:
     if wanted:
         typer.echo(f"wsipipe {__version__}")

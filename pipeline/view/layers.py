@@ -1,0 +1,185 @@
+"""The layers of a slide: for each a number from 1 to 255 a tile, which the page colours, and what the numbers mean."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, Final, Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from ...stages.predict.heatmap import scale_scores
+from .tile_columns import Column
+from .tile_raster import Places
+
+Kind = Literal["kept", "scale", "signed", "classes"]
+Codes = npt.NDArray[np.uint8]
+"""(N + 1,) the number of each tile, 0 where it has none; the last one, of no tile, is 0."""
+
+KEPT, DROPPED, UNREADABLE = 1, 2, 3
+FRAME: Final = 128
+"""Added to the numbers of the tiles at their edges, where they are large enough to have any."""
+_FRAMED_FROM: Final = 12  # px: side of a tile on the screen
+_MOST_CLASSES: Final = 254
+_MIDDLE: Final = 128
+_STEPS: Final = 51
+_TOP: Final = 12
+
+
+@dataclass(frozen=True, eq=False)
+class Layer:
+    """One number of each tile, as the page shows it.
+
+    :param of: the predictions that it belongs to; empty for what tiling measured.
+    :param values: (N,) NaN for tiles without one.
+    """
+
+    of: str
+    name: str
+    values: Column
+    stale: str = ""
+
+    @property
+    def id(self) -> str:
+        """How the page asks for it."""
+        return f"{self.of}/{self.name}"
+
+    @cached_property
+    def kind(self) -> Kind:
+        """How it is coloured: ``classes`` for numbers of slots, ``signed`` for what speaks for and against."""
+        known = self.values[np.isfinite(self.values)]
+        if not known.size:
+            return "scale"
+        low, high = known.min(), known.max()
+        named = "slot" in self.name.casefold().replace("_", " ").split()
+        if named and (known == np.rint(known)).all() and low >= 0 and high < _MOST_CLASSES:
+            return "classes"
+        return "signed" if low < 0 < high else "scale"
+
+    def codes(self, scale: str) -> Codes:
+        """The number of each tile: for ``signed`` 128 is zero, for ``classes`` it is the class plus one.
+
+        :param scale: ``rank`` spreads the tiles evenly; ``linear`` is linear between the extremes.
+        """
+        if scale not in self._codes:
+            self._codes[scale] = self._coded(scale)
+        return self._codes[scale]
+
+    @cached_property
+    def _codes(self) -> dict[str, Codes]:
+        return {}
+
+    def _coded(self, scale: str) -> Codes:
+        codes = np.zeros(len(self.values) + 1, np.uint8)
+        known = np.flatnonzero(np.isfinite(self.values))
+        if known.size:
+            values = self.values[known]
+            if self.kind == "classes":
+                codes[known] = values + 1
+            elif self.kind == "signed":
+                codes[known] = np.rint(_MIDDLE + 127 * _strength(values, scale) * np.sign(values))
+            else:
+                codes[known] = 1 + np.rint(254 * _position(values, scale))
+        return codes
+
+    def described(self, coords: npt.NDArray[np.int64]) -> dict[str, Any]:
+        """What the page needs to know of it.
+
+        :param coords: (N, 2) of the tiles.
+        """
+        known = np.flatnonzero(np.isfinite(self.values))
+        order = known[np.argsort(-self.values[known], kind="stable")]
+        values = self.values[known]
+        bottom = order[::-1][:_TOP] if self.kind == "signed" else order[:0]
+        return {
+            "id": self.id,
+            "of": self.of,
+            "name": self.name,
+            "kind": self.kind,
+            "stale": self.stale,
+            "tiles": int(known.size),
+            "low": float(values.min()) if known.size else None,
+            "high": float(values.max()) if known.size else None,
+            "thresholds": {scale: _thresholds(values, self.kind, scale) for scale in ("rank", "linear")},
+            "classes": sorted({int(value) for value in values}) if self.kind == "classes" else [],
+            "top": [] if self.kind == "classes" else [_place(coords, self.values, int(i)) for i in order[:_TOP]],
+            "bottom": [_place(coords, self.values, int(i)) for i in bottom],
+        }
+
+
+def picture(layer: Layer, scale: str, places: Places) -> bytes:
+    """The numbers under the pixels of a zoom tile, 256 × 256 bytes, row by row."""
+    return layer.codes(scale)[places].tobytes()
+
+
+def kept_picture(kinds: Codes, places: Places, side: float) -> bytes:
+    """The same of which tiles are kept, dropped or unreadable, with frames around them.
+
+    :param kinds: (N + 1,).
+    :param side: of a tile, in pixels of the picture.
+    """
+    codes = kinds[places]
+    if side >= _FRAMED_FROM:
+        edge = np.zeros(places.shape, bool)
+        edge[:, 1:] |= places[:, 1:] != places[:, :-1]
+        edge[1:] |= places[1:] != places[:-1]
+        edge[:, :-1] |= (places[:, 1:] != places[:, :-1]) & (codes[:, 1:] == 0)
+        edge[:-1] |= (places[1:] != places[:-1]) & (codes[1:] == 0)
+        codes = np.where(edge & (codes > 0), codes + FRAME, codes).astype(np.uint8)
+    return codes.tobytes()
+
+
+def palettes() -> Mapping[str, Sequence[str]]:
+    """The colours of each kind of layer, 256 of them as ``rrggbbaa``; the first, of no tile, is transparent."""
+    import matplotlib
+
+    maps = {"scale": matplotlib.colormaps["viridis"], "signed": matplotlib.colormaps["PuOr_r"]}
+    colours = {kind: np.vstack([np.zeros(4), of(np.linspace(0, 1, 255))]) for kind, of in maps.items()}
+    twenty = matplotlib.colormaps["tab20"](np.arange(_MOST_CLASSES + 1) % 20)
+    colours["classes"] = np.vstack([np.zeros(4), twenty])
+    kept = colours["kept"] = np.zeros((256, 4))
+    for code, (red, green, blue), fill in _KEPT_COLOURS:
+        kept[code] = red / 255, green / 255, blue / 255, fill
+        kept[code + FRAME] = red / 255, green / 255, blue / 255, 1
+    return {
+        kind: ["".join(f"{round(part * 255):02x}" for part in colour) for colour in of] for kind, of in colours.items()
+    }
+
+
+_KEPT_COLOURS: Final = (
+    (KEPT, (0, 114, 178), 0.18),
+    (DROPPED, (120, 124, 130), 0.3),
+    (UNREADABLE, (213, 94, 0), 0.6),
+)
+
+
+def _position(values: Column, scale: str) -> Column:
+    """From 0 to 1."""
+    if scale == "rank":
+        return scale_scores(values, "rank")
+    low, high = values.min(), values.max()
+    return np.asarray((values - low) / (high - low)) if high > low else np.full(len(values), 0.5)
+
+
+def _strength(values: Column, scale: str) -> Column:
+    """How far from zero, from 0 to 1."""
+    strong = np.abs(values)
+    return scale_scores(strong, "rank") if scale == "rank" else np.asarray(strong / strong.max())
+
+
+def _thresholds(values: Column, kind: Kind, scale: str) -> list[float]:
+    """The value, or for ``signed`` the distance from zero, at shares of the colour scale from 0 to 1."""
+    if not values.size or kind == "classes":
+        return []
+    of = np.abs(values) if kind == "signed" else values
+    shares = np.linspace(0, 1, _STEPS)
+    if scale == "rank":
+        return [float(value) for value in np.quantile(of, shares)]
+    low = 0.0 if kind == "signed" else float(of.min())
+    return [float(low + share * (of.max() - low)) for share in shares]
+
+
+def _place(coords: npt.NDArray[np.int64], values: Column, tile: int) -> tuple[int, int, float]:
+    return int(coords[tile, 0]), int(coords[tile, 1]), float(values[tile])

@@ -1,0 +1,196 @@
+"""The slides of a workspace and how far each has come, read from its manifests without any lock.
+
+A run may be writing meanwhile: manifests grow by whole lines and tables are replaced whole, so that what is read is
+what was true a moment ago. The list is made again when a manifest or a table has changed.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from hashlib import sha256
+from pathlib import Path, PurePosixPath
+from threading import Lock
+
+from ...data.errors import WsipipeError
+from ...data.manifest import OutputRecord, Record
+from ...stages.lineage import Lineage, Standing
+from .inside import inside, stamp
+from .predictions import OUT_OF_FOLD, Said, out_of_fold, predicted
+
+Key = tuple[str, str]
+"""Name of the folder of tiles, and id of the slide."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scored:
+    """Outputs of a prediction for a slide's tiles."""
+
+    name: str
+    """Of the predictions' folder."""
+    outputs: Mapping[str, OutputRecord]
+    stale: str
+    """Why it is no longer valid; empty if it is."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SlideRow:
+    """A slide as one folder of tiles knows it."""
+
+    tiles: str
+    id: str
+    record: Record
+    state: str
+    """``tiled``, ``extracted`` or ``predicted``, or what is wrong: ``empty``, ``failed``, ``stale``, ``lost``."""
+    why: str
+    features: tuple[str, ...]
+    """Paths of its features, relative to the workspace."""
+    scored: tuple[Scored, ...]
+
+    @property
+    def key(self) -> Key:
+        """How the row is found."""
+        return self.tiles, self.id
+
+    @property
+    def path(self) -> Path:
+        """The slide's own file."""
+        return Path(self.record.inputs["slide"].path or "")
+
+
+@dataclass(frozen=True, kw_only=True)
+class SlideList:
+    """All slides of a workspace."""
+
+    version: str
+    """Another one when anything has changed."""
+    rows: Mapping[Key, SlideRow] = field(default_factory=dict)
+    said: Mapping[str, Mapping[str, Said]] = field(default_factory=dict)
+    """Name of a model's predictions → slide → what is predicted."""
+    notes: tuple[str, ...] = ()
+    """What could not be read."""
+
+
+class Workspace:
+    """A workspace that is looked at, and perhaps written to by others meanwhile."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._lock = Lock()
+        self._list = SlideList(version="")
+
+    def slides(self) -> SlideList:
+        """The slides as they are now."""
+        with self._lock, warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of a last line that is being written
+            version = self._version()
+            if version != self._list.version:
+                self._list = _Reading(self.folder).slides(version)
+            return self._list
+
+    def _version(self) -> str:
+        files = [file for pattern in _FILES for file in sorted(self.folder.glob(pattern))]
+        return sha256(repr([(str(file), stamp(file)) for file in files]).encode("utf-8", "replace")).hexdigest()[:16]
+
+
+_FILES = (
+    *("tiles/*/manifest.jsonl", "features/*/*/manifest.jsonl"),
+    *("predictions/*/manifest.jsonl", "predictions/*/predictions.csv"),
+    *("models/*/manifest.jsonl", "models/*/oof_predictions.csv", "models/*/patients.csv"),
+)
+
+
+class _Reading:
+    """One reading of the workspace. What cannot be read becomes a note, and the rest is shown."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._lineage = Lineage(folder)
+        self._notes: list[str] = []
+
+    def slides(self, version: str) -> SlideList:
+        extracted: dict[Key, list[Record]] = {}
+        for place in self._folders("features/*/*"):
+            for slide, record in self._latest(place, "extract").items():
+                extracted.setdefault((place.parent.name, slide), []).append(record)
+        scored: dict[Key, list[Scored]] = {}
+        for place in self._folders("predictions/*"):
+            for slide, record in self._latest(place, "predict").items():
+                if record.status == "done" and (tiles := _tiles_of(record)):
+                    one = Scored(name=place.name, outputs=record.outputs, stale=self._why_not(record))
+                    scored.setdefault((tiles, slide), []).append(one)
+        rows = {}
+        for place in self._folders("tiles/*"):
+            for slide, record in sorted(self._latest(place, "tile").items()):
+                key = (place.name, slide)
+                row = self._row(key, record, extracted.get(key, []), scored.get(key, []))
+                rows[key] = row
+        return SlideList(version=version, rows=rows, said=self._said(), notes=tuple(self._notes))
+
+    def _row(self, key: Key, record: Record, extracted: list[Record], scored: list[Scored]) -> SlideRow:
+        standing = self._standing(record)
+        state, why = standing.state if standing.state != "done" else "tiled", standing.why
+        if state == "tiled":
+            standings = [self._standing(one) for one in extracted]
+            if any(one.state == "done" for one in standings):
+                state = "predicted" if any(not one.stale for one in scored) else "extracted"
+            elif standings and standings[0].state == "failed":
+                state, why = "failed", f"extract: {standings[0].why}"
+        return SlideRow(
+            tiles=key[0],
+            id=key[1],
+            record=record,
+            state=state,
+            why=why,
+            features=tuple(one.outputs["features"].path for one in extracted if "features" in one.outputs),
+            scored=tuple(scored),
+        )
+
+    def _said(self) -> dict[str, Mapping[str, Said]]:
+        said: dict[str, Mapping[str, Said]] = {}
+        for place in self._folders("predictions/*", "predictions.csv"):
+            with self._noted():
+                said[place.name] = predicted(inside(self._folder, place / "predictions.csv"))
+        for place in self._folders("models/*", "oof_predictions.csv"):
+            with self._noted():
+                files = (inside(self._folder, place / name) for name in ("oof_predictions.csv", "patients.csv"))
+                said[place.name + OUT_OF_FOLD] = out_of_fold(*files)
+        return said
+
+    def _folders(self, pattern: str, holding: str = "manifest.jsonl") -> Iterator[Path]:
+        """Folders of the workspace in which a file is; those outside are noted and passed over."""
+        for file in sorted(self._folder.glob(f"{pattern}/{holding}")):
+            with self._noted():
+                yield inside(self._folder, file).parent
+
+    def _latest(self, place: Path, stage: str) -> Mapping[str, Record]:
+        with self._noted():
+            return self._lineage.latest(place, stage)
+        return {}
+
+    def _standing(self, record: Record) -> Standing:
+        try:
+            return self._lineage.standing(record)
+        except WsipipeError as error:
+            return Standing("lost", str(error))
+
+    def _why_not(self, record: Record) -> str:
+        standing = self._standing(record)
+        return "" if standing.counts else standing.why
+
+    @contextmanager
+    def _noted(self) -> Iterator[None]:
+        """What the block cannot read becomes a note."""
+        try:
+            yield
+        except (WsipipeError, OSError) as error:
+            self._notes.append(str(error))
+
+
+def _tiles_of(record: Record) -> str:
+    """Name of the folder of tiles that a prediction was made on; empty if the record does not say it."""
+    features = record.inputs.get("features")
+    parts = PurePosixPath(features.path or "").parts if features else ()
+    return parts[1] if len(parts) == 4 and parts[0] == "features" else ""

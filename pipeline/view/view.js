@@ -1,0 +1,307 @@
+// The page: the list of slides with its filters, the slide that is open, and the keyboard.
+
+import { Pane, ask, element, json, link, number } from "./panes.js";
+
+const $ = (id) => document.getElementById(id);
+const SHOWN = 200, REFRESH = 15_000;
+const state = { version: "", slides: [], shown: SHOWN, row: null, slide: null, outlines: null, panes: [], active: null, top: -1 };
+const keyOf = (row) => ({ tiles: row.tiles, slide: row.id });
+const same = (one, other) => one && other && one.tiles === other.tiles && one.id === other.id;
+
+const app = {
+  palettes: {},
+  problem(text) {
+    if ([...$("problems").children].some((item) => item.textContent === text)) return;
+    $("problems").append(element("li", text));
+    while ($("problems").children.length > 6) $("problems").firstElementChild.remove();
+    $("problems").hidden = false;
+  },
+  chosen(pane) {
+    if (pane === state.active) showTop();
+  },
+  activated(pane) {
+    if (pane === state.active) return;
+    state.active = pane;
+    for (const one of state.panes) one.root.classList.toggle("active", one === pane);
+    showTop();
+  },
+};
+
+function clearProblems() {
+  $("problems").replaceChildren();
+  $("problems").hidden = true;
+}
+
+// ----- the list -----
+
+function words(said) {
+  return [said.uncertain ? "uncertain" : "", said.call, said.value].filter(Boolean).join(" ");
+}
+
+function calls(row) {
+  return Object.entries(row.said).flatMap(([model, said]) => [
+    ...(said.uncertain ? [`${model}: uncertain`] : []),
+    ...(said.call ? [`${model}: ${said.call}`] : []),
+    ...(said.status !== "done" ? [`${model}: ${said.status}`] : []),
+  ]);
+}
+
+function matching() {
+  const search = $("search").value.trim().toLowerCase().split(/\s+/).filter(Boolean), { value: of } = $("state"), { value: call } = $("call");
+  const found = state.slides.filter((row) => {
+    const text = [row.id, row.tiles, row.state, row.why, ...calls(row)].join(" ").toLowerCase();
+    return (!of || row.state === of) && (!call || calls(row).includes(call)) && search.every((word) => text.includes(word));
+  });
+  const { value: order } = $("order");
+  const rank = (row) => (order.startsWith("said ") ? parseFloat(row.said[order.slice(5)]?.value) : row[order]);
+  const known = (row) => (Number.isFinite(rank(row)) ? rank(row) : -Infinity);
+  return order ? found.sort((a, b) => (known(b) === known(a) ? 0 : known(b) - known(a))) : found;
+}
+
+function listItem(row, several) {
+  const button = element("button", "", { type: "button", class: "slide", "aria-current": String(Boolean(same(row, state.row))) });
+  const picture = element("img", "", { loading: "lazy", alt: "", width: 60, height: 60 });
+  picture.addEventListener("error", () => picture.classList.add("none"));
+  if (row.state !== "failed") picture.src = `thumbnail?${new URLSearchParams(keyOf(row))}`;
+  else picture.classList.add("none");
+  const what = element("span", "", { class: "what" });
+  const bad = ["failed", "stale", "lost"].includes(row.state);
+  what.append(element("span", row.state, bad ? { class: "wrong" } : {}));
+  if (row.count !== null) what.append(` · ${row.count.toLocaleString("en")} tiles`);
+  if (row.tissue !== null) what.append(` · ${number(row.tissue)} mm²`);
+  if (several) what.append(` · ${row.tiles}`);
+  if (row.why) button.title = row.why;
+  const said = element("span", "", { class: "said" });
+  for (const [model, one] of Object.entries(row.said)) {
+    const line = element("span", `${model}: ${words(one)}${one.status === "done" ? "" : ` (${one.status})`}`);
+    if (one.uncertain) line.classList.add("doubt");
+    line.title = [one.uncertain, one.note].filter(Boolean).join("; ");
+    said.append(line);
+  }
+  button.append(picture, element("span", row.id, { class: "id" }), what, said);
+  button.addEventListener("click", () => openSlide(row));
+  const item = element("li");
+  item.append(button);
+  return item;
+}
+
+function showList() {
+  const found = matching(), several = new Set(state.slides.map((row) => row.tiles)).size > 1;
+  $("slides").replaceChildren(...found.slice(0, state.shown).map((row) => listItem(row, several)));
+  $("more").hidden = found.length <= state.shown;
+  $("found").textContent = found.length === state.slides.length ? `${found.length.toLocaleString("en")} slides` : `${found.length.toLocaleString("en")} of ${state.slides.length.toLocaleString("en")} slides`;
+}
+
+function refill(select, values, keep = 1) {
+  const before = select.value;
+  while (select.options.length > keep) select.remove(keep);
+  for (const [value, text] of values) select.add(new Option(text, value));
+  select.value = [...select.options].some((option) => option.value === before) ? before : "";
+}
+
+async function refresh() {
+  const list = await json("slides.json", { version: state.version });
+  if (list.version === state.version) return;
+  state.version = list.version;
+  state.slides = list.slides;
+  $("workspace").textContent = document.title = list.workspace;
+  $("notes").replaceChildren(...list.notes.map((note) => element("li", note)));
+  $("notes").hidden = !list.notes.length;
+  refill($("state"), [...new Set(list.slides.map((row) => row.state))].sort().map((one) => [one, one]));
+  refill($("call"), [...new Set(list.slides.flatMap(calls))].sort().map((one) => [one, one]));
+  refill($("order"), list.models.map((model) => [`said ${model}`, `by ${model}`]), 3);
+  showList();
+  const now = state.slides.find((row) => same(row, state.row));
+  if (now && JSON.stringify(now) !== JSON.stringify(state.row)) await openSlide(now, true);
+}
+
+// ----- the slide -----
+
+async function openSlide(row, again = false) {
+  const layers = state.panes.map((pane) => pane.layerInput.value), view = again && state.panes[0]?.map;
+  const place = view ? [view.getCenter(), view.getZoom()] : null;
+  state.row = row;
+  state.slide = state.outlines = null;
+  document.body.classList.add("viewing");
+  history.replaceState(null, "", `#${new URLSearchParams(keyOf(row))}`);
+  for (const button of $("slides").querySelectorAll(".slide")) button.setAttribute("aria-current", "false");
+  showList();
+  clearProblems();
+  for (const pane of state.panes) pane.leave();
+  $("strip").hidden = true;
+  $("name").textContent = row.id;
+  $("facts").textContent = "opening …";
+  $("said").replaceChildren();
+  try {
+    const [slide, outlines] = await Promise.all([json("slide.json", keyOf(row)), json("outlines.json", keyOf(row))]);
+    if (state.row !== row) return;
+    state.slide = { ...slide, key: keyOf(row) };
+    state.outlines = outlines;
+    $("facts").textContent = slide.facts.join(" · ");
+    $("facts").title = `read by ${slide.reader}`;
+    $("said").replaceChildren(...Object.entries(row.said).map(([model, said]) => answer(model, said, slide.folds[model])));
+    slide.notes.forEach(app.problem);
+    const first = slide.layers.find((layer) => layer.name === "attention") ?? slide.layers.find((layer) => layer.of);
+    showPanes(layers.length && slide.layers.some((layer) => layers.includes(layer.id)) ? layers : [first?.id ?? "kept", layers[1] ?? "kept"]);
+    if (place) state.panes[0].map.setView(...place, { animate: false });
+  } catch (error) {
+    if (state.row !== row) return;
+    $("facts").textContent = "";
+    app.problem(row.why ? `${row.state}: ${row.why}` : error.message);
+    if (row.why) app.problem(error.message);
+  }
+}
+
+// A model's prediction, with the score of each fold that read the slide.
+function answer(model, said, folds) {
+  const line = element("span", `${model}: ${words(said)}`, { title: [said.uncertain, said.note].filter(Boolean).join("; ") });
+  if (said.uncertain) line.classList.add("doubt");
+  if (folds) line.append(element("span", ` (scores of folds ${Object.entries(folds).map(([fold, score]) => `${fold}: ${number(score)}`).join(", ")})`, { class: "faint" }));
+  return line;
+}
+
+function showPanes(layers) {
+  const wanted = $("two").checked ? 2 : 1;
+  while (state.panes.length > wanted) state.panes.pop().remove();
+  while (state.panes.length < wanted) state.panes.push(new Pane($("panes"), app));
+  if (!state.panes.includes(state.active)) state.active = state.panes[0];
+  for (const pane of state.panes) {
+    pane.root.classList.toggle("active", pane === state.active);
+    pane.root.classList.toggle("among", wanted > 1);
+  }
+  if (!state.slide) return;
+  state.panes.forEach((pane, index) => pane.open(state.slide, layers[index] ?? "kept"));
+  if (wanted > 1) link(...state.panes);
+  showOutlines();
+  showTop();
+}
+
+function showOutlines() {
+  for (const pane of state.panes) pane.outline(state.outlines, $("outline").checked);
+}
+
+function fit() {
+  for (const pane of state.panes) pane.fit();
+}
+
+// The top tiles of the active view's layer, and of a layer with two signs those that speak most against, too.
+function showTop() {
+  const strip = $("strip"), layer = state.active?.layer;
+  state.top = -1;
+  const groups = layer ? [["highest", layer.top], ["lowest", layer.bottom]].filter(([, tiles]) => tiles.length) : [];
+  strip.hidden = !groups.length;
+  strip.replaceChildren();
+  for (const [which, tiles] of groups) {
+    strip.append(element("b", `${which} ${layer.name}`));
+    for (const [x, y, value] of tiles) {
+      const button = element("button", number(value), { type: "button", "aria-pressed": "false", title: `tile at ${x}, ${y}` });
+      const picture = element("img", "", { alt: "", loading: "lazy", width: 72, height: 72 });
+      picture.src = `crop?${new URLSearchParams({ ...state.slide.key, x, y, side: state.slide.tile })}`;
+      button.prepend(picture);
+      button.addEventListener("click", () => jump([...strip.querySelectorAll("button")].indexOf(button)));
+      button.place = [x, y];
+      strip.append(button);
+    }
+  }
+}
+
+function jump(index) {
+  const buttons = [...$("strip").querySelectorAll("button")];
+  if (!buttons.length) return;
+  state.top = (index + buttons.length) % buttons.length;
+  buttons.forEach((button, at) => button.setAttribute("aria-pressed", String(at === state.top)));
+  buttons[state.top].scrollIntoView({ block: "nearest", inline: "nearest" });
+  for (const pane of state.panes) pane.jump(...buttons[state.top].place);
+}
+
+// ----- controls -----
+
+function step(by) {
+  const found = matching(), at = found.findIndex((row) => same(row, state.row));
+  const next = found[at < 0 ? 0 : at + by];
+  if (next) openSlide(next);
+}
+
+function nudge(input, by) {
+  if (!input) return;
+  input.value = Number(input.value) + by;
+  input.dispatchEvent(new Event("input"));
+}
+
+function nextLayer(by) {
+  const select = state.active?.layerInput;
+  if (!select?.options.length) return;
+  select.selectedIndex = (select.selectedIndex + by + select.options.length) % select.options.length;
+  state.active.chooseLayer();
+}
+
+function back() {
+  document.body.classList.remove("viewing");
+  $("search").focus();
+}
+
+const KEYS = {
+  n: () => step(1),
+  p: () => step(-1),
+  0: fit,
+  l: () => nextLayer(1),
+  L: () => nextLayer(-1),
+  "[": () => nudge(state.active?.opacityInput, -10),
+  "]": () => nudge(state.active?.opacityInput, 10),
+  ",": () => nudge(state.active?.thresholdInput, -5),
+  ".": () => nudge(state.active?.thresholdInput, 5),
+  t: () => jump(state.top + 1),
+  T: () => jump(state.top < 0 ? -1 : state.top - 1),
+  o: () => $("outline").click(),
+  2: () => $("two").click(),
+  "/": () => $("search").focus(),
+  "?": () => $("help").showModal(),
+  Escape: back,
+};
+
+document.addEventListener("keydown", (event) => {
+  const typing = ["INPUT", "SELECT", "TEXTAREA"].includes(event.target.tagName) && event.target.type !== "range" && event.target.type !== "checkbox";
+  if (event.ctrlKey || event.metaKey || event.altKey || $("help").open || (typing && event.key !== "Escape")) return;
+  if (Object.hasOwn(KEYS, event.key)) {
+    event.preventDefault();
+    KEYS[event.key]();
+  }
+});
+
+function again() {
+  state.shown = SHOWN;
+  showList();
+}
+
+for (const id of ["search", "state", "call", "order"]) $(id).addEventListener("input", again);
+$("more").addEventListener("click", () => {
+  state.shown += SHOWN;
+  showList();
+});
+$("back").addEventListener("click", back);
+$("fit").addEventListener("click", fit);
+$("outline").addEventListener("change", showOutlines);
+$("two").addEventListener("change", () => showPanes(state.panes.map((pane) => pane.layerInput.value)));
+$("help-button").addEventListener("click", () => $("help").showModal());
+
+async function start() {
+  const asked = Object.fromEntries(new URLSearchParams(location.hash.slice(1)));
+  history.replaceState(null, "", location.pathname + location.hash); // the token is in the cookie by now
+  try {
+    app.palettes = await json("palettes.json");
+    await refresh();
+  } catch (error) {
+    app.problem(error.message);
+    document.body.classList.add("viewing");
+    return;
+  }
+  const row = state.slides.find((one) => one.id === asked.slide && one.tiles === asked.tiles);
+  if (row) await openSlide(row);
+  else if (matchMedia("(min-width: 701px)").matches) {
+    const first = state.slides.find((one) => one.state === "predicted") ?? state.slides.find((one) => one.count);
+    if (first) await openSlide(first);
+  }
+  setInterval(() => document.hidden || refresh().catch((error) => app.problem(error.message)), REFRESH);
+}
+
+start();
