@@ -24,11 +24,9 @@ from ..stages.extract.settings import ExtractSettings
 from ..stages.genomics.settings import GenomicsSettings
 from ..stages.predict.settings import NewSlides, PredictSettings
 from ..stages.registry import steps
-from ..stages.settings import Settings
+from ..stages.settings import FILE_NAME, Settings
 from ..stages.tile.settings import TileSettings
 from ..stages.train.settings import BiomarkerSettings, QuestionSettings, ReportSettings, SplitSettings, TrainSettings
-
-FILE_NAME = "wsipipe.toml"
 
 
 class CohortSettings(Settings):
