@@ -19,15 +19,11 @@ from ..stages.extract.settings import ExtractSettings
 from ..stages.predict.settings import PredictSettings
 from ..stages.registry import steps
 from ..stages.robustness.settings import RobustnessSettings
+from ..stages.settings import FILE_NAME
 from ..stages.tile.settings import TileSettings
 from ..stages.train.settings import AUDIT, BiomarkerSettings, ReportSettings, SplitSettings, TrainSettings
-from . import chain
-from .biomarkers import comparison, training
-from .biomarkers import robustness as of_features
 from .checks.commands import add_upkeep
-from .choose_model import choose_model
 from .command import Call, Commands, ConfigFile, Dask, Debug, Json, console_of, settings_of, works
-from .config import FILE_NAME, template
 from .process import run_command
 from .steps import Features, Gpus, Tiles, Weights, add_step
 
@@ -69,6 +65,8 @@ def tile(
     table: Annotated[Path | None, typer.Option(help="cohort table with path and mpp columns")] = None,
 ) -> None:
     """Find the tissue on slides and divide it into tiles; for each slide: HDF5, GeoJSON contours, a QC image."""
+    from . import chain
+
     call.flags["cohort"] = {"slides": slides, "table": table}
     call.finish(chain.tile(*call.open()))
 
@@ -88,6 +86,8 @@ def export(
     ] = None,
 ) -> None:
     """Write tiles, or with --features features, in the format of another tool; nothing of wsipipe's is changed."""
+    from . import chain
+
     call.finish([chain.export(*call.open(), format, tiles=tiles, features=features)])
 
 
@@ -108,6 +108,8 @@ def import_(
     ] = None,
 ) -> None:
     """Import features that TRIDENT or CLAM has extracted from tiles imported with `tile --coordinates`."""
+    from . import chain
+
     call.flags["extract"] = {"backbone": backbone, "pooling": pooling, "weights": weights}
     call.finish([chain.import_features(*call.open(), folder, tiles=tiles)])
 
@@ -128,6 +130,8 @@ def train(
 
     The biomarker is defined in the settings file as biomarkers.NAME, or by flags: --name her2 --label-column HER2Calc.
     """
+    from .biomarkers import training
+
     name = call.on_biomarkers(name, table, gpu)
     summaries, metrics = training.train(*call.open(), name, features=features, prevalence=prevalence)
     training.show_metrics(call.console, metrics)
@@ -157,6 +161,7 @@ def compare(
     gpu: Gpus = None,
 ) -> None:
     """Train several methods on the same splits and compare them with MoMKD: CSV, a page, a figure."""
+    from .biomarkers import comparison
     from .biomarkers.comparison_table import show_comparisons
 
     for flag in _OF_EACH_METHOD:
@@ -181,6 +186,8 @@ def robustness(
     ] = None,
 ) -> None:
     """Ask features of one backbone or several whether they show the label, or the site: CSV and a page."""
+    from .biomarkers import robustness as of_features
+
     name = call.on_biomarkers(name, table, None)
     summaries, results = of_features.robustness(*call.open(), name, features=features or [])
     for paths in results.values():
@@ -205,6 +212,8 @@ def import_checkpoint(
     ] = None,
 ) -> None:
     """Import checkpoints of the MoMKD authors' code as a model for predict; flags add what checkpoints lack."""
+    from . import chain
+
     biomarker = {key: value for key, value in call.flags.pop("biomarker").items() if value is not None}
     call.flags["biomarkers"] = {name: biomarker}
     call.flags["tile"] = {"mpp": mpp, "tile_px": tile_px}
@@ -252,6 +261,9 @@ def predict(
     gpu: Gpu = None,
 ) -> None:
     """Predict a biomarker on slides from histology alone: CSV, heatmaps, GeoJSON, a report page."""
+    from . import chain
+    from .choose_model import choose_model
+
     call.on_gpu("predict", gpu)
     call.flags["predict"] |= {"slides": slides, "table": table}
     call.flags["tile"] = {"mpp_override": mpp_override, "overrule_mpp": overrule_mpp}
@@ -303,6 +315,9 @@ def evaluate(
     Tile and extract their slides first, with the settings of the model. Label column and values are those of the
     model, unless they are given. Nothing is fitted.
     """
+    from . import chain
+    from .biomarkers import training
+
     labels: dict[str, str | list[str] | None] = {
         **{"label_column": label_column, "positive": positive or None, "negative": negative or None},
         **{"classes": classes or None, "time_column": time_column, "event_column": event_column},
@@ -326,6 +341,9 @@ def evaluate(
 @works(app, distributes=True)
 def run(call: Call) -> None:
     """Run the whole chain that the settings file describes: tile, extract, genomics, train, predict."""
+    from . import chain
+    from .biomarkers import training
+
     summaries, result = chain.everything(*call.open())
     training.show_metrics(call.console, result["models"])
     call.finish(summaries, result)
@@ -366,6 +384,8 @@ def init(
     debug: Debug = False,
 ) -> None:
     """Write a settings file with every setting, its meaning and its default."""
+    from .config import template
+
     with console_of(json=json, debug=debug) as console:
         file = folder / FILE_NAME
         if file.exists():

@@ -10,23 +10,22 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from typer.core import TyperGroup
 
 from ..data.errors import BusyError, SurroundingsError, UsageError, WsipipeError
-from ..data.shards import Shard
-from ..stages.settings import Settings
-from .cluster.choice import elsewhere
-from .config import FILE_NAME, Config, load_config
-from .console import Console, LogLevel
-from .failures import next_command
+from ..stages.settings import FILE_NAME, Settings
 from .flags import Flags, SectionFlags, give_signature
 from .process import INTERRUPTED, was_interrupted
-from .results import Summary
-from .run.outcomes import explain
-from .run.runner import Elsewhere, Runner
+from .terminal import LogLevel
+
+if TYPE_CHECKING:
+    from .config import Config
+    from .console import Console
+    from .results import Summary
+    from .run.runner import Elsewhere, Runner
 
 ConfigFile = Annotated[
     Path | None, typer.Option("--config", "-c", help=f"settings file (default: {FILE_NAME} here, if there is one)")
@@ -75,6 +74,8 @@ def typed_command() -> list[str]:
 @contextmanager
 def console_of(*, json: bool, debug: bool, level: LogLevel = LogLevel.info) -> Iterator[Console]:
     """Run a command with a console; errors become messages and exit codes."""
+    from .console import Console  # not for --help
+
     console = Console(json_only=json, debug=debug, closes=True, level=level)
     try:
         with warnings.catch_warnings():
@@ -95,6 +96,8 @@ def console_of(*, json: bool, debug: bool, level: LogLevel = LogLevel.info) -> I
     except Exception as error:  # noqa: BLE001  the outermost boundary: no trace without --debug
         if was_interrupted():
             raise _interrupted(console) from None
+        from .run.outcomes import explain
+
         record = explain(error)
         name = "" if record.type == SurroundingsError.__name__ else f"{record.type}: "
         console.error(SurroundingsError(f"{name}{record.message}", hint=record.hint))
@@ -114,6 +117,8 @@ def _interrupted(console: Console) -> typer.Exit:
 
 def settings_of(file: Path | None, flags: dict[str, Any]) -> Config:
     """The settings of file and flags, with the workspace as an absolute path."""
+    from .config import load_config
+
     settings = load_config(file, flags)
     return settings.model_copy(update={"workspace": settings.workspace.resolve()})
 
@@ -129,6 +134,10 @@ class Call:
 
     def open(self) -> tuple[Config, Runner]:
         """The settings (file and flags) and a runner for the workspace."""
+        from ..data.shards import Shard
+        from .cluster.choice import elsewhere
+        from .run.runner import Runner
+
         given = {name: self.options[name] for name in ("workspace", "shard")}
         settings = settings_of(self.options["config"], {**self.flags, **given})
         again, replace = self.options["retry_failed"], self.options["replace"]
@@ -183,6 +192,8 @@ class Call:
 
     def finish(self, summaries: Sequence[Summary], extra: dict[str, Any] | None = None) -> None:
         """Print the closing table, or the JSON object; exit with 1 if items failed."""
+        from .failures import next_command
+
         self.console.summaries(summaries)
         words = typed_command()
         for line in next_command(summaries, words):

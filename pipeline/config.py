@@ -25,12 +25,10 @@ from ..stages.genomics.settings import GenomicsSettings
 from ..stages.predict.settings import NewSlides, PredictSettings
 from ..stages.registry import steps
 from ..stages.robustness.settings import RobustnessSettings
-from ..stages.settings import Settings
+from ..stages.settings import FILE_NAME, Settings
 from ..stages.tile.settings import TileSettings
 from ..stages.train.settings import BiomarkerSettings, QuestionSettings, ReportSettings, SplitSettings, TrainSettings
 from .cluster.settings import ClusterSettings
-
-FILE_NAME = "wsipipe.toml"
 
 
 class CohortSettings(Settings):

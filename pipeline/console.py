@@ -12,7 +12,6 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from enum import Enum
 from typing import Any, Protocol, TextIO
 
 from rich.console import Console as RichConsole
@@ -28,26 +27,12 @@ from ..stages.stage import Item, Stage
 from .failures import FEW, failure_lines, grouped, kind_of
 from .process import writable
 from .results import Failure, Result, Summary
-from .terminal import SafeConsole, visible
+from .terminal import LogLevel, SafeConsole, visible
 
 _PLAIN_SECONDS = 10.0
 """Time between two lines of progress when the output is not a terminal."""
 _FILE_WIDTH = 200
 """Columns of tables in a file or pipe."""
-
-
-class LogLevel(Enum):
-    """How much is printed while a command runs. Its result is printed at any level."""
-
-    debug = "debug"
-    info = "info"
-    warning = "warning"
-    error = "error"
-
-    @property
-    def rank(self) -> int:
-        """Its place, from the least important."""
-        return list(LogLevel).index(self)
 
 
 class StageProgress(Protocol):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 
 from .process import run_command
@@ -15,4 +16,12 @@ def main() -> None:
 def _load() -> Callable[[], object]:
     from .cli import app
 
+    if not _asks_for_help(sys.argv[1:]):
+        from . import chain  # noqa: F401  what commands work with: nothing has begun, so an interrupt ends it at once
+
     return app
+
+
+def _asks_for_help(words: list[str]) -> bool:
+    """Whether a command says only how it is used, so that what runs a stage need not be loaded."""
+    return not words or not {"-h", "--help", "--version"}.isdisjoint(words)

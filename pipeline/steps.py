@@ -8,17 +8,18 @@ from __future__ import annotations
 
 import inspect
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from ..stages.registry import StageRow, steps
-from ..stages.stage import Stage
 from .command import Call, works
-from .config import Config
-from .folders import choose_features, choose_tiles
-from .results import Summary
-from .run.runner import Runner
+
+if TYPE_CHECKING:
+    from ..stages.stage import Stage
+    from .config import Config
+    from .results import Summary
+    from .run.runner import Runner
 
 Tiles = Annotated[
     str | None,
@@ -42,6 +43,8 @@ def run_step(name: str, config: Config, runner: Runner, source: str | None = Non
     :param further: arguments of the stage beside its settings.
     :raises UsageError: the folder that it reads does not exist, or there are several.
     """
+    from .folders import choose_features, choose_tiles
+
     row = steps()[name]
     folder: Path | None = None
     if row.after == "tiles":

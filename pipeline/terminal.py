@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
+from enum import Enum
 from typing import Final
 
 from rich.console import Console as RichConsole
@@ -18,6 +19,20 @@ from rich.segment import Segment
 _ACTING: Final = re.compile("[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 """Control characters, those that turn the direction of writing round, line breaks, and bytes that are not text."""
 _ACTING_IN_LINES: Final = re.compile(_ACTING.pattern.replace("\x00-\x1f", "\x00-\x09\x0b-\x1f"))
+
+
+class LogLevel(Enum):
+    """How much is printed while a command runs. Its result is printed at any level."""
+
+    debug = "debug"
+    info = "info"
+    warning = "warning"
+    error = "error"
+
+    @property
+    def rank(self) -> int:
+        """Its place, from the least important."""
+        return list(LogLevel).index(self)
 
 
 def visible(text: str) -> str:

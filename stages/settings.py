@@ -25,6 +25,9 @@ from pydantic import BaseModel, ConfigDict, Field
 
 Kind = Literal["meaning", "judgement", "presentation", "machine"]
 
+FILE_NAME: Final = "wsipipe.toml"
+"""The settings file."""
+
 RESOLVED: Final = "resolved"
 """Key of a record's settings that holds resolved values (:meth:`wsipipe.stages.stage.Stage.resolved`)."""
 

@@ -191,6 +191,25 @@ print(json.dumps(sorted(sys.modules)))
     assert not loaded & HEAVY
 
 
+@pytest.mark.parametrize("words", [["--help"], ["train", "--help"], ["--version"]])
+def test_help_loads_nothing_that_runs_a_stage(words: list[str]) -> None:
+    script = f"""
+import json, sys
+sys.argv = ["wsipipe", *{words}]
+from wsipipe.pipeline.entry import main
+try:
+    main()
+except SystemExit as end:
+    assert not end.code
+print()
+print(json.dumps(sorted(sys.modules)))
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    loaded = set(json.loads(done.stdout.splitlines()[-1]))
+    assert "wsipipe.pipeline.cli" in loaded
+    assert not loaded & {"wsipipe.pipeline.chain", "wsipipe.pipeline.config", "wsipipe.data.manifest", "numpy"}
+
+
 def test_all_that_the_package_names_can_be_had() -> None:
     import wsipipe
 

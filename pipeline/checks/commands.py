@@ -8,8 +8,8 @@ from typing import Annotated
 import typer
 
 from ...data.errors import UsageError
+from ...stages.settings import FILE_NAME
 from ..command import Call, ConfigFile, Debug, Json, Workspace, console_of, settings_of
-from ..config import FILE_NAME
 from ..steps import Gpus, Weights
 
 

@@ -12,11 +12,11 @@ import pytest
 from command import wsipipe
 from rich.table import Table
 from wsipipe.pipeline.config import parse
-from wsipipe.pipeline.console import Console, LogLevel
+from wsipipe.pipeline.console import Console
 from wsipipe.pipeline.failures import FEW, failure_lines, grouped, next_command
 from wsipipe.pipeline.results import Failure, Result, Summary
 from wsipipe.pipeline.status import show_status
-from wsipipe.pipeline.terminal import visible
+from wsipipe.pipeline.terminal import LogLevel, visible
 from wsipipe.stages.settings import Settings
 from wsipipe.stages.stage import Item, Outcome, Plan, Progress, Stage
 

@@ -9,6 +9,10 @@ from typing import Any
 
 import pytest
 from own_process import ran
+from wsipipe.data.errors import UsageError
+from wsipipe.pipeline.config import load_config
+from wsipipe.pipeline.demo.chain import write_settings
+from wsipipe.pipeline.demo.cohort import DemoCohort
 
 
 @pytest.fixture(scope="module")
@@ -59,6 +63,43 @@ def test_a_second_run_computes_nothing_and_gives_the_same(first: tuple[dict[str,
     assert again["recomputed"] == 0
     for name in ("auc", "auc_low", "auc_high", "n_patients", "report"):
         assert again[name] == first[0][name]
+
+
+def test_its_settings_file_goes_on_with_it(first: tuple[dict[str, Any], str], folder: Path) -> None:
+    ended = ran("run", "-c", folder / "wsipipe.toml", "--json")
+    assert ended.code == 1  # for the slide that is broken on purpose
+    result = json.loads(ended.out.splitlines()[-1])
+    assert sum(stage["done"] + stage["empty"] for stage in result["stages"]) == 0
+    assert sum(stage["before"] for stage in result["stages"]) > 90
+    assert [failure["item"] for stage in result["stages"] for failure in stage["failures"]] == [
+        first[0]["planted_failure"]
+    ]
+
+
+def test_settings_that_somebody_changed_are_neither_used_nor_overwritten(tmp_path: Path) -> None:
+    file = tmp_path / "wsipipe.toml"
+    file.write_text('workspace = "mine"\n')
+    cohort = DemoCohort(
+        **{name: tmp_path / name for name in ("slides", "table", "expression", "new_slides", "new_slides_truth")},
+        **dict.fromkeys(("label_column", "positive", "negative", "broken_slide"), "x"),
+    )
+    with pytest.raises(UsageError, match="other settings"):
+        write_settings(file, cohort)
+    assert file.read_text() == 'workspace = "mine"\n'
+
+
+def test_every_path_and_word_of_the_cohort_comes_back_from_its_settings(tmp_path: Path) -> None:
+    home = tmp_path / 'Ärzte "A" \\ b'
+    home.mkdir()
+    paths = {name: home / f"{name} é" for name in ("slides", "table", "expression", "new_slides", "new_slides_truth")}
+    cohort = DemoCohort(**paths, label_column='H"ER2', positive="ja \\ +", negative="−", broken_slide="x")
+    write_settings(home / "wsipipe.toml", cohort)
+    write_settings(home / "wsipipe.toml", cohort)  # its own are used again
+    config = load_config(home / "wsipipe.toml")
+    assert config.cohort.slides == [cohort.slides]
+    assert (config.cohort.table, config.genomics.matrix) == (cohort.table, cohort.expression)
+    her2 = config.biomarkers["her2"]
+    assert (her2.label_column, her2.positive, her2.negative) == ('H"ER2', ["ja \\ +"], ["−"])
 
 
 def read_csv(path: Path) -> list[dict[str, str]]:
