@@ -14,14 +14,17 @@ import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from ..errors import CohortError
 from ..slide_names import slide_name
 from ..units import Mpp
 from ..wording import some
 from .ids import normal_id
-from .table import CohortTable
 from .tcga import tcga_barcode
+
+if TYPE_CHECKING:
+    from .table import CohortTable
 
 
 @dataclass(frozen=True)

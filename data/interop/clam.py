@@ -22,16 +22,18 @@ import io
 import math
 from collections.abc import Sequence
 from pathlib import Path, PurePath
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
 from ..artifact import whole
 from ..errors import SlideError
-from ..features.store import Bag
 from ..files.hdf5 import whole_hdf5
 from ..tiling.store import TileSet
 from .hdf5_arrays import Attributes, write_array
+
+if TYPE_CHECKING:
+    from ..features.store import Bag
 
 _SQUARE_WITHIN: Final = 0.01  # relative: sizes of levels are rounded to whole pixels, each axis by itself
 _LARGEST: Final = 2**40

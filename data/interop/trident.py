@@ -16,14 +16,16 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from ..errors import SlideError, StoreError
-from ..features.store import Bag
 from ..files.hdf5 import whole_hdf5
 from ..tiling.store import TileSet
 from ..units import Level0Px
 from .hdf5_arrays import Attributes, write_array
+
+if TYPE_CHECKING:
+    from ..features.store import Bag
 
 _LARGEST: Final = 2**40
 """Pixels along a side that no slide has."""

@@ -30,6 +30,8 @@ LABEL = "HER2"
 POSITIVE = "positive"
 NEGATIVE = "negative"
 FEWEST = 6
+SIDE = Microns(1000.0)
+"""Least length of the square that a slide's tissue is laid out in."""
 
 SITES = {
     "Northfield": Stain(),
@@ -83,14 +85,16 @@ class _Slide:
     patient: Patient
     file: Path
     mpp: Mpp
+    side: Microns
     seed: tuple[int, ...]
     """Seed of the slide's random numbers; they do not depend on the other slides or on the order of drawing."""
 
 
-def make_cohort(folder: Path, *, patients: int = 40, seed: int = 0) -> DemoCohort:
+def make_cohort(folder: Path, *, patients: int = 40, seed: int = 0, side: Microns = SIDE) -> DemoCohort:
     """Write the cohort, unless the folder already holds all of it. The same arguments give the same bytes.
 
     :param patients: number of patients in the table, including the few that cannot be used.
+    :param side: least length of the square that a slide's tissue is laid out in.
     :raises UsageError: fewer than six patients, or a folder with slides that are not this cohort's.
     """
     if patients < FEWEST:
@@ -100,8 +104,8 @@ def make_cohort(folder: Path, *, patients: int = 40, seed: int = 0) -> DemoCohor
         Patient(id=f"NEW-{n}", site=list(SITES)[n % len(SITES)], state=state, label=_label(state))
         for n, state in enumerate(NEW_STATES, start=1)
     ]
-    slides = _slides(people, folder / "slides", seed=(seed, 2))
-    new_slides = _slides(new_patients, folder / "new_slides", seed=(seed, 3))
+    slides = _slides(people, folder / "slides", side=side, seed=(seed, 2))
+    new_slides = _slides(new_patients, folder / "new_slides", side=side, seed=(seed, 3))
     cohort = DemoCohort(
         slides=folder / "slides",
         table=folder / "cohort.csv",
@@ -113,7 +117,7 @@ def make_cohort(folder: Path, *, patients: int = 40, seed: int = 0) -> DemoCohor
         new_slides=folder / "new_slides",
         new_slides_truth=folder / "new_slides_truth.csv",
     )
-    recipe = {"drawing": DRAWING, "patients": patients, "seed": seed}
+    recipe = {"drawing": DRAWING, "patients": patients, "seed": seed, "side": side}
     files = [cohort.table, cohort.expression, cohort.new_slides_truth, *(s.file for s in slides + new_slides)]
     if _is_whole(folder, recipe, files):
         return cohort
@@ -178,7 +182,7 @@ def _take(people: list[Patient], *, other_than: str) -> Patient:
     return chosen
 
 
-def _slides(people: list[Patient], folder: Path, *, seed: tuple[int, int]) -> list[_Slide]:
+def _slides(people: list[Patient], folder: Path, *, side: Microns, seed: tuple[int, int]) -> list[_Slide]:
     """The slides of the patients: every sixth is a generic TIFF, the third is scanned at 0.25 microns per pixel."""
     slides: list[_Slide] = []
     for person in people:
@@ -191,6 +195,7 @@ def _slides(people: list[Patient], folder: Path, *, seed: tuple[int, int]) -> li
                     patient=person,
                     file=folder / f"{person.id}-{number}{'.tif' if generic else '.svs'}",
                     mpp=Mpp(0.25 if count == 2 else 0.5),
+                    side=side,
                     seed=(*seed, count),
                 )
             )
@@ -199,7 +204,7 @@ def _slides(people: list[Patient], folder: Path, *, seed: tuple[int, int]) -> li
 
 def _make_slide(slide: _Slide) -> None:
     rng = np.random.default_rng(slide.seed)
-    side = Microns(rng.uniform(1000, 1120) if slide.mpp == 0.5 else 900)
+    side = Microns(rng.uniform(slide.side, 1.12 * slide.side) if slide.mpp == 0.5 else 0.9 * slide.side)
     shown = slide.patient.state + rng.normal(0, 0.25)
     pixels = draw_tissue(
         rng,
@@ -240,7 +245,7 @@ def _sizes(folder: Path, files: Iterable[Path]) -> dict[str, int]:
     return {str(file.relative_to(folder)): file.stat().st_size for file in files}
 
 
-def _is_whole(folder: Path, recipe: dict[str, int], files: list[Path]) -> bool:
+def _is_whole(folder: Path, recipe: dict[str, float], files: list[Path]) -> bool:
     """Whether the folder holds exactly these files, completely written. The record ``demo.json`` is written last."""
     try:
         record = parse_json((folder / "demo.json").read_bytes())

@@ -20,7 +20,6 @@ import cv2
 from ...data.allotment import usable_cores
 from ...data.artifact import whole
 from ...data.cohort.slide_match import match_slides
-from ...data.cohort.table import CohortTable
 from ...data.errors import SlideError, SurroundingsError, UsageError, about
 from ...data.interop.qupath import passed_over_note, placed, read_annotations, tissue_geojson
 from ...data.interop.qupath_files import find_annotations
@@ -38,6 +37,7 @@ from .settings import TileSettings
 from .slide_tiling import FindTissue, TileResult, by_the_mask, tile_slide
 
 if TYPE_CHECKING:
+    from ...data.cohort.table import CohortTable
     from ...models.tissue_network import TissueNetwork
 
 

@@ -14,6 +14,7 @@ import pandas as pd
 import pytest
 from own_process import Ended, SignalWhen, ran
 from wsipipe.data.manifest import Manifest
+from wsipipe.data.units import Microns
 from wsipipe.models.bundle import _digest, _text
 from wsipipe.pipeline.demo.cohort import DemoCohort, make_cohort
 
@@ -23,7 +24,7 @@ ENVIRONMENT = {"COLUMNS": "200"}
 
 @pytest.fixture(scope="module")
 def cohort(tmp_path_factory: pytest.TempPathFactory) -> DemoCohort:
-    return make_cohort(tmp_path_factory.mktemp("cohort"), patients=12)
+    return make_cohort(tmp_path_factory.mktemp("cohort"), patients=12, side=Microns(450))
 
 
 @pytest.fixture(scope="module")

@@ -12,6 +12,7 @@ import pandas as pd
 import pytest
 from wsipipe.data.artifact import digest_of
 from wsipipe.data.errors import UsageError
+from wsipipe.data.units import Microns
 from wsipipe.pipeline.demo.cohort import SITES, DemoCohort, make_cohort, recruit
 from wsipipe.pipeline.demo.expression import PLANTED, make_expression
 
@@ -45,18 +46,21 @@ def large_nuclei(file: Path) -> float:
     return float(cv2.morphologyEx(dark, cv2.MORPH_OPEN, disc).sum() / dark.sum())
 
 
-def test_a_whole_folder_is_left_alone_and_a_damaged_one_is_made_again_to_the_byte(
-    cohort: DemoCohort, tmp_path: Path
-) -> None:
-    home = tmp_path / "copy"
-    shutil.copytree(cohort.table.parent, home)
+def test_a_whole_folder_is_left_alone_and_a_damaged_one_is_made_again_to_the_byte(tmp_path: Path) -> None:
+    home, copy = tmp_path / "home", tmp_path / "copy"
+
+    def made() -> DemoCohort:
+        return make_cohort(home, patients=PATIENTS, seed=3, side=Microns(450))
+
+    cohort = made()
+    shutil.copytree(home, copy)
     before = {file: file.stat().st_mtime_ns for file in home.rglob("*")}
-    copy = make_cohort(home, patients=PATIENTS, seed=3)
+    made()
     assert {file: file.stat().st_mtime_ns for file in home.rglob("*")} == before
-    slide_files(copy)[0].unlink()
-    make_cohort(home, patients=PATIENTS, seed=3)
+    slide_files(cohort)[0].unlink()
+    made()
     assert all(file.stat().st_mtime_ns > before[file] for file in home.rglob("*.svs"))
-    assert digest_of(home) == digest_of(cohort.table.parent)
+    assert digest_of(home) == digest_of(copy)
 
 
 def test_slides_of_somebody_else_are_refused(tmp_path: Path) -> None:

@@ -28,10 +28,10 @@ from wsipipe.pipeline.demo.slides import write_aperio
 from wsipipe.stages.extract.settings import ExtractSettings
 from wsipipe.stages.extract.stage import ExtractStage
 
-FEATURES = "features/0.5mpp-64px"
-TILING = ("--tile-px", 64)
-
-
+FEATURES = "features/0.5mpp-128px"
+TILING = ("--tile-px", 128)  # 16 tiles a slide of 512 px
+SMALLEST = "test_efficientnet"
+"""A network of timm's in which a tile costs a hundredth."""
 COMMAND = (sys.executable, "-c", "from wsipipe.pipeline.cli import main; main()")
 OFFLINE = {**os.environ, "HF_HUB_OFFLINE": "1"}
 
@@ -55,6 +55,13 @@ def slides(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for seed, name in enumerate(("a", "b")):
         write_aperio(folder / f"{name}.svs", tissue(seed, 512), mpp=Mpp(0.5))
     return folder
+
+
+def weights_file(path: Path, seed: int = 0) -> Path:
+    """Random weights of the smallest network."""
+    torch.manual_seed(seed)
+    save_file(timm.create_model(SMALLEST, num_classes=0).state_dict(), path)
+    return path
 
 
 def damage(slide: Path, tiles: int) -> None:
@@ -119,7 +126,7 @@ def test_an_interrupted_extraction_loses_no_finished_slide(tmp_path: Path) -> No
     assert wsipipe("tile", tmp_path / "slides", "-w", tmp_path, *TILING)[0] == 0
     stores = tmp_path / FEATURES / EMBEDDED
     manifest = Manifest.of(stores)
-    words = ("extract", "-w", tmp_path, "--device", "cpu")
+    words = ("extract", "-w", tmp_path, "--device", "cpu", "--batch-size", 16)
     at_the_first_record = SignalWhen(stores, manifest.path.name, sent=signal.SIGINT)
     ended = ran(*words, disturbed=(at_the_first_record,))
     assert ended.code == 130
@@ -144,17 +151,13 @@ def test_a_slide_alone_and_among_others_gives_the_same_bits(slides: Path, tmp_pa
 
 
 def test_any_timm_name_with_a_weights_file_and_no_other_weights_over_it(slides: Path, tmp_path: Path) -> None:
-    files = []
-    for seed in (0, 1):
-        torch.manual_seed(seed)
-        files.append(tmp_path / f"{seed}.safetensors")
-        save_file(timm.create_model("test_efficientnet", num_classes=0).state_dict(), files[-1])
+    files = [weights_file(tmp_path / f"{seed}.safetensors", seed) for seed in (0, 1)]
     assert wsipipe("tile", slides / "a.svs", "-w", tmp_path, *TILING)[0] == 0
-    asked = ("extract", "-w", tmp_path, "--backbone", "test_efficientnet", "--device", "cpu")
+    asked = ("extract", "-w", tmp_path, "--backbone", SMALLEST, "--device", "cpu")
     alone = subprocess.run([*COMMAND, *map(str, asked)], capture_output=True, text=True, env=OFFLINE)
     assert (alone.returncode, "--weights FILE" in alone.stderr) == (1, True)  # not in the hub's cache, and no network
     assert wsipipe(*asked, "--weights", files[0])[0] == 0
-    store = tmp_path / FEATURES / "test_efficientnet" / "a.zarr"
+    store = tmp_path / FEATURES / SMALLEST / "a.zarr"
     first = read_bag(store).facts.weights_digest
     code, _, messages = wsipipe(*asked, "--weights", files[1])
     assert (code, "other weights" in messages) == (2, True)
@@ -168,13 +171,14 @@ def test_undecodable_tiles_are_left_out_and_counted_and_too_many_fail_the_slide(
     write_aperio(slide, tissue(2, 4096), mpp=Mpp(0.5))  # so large that the overview comes from a coarser level
     damage(slide, tiles=4)  # of 256, each 256 px as the tiles asked for
     assert wsipipe("tile", slide, "-w", tmp_path, "--tile-px", 256)[0] == 0
-    code, answer, _ = wsipipe("extract", "-w", tmp_path, "--device", "cpu")
+    network = ("--backbone", SMALLEST, "--weights", weights_file(tmp_path / "small.safetensors"), "--device", "cpu")
+    code, answer, _ = wsipipe("extract", "-w", tmp_path, *network)
     failure = answer["stages"][0]["failures"][0]
     assert (code, failure["item"]) == (1, "c")
     assert "at least 3 of 256 tiles cannot be decoded" in failure["message"]
-    store = tmp_path / "features/0.5mpp-256px" / EMBEDDED / "c.zarr"
+    store = tmp_path / "features/0.5mpp-256px" / SMALLEST / "c.zarr"
     assert not store.exists()
-    code, answer, messages = wsipipe("extract", "-w", tmp_path, "--device", "cpu", "--max-bad-tiles", 0.02)
+    code, answer, messages = wsipipe("extract", "-w", tmp_path, *network, "--max-bad-tiles", 0.02)
     assert (code, answer["stages"][0]["stats"]["bad_tiles"]) == (0, 4)
     assert "c: 4 of 256 tiles cannot be decoded, left out" in messages
     assert answer["stages"][0]["notes"][0] == "c: 4 of 256 tiles cannot be decoded, left out"
@@ -189,12 +193,12 @@ def test_undecodable_tiles_are_left_out_and_counted_and_too_many_fail_the_slide(
     assert not left_out & {tuple(place) for place in bag.coords.tolist()}
 
     made = (store / "zarr.json").stat().st_mtime_ns
-    code, answer, _ = wsipipe("extract", "-w", tmp_path, "--device", "cpu")  # judged again, and not made again
+    code, answer, _ = wsipipe("extract", "-w", tmp_path, *network)  # judged again, and not made again
     assert (code, answer["stages"][0]["done"]) == (1, 0)
     assert "4 of 256 tiles are missing, over the 1.0% allowed" in answer["stages"][0]["failures"][0]["message"]
-    code, answer, _ = wsipipe("export", "clam", "-w", tmp_path, "--features", f"0.5mpp-256px/{EMBEDDED}")
+    code, answer, _ = wsipipe("export", "clam", "-w", tmp_path, "--features", f"0.5mpp-256px/{SMALLEST}")
     assert code == 2  # no slide has features that are good enough
-    code, answer, _ = wsipipe("extract", "-w", tmp_path, "--device", "cpu", "--max-bad-tiles", 0.03)
+    code, answer, _ = wsipipe("extract", "-w", tmp_path, *network, "--max-bad-tiles", 0.03)
     assert (code, answer["stages"][0]["done"], answer["stages"][0]["before"]) == (0, 0, 1)
     assert (store / "zarr.json").stat().st_mtime_ns == made
 
