@@ -44,7 +44,7 @@ def description_of(model: Path) -> str:
     """
     from ..models.bundle import folds_of
     from ..stages.pages.asked_question import Question
-    from .training import figure_of, metrics_of
+    from .biomarkers.training import figure_of, metrics_of
 
     asked = folds_of(model)[0][1].question
     question = Question.asked(asked)
