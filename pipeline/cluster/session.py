@@ -16,7 +16,8 @@ from .settings import SCHEDULERS, ClusterSettings
 if TYPE_CHECKING:
     from distributed import Client
 
-_SECONDS_TO_CONNECT: Final = 30
+_SECONDS_TO_CONNECT: Final = 10
+"""Also after a connection broke; then the run ends."""
 _DEATH_TIMEOUT: Final = 60
 """Seconds after which a worker that has lost its scheduler ends by itself."""
 
@@ -60,6 +61,8 @@ class Session:
             info = self.client.scheduler_info()
         except OSError as error:  # so are Dask's own errors of a connection
             raise self._lost() from error
+        if "workers" not in info:  # the answer of a client that has given up
+            raise self._lost()
         found = {}
         for address, worker in info["workers"].items():
             if worker["status"] not in ("running", "paused"):
