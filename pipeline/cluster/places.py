@@ -190,6 +190,7 @@ class _WorkElsewhere(Work):
         self._tried_elsewhere: set[str] = set()
         """Items that have failed so on one worker."""
         self._begun = False
+        self._waits = False
         self._looked = 0.0
         self._alone_since = time.monotonic()
         session.client.subscribe_topic(TOPIC, self._inbox.put)
@@ -217,9 +218,9 @@ class _WorkElsewhere(Work):
         now = time.monotonic()
         if now - self._looked < _LOOK:
             return
-        if not self._begun or self._session.settings.adaptive:
-            per_job = self._stage.processes_on(self._session.settings.cores) if not self._on_gpu() else 1
-            self._session.scale(len(self._queue) + sum(len(worker.in_work) for worker in self._working()), per_job)
+        settings = self._session.settings
+        places_a_job = settings.gpus if self._on_gpu() else self._stage.processes_on(settings.cores)
+        self._session.scale(len(self._queue) + sum(len(worker.in_work) for worker in self._working()), places_a_job)
         there = self._session.workers()
         self._looked = time.monotonic()
         for address in self._workers.keys() - there.keys():
@@ -231,9 +232,12 @@ class _WorkElsewhere(Work):
                 yield from self._take_back(place)
         if any(place.error is None for place in self._places):
             self._alone_since = time.monotonic()
+            if self._waits:
+                self._progress.say("")
+            self._waits = False
         elif self._queue:
-            gpu = " with a GPU" if self._on_gpu() else ""
-            self._progress.say(f"waiting for a worker{gpu}")
+            self._waits = True
+            self._progress.say(f"waiting for a worker{' with a GPU' * self._on_gpu()}")
 
     def _on_gpu(self) -> bool:
         return str(getattr(self._stage.settings, "device", "")).startswith("cuda")
