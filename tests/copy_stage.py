@@ -46,6 +46,7 @@ class CopyStage(Stage[CopySettings]):
     version = 1
     items = "texts"
     processes = True
+    distributes = True
 
     def __init__(
         self,
@@ -180,6 +181,14 @@ class CopyStage(Stage[CopySettings]):
                         os.kill(os.getpid(), signal.SIGKILL)
             case "slow":
                 time.sleep(60)
+            case "stay" if self._first_time(item.id):
+                time.sleep(1800)
+            case "eat":
+                self.eaten = bytearray(os.urandom(1)) * 600_000_000
+                time.sleep(1800)
+            case "kill the worker":
+                os.kill(parent_of(os.getppid()), signal.SIGKILL)  # the parent is the server that forks
+                time.sleep(1800)
             case "nothing":
                 return Outcome(status="empty", stats={"letters": 0})
             case "liar":
@@ -198,6 +207,11 @@ def runs(pid: int) -> bool:
         return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
     except FileNotFoundError:
         return False
+
+
+def parent_of(pid: int) -> int:
+    """The process that has started another one."""
+    return int(Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[1])
 
 
 def _letters(path: Path) -> int:

@@ -113,7 +113,7 @@ def test_no_print_and_no_bare_except(module: tuple[Path, ast.Module]) -> None:
 OF_PICKLE = {"pickle.load", "pickle.loads", "pickle.Unpickler", "pd.read_pickle", "pandas.read_pickle", "joblib.load"}
 
 
-OWN_PROCESSES = {"worker.py", "reading_process.py", "decode_child.py", "codecs.py"}
+OWN_PROCESSES = {"worker.py", "seat.py", "places.py", "reading_process.py", "decode_child.py", "codecs.py"}
 """Modules that exchange pickles between processes of this program."""
 
 
@@ -158,6 +158,8 @@ HEAVY = {
     "sklearn",
     "h5py",
     "matplotlib",
+    "dask",
+    "distributed",
 }
 
 

@@ -2,7 +2,9 @@
 
 The client keeps the queue, as on one machine (:mod:`..run.work`), and alone writes manifests. A worker has a place for
 each of its cores, if the stage's items run side by side; otherwise one, or one for each of its GPUs. An item whose
-machine is lost goes back to the queue; one that was in work on two lost machines has failed.
+machine is lost goes back to the queue; one that was in work on two lost machines has failed. So has one that fails on
+two of them for their surroundings (a full disk, a share that is gone); a machine on which several items in a row fail
+so is not used any more.
 """
 
 from __future__ import annotations
@@ -32,6 +34,8 @@ _LOOK: Final = 1.0
 """Seconds between two looks at which workers there are."""
 _MOST_LOSSES: Final = 2
 """In work on how many lost machines an item has been when it has failed."""
+_MOST_FAULTS: Final = 3
+"""How many items in a row may fail on a machine for its surroundings, until it is given up."""
 
 
 class ElsewhereStages:
@@ -115,11 +119,15 @@ class _Seated:
     def exit_code(self) -> int | None:
         return self.death.exit_code if self.death else None
 
-    def hand_out(self, item: Item | None) -> None:
+    def hand_out(self, item: Item | None, *, ahead: bool = False) -> None:
+        """Answer its request: with an item, or None to end it.
+
+        :param ahead: it has not asked yet, and begins the item when it is done with another.
+        """
         self.asked = True
         given = NOTHING
         if item is not None:
-            self.in_work[item.id] = InWork.now(item, begun=False)
+            self.in_work[item.id] = InWork.now(item, begun=not ahead)
             given = item.id, packed(item)
         self._session.client.loop.add_callback(self._deliver, given)
 
@@ -177,7 +185,12 @@ class _WorkElsewhere(Work):
         self._workers: dict[str, DaskWorker] = {}
         """Those that were compared with this machine, by address; some have no place here."""
         self._losses: Counter[str] = Counter()
+        self._faults: Counter[str] = Counter()
+        """Worker's address → items in a row that failed there for its surroundings."""
+        self._tried_elsewhere: set[str] = set()
+        """Items that have failed so on one worker."""
         self._begun = False
+        self._waits = False
         self._looked = 0.0
         self._alone_since = time.monotonic()
         session.client.subscribe_topic(TOPIC, self._inbox.put)
@@ -205,9 +218,9 @@ class _WorkElsewhere(Work):
         now = time.monotonic()
         if now - self._looked < _LOOK:
             return
-        if not self._begun or self._session.settings.adaptive:
-            per_job = self._stage.processes_on(self._session.settings.cores) if not self._on_gpu() else 1
-            self._session.scale(len(self._queue) + sum(len(worker.in_work) for worker in self._working()), per_job)
+        settings = self._session.settings
+        places_a_job = settings.gpus if self._on_gpu() else self._stage.processes_on(settings.cores)
+        self._session.scale(len(self._queue) + sum(len(worker.in_work) for worker in self._working()), places_a_job)
         there = self._session.workers()
         self._looked = time.monotonic()
         for address in self._workers.keys() - there.keys():
@@ -219,9 +232,12 @@ class _WorkElsewhere(Work):
                 yield from self._take_back(place)
         if any(place.error is None for place in self._places):
             self._alone_since = time.monotonic()
+            if self._waits:
+                self._progress.say("")
+            self._waits = False
         elif self._queue:
-            gpu = " with a GPU" if self._on_gpu() else ""
-            self._progress.say(f"waiting for a worker{gpu}")
+            self._waits = True
+            self._progress.say(f"waiting for a worker{' with a GPU' * self._on_gpu()}")
 
     def _on_gpu(self) -> bool:
         return str(getattr(self._stage.settings, "device", "")).startswith("cuda")
@@ -316,23 +332,52 @@ class _WorkElsewhere(Work):
                 yield from self._take_back(place)
             case "began":
                 yield from super()._receive(place, kind, content)
-                if len(self._queue) > len(self._places) and self._next_for(place) is not None:
-                    # The next one is there when this one is done.
-                    self._answer(place, place.worker)
+                self._hand_out_ahead(place, place.worker)
             case "result":
                 given = place.worker.in_work[content.item.id]
                 here = replace(content, start=given.start, worker=place.on.name)  # the clock there may be wrong
-                yield from super()._receive(place, kind, here)
+                if self._goes_elsewhere(here, place):
+                    del place.worker.in_work[here.item.id]
+                    self._queue.append(given.item)
+                else:
+                    yield from super()._receive(place, kind, here)
             case "note":
                 yield from super()._receive(place, kind, f"{place.on.name} {content}")
             case _:
                 yield from super()._receive(place, kind, content)
+
+    def _hand_out_ahead(self, place: Place, worker: _Seated) -> None:
+        """Hand out one item more than is in work, so that it is there when that is done; not when few are left."""
+        item = self._next_for(place)
+        if item is not None and len(self._queue) > len(self._places) and all(i.begun for i in worker.in_work.values()):
+            self._queue.remove(item)
+            worker.hand_out(item, ahead=True)
 
     def _answer(self, place: Place, worker: PlacedWorker) -> None:
         if all(given.begun for given in worker.in_work.values()):  # otherwise one is on its way
             super()._answer(place, worker)
 
     # ----- what failed -----
+
+    def _goes_elsewhere(self, result: Result, place: _PlaceElsewhere) -> bool:
+        """Whether an item has failed for the surroundings of its worker, and another one may do it."""
+        address, error = place.on.address, result.error
+        if error is None or error.type != SurroundingsError.__name__:
+            self._faults[address] = 0
+            return False
+        self._faults[address] += 1
+        own = [other for other in self._elsewhere() if other.on.address == address]
+        if self._faults[address] == _MOST_FAULTS:
+            fault = SurroundingsError(error.message, hint=error.hint)
+            for other in own:
+                other.error = fault
+            self._notes.append(f"worker {place.on.name}: given up, its items went to the others: {error.message}")
+        others = any(other.error is None and other.on.address != address for other in self._elsewhere())
+        if not others or result.item.id in self._tried_elsewhere:
+            return False
+        self._tried_elsewhere.add(result.item.id)
+        self._broke.setdefault(result.item.id, []).extend(own)
+        return True
 
     def _cannot_start(self, place: Place, error: Exception) -> None:
         self._give_up_place(place, error)

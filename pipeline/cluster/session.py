@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import sys
+import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
@@ -16,7 +17,9 @@ from .settings import SCHEDULERS, ClusterSettings
 if TYPE_CHECKING:
     from distributed import Client
 
-_SECONDS_TO_CONNECT: Final = 30
+_SECONDS_TO_CONNECT: Final = 10
+"""Also after a connection broke; then the run ends."""
+_SECONDS_TO_ASK_AGAIN: Final = 20.0
 _DEATH_TIMEOUT: Final = 60
 """Seconds after which a worker that has lost its scheduler ends by itself."""
 
@@ -39,7 +42,7 @@ class Session:
         self.settings = settings
         self._cluster: Any = None
         self._client: Client | None = None
-        self._jobs = 0
+        self._jobs, self._asked = 0, 0.0
 
     @property
     def client(self) -> Client:
@@ -60,6 +63,8 @@ class Session:
             info = self.client.scheduler_info()
         except OSError as error:  # so are Dask's own errors of a connection
             raise self._lost() from error
+        if "workers" not in info:  # the answer of a client that has given up
+            raise self._lost()
         found = {}
         for address, worker in info["workers"].items():
             if worker["status"] not in ("running", "paused"):
@@ -88,9 +93,9 @@ class Session:
         if settings.adaptive:
             wanted = max(settings.min_jobs, min(wanted, math.ceil(places / max(places_a_job, 1))))
         _ = self.client  # started, if it was not
-        if wanted != self._jobs:
-            self._jobs = wanted
-            self._cluster.scale(wanted)
+        if wanted != self._jobs or time.monotonic() - self._asked > _SECONDS_TO_ASK_AGAIN:
+            self._jobs, self._asked = wanted, time.monotonic()
+            self._cluster.scale(wanted)  # asked again, Dask replaces jobs whose time was over, or whose node died
 
     def lost(self) -> bool:
         """Whether the scheduler is gone."""
