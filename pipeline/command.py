@@ -48,6 +48,18 @@ ShardFlag = Annotated[
     ),
 ]
 
+StageTo = Annotated[
+    Path | None,
+    typer.Option(
+        "--stage-to",
+        help="folder on a local disk, to which the next slides are copied while others are worked on",
+    ),
+]
+StageBytes = Annotated[
+    str | None,
+    typer.Option("--stage-bytes", help="most bytes of copies at a time, such as 200GB; default: half of what is free"),
+]
+
 
 class Commands(TyperGroup):
     """The commands, with the words that were typed kept for messages that say what to type next."""
@@ -123,11 +135,18 @@ class Call:
 
     def open(self) -> tuple[Config, Runner]:
         """The settings (file and flags) and a runner for the workspace."""
-        given = {name: self.options[name] for name in ("workspace", "shard")}
+        given = {name: self.options[name] for name in ("workspace", "shard", "stage_to", "stage_bytes")}
         settings = settings_of(self.options["config"], {**self.flags, **given})
         again, replace = self.options["retry_failed"], self.options["replace"]
-        shard = None if settings.shard is None else Shard.parse(settings.shard)
-        return settings, Runner(settings.workspace, self.console, retry_failed=again, replace=replace, shard=shard)
+        return settings, Runner(
+            settings.workspace,
+            self.console,
+            retry_failed=again,
+            replace=replace,
+            shard=None if settings.shard is None else Shard.parse(settings.shard),
+            stage_to=settings.stage_to,
+            stage_bytes=settings.stage_bytes,
+        )
 
     def on_gpu(self, section: str, gpu: str | None) -> None:
         """Take ``--gpu 0,1`` as ``--device cuda:0,cuda:1``, and ``--gpu all`` as every GPU."""
@@ -180,6 +199,8 @@ def common_options(
     retry_failed: Retry = False,
     replace: Replace = False,
     shard: ShardFlag = None,
+    stage_to: StageTo = None,
+    stage_bytes: StageBytes = None,
     json: Json = False,
     debug: Debug = False,
     log_level: Level = LogLevel.info,

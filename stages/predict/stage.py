@@ -167,6 +167,10 @@ class PredictStage(Stage[PredictSettings]):
         targets = folds[0][1].question.targets
         self.of_targets = {name: folds_of_target(folds, name) for name in targets}
 
+    def slide_of(self, item: Item) -> Path:
+        payload: _SlideToPredict = item.payload
+        return payload.path
+
     def process(self, item: Item, progress: Progress) -> Outcome:
         slide: _SlideToPredict = item.payload
         progress.say(item.id)
@@ -184,7 +188,7 @@ class PredictStage(Stage[PredictSettings]):
         self, slide: _SlideToPredict, bag: Bag, attention: NDArray[np.float64], scores: NDArray[np.float64]
     ) -> Path:
         path = self.folder / "geojson" / f"{slide.read.slide_id}.geojson"
-        with open_slide(slide.path, mpp_override=slide.mpp_override) as opened:
+        with open_slide(self.at_hand(slide.path), mpp_override=slide.mpp_override) as opened:
             origin = opened.origin
         measurements = {"attention": attention}
         if scores.ndim == 1:
@@ -226,7 +230,7 @@ class PredictStage(Stage[PredictSettings]):
         heatmap = self.folder / "heatmaps" / f"{output.slide_id}.png"
         strip = self.folder / "tiles" / f"{output.slide_id}.png"
         tiles = read_tiles(slide.tiles, digest=slide.tiles_digest)
-        with open_slide(slide.path, mpp_override=slide.mpp_override) as opened:
+        with open_slide(self.at_hand(slide.path), mpp_override=slide.mpp_override) as opened:
             overview = read_overview(opened)
             with whole(heatmap) as scratch:
                 draw_heatmap(
