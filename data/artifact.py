@@ -21,8 +21,8 @@ from stat import S_ISDIR, S_ISREG
 from .errors import WsipipeError
 from .file_names import ASIDE, UNFINISHED
 from .plain_files import refuse_pipe
-from .surroundings import surroundings, writing_fault
-from .workspace import refuse_to_leave
+from .surroundings import patiently, surroundings, writing_fault
+from .workspace import refuse_link, refuse_to_leave
 
 STAGE_FILES = ("manifest.jsonl", ".lock", ".lock-file")
 """Files of which one at least lies in each stage's folder, as soon as the stage runs there."""
@@ -93,6 +93,44 @@ def _rename(old: Path, new: Path) -> None:
         if error.errno != errno.EXDEV:
             raise
         shutil.move(old, new)  # a folder of an image's lower layer, in a container: copied, then removed
+
+
+def append_lines(path: Path, lines: bytes) -> None:
+    """Append lines and flush them to the disk; an incomplete line of a killed run is removed first.
+
+    :raises UsageError: a link stands for the file, or its folder is outside of the workspace.
+    """
+
+    def write() -> None:
+        refuse_link(path)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("ab+", buffering=0) as stream:
+            _cut_torn_line(stream.fileno())
+            end = os.fstat(stream.fileno()).st_size
+            try:
+                rest = memoryview(lines)
+                while rest:
+                    rest = rest[stream.write(rest) :]
+                flush_to_disk(stream.fileno(), path)
+            except OSError:  # on a full disk, a part of a line may have been written
+                os.ftruncate(stream.fileno(), end)
+                raise
+
+    patiently(write, path)
+
+
+def _cut_torn_line(handle: int) -> None:
+    size = os.fstat(handle).st_size
+    end = size
+    while end > 0:
+        start = max(0, end - 65536)
+        newline = os.pread(handle, end - start, start).rfind(b"\n")
+        if newline >= 0:
+            end = start + newline + 1
+            break
+        end = start
+    if end < size:
+        os.ftruncate(handle, end)
 
 
 def recover(folder: Path) -> list[str]:

@@ -21,7 +21,7 @@ import msgspec
 from pydantic import GetCoreSchemaHandler, TypeAdapter
 from pydantic_core import CoreSchema, core_schema, to_json
 
-from .artifact import digest_of, size_of, whole
+from .artifact import append_lines, digest_of, size_of, whole
 from .errors import InputError, StoreError, SurroundingsError
 from .file_names import why_no_file_name, why_no_output
 from .json_text import fault, is_within_limits, parse_json
@@ -30,7 +30,6 @@ from .plain_files import refuse_pipe
 from .shards import FOLDER as SHARDS
 from .shards import Shard, alone, segment_of, segments, shard_at_work
 from .surroundings import patiently
-from .whole_lines import append_lines
 from .writing_lock import holder_of, still_ours
 
 SCHEMA = 1

@@ -1,7 +1,8 @@
-"""Refusing what is no file but has a path: pipes, sockets and devices, which a reader might wait for without end."""
+"""What is no file but is given as a path: pipes, sockets and devices, on which a reader might wait for ever; URLs."""
 
 from __future__ import annotations
 
+import re
 import stat
 from pathlib import Path
 from typing import Final
@@ -14,6 +15,8 @@ _KINDS: Final = {
     stat.S_IFCHR: "a device",
     stat.S_IFBLK: "a device",
 }
+
+_SCHEME: Final = re.compile(r"(s3|gs|gcs|https?):/{1,2}(?=[^/])")
 
 
 def pipe_or_device(path: Path) -> str:
@@ -33,3 +36,10 @@ def refuse_pipe(path: Path, error: type[WsipipeError] = InputError) -> None:
     if what := pipe_or_device(path):
         hint = "save what comes from it in a file, and give that file"
         raise error(f"is {what}, not a file", path=path, hint=hint)
+
+
+def url_of(path: str | Path) -> str | None:
+    """The URL that a path is meant as; None for a path. A :class:`~pathlib.Path` has lost one of the two slashes."""
+    text = str(path)
+    scheme = _SCHEME.match(text)
+    return None if scheme is None else f"{scheme[1]}://{text[scheme.end() :]}"

@@ -23,10 +23,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final, Self
 
-from .artifact import recover, remove, whole
+from .artifact import append_lines, recover, remove, whole
 from .errors import BusyError, StoreError, UsageError
 from .json_text import parse_json
-from .whole_lines import append_lines
 from .workspace import refuse_link, refuse_to_leave
 from .writing_lock import LEASE_SECONDS, FolderLock, acquire_each, holder_of, locked
 

@@ -156,5 +156,7 @@ def _runner(config: Config, console: Console | None, *, retry_failed: bool, repl
         console or Console(),
         retry_failed=retry_failed,
         replace=replace,
+        stage_to=config.stage_to,
+        stage_bytes=config.stage_bytes,
         shard=None if config.shard is None else Shard.parse(config.shard),
     )

@@ -52,6 +52,18 @@ ShardFlag = Annotated[
     ),
 ]
 
+StageTo = Annotated[
+    Path | None,
+    typer.Option(
+        "--stage-to",
+        help="folder on a local disk, to which the next slides are copied while others are worked on",
+    ),
+]
+StageBytes = Annotated[
+    str | None,
+    typer.Option("--stage-bytes", help="most bytes of copies at a time, such as 200GB; default: half of what is free"),
+]
+
 
 class Commands(TyperGroup):
     """The commands, with the words that were typed kept for messages that say what to type next."""
@@ -138,7 +150,7 @@ class Call:
         from .cluster.choice import elsewhere
         from .run.runner import Runner
 
-        given = {name: self.options[name] for name in ("workspace", "shard")}
+        given = {name: self.options[name] for name in ("workspace", "shard", "stage_to", "stage_bytes")}
         settings = settings_of(self.options["config"], {**self.flags, **given})
         again, replace = self.options["retry_failed"], self.options["replace"]
         if "dask" in self.options:
@@ -150,6 +162,8 @@ class Call:
             retry_failed=again,
             replace=replace,
             shard=shard,
+            stage_to=settings.stage_to,
+            stage_bytes=settings.stage_bytes,
             elsewhere=self.elsewhere,
         )
         return settings, runner
@@ -212,6 +226,8 @@ def common_options(
     retry_failed: Retry = False,
     replace: Replace = False,
     shard: ShardFlag = None,
+    stage_to: StageTo = None,
+    stage_bytes: StageBytes = None,
     json: Json = False,
     debug: Debug = False,
     log_level: Level = LogLevel.info,

@@ -13,12 +13,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pydantic import BaseModel, Field, ValidationError, create_model, field_validator
+from pydantic import BaseModel, ByteSize, Field, ValidationError, create_model, field_validator
 from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 
 from ..data.errors import UsageError
-from ..data.plain_files import refuse_pipe
+from ..data.plain_files import refuse_pipe, url_of
 from ..stages.compare.settings import CompareSettings
 from ..stages.extract.settings import ExtractSettings
 from ..stages.genomics.settings import GenomicsSettings
@@ -34,7 +34,7 @@ from .cluster.settings import ClusterSettings
 class CohortSettings(Settings):
     """Which slides, and what is known of them."""
 
-    slides: list[Path] = Field([], description="slide files, or folders of slides (searched through)")
+    slides: list[Path] = Field([], description="slide files, folders of slides (searched through), or URLs of either")
     table: Path | None = Field(
         None,
         examples=["cohort.csv"],
@@ -54,6 +54,17 @@ class Sections(Settings):
         None,
         examples=["2/8"],
         description="do one part of the items, such as the second of eight, beside the jobs that do the others",
+    )
+    stage_to: Path | None = Field(
+        None,
+        examples=["/scratch/me"],
+        description="folder on a local disk, to which the next slides are copied while others are worked on",
+    )
+    stage_bytes: ByteSize | None = Field(
+        None,
+        gt=0,
+        examples=["200GB"],
+        description="most bytes of copies at a time; default: half of what is free",
     )
     cohort: CohortSettings = CohortSettings()
     tile: TileSettings = TileSettings()
@@ -167,6 +178,8 @@ def _read(file: Path) -> dict[str, Any]:
 
 
 def _located(here: Path, path: str) -> str:
+    if url_of(path):
+        return path
     # os.path's expanduser, because pathlib's raises for a ~user that there is none of
     return str(here / os.path.expanduser(path))  # noqa: PTH111
 
@@ -241,7 +254,8 @@ def _template() -> Iterator[str]:
     yield "# A setting without a default shows an example, marked as such."
     yield "# Relative paths are relative to this file's folder. Flags on the command line override this file.\n"
     yield from _setting("workspace", Config.model_fields["workspace"])
-    yield from _setting("shard", Config.model_fields["shard"])
+    for name in ("shard", "stage_to", "stage_bytes"):
+        yield from _setting(name, Config.model_fields[name])
     for section, field in Config.model_fields.items():
         if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
             yield f"\n# {(field.annotation.__doc__ or '').strip()}\n[{section}]"

@@ -145,6 +145,7 @@ class _Asked:
 
 def _asked_but_not_begun(config: Config, records: Mapping[Path, Sequence[Record]]) -> Iterator[ItemState]:
     """What the settings file asks for and no manifest contains: whole folders, and slides that are not tiled."""
+    from ..data.plain_files import url_of
     from ..data.slides.finding import find_slides
 
     tiles, workspace = f"tiles/{config.tile.folder_name()}", config.workspace
@@ -157,7 +158,8 @@ def _asked_but_not_begun(config: Config, records: Mapping[Path, Sequence[Record]
         if workspace / folder not in records:
             yield ItemState(folder, stage, "all", "to do", "the settings ask for it, and nothing is there yet")
     try:
-        found = find_slides(config.cohort.slides) if config.cohort.slides else []
+        given = [path for path in config.cohort.slides if url_of(path) is None]  # no server is asked for a status
+        found = find_slides(given) if given else []
     except UsageError:
         return  # the slides cannot be found now; their records are listed anyway
     known = {record.item for record in records.get(workspace / tiles, ())}

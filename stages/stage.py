@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from copy import copy
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar, Generic, Literal, Protocol, Self, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, Literal, Protocol, Self, TypeVar
 
 from ..data.artifact import digest_of
 from ..data.errors import WsipipeError
@@ -21,6 +21,9 @@ from ..data.manifest import Json, Manifest, OutputRecord, Record
 from ..data.wording import some
 from .lineage import Lineage, Standing, count_by_reason
 from .settings import RESOLVED, Settings
+
+if TYPE_CHECKING:
+    from ..data.slides.staging import StagedSlides
 
 
 @dataclass(frozen=True)
@@ -133,6 +136,9 @@ class Stage(ABC, Generic[S]):
     closes: ClassVar[bool] = False
     """Whether it is made from all items of another stage in its folder, and so waits for all shards of that."""
 
+    staging: StagedSlides | None = None
+    """Set by the runner: slides are opened from copies on a local disk."""
+
     def __init__(self, settings: S, folder: Path, workspace: Path) -> None:
         self.settings = settings
         self.folder = folder
@@ -156,6 +162,14 @@ class Stage(ABC, Generic[S]):
     def sources(self) -> Sequence[Path]:
         """Folders of other stages, from whose items it is made; their shards must have finished."""
         return ()
+
+    def slide_of(self, item: Item) -> Path | None:
+        """The slide that an item opens."""
+        return None
+
+    def at_hand(self, slide: Path) -> Path:
+        """The path from which to open a slide: its own, or that of its copy, for which it waits."""
+        return slide if self.staging is None else self.staging.at_hand(slide)
 
     @property
     def workers(self) -> int:

@@ -23,7 +23,7 @@ import pandas as pd
 from ..columns import label_words, names, plain_name, plain_names
 from ..errors import CohortError, about
 from ..files.packed import unpacked
-from ..plain_files import refuse_pipe
+from ..plain_files import refuse_pipe, url_of
 from ..slide_names import slide_name
 from ..units import SLIDE_MPP, Mpp
 from ..wording import some
@@ -86,9 +86,14 @@ class CohortTable:
         return cells
 
     def paths(self) -> dict[str, Path]:
-        """Slide id → file, for rows with a path. Relative paths are relative to the table's folder."""
+        """Slide id → file or URL, for rows with a path. Relative paths are relative to the table's folder."""
+
+        def place(path: str) -> Path:
+            # os.path's expanduser, because pathlib's raises for ~nobody
+            return Path(path) if url_of(path) else self.source.parent / os.path.expanduser(path)  # noqa: PTH111
+
         return {
-            slide: self.source.parent / os.path.expanduser(path)  # noqa: PTH111  pathlib's raises for ~nobody
+            slide: place(path)
             for slide, path in zip(self.frame["slide_id"], self.frame["path"], strict=True)
             if slide and path
         }

@@ -12,13 +12,14 @@ from typing import BinaryIO, Final
 
 from ..errors import CohortError, SlideError, SurroundingsError, UsageError
 from ..file_names import why_no_file_name
-from ..plain_files import refuse_pipe
+from ..plain_files import refuse_pipe, url_of
 from ..slide_names import without_extension
 from ..surroundings import patiently, reading_fault
 from ..wording import some
 from .companions import companions
 from .dicom_header import read_dicom_header
 from .readers import SLIDE_EXTENSIONS
+from .remote import list_remote, remote_files, remote_identity
 from .slide import IMAGE_EXTENSIONS
 
 _NOT_READ: Final = frozenset({
@@ -66,7 +67,7 @@ class FoundSlides(list[FoundSlide]):
         ]
 
 
-def find_slides(given: Iterable[str | os.PathLike[str]]) -> FoundSlides:
+def find_slides(given: Iterable[str | os.PathLike[str]], workspace: Path | None = None) -> FoundSlides:
     """Find the slides among files and folders (searched recursively), sorted by id.
 
     A folder that holds ``.dcm`` files is one slide, named after the folder. A single ``.dcm`` file given by path stands
@@ -74,12 +75,18 @@ def find_slides(given: Iterable[str | os.PathLike[str]]) -> FoundSlides:
     slides and the images beside a VMS index are skipped. Anything else a user might miss is left out and counted:
     companion images, unsupported formats, dead links, folders that cannot be read.
 
+    :param workspace: where slides by URL are represented (:mod:`.remote`).
     :raises UsageError: a path that does not exist, or no slide at all.
     :raises CohortError: two slides with one id, or an id that cannot be a file name in the workspace.
     """
     left_out: dict[str, list[Path]] = {}
-    roots = [Path(os.path.abspath(path)) for path in given]  # noqa: PTH100  a link keeps its own name
     found: dict[Path, None] = {}
+    roots = []
+    for place in given:
+        if (url := url_of(os.fspath(place))) is not None and workspace is not None:
+            found.update(dict.fromkeys(list_remote(url, workspace, SLIDE_EXTENSIONS)))
+        else:
+            roots.append(Path(os.path.abspath(place)))  # noqa: PTH100  a link keeps its own name
     for path in roots:
         if not path.exists():
             raise UsageError("no such file or folder", path=path, hint="check the path of the slides")
@@ -228,6 +235,8 @@ def slide_identity(path: Path) -> tuple[int, str]:
     :raises SlideError: it is a pipe or a device.
     """
     refuse_pipe(path, SlideError)
+    if (remote := remote_files(path)) is not None:
+        return remote_identity(remote)
     return patiently(lambda: _identity(path), path)
 
 
@@ -256,6 +265,11 @@ def _parts(path: Path) -> list[tuple[str, Path]]:
         others = [file for file in series if file != path and series[file] and series[file] == series.get(path)]
         return [(file.name, file) for file in sorted([path, *others])]
     return [("", path)]
+
+
+def files_of_slide(path: Path) -> list[Path]:
+    """List the files of a slide: its own, and those of its folder or that it names."""
+    return [file for _, file in _parts(path)]
 
 
 def _index_and_images(index: Path) -> list[tuple[str, Path]]:

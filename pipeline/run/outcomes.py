@@ -11,6 +11,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
 
+from msgspec import structs
+
 from ...data.artifact import digest_of, size_of
 from ...data.errors import (
     BundleError,
@@ -43,7 +45,11 @@ def result_of(stage: Stage[Any], item: Item, outcome: Outcome | Exception, start
     seconds = round(time.monotonic() - clock, 3)
     if isinstance(outcome, Exception):
         trace = "".join(traceback.format_exception(outcome))
-        return Result(item, None, {}, explain(outcome, stage.workspace), start, seconds, trace)
+        error = explain(outcome, stage.workspace)
+        if stage.staging is not None and (slide := stage.slide_of(item)) is not None:
+            message = stage.staging.with_own_path(error.message, slide)
+            error = structs.replace(error, message=message)
+        return Result(item, None, {}, error, start, seconds, trace)
     try:
         outputs = {
             name: OutputRecord(

@@ -28,6 +28,7 @@ from .outcomes import Executor, failed
 from .processes import run_in_processes
 from .run_log import RunLog
 from .sharing import held, part_of, refuse_missing, waits_for
+from .staging import staged
 from .usage import Usage
 
 _KEPT = ("inputs", "settings")
@@ -56,6 +57,8 @@ class Runner:
     :param replace: replace results that were made with other settings.
     :param elsewhere: the machines that items of some stages run on; default: this one.
     :param shard: do this part of the items.
+    :param stage_to: folder on a local disk to which slides are copied ahead of their turn.
+    :param stage_bytes: most bytes of these copies at a time.
     """
 
     def __init__(
@@ -67,6 +70,8 @@ class Runner:
         replace: bool = False,
         elsewhere: Elsewhere | None = None,
         shard: Shard | None = None,
+        stage_to: Path | None = None,
+        stage_bytes: int | None = None,
     ) -> None:
         self.workspace = workspace
         self.console = console
@@ -74,6 +79,7 @@ class Runner:
         self.replace = replace
         self.elsewhere = elsewhere
         self.shard = shard
+        self.stage_to, self.stage_bytes = stage_to, stage_bytes
 
     def run(self, stage: Stage[Any]) -> Summary:
         """Bring a stage up to date.
@@ -193,9 +199,12 @@ class Runner:
         with self.console.stage(stage, items, before=before) as progress:
             if not items:
                 return results
-            running = self._executor(stage, items)(stage, items, progress, closing_notes)
-            with closing(running):  # whatever ends the loop ends the work too, before the lock is given back
+            with (
+                staged(stage, items, self.stage_to, self.stage_bytes) as release,
+                closing(self._executor(stage, items)(stage, items, progress, closing_notes)) as running,
+            ):  # whatever ends the loop ends the work too, before the lock is given back
                 for result in running:
+                    release(result.item.id)
                     self._record(stage, manifest, result, pending[result.item.id])
                     log.item(result)
                     results.append(result)

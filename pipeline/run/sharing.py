@@ -65,6 +65,6 @@ def refuse_missing(stage: Stage[Any], shard: Shard | None) -> None:
             raise UsageError(
                 f"{stage.name} needs all of {roll.stage}, and {missing} has not finished",
                 path=source,
-                hint=f"run `wsipipe {command}` as before with --shard {numbers[0]}/{roll.of}, or without --shard, which "
-                "does what is left",
+                hint=f"run `wsipipe {command}` as before with --shard {numbers[0]}/{roll.of}, or without --shard: "
+                "it does what is left",
             )

@@ -10,6 +10,7 @@ exports/anndata/<features>/<slide>.h5ad              an observation a tile
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final

@@ -6,6 +6,7 @@ is an extraction, so that all that follows takes imported features as it takes o
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path

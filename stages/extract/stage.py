@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from copy import copy
 from dataclasses import dataclass
 from functools import cache, cached_property
@@ -208,7 +209,7 @@ class ExtractStage(Stage[ExtractSettings]):
             timeout=settings.tile_timeout,
             profile=settings.profile,
         )
-        for item, bag in feed.run(items, self._open):
+        for item, bag in feed.run(self._at_hand(items), self._open):
             yield item, bag if isinstance(bag, Exception) else self._finish(bag)
         self._report = feed.report
 
@@ -216,11 +217,22 @@ class ExtractStage(Stage[ExtractSettings]):
         """List the bottleneck of the extraction and the adaptations of the weights, for the end of its summary."""
         return [*(self._report.sentences() if self._report else ()), *self._weights_notes]
 
+    def slide_of(self, item: Item) -> Path:
+        payload: TiledSlide = item.payload
+        return payload.path
+
+    def _at_hand(self, items: Iterable[Item]) -> Iterator[Item]:
+        """Wait for the copy of each slide before it is opened, for which there is a time limit."""
+        for item in items:
+            with suppress(WsipipeError):  # raised again when it is opened
+                self.at_hand(item.payload.path)
+            yield item
+
     def _open(self, item: Item) -> OpenBag:
         payload: TiledSlide = item.payload
         settings = self.settings
         tiles = read_tiles(payload.tiles, digest=payload.tiles_digest)
-        slide = open_slide(payload.path, mpp_override=payload.mpp_override)
+        slide = open_slide(self.at_hand(payload.path), mpp_override=payload.mpp_override)
         try:
             sink = FeatureWriter(
                 self._path_of(item), width=self.embedder.width, dtype=settings.store_dtype, most=len(tiles)

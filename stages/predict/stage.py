@@ -181,6 +181,10 @@ class PredictStage(Stage[PredictSettings]):
         targets = folds[0][1].question.targets
         self.of_targets = {name: folds_of_target(folds, name) for name in targets}
 
+    def slide_of(self, item: Item) -> Path | None:
+        payload: _SlideToPredict = item.payload
+        return payload.file.path if payload.file.is_there else None
+
     def process(self, item: Item, progress: Progress) -> Outcome:
         slide: _SlideToPredict = item.payload
         progress.say(item.id)
@@ -190,7 +194,8 @@ class PredictStage(Stage[PredictSettings]):
         if slide.file.is_there:
             evidence, caption = self._evidence(read), f"{item.id} · {self.task.model.name} {self._said(output)}"
             draw = Pictures(folder=self.folder, scale=self.settings.scale, most=self.settings.top_tiles).draw
-            pictures = draw(slide.file, read, self.reader.task, evidence, caption)
+            at_hand = replace(slide.file, path=self.at_hand(slide.file.path))
+            pictures = draw(at_hand, read, self.reader.task, evidence, caption)
         else:
             remarks = "; ".join(filter(None, [output.remarks, NO_PICTURES]))
             output = output.model_copy(update={"remarks": remarks})

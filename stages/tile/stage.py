@@ -166,13 +166,20 @@ class TileStage(Stage[TileSettings]):
             inputs["tissue_weights"] = FileInput(settings.tissue_weights, is_setting=True)
         return Item(slide.slide_id, inputs, task)
 
+    def slide_of(self, item: Item) -> Path:
+        task: SlideToTile = item.payload
+        return task.path
+
     def process(self, item: Item, progress: Progress) -> Outcome:
         task: SlideToTile = item.payload
         settings = self.settings
         drawn = None
         if task.annotations is not None:
             drawn = read_annotations(task.annotations, settings.annotation_classes or None)
-        with about(task.path), open_with_mpp(task.path, task.mpp_override, overrule=settings.overrule_mpp) as slide:
+        with (
+            about(task.path),
+            open_with_mpp(self.at_hand(task.path), task.mpp_override, overrule=settings.overrule_mpp) as slide,
+        ):
             result = tile_slide(
                 slide,
                 item.id,

@@ -66,7 +66,8 @@ def test_every_setting_says_what_it_is_on_a_line_of_its_own() -> None:
     assert all(re.search(r"\S  # \S", line) for line in lines)
     examples = [line.split()[1] for line in lines if "(an example)" in line]
     unset = [name for kind in sections().values() for name, field in kind.model_fields.items() if field.default is None]
-    assert examples == [*unset, "label_column", "gene_sets"]
+    of_all = [name for name, field in Config.model_fields.items() if field.default is None]
+    assert examples == [*of_all, *unset, "label_column", "gene_sets"]
 
 
 # ----- mistakes -----
