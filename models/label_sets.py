@@ -64,7 +64,7 @@ def label_set_of(
 
 def _too_few(alpha: float, there: str) -> str:
     return (
-        f"a set at {1 - alpha:.0%} needs {fewest_patients(alpha)} held-out patients of each class, and there are {there}"
+        f"a set at {100 * (1 - alpha):.3g} % needs {fewest_patients(alpha)} held-out patients of each class, and there are {there}"
     )
 
 

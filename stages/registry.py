@@ -149,6 +149,9 @@ STAGES: Final = (
         ),
     ),
     StageRow(
+        "slot_gallery", 1, ("models/*",), command="train", outputs=(OutputRow("slots.html", small=True),),
+    ),
+    StageRow(
         "report", 6, ("models/*",), command="train", outputs=(OutputRow("report.html", small=True), *_AUDIT),
     ),
     StageRow(

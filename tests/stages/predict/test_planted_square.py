@@ -20,9 +20,10 @@ from wsipipe.data.units import Mpp, TilePx
 from wsipipe.models.tasks.binary import BINARY
 from wsipipe.stages.pages.sheet import MARGIN
 from wsipipe.stages.predict.heatmap import COLOURS, OPACITY, SIGNED_COLOURS, scale_signed
-from wsipipe.stages.predict.pictures import Evidence, Pictures, SlideFile
+from wsipipe.stages.predict.pictures import Evidence, Pictures
 from wsipipe.stages.predict.reading import Concentration, SlideAsRead, SlideOutput
 from wsipipe.stages.predict.score_image import TILE_PX, write_score_image
+from wsipipe.stages.slide_file import SlideFile
 
 TILE, COLUMNS, ROWS = 224, 9, 6
 PLANTED = (1344, 672)
