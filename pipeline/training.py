@@ -72,7 +72,11 @@ def _train_one(
         to_train.split,
         lambda: to_train.train(config.train, folder),
         lambda: to_train.cross_validate(config.train, folder),
-        *([lambda: SlotGalleryStage(gallery, folder, runner.workspace, features=to_train.features)] if has_slots else []),
+        *(
+            [lambda: SlotGalleryStage(gallery, folder, runner.workspace, features=to_train.features)]
+            if has_slots
+            else []
+        ),
         lambda: TrainingReportStage(config.report, folder, runner.workspace, table=to_train.table),
     ]
     summaries = []
@@ -126,7 +130,9 @@ def figure_of(values: Mapping[str, Json]) -> str:
     :param values: what :func:`metrics_of` returns.
     """
     of_task = "measure" in values
-    value, low, high = (values[key] for key in (("value", "low", "high") if of_task else ("auc", "auc_low", "auc_high")))
+    value, low, high = (
+        values[key] for key in (("value", "low", "high") if of_task else ("auc", "auc_low", "auc_high"))
+    )
     between = "" if low is None else f" (95 % interval {low:.3f} to {high:.3f})"
     main = "undefined" if value is None else f"{value:.3f}{between}"
     if not of_task:

@@ -148,4 +148,3 @@ class Pictures:
             )
             for chosen, (names, scores) in rows.items()
         ]
-

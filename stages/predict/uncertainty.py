@@ -106,6 +106,11 @@ class Judge:
         not_said = dict.fromkeys(p.label_set.why_not for p in patients if p.label_set.why_not)
         far = [s for s in (known.slide_spread, known.tile_spread) if s is not None]
         compared = f"compared with {known.slides:,} training slides; 1 % of these would be called far when held out"
-        rows = [("uncertain slides", compared if far else f"not compared: {known.slides:,} training slides are too few")]
-        sets = "; ".join(not_said) or f"hold the label of {percent(1 - self.alpha)} of the patients of each class (--alpha)"
+        rows = [
+            ("uncertain slides", compared if far else f"not compared: {known.slides:,} training slides are too few")
+        ]
+        sets = (
+            "; ".join(not_said)
+            or f"hold the label of {percent(1 - self.alpha)} of the patients of each class (--alpha)"
+        )
         return (*rows, ("label sets", sets))

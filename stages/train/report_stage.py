@@ -77,7 +77,10 @@ class TrainingReportStage(Stage[ReportSettings]):
         if upstream(self.manifest, "slot_gallery", self.workspace, lineage=lineage).records:
             inputs["gallery"] = ValueInput(GALLERY)
         audited = self._audited(records["fold-0"].outputs["bundle"].path)
-        return Plan([Item("report.html", inputs | audited.inputs, (records, audited, GALLERY if "gallery" in inputs else ""))], notes=audited.notes)
+        return Plan(
+            [Item("report.html", inputs | audited.inputs, (records, audited, GALLERY if "gallery" in inputs else ""))],
+            notes=audited.notes,
+        )
 
     def _audited(self, bundle: str) -> Audited:
         """Read the columns of the audit, if one was asked for."""

@@ -91,7 +91,9 @@ def panel(path: Path) -> npt.NDArray[np.int64]:
 @pytest.mark.parametrize(
     ("name", "colours", "opacity"), [("heatmap", COLOURS, OPACITY), ("evidence", SIGNED_COLOURS, 0.8)]
 )
-def test_the_square_is_hot_in_the_picture(drawn: dict[str, Path], name: str, colours: npt.NDArray[np.uint8], opacity: float) -> None:
+def test_the_square_is_hot_in_the_picture(
+    drawn: dict[str, Path], name: str, colours: npt.NDArray[np.uint8], opacity: float
+) -> None:
     shown = panel(drawn[name])
     hottest = np.rint((1 - opacity) * GREY + opacity * colours[255]).astype(np.int64)
     rows, columns = np.nonzero((np.abs(shown - hottest) <= 1).all(axis=2))
