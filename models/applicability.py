@@ -243,7 +243,11 @@ def _spread(slides: Sequence[HeldOutSlide], vectors: Any) -> Spread | None:
 def write_applicability(path: Path, known: Applicability) -> None:
     """Write ``applicability.json``. Equal content gives equal bytes."""
     content = known.model_dump(mode="json")
-    document = {"encoding-type": ENCODING_TYPE, "encoding-version": ENCODING_VERSION, "digest": digest_of_value(content)}
+    document = {
+        "encoding-type": ENCODING_TYPE,
+        "encoding-version": ENCODING_VERSION,
+        "digest": digest_of_value(content),
+    }
     with whole(path) as scratch:
         text = json.dumps({**document, **content}, indent=1, sort_keys=True, ensure_ascii=False, allow_nan=False)
         scratch.write_text(text + "\n", encoding="utf-8")
@@ -276,4 +280,3 @@ def read_applicability(model: Path, folds: Sequence[Path]) -> Applicability | No
     except (ValueError, ValidationError) as error:
         raise BundleError(f"is damaged: {fault(error)}", path=path, hint=_AGAIN) from error
     return known if known.bundles == [digest_of(fold) for fold in folds] else None
-

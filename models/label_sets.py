@@ -63,13 +63,10 @@ def label_set_of(
 
 
 def _too_few(alpha: float, there: str) -> str:
-    return (
-        f"a set at {1 - alpha:.0%} needs {fewest_patients(alpha)} held-out patients of each class, and there are {there}"
-    )
+    return f"a set at {100 * (1 - alpha):.3g} % needs {fewest_patients(alpha)} held-out patients of each class, and there are {there}"
 
 
 def _shares(task: Task, score: Score) -> Sequence[float]:
     """The probability of each class by one score, those of two classes at even prevalence."""
     answer = task.answer([score], [0.5])
     return answer.shares or (1 - answer.probability, answer.probability)
-

@@ -151,6 +151,9 @@ STAGES: Final = (
         ),
     ),
     StageRow(
+        "slot_gallery", 1, ("models/*",), command="train", outputs=(OutputRow("slots.html", small=True),),
+    ),
+    StageRow(
         "report", 7, ("models/*",), command="train", outputs=(OutputRow("report.html", small=True), *_AUDIT),
     ),
     StageRow(

@@ -20,13 +20,14 @@ A class (or, where there is none, a name) that begins with "Ignore" or "Exclude"
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
-from uuid import NAMESPACE_OID, uuid5
+from uuid import NAMESPACE_OID
 
 import numpy as np
 import numpy.typing as npt
@@ -41,6 +42,7 @@ from .qupath_files import FROM_QUPATH, annotation_json
 NAME: Final = "Tissue"
 COLOUR: Final = (0, 130, 60)
 
+_OIDS: Final = NAMESPACE_OID.bytes
 _TAKES_AWAY: Final = ("ignore", "exclude")
 _ANNOTATION: Final = "annotation"
 _OTHER_OBJECTS: Final = {
@@ -185,24 +187,29 @@ def tile_scores_geojson(
     """
     if not measurements:
         raise UsageError("tiles without a measurement say nothing in QuPath")
-    columns = {name: scored_tiles(coords, values)[1] for name, values in measurements.items()}
-    corners = (np.asarray(coords) - origin).tolist()
+    columns = {json.dumps(name): scored_tiles(coords, values)[1] for name, values in measurements.items()}
+    order = np.argsort(-next(iter(columns.values())), kind="stable")[:top]
+    corners = (np.asarray(coords) - origin)[order].tolist()
+    shown = {name: column[order].tolist() for name, column in columns.items()}
     features = []
-    for i in np.argsort(-next(iter(columns.values())), kind="stable")[:top].tolist():
-        x0, y0 = corners[i]
+    for i, (x0, y0) in enumerate(corners):  # put together as text: a slide may have 100,000 tiles
         x1, y1 = x0 + tile_size, y0 + tile_size
+        measured = ",".join(f"{name}:{column[i]!r}" for name, column in shown.items())
         features.append(
-            {
-                "type": "Feature",
-                "id": str(uuid5(NAMESPACE_OID, f"wsipipe tile {x0} {y0} {tile_size}")),
-                "geometry": {"type": "Polygon", "coordinates": [[[x0, y0], [x1, y0], [x1, y1], [x0, y1], [x0, y0]]]},
-                "properties": {
-                    "objectType": "tile",
-                    "measurements": {name: float(column[i]) for name, column in columns.items()},
-                },
-            }
+            f'{{"type":"Feature","id":"{_tile_id(f"wsipipe tile {x0} {y0} {tile_size}")}",'
+            f'"geometry":{{"type":"Polygon","coordinates":[[[{x0},{y0}],[{x1},{y0}],[{x1},{y1}],[{x0},{y1}],[{x0},{y0}]]]}},'
+            f'"properties":{{"objectType":"tile","measurements":{{{measured}}}}}}}'
         )
-    return json.dumps({"type": "FeatureCollection", "features": features}, separators=(",", ":"), allow_nan=False)
+    return f'{{"type":"FeatureCollection","features":[{",".join(features)}]}}'
+
+
+def _tile_id(name: str) -> str:
+    """The UUID of version 5 of a name (RFC 9562), as :func:`uuid.uuid5` makes it in four times the time."""
+    digest = bytearray(hashlib.sha1(_OIDS + name.encode(), usedforsecurity=False).digest()[:16])
+    digest[6] = digest[6] & 0x0F | 0x50
+    digest[8] = digest[8] & 0x3F | 0x80
+    text = digest.hex()
+    return f"{text[:8]}-{text[8:12]}-{text[12:16]}-{text[16:20]}-{text[20:]}"
 
 
 def _features(document: Any, path: Path, depth: int = 0) -> Iterator[dict[str, Any]]:

@@ -31,7 +31,7 @@ from ..tasks.task import Task
 from .abmil import GatedAttention
 from .bag_tensors import BagBatch
 from .mixed_precision import in_float32
-from .network import MOST_SLOTS, Losses, NetworkConfig, NetworkOutput, SlideNetwork, Targets, Width
+from .network import MOST_SLOTS, Losses, NetworkConfig, NetworkOutput, SlideNetwork, Slots, Targets, Width
 
 
 class EvidenceMemoryConfig(NetworkConfig):
@@ -72,6 +72,7 @@ class EvidenceMemory(SlideNetwork):
     """Weighted slots on which a slide and its own RNA must agree."""
 
     Config = EvidenceMemoryConfig
+    has_slots: ClassVar[bool] = True
     omics: ClassVar[tuple[str, ...]] = ("omics_projection.", "omics_bias")
     config: EvidenceMemoryConfig
 
@@ -135,6 +136,17 @@ class EvidenceMemory(SlideNetwork):
         terms = {"task": task, "omics": share * omics_loss, "distillation": share * divergence}
         total = task + c.omics_weight * terms["omics"] + c.distillation_weight * terms["distillation"]
         return Losses(terms, total)
+
+    @property
+    def slots_shown(self) -> Slots:
+        """The slots with their weights m."""
+        weights = tuple(self.slot_weights.detach().tolist())
+        return Slots(tuple(f"slot {k + 1}" for k in range(self.config.slots)), weights)
+
+    def nearness_to_slots(self, bags: BagBatch) -> Tensor:
+        """s_ik − s̄_k, the evidence of each tile for each slot, relative to its slide; (N, K)."""
+        s = self.evidence(self.tile_projection(self.embedding(bags.x)))
+        return s - bags.member.to(s.dtype).T @ bags.mean(s)
 
     def epoch_figures(self) -> dict[str, float]:
         """Return β and λ."""

@@ -42,7 +42,7 @@ from .gatv2 import GATv2, Graph
 from .losses import LossSettings, alignment, memory_regularisation
 from .memory import ClassMemory, MemoryMode, slot_usage
 from .mixed_precision import in_float32
-from .network import MOST_SLOTS, Losses, NetworkConfig, NetworkOutput, SlideNetwork, Targets, Width
+from .network import MOST_SLOTS, Losses, NetworkConfig, NetworkOutput, SlideNetwork, Slots, Targets, Width
 
 HEADS = 2
 """Attention heads of each GATv2 layer."""
@@ -177,6 +177,7 @@ class MoMKD(SlideNetwork):
     """The network of the paper, for a task of two classes or more."""
 
     Config = MoMKDConfig
+    has_slots: ClassVar[bool] = True
     omics: ClassVar[tuple[str, ...]] = ("omics_encoder.", "omics_decoder.", "omics_projection.")
     config: MoMKDConfig
 
@@ -332,6 +333,15 @@ class MoMKD(SlideNetwork):
                     hint="all classes need slides in every training fold: check the labels and the folds",
                 )
             self.memory.init(label, torch.cat(projections), generator)
+
+    @property
+    def slots_shown(self) -> Slots:
+        """Each class's slots, one class after the other."""
+        return Slots(tuple(f"{name} {k + 1}" for name in self.task.classes for k in range(self.config.slots)))
+
+    def nearness_to_slots(self, bags: BagBatch) -> Tensor:
+        """The cosine of each tile and each slot; (N, C · K)."""
+        return self.project(self.encode_histology(bags)) @ self.memory.directions().flatten(0, 1).T
 
     @torch.no_grad()
     def slot_shares(self, patients: Sequence[Patient]) -> dict[str, dict[str, Any]]:

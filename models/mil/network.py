@@ -54,6 +54,16 @@ class NetworkOutput:
 
 
 @dataclass(frozen=True)
+class Slots:
+    """The slots of a network's memory, as a reader may see them."""
+
+    names: tuple[str, ...]
+    """Of each slot, such as ``positive 3``."""
+    weights: tuple[float, ...] = ()
+    """What each slot counts for, above zero for positive; empty where slots have no weight."""
+
+
+@dataclass(frozen=True)
 class Targets:
     """The targets of the loss for B bags, several of which may belong to one patient."""
 
@@ -97,6 +107,8 @@ class SlideNetwork(nn.Module, ABC):
     Config: ClassVar[type[NetworkConfig]]
     omics: ClassVar[tuple[str, ...]] = ()
     """Prefixes of the state-dict keys of the omics side, which inference does not need."""
+    has_slots: ClassVar[bool] = False
+    """Whether it has a memory whose slots can be shown."""
 
     def __init__(self, config: Any, task: Task = BINARY) -> None:
         super().__init__()
@@ -140,6 +152,15 @@ class SlideNetwork(nn.Module, ABC):
     def epoch_figures(self) -> dict[str, float]:
         """Return the network's own figures for the learning curve, since the last call."""
         return {}
+
+    @property
+    def slots_shown(self) -> Slots | None:
+        """The slots of its memory; None without a memory."""
+        return None
+
+    def nearness_to_slots(self, bags: BagBatch) -> Tensor:
+        """How near each tile is to each slot of :attr:`slots_shown`; (N, slots)."""
+        raise NotImplementedError(f"{type(self).__name__} has no memory")
 
     def inference_state(self) -> dict[str, Tensor]:
         """Return the part of the state dict that inference needs."""

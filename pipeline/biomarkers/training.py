@@ -53,6 +53,7 @@ def _train_one(
 ) -> tuple[list[Summary], Json]:
     from ...models.training.methods import find_method
     from ...stages.train.report_stage import TrainingReportStage
+    from ...stages.train.slot_gallery import SlotGallerySettings, SlotGalleryStage
 
     to_train = replace(ToTrain.of(config, runner, name, features, "models"), prevalence=prevalence)
     folder = to_train.folder
@@ -65,16 +66,23 @@ def _train_one(
         to_train.refuse_unread_rna()
     if not to_train.stores and config.train.use_rna and not config.train.soft_targets:
         runner.console.note("no expression store in this workspace: training on histology alone")
+    gallery = SlotGallerySettings(device=config.train.device)
+    has_slots = find_method(config.train.method).network_for(to_train.biomarker.asked()).has_slots
     stages: list[Callable[[], Stage[Any]]] = [  # made one after the other: each plans from results of the one before
         to_train.split,
         lambda: to_train.train(config.train, folder),
         lambda: to_train.cross_validate(config.train, folder),
+        *(
+            [lambda: SlotGalleryStage(gallery, folder, runner.workspace, features=to_train.features)]
+            if has_slots
+            else []
+        ),
         lambda: TrainingReportStage(config.report, folder, runner.workspace, table=to_train.table),
     ]
     summaries = []
     for make in stages:
         summaries.append(runner.run(make()))
-        if summaries[-1].failures:
+        if summaries[-1].failures and summaries[-1].stage != SlotGalleryStage.name:  # the model is whole without it
             return summaries, {"name": name, "failed": summaries[-1].stage}
         if summaries[-1].waits:
             return summaries, {"name": name, "waits": summaries[-1].waits}
@@ -127,7 +135,9 @@ def figure_of(values: Mapping[str, Json]) -> str:
     :param values: what :func:`metrics_of` returns.
     """
     of_task = "measure" in values
-    value, low, high = (values[key] for key in (("value", "low", "high") if of_task else ("auc", "auc_low", "auc_high")))
+    value, low, high = (
+        values[key] for key in (("value", "low", "high") if of_task else ("auc", "auc_low", "auc_high"))
+    )
     between = "" if low is None else f" (95 % interval {low:.3f} to {high:.3f})"
     main = "undefined" if value is None else f"{value:.3f}{between}"
     if not of_task:

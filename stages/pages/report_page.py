@@ -139,6 +139,8 @@ class TrainingReport:
     page_parts: tuple[str, ...] = PERFORMANCE_PARTS
     """The task's charts of performance."""
     audit: Audit | None = None
+    gallery: str = ""
+    """The page of the memory's slots, relative to this one; empty if there is none."""
 
     def __post_init__(self) -> None:
         if self.metrics.n_patients != len(self.oof):

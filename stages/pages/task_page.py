@@ -51,6 +51,8 @@ class TaskReport:
     settings: Facts = ()
     versions: Facts = ()
     predict_command: str = ""
+    gallery: str = ""
+    """As of :class:`.TrainingReport`."""
 
 
 def task_page(report: TaskReport, layout: str = PAGE) -> str:

@@ -203,7 +203,9 @@ def _put_legend(
         most = np.abs(scores).max() if scale == "rank" else np.quantile(np.abs(scores), _CLIPPED_AT[1])
         texts = [f"{ends[0]} (−{most:.3g})", "0", f"{ends[1]} ({most:.3g})"]
         by = "rank of the size" if scale == "rank" else "size, clipped at the 99th percentile,"
-        note = f"Colour: {by} of a tile's {name} among the {len(scores):,} tiles of this slide, to the side of its sign."
+        note = (
+            f"Colour: {by} of a tile's {name} among the {len(scores):,} tiles of this slide, to the side of its sign."
+        )
     elif scale == "rank":
         texts = [f"lowest ({scores.min():.3g})", f"median ({np.median(scores):.3g})", f"highest ({scores.max():.3g})"]
         note = f"Colour: rank of a tile's {name} among the {len(scores):,} tiles of this slide; scores in brackets."

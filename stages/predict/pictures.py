@@ -22,6 +22,7 @@ from ...data.slides.slide import Rgb, Slide
 from ...data.tiling.overview import read_overview
 from ...data.tiling.store import TileSet, read_tile, read_tiles
 from ...models.tasks.task import Task
+from ..slide_file import SlideFile
 from .heatmap import Scale, draw_heatmap
 from .reading import SlideAsRead
 from .score_image import write_score_image
@@ -30,21 +31,6 @@ from .tile_sheet import TileRow, draw_tiles
 NO_PICTURES: Final = "the slide's file is not there: predicted from its features, without pictures"
 
 Floats = NDArray[np.float64]
-
-
-@dataclass(frozen=True)
-class SlideFile:
-    """Where a slide lies, and its tiles."""
-
-    path: Path
-    mpp_override: float | None
-    tiles: Path
-    tiles_digest: str
-
-    @property
-    def is_there(self) -> bool:
-        """Whether its file is at its place."""
-        return self.path.exists()
 
 
 @dataclass(frozen=True)
@@ -162,4 +148,3 @@ class Pictures:
             )
             for chosen, (names, scores) in rows.items()
         ]
-

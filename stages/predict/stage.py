@@ -32,11 +32,12 @@ from ..lineage import Lineage, model_record
 from ..pages.asked_question import Question
 from ..pages.numbers import percent
 from ..registry import VERSIONS
+from ..slide_file import SlideFile
 from ..stage import Item, Outcome, Plan, Progress, Stage, ValueInput, upstream
 from ..train.read_patients import folds_of_target
 from .allowed_folds import SAME_IDS, AllowedFolds, PatientSlides, allowed_folds
 from .earlier_batches import patients_before
-from .pictures import NO_PICTURES, Evidence, Pictures, SlideFile
+from .pictures import NO_PICTURES, Evidence, Pictures
 from .reading import Concentration, FoldReader, SlideAsRead, SlideOutput, SlideToRead, write_output
 from .settings import PredictSettings
 
@@ -151,12 +152,7 @@ class PredictStage(Stage[PredictSettings]):
                 known=known,
                 sharpness=tile.stats.get("sharpness_median"),
             )
-            file = SlideFile(
-                path=Path(tile.inputs["slide"].path or ""),
-                mpp_override=tile.stats.get("mpp_override"),
-                tiles=self.workspace / tile.outputs["tiles"].path,
-                tiles_digest=tile.outputs["tiles"].digest,
-            )
+            file = SlideFile.of(tile, self.workspace)
             inputs = slide.inputs(record.outputs["features"], model)
             if not file.is_there:
                 away.append(slide_id)

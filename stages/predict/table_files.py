@@ -31,7 +31,9 @@ def write_csv(path: Path, table: Table) -> None:
     with whole(path) as scratch, scratch.open("w", encoding="utf-8", newline="") as stream:
         writer = SafeWriter(stream)
         writer.writerow(table.columns)
-        writer.writerows([[_text(name, cell) for name, cell in zip(table.columns, row, strict=True)] for row in table.rows])
+        writer.writerows(
+            [[_text(name, cell) for name, cell in zip(table.columns, row, strict=True)] for row in table.rows]
+        )
 
 
 def write_parquet(path: Path, table: Table) -> None:

@@ -19,6 +19,7 @@ from ...models.tasks.prediction import PatientPrediction
 from ...models.tasks.task import Task
 from ..pages.asked_question import Question
 from ..pages.doubt_words import blurred_words, far_words, few_tiles_words, not_one_words, undecoded_words
+from ..pages.numbers import percent
 from .reading import SlideOutput
 
 MOST_BAD_TILES: Final = 0.01
@@ -105,6 +106,11 @@ class Judge:
         not_said = dict.fromkeys(p.label_set.why_not for p in patients if p.label_set.why_not)
         far = [s for s in (known.slide_spread, known.tile_spread) if s is not None]
         compared = f"compared with {known.slides:,} training slides; 1 % of these would be called far when held out"
-        rows = [("uncertain slides", compared if far else f"not compared: {known.slides:,} training slides are too few")]
-        sets = "; ".join(not_said) or f"hold the label of {1 - self.alpha:.0%} of the patients of each class (--alpha)"
+        rows = [
+            ("uncertain slides", compared if far else f"not compared: {known.slides:,} training slides are too few")
+        ]
+        sets = (
+            "; ".join(not_said)
+            or f"hold the label of {percent(1 - self.alpha)} of the patients of each class (--alpha)"
+        )
         return (*rows, ("label sets", sets))

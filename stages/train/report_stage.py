@@ -33,11 +33,15 @@ from ..pages.report_page import (
 from ..pages.targets_page import PART, TargetPart, targets_page
 from ..pages.task_page import TaskReport, task_page
 from ..registry import VERSIONS
-from ..stage import Input, Item, Outcome, OutputInput, Plan, Progress, Stage, upstream
+from ..stage import Input, Item, Outcome, OutputInput, Plan, Progress, Stage, ValueInput, upstream
 from .audit import Audited, write_audits
 from .cross_validate import ModelMetrics, ModelTaskMetrics, read_metrics, read_oof
 from .patient_table import PatientRow, read_patients, reasons
 from .settings import ReportSettings
+
+
+GALLERY = "slots.html"
+"""The page of the memory's slots, beside the report."""
 
 
 class TrainingReportStage(Stage[ReportSettings]):
@@ -71,8 +75,13 @@ class TrainingReportStage(Stage[ReportSettings]):
         }
         if "cross-validation" not in records:
             return Plan([])  # cross_validate has failed and reported why
+        if upstream(self.manifest, "slot_gallery", self.workspace, lineage=lineage).records:
+            inputs["gallery"] = ValueInput(GALLERY)
         audited = self._audited(records["fold-0"].outputs["bundle"].path)
-        return Plan([Item("report.html", inputs | audited.inputs, (records, audited))], notes=audited.notes)
+        return Plan(
+            [Item("report.html", inputs | audited.inputs, (records, audited, GALLERY if "gallery" in inputs else ""))],
+            notes=audited.notes,
+        )
 
     def _audited(self, bundle: str) -> Audited:
         """Read the columns of the audit, if one was asked for."""
@@ -84,7 +93,7 @@ class TrainingReportStage(Stage[ReportSettings]):
     def process(self, item: Item, progress: Progress) -> Outcome:
         records: Mapping[str, Record]
         audited: Audited
-        records, audited = item.payload
+        records, audited, gallery = item.payload
 
         def output(record: str, name: str) -> Path:
             return self.workspace / records[record].outputs[name].path
@@ -94,16 +103,16 @@ class TrainingReportStage(Stage[ReportSettings]):
         task = bundles[0].task
         patients = read_patients(output("splits", "patients"), task.number_of_classes)
         if isinstance(task, MultiTask):
-            return self._write(
-                _targets_page(self.folder, patients, bundles, task, partial(output, "cross-validation")), {}
-            )
+            text = _targets_page(self.folder, patients, bundles, task, partial(output, "cross-validation"), gallery)
+            return self._write(text, {})
         oof = read_oof(output("cross-validation", "predictions"), task)
         metrics = read_metrics(output("cross-validation", "metrics"))
         found = audited.audit(oof)
         if isinstance(metrics, ModelTaskMetrics):
-            text = task_page(_task_report(self.folder, patients, oof, metrics, bundles))
+            text = task_page(replace(_task_report(self.folder, patients, oof, metrics, bundles), gallery=gallery))
         else:
-            text = training_page(_report(self.folder, patients, oof, metrics, bundles, found))
+            report = _report(self.folder, patients, oof, metrics, bundles, found)
+            text = training_page(replace(report, gallery=gallery))
         audits = {} if found is None else {bundles[0].method: found}
         return self._write(text, write_audits(self.folder, audits))
 
@@ -120,6 +129,7 @@ def _targets_page(
     bundles: list[BundleFacts],
     task: MultiTask,
     output: Callable[[str], Path],
+    gallery: str,
 ) -> str:
     """The page of a model of several targets.
 
@@ -157,7 +167,7 @@ def _targets_page(
         parts.append(TargetPart(name=name, metrics=metrics.pooled, html=Markup(text)))
     together = read_metrics(output("metrics"))
     assert isinstance(together, ModelTaskMetrics)
-    return targets_page(_task_report(folder, patients, [], together, bundles), parts)
+    return targets_page(replace(_task_report(folder, patients, [], together, bundles), gallery=gallery), parts)
 
 
 def _for_target(patient: PatientRow, task: MultiTask, name: str) -> PatientRow:

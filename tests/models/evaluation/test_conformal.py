@@ -57,7 +57,10 @@ def test_each_class_is_covered_at_the_level(alpha: float) -> None:
     for _ in range(rounds):
         # log-odds of negative and positive patients by two folds, of which each calibrates half
         held = [
-            {fold: [float(v) for v in 1 / (1 + np.exp(sign * draw.normal(sign * 1.0, 1.5, count // 2 + 1)))] for fold in (0, 1)}
+            {
+                fold: [float(v) for v in 1 / (1 + np.exp(sign * draw.normal(sign * 1.0, 1.5, count // 2 + 1)))]
+                for fold in (0, 1)
+            }
             for sign, count in ((1.0, rare), (1.0, frequent))
         ]
         for label in (0, 1):

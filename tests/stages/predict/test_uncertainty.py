@@ -251,6 +251,7 @@ def test_a_cohort_too_small_to_compare_says_so(tmp_path: Path) -> None:
     write_slide(planted, "new", noise(1))
     row = predict(planted, {"new": "N"})["patient", "N"]
     assert row["possible"] == ""
-    assert "needs 9 held-out patients of each class, and there are 4 negative" in (
-        planted.workspace / "predictions/new/report.html"
-    ).read_text()
+    assert (
+        "needs 9 held-out patients of each class, and there are 4 negative"
+        in (planted.workspace / "predictions/new/report.html").read_text()
+    )
