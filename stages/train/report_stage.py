@@ -78,7 +78,7 @@ class TrainingReportStage(Stage[ReportSettings]):
         if not self.settings.audit:
             return Audited()
         question = read_facts(self.workspace / bundle).question
-        return Audited.of(self.settings.audit, self.table, question.label_column, question.task)
+        return Audited.of(self.settings.audit, self.table, question)
 
     def process(self, item: Item, progress: Progress) -> Outcome:
         records: Mapping[str, Record]
@@ -94,15 +94,17 @@ class TrainingReportStage(Stage[ReportSettings]):
         patients = read_patients(output("splits", "patients"), task.number_of_classes)
         if isinstance(task, MultiTask):
             return self._write(
-                _targets_page(self.folder, patients, bundles, task, partial(output, "cross-validation")), {}
+                _targets_page(self.folder, patients, bundles, task, partial(output, "cross-validation")),
+                write_audits(self.folder, {}),
             )
         oof = read_oof(output("cross-validation", "predictions"), task)
         metrics = read_metrics(output("cross-validation", "metrics"))
-        found = audited.audit(oof)
+        found = audited.audit(oof, task)
         if isinstance(metrics, ModelTaskMetrics):
-            text = task_page(_task_report(self.folder, patients, oof, metrics, bundles))
+            text = task_page(replace(_task_report(self.folder, patients, oof, metrics, bundles), audit=found))
         else:
-            text = training_page(_report(self.folder, patients, oof, metrics, bundles, found))
+            of_two = found if isinstance(found, Audit) else None
+            text = training_page(_report(self.folder, patients, oof, metrics, bundles, of_two))
         audits = {} if found is None else {bundles[0].method: found}
         return self._write(text, write_audits(self.folder, audits))
 
