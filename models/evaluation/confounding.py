@@ -64,9 +64,14 @@ class Subgroup(_Record):
     auc: Estimate
 
     @property
-    def n_negative(self) -> int:
-        """Patients whose label is negative."""
-        return self.n_patients - self.n_positive
+    def figure(self) -> Estimate:
+        """The AUC, as other tasks have a figure of theirs."""
+        return self.auc
+
+    @property
+    def n_counted(self) -> int:
+        """Positive patients."""
+        return self.n_positive
 
 
 class ColumnAudit(_Record):
@@ -116,6 +121,16 @@ class ColumnsAlone(_Record):
     rises: bool
     """Whether a higher score goes with more positive patients, the columns equal."""
 
+    @property
+    def n_counted(self) -> int:
+        """Positive patients."""
+        return self.n_positive
+
+    @property
+    def effect(self) -> Estimate:
+        """The odds ratio, as other tasks have an effect of theirs."""
+        return self.odds_ratio
+
 
 class Audit(_Record):
     """What may go along with the label, and what is left of a score beside it."""
@@ -133,6 +148,41 @@ class Audit(_Record):
     rounds: int
     permutations: int
     seed: int
+
+    @property
+    def task(self) -> str:
+        """Its name."""
+        return "binary"
+
+    @property
+    def measure(self) -> str:
+        """Name of the figure."""
+        return "AUC"
+
+    @property
+    def chance(self) -> float:
+        """What a score gets that knows nothing of the label."""
+        return 0.5
+
+    @property
+    def too_few(self) -> str:
+        """When a subgroup has no figure, in words."""
+        return "fewer than ten patients of a class"
+
+    @property
+    def test(self) -> str:
+        """What the test of the score beside the columns is called."""
+        return "likelihood-ratio test, χ²"
+
+    @property
+    def effect(self) -> str:
+        """What the effect of the score is called."""
+        return "Odds ratio for one standard deviation of the slide's score, the columns equal"
+
+    @property
+    def n_counted(self) -> int:
+        """Positive patients."""
+        return self.n_positive
 
     @property
     def few_for_regression(self) -> bool:

@@ -49,9 +49,9 @@ class WithinStrata(BaseModel):
     """Of the permutation within strata, two-sided; None if nothing can be compared."""
 
     @property
-    def n_negative(self) -> int:
-        """Patients whose label is negative."""
-        return self.n_patients - self.n_positive
+    def n_compared_counted(self) -> int:
+        """Positive ones of those who are compared."""
+        return self.n_compared_positive
 
 
 def auc_within(y: Bools, score: Floats, strata: Codes, *, rounds: int, permutations: int, seed: int) -> WithinStrata:

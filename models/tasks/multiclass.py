@@ -30,6 +30,7 @@ from torch.nn import functional
 
 from ...data.cohort.outcomes import Label
 from ...data.errors import CohortError, UsageError
+from ..evaluation.audited_outcomes import ClassOutcome, Outcome
 from ..evaluation.class_metrics import class_figures, class_metrics, macro_auc
 from ..evaluation.task_metrics import Figures, TaskMetrics
 from .binary import class_of
@@ -166,6 +167,11 @@ class MulticlassTask(Task):
         """Those of :func:`~wsipipe.models.evaluation.class_metrics.class_figures`."""
         labels = [class_of(row.label) for row in rows if row.label is not None]
         return class_figures(labels, [row.shares for row in rows], [row.call for row in rows], self.classes)
+
+    def outcome(self, rows: Sequence[PatientPrediction]) -> Outcome:
+        """Classes and their probabilities."""
+        labels = [class_of(row.label) for row in rows if row.label is not None]
+        return ClassOutcome(labels, [row.shares for row in rows], ordered=self.name == "ordinal")
 
     def figures(self, rows: Sequence[PatientPrediction], *, rounds: int, seed: int) -> TaskMetrics:
         """Discrimination, calls and probabilities: :mod:`~wsipipe.models.evaluation.class_metrics`."""

@@ -21,6 +21,7 @@ from torch.nn import functional
 from ...data.cohort.outcomes import Label
 from ...data.cohort.splits import Strata
 from ...data.errors import CohortError, UsageError
+from ..evaluation.audited_outcomes import NumberOutcome, Outcome
 from ..evaluation.number_metrics import number_figures, number_metrics
 from ..evaluation.task_metrics import Figures, TaskMetrics
 from .binary import one_number
@@ -129,6 +130,10 @@ class RegressionTask(Task):
     def figures_of(self, rows: Sequence[PatientPrediction]) -> Figures:
         """Those of :func:`~wsipipe.models.evaluation.number_metrics.number_figures`."""
         return number_figures(*_pairs(rows))
+
+    def outcome(self, rows: Sequence[PatientPrediction]) -> Outcome:
+        """Numbers and predictions."""
+        return NumberOutcome(*_pairs(rows))
 
     def figures(self, rows: Sequence[PatientPrediction], *, rounds: int, seed: int) -> TaskMetrics:
         """Correlation and errors: :mod:`~wsipipe.models.evaluation.number_metrics`."""

@@ -28,6 +28,7 @@ from torch.nn import functional
 from ...data.cohort.outcomes import Label, Survival
 from ...data.cohort.splits import Strata
 from ...data.errors import CohortError, UsageError
+from ..evaluation.audited_outcomes import Outcome, SurvivalOutcome
 from ..evaluation.survival_metrics import HARRELL, at, cox_loss, harrell, survival_figures, survival_metrics
 from ..evaluation.task_metrics import Figures, TaskMetrics
 from .binary import one_number
@@ -216,6 +217,11 @@ class SurvivalTask(Task):
     def figures_of(self, rows: Sequence[PatientPrediction]) -> Figures:
         """Those of :func:`~wsipipe.models.evaluation.survival_metrics.survival_figures`."""
         return survival_figures(**self._judged(rows))
+
+    def outcome(self, rows: Sequence[PatientPrediction]) -> Outcome:
+        """Follow-ups and risks."""
+        judged = self._judged(rows)
+        return SurvivalOutcome(judged["times"], judged["events"], judged["risks"])
 
     def figures(self, rows: Sequence[PatientPrediction], *, rounds: int, seed: int) -> TaskMetrics:
         """Order, AUC and Brier scores at times: :mod:`~wsipipe.models.evaluation.survival_metrics`."""

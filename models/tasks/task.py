@@ -24,6 +24,7 @@ from ...data.cohort.outcomes import Classes, Label
 from ...data.cohort.splits import Strata
 from ...data.cohort.target_splits import TargetStrata
 from ...data.errors import BundleError
+from ..evaluation.audited_outcomes import Outcome
 from ..evaluation.metrics import Metrics
 from ..evaluation.task_metrics import Figures, TaskMetrics
 from .prediction import EVEN, Answer, PatientPrediction, Prevalence, Score, SoftTarget
@@ -192,6 +193,10 @@ class Task(ABC):
 
         The binary task has none: its methods are compared by DeLong's test.
         """
+        raise NotImplementedError
+
+    def outcome(self, rows: Sequence[PatientPrediction]) -> Outcome:
+        """Labels and scores of these patients as an audit judges them; the binary task has an audit of its own."""
         raise NotImplementedError
 
     def bootstrap_strata(self, rows: Sequence[PatientPrediction]) -> list[int]:

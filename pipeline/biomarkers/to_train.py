@@ -208,13 +208,12 @@ class ToTrain:
         """Refuse columns to audit that the table lacks, before hours of training.
 
         :raises CohortError: there is one.
-        :raises UsageError: the biomarker is not of two classes.
+        :raises UsageError: the biomarker has several targets.
         """
         if self.config.report.audit:
             from ...stages.train.audit import Audited
 
-            biomarker = self.biomarker
-            Audited.of(self.config.report.audit, self.table, biomarker.label_column, biomarker.task)
+            Audited.of(self.config.report.audit, self.table, self.biomarker)
 
     @property
     def _gene_sets(self) -> Path | None:

@@ -10,6 +10,7 @@ from ...data.errors import UsageError
 from ...models.evaluation.confounding import Audit
 from ...models.evaluation.metrics import Estimate, Metrics
 from ...models.evaluation.paired_tests import PairedDifference, holm
+from ...models.evaluation.task_audit import TaskAudit
 from ...models.evaluation.task_metrics import BootstrapDifference, TaskMetrics
 from ...models.tasks.prediction import Prevalence
 from ...models.training.methods import METHODS
@@ -111,7 +112,7 @@ class Comparison:
     """The one that all methods' probabilities are at."""
     facts: Facts
     versions: Facts = ()
-    audits: Mapping[str, Audit] = field(default_factory=dict)
+    audits: Mapping[str, Audit | TaskAudit] = field(default_factory=dict)
     """By method; empty if no audit was asked for."""
 
     def __post_init__(self) -> None:

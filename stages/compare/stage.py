@@ -104,7 +104,7 @@ class CompareStage(Stage[CompareStageSettings]):
             what = f"{METHODS[reference].title} itself has not been evaluated, so the others cannot be compared with it"
             raise CohortError(what, path=self.folder, hint="the messages above say why")
         settings = self.settings
-        audited = Audited.of(settings.audit, self.table, settings.label_column, settings.task)
+        audited = Audited.of(settings.audit, self.table, settings)
         item = Item("comparison", inputs | audited.inputs, (done, audited))
         return Plan([item], notes=[*notes, *audited.notes])
 
@@ -139,7 +139,7 @@ class CompareStage(Stage[CompareStageSettings]):
         of = f" of {target}" if target else ""
         reference = reference_of(self.settings.task)
         predictions = {method.variant.name: read_oof(method.outputs[f"predictions{of}"], task) for method in done}
-        audits = {name: found for name, rows in predictions.items() if (found := audited.audit(rows))}
+        audits = {name: found for name, rows in predictions.items() if (found := audited.audit(rows, task))}
         return Comparison(
             name=target or self.folder.name,
             question=Question.asked(asked, of_several=bool(target)),

@@ -7,6 +7,7 @@ from urllib.parse import quote
 
 from ...models.evaluation.task_metrics import TaskMetrics
 from ...models.tasks.prediction import prevalence_cell
+from ..pages.audit_words import AuditSection
 from ..pages.numbers import TEMPLATES
 from ..pages.task_page import task_cautions
 from .page import verdict
@@ -24,6 +25,7 @@ def task_comparison_page(comparison: Comparison, targets: Sequence[str] = ()) ->
         comparison=comparison,
         pages=[(name, f"./targets/{quote(name)}/comparison.html") for name in targets],
         reference=comparison.of_reference,
+        audits={name: AuditSection(audit) for name, audit in comparison.audits.items()},
         metrics=metrics,
         verdict=verdict(comparison),
         cautions=task_cautions(metrics),

@@ -104,12 +104,9 @@ class ExternalTask:
     """Folders of the stages that made the slides' bags."""
     asked: ExternalSettings
 
-    def audited(self, task: str) -> Audited:
-        """Read the columns of an audit from the table.
-
-        :param task: name of the model's task.
-        """
-        return Audited.of(self.asked.audit, self.table, self.asked.label_column, task)
+    def audited(self) -> Audited:
+        """Read the columns of an audit from the table."""
+        return Audited.of(self.asked.audit, self.table, self.asked)
 
 
 @dataclass(frozen=True)

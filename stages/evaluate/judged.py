@@ -20,7 +20,7 @@ from ..pages.asked_question import Question
 from ..pages.numbers import figure
 from ..pages.report_page import PAGE, Accounting, Facts, facts_of_target
 from ..pages.task_page import TaskReport, task_page
-from ..train.audit import NOT_AUDITED, Audited
+from ..train.audit import NOT_AUDITED, AnyAudit, Audited
 from ..train.cross_validate import metrics_of, task_columns
 from ..train.read_patients import Folds, ReadPatient, predictions
 from ..train.settings import BiomarkerSettings
@@ -56,7 +56,7 @@ class Judged:
     by_fold: Mapping[int, Metrics | TaskMetrics]
     cross_validated: Estimate | None
     alone: Mapping[int, Sequence[PatientPrediction]]
-    audit: Audit | None = None
+    audit: AnyAudit | None = None
 
     @classmethod
     def of(
@@ -87,7 +87,7 @@ class Judged:
             by_fold={fold: metrics_of(own, task, rounds=0, seed=settings.seed) for fold, own in alone.items() if own},
             cross_validated=cross_validated,
             alone=alone,
-            audit=audited.audit(rows),
+            audit=audited.audit(rows, task),
         )
 
     @property
@@ -121,7 +121,7 @@ class Judged:
             patients=tuple(self.rows),
             known_by_id=len(cohort.known_by_id),
             differences=tuple(cohort.differences(self.folds[0][1].recipe)),
-            audit=self.audit,
+            audit=self.audit if isinstance(self.audit, Audit) else None,
             facts=facts,
         )
 
@@ -168,6 +168,7 @@ def task_report(judged: Judged, cohort: ExternalCohort, facts: Facts) -> TaskRep
         patients=tuple(judged.rows),
         share_names=judged.task.share_names,
         prevalence=judged.rows[0].prevalence if judged.rows else EVEN,
+        audit=judged.audit,
         differences=(*seen, *other),
         facts=facts,
     )

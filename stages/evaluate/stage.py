@@ -66,7 +66,7 @@ class ReadSlidesStage(Stage[ReadSlidesSettings]):
     def plan(self) -> Plan:
         prevalence_of(folds_of(self.task.model), self.task.asked.prevalence)  # refused before hours of reading
         cohort = ExternalCohort.of(self.task, self.workspace)
-        self.task.audited(cohort.bundles[0].question.task)  # refused now, too
+        self.task.audited()  # refused now, too
         cohort.refuse_other_tiles(cohort.bundles[0].recipe, self.task, self.workspace)
         model = model_record(self.task.model, self.workspace)
         items = []
@@ -140,7 +140,7 @@ class ExternalEvaluateStage(Stage[ExternalSettings]):
         before = cross_validated_auc(self.task.model)
         inputs["cross_validated"] = ValueInput(before.model_dump() if before else None)
         paths = {slide: self.workspace / output.path for slide, output in readings.items()}
-        audited = self.task.audited(cohort.bundles[0].question.task)
+        audited = self.task.audited()
         judgement = _Judgement(cohort, labels, paths, before, audited)
         return Plan([Item("cohort", inputs | audited.inputs, judgement)], notes=[*notes, *audited.notes])
 
@@ -167,7 +167,7 @@ class ExternalEvaluateStage(Stage[ExternalSettings]):
         write_patients(files["patients"], work.labels)
         if isinstance(task, MultiTask) and isinstance(work.labels, LabelsOfTargets):
             judged = judge_targets(self.task, work.labels, folds, task, read, self.folder)
-            files |= write_targets(judged, self.folder)
+            files |= write_targets(judged, self.folder) | write_audits(self.folder, {})
             text = judged.page(work.cohort, self.task, work.cross_validated)
             pooled, by_fold, prevalence = judged.pooled, judged.by_fold, EVEN
         else:

@@ -8,10 +8,13 @@ from dataclasses import dataclass
 from markupsafe import Markup
 
 from ...data.cohort.outcomes import Survival
+from ...models.evaluation.confounding import Audit
 from ...models.evaluation.survival_metrics import at, kaplan_meier, log_rank, median_follow_up
+from ...models.evaluation.task_audit import TaskAudit
 from ...models.evaluation.task_metrics import TaskMetrics
 from ...models.tasks.prediction import EVEN, PatientPrediction, Prevalence
 from .asked_question import Question
+from .audit_words import AuditSection
 from .charts import scatter_chart, survival_chart
 from .numbers import TEMPLATES, figure, mean_and_deviation, p_value
 from .report_page import (
@@ -45,6 +48,7 @@ class TaskReport:
     share_names: tuple[str, ...] = ()
     prevalence: Prevalence = EVEN
     """Of classes: the share of each that probabilities are at, empty for equally frequent ones."""
+    audit: Audit | TaskAudit | None = None
     differences: tuple[str, ...] = ()
     """Cautions beside those that follow from the figures."""
     facts: Facts
@@ -67,6 +71,7 @@ def task_page(report: TaskReport, layout: str = PAGE) -> str:
         report=report,
         metrics=report.metrics,
         question=report.question,
+        audit=AuditSection(report.audit) if report.audit else None,
         cautions=(*task_cautions(report.metrics), *report.differences),
         charts=_charts(report),
         follow_up=follow_up_in_words(report),

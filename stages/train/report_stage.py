@@ -88,7 +88,7 @@ class TrainingReportStage(Stage[ReportSettings]):
         if not self.settings.audit:
             return Audited()
         question = read_facts(self.workspace / bundle).question
-        return Audited.of(self.settings.audit, self.table, question.label_column, question.task)
+        return Audited.of(self.settings.audit, self.table, question)
 
     def process(self, item: Item, progress: Progress) -> Outcome:
         records: Mapping[str, Record]
@@ -104,15 +104,16 @@ class TrainingReportStage(Stage[ReportSettings]):
         patients = read_patients(output("splits", "patients"), task.number_of_classes)
         if isinstance(task, MultiTask):
             text = _targets_page(self.folder, patients, bundles, task, partial(output, "cross-validation"), gallery)
-            return self._write(text, {})
+            return self._write(text, write_audits(self.folder, {}))
         oof = read_oof(output("cross-validation", "predictions"), task)
         metrics = read_metrics(output("cross-validation", "metrics"))
-        found = audited.audit(oof)
+        found = audited.audit(oof, task)
         if isinstance(metrics, ModelTaskMetrics):
-            text = task_page(replace(_task_report(self.folder, patients, oof, metrics, bundles), gallery=gallery))
+            report = _task_report(self.folder, patients, oof, metrics, bundles)
+            text = task_page(replace(report, audit=found, gallery=gallery))
         else:
-            report = _report(self.folder, patients, oof, metrics, bundles, found)
-            text = training_page(replace(report, gallery=gallery))
+            of_two = _report(self.folder, patients, oof, metrics, bundles, found if isinstance(found, Audit) else None)
+            text = training_page(replace(of_two, gallery=gallery))
         audits = {} if found is None else {bundles[0].method: found}
         return self._write(text, write_audits(self.folder, audits))
 

@@ -15,6 +15,8 @@ from command import told, wsipipe
 from planted_workspace import WIDTH, Patient, Planted, plant
 from wsipipe.data.artifact import digest_of
 from wsipipe.data.errors import UsageError
+from wsipipe.models.model_question import TargetQuestion
+from wsipipe.models.tasks.binary import BINARY
 from wsipipe.models.tasks.prediction import PatientPrediction
 from wsipipe.stages.train.audit import AUDIT_COLUMNS, Audited, _folds
 
@@ -195,7 +197,24 @@ def test_patients_of_a_cohort_without_folds_are_dealt_into_some() -> None:
     assert _folds([row(n, (0, 1)) for n in range(12)]) == [0] * 12  # too few for a regression
 
 
-def test_a_label_of_more_than_two_classes_is_refused(shows_grade: Planted) -> None:
-    with pytest.raises(UsageError, match=r"compares two classes, and this model answers .* \(survival\)"):
-        Audited.of(["grade"], shows_grade.folder / "cohort.csv", "er", "survival")
-    assert Audited.of([""], None, "er", "survival").audit([]) is None
+def test_several_targets_and_a_part_of_the_label_are_refused(shows_grade: Planted) -> None:
+    table = shows_grade.folder / "cohort.csv"
+    several = TargetQuestion(label_column="a, b", positive=[], negative=[], task="multitask", targets=["a", "b"])
+    with pytest.raises(UsageError, match="is of one label, and this model has several targets: a, b"):
+        Audited.of(["grade"], table, several)
+    columns = {"label_column": "er", "time_column": "er", "event_column": "GRADE"}
+    survival = TargetQuestion(positive=[], negative=[], task="survival", **columns)
+    with pytest.raises(UsageError, match="column grade is part of the label"):
+        Audited.of(["grade"], table, survival)
+    assert Audited.of([""], None, several).audit([], BINARY) is None
+
+
+def test_an_audit_that_is_switched_off_leaves_no_files(shows_grade: Planted, tmp_path: Path) -> None:
+    mine = shows_grade.copied(tmp_path / "copy")
+    files = [mine.model / "audit.json", mine.model / "audit.csv"]
+    assert all(file.exists() for file in files)
+    train(mine)
+    assert not any(file.exists() for file in files)
+    assert wsipipe("verify", "-c", mine.settings).exit_code == 0
+    train(mine, "--audit", "grade")
+    assert all(file.exists() for file in files)
