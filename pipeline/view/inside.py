@@ -22,10 +22,11 @@ def inside(workspace: Path, path: str | Path) -> Path:
     return place
 
 
-def stamp(path: Path) -> tuple[int, int, int]:
-    """What tells a file from an earlier one of its name; zeros if there is none."""
+def stamp(path: Path) -> tuple[str, int, int, int]:
+    """What tells a file from an earlier one of its name, and from a link in its place; zeros if there is none."""
+    place = os.path.realpath(path)
     try:
-        found = path.stat()
+        found = Path(place).stat()
     except (OSError, ValueError):
-        return 0, 0, 0
-    return found.st_ino, found.st_size, found.st_mtime_ns
+        return place, 0, 0, 0
+    return place, found.st_ino, found.st_size, found.st_mtime_ns

@@ -1,0 +1,368 @@
+"""What the viewer says of a workspace: its slides, their layers to the tile, and what is wrong with them, in words."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+from threading import Thread
+from typing import Any
+
+import numpy as np
+import pytest
+import simplejpeg
+from viewed_workspace import HOSTILE, PIECE, PIECES, SIZE, TILE, TILES, Client, Viewed
+from wsipipe.pipeline.view.server import ViewServer
+
+
+def content_of(folder: Path) -> dict[str, tuple[int, int]]:
+    return {str(file): (file.stat().st_size, file.stat().st_mtime_ns) for file in sorted(folder.rglob("*"))}
+
+
+@contextmanager
+def changed(viewed: Viewed, folder: Path) -> Iterator[tuple[Client, Path]]:
+    """A viewer on a copy of the workspace, to be changed."""
+    workspace = Path(shutil.copytree(viewed.workspace, folder / "work"))
+    with ViewServer(workspace, "127.0.0.1", 0) as server:
+        Thread(target=server.serve_forever, daemon=True).start()
+        yield Client(server), workspace
+        server.shutdown()
+        server.answers.close()
+
+
+def row_of(client: Client, slide: str) -> dict[str, Any]:
+    [row] = [row for row in client.get("/slides.json").json["slides"] if row["id"] == slide]
+    return row  # type: ignore[no-any-return]
+
+
+def layer_picture(
+    client: Client, layer: str, zoom: int = 3, column: int = 0, row: int = 0, **further: Any
+) -> np.ndarray:
+    got = client.of("/layer", layer=layer, z=zoom, x=column, y=row, **further)
+    assert got.status == 200, got.text
+    return np.frombuffer(got.content, np.uint8).reshape(256, 256)
+
+
+def whole_layer(client: Client, layer: str, **further: Any) -> np.ndarray:
+    """A layer at the slide's own pixels."""
+    lines = [np.hstack([layer_picture(client, layer, 3, x, y, **further) for x in range(8)]) for y in range(8)]
+    return np.vstack(lines)
+
+
+def test_the_list_has_every_slide_with_its_tiles_state_and_predictions(client: Client, viewed: Viewed) -> None:
+    listed = client.get("/slides.json").json
+    assert (listed["workspace"], listed["notes"], listed["models"]) == ("work", [], ["er", "her2"])
+    assert {row["id"]: row["state"] for row in listed["slides"]} == {
+        "a": "predicted",
+        "b": "tiled",
+        HOSTILE: "predicted",
+    }
+    row = row_of(client, "a")
+    assert (row["tiles"], row["count"]) == (TILES, len(viewed.tiles("a")))
+    assert row["tissue"] == pytest.approx(2 * (PIECE * 0.5e-3) ** 2, rel=0.1)
+    assert {model: (said["call"], said["value"], said["uncertain"]) for model, said in row["said"].items()} == {
+        "her2": ("positive", "0.914", "blurred"),
+        "er": ("negative", "0.2", ""),
+    }
+    again = client.get("/slides.json", version=listed["version"]).json
+    assert again == {"version": listed["version"]}
+
+
+def test_a_zoom_tile_shows_the_slide(client: Client) -> None:
+    x, y = PIECES[0]
+    tile = simplejpeg.decode_jpeg(client.of("/zoom", z=3, x=0, y=0).content)
+    assert tile.shape == (256, 256, 3)
+    assert abs(tile[: y - 10].astype(int) - 243).max() < 12
+    assert tile[y + 10 :, x + 10 :].mean((0, 1)) == pytest.approx((190, 110, 170), abs=8)
+    assert client.of("/zoom", z=3, x=8, y=0).status == 404
+    for wrong in ({"z": 3, "x": "a", "y": 0}, {"z": 3, "x": 10**30, "y": 0}):
+        assert client.of("/zoom", **wrong).status == 400
+    assert client.of("/zoom", z=3).status == 404
+
+
+def test_a_thumbnail_and_a_crop_are_pictures(client: Client) -> None:
+    assert simplejpeg.decode_jpeg(client.of("/thumbnail").content).shape == (256, 256, 3)
+    assert simplejpeg.decode_jpeg(client.of("/crop", x=224, y=224, side=224).content).shape == (224, 224, 3)
+    assert simplejpeg.decode_jpeg(client.of("/crop", x=0, y=0, side=1000).content).shape == (256, 256, 3)
+    assert client.of("/crop", x=0, y=0, side=10**6).status == 400
+
+
+def test_a_slide_says_its_size_layers_and_scores(client: Client, viewed: Viewed) -> None:
+    slide = client.of("/slide.json").json
+    assert (slide["width"], slide["height"], slide["zoom"], slide["mpp"], slide["tile"]) == (SIZE, SIZE, 3, 0.5, TILE)
+    layers = {layer["id"]: layer for layer in slide["layers"]}
+    assert {name: layer["kind"] for name, layer in layers.items()} == {
+        **{"/tissue": "scale", "/sharpness": "scale"},
+        **{"er/attention": "scale", "her2/attention": "scale", "her2/score": "signed", "her2/slot": "classes"},
+    }
+    coords = viewed.tiles("a").coords.tolist()
+    count = len(coords)
+    assert layers["her2/attention"]["top"][0] == [*coords[-1], count - 1]
+    assert layers["er/attention"]["top"][0] == [*coords[0], count - 1]
+    assert layers["her2/score"]["bottom"][0] == [*coords[0], -3.5]
+    assert layers["her2/slot"]["classes"] == [0, 1, 2]
+    assert slide["folds"] == {"er": {"0": 1.5, "1": -0.25}, "her2": {"0": 1.5, "1": -0.25}}
+    assert slide["notes"] == []
+
+
+def test_a_planted_tile_lights_up_where_it_is_to_the_pixel(client: Client, viewed: Viewed) -> None:
+    picture = whole_layer(client, "her2/attention", scale="linear")
+    coords = viewed.tiles("a").coords
+    expected = np.zeros((SIZE, SIZE), np.uint8)
+    for number, (x, y) in enumerate(coords):
+        expected[y : y + TILE, x : x + TILE] = 1 + np.rint(254 * number / (len(coords) - 1))
+    assert (picture == expected).all()
+    coarse = layer_picture(client, "her2/attention", zoom=0, scale="linear")
+    assert (coarse[4::8, 4::8] == expected[36::64, 36::64]).mean() > 0.9
+
+
+def test_what_speaks_against_is_below_the_middle_and_slots_keep_their_numbers(client: Client, viewed: Viewed) -> None:
+    coords = viewed.tiles("a").coords
+    for scale in ("rank", "linear"):
+        picture = whole_layer(client, "her2/score", scale=scale)
+        at = [int(picture[y + 9, x + 9]) for x, y in coords]
+        assert [code < 128 for code in at] == [number < 3.5 for number in range(len(coords))]
+        assert at == sorted(at)
+    slots = whole_layer(client, "her2/slot")
+    assert [int(slots[y + 9, x + 9]) for x, y in coords] == [number % 3 + 1 for number in range(len(coords))]
+
+
+def test_kept_and_dropped_tiles_cover_the_grid(client: Client, viewed: Viewed) -> None:
+    picture = whole_layer(client, "kept") & 127
+    kept = np.zeros((SIZE, SIZE), bool)
+    for x, y in viewed.tiles("a").coords:
+        kept[y : y + TILE, x : x + TILE] = True
+    grid = SIZE // TILE * TILE
+    assert ((picture == 1) == kept).all()
+    assert (picture[:grid, :grid][~kept[:grid, :grid]] == 2).all()
+    assert (picture[grid:] == 0).all()
+
+
+def test_a_place_says_the_values_of_its_tile(client: Client, viewed: Viewed) -> None:
+    x, y = (int(at) for at in viewed.tiles("a").coords[5])
+    got = client.of("/at", x=x + 100.5, y=y + 3).json
+    assert (got["x"], got["y"], got["side"], got["kind"]) == (x, y, TILE, "kept")
+    values = dict(got["values"])
+    assert values["her2 · attention"] == "5"
+    assert values["her2 · score"] == "1.5"
+    assert values["her2 · slot"] == "2"
+    assert {"tissue", "sharpness"} <= values.keys()
+    assert client.of("/at", x=10, y=10).json["kind"] == "dropped"
+    assert client.of("/at", x=-50, y=10).json is None
+    assert client.of("/at", x="nan", y=10).json is None
+
+
+def test_the_outline_runs_around_the_tissue(client: Client) -> None:
+    pieces = client.of("/outlines.json").json
+    assert len(pieces) == len(PIECES)
+    for (outer, *_), (x, y) in zip(pieces, PIECES, strict=True):
+        ring = np.array(outer)
+        assert ring.min(axis=0) == pytest.approx((x, y), abs=24)
+        assert ring.max(axis=0) == pytest.approx((x + PIECE, y + PIECE), abs=24)
+
+
+def test_many_ask_at_once(client: Client) -> None:
+    asked = [("/zoom", slide, z) for slide in ("a", "b", HOSTILE) for z in range(4)] * 4
+    asked += [("/layer", "a", z) for z in range(4)] * 4
+
+    def ask(one: tuple[str, str, int]) -> int:
+        return client.of(one[0], one[1], z=one[2], x=0, y=0, layer="kept").status
+
+    with ThreadPoolExecutor(12) as threads:
+        assert set(threads.map(ask, asked)) == {200}
+
+
+def test_nothing_is_written(client: Client, viewed: Viewed) -> None:
+    before = content_of(viewed.folder)
+    client.get("/slides.json")
+    for path in ("/slide.json", "/outlines.json", "/thumbnail"):
+        for slide in ("a", "b", HOSTILE):
+            assert client.of(path, slide).status == 200
+    assert content_of(viewed.folder) == before
+
+
+# ----- what goes wrong while it is viewed -----
+
+
+def test_a_slide_that_vanishes_or_is_replaced_says_so_and_comes_back(tmp_path: Path) -> None:
+    viewed = Viewed(tmp_path)
+    viewed.tile("a")
+    file = viewed.slide("a")
+    with changed(viewed, tmp_path / "copy") as (client, _):
+        assert client.of("/zoom", z=3, x=1, y=1).status == 200
+        aside = file.rename(tmp_path / "aside.tif")
+        for path in ("/slide.json", "/zoom", "/layer", "/at", "/crop"):
+            got = client.of(path, z=3, x=1, y=1, layer="kept", side=224)
+            assert got.status == 409
+            assert "cannot be found" in got.json["problem"]
+            assert "moved after it was tiled" in got.json["hint"]
+        assert max(simplejpeg.decode_jpeg(client.of("/thumbnail").content).shape) == 256  # what tiling drew
+        assert row_of(client, "a")["state"] == "tiled"
+        file.write_bytes(aside.read_bytes()[:20_000])
+        broken = client.of("/zoom", z=3, x=1, y=1)
+        assert broken.status == 409
+        assert "a.tif" in broken.json["problem"]
+        file.write_bytes(b"II*\0 nothing of the kind")
+        assert client.of("/slide.json").status == 409
+        aside.rename(file)
+        assert client.of("/zoom", z=3, x=1, y=1).status == 200
+
+
+def test_a_slide_of_another_size_does_not_get_the_former_ones_tiles(tmp_path: Path) -> None:
+    viewed = Viewed(tmp_path)
+    viewed.tile("a")
+    with changed(viewed, tmp_path / "copy") as (client, _):
+        assert client.of("/slide.json").status == 200
+        import tifffile
+
+        tifffile.imwrite(
+            viewed.slide("a"), np.zeros((512, 512, 3), np.uint8), tile=(256, 256), compression="jpeg", photometric="rgb"
+        )
+        got = client.of("/slide.json")
+        assert got.status == 409
+        assert "512 × 512 px, and 2048 × 2048 when it was tiled" in got.json["problem"]
+
+
+def test_links_that_lead_out_of_the_workspace_are_not_followed(viewed: Viewed, tmp_path: Path) -> None:
+    with changed(viewed, tmp_path) as (client, workspace):
+        outside = tmp_path / "outside"
+        outside.mkdir()
+
+        def leads_out(inside: Path) -> None:
+            inside.rename(outside / inside.name)
+            inside.symlink_to(outside / inside.name)
+
+        leads_out(workspace / "predictions/her2/geojson/a.geojson")
+        notes = client.of("/slide.json").json["notes"]
+        assert len(notes) == 1
+        assert "leads out of the workspace" in notes[0]
+        leads_out(workspace / f"tiles/{TILES}/contours")
+        assert client.of("/outlines.json", "b").json == []
+        assert "leads out" in client.of("/slide.json", "b").json["notes"][0]
+        leads_out(workspace / f"tiles/{TILES}/a.h5")
+        assert "leads out" in client.of("/slide.json").json["problem"]
+        leads_out(workspace / "predictions/er/predictions.csv")
+        listed = client.get("/slides.json").json
+        assert listed["models"] == ["her2"]
+        assert "leads out" in listed["notes"][0]
+        leads_out(workspace / "predictions")
+        listed = client.get("/slides.json").json
+        assert (listed["models"], len(listed["slides"])) == ([], 3)
+        leads_out(workspace / "tiles")
+        assert client.get("/slides.json").json["slides"] == []
+
+
+def test_a_link_that_leads_in_a_circle_is_said(viewed: Viewed, tmp_path: Path) -> None:
+    with changed(viewed, tmp_path) as (client, workspace):
+        tiles = workspace / f"tiles/{TILES}/a.h5"
+        tiles.unlink()
+        tiles.symlink_to(tiles)
+        assert client.of("/slide.json").status == 409
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "said"),
+    [
+        ("predictions/her2/geojson/a.geojson", b"{", "a.geojson"),
+        ("predictions/her2/geojson/a.geojson", b'{"features": [{"geometry": {}}]}', "a.geojson"),
+        ("predictions/her2/geojson/a.geojson", b"[" * 100_000, "a.geojson"),
+        (f"tiles/{TILES}/contours/a.geojson", b"nothing", "a.geojson"),
+        (f"features/{TILES}/efficientnet-lite0/a.zarr/zarr.json", b"{}", "a.zarr"),
+        ("predictions/her2/slides/a.json", b"{}", "a.json"),
+    ],
+)
+def test_a_damaged_file_costs_its_layer_and_is_named(
+    viewed: Viewed, tmp_path: Path, name: str, content: bytes, said: str
+) -> None:
+    with changed(viewed, tmp_path) as (client, workspace):
+        (workspace / name).write_bytes(content)
+        got = client.of("/slide.json")
+        assert got.status == 200, got.text
+        assert any(said in note for note in got.json["notes"])
+        assert client.of("/layer", layer="kept", z=0, x=0, y=0).status == 200
+
+
+def test_tiles_that_are_not_the_predictions_own_are_not_coloured(viewed: Viewed, tmp_path: Path) -> None:
+    with changed(viewed, tmp_path) as (client, workspace):
+        geojson = workspace / "predictions/her2/geojson/a.geojson"
+        geojson.write_text(geojson.read_text().replace("[224,", "[225,").replace("[448,", "[449,"))
+        slide = client.of("/slide.json").json
+        assert "are not those of the slide's present tile set" in " ".join(slide["notes"])
+        assert not [layer for layer in slide["layers"] if layer["of"] == "her2"]
+
+
+def test_a_damaged_tile_set_or_manifest_is_named_and_the_rest_is_shown(viewed: Viewed, tmp_path: Path) -> None:
+    with changed(viewed, tmp_path) as (client, workspace):
+        (workspace / f"tiles/{TILES}/a.h5").write_bytes(b"no tiles")
+        got = client.of("/slide.json")
+        assert got.status == 409
+        assert "a.h5" in got.json["problem"]
+        manifest = workspace / "predictions/her2/manifest.jsonl"
+        manifest.write_bytes(b"nonsense\n" + manifest.read_bytes())
+        listed = client.get("/slides.json").json
+        assert any("predictions/her2/manifest.jsonl" in note for note in listed["notes"])
+        assert len(listed["slides"]) == 3
+        (workspace / "predictions/er/predictions.csv").write_text("nothing\n")
+        assert any("predictions.csv" in note for note in client.get("/slides.json").json["notes"])
+
+
+def test_a_run_that_goes_on_is_seen_though_its_last_line_is_not_whole(viewed: Viewed, tmp_path: Path) -> None:
+    with changed(viewed, tmp_path) as (client, workspace):
+        manifest = workspace / f"tiles/{TILES}/manifest.jsonl"
+        lines = manifest.read_bytes().splitlines(keepends=True)
+        manifest.write_bytes(lines[0] + lines[1][:300])
+        listed = client.get("/slides.json").json
+        assert (len(listed["slides"]), listed["notes"]) == (1, [])
+        manifest.write_bytes(b"".join(lines))
+        after = client.get("/slides.json", version=listed["version"]).json
+        assert len(after["slides"]) == 3
+
+
+def test_while_a_run_holds_the_lock_the_viewer_reads(viewed: Viewed, tmp_path: Path) -> None:
+    from wsipipe.data.manifest import Manifest
+
+    with changed(viewed, tmp_path) as (client, workspace), Manifest.of(workspace / "tiles" / TILES).lock():
+        assert len(client.get("/slides.json").json["slides"]) == 3
+        assert client.of("/slide.json").status == 200
+
+
+def test_a_workspace_with_nothing_in_it_is_shown_as_such(tmp_path: Path) -> None:
+    (tmp_path / "work").mkdir()
+    with changed(Viewed(tmp_path), tmp_path / "copy") as (client, _):
+        assert client.get("/slides.json").json["slides"] == []
+
+
+@pytest.mark.parametrize("given", ["/etc/passwd", "/dev/zero", "/dev/stdin", "", ".", "/"])
+def test_a_workspace_whose_slide_is_no_slide_gives_a_message(viewed: Viewed, tmp_path: Path, given: str) -> None:
+    with changed(viewed, tmp_path) as (client, workspace):
+        manifest = workspace / f"tiles/{TILES}/manifest.jsonl"
+        manifest.write_text(manifest.read_text().replace(f'"{viewed.slide("a")}"', f'"{given}"'))
+        for path in ("/zoom", "/slide.json"):
+            got = client.of(path, z=0, x=0, y=0)
+            assert got.status == 409
+            assert "root:" not in got.text
+
+
+def test_a_slide_that_is_a_pipe_is_not_waited_for(viewed: Viewed, tmp_path: Path) -> None:
+    with changed(viewed, tmp_path) as (client, workspace):
+        os.mkfifo(tmp_path / "pipe.tif")
+        manifest = workspace / f"tiles/{TILES}/manifest.jsonl"
+        manifest.write_text(manifest.read_text().replace(str(viewed.slide("a")), str(tmp_path / "pipe.tif")))
+        assert "pipe" in client.of("/zoom", z=0, x=0, y=0).json["problem"]
+
+
+def test_real_slides_are_shown_by_their_own_pixels(shared: Path, tmp_path: Path) -> None:
+    from command import wsipipe
+    from wsipipe.data.slides.readers import open_slide
+    from wsipipe.data.units import Level0Px, LevelPx
+
+    file = shared / "slides/CMU-1-Small-Region.svs"
+    result = wsipipe("tile", file, "-w", tmp_path / "work", "--workers", "1")
+    assert result.exit_code == 0, result.output
+    with changed(Viewed(tmp_path), tmp_path / "copy") as (client, _), open_slide(file) as slide:
+        tile = simplejpeg.decode_jpeg(client.of("/zoom", file.stem, z=4, x=3, y=5).content)
+        own = slide.read(0, Level0Px(3 * 256), Level0Px(5 * 256), LevelPx(256), LevelPx(256))
+        assert np.abs(tile.astype(int) - own).mean() < 6
