@@ -65,6 +65,13 @@ def test_the_site_is_built_without_a_warning(tmp_path: Path) -> None:
         assert not re.findall(r"<(?:script|img|link)[^>]+(?:src|href)=\"https?://", page.read_text(encoding="utf-8"))
 
 
+def test_the_site_is_pinned_and_tested_with_what_it_needs() -> None:
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    pins = [line for line in (DOCS / "constraints.txt").read_text().splitlines() if not line.startswith("#")]
+    assert [pin.partition("==")[0] for pin in pins] == [package.partition(">=")[0] for package in extras["docs"]]
+    assert set(extras["docs"]) < set(extras["test"])
+
+
 def test_the_reference_has_every_command_and_every_setting(from_code: ModuleType) -> None:
     commands, settings = from_code.commands(), from_code.settings()
     names = [info.name or info.callback.__name__ for info in app.registered_commands if info.callback]
