@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 from command import wsipipe
+from wsipipe.data.version import __version__
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -21,6 +22,18 @@ def test_ci_runs_the_test_command_of_the_readme_and_nothing_else() -> None:
     command = next(block for kind, block in BLOCKS if kind == "sh" and "pytest" in block).strip()
     ci = [line for line in (ROOT / ".ci/run").read_text().splitlines() if line and not line.startswith("#")]
     assert ci == ["set -euo pipefail", 'cd "$(dirname "$0")/.."', "rm -rf .venv", command]
+
+
+def test_the_workflow_calls_the_same_command_and_builds_the_site() -> None:
+    workflow = (ROOT / ".github/workflows/ci.yml").read_text(encoding="utf-8")
+    runs = re.findall(r"^ +- run: (.+)$", workflow, flags=re.MULTILINE)
+    assert runs[0] == ".ci/run"
+    assert runs[2] == ".venv/bin/python -m sphinx -W --keep-going -b html docs site"
+
+
+def test_the_citation_is_of_this_version() -> None:
+    citation = (ROOT / "CITATION.cff").read_text(encoding="utf-8")
+    assert re.findall(r"^version: (.+)$", citation, flags=re.MULTILINE) == [__version__]
 
 
 def test_the_demo_command_differs_from_the_test_command_in_what_it_runs_only() -> None:
