@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from .pipeline.api import compare as compare
     from .pipeline.api import evaluate as evaluate
     from .pipeline.api import predict as predict
+    from .pipeline.api import robustness as robustness
     from .pipeline.api import run as run
     from .pipeline.config import Config as Config
     from .pipeline.config import load_config as load_config
@@ -50,6 +51,7 @@ _PLACES = {
     "compare": ".pipeline.api",
     "evaluate": ".pipeline.api",
     "predict": ".pipeline.api",
+    "robustness": ".pipeline.api",
     "run": ".pipeline.api",
     "Config": ".pipeline.config",
     "load_config": ".pipeline.config",

@@ -7,13 +7,15 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 from ..data.errors import UsageError
 from ..stages import registry
-from . import chain, comparison, training
+from . import chain
+from .biomarkers import comparison, training
+from .biomarkers import robustness as of_features
 from .config import Config
 from .console import Console
 from .results import Summary
@@ -93,6 +95,24 @@ def compare(
     """
     runner = _runner(config, console, retry_failed=retry_failed, replace=replace)
     return comparison.compare(config, runner, names, prevalence=prevalence)[0]
+
+
+def robustness(
+    config: Config,
+    *names: str,
+    features: Sequence[str] = (),
+    retry_failed: bool = False,
+    replace: bool = False,
+    console: Console | None = None,
+) -> list[Summary]:
+    """Ask features for the label and for what they should not show, such as the site (``config.robustness``).
+
+    :param names: biomarkers; default: all that are configured.
+    :param features: names of features' folders, such as ``0.5mpp-224px/uni2-h``; default: all of the workspace.
+    :raises WsipipeError: an error that stops a whole stage.
+    """
+    runner = _runner(config, console, retry_failed=retry_failed, replace=replace)
+    return of_features.robustness(config, runner, names, features=features)[0]
 
 
 def evaluate(

@@ -14,14 +14,14 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from ..data.errors import UsageError
 from ..data.manifest import Json
+from .biomarkers.to_train import refuse_unknown_signatures
+from .biomarkers.training import metrics_of, train
 from .config import Config
 from .console import Console
 from .folders import checked_name, choose_features, choose_tiles, named_after, refuse_another_source
 from .results import Summary, summed
 from .run.runner import Runner
 from .steps import run_step
-from .to_train import refuse_unknown_signatures
-from .training import metrics_of, train
 
 if TYPE_CHECKING:
     from ..data.cohort.table import CohortTable

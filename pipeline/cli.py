@@ -18,6 +18,7 @@ from ..stages.compare.settings import CompareSettings
 from ..stages.extract.settings import ExtractSettings
 from ..stages.predict.settings import PredictSettings
 from ..stages.registry import steps
+from ..stages.robustness.settings import RobustnessSettings
 from ..stages.settings import FILE_NAME
 from ..stages.tile.settings import TileSettings
 from ..stages.train.settings import AUDIT, BiomarkerSettings, ReportSettings, SplitSettings, TrainSettings
@@ -127,7 +128,7 @@ def train(
 
     The biomarker is defined in the settings file as biomarkers.NAME, or by flags: --name her2 --label-column HER2Calc.
     """
-    from . import training
+    from .biomarkers import training
 
     name = call.on_biomarkers(name, table, gpu)
     summaries, metrics = training.train(*call.open(), name, features=features, prevalence=prevalence)
@@ -157,8 +158,8 @@ def compare(
     gpu: Gpus = None,
 ) -> None:
     """Train several methods on the same splits and compare them with MoMKD: CSV, a page, a figure."""
-    from . import comparison
-    from .comparison_table import show_comparisons
+    from .biomarkers import comparison
+    from .biomarkers.comparison_table import show_comparisons
 
     for flag in _OF_EACH_METHOD:
         if call.flags["train"][flag] is not None:
@@ -168,6 +169,27 @@ def compare(
     summaries, results = comparison.compare(*call.open(), name, features=features, prevalence=prevalence)
     show_comparisons(call.console, results)
     call.finish(summaries, {"comparisons": results})
+
+
+@works(app, robustness=RobustnessSettings, biomarker=BiomarkerSettings)
+def robustness(
+    call: Call,
+    *,
+    name: Biomarkers = None,
+    table: Table = None,
+    features: Annotated[
+        list[str] | None,
+        typer.Option(help="features to ask, such as 0.5mpp-224px/uni2-h,0.5mpp-224px/uni; default: all that are here"),
+    ] = None,
+) -> None:
+    """Ask features of one backbone or several whether they show the label, or the site: CSV and a page."""
+    from .biomarkers import robustness as of_features
+
+    name = call.on_biomarkers(name, table, None)
+    summaries, results = of_features.robustness(*call.open(), name, features=features or [])
+    for paths in results.values():
+        call.console.line(f"  {paths['html']}")
+    call.finish(summaries, {"robustness": results})
 
 
 @works(app, biomarker=BiomarkerSettings)
@@ -277,7 +299,8 @@ def evaluate(
     Tile and extract their slides first, with the settings of the model. Label column and values are those of the
     model, unless they are given. Nothing is fitted.
     """
-    from . import chain, training
+    from . import chain
+    from .biomarkers import training
 
     labels: dict[str, str | list[str] | None] = {
         **{"label_column": label_column, "positive": positive or None, "negative": negative or None},
@@ -302,7 +325,8 @@ def evaluate(
 @works(app)
 def run(call: Call) -> None:
     """Run the whole chain that the settings file describes: tile, extract, genomics, train, predict."""
-    from . import chain, training
+    from . import chain
+    from .biomarkers import training
 
     summaries, result = chain.everything(*call.open())
     training.show_metrics(call.console, result["models"])

@@ -24,6 +24,7 @@ from ..stages.extract.settings import ExtractSettings
 from ..stages.genomics.settings import GenomicsSettings
 from ..stages.predict.settings import NewSlides, PredictSettings
 from ..stages.registry import steps
+from ..stages.robustness.settings import RobustnessSettings
 from ..stages.settings import FILE_NAME, Settings
 from ..stages.tile.settings import TileSettings
 from ..stages.train.settings import BiomarkerSettings, QuestionSettings, ReportSettings, SplitSettings, TrainSettings
@@ -56,6 +57,7 @@ class Sections(Settings):
     train: TrainSettings = TrainSettings()
     report: ReportSettings = ReportSettings()
     compare: CompareSettings = CompareSettings()
+    robustness: RobustnessSettings = RobustnessSettings()
     predict: PredictSection = PredictSection()
     biomarkers: dict[str, BiomarkerSettings] = Field(default={}, description="biomarkers to predict; one model each")
 

@@ -94,7 +94,7 @@ def _state(record: Record, folder: str, lineage: Lineage, asked: _Asked | None) 
 
 
 _AGAIN = "the next run makes it again"
-_LIKE_SETTINGS = {"weights", "tissue_weights", "gene_list"}
+_LIKE_SETTINGS = {"weights", "tissue_weights", "gene_list", "init"}
 """Files that count as settings: results of an earlier file are replaced only if the user asks for it."""
 
 

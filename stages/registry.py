@@ -165,6 +165,10 @@ STAGES: Final = (
         ),
     ),
     StageRow(
+        "robustness", 1, ("robustness/*",), ".robustness.settings:RobustnessSettings",
+        outputs=(OutputRow("robustness.csv", small=True), OutputRow("robustness.html", small=True)),
+    ),
+    StageRow(
         "predict", 3, ("predictions/*",), ".predict.settings:PredictSettings",
         outputs=(
             OutputRow("slides/*.json", _JSON, small=True), OutputRow("geojson/*.geojson"), *map(OutputRow, _PICTURES),

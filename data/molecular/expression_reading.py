@@ -178,7 +178,7 @@ def _unit(
     hinted: tuple[Unit, str] | None,
     facts: ReadingFacts,
 ) -> tuple[Unit, _Array, str]:
-    """The unit, the values in it, and whether the user gave it (``given``), the file states it, or it was recognised."""
+    """The unit, the values in it, and how it is known: ``given``, ``stated`` by the file, or ``recognised``."""
     if seen.slightly_negative and given not in ("log", "zscore"):
         negative = int((values < 0).sum())
         what = f"values below zero (down to {seen.least:g}), as a batch correction leaves them, set to 0"

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 from os import PathLike
-from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from ...data.errors import BundleError
-from ...data.surroundings import patiently
 from ..backbones.state_dicts import without_common_prefix
-from ..backbones.tensor_files import UNREADABLE, OddTensors, read_without_running, require_plain
+from .checkpoint_file import read_checkpoint
 from .memory import NEGATIVE, POSITIVE
 from .momkd import HEADS, MoMKD, MoMKDConfig
 from .network import require_same_tensors
@@ -68,22 +66,11 @@ def read_momkd_checkpoint(path: str | PathLike[str]) -> tuple[MoMKDConfig, dict[
 
 
 def _tensors(path: str | PathLike[str]) -> dict[str, Tensor]:
-    if not Path(path).exists():
-        raise BundleError("cannot be read: there is no such file", path=path, hint="check the path")
-    try:
-        content = patiently(lambda: read_without_running(Path(path)), Path(path))
-    except OddTensors as error:
-        raise BundleError(f"cannot be read: {error}", path=path, hint=_HINT) from error
-    except UNREADABLE as error:
-        raise BundleError("is not a checkpoint that can be read without running code", path=path, hint=_HINT) from error
+    content = read_checkpoint(path, _HINT)
     if not isinstance(content, dict) or not all(
         isinstance(name, str) and isinstance(tensor, Tensor) for name, tensor in content.items()
     ):
         raise BundleError("is not a state dict (names and tensors)", path=path, hint=_HINT)
-    try:
-        require_plain(content)
-    except OddTensors as error:
-        raise BundleError(f"cannot be read: {error}", path=path, hint=_HINT) from error
     return {name: tensor.float() for name, tensor in without_common_prefix(content).items()}
 
 

@@ -43,6 +43,8 @@ class Method:
     """Whether its training uses patients' expression directly, beside soft targets."""
     uses_graph: bool = False
     """Whether it uses the graph of a slide's tiles."""
+    can_start: bool = False
+    """Whether it may start from weights of another training (:mod:`.mil.starting_weights`)."""
     of_targets_at: str = ""
     """As ``network_at``, of its network for several targets, if that is another one."""
     otherwise: str = ""
@@ -115,9 +117,13 @@ METHODS: Final[dict[str, Method]] = {
         uses_graph=True,
         not_for={**_not_for_values(_PANEL), "multitask": _ONE_LABEL},
     ),
-    "abmil": Method("ABMIL", "gated attention, Ilse et al. 2018", "mil.abmil:ABMIL"),
+    "abmil": Method("ABMIL", "gated attention, Ilse et al. 2018", "mil.abmil:ABMIL", can_start=True),
     "clam-sb": Method(
-        "CLAM-SB", "attention with instance clustering, Lu et al. 2021", "mil.clam:CLAM", not_for=_not_for_values(_ENDS)
+        "CLAM-SB",
+        "attention with instance clustering, Lu et al. 2021",
+        "mil.clam:CLAM",
+        can_start=True,
+        not_for=_not_for_values(_ENDS),
     ),
     "clam-mb": Method(
         "CLAM-MB",
@@ -160,6 +166,17 @@ def refuse_task(name: str, task: str) -> None:
     if why is not None:
         able = [other for other, method in METHODS.items() if task not in method.not_for]
         raise UsageError(f"{name} cannot answer a {task} question: {why}", hint=f"--method {', '.join(able)} can")
+
+
+def refuse_start(name: str) -> None:
+    """Refuse a method that cannot start from weights of another training.
+
+    :raises UsageError: it cannot; the hint has the methods that can.
+    """
+    if not find_method(name).can_start:
+        able = [other for other, method in METHODS.items() if method.can_start]
+        what = f"{name} cannot start from weights of another training: its layers are not those of gated attention"
+        raise UsageError(what, hint=f"--method {', '.join(able)} can; or leave --init out")
 
 
 def refuse_targets(name: str, targets: Mapping[str, str]) -> None:

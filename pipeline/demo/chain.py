@@ -13,7 +13,8 @@ from typing import Final
 from ...data.artifact import whole
 from ...data.errors import InputError, SurroundingsError, UsageError
 from ...data.json_text import read_bytes
-from .. import chain, training
+from .. import chain
+from ..biomarkers import training
 from ..config import FILE_NAME, load_config
 from ..console import Console, clock
 from ..results import Summary

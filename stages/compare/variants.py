@@ -35,6 +35,8 @@ _CONTROLS: Final[dict[str, tuple[str, str, dict[str, Any]]]] = {
     ),
 }
 """Controls, methods with one part removed: title, note, and the settings that differ."""
+STARTED: Final = "+init"
+"""Suffix of the name of a method that starts from the weights of another training."""
 SOFT: Final = "+soft"
 """Suffix of the name of a method with soft targets."""
 
@@ -89,13 +91,15 @@ def variants(
     """The methods to compare, the reference (:func:`reference_of`) first.
 
     :param wanted: names of methods; one string may hold several, separated by commas. Empty: all that are meaningful.
-    :param base: settings that all share; its method, soft targets and use of RNA are ignored.
+    :param base: settings that all share; its method, soft targets and use of RNA are ignored. With weights to start
+        from, the methods that can start from them are there with and without them.
     :param rna: whether the workspace has RNA.
     :param task: the question's task; methods that cannot carry it are left out, or refused if they are named.
     :param targets: the tasks of its targets, if it has some.
     :raises UsageError: an unknown name, or a method that needs RNA where there is none.
     """
-    common = base.model_copy(update={"use_rna": True, "soft_targets": False, "shuffle_rna": False})
+    random = {"init": None, "init_backbone": None, "freeze": False}
+    common = base.model_copy(update={"use_rna": True, "soft_targets": False, "shuffle_rna": False, **random})
     known: dict[str, Variant] = {}
     plain = {
         name: (method.title, (task != "binary" and method.otherwise) or method.source, {"method": name})
@@ -106,6 +110,14 @@ def variants(
         known[name] = Variant(name, title, note, settings)
         soft = settings.model_copy(update={"soft_targets": True})
         known[name + SOFT] = Variant(name + SOFT, title, note, soft)
+    if base.init is not None:
+        start = {name: getattr(base, name) for name in random}
+        how = "as it is, with a head of its own" if base.freeze else "fine-tuned"
+        for name in [name for name, method in METHODS.items() if method.can_start]:
+            method = METHODS[name]
+            settings = common.model_copy(update={"method": name, **start})
+            title, note = f"{method.title} from {base.init.name}", f"weights of another training, {how}"
+            known[name + STARTED] = Variant(name + STARTED, title, note, settings)
     known[CEILING] = Variant(
         CEILING, "RNA alone", "ridge logistic regression on RNA, an upper limit; uses no slides", None
     )

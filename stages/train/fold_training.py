@@ -14,9 +14,11 @@ from pydantic import ValidationError
 from ...data.cohort.outcomes import Label
 from ...data.cohort.target_splits import split_patients
 from ...data.errors import CohortError, UsageError
+from ...models.mil.abmil import ABMIL
 from ...models.mil.bag_tensors import BagTensors, Patient
 from ...models.mil.momkd import AS_THE_PUBLIC_SCRIPT_STOPS, PATIENCE, PRESETS, MoMKD
 from ...models.mil.network import NetworkConfig, SlideNetwork
+from ...models.mil.starting_weights import StartingWeights
 from ...models.target_facts import TargetFacts
 from ...models.tasks.multitask import MultiTask
 from ...models.tasks.task import Task
@@ -53,6 +55,8 @@ class FoldData:
     partial: Path
     tell: Tell
     task: Task
+    start: StartingWeights | None = None
+    """Weights of another training to start from."""
 
 
 @dataclass(frozen=True)
@@ -140,7 +144,11 @@ def _train(data: FoldData, settings: TrainSettings, name: str) -> TrainedFold:
     with torch.random.fork_rng(devices=[data.device] if data.device.type == "cuda" else []):
         torch.manual_seed(seed)
         kind = method.network_for(data.task)
-        network = kind(_config(kind, settings, data.width, rna), data.task).to(data.device)
+        network = kind(_config(kind, settings, data.width, rna, data.start), data.task)
+        if data.start is not None:
+            assert isinstance(network, ABMIL)  # the stage has refused other methods
+            data.start.copy_to(network, frozen=settings.freeze)
+        network = network.to(data.device)
     fitted = method.fit(
         network,
         train,
@@ -167,13 +175,28 @@ def _train(data: FoldData, settings: TrainSettings, name: str) -> TrainedFold:
     return TrainedFold(settings, network, fitted, train, validation, rna, targets, [])
 
 
-def _config(network: type[SlideNetwork], settings: TrainSettings, width: int, rna: FoldRna | None) -> NetworkConfig:
-    """Build a network's configuration from MoMKD's preset, the sizes in the settings and the network's defaults."""
+def _config(
+    network: type[SlideNetwork],
+    settings: TrainSettings,
+    width: int,
+    rna: FoldRna | None,
+    start: StartingWeights | None,
+) -> NetworkConfig:
+    """Build a network's configuration from MoMKD's preset, the sizes in the settings and the network's defaults.
+
+    :raises UsageError: sizes that it cannot have, or that are not those of the weights to start from.
+    """
     values: dict[str, Any] = {"in_features": width, "n_genes": len(rna.genes) if rna else 0}
     if issubclass(network, MoMKD):
         values |= PRESETS[settings.preset]
     given = {name: getattr(settings, name) for name in ("hidden", "shared", "slots", "memory")}
     values |= {n: v for n, v in given.items() if v is not None and n in network.Config.model_fields}
+    if start is not None:
+        for name, size in {"in_features": start.in_features, **start.sizes}.items():
+            if values.setdefault(name, size) != size:
+                what = f"{name} of its weights is {size}, and here it is {values[name]}"
+                hint = "features of init_backbone are needed" if name == "in_features" else f"leave --{name} out"
+                raise UsageError(what, path=start.path, hint=hint)
     try:
         return network.Config.model_validate(values)
     except ValidationError as error:

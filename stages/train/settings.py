@@ -208,6 +208,16 @@ class TrainSettings(Settings):
         "gradient",
         description="how MoMKD's memory slots are updated: by the losses, by a running average, or not at all",
     )
+    init: Path | None = Runtime(
+        None,
+        examples=["feather.safetensors"],
+        description="of abmil and clam-sb: start from the attention in this file, such as FEATHER's, instead of a "
+        "random one; widths are the file's",
+    )
+    init_backbone: str | None = Field(
+        None, examples=["uni2-h"], description="with init: the backbone on whose features its weights were trained"
+    )
+    freeze: bool = Field(False, description="with init: keep the weights as they are, so that the head alone learns")
     use_rna: bool = Field(True, description="use RNA as a teacher during training")
     shuffle_rna: bool = Field(False, description="as a control, shuffle RNA among the training patients of each class")
     genes: int = Field(768, ge=1, description="number of genes to select in each fold")
@@ -265,6 +275,14 @@ class TrainSettings(Settings):
         if unknown or len(set(blocks)) < len(blocks):
             raise ValueError(f"must be among {', '.join(BLOCKS)}, each at most once")
         return blocks
+
+    @model_validator(mode="after")
+    def _start_is_complete(self) -> TrainSettings:
+        if self.init is None and (self.freeze or self.init_backbone):
+            raise ValueError(f"{'freeze' if self.freeze else 'init_backbone'} is for training that starts from init")
+        if self.init is not None and not self.init_backbone:
+            raise ValueError("init needs init_backbone: features of another backbone mean something else")
+        return self
 
     @model_validator(mode="after")
     def _nested_settings_are_settings(self) -> TrainSettings:

@@ -22,18 +22,20 @@ from ...data.errors import CohortError, UsageError
 from ...data.features.store import FeatureFacts
 from ...data.manifest import Manifest, Record
 from ...data.version import __version__
+from ...models.backbones.backbone import find_backbone
 from ...models.backbones.devices import choose_device, choose_devices
 from ...models.bundle import BundleFacts, Question, write_bundle
 from ...models.feature_recipe import FeatureRecipe
 from ...models.mil.bag_tensors import BagTensors
 from ...models.mil.momkd import MoMKD
+from ...models.mil.starting_weights import read_starting_weights
 from ...models.patient_hashes import hashes_of
 from ...models.training.fit import Epoch
-from ...models.training.methods import BY_STEPS, find_method, refuse_targets, refuse_task
+from ...models.training.methods import BY_STEPS, find_method, refuse_start, refuse_targets, refuse_task
 from ..extract.settings import ExtractSettings
 from ..registry import VERSIONS
 from ..settings import RESOLVED, Settings
-from ..stage import Input, Item, Outcome, OutputInput, Plan, Progress, Stage, ValueInput
+from ..stage import FileInput, Input, Item, Outcome, OutputInput, Plan, Progress, Stage, ValueInput
 from ..tile.settings import TileSettings
 from .fold import FoldCohort, read_bags
 from .fold_training import INNER_FOLDS, FoldData, TrainedFold, train_fold
@@ -98,6 +100,7 @@ class TrainStage(Stage[TrainSettings]):
         tiled, extracted = Manifest.of(self.tiles).latest("tile"), Manifest.of(self.features).latest("extract")
         tile = _settings_of(used, tiled, self.tiles, TileSettings)
         extract = _settings_of(used, extracted, self.features, ExtractSettings)
+        self._refuse_other_features(extract)
         molecular = molecular_inputs(self._molecular, self.settings.gene_list, self.workspace)
         sites = split.sites if self.settings.nested else {}
         items = []
@@ -125,6 +128,8 @@ class TrainStage(Stage[TrainSettings]):
                 **{f"features of {slide}": OutputInput(features[slide]) for slide in slides},
                 **molecular,
             }
+            if self.settings.init is not None:
+                inputs["init"] = FileInput(self.settings.init.resolve(), is_setting=True)
             if cohort.sites:
                 inputs["sites"] = ValueInput(dict(cohort.sites))
             if self.biomarker.task != "binary":  # two questions may have the same labels, and so the same splits
@@ -137,6 +142,8 @@ class TrainStage(Stage[TrainSettings]):
         if self.biomarker.of_targets:
             refuse_targets(self.settings.method, {n: q.task for n, q in self.biomarker.of_targets.items()})
         refuse_task(self.settings.method, task)
+        if self.settings.init is not None:
+            refuse_start(self.settings.method)
         others = [t for t in [q.task for q in self.biomarker.of_targets.values()] or [task] if t != "binary"]
         if self.settings.soft_targets and others:
             what = f"soft targets are for the binary task, and this question is {others[0]}"
@@ -152,6 +159,13 @@ class TrainStage(Stage[TrainSettings]):
         if requested and not self.stores:
             what = f"--{requested[0].replace('_', '-')} needs RNA, and there is none"
             raise UsageError(what, path=self.workspace, hint="run wsipipe genomics first")
+
+    def _refuse_other_features(self, extract: Mapping[str, Any]) -> None:
+        """Refuse weights to start from that read features of another backbone."""
+        wanted = self.settings.init_backbone
+        if wanted and find_backbone(wanted).name != find_backbone(extract["backbone"]).name:
+            what = f"its weights were trained on features of {wanted}, and these are of {extract['backbone']}"
+            raise UsageError(what, path=self.settings.init, hint=f"--backbone {wanted}, or leave --init out")
 
     def _question(self) -> dict[str, Any]:
         """What of the question decides how a model is trained, beside the labels."""
@@ -193,7 +207,9 @@ class TrainStage(Stage[TrainSettings]):
 
             partial = self.folder / "partial" / item.fingerprint.removeprefix("sha256:")[:16]
             molecular = MolecularData.read(self._molecular, self.settings.gene_list)
-            data = FoldData(cohort, bags, facts.width, molecular, device, partial, tell, self.biomarker.asked())
+            start = None if self.settings.init is None else read_starting_weights(self.settings.init)
+            asked = self.biomarker.asked()
+            data = FoldData(cohort, bags, facts.width, molecular, device, partial, tell, asked, start)
             trained = train_fold(data, self.settings)
             path = self.folder / item.id
             write_bundle(

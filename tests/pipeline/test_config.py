@@ -268,6 +268,7 @@ def test_settings_are_frozen_and_say_what_changes_results() -> None:
     runtime |= {"other_patients"}  # what it changes, which folds read a patient, is among the inputs
     runtime |= {
         "gene_list",
+        "init",
         "aliases",
         "gene_lengths",
         "gene_sets",

@@ -12,6 +12,7 @@ from wsipipe.stages.extract.settings import ExtractSettings
 from wsipipe.stages.genomics.settings import GenomicsSettings
 from wsipipe.stages.predict.settings import PredictSettings
 from wsipipe.stages.registry import VERSIONS
+from wsipipe.stages.robustness.stage import RobustnessStageSettings
 from wsipipe.stages.settings import Settings
 from wsipipe.stages.tile.settings import TileSettings
 from wsipipe.stages.train.cross_validate import CrossValidateSettings
@@ -38,6 +39,8 @@ TRAIN = {
     "shared": None,
     "slots": None,
     "memory": "gradient",
+    "init_backbone": None,
+    "freeze": False,
     "use_rna": True,
     "shuffle_rna": False,
     "genes": 768,
@@ -102,6 +105,11 @@ DEFAULTS: dict[str, tuple[type[Settings], int, dict[str, Any]]] = {
     ),
     "predict": (PredictSettings, 3, {}),
     "compare": (CompareStageSettings, 5, QUESTION),
+    "robustness": (
+        RobustnessStageSettings,
+        1,
+        {**QUESTION, "columns": ["site"], "neighbours": 10, "bootstrap_rounds": 1000, "seed": 0},
+    ),
     "import-checkpoint": (BiomarkerSettings, 1, {n: value for n, value in QUESTION.items() if n != "of_targets"}),
     "report": (ReportSettings, 6, {}),
     "export": (ExportSettings, 1, {"format": "clam"}),

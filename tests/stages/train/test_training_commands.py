@@ -20,8 +20,8 @@ from wsipipe.data.units import Mpp
 from wsipipe.models.backbones.devices import choose_device
 from wsipipe.models.bundle import read_bundle
 from wsipipe.models.training.methods import METHODS
+from wsipipe.pipeline.biomarkers.idle_settings import idle_settings
 from wsipipe.pipeline.demo.slides import write_aperio
-from wsipipe.pipeline.idle_settings import idle_settings
 from wsipipe.stages.train.settings import TrainSettings
 
 

@@ -7,14 +7,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..data.manifest import Json, Manifest
-from .config import Config
-from .results import Summary, summed
-from .run.runner import Runner
+from ...data.manifest import Json, Manifest
+from ..config import Config
+from ..results import Summary, summed
+from ..run.runner import Runner
 from .to_train import ToTrain, biomarkers_of, features_of, name_of_features, refuse_one_prevalence_for
 
 if TYPE_CHECKING:
-    from ..stages.train.settings import TrainSettings
+    from ...stages.train.settings import TrainSettings
 
 
 def compare(
@@ -47,10 +47,10 @@ def compare(
 def _compare_one(
     config: Config, runner: Runner, name: str, features: str | None, prevalence: float | None
 ) -> tuple[list[Summary], Json]:
-    from ..stages.compare.omics_ceiling import OmicsCeilingStage
-    from ..stages.compare.stage import CompareStage, CompareStageSettings
-    from ..stages.compare.variants import OF_THE_TARGET, reference_of, variants
-    from ..stages.train.signature_labels import read_signatures
+    from ...stages.compare.omics_ceiling import OmicsCeilingStage
+    from ...stages.compare.stage import CompareStage, CompareStageSettings
+    from ...stages.compare.variants import OF_THE_TARGET, reference_of, variants
+    from ...stages.train.signature_labels import read_signatures
 
     rna = config.train.model_copy(update={"use_rna": True})
     to_train = ToTrain.of(config.model_copy(update={"train": rna}), runner, name, features, "comparisons")

@@ -8,8 +8,8 @@ from pathlib import Path
 
 from rich.table import Table
 
-from ..data.manifest import Json
-from .console import Console
+from ...data.manifest import Json
+from ..console import Console
 
 
 def show_comparisons(console: Console, results: Mapping[str, Json]) -> None:

@@ -7,16 +7,16 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..data.manifest import Json
-from .config import Config
-from .console import Console
+from ...data.manifest import Json
+from ..config import Config
+from ..console import Console
+from ..results import Summary
+from ..run.runner import Runner
 from .idle_settings import idle_settings
-from .results import Summary
-from .run.runner import Runner
 from .to_train import ToTrain, biomarkers_of, refuse_one_prevalence_for
 
 if TYPE_CHECKING:
-    from ..stages.stage import Stage
+    from ...stages.stage import Stage
 
 
 def train(
@@ -51,8 +51,8 @@ def train(
 def _train_one(
     config: Config, runner: Runner, name: str, features: str | None, prevalence: float | None
 ) -> tuple[list[Summary], Json]:
-    from ..models.training.methods import find_method
-    from ..stages.train.report_stage import TrainingReportStage
+    from ...models.training.methods import find_method
+    from ...stages.train.report_stage import TrainingReportStage
 
     to_train = replace(ToTrain.of(config, runner, name, features, "models"), prevalence=prevalence)
     folder = to_train.folder
@@ -81,8 +81,8 @@ def _train_one(
 
 def metrics_of(folder: Path) -> Json:
     """The main figures of a folder's ``metrics.json``: AUC with its interval, and numbers of patients."""
-    from ..models.evaluation.task_metrics import TaskMetrics
-    from ..stages.train.cross_validate import read_metrics
+    from ...models.evaluation.task_metrics import TaskMetrics
+    from ...stages.train.cross_validate import read_metrics
 
     pooled = read_metrics(folder / "metrics.json").pooled
     if isinstance(pooled, TaskMetrics):  # of a task other than the binary one

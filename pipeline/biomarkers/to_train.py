@@ -7,16 +7,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
-from ..data.errors import CohortError, ExpressionError, UsageError
-from ..data.manifest import Manifest, Record
-from ..data.wording import some
-from .config import Config
-from .folders import checked_name, choose_features
-from .run.runner import Runner
+from ...data.errors import CohortError, ExpressionError, UsageError
+from ...data.manifest import Manifest, Record
+from ...data.wording import some
+from ..config import Config
+from ..folders import checked_name, choose_features
+from ..run.runner import Runner
 
 if TYPE_CHECKING:
-    from ..stages.stage import Stage
-    from ..stages.train.settings import QuestionSettings, TrainSettings
+    from ...stages.stage import Stage
+    from ...stages.train.settings import QuestionSettings, TrainSettings
 
 
 def biomarkers_of(config: Config, names: Sequence[str] | None) -> Sequence[str]:
@@ -58,9 +58,9 @@ def refuse_unknown_signatures(config: Config, workspace: Path) -> None:
     :raises UsageError: no matrix is given; or no file with the genes of a set.
     :raises ExpressionError: the file of gene sets cannot be read, or has no such set.
     """
-    from ..data.molecular.gene_sets import read_gmt
-    from ..data.molecular.signature_names import GENE, RECURRENCE_SCORE, RECURRENCE_UNSCALED
-    from ..data.molecular.store import store_name
+    from ...data.molecular.gene_sets import read_gmt
+    from ...data.molecular.signature_names import GENE, RECURRENCE_SCORE, RECURRENCE_UNSCALED
+    from ...data.molecular.store import store_name
 
     for name, asked in config.biomarkers.items():
         if not asked.signature:
@@ -110,7 +110,7 @@ class ToTrain:
         :raises UsageError: no cohort table, no features, or an invalid name for a model.
         :raises CohortError: a molecular block other than RNA is configured for training and has no store.
         """
-        from ..stages.train.molecular_data import molecular_stores
+        from ...stages.train.molecular_data import molecular_stores
 
         workspace, table = runner.workspace, config.cohort.table
         if table is None:
@@ -127,7 +127,7 @@ class ToTrain:
         return self.config.question(self.name)
 
     def split(self) -> Stage[Any]:
-        from ..stages.train.split import SplitStage, SplitStageSettings
+        from ...stages.train.split import SplitStage, SplitStageSettings
 
         settings = SplitStageSettings(**self.config.split.model_dump(), **self.biomarker.model_dump())
         return SplitStage(
@@ -142,7 +142,7 @@ class ToTrain:
         )
 
     def train(self, settings: TrainSettings, folder: Path) -> Stage[Any]:
-        from ..stages.train.stage import TrainStage
+        from ...stages.train.stage import TrainStage
 
         return TrainStage(
             settings,
@@ -157,7 +157,7 @@ class ToTrain:
         )
 
     def cross_validate(self, settings: TrainSettings, folder: Path) -> Stage[Any]:
-        from ..stages.train.cross_validate import CrossValidateSettings, CrossValidateStage
+        from ...stages.train.cross_validate import CrossValidateSettings, CrossValidateStage
 
         of_test = CrossValidateSettings(device=settings.device, prevalence=self.prevalence)
         return CrossValidateStage(of_test, folder, self.runner.workspace, features=self.features, splits=self.folder)
@@ -167,7 +167,7 @@ class ToTrain:
 
         :raises CohortError: it has no store, because it could not be read or was not read yet.
         """
-        from ..data.molecular.store import store_name
+        from ...data.molecular.store import store_name
 
         folder, train = self.runner.workspace / "genomics", self.config.train
         if not train.use_rna or "rna" not in train.blocks or (folder / store_name("rna")).exists():
@@ -211,7 +211,7 @@ class ToTrain:
         :raises UsageError: the biomarker is not of two classes.
         """
         if self.config.report.audit:
-            from ..stages.train.audit import Audited
+            from ...stages.train.audit import Audited
 
             biomarker = self.biomarker
             Audited.of(self.config.report.audit, self.table, biomarker.label_column, biomarker.task)

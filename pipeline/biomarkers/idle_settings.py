@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from ..stages.train.settings import TrainSettings
+from ...stages.train.settings import TrainSettings
 
 _SIZES = ("hidden", "shared", "slots", "memory")
 _OF_RNA = ("shuffle_rna", "genes", "gene_selection", "gene_list", "blocks")
@@ -14,8 +14,8 @@ _OF_STEPS = ("patience", "epochs", "learning_rate", "weight_decay", "clip")
 
 def idle_settings(train: TrainSettings) -> list[str]:
     """Names of the settings that were given, by a flag or in the file, and that the method does not use."""
-    from ..models.mil.momkd import PATIENCE, PRESETS, MoMKD
-    from ..models.training.methods import BY_STEPS, find_method
+    from ...models.mil.momkd import PATIENCE, PRESETS, MoMKD
+    from ...models.training.methods import BY_STEPS, find_method
 
     method = find_method(train.method)
     stepless = method.fit_at != BY_STEPS

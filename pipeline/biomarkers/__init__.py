@@ -1,0 +1,1 @@
+"""What is done for each biomarker: training, comparing methods, asking features."""

@@ -1,0 +1,1 @@
+"""robustness: whether features tell the label, or the site."""
