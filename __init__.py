@@ -33,6 +33,8 @@ if TYPE_CHECKING:
     from .pipeline.config import Config as Config
     from .pipeline.config import load_config as load_config
 
+__path__.append(f"{__path__[0]}/pipeline/as_module")  # __main__.py is there, for python -m wsipipe
+
 _PLACES = {
     "WsipipeError": ".data.errors",
     "read_expression": ".data.molecular.store",

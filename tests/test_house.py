@@ -1,4 +1,4 @@
-"""The house: who may import whom, what lies in a wheel, what loads when, one tree of errors, the backbones."""
+"""The house: who may import whom, what loads when, one tree of errors, the backbones."""
 
 from __future__ import annotations
 
@@ -7,10 +7,8 @@ import csv
 import inspect
 import json
 import pickle
-import shutil
 import subprocess
 import sys
-import zipfile
 from collections.abc import Iterator
 from graphlib import TopologicalSorter
 from pathlib import Path
@@ -219,49 +217,6 @@ def test_all_that_the_package_names_can_be_had() -> None:
         assert getattr(wsipipe, name) is not None
     with pytest.raises(AttributeError, match="no attribute 'nonsense'"):
         wsipipe.nonsense  # noqa: B018  the access is the test
-
-
-@pytest.fixture(scope="module")
-def wheel(tmp_path_factory: pytest.TempPathFactory) -> zipfile.ZipFile:
-    """Built from a copy, so that no ``build/`` of an earlier day gets into it and none is left in the clone."""
-    copy, out = tmp_path_factory.mktemp("clone") / "any name", tmp_path_factory.mktemp("wheel")
-    copy.mkdir()
-    for name in (*FOLDERS, "tests", "docker", "docs"):
-        if (ROOT / name).is_dir():
-            shutil.copytree(ROOT / name, copy / name, ignore=shutil.ignore_patterns("__pycache__"))
-    for file in ROOT.glob("*"):
-        if file.is_file():
-            shutil.copy(file, copy)
-    build = "import sys; from setuptools.build_meta import build_wheel; build_wheel(sys.argv[1])"
-    done = subprocess.run([sys.executable, "-c", build, str(out)], cwd=copy, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    [file] = out.glob("*.whl")
-    assert file.name.startswith("wsipipe_momkd-")
-    return zipfile.ZipFile(file)
-
-
-def test_the_wheel_holds_the_package_and_nothing_else(wheel: zipfile.ZipFile) -> None:
-    held = {name for name in wheel.namelist() if ".dist-info/" not in name}
-    wanted = {"wsipipe/__init__.py", "wsipipe/py.typed"}
-    for folder in FOLDERS:
-        for file in (ROOT / folder).rglob("*"):
-            if file.is_file() and "__pycache__" not in file.parts:
-                wanted.add(f"wsipipe/{file.relative_to(ROOT).as_posix()}")
-    assert held == wanted
-    assert {
-        "wsipipe/models/backbones/backbones.toml",
-        "wsipipe/data/columns.toml",
-        "wsipipe/stages/pages/page.css",
-    } <= held
-
-
-def test_the_wheel_brings_command_and_licence(wheel: zipfile.ZipFile) -> None:
-    [entry_points] = [name for name in wheel.namelist() if name.endswith("entry_points.txt")]
-    assert "wsipipe = wsipipe.pipeline.entry:main" in wheel.read(entry_points).decode()
-    assert any(name.endswith("licenses/LICENSE") for name in wheel.namelist())
-    [metadata] = [wheel.read(name).decode() for name in wheel.namelist() if name.endswith("METADATA")]
-    assert "License-Expression: Apache-2.0" in metadata
-    assert "Requires-Python: >=3.11" in metadata
 
 
 ERRORS = [kind for _, kind in inspect.getmembers(errors, inspect.isclass) if kind.__module__ == errors.__name__]

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 from command import wsipipe
+from wsipipe.data.version import __version__
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -23,26 +24,26 @@ def test_ci_runs_the_test_command_of_the_readme_and_nothing_else() -> None:
     assert ci == ["set -euo pipefail", 'cd "$(dirname "$0")/.."', "rm -rf .venv", command]
 
 
+def test_the_workflow_calls_the_same_command_and_builds_the_site() -> None:
+    workflow = (ROOT / ".github/workflows/ci.yml").read_text(encoding="utf-8")
+    runs = re.findall(r"^ +- run: (.+)$", workflow, flags=re.MULTILINE)
+    assert runs[0] == ".ci/run"
+    assert runs[2] == ".venv/bin/python -m sphinx -W --keep-going -b html docs site"
+
+
+def test_the_citation_is_of_this_version() -> None:
+    citation = (ROOT / "CITATION.cff").read_text(encoding="utf-8")
+    assert re.findall(r"^version: (.+)$", citation, flags=re.MULTILINE) == [__version__]
+
+
 def test_the_demo_command_differs_from_the_test_command_in_what_it_runs_only() -> None:
     demo, tests = (next(b for k, b in BLOCKS if k == "sh" and word in b).strip() for word in ("wsipipe demo", "pytest"))
     assert demo.split(" && ")[0] == tests.split(" && ")[0]
     assert demo.split(" && ")[1] == tests.split(" && ")[1].replace("'.[test]'", ".")
 
 
-PAGES = [
-    "README.md",
-    "docs/benchmarks.md",
-    "docs/cohort.md",
-    "docs/docker.md",
-    "docs/doctor.md",
-    "docs/faults.md",
-    "docs/features.md",
-    "docs/genomics.md",
-    "docs/repair.md",
-    "docs/running.md",
-    "docs/tiling.md",
-    "docs/training.md",
-]
+PAGES = ["README.md", *sorted(file.relative_to(ROOT).as_posix() for file in (ROOT / "docs").rglob("*.md"))]
+AT_THE_ROOT = ["ARCHITECTURE.md", "CHANGELOG.md", "CONTRIBUTING.md", "SECURITY.md"]
 COMMANDS = sorted(
     {
         line.split("#")[0].strip()
@@ -55,8 +56,9 @@ COMMANDS = sorted(
 )
 
 
-def test_every_page_is_read() -> None:
-    assert sorted(PAGES) == ["README.md", *sorted(f"docs/{file.name}" for file in (ROOT / "docs").glob("*.md"))]
+def test_pages_lie_where_they_are_looked_for() -> None:
+    assert {"docs/cohort.md", "docs/tutorials/own-slides.md", "docs/reference/commands.md"} < set(PAGES)
+    assert {file.name for file in ROOT.glob("*.md")} == {"README.md", *AT_THE_ROOT}
 
 
 @pytest.mark.parametrize("line", COMMANDS)
@@ -67,10 +69,21 @@ def test_every_command_in_the_documentation_is_one_that_the_program_takes(line: 
     assert result.exit_code == 0, result.output
 
 
-@pytest.mark.parametrize("page", PAGES)
+@pytest.mark.parametrize("page", [*PAGES, *AT_THE_ROOT])
 def test_links_lead_somewhere(page: str) -> None:
-    for target in re.findall(r"\]\(([^)#]+)\)", (ROOT / page).read_text(encoding="utf-8")):
-        assert target.startswith("https://") or ((ROOT / page).parent / target).exists(), target
+    for target, anchor in re.findall(r"\]\(([^)#]*)(?:#([^)]+))?\)", (ROOT / page).read_text(encoding="utf-8")):
+        if target.startswith("https://"):
+            continue
+        file = (ROOT / page).parent / target if target else ROOT / page
+        assert file.exists(), target
+        assert not anchor or anchor in _anchors(file), f"{target}#{anchor}"
+
+
+def _anchors(page: Path) -> set[str]:
+    """The anchors of a page's headings, as GitHub and the site make them."""
+    text = re.sub(r"```.*?```", "", page.read_text(encoding="utf-8"), flags=re.DOTALL)
+    headings = re.findall(r"^#+ (.+)$", text, flags=re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
 
 
 def test_the_pictures_of_the_documentation_are_those_that_the_code_draws(tmp_path: Path) -> None:
@@ -84,12 +97,12 @@ def test_the_pictures_of_the_documentation_are_those_that_the_code_draws(tmp_pat
 
 
 def test_every_picture_of_the_documentation_is_shown_in_it() -> None:
-    shown = {name for page in (ROOT / "docs").glob("*.md") for name in _pictures_shown_in(page)}
+    shown = {name for page in PAGES for name in _pictures_shown_in(ROOT / page)}
     assert shown == {file.name for file in (ROOT / "docs/pictures").iterdir() if file.suffix in (".jpg", ".png")}
 
 
 def _pictures_shown_in(page: Path) -> set[str]:
-    return set(re.findall(r"!\[.*?\]\(pictures/(.+?)\)", page.read_text(encoding="utf-8")))
+    return set(re.findall(r"!\[.*?\]\((?:\.\./|docs/)?pictures/(.+?)\)", page.read_text(encoding="utf-8")))
 
 
 def test_every_folder_of_the_workspace_stands_in_the_readme() -> None:

@@ -182,38 +182,52 @@ def _fate(kind: type[errors.WsipipeError]) -> tuple[str, str]:
 def messages() -> str:
     """Every message that the code raises as an error of ours, with its way out, by class; … stands for what varies."""
     found: dict[str, set[tuple[str, str]]] = {kind.__name__: set() for kind in _error_classes()}
-    for file in sorted(PACKAGE.rglob("*.py")):
-        if file.relative_to(PACKAGE).parts[0] in ("data", "models", "stages", "pipeline"):
-            for name, what, hint in raised(ast.parse(file.read_text(encoding="utf-8"))):
-                if name in found and re.search(r"[a-zA-Z]{2}", what):
-                    found[name].add((what, hint))
+    trees = [
+        ast.parse(file.read_text(encoding="utf-8"))
+        for room in ("data", "models", "stages", "pipeline")
+        for file in sorted((PACKAGE / room).rglob("*.py"))
+    ]
+    constants = {name: value for tree in trees for _, name, value in _assigned(tree.body)}
+    for tree in trees:
+        for name, what, hint in raised(tree, constants):
+            if name in found and re.search(r"[a-zA-Z]{2}", what):
+                found[name].add((what, hint))
     parts = []
     for name, said in found.items():
         if said:
             rows = [[_cell(what), _cell(hint)] for what, hint in sorted(said, key=lambda s: s[0].lower().lstrip("… "))]
-            parts.append(f"## {name}\n\n" + _table(["message", "way out"], rows))
+            parts.append(f"### {name}\n\n" + _table(["message", "way out"], rows))
     return "\n\n".join(parts)
 
 
-def raised(tree: ast.Module) -> Iterator[tuple[str, str, str]]:
-    """Class, message and hint of each error that a module makes."""
-    for function in [tree, *(node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef))]:
-        texts = {
-            target.id: node.value
-            for node in ast.walk(function)
-            if isinstance(node, ast.Assign)
-            for target in node.targets
-            if isinstance(target, ast.Name)
-        }
-        for call in (node for node in ast.walk(function) if isinstance(node, ast.Call)):
-            name = call.func.id if isinstance(call.func, ast.Name) else ""
-            if name.endswith("Error") and call.args and (function is not tree or not _in_function(tree, call)):
-                hint = next((word.value for word in call.keywords if word.arg == "hint"), None)
-                yield name, _template(call.args[0], texts), _template(hint, texts) if hint is not None else ""
+def raised(tree: ast.Module, constants: Mapping[str, ast.expr]) -> Iterator[tuple[str, str, str]]:
+    """Class, message and hint of each error that a module makes.
+
+    :param constants: texts of all modules, by their names.
+    """
+    functions = [node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)]
+    for call in (node for node in ast.walk(tree) if isinstance(node, ast.Call)):
+        name = call.func.id if isinstance(call.func, ast.Name) else ""
+        if name.endswith("Error") and call.args:
+            around = [node for node in functions if node.lineno <= call.lineno <= (node.end_lineno or 0)]
+            before = [
+                (line, variable, value)
+                for function in around
+                for line, variable, value in _assigned(ast.walk(function))
+                if line < call.lineno
+            ]
+            texts = {**constants, **{variable: value for _, variable, value in sorted(before, key=lambda b: b[0])}}
+            hint = next((word.value for word in call.keywords if word.arg == "hint"), None)
+            yield name, _template(call.args[0], texts), _template(hint, texts) if hint is not None else ""
 
 
-def _in_function(tree: ast.Module, call: ast.Call) -> bool:
-    return any(call in ast.walk(node) for node in ast.walk(tree) if isinstance(node, ast.FunctionDef))
+def _assigned(nodes: Iterable[ast.AST]) -> Iterator[tuple[int, str, ast.expr]]:
+    """Line, name and value of the assignments among nodes."""
+    for node in nodes:
+        if isinstance(node, ast.Assign | ast.AnnAssign) and node.value is not None:
+            for target in node.targets if isinstance(node, ast.Assign) else [node.target]:
+                if isinstance(target, ast.Name):
+                    yield node.lineno, target.id, node.value
 
 
 def _template(node: ast.expr, texts: Mapping[str, ast.expr]) -> str:
