@@ -9,11 +9,16 @@ from typing import Any
 
 import pytest
 from own_process import ran
+from wsipipe.data.units import Microns
+from wsipipe.pipeline.demo.cohort import make_cohort
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("demo")
+    """With the demo's patients, on slides of a fifth of their area."""
+    folder = tmp_path_factory.mktemp("demo")
+    make_cohort(folder / "cohort", side=Microns(450.0))
+    return folder
 
 
 def demo(folder: Path) -> tuple[dict[str, Any], str]:
