@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import json
+from functools import cache
 from typing import Any
 
+import typer.testing
+from typer.main import get_command
 from typer.testing import CliRunner, Result
 from wsipipe.pipeline.cli import app
+
+typer.testing._get_command = cache(get_command)  # else each call builds all commands, which takes longer than many do
 
 
 def wsipipe(*words: object) -> Result:

@@ -90,15 +90,17 @@ class _Slide:
     """Seed of the slide's random numbers; they do not depend on the other slides or on the order of drawing."""
 
 
-def make_cohort(folder: Path, *, patients: int = 40, seed: int = 0, side: Microns = SIDE) -> DemoCohort:
+def make_cohort(folder: Path, *, patients: int = 40, seed: int = 0, side: Microns | None = None) -> DemoCohort:
     """Write the cohort, unless the folder already holds all of it. The same arguments give the same bytes.
 
     :param patients: number of patients in the table, including the few that cannot be used.
-    :param side: least length of the square that a slide's tissue is laid out in.
+    :param side: least length of the square that a slide's tissue is laid out in; None: as of the cohort that is there,
+        or :data:`SIDE`.
     :raises UsageError: fewer than six patients, or a folder with slides that are not this cohort's.
     """
     if patients < FEWEST:
         raise UsageError(f"a demo cohort of {patients} patients is too small", hint=f"take at least {FEWEST}")
+    side = side or _side_of(folder)
     people = recruit(np.random.default_rng([seed, 0]), patients)
     new_patients = [
         Patient(id=f"NEW-{n}", site=list(SITES)[n % len(SITES)], state=state, label=_label(state))
@@ -118,6 +120,8 @@ def make_cohort(folder: Path, *, patients: int = 40, seed: int = 0, side: Micron
         new_slides_truth=folder / "new_slides_truth.csv",
     )
     recipe = {"drawing": DRAWING, "patients": patients, "seed": seed, "side": side}
+    if side == SIDE:
+        del recipe["side"]  # a cohort of before it could be chosen is used as it is
     files = [cohort.table, cohort.expression, cohort.new_slides_truth, *(s.file for s in slides + new_slides)]
     if _is_whole(folder, recipe, files):
         return cohort
@@ -245,12 +249,25 @@ def _sizes(folder: Path, files: Iterable[Path]) -> dict[str, int]:
     return {str(file.relative_to(folder)): file.stat().st_size for file in files}
 
 
+def _record_of(folder: Path) -> dict[str, object]:
+    """What ``demo.json`` says of the cohort that is there; nothing if it is not there or damaged."""
+    try:
+        record = parse_json((folder / "demo.json").read_bytes())
+    except (OSError, ValueError):
+        return {}
+    return record if isinstance(record, dict) else {}
+
+
+def _side_of(folder: Path) -> Microns:
+    side = _record_of(folder).get("side")
+    return Microns(side) if isinstance(side, float) and 0 < side < SIDE else SIDE
+
+
 def _is_whole(folder: Path, recipe: dict[str, float], files: list[Path]) -> bool:
     """Whether the folder holds exactly these files, completely written. The record ``demo.json`` is written last."""
     try:
-        record = parse_json((folder / "demo.json").read_bytes())
-        return bool(record == {**recipe, "bytes": _sizes(folder, files)})
-    except (OSError, ValueError):
+        return _record_of(folder) == {**recipe, "bytes": _sizes(folder, files)}
+    except OSError:
         return False
 
 

@@ -20,7 +20,6 @@ from numpy.typing import NDArray
 from ...data.artifact import whole
 from ...data.errors import SlideError, SurroundingsError
 from ...data.features.store import Bag, read_bag
-from ...data.manifest import Manifest
 from ...data.slides.readers import open_slide
 from ...data.tiling.store import read_tile, read_tiles
 from ...data.wording import some

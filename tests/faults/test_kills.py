@@ -118,6 +118,7 @@ def test_interrupted_while_it_starts(
     maps, patience = Path(f"/proc/{running.pid}/maps"), time.monotonic() + PATIENCE
     while library not in maps.read_text():
         assert time.monotonic() < patience
+        time.sleep(0.002)  # the command needs the core more
     os.killpg(running.pid, number)
     ended = running.ended()
     assert (ended.code, ended.err.count(ENDED), ended.out) == (130, 1, ""), ended.err
@@ -155,6 +156,7 @@ def test_a_worker_that_is_killed_costs_nothing(steps: Steps, tmp_path: Path) -> 
         assert time.monotonic() < patience
         assert running.process.poll() is None
         worker = next((pid for pid in alive(running.pid) if is_worker(pid)), None)
+        time.sleep(0 if worker else 0.01)  # the command needs the core more
     os.kill(worker, signal.SIGKILL)
     ended = running.ended()
     assert ended.code == 0, ended.err

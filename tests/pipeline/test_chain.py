@@ -24,7 +24,7 @@ ENVIRONMENT = {"COLUMNS": "200"}
 
 @pytest.fixture(scope="module")
 def cohort(tmp_path_factory: pytest.TempPathFactory) -> DemoCohort:
-    return make_cohort(tmp_path_factory.mktemp("cohort"), patients=12, side=Microns(450))
+    return make_cohort(tmp_path_factory.mktemp("cohort"), patients=12, side=Microns(450.0))
 
 
 @pytest.fixture(scope="module")

@@ -49,10 +49,10 @@ def large_nuclei(file: Path) -> float:
 def test_a_whole_folder_is_left_alone_and_a_damaged_one_is_made_again_to_the_byte(tmp_path: Path) -> None:
     home, copy = tmp_path / "home", tmp_path / "copy"
 
-    def made() -> DemoCohort:
-        return make_cohort(home, patients=PATIENTS, seed=3, side=Microns(450))
+    def made(side: Microns | None = None) -> DemoCohort:
+        return make_cohort(home, patients=PATIENTS, seed=3, side=side)
 
-    cohort = made()
+    cohort = made(Microns(450.0))
     shutil.copytree(home, copy)
     before = {file: file.stat().st_mtime_ns for file in home.rglob("*")}
     made()

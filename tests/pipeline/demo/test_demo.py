@@ -10,14 +10,18 @@ from typing import Any
 import pytest
 from own_process import ran
 from wsipipe.data.errors import UsageError
+from wsipipe.data.units import Microns
 from wsipipe.pipeline.config import load_config
 from wsipipe.pipeline.demo.chain import write_settings
-from wsipipe.pipeline.demo.cohort import DemoCohort
+from wsipipe.pipeline.demo.cohort import DemoCohort, make_cohort
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("demo")
+    """With the demo's patients, on slides of a fifth of their area."""
+    folder = tmp_path_factory.mktemp("demo")
+    make_cohort(folder / "cohort", side=Microns(450.0))
+    return folder
 
 
 def demo(folder: Path) -> tuple[dict[str, Any], str]:
