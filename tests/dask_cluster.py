@@ -30,16 +30,15 @@ from wsipipe.pipeline.run.runner import Runner  # noqa: E402
 PATIENCE = 1800.0
 
 
-def small_cluster(workers: int = 2, **further: Any) -> LocalCluster:
+def small_cluster(workers: int = 2, *, memory: str = "400MB") -> LocalCluster:
     """Workers of one core, each a process."""
     return LocalCluster(
         n_workers=workers,
         threads_per_worker=1,
-        memory_limit="400MB",
+        memory_limit=memory,
         dashboard_address=None,
         silence_logs=50,
         death_timeout=20,
-        **further,
     )
 
 

@@ -36,6 +36,7 @@ _MOST_LOSSES: Final = 2
 """In work on how many lost machines an item has been when it has failed."""
 _MOST_FAULTS: Final = 3
 """How many items in a row may fail on a machine for its surroundings, until it is given up."""
+_MORE_MEMORY: Final = "give the workers more memory ([cluster] memory, or --memory-limit), then run again"
 
 
 class ElsewhereStages:
@@ -393,11 +394,15 @@ class _WorkElsewhere(Work):
         death = worker.death if isinstance(worker, _Seated) else None
         if death is None or death.limit is None:
             return death_of(item, place.device, worker.exit_code)
-        return SurroundingsError(
-            f"it needed more than the {death.limit / 1e9:.1f} GB of memory of its worker, {place.on.name}",
-            path=item.id,
-            hint="give the workers more memory ([cluster] memory, or --memory-limit), then run again",
-        )
+        what = f"it needed more than the {death.limit / 1e9:.1f} GB of memory of its worker, {place.on.name}"
+        return SurroundingsError(what, path=item.id, hint=_MORE_MEMORY)
+
+    def _false_start(self, worker: PlacedWorker) -> SurroundingsError:
+        death = worker.death if isinstance(worker, _Seated) else None
+        if death is None or death.limit is None:
+            return super()._false_start(worker)
+        what = f"the processes need more than the {death.limit / 1e9:.1f} GB of memory of their worker as they start"
+        return SurroundingsError(what, hint=_MORE_MEMORY)
 
     def _fail_the_rest(self) -> Iterator[Result]:
         rest = [*self._queue, *self._suspects]

@@ -236,7 +236,7 @@ class Work(ABC):
         """A worker has died; only what it had in work can have caused that."""
         worker = place.worker
         assert worker is not None
-        in_work, exit_code = self._end(place, kill=False)
+        in_work, _ = self._end(place, kill=False)
         self._queue.extendleft(given.item for given in reversed(in_work) if not given.begun)
         begun = [given for given in in_work if given.begun]
         for suspect in begun:
@@ -249,12 +249,7 @@ class Work(ABC):
         if not begun:
             place.false_starts += 1
             if place.false_starts == _FALSE_STARTS:
-                what = f"the worker processes die as they start (exit code {exit_code})"
-                hint = (
-                    "their output above may say why: no memory left, or a stage that is defined in a script without "
-                    'an `if __name__ == "__main__"` guard'
-                )
-                self._give_up_place(place, SurroundingsError(what, hint=hint))
+                self._give_up_place(place, self._false_start(worker))
 
     def _device_failed(self, place: Place, item_id: str | None, error: DeviceError) -> Iterator[Result]:
         """Put unfinished items back into the queue. A new process often helps; if not, the device is given up."""
@@ -315,6 +310,15 @@ class Work(ABC):
 
     def _failure(self, in_work: InWork, error: Exception) -> Result:
         return result_of(self._stage, in_work.item, error, in_work.start, in_work.clock)
+
+    def _false_start(self, worker: PlacedWorker) -> SurroundingsError:
+        """The error of a place where processes die before they ask for an item."""
+        what = f"the worker processes die as they start (exit code {worker.exit_code})"
+        hint = (
+            "their output above may say why: no memory left, or a stage that is defined in a script without "
+            'an `if __name__ == "__main__"` guard'
+        )
+        return SurroundingsError(what, hint=hint)
 
     def _death(self, item: Item, place: Place, worker: PlacedWorker) -> SlideError | SurroundingsError:
         """The error of an item whose process has died twice."""
