@@ -32,8 +32,9 @@ def core_limits(
         ]
         if len(quota) == 2 and quota[0].isdecimal() and int(quota[1]) > 0:  # "max" and -1 are no limit
             limits["cgroup"] = min(limits.get("cgroup", _NO_LIMIT), int(quota[0]) / int(quota[1]))
-    with suppress(KeyError, ValueError):
-        limits["Slurm"] = int(environment["SLURM_CPUS_PER_TASK"])
+    for name in ("SLURM_CPUS_PER_TASK", "SLURM_CPUS_ON_NODE"):  # the first only where --cpus-per-task was given
+        with suppress(KeyError, ValueError):
+            limits["Slurm"] = min(limits.get("Slurm", _NO_LIMIT), int(environment[name]))
     return limits
 
 

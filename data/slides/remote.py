@@ -30,6 +30,8 @@ _VERSIONS: Final = (
 )  # fmt: skip
 """What file systems call the version of a file, the best first."""
 _NEEDS: Final = {"s3": "s3fs", "gs": "gcsfs", "gcs": "gcsfs", "http": "aiohttp", "https": "aiohttp"}
+_BLOCK: Final = 1 << 23
+"""Bytes that are asked for at a time."""
 _COPY_IT: Final = "copy it to a disk, and give that path"
 _NEVER_REMOTE: Final = (".vms", ".vmu", ".dcm")
 
@@ -54,7 +56,8 @@ class RemoteFile:
         """
         with _faults(self.url):
             system, path = _system(self.url)
-            return cast("BinaryIO", _Stream(system.open(path, "rb", block_size=1 << 23, cache_type="readahead"), self))
+            system.invalidate_cache()  # of what it was when it was listed
+            return cast("BinaryIO", _Stream(system.open(path, "rb", block_size=_BLOCK, cache_type="readahead"), self))
 
 
 class _Stream:
@@ -126,6 +129,7 @@ def _listed(url: str, workspace: Path, extensions: frozenset[str]) -> list[Path]
     scheme = url.partition("://")[0]
     with _faults(url):
         system, path = _system(url)
+        system.invalidate_cache()
         try:
             about = system.info(path)
         except FileNotFoundError as error:

@@ -85,11 +85,12 @@ class StagedSlides:
 
 
 def _read_from_its_place(slide: Path, refusal: Path) -> Path:
-    if remote_files(slide) is None:
+    files = remote_files(slide)
+    if files is None:
         return slide
     why = json.loads(refusal.read_text(encoding="utf-8"))
     kind = SlideError if why["type"] == SlideError.__name__ else SurroundingsError
-    raise kind(why["what"], path=slide, hint=why["hint"])
+    raise kind(why["what"], path=files[0].url, hint=why["hint"])
 
 
 class SlideCopier:
@@ -159,7 +160,7 @@ class SlideCopier:
     def _try_to_stage(self, slide: Path) -> None:
         try:
             files = remote_files(slide)
-            parts = list(files if files is not None else _local(slide))
+            parts: list[RemoteFile | _LocalFile] = [*files] if files is not None else [*_local(slide)]
             size = sum(part.size for part in parts)
             if self._has_room(size, slide, remote=files is not None):
                 self._copy(slide, parts)
@@ -173,7 +174,8 @@ class SlideCopier:
             self._bytes.pop(slide, None)
         key = self.slides.key(slide)
         shutil.rmtree(self.slides.folder / f"{key}.partial", ignore_errors=True)
-        why = {"type": type(error).__name__, "what": error.what, "hint": error.hint}
+        cause = f" ({error.__cause__})" if error.__cause__ is not None else ""
+        why = {"type": type(error).__name__, "what": f"{error.what}{cause}", "hint": error.hint}
         scratch = self.slides.folder / f"{key}.why"
         with suppress(OSError):
             scratch.write_text(json.dumps(why), encoding="utf-8")

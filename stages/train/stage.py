@@ -17,6 +17,7 @@ from typing import Any, Self
 import torch
 from threadpoolctl import threadpool_limits
 
+from ...data.allotment import usable_cores
 from ...data.artifact import remove
 from ...data.errors import CohortError, UsageError
 from ...data.features.store import FeatureFacts
@@ -305,7 +306,7 @@ def _threads_for(bags: Mapping[str, BagTensors], of: int) -> Iterator[None]:
     """
     before = torch.get_num_threads()
     small = sum(len(bag.features) for bag in bags.values()) < SMALL_BAG * len(bags)
-    threads = 1 if small else max(1, before // of)
+    threads = 1 if small else max(1, min(before, usable_cores()) // of)
     torch.set_num_threads(threads)
     try:
         with threadpool_limits(threads):  # for scikit-learn, which torch's setting does not affect

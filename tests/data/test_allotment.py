@@ -77,6 +77,9 @@ def test_slurm_and_affinity(tmp_path: Path) -> None:
     given = {"SLURM_CPUS_PER_TASK": "3", "SLURM_MEM_PER_NODE": "2048"}
     assert core_limits(tmp_path / "none", tmp_path, given)["Slurm"] == 3
     assert memory_limits(tmp_path / "none", tmp_path, given)["Slurm"] == 2 * GIB
+    for names, cores in {("SLURM_CPUS_ON_NODE",): 5, ("SLURM_CPUS_ON_NODE", "SLURM_CPUS_PER_TASK"): 2}.items():
+        values = dict(zip(names, ("5", "2"), strict=False))
+        assert core_limits(tmp_path / "none", tmp_path, values)["Slurm"] == cores
     wrong = {"SLURM_CPUS_PER_TASK": "3(x2)", "SLURM_MEM_PER_NODE": "0"}
     assert "Slurm" not in core_limits(tmp_path / "none", tmp_path, wrong)
     assert "Slurm" not in memory_limits(tmp_path / "none", tmp_path, wrong)
