@@ -38,6 +38,7 @@ PAGES = [
     "docs/faults.md",
     "docs/features.md",
     "docs/genomics.md",
+    "docs/predicting.md",
     "docs/repair.md",
     "docs/running.md",
     "docs/tiling.md",

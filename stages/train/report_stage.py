@@ -39,7 +39,6 @@ from .cross_validate import ModelMetrics, ModelTaskMetrics, read_metrics, read_o
 from .patient_table import PatientRow, read_patients, reasons
 from .settings import ReportSettings
 
-
 GALLERY = "slots.html"
 """The page of the memory's slots, beside the report."""
 

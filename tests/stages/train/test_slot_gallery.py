@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import re
 import shutil
-from pathlib import Path
 
 import cv2
 import numpy as np
