@@ -185,7 +185,8 @@ class HeldOutSlide:
 
 def slide_mean(features: Vectors) -> NDArray[np.float64]:
     """The mean over a slide's tiles, (N, D) → (1, D)."""
-    return features.mean(axis=0, dtype=np.float64, keepdims=True)
+    mean: NDArray[np.float64] = features.mean(axis=0, dtype=np.float64, keepdims=True)
+    return mean
 
 
 def some_tiles(features: Vectors) -> Vectors:

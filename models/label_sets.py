@@ -63,7 +63,8 @@ def label_set_of(
 
 
 def _too_few(alpha: float, there: str) -> str:
-    return f"a set at {100 * (1 - alpha):.3g} % needs {fewest_patients(alpha)} held-out patients of each class, and there are {there}"
+    needed = f"a set at {100 * (1 - alpha):.3g} % needs {fewest_patients(alpha)} held-out patients of each class"
+    return f"{needed}, and there are {there}"
 
 
 def _shares(task: Task, score: Score) -> Sequence[float]:

@@ -65,6 +65,7 @@ def predict(
     model: Path,
     *,
     name: str | None = None,
+    features: str | None = None,
     retry_failed: bool = False,
     replace: bool = False,
     console: Console | None = None,
@@ -73,11 +74,11 @@ def predict(
 
     :param model: the model's folder.
     :param name: name of the folder of predictions; default: the model's name.
+    :param features: name of a folder of features; slides are then read from these alone, and no file is needed.
     :raises WsipipeError: an error that stops a whole stage.
     """
-    return chain.predict(
-        config, _runner(config, console, retry_failed=retry_failed, replace=replace), model, name=name
-    )[0]
+    runner = _runner(config, console, retry_failed=retry_failed, replace=replace)
+    return chain.predict(config, runner, model, name=name, features=features)[0]
 
 
 def compare(

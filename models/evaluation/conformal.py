@@ -42,6 +42,9 @@ class LabelSet:
     """Why nothing can be said; empty if something is."""
 
 
+NO_LABEL_SET: Final = LabelSet()
+
+
 def refuse_level(alpha: float) -> None:
     """Refuse a level that is none.
 

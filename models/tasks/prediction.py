@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Final, Self
 
 from ...data.cohort.outcomes import Label
 from ...data.errors import UsageError
-from ..evaluation.conformal import LabelSet
+from ..evaluation.conformal import NO_LABEL_SET, LabelSet
 
 if TYPE_CHECKING:
     from .task import Task  # loads torch, which pages do not need
@@ -123,7 +123,7 @@ class PatientPrediction(Answer):
     """Why these folds were used and not others."""
     doubts: tuple[str, ...] = ()
     """Why the patient gets no call; empty if they get one."""
-    label_set: LabelSet = LabelSet()
+    label_set: LabelSet = NO_LABEL_SET
     """What their label is at a stated level."""
 
     @property

@@ -1,6 +1,6 @@
 """slot_gallery: a page of what each slot of a model's memory has learnt to recognise.
 
-    slots.html    for each fold and slot the nearest of its tiles in the test slides, the slot's use, attention and weight
+    slots.html    for each fold and slot its nearest tiles in the test slides, its use, attention and weight
 
 The slides are those that the fold was not trained on. Tiles are read from the slides' own files; slides that are not
 there count for the slots' use and show no tiles, and if none is there, there is no page.

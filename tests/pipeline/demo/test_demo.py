@@ -10,10 +10,12 @@ from typing import Any
 import pytest
 from own_process import ran
 from wsipipe.data.errors import UsageError
-from wsipipe.data.units import Microns
+from wsipipe.data.slides.readers import open_slide
+from wsipipe.data.units import Level0Px, LevelPx, Microns
 from wsipipe.pipeline.config import load_config
 from wsipipe.pipeline.demo.chain import write_settings
 from wsipipe.pipeline.demo.cohort import DemoCohort, make_cohort
+from wsipipe.pipeline.demo.slides import write_aperio
 
 
 @pytest.fixture(scope="module")
@@ -52,6 +54,27 @@ def test_the_new_slides_are_called_right(first: tuple[dict[str, Any], str], fold
     negative = [probability[s] for s, row in truth.items() if row["HER2"] == "negative"]
     assert len(positive) == len(negative) == 2
     assert min(positive) > max(negative)
+
+
+def test_the_new_slides_are_called_and_the_breast_of_another_laboratory_is_not(
+    first: tuple[dict[str, Any], str], folder: Path, shared: Path
+) -> None:
+    """A part of a real slide: the model gives it a probability as sure as those of its own slides, and no call."""
+    rows = [row for row in read_csv(Path(first[0]["predictions"])) if row["level"] == "slide"]
+    assert {row["uncertain"] for row in rows} == {""}
+    assert {row["call"] for row in rows} == {"positive", "negative"}
+    with open_slide(shared / "slides/ilc_breast_20x_region.svs") as whole:
+        pixels = whole.read(0, Level0Px(10304), Level0Px(11872), LevelPx(1400), LevelPx(1400))
+        mpp = whole.believed_mpp()
+    assert mpp is not None
+    write_aperio(folder / "ilc.svs", pixels, mpp=mpp)
+    work = first[0]["workspace"]
+    ended = ran("predict", folder / "ilc.svs", "-w", work, "--name", "foreign", "--device", "cpu")
+    assert ended.code == 0, ended.err
+    [row] = [row for row in read_csv(Path(work) / "predictions/foreign/predictions.csv") if row["level"] == "slide"]
+    assert row["call"] == "uncertain"
+    assert "unlike the training slides: its mean feature lies" in row["uncertain"]
+    assert 0 < float(row["probability"]) < 1
 
 
 def test_only_the_planted_failure_occurred_and_is_explained(first: tuple[dict[str, Any], str]) -> None:

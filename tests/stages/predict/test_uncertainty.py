@@ -1,4 +1,4 @@
-"""When predict gives no call: slides unlike those of training, too little tissue, blur, and label sets of two classes."""
+"""When predict gives no call: slides unlike those of training, too little tissue, blur, label sets of two classes."""
 
 from __future__ import annotations
 
