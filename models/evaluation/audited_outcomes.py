@@ -172,7 +172,9 @@ class ClassOutcome(PairOutcome):
         super().__init__(len(self.labels))
         self.classes = self.shares.shape[1]
         self.measure = CONCORDANCE if ordered else "AUC"  # type: ignore[misc]
-        self.too_few = "fewer than ten patients of each of two classes" if ordered else "fewer than ten of a class"
+        self.too_few = (
+            "fewer than ten patients of each of two classes" if ordered else "fewer than ten patients of a class"
+        )
         if ordered:
             self.above = (self.labels[:, None] > self.labels)[None]
             self.scores = (self.shares @ np.arange(self.classes))[None]

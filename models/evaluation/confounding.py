@@ -64,6 +64,11 @@ class Subgroup(_Record):
     auc: Estimate
 
     @property
+    def n_negative(self) -> int:
+        """Patients whose label is negative."""
+        return self.n_patients - self.n_positive
+
+    @property
     def figure(self) -> Estimate:
         """The AUC, as other tasks have a figure of theirs."""
         return self.auc

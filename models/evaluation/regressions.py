@@ -36,12 +36,12 @@ class Fitted:
     """A fit to patients.
 
     :param coefficients: (P,), the shortest of those that fit equally well.
-    :param errors: (P,) standard errors; None if the columns separate the patients.
+    :param errors: (P,) standard errors; NaN of coefficients that grow without bounds, as columns separate patients.
     :param log_likelihood: at its maximum, or its limit.
     """
 
     coefficients: Floats
-    errors: Floats | None
+    errors: Floats
     log_likelihood: float
 
 
@@ -127,7 +127,7 @@ def fit_line(y: Floats, x: Floats) -> Fitted:
     squares = max(float(np.square(y - design @ coefficients).sum()), np.finfo(float).tiny)
     left = len(y) - np.linalg.matrix_rank(design)
     covariance = np.linalg.pinv(design.T @ design, rcond=_NEGLIGIBLE) * squares / max(1, left)
-    errors = np.sqrt(np.diag(covariance)) if left > 0 else None
+    errors = np.sqrt(np.diag(covariance)) if left > 0 else np.full(len(coefficients), np.nan)
     return Fitted(np.asarray(coefficients), errors, -len(y) / 2 * log(squares / len(y)))
 
 
@@ -145,7 +145,7 @@ def _maximum(at: Likelihood, size: int) -> Fitted:
         height, gradient, information = max(there[0], height), there[1], there[2]
         if gain < _SMALLEST_GAIN * (1 + abs(height)):
             break
-    bounded = not np.abs(here).max(initial=0.0) >= _SEPARATED
+    bounded = np.abs(here) < _SEPARATED
     variances = np.diag(np.linalg.pinv(information, rcond=_NEGLIGIBLE)) if size else here
-    errors = np.sqrt(np.maximum(variances, 0)) if bounded else None
+    errors = np.where(bounded & (variances > 0), np.sqrt(np.maximum(variances, 0)), np.nan)
     return Fitted(here, errors, height)

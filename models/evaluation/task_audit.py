@@ -291,7 +291,7 @@ def _out_of_fold(outcome: Outcome, x: Floats, folds: Codes, *, with_score: bool)
 
 def _effect(fitted: Fitted, *, ratio: bool) -> Estimate:
     """The coefficient of the score with its interval, or its exponential."""
-    if fitted.errors is None:
+    if not np.isfinite(fitted.errors[-1]):
         return Estimate(value=None)
     at, by = float(fitted.coefficients[-1]), _Z95 * float(fitted.errors[-1])
     limits = np.array([at, at - by, at + by])

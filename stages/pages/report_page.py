@@ -331,9 +331,8 @@ def learning_charts(fold: FoldSummary, losses: tuple[str, ...], measure: str = "
         chart("Training loss", *([(row.epoch, row.losses.get(name)) for row in fold.history] for name in losses)),
     ]
     if measure == "AUC" or any(row.validation_auc is not None for row in fold.history):
-        charts.append(
-            chart(f"Validation {measure}", [(row.epoch, row.validation_auc) for row in fold.history], share=True)
-        )
+        what = f"Validation {measure.partition(' (')[0]}"
+        charts.append(chart(what, [(row.epoch, row.validation_auc) for row in fold.history], share=True))
     if any(row.validation_rank is not None for row in fold.history):
         charts.append(chart("Rank correlation", [(row.epoch, row.validation_rank) for row in fold.history]))
     if any(row.slot_entropy for row in fold.history):

@@ -95,23 +95,23 @@ DEFAULTS: dict[str, tuple[type[Settings], int, dict[str, Any]]] = {
         },
     ),
     "split": (SplitStageSettings, 1, {**QUESTION, **SPLIT}),
-    "train": (TrainSettings, 4, TRAIN),
+    "train": (TrainSettings, 5, TRAIN),
     "omics": (TrainSettings, 3, TRAIN),
     "cross_validate": (CrossValidateSettings, 5, {"bootstrap_rounds": 2000, "seed": 0}),
     "external_evaluate": (
         ExternalSettings,
-        5,
+        6,
         {**QUESTION, "drop_conflicts": False, "tcga_slides": "diagnostic", "bootstrap_rounds": 2000, "seed": 0},
     ),
     "predict": (PredictSettings, 4, {}),
-    "compare": (CompareStageSettings, 5, QUESTION),
+    "compare": (CompareStageSettings, 6, QUESTION),
     "robustness": (
         RobustnessStageSettings,
         1,
         {**QUESTION, "columns": ["site"], "neighbours": 10, "bootstrap_rounds": 1000, "seed": 0},
     ),
     "import-checkpoint": (BiomarkerSettings, 1, {n: value for n, value in QUESTION.items() if n != "of_targets"}),
-    "report": (ReportSettings, 6, {}),
+    "report": (ReportSettings, 7, {}),
     "export": (ExportSettings, 1, {"format": "clam"}),
 }
 """Stage → its settings, its version, and the defaults that give numbers their meaning in this version."""
