@@ -104,6 +104,10 @@ class Browser:
         self.send("Page.navigate", url=address)
         self.wait(f"document.readyState === 'complete' && location.href.startsWith({address.split('?')[0]!r})")
 
+    def reload(self) -> None:
+        """Load the page again."""
+        self.open(self.run("location.href.split('#')[0]") + "?again=" + self.run("location.hash"))
+
     def window(self, width: int, height: int, *, dark: bool = False) -> None:
         """Set the size of the window, and whether the person likes dark pages."""
         self.send(
@@ -130,7 +134,7 @@ class Browser:
 
     def key(self, key: str) -> None:
         """Press a key."""
-        text = {"text": key} if len(key) == 1 else {}
+        text: dict[str, Any] = {"text": key} if len(key) == 1 else {"windowsVirtualKeyCode": {"Escape": 27}[key]}
         self.send("Input.dispatchKeyEvent", type="keyDown", key=key, **text)
         self.send("Input.dispatchKeyEvent", type="keyUp", key=key)
 

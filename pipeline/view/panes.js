@@ -81,6 +81,7 @@ export class Pane {
     this.greyInput.addEventListener("change", () => this.root.classList.toggle("greyed", this.greyInput.checked));
     this.root.querySelector(".controls").open = matchMedia("(min-width: 701px)").matches;
     this.root.addEventListener("pointerdown", () => app.activated(this), true);
+    this.root.querySelector(".map").addEventListener("pointerleave", () => this.point(null));
     this.root.addEventListener("focusin", () => app.activated(this));
   }
 
@@ -91,6 +92,7 @@ export class Pane {
 
   leave() {
     this.asking?.abort();
+    this.resizing?.disconnect();
     this.map?.remove();
     this.map = this.tiles = this.slide = this.layer = null;
     this.root.querySelector(".values").hidden = true;
@@ -126,10 +128,11 @@ export class Pane {
     }).addTo(this.map);
     this.frame = L.rectangle([[0, 0], [0, 0]], { color: "#d6336c", weight: 2, fill: false, interactive: false });
     this.map.on("mousemove click", (event) => this.point(event));
-    this.map.on("mouseout", () => this.point(null));
     this.map.on("move zoomend resize", () => this.measure());
     this.measure();
     this.listLayers(layer);
+    this.resizing = new ResizeObserver(() => this.map?.invalidateSize({ pan: false }));
+    this.resizing.observe(this.map.getContainer());
   }
 
   fit() {
