@@ -13,9 +13,10 @@ from typing import Final
 from ...data.artifact import whole
 from ...data.errors import InputError, SurroundingsError, UsageError
 from ...data.json_text import read_bytes
+from ...stages.settings import FILE_NAME
 from .. import chain
 from ..biomarkers import training
-from ..config import FILE_NAME, load_config
+from ..config import load_config
 from ..console import Console, clock
 from ..results import Summary
 from ..run.runner import Runner
