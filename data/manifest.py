@@ -108,6 +108,7 @@ class ErrorRecord(_Part, frozen=True, kw_only=True):
     """Why an item failed."""
 
     type: str
+    """Its class."""
     message: str
     hint: str = ""
     retry: bool
@@ -118,15 +119,20 @@ class Record(_Part, frozen=True, kw_only=True):
     """One attempt at one item."""
 
     schema: int = SCHEMA
+    """Version of this format."""
     stage: str
     stage_version: int
     item: str
+    """What was worked on: a slide's id, a fold, a page."""
     status: Status
     fingerprint: str
+    """Digest of the stage's version, the settings that give the numbers their meaning, and the inputs' digests."""
     settings: dict[str, Json]
+    """All settings except the machine's."""
     inputs: dict[str, InputRecord]
     outputs: dict[str, OutputRecord] = {}
     stats: dict[str, Json] = {}
+    """What was counted and measured, such as tiles, and what was put right in the input."""
     error: ErrorRecord | None = None
     start: datetime
     seconds: float

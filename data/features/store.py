@@ -70,10 +70,13 @@ class FeatureFacts(BaseModel):
 
     slide_id: str
     slide_digest: str
+    """Of the slide's bytes."""
     tiles_digest: str
+    """Of the tile file that the features were extracted from."""
     mpp: float = Field(gt=0)
     """True µm per pixel of the tiles before the backbone's own resize; within the tolerance of the requested one."""
     tile_px: int = Field(gt=0)
+    """Side of a tile in pixels of mpp."""
     tile_size_level0: float = Field(gt=0)
     """Side of a tile in level-0 pixels."""
     backbone: str
@@ -81,11 +84,14 @@ class FeatureFacts(BaseModel):
     pooling: str
     width: int = Field(gt=0, le=65_536)
     weights_digest: str
+    """Of the backbone's sorted tensors, in whatever file they came."""
     precision: str
     transform: dict[str, Any]
+    """What pixels the backbone saw: side, crop, interpolation, mean and standard deviation."""
     bad_tiles: list[list[int]] = []
     """x, y (level-0 pixels) of the tiles that could not be decoded and were left out."""
     versions: dict[str, str] = {}
+    """Of the libraries that computed them."""
 
 
 @dataclass(frozen=True)
