@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # of this process, before torch reads it, and of all that it starts
 
 import pytest
-import torch
 from hypothesis import settings
 
 if TYPE_CHECKING:
@@ -17,7 +16,6 @@ if TYPE_CHECKING:
 
 settings.register_profile("shared-cores", deadline=None)
 settings.load_profile("shared-cores")
-torch.set_num_threads(1)
 
 sys.path.insert(0, str(Path(__file__).parent))  # tests share modules that lie beside them
 
@@ -31,6 +29,40 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--mutants", type=int, help="damaged files for each reader in tests/fuzz; default: a short round")
     parser.addoption("--gpu-figures", type=Path, help="file for the figures that the tests in tests/gpu measure")
     parser.addoption("--faults", choices=("short", "long"), default="short", help="how many faults tests/faults makes")
+
+
+LONGEST = (
+    "pipeline/test_chain.py",
+    "stages/compare/test_compare.py",
+    "test_real_cohort.py",
+    "stages/extract/test_extract.py",
+    "test_readme.py",
+    "pipeline/doctor/test_doctor_command.py",
+    "faults/test_kills.py",
+    "pipeline/demo/test_demo.py",
+    "stages/train/test_training_again.py",
+    "stages/train/test_choices_in_a_fold.py",
+    "stages/tile/test_tile_command.py",
+    "stages/predict/test_batches.py",
+    "stages/train/test_multitask.py",
+    "stages/train/test_training.py",
+)
+"""The files of tests that take longest, the longest first."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with what takes longest: a file is one process's, and the others would wait for it at the end."""
+    here = Path(__file__).parent
+    order = {here / file: place for place, file in enumerate(LONGEST)}
+    items.sort(key=lambda item: order.get(item.path, len(order)))
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _one_thread_of_torch() -> None:
+    """Loaded here, and not in the process that only hands out the tests."""
+    import torch
+
+    torch.set_num_threads(1)
 
 
 SHARED = Path(__file__).resolve().parents[1].parent / "shared" / "data"
