@@ -32,6 +32,9 @@ from .workspace import refuse_link
 LEASE_SECONDS: Final = 30.0
 """A lock whose time has not moved for so long is taken over. All runs that share a folder must use the same."""
 _HOLDER_SHOWN: Final = 300
+_UNSIGNED: Final = 20.0
+"""Seconds to wait for the signature of a holder."""
+_PAUSE: Final = 0.1
 _LOOKS: Final = 40
 """How often the time is looked at while the lease lasts."""
 
@@ -247,7 +250,7 @@ def locked(folder: Path, *, lease: float = LEASE_SECONDS, wait: float = 0.0, **a
     """
     for file in STAGE_FILES:
         refuse_link(folder / file)
-    lock, until = FolderLock(folder, lease=lease), time.monotonic() + wait
+    lock, begin = FolderLock(folder, lease=lease), time.monotonic()
     try:
         folder.mkdir(parents=True, exist_ok=True)
         while True:
@@ -255,9 +258,11 @@ def locked(folder: Path, *, lease: float = LEASE_SECONDS, wait: float = 0.0, **a
                 lock.acquire(**about)
                 break
             except BusyError as error:
-                if '"shard"' not in error.what or time.monotonic() > until:
+                unsigned = "unknown" in error.what  # it has just taken the lock, or given it back
+                patience = wait if '"shard"' in error.what else min(wait, _UNSIGNED) if unsigned else 0.0
+                if time.monotonic() - begin >= patience:
                     raise
-            time.sleep(min(1.0, 0.02 * wait))
+            time.sleep(_PAUSE)
     except OSError as error:
         raise surroundings(error, folder / STAGE_FILES[0]) or error from error
     try:

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -162,6 +163,23 @@ def test_shards_of_one_number_work_side_by_side_and_nobody_else_does(tmp_path: P
         pytest.fail("beside a run without shards")
     with as_shard(tmp_path, Shard(3, 1), "tile"):
         pass
+
+
+def test_many_shards_that_begin_and_end_at_once_wait_for_each_other(tmp_path: Path) -> None:
+    def run(number: int) -> None:
+        for attempt in range(3):
+            shard = Shard(6, number)
+            with as_shard(tmp_path, shard, "tile"):
+                Manifest.of(tmp_path, shard).append(record(f"{number} {attempt}"))
+                count_items(tmp_path, shard, 18)
+
+    with ThreadPoolExecutor(6) as pool:
+        list(pool.map(run, range(1, 7)))
+    assert len(Manifest.of(tmp_path).latest()) == 18
+    assert len(Manifest.of(tmp_path).records()) == 18
+    roll = read_roll(tmp_path)
+    assert roll is not None
+    assert (roll.missing, roll.items) == ([], 18)
 
 
 def test_a_shard_that_was_killed_is_done_again_by_whoever_comes(tmp_path: Path) -> None:
