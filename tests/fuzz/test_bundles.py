@@ -14,6 +14,13 @@ import torch
 from momkd_bags import SMALL
 from trial import Trial
 from wsipipe.data.manifest import Manifest, OutputRecord, Record, line_of
+from wsipipe.models.applicability import (
+    Held,
+    HeldOutSlide,
+    applicability_of,
+    read_applicability,
+    write_applicability,
+)
 from wsipipe.models.bundle import Bundle, BundleFacts, Question, folds_of, read_bundle, write_bundle
 from wsipipe.models.evaluation.metrics import binary_metrics
 from wsipipe.models.feature_recipe import FeatureRecipe
@@ -94,6 +101,24 @@ def test_bundles_of_earlier_versions(survives: Survives, bundle: Path, name: str
         read_bundle(bundle, CPU)
 
     survives(read, (bundle / name).read_bytes(), bundle / name)
+
+
+def test_what_a_model_knows_of_its_training_slides(survives: Survives, bundle: Path) -> None:
+    draw = np.random.default_rng(0)
+    slides = [HeldOutSlide.of(number % 2, draw.normal(size=(9, 6)), bad_tiles=0, sharpness=2.5) for number in range(12)]
+    held = {"": Held(classes=["0", "1"], strangeness=[{0: [0.25, 0.5]}, {0: [0.125], 1: [0.5]}])}
+    file = bundle.parent / "applicability.json"
+    write_applicability(file, applicability_of(slides, held, [bundle]))
+    whole = read_applicability(bundle.parent, [bundle])
+    assert whole is not None
+
+    def read(_: Path) -> None:
+        again = read_applicability(bundle.parent, [bundle])
+        assert again is not None
+        assert again.digest == whole.digest
+        again.measured(np.ones((3, 6)), sharpness=1.0, bad_tiles=1)
+
+    survives(read, file.read_bytes(), file)
 
 
 def test_manifests(survives: Survives) -> None:
