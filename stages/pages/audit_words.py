@@ -93,7 +93,7 @@ class AuditSection:
             )
         if alone and audit.few_for_regression:
             notes.append(
-                f"The regression has {alone.n_columns + 1} columns for {_fewest(alone)}; with "
+                f"The regression has {alone.n_columns + 1} columns for {_fewest(alone, self.audit.task)}; with "
                 f"fewer than {PATIENTS_A_COLUMN} for each, its test is too often significant. Read the permutation."
             )
         return tuple(notes)
@@ -123,11 +123,18 @@ class AuditSection:
         )
 
 
-def _fewest(alone: ColumnsAlone | TaskColumnsAlone) -> str:
+_WHO_COUNTS: Final = {
+    "multiclass": " of the smallest class",
+    "ordinal": " of the second largest class",
+    "survival": " with the event",
+}
+
+
+def _fewest(alone: ColumnsAlone | TaskColumnsAlone, task: str) -> str:
     """The patients that a regression can rely on, in words."""
     if isinstance(alone, ColumnsAlone):
         return f"{min(alone.n_positive, alone.n_patients - alone.n_positive)} patients of the smaller class"
-    return f"{alone.n_patients if alone.n_counted is None else alone.n_counted} patients that count"
+    return f"{alone.n_patients if alone.n_counted is None else alone.n_counted} patients{_WHO_COUNTS.get(task, '')}"
 
 
 def within_in_words(column: ColumnAudit | TaskColumn, audit: Audit | TaskAudit) -> str:

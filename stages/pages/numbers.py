@@ -104,11 +104,11 @@ def at_shares(prevalence: Prevalence, classes: Sequence[str]) -> str:
     """
     if not isinstance(prevalence, tuple) or not prevalence:
         return (
-            "Probabilities and Brier score are those at equally frequent classes: an earlier version trained this "
+            "Probabilities are those at equally frequent classes: an earlier version trained this "
             "model, and it does not say how frequent they were. Train it again to have them at those shares."
         )
     shares = ", ".join(f"{name} {percent(share)}" for name, share in zip(classes, prevalence, strict=True))
-    return f"Probabilities and Brier score are at the shares of the training patients: {shares}."
+    return f"Probabilities are at the shares of the training patients: {shares}."
 
 
 TEMPLATES: Final = page_templates(

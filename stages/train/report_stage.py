@@ -282,6 +282,7 @@ def _facts(patients: list[PatientRow], bundles: list[BundleFacts]) -> Facts:
     used = [patient for patient in patients if patient.used]
     recipe, network = bundles[0].recipe, bundles[0].network
     genes = [len(bundle.genes) for bundle in bundles]
+    sizes = ", ".join(f"{name.replace('_', ' ')} {network[name]}" for name in _SIZES if name in network)
     return (
         *facts_of_target(bundles[0].signature),
         ("patients with slides", str(len(used))),
@@ -292,7 +293,7 @@ def _facts(patients: list[PatientRow], bundles: list[BundleFacts]) -> Facts:
         ("backbone weights", recipe.weights_digest),
         ("genes a fold", f"{min(genes)} to {max(genes)}" if min(genes) != max(genes) else str(genes[0])),
         ("method", find_method(bundles[0].method).title),
-        ("network", ", ".join(f"{name.replace('_', ' ')} {network[name]}" for name in _SIZES if name in network)),
+        *([("network", sizes)] if sizes else []),
         *_chosen_facts(bundles),
     )
 

@@ -156,7 +156,7 @@ def test_another_cohort_and_new_slides(planted: Planted, tmp_path: Path) -> None
     geojson = json.loads((into / "geojson/S500.geojson").read_text())
     measured = geojson["features"][0]["properties"]["measurements"]
     assert {f"score of {name}" for name in CLASSES} <= set(measured)
-    assert "Probability of the call" in (into / "report.html").read_text()
+    assert "Columns zero, low, high: the probability of each class" in (into / "report.html").read_text()
 
 
 def test_methods_are_compared(planted: Planted) -> None:
