@@ -53,7 +53,7 @@ class Worker:
 
     def __init__(self, stage: Stage[Any], device: str | None) -> None:
         context: SpawnContext | ForkServerContext
-        if device is None and _HAS_FORKSERVER:
+        if device in (None, "cpu") and _HAS_FORKSERVER:
             # Forks of a process that has already imported the stage: of the tile stage's 80 MB they share 76.
             context = get_context("forkserver")
             module = type(stage).__module__
