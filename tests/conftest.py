@@ -65,6 +65,13 @@ def _one_thread_of_torch() -> None:
     torch.set_num_threads(1)
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _server_of_commands() -> None:
+    """Before any stage starts workers: a process has one server of forks, and commands would import PyTorch each."""
+    if "own_process" in sys.modules:
+        sys.modules["own_process"].start_server()
+
+
 SHARED = Path(__file__).resolve().parents[1].parent / "shared" / "data"
 
 

@@ -13,7 +13,7 @@ import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from dataclasses import dataclass
-from multiprocessing import get_context
+from multiprocessing import forkserver, get_context
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from types import ModuleType
@@ -123,15 +123,20 @@ def end_what_runs() -> None:
     _started.clear()
 
 
+def start_server() -> None:
+    """Start the process that commands are forked from: one that a stage's workers started would have imported less."""
+    get_context("forkserver").set_forkserver_preload(PRELOADED)
+    forkserver.ensure_running()
+
+
 def forked(
     cwd: Path, *words: object, disturbed: tuple[Disturbance, ...] = (), environment: Mapping[str, str] | None = None
 ) -> Running:
     """Start a command in a folder, disturbed from its first moment."""
-    context = get_context("forkserver")
-    context.set_forkserver_preload(PRELOADED)
+    start_server()
     place = _place(cwd)
     arguments = (cwd, place, [str(word) for word in words], disturbed, dict(environment or {}))
-    process = context.Process(target=_command, args=arguments)
+    process = get_context("forkserver").Process(target=_command, args=arguments)
     main = sys.modules["__main__"]
     sys.modules["__main__"] = ModuleType("__main__")  # else the process imports pytest again
     try:
