@@ -33,10 +33,11 @@ ROOMS: dict[str, set[str]] = {
     "data.features": {"data", "data.files"},
     "data.interop": {"data", "data.files", "data.features", "data.slides", "data.tiling"},
     "models.backbones": {"data"},
-    "models.tasks": {"data", "data.cohort", "models.evaluation"},
+    "models.tasks": {"data", "data.cohort", "models.audit", "models.evaluation"},
     "models.mil": {"data", "data.cohort", "data.features", "models.backbones", "models.tasks"},
     "models.training": {"data", "data.molecular", "models.backbones", "models.mil", "models.tasks"},
     "models.evaluation": {"data"},
+    "models.audit": {"data", "models.evaluation"},
     "pipeline.doctor": {"data", "data.slides", "models.backbones", "pipeline", "pipeline.demo", "pipeline.run"},
 }
 """What each room of ``data`` and ``models``, and the doctor, builds on; other rooms may take all below them."""

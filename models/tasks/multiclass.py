@@ -30,7 +30,7 @@ from torch.nn import functional
 
 from ...data.cohort.outcomes import Label
 from ...data.errors import CohortError, UsageError
-from ..evaluation.audited_outcomes import ClassOutcome, Outcome
+from ..audit.audited_outcomes import ClassOutcome, Outcome
 from ..evaluation.class_metrics import class_figures, class_metrics, macro_auc
 from ..evaluation.task_metrics import Figures, TaskMetrics
 from .binary import class_of

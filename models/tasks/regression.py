@@ -21,7 +21,7 @@ from torch.nn import functional
 from ...data.cohort.outcomes import Label
 from ...data.cohort.splits import Strata
 from ...data.errors import CohortError, UsageError
-from ..evaluation.audited_outcomes import NumberOutcome, Outcome
+from ..audit.audited_outcomes import NumberOutcome, Outcome
 from ..evaluation.number_metrics import number_figures, number_metrics
 from ..evaluation.task_metrics import Figures, TaskMetrics
 from .binary import one_number

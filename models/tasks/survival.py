@@ -28,7 +28,7 @@ from torch.nn import functional
 from ...data.cohort.outcomes import Label, Survival
 from ...data.cohort.splits import Strata
 from ...data.errors import CohortError, UsageError
-from ..evaluation.audited_outcomes import Outcome, SurvivalOutcome
+from ..audit.audited_outcomes import Outcome, SurvivalOutcome
 from ..evaluation.survival_metrics import HARRELL, at, cox_loss, harrell, survival_figures, survival_metrics
 from ..evaluation.task_metrics import Figures, TaskMetrics
 from .binary import one_number

@@ -24,7 +24,7 @@ from ...data.cohort.outcomes import Classes, Label
 from ...data.cohort.splits import Strata
 from ...data.cohort.target_splits import TargetStrata
 from ...data.errors import BundleError
-from ..evaluation.audited_outcomes import Outcome
+from ..audit.audited_outcomes import Outcome
 from ..evaluation.metrics import Metrics
 from ..evaluation.task_metrics import Figures, TaskMetrics
 from .prediction import EVEN, Answer, PatientPrediction, Prevalence, Score, SoftTarget

@@ -7,10 +7,10 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from ...data.errors import UsageError
-from ...models.evaluation.confounding import Audit
+from ...models.audit.confounding import Audit
+from ...models.audit.task_audit import TaskAudit
 from ...models.evaluation.metrics import Estimate, Metrics
 from ...models.evaluation.paired_tests import PairedDifference, holm
-from ...models.evaluation.task_audit import TaskAudit
 from ...models.evaluation.task_metrics import BootstrapDifference, TaskMetrics
 from ...models.tasks.prediction import Prevalence
 from ...models.training.methods import METHODS

@@ -10,8 +10,8 @@ from typing import Final, Self
 from ...data.artifact import whole
 from ...data.cohort.labels import PatientLabels
 from ...data.files.safe_cells import SafeWriter
+from ...models.audit.confounding import Audit
 from ...models.bundle import BundleFacts
-from ...models.evaluation.confounding import Audit
 from ...models.evaluation.metrics import Estimate, Metrics
 from ...models.evaluation.task_metrics import TaskMetrics
 from ...models.tasks.prediction import EVEN, PatientPrediction, one_share, threshold_at

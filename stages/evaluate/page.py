@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from statistics import fmean
 
 from ...data.errors import UsageError
-from ...models.evaluation.confounding import Audit
+from ...models.audit.confounding import Audit
 from ...models.evaluation.metrics import Estimate, Metrics, wilson_interval
 from ...models.tasks.prediction import PatientPrediction
 from ..pages.asked_question import Question

@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from typing import Final
 
 from ...data.wording import in_words
-from ...models.evaluation.confounding import PATIENTS_A_COLUMN, Audit, ColumnAudit, ColumnsAlone
-from ...models.evaluation.task_audit import TaskAudit, TaskColumn, TaskColumnsAlone
-from ...models.evaluation.within_strata import FEWEST
+from ...models.audit.confounding import PATIENTS_A_COLUMN, Audit, ColumnAudit, ColumnsAlone
+from ...models.audit.task_audit import TaskAudit, TaskColumn, TaskColumnsAlone
+from ...models.audit.within_strata import FEWEST
 from .numbers import figure, interval, p_value, signed
 
 MOST, PART = 0.5, 0.8

@@ -19,7 +19,7 @@ from markupsafe import Markup
 from ...data.errors import UsageError
 from ...data.molecular.signature_target import Signature
 from ...data.wording import some
-from ...models.evaluation.confounding import Audit
+from ...models.audit.confounding import Audit
 from ...models.evaluation.decision_curve import decision_curve
 from ...models.evaluation.metrics import Estimate, Metrics, calibration_bins, roc_points
 from ...models.tasks.prediction import PatientPrediction, Prevalence

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from markupsafe import Markup
 
 from ...data.cohort.outcomes import Survival
-from ...models.evaluation.confounding import Audit
+from ...models.audit.confounding import Audit
+from ...models.audit.task_audit import TaskAudit
 from ...models.evaluation.survival_metrics import at, kaplan_meier, log_rank, median_follow_up
-from ...models.evaluation.task_audit import TaskAudit
 from ...models.evaluation.task_metrics import TaskMetrics
 from ...models.tasks.prediction import EVEN, PatientPrediction, Prevalence
 from .asked_question import Question

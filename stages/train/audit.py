@@ -18,11 +18,11 @@ from ...data.cohort.splits import make_splits
 from ...data.cohort.table import CohortTable, read_cohort
 from ...data.errors import UsageError
 from ...data.files.safe_cells import SafeWriter
-from ...models.evaluation.confounding import Audit, audit
+from ...models.audit.confounding import Audit, audit
+from ...models.audit.strata import Strata
+from ...models.audit.task_audit import TaskAudit, TaskWithin, audit_task
+from ...models.audit.within_strata import FEWEST, WithinStrata
 from ...models.evaluation.metrics import Estimate
-from ...models.evaluation.strata import Strata
-from ...models.evaluation.task_audit import TaskAudit, TaskWithin, audit_task
-from ...models.evaluation.within_strata import FEWEST, WithinStrata
 from ...models.tasks.binary import BINARY
 from ...models.tasks.prediction import PatientPrediction
 from ...models.tasks.question import TaskName

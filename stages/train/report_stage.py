@@ -13,8 +13,8 @@ from markupsafe import Markup
 
 from ...data.artifact import whole
 from ...data.manifest import Record
+from ...models.audit.confounding import Audit
 from ...models.bundle import BundleFacts, read_facts
-from ...models.evaluation.confounding import Audit
 from ...models.tasks.multitask import MultiTask
 from ...models.tasks.prediction import PatientPrediction, threshold_at
 from ...models.training.methods import find_method

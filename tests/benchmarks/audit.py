@@ -16,8 +16,8 @@ from planted_cohorts import DESIGN_NAMES, DesignName, PlantedPatient, planted_co
 from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import StandardScaler
 from wsipipe.data.cohort.splits import make_splits
-from wsipipe.models.evaluation.confounding import Audit, audit
-from wsipipe.models.evaluation.strata import Strata
+from wsipipe.models.audit.confounding import Audit, audit
+from wsipipe.models.audit.strata import Strata
 
 COLUMNS = ("grade", "er")
 FOLDS = 5

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from wsipipe.models.evaluation.confounding import ColumnAudit, ColumnsAlone, audit
+from wsipipe.models.audit.confounding import ColumnAudit, ColumnsAlone, audit
+from wsipipe.models.audit.strata import Strata
+from wsipipe.models.audit.within_strata import WithinStrata
 from wsipipe.models.evaluation.estimate import Estimate
 from wsipipe.models.evaluation.paired_tests import PairedDifference
-from wsipipe.models.evaluation.strata import Strata
-from wsipipe.models.evaluation.within_strata import WithinStrata
 from wsipipe.stages.pages.audit_words import AuditSection, alone_in_words, within_in_words
 from wsipipe.stages.pages.numbers import TEMPLATES
 

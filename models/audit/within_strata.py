@@ -18,8 +18,8 @@ import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict
 from scipy.stats import rankdata
 
-from .bootstrap import draws
-from .estimate import Estimate
+from ..evaluation.bootstrap import draws
+from ..evaluation.estimate import Estimate
 
 FEWEST: Final = 10
 """With fewer patients of a class, no figure is given."""

@@ -27,7 +27,9 @@ import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict
 
 from ...data.errors import UsageError
-from .estimate import Estimate
+from ..evaluation.estimate import Estimate
+from ..evaluation.metrics import zeros_and_ones
+from ..evaluation.paired_tests import PairedDifference, delong
 from .likelihood import (
     LogisticFit,
     depends_on,
@@ -36,8 +38,6 @@ from .likelihood import (
     out_of_fold_log_odds,
     separated,
 )
-from .metrics import zeros_and_ones
-from .paired_tests import PairedDifference, delong
 from .strata import Strata, crossed
 from .within_strata import FEWEST, WithinStrata, auc_estimate, auc_within
 

@@ -12,16 +12,16 @@ from scipy.stats import binom, spearmanr
 from sklearn.linear_model import LinearRegression, LogisticRegression
 from sksurv.linear_model import CoxPHSurvivalAnalysis
 from wsipipe.data.errors import UsageError
-from wsipipe.models.evaluation.audited_outcomes import ClassOutcome, NumberOutcome, Outcome, SurvivalOutcome
+from wsipipe.models.audit.audited_outcomes import ClassOutcome, NumberOutcome, Outcome, SurvivalOutcome
+from wsipipe.models.audit.confounding import audit
+from wsipipe.models.audit.likelihood import fit_logistic, likelihood_ratio_p_value
+from wsipipe.models.audit.regressions import class_design, fit_classes, fit_cox, fit_line
+from wsipipe.models.audit.strata import Strata
+from wsipipe.models.audit.task_audit import TaskAudit, audit_task
 from wsipipe.models.evaluation.class_metrics import class_figures
-from wsipipe.models.evaluation.confounding import audit
-from wsipipe.models.evaluation.likelihood import fit_logistic, likelihood_ratio_p_value
 from wsipipe.models.evaluation.number_metrics import number_figures
 from wsipipe.models.evaluation.ordinal_metrics import CONCORDANCE, ordinal_figures
-from wsipipe.models.evaluation.regressions import class_design, fit_classes, fit_cox, fit_line
-from wsipipe.models.evaluation.strata import Strata
 from wsipipe.models.evaluation.survival_metrics import HARRELL, cox_loss, survival_figures
-from wsipipe.models.evaluation.task_audit import TaskAudit, audit_task
 
 COHORTS = 60
 TASKS = ("multiclass", "ordinal", "regression", "survival")

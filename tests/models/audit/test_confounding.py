@@ -9,11 +9,11 @@ import pytest
 from scipy.optimize import minimize
 from scipy.stats import binom, chi2, chi2_contingency
 from wsipipe.data.errors import UsageError
-from wsipipe.models.evaluation.confounding import Audit, audit
-from wsipipe.models.evaluation.likelihood import fit_logistic, likelihood_ratio_p_value, out_of_fold_log_odds
+from wsipipe.models.audit.confounding import Audit, audit
+from wsipipe.models.audit.likelihood import fit_logistic, likelihood_ratio_p_value, out_of_fold_log_odds
+from wsipipe.models.audit.strata import Strata, crossed
+from wsipipe.models.audit.within_strata import auc_within, permutation_p_value
 from wsipipe.models.evaluation.metrics import binary_metrics
-from wsipipe.models.evaluation.strata import Strata, crossed
-from wsipipe.models.evaluation.within_strata import auc_within, permutation_p_value
 
 COHORTS = 100
 

@@ -19,12 +19,12 @@ import numpy.typing as npt
 from scipy.stats import chi2, rankdata
 from scipy.stats import f as fisher
 
+from ..evaluation.number_metrics import number_figures
+from ..evaluation.ordinal_metrics import CONCORDANCE
+from ..evaluation.survival_metrics import HARRELL
+from ..evaluation.task_metrics import share
 from .likelihood import depends_on
-from .number_metrics import number_figures
-from .ordinal_metrics import CONCORDANCE
 from .regressions import Bools, Fitted, Floats, class_design, fit_classes, fit_cox, fit_line
-from .survival_metrics import HARRELL
-from .task_metrics import share
 from .within_strata import FEWEST
 
 Codes = npt.NDArray[np.intp]

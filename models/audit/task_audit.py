@@ -17,12 +17,12 @@ import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict
 
 from ...data.errors import UsageError
+from ..evaluation.estimate import Estimate
+from ..evaluation.task_metrics import BootstrapDifference, Figures, paired_difference, with_intervals
 from .audited_outcomes import Codes, Outcome
 from .confounding import PATIENTS_A_COLUMN
-from .estimate import Estimate
 from .regressions import Bools, Fitted, Floats
 from .strata import Strata, crossed
-from .task_metrics import BootstrapDifference, Figures, paired_difference, with_intervals
 
 _Z95: Final = 1.959963984540054  # 97.5th percentile of the standard normal
 _CLOSE: Final = 1e-12

@@ -1,0 +1,86 @@
+"""Commands that exchange with other tools: export, import, import-checkpoint."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from ..stages.train.settings import BiomarkerSettings
+from .command import Call, works
+from .steps import Tiles, Weights
+
+Pooling = Annotated[
+    Literal["cls", "mean", "cls+mean"] | None,
+    typer.Option(help="how the backbone's tokens were pooled; default: as the backbone's card recommends"),
+]
+
+
+def add_exchange(app: typer.Typer) -> None:
+    """Add the commands to the command line."""
+    for command in (export, import_):
+        works(app)(command)
+    works(app, biomarker=BiomarkerSettings)(import_checkpoint)
+
+
+def export(
+    call: Call,
+    format: Annotated[Literal["clam", "trident", "anndata"], typer.Argument(help="the tool whose format is written")],
+    *,
+    tiles: Tiles = None,
+    features: Annotated[
+        str | None, typer.Option(help="export these features, such as 0.5mpp-224px/uni2-h, instead of the tiles")
+    ] = None,
+) -> None:
+    """Write tiles, or with --features features, in the format of another tool; nothing of wsipipe's is changed."""
+    from . import chain
+
+    call.finish([chain.export(*call.open(), format, tiles=tiles, features=features)])
+
+
+def import_(
+    call: Call,
+    folder: Annotated[Path, typer.Argument(help="features of TRIDENT or CLAM: a folder of <slide>.h5")],
+    *,
+    backbone: Annotated[str, typer.Option(help="the backbone that made them: a name from `wsipipe backbones`")],
+    pooling: Pooling = None,
+    weights: Annotated[
+        Path | None,
+        typer.Option(help="the backbone's weights file; without it, models of these features cannot predict on slides"),
+    ] = None,
+    tiles: Annotated[
+        str | None,
+        typer.Option(help="tiles they were extracted from, such as 0.5mpp-256px-imported; default: the imported ones"),
+    ] = None,
+) -> None:
+    """Import features that TRIDENT or CLAM has extracted from tiles imported with `tile --coordinates`."""
+    from . import chain
+
+    call.flags["extract"] = {"backbone": backbone, "pooling": pooling, "weights": weights}
+    call.finish([chain.import_features(*call.open(), folder, tiles=tiles)])
+
+
+def import_checkpoint(
+    call: Call,
+    checkpoints: Annotated[list[Path], typer.Argument(help="the authors' files, s_<fold>_mkd_checkpoint.pt, in order")],
+    *,
+    name: Annotated[str, typer.Option(help="name of the model, such as her2")],
+    backbone: Annotated[str, typer.Option(help="the backbone of its features: a name from `wsipipe backbones`")],
+    mpp: Annotated[float, typer.Option(help="µm per pixel of its tiles")],
+    tile_px: Annotated[int, typer.Option(help="side of its tiles, in pixels")],
+    pooling: Pooling = None,
+    weights: Weights = None,
+    prevalence: Annotated[
+        float | None,
+        typer.Option(help="share of positives among its training patients; without it, predict asks for one"),
+    ] = None,
+) -> None:
+    """Import checkpoints of the MoMKD authors' code as a model for predict; flags add what checkpoints lack."""
+    from . import chain
+
+    biomarker = {key: value for key, value in call.flags.pop("biomarker").items() if value is not None}
+    call.flags["biomarkers"] = {name: biomarker}
+    call.flags["tile"] = {"mpp": mpp, "tile_px": tile_px}
+    call.flags["extract"] = {"backbone": backbone, "pooling": pooling, "weights": weights}
+    call.finish([chain.import_checkpoint(*call.open(), checkpoints, name, prevalence=prevalence)])
