@@ -32,6 +32,7 @@ def test_the_demo_command_differs_from_the_test_command_in_what_it_runs_only() -
 PAGES = [
     "README.md",
     "docs/benchmarks.md",
+    "docs/cluster.md",
     "docs/cohort.md",
     "docs/docker.md",
     "docs/doctor.md",
