@@ -22,7 +22,6 @@ from ..stages.tile.settings import TileSettings
 from ..stages.train.settings import AUDIT, BiomarkerSettings, ReportSettings, SplitSettings, TrainSettings
 from . import chain, comparison, training
 from .checks.commands import add_upkeep
-from .choose_model import choose_model
 from .command import Call, Commands, Debug, Json, console_of, works
 from .config import FILE_NAME, template
 from .process import run_command
@@ -235,7 +234,7 @@ def predict(
     call.flags["extract"] = {"weights": weights, "batch_size": batch_size, "device": device}
     call.flags["extract"] |= {"tile_timeout": tile_timeout, "max_bad_tiles": max_bad_tiles}
     settings, runner = call.open()
-    chosen = choose_model(runner.workspace, model, call.console)
+    chosen = training.choose_model(runner.workspace, model, call.console)
     summaries, result = chain.predict(settings, runner, chosen, name=name, features=features)
     chain.show_predictions(call.console, result)
     call.finish(summaries, result)
