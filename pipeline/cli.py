@@ -194,7 +194,7 @@ def predict(
 ) -> None:
     """Predict a biomarker on slides from histology alone: CSV, heatmaps, GeoJSON, a report page."""
     from . import chain
-    from .choose_model import choose_model
+    from .biomarkers import training
 
     call.on_gpu("predict", gpu)
     call.flags["predict"] |= {"slides": slides, "table": table}
@@ -204,7 +204,7 @@ def predict(
     call.flags["extract"] = {"weights": weights, "batch_size": batch_size, "device": device}
     call.flags["extract"] |= {"tile_timeout": tile_timeout, "max_bad_tiles": max_bad_tiles}
     settings, runner = call.open()
-    chosen = choose_model(runner.workspace, model, call.console)
+    chosen = training.choose_model(runner.workspace, model, call.console)
     summaries, result = chain.predict(settings, runner, chosen, name=name, features=features)
     chain.show_predictions(call.console, result)
     call.finish(summaries, result)
