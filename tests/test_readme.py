@@ -42,6 +42,7 @@ PAGES = [
     "docs/running.md",
     "docs/tiling.md",
     "docs/training.md",
+    "docs/viewing.md",
 ]
 COMMANDS = sorted(
     {
