@@ -48,7 +48,7 @@ class ViewServer(ThreadingHTTPServer):
         self.access = Access(host)
         try:
             self.address_family, *_, at = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-            super().__init__(at[:2], _Request)
+            super().__init__((str(at[0]), int(at[1])), _Request)
         except (OSError, OverflowError, UnicodeError) as error:
             reason = getattr(error, "strerror", None) or str(error)
             hint = "another --port, or none for any free one; --host must be an address of this machine"

@@ -131,7 +131,8 @@ class _Reading:
 
     def _row(self, key: Key, record: Record, extracted: list[Record], scored: list[Scored]) -> SlideRow:
         standing = self._standing(record)
-        state, why = standing.state if standing.state != "done" else "tiled", standing.why
+        state: str = standing.state if standing.state != "done" else "tiled"
+        why = standing.why
         if state == "tiled":
             standings = [self._standing(one) for one in extracted]
             if any(one.state == "done" for one in standings):
@@ -166,9 +167,10 @@ class _Reading:
                 yield inside(self._folder, file).parent
 
     def _latest(self, place: Path, stage: str) -> Mapping[str, Record]:
+        found: Mapping[str, Record] = {}
         with self._noted():
-            return self._lineage.latest(place, stage)
-        return {}
+            found = self._lineage.latest(place, stage)
+        return found
 
     def _standing(self, record: Record) -> Standing:
         try:

@@ -66,7 +66,7 @@ class TilePlaces:
         """Where in the order by y those are that touch a region."""
         first, last = np.searchsorted(self._y, (top - self._side, bottom), side="right")
         x = self._x[first:last]
-        return first + np.flatnonzero((x + self._side > left) & (x <= right))
+        return np.asarray(first + np.flatnonzero((x + self._side > left) & (x <= right)), np.intp)
 
 
 def _paint(places: Places, start: npt.NDArray[np.int64], stop: npt.NDArray[np.int64], numbers: Places) -> None:

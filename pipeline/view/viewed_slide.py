@@ -223,7 +223,7 @@ class ViewedSlides:
             return []
         try:
             found = read_annotations(inside(self._workspace, recorded.path))
-            return list(placed(found, tuple(slide.origin), "scan").tissue)
+            return list(placed(found, slide.origin, "scan").tissue)
         except (WsipipeError, OSError) as error:
             notes.append(str(error))
             return []
