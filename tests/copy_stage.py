@@ -34,6 +34,7 @@ class CopySettings(Settings):
     threads: int = Runtime(1)
     seconds: float | None = Runtime(None)
     devices: list[str] = Runtime([])
+    device: str = Runtime("cpu")
 
 
 class CopyStage(Stage[CopySettings]):
@@ -76,6 +77,11 @@ class CopyStage(Stage[CopySettings]):
     def on(self, device: str, of: int) -> CopyStage:
         stage = copy_of(self)
         stage.device = device
+        return stage
+
+    def for_worker(self, device: str | None, cores: int) -> CopyStage:
+        stage = super().for_worker(device, cores)
+        stage.device = device or ""
         return stage
 
     @property
@@ -188,6 +194,10 @@ class CopyStage(Stage[CopySettings]):
                 time.sleep(1800)
             case "kill the worker":
                 os.kill(parent_of(os.getppid()), signal.SIGKILL)  # the parent is the server that forks
+                time.sleep(1800)
+            case "kill the worker of a GPU":
+                os.kill(parent_of(os.getppid()), signal.SIGKILL)  # its nanny too, which would start another
+                os.kill(os.getppid(), signal.SIGKILL)
                 time.sleep(1800)
             case "nothing":
                 return Outcome(status="empty", stats={"letters": 0})

@@ -11,7 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -82,7 +82,12 @@ def all_end(processes: list[int]) -> None:
 
 @contextmanager
 def one_more_worker(
-    address: str, *, before: tuple[str, ...] = (), environment: Mapping[str, str] | None = None, name: str = "odd"
+    address: str,
+    *,
+    before: tuple[str, ...] = (),
+    environment: Mapping[str, str] | None = None,
+    name: str = "odd",
+    gpus: int = 0,
 ) -> Iterator[None]:
     """A worker that was started by hand, in an environment of its own.
 
@@ -90,6 +95,7 @@ def one_more_worker(
     """
     words = [sys.executable, "-m", "distributed.cli.dask_worker", address, "--nthreads", "1", "--name", name]
     words += ["--memory-limit", "400MB", "--death-timeout", "20", "--no-dashboard", "--local-directory", "/tmp"]
+    words += ["--resources", f"GPU={gpus}"] if gpus else []
     path = os.pathsep.join([str(TESTS), *filter(None, sys.path)])
     own = {**os.environ, "PYTHONPATH": path, **(environment or {})}
     process = subprocess.Popen(
@@ -100,7 +106,8 @@ def one_more_worker(
             until(lambda: any(w["name"] == name for w in client.scheduler_info()["workers"].values()))
         yield
     finally:
-        os.killpg(process.pid, signal.SIGTERM)
+        with suppress(ProcessLookupError):  # it was killed
+            os.killpg(process.pid, signal.SIGTERM)
         process.wait()
         with Client(address, set_as_default=False) as client:
             until(lambda: all(w["name"] != name for w in client.scheduler_info()["workers"].values()))

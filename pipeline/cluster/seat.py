@@ -72,9 +72,11 @@ _seats: Final[dict[str, _Seat]] = {}
 
 def sit(order: Order) -> None:
     """Work until no items are left, or the work is not wanted any more; the task that Dask runs."""
-    from distributed import get_worker
+    from distributed import get_worker, secede
 
     seat = _Seat(order, get_worker())
+    if (order.device or "").startswith("cuda"):
+        secede()  # the GPU is counted as a resource; a worker may have more of them than threads
     _seats[order.seat] = seat
     try:
         seat.work()

@@ -34,7 +34,7 @@ from dask_cluster import (
     until,
 )
 from distributed import LocalCluster
-from wsipipe.data.errors import SurroundingsError
+from wsipipe.data.errors import SurroundingsError, UsageError
 
 
 @pytest.fixture(scope="module")
@@ -170,6 +170,28 @@ def test_the_run_after_one_whose_scheduler_ended_goes_on(tmp_path: Path, address
     write(tmp_path, c="cure", d="dice")
     assert copy_there(tmp_path, address).done == 2
     assert tries(tmp_path) == {"c": 1, "d": 1}
+
+
+def test_a_stage_that_needs_a_gpu_goes_to_workers_that_have_one_and_their_loss_is_said(
+    tmp_path: Path, address: str
+) -> None:
+    write(tmp_path, a="meet", b="meet", c="fine")
+    with one_more_worker(address, name="gpus", gpus=2):
+        summary = copy_there(tmp_path, address, device="auto")
+        assert (summary.done, list(summary.workers)) == (3, ["127.0.0.1 gpus"])
+        devices = {line.split()[3] for line in (tmp_path / "calls").read_text().splitlines() if line[:3] == "do "}
+        assert devices == {"cuda:0", "cuda:1"}
+        write(tmp_path, d="kill the worker of a GPU")
+        summary = copy_there(tmp_path, address, device="cuda", wait=0.02)
+    assert summary.before == 3
+    assert "worker 127.0.0.1 gpus (2 GPUs) was lost: what it had in work went to the others" in summary.notes
+    assert "no worker is left: there was none with a GPU for 0.02 min" in summary.failures[0].message
+
+
+def test_a_device_of_this_machine_is_refused(tmp_path: Path, address: str) -> None:
+    write(tmp_path, a="fine")
+    with pytest.raises(UsageError, match="--device cuda:1 names devices of this machine, and the items run on others"):
+        copy_there(tmp_path, address, device="cuda:1")
 
 
 def test_a_disk_that_is_full_on_one_worker_is_a_failure_of_that_worker(tmp_path: Path, address: str) -> None:
