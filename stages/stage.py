@@ -61,12 +61,12 @@ class Item:
     inputs: Mapping[str, Input]
     payload: Any = None
     """Whatever :meth:`Stage.process` needs; must be picklable if the stage runs in processes."""
-    place: int | None = None
-    """Its number among the stage's items, if they have numbers (folds): shards then share them out by it."""
     size: int = 1
     """Amount of work, in the stage's unit, to estimate the remaining time."""
     fingerprint: str = ""
     """Set by the runner; a stage that saves unfinished work (checkpoints) saves it under this key."""
+    place: int | None = None
+    """Its number among the stage's items, if they have numbers (folds): shards then share them out by it."""
 
 
 @dataclass(frozen=True)

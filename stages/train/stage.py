@@ -137,7 +137,7 @@ class TrainStage(Stage[TrainSettings]):
                 inputs["sites"] = ValueInput(dict(cohort.sites))
             if self.biomarker.task != "binary":  # two questions may have the same labels, and so the same splits
                 inputs["question"] = ValueInput(self._question())
-            items.append(Item(f"fold-{fold}", inputs, cohort, fold, size=self._epochs()))
+            items.append(Item(f"fold-{fold}", inputs, cohort, size=self._epochs(), place=fold))
         return Plan(items)
 
     def _refuse(self) -> None:
