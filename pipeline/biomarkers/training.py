@@ -82,8 +82,12 @@ def _train_one(
     ]
     summaries = []
     for make in stages:
-        summaries.append(runner.run(make()))
-        if summaries[-1].failures and summaries[-1].stage != SlotGalleryStage.name:  # the model is whole without it
+        ran = runner.run(make())
+        if ran.stage == SlotGalleryStage.name:  # the model is whole without it
+            summaries += [ran] if ran.done or ran.before or ran.failures else []
+            continue
+        summaries.append(ran)
+        if ran.failures:
             return summaries, {"name": name, "failed": summaries[-1].stage}
         if summaries[-1].waits:
             return summaries, {"name": name, "waits": summaries[-1].waits}

@@ -18,12 +18,13 @@ from .reading import SlideOutput
 from .table_files import Cell, Table
 
 COLUMNS: Final = (
-    "level", "patient_id", "slide_id", "status", "probability", "spread", "threshold", "call", "folds", "note",
-    "prevalence", "model", "date",
+    "level", "patient_id", "slide_id", "status", "probability", "spread", "threshold", "call", "uncertain", "possible",
+    "folds", "note", "prevalence", "model", "date",
 )  # fmt: skip
 """Columns of ``predictions.csv``, which has one row per patient, then one per slide. Probability and
 threshold are at the prevalence (of several classes the share of each, in their order), the model is the digest of its
-bundles, the date is that of reading the slide."""
+bundles, the date is that of reading the slide. ``uncertain`` says why there is no call, ``possible`` is the label at
+the level of ``--alpha``: classes, or an interval."""
 
 
 @dataclass(frozen=True)
@@ -61,13 +62,13 @@ def combined(patient: str, slides: Sequence[SlideOutput], task: Task, prevalence
 def predictions_table(report: PredictionReport, work: Predictions, task: Task, prevalence: Prevalence) -> Table:
     """The rows of ``predictions.csv``: patients, then slides, then those that are stale or failed."""
     share_names, value = task.share_names, _value_column(task)
-    columns = [*(value if name == "probability" else name for name in COLUMNS), *share_names, *OF_DOUBT]
+    columns = [*(value if name == "probability" else name for name in COLUMNS), *share_names]
     dates = _dates(report, work)
 
     def row(level: str, slide: str, status: str, p: PatientPrediction, note: str, *made: str) -> list[Cell]:
         figures, shares = _answer(report.question, p)
-        end = [_prevalence(report), *made, *shares, *_doubt(report.question, p)]
-        return [level, p.patient_id, slide, status, *figures, ";".join(map(str, p.folds)), note, *end]
+        end = [";".join(map(str, p.folds)), note, _prevalence(report), *made, *shares]
+        return [level, p.patient_id, slide, status, *figures, *_doubt(report.question, p), *end]
 
     rows = [row("patient", "", "done", p, p.why, work.model, dates[p.patient_id]) for p in report.patients]
     for one in report.slides:
@@ -79,18 +80,18 @@ def predictions_table(report: PredictionReport, work: Predictions, task: Task, p
             before = combined(work.asked[slide], [work.outputs[slide]], task, prevalence)
             rows.append(row("slide", slide, "stale", before, why, made_by, work.date(slide)))
         else:  # of a former model that answered another question
-            cells = ["slide", work.asked[slide], slide, "stale", *[None] * 5, why, None, made_by, work.date(slide)]
-            rows.append([*cells, *[None] * (len(share_names) + len(OF_DOUBT))])
+            cells = ["slide", work.asked[slide], slide, "stale", *[None] * 7, why, None, made_by, work.date(slide)]
+            rows.append([*cells, *[None] * len(share_names)])
     for failed in report.failed:
-        end = [None] * (3 + len(share_names) + len(OF_DOUBT))
-        rows.append(["slide", work.asked[failed.slide], failed.slide, "failed", *[None] * 5, _why(failed), *end])
+        end = [None] * (3 + len(share_names))
+        rows.append(["slide", work.asked[failed.slide], failed.slide, "failed", *[None] * 7, _why(failed), *end])
     return Table(columns, rows, frozenset({value, *_numbers(report, ""), *share_names}))
 
 
 OF_TARGET: Final = ("spread", "threshold", "call", "prevalence")
 """Columns of each target, after its value and before its shares."""
 OF_DOUBT: Final = ("uncertain", "possible")
-"""Last columns: why there is no call, and the classes or the interval of the label at the level of ``--alpha``."""
+"""Last columns of each target: why there is no call, and its label at the level of ``--alpha``."""
 
 
 def targets_table(reports: Mapping[str, PredictionReport], work: Predictions, task: MultiTask) -> Table:

@@ -118,7 +118,7 @@ def test_version_and_no_command() -> None:
         (["train", "--name", "her2", "--positive", "x"], "label_column is missing (or --label-column)"),
         (["train", "--label-column", "HER2", "--nested", "x"], "error train: nested 'x' is not NAME=VALUE,VALUE"),
         (["import", ".", "--backbone", "uni", "--pooling", "max"], "'max' is not one of"),
-        (["predict", "."], "--model"),
+        (["predict", "."], "--model names one that lies elsewhere"),
         (["run"], "no slides are given"),
         (["nonsense"], "nonsense"),
     ],
