@@ -147,8 +147,8 @@ async function openSlide(row, again = false) {
   } catch (error) {
     if (state.row !== row) return;
     $("facts").textContent = "";
-    app.problem(row.why ? `${row.state}: ${row.why}` : error.message);
-    if (row.why) app.problem(error.message);
+    if (row.why && !error.message.includes(row.why)) app.problem(`${row.state}: ${row.why}`);
+    app.problem(error.message);
   }
 }
 
