@@ -40,6 +40,8 @@ LONGEST = (
     "pipeline/doctor/test_doctor_command.py",
     "faults/test_kills.py",
     "pipeline/demo/test_demo.py",
+    "data/tiling/test_tissue.py",
+    "test_house.py",
     "stages/train/test_training_again.py",
     "stages/train/test_choices_in_a_fold.py",
     "stages/tile/test_tile_command.py",
