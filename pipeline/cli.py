@@ -294,7 +294,7 @@ def cluster(
     debug: Debug = False,
 ) -> None:
     """Show the job script of the cluster in the settings file or, without --show, compare its workers with this one."""
-    from .cluster_command import show_job_script, show_workers
+    from .cluster.command import show_job_script, show_workers
 
     with console_of(json=json, debug=debug) as console:
         settings = settings_of(config, {})

@@ -15,19 +15,18 @@ from collections import Counter
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import suppress
 from copy import copy
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from queue import Empty, SimpleQueue
-from threading import Event
 from typing import Any, Final
-from uuid import uuid4
 
 from ...data.errors import SlideError, SurroundingsError, UsageError
 from ...stages.stage import Item, Progress, Stage
 from ..results import Result
 from ..run.work import SECONDS_TO_END, Message, Place, PlacedWorker, Work, death_of
-from ..run.worker import InWork, Kind, PackedStage, packed
+from ..run.worker import InWork, Kind
 from .environment import Facts, SharedPlaces, compared, facts_here, refusal, shared_places
-from .seat import NOTHING, TOPIC, Death, Order, deliver, end, sit
+from .seat import TOPIC, Death
+from .seated import PlaceElsewhere, Seated, end_all
 from .session import DaskWorker, Session
 
 _LOOK: Final = 1.0
@@ -84,83 +83,6 @@ class ElsewhereStages:
         self._session.close()
 
 
-@dataclass(eq=False)
-class _PlaceElsewhere(Place):
-    """A place on a worker of the cluster."""
-
-    on: DaskWorker = field(kw_only=True)
-    cores: int = field(kw_only=True)
-
-
-class _Seated:
-    """The client's side of a worker on another machine.
-
-    :param future: Dask's task.
-    """
-
-    def __init__(self, session: Session, place: _PlaceElsewhere, inbox: SimpleQueue[Any]) -> None:
-        self.id = uuid4().hex
-        self.in_work: dict[str, InWork] = {}
-        self.asked = self.over = False
-        """``over``: it has sent its last message."""
-        self.death: Death | None = None
-        self._session, self._address, self._inbox = session, place.on.address, inbox
-        order = Order(self.id, PackedStage.of(place.stage), place.device, place.cores)
-        on_gpu = (place.device or "").startswith("cuda")
-        self.future = session.client.submit(
-            sit,
-            order,
-            key=f"{place.stage.name}-{self.id}",
-            workers=[self._address],
-            resources={"GPU": 1} if on_gpu else None,
-            pure=False,
-        )
-
-    @property
-    def exit_code(self) -> int | None:
-        return self.death.exit_code if self.death else None
-
-    def hand_out(self, item: Item | None, *, ahead: bool = False) -> None:
-        """Answer its request: with an item, or None to end it.
-
-        :param ahead: it has not asked yet, and begins the item when it is done with another.
-        """
-        self.asked = True
-        given = NOTHING
-        if item is not None:
-            self.in_work[item.id] = InWork.now(item, begun=not ahead)
-            given = item.id, packed(item)
-        self._session.client.loop.add_callback(self._deliver, given)
-
-    async def _deliver(self, given: tuple[str, bytes]) -> None:
-        try:
-            await self._session.client.run(deliver, self.id, [given], workers=[self._address])
-        except Exception:  # noqa: BLE001  whatever it is, the item has not arrived, and goes to another worker
-            self._inbox.put((0.0, {"seat": self.id, "kind": "lost", "content": NOTHING[1]}))
-
-    def kill(self) -> None:
-        self.future.cancel()
-
-    def wait(self, seconds: float) -> None:
-        if not self.over:
-            self.over = True
-            end_all(self._session, [self.id], [self._address], seconds)
-
-
-def end_all(session: Session, seats: Sequence[str], addresses: Sequence[str], seconds: float) -> None:
-    """Kill the processes of seats, and wait until they are gone, for so many seconds: a worker may not answer."""
-    ended = Event()
-
-    async def call() -> None:
-        with suppress(Exception):  # it has ended itself, or its machine is gone
-            await session.client.run(end, list(seats), workers=list(set(addresses)), on_error="ignore")
-        ended.set()
-
-    if not session.lost():
-        session.client.loop.add_callback(call)
-        ended.wait(seconds)
-
-
 class _WorkElsewhere(Work):
     """Work on the workers of a cluster.
 
@@ -200,7 +122,7 @@ class _WorkElsewhere(Work):
         """Kill what is left, and give back jobs that nothing needs now."""
         with suppress(Exception):
             self._session.client.unsubscribe_topic(TOPIC)
-        seats = [(p.worker.id, p.on.address, p.worker) for p in self._elsewhere() if isinstance(p.worker, _Seated)]
+        seats = [(p.worker.id, p.on.address, p.worker) for p in self._elsewhere() if isinstance(p.worker, Seated)]
         if not self._session.lost():
             with suppress(Exception):
                 self._session.client.cancel([worker.future for *_, worker in seats])
@@ -211,8 +133,8 @@ class _WorkElsewhere(Work):
 
     # ----- places -----
 
-    def _elsewhere(self) -> list[_PlaceElsewhere]:
-        return [place for place in self._places if isinstance(place, _PlaceElsewhere)]
+    def _elsewhere(self) -> list[PlaceElsewhere]:
+        return [place for place in self._places if isinstance(place, PlaceElsewhere)]
 
     def _look(self) -> Iterator[Result]:
         """Compare workers that are new and give them places; take back what lost ones had in work."""
@@ -229,7 +151,7 @@ class _WorkElsewhere(Work):
         if new := [worker for address, worker in there.items() if address not in self._workers]:
             self._welcome(new)
         for place in self._elsewhere():
-            if isinstance(place.worker, _Seated) and place.worker.future.status in ("cancelled", "lost", "error"):
+            if isinstance(place.worker, Seated) and place.worker.future.status in ("cancelled", "lost", "error"):
                 yield from self._take_back(place)
         if any(place.error is None for place in self._places):
             self._alone_since = time.monotonic()
@@ -265,7 +187,7 @@ class _WorkElsewhere(Work):
         self._notes += [f"{worker} was not used: {'; '.join(what)}" for worker, what in unlike.items()]
         self._begun = True
 
-    def _places_on(self, worker: DaskWorker) -> list[_PlaceElsewhere]:
+    def _places_on(self, worker: DaskWorker) -> list[PlaceElsewhere]:
         stage = self._stage
         if self._on_gpu():
             cores = max(1, worker.cores // max(worker.gpus, 1))
@@ -274,7 +196,7 @@ class _WorkElsewhere(Work):
             cores, devices = max(1, worker.cores // side_by_side), [None] * side_by_side
         else:
             cores, devices = worker.cores, [str(getattr(stage.settings, "device", "cpu"))]
-        return [_PlaceElsewhere(stage.for_worker(d, cores), d, on=worker, cores=cores) for d in devices]
+        return [PlaceElsewhere(stage.for_worker(d, cores), d, on=worker, cores=cores) for d in devices]
 
     def _lose(self, worker: DaskWorker) -> Iterator[Result]:
         """A worker is gone: its places are too, and what it had in work is done elsewhere."""
@@ -285,10 +207,10 @@ class _WorkElsewhere(Work):
         gpus = f" ({worker.gpus} GPU{'s' * (worker.gpus > 1)})" if worker.gpus and self._on_gpu() else ""
         self._notes.append(f"worker {worker.name}{gpus} was lost: what it had in work went to the others")
 
-    def _take_back(self, place: _PlaceElsewhere) -> Iterator[Result]:
+    def _take_back(self, place: PlaceElsewhere) -> Iterator[Result]:
         """Take back what a worker had in work that will not answer any more."""
         worker, place.worker = place.worker, None
-        assert isinstance(worker, _Seated)
+        assert isinstance(worker, Seated)
         worker.kill()
         for given in reversed(list(worker.in_work.values())):
             self._losses[given.item.id] += given.begun
@@ -298,8 +220,8 @@ class _WorkElsewhere(Work):
                 self._queue.appendleft(given.item)
 
     def _start(self, place: Place) -> PlacedWorker:
-        assert isinstance(place, _PlaceElsewhere)
-        return _Seated(self._session, place, self._inbox)
+        assert isinstance(place, PlaceElsewhere)
+        return Seated(self._session, place, self._inbox)
 
     def _goes_on(self) -> bool:
         waits = not self._places and time.monotonic() - self._alone_since < self._session.settings.wait * 60
@@ -308,7 +230,7 @@ class _WorkElsewhere(Work):
     # ----- messages -----
 
     def _messages(self, seconds: float | None) -> Iterator[Message]:
-        seats = {p.worker.id: p for p in self._elsewhere() if isinstance(p.worker, _Seated)}
+        seats = {p.worker.id: p for p in self._elsewhere() if isinstance(p.worker, Seated)}
         wait = _LOOK if seconds is None else min(seconds, _LOOK)
         while True:
             try:
@@ -317,7 +239,7 @@ class _WorkElsewhere(Work):
                 return
             wait = 0.0
             place = seats.get(message["seat"])
-            if place is None or not isinstance(worker := place.worker, _Seated) or worker.id != message["seat"]:
+            if place is None or not isinstance(worker := place.worker, Seated) or worker.id != message["seat"]:
                 continue  # of one that was ended
             kind, content = message["kind"], pickle.loads(message["content"])
             worker.over |= kind in ("end", "died", "unready", "broken", "stopped")
@@ -326,8 +248,8 @@ class _WorkElsewhere(Work):
             yield place, kind, content
 
     def _receive(self, place: Place, kind: Kind, content: Any) -> Iterator[Result]:
-        assert isinstance(place, _PlaceElsewhere)
-        assert isinstance(place.worker, _Seated)
+        assert isinstance(place, PlaceElsewhere)
+        assert isinstance(place.worker, Seated)
         match kind:
             case "lost":
                 yield from self._take_back(place)
@@ -347,7 +269,7 @@ class _WorkElsewhere(Work):
             case _:
                 yield from super()._receive(place, kind, content)
 
-    def _hand_out_ahead(self, place: Place, worker: _Seated) -> None:
+    def _hand_out_ahead(self, place: Place, worker: Seated) -> None:
         """Hand out one item more than is in work, so that it is there when that is done; not when few are left."""
         item = self._next_for(place)
         if item is not None and len(self._queue) > len(self._places) and all(i.begun for i in worker.in_work.values()):
@@ -360,7 +282,7 @@ class _WorkElsewhere(Work):
 
     # ----- what failed -----
 
-    def _goes_elsewhere(self, result: Result, place: _PlaceElsewhere) -> bool:
+    def _goes_elsewhere(self, result: Result, place: PlaceElsewhere) -> bool:
         """Whether an item has failed for the surroundings of its worker, and another one may do it."""
         address, error = place.on.address, result.error
         if error is None or error.type != SurroundingsError.__name__:
@@ -386,19 +308,19 @@ class _WorkElsewhere(Work):
             raise error
 
     def _name(self, place: Place) -> str | None:
-        assert isinstance(place, _PlaceElsewhere)
+        assert isinstance(place, PlaceElsewhere)
         return f"{place.on.name}{'' if place.device is None else f' {place.device}'}"
 
     def _death(self, item: Item, place: Place, worker: PlacedWorker) -> SlideError | SurroundingsError:
-        assert isinstance(place, _PlaceElsewhere)
-        death = worker.death if isinstance(worker, _Seated) else None
+        assert isinstance(place, PlaceElsewhere)
+        death = worker.death if isinstance(worker, Seated) else None
         if death is None or death.limit is None:
             return death_of(item, place.device, worker.exit_code)
         what = f"it needed more than the {death.limit / 1e9:.1f} GB of memory of its worker, {place.on.name}"
         return SurroundingsError(what, path=item.id, hint=_MORE_MEMORY)
 
     def _false_start(self, worker: PlacedWorker) -> SurroundingsError:
-        death = worker.death if isinstance(worker, _Seated) else None
+        death = worker.death if isinstance(worker, Seated) else None
         if death is None or death.limit is None:
             return super()._false_start(worker)
         what = f"the processes need more than the {death.limit / 1e9:.1f} GB of memory of their worker as they start"

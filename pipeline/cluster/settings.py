@@ -96,13 +96,13 @@ class ClusterSettings(BaseModel):
         given = self.model_fields_set
         if self.kind == "address" and self.address is None:
             raise ValueError("kind = address needs the address, such as tcp://login1:8786")
-        if self.kind != "address" and self.address is not None:
+        if self.kind not in ("address", "none") and self.address is not None:
             raise ValueError(f"an address goes with kind = address, not with kind = {self.kind}")
         if self.min_jobs > self.max_jobs:
             raise ValueError(f"min_jobs = {self.min_jobs} is more than max_jobs = {self.max_jobs}")
         if self.min_jobs and not self.adaptive:
             raise ValueError("min_jobs goes with adaptive = true; without it there are always max_jobs")
-        if stray := [name for name in _OF_JOBS if name in given and self.kind not in SCHEDULERS]:
+        if stray := [name for name in _OF_JOBS if name in given and self.kind not in (*SCHEDULERS, "none")]:
             raise ValueError(f"{', '.join(stray)} is of jobs, and kind = {self.kind} has none")
         return self
 

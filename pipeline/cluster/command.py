@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, Final
 
 from rich.table import Table
 
-from ..data.errors import SurroundingsError, UsageError
-from .cluster.choice import chosen
-from .cluster.settings import ClusterSettings
-from .console import Console
+from ...data.errors import SurroundingsError, UsageError
+from ..console import Console
+from .choice import chosen
+from .settings import ClusterSettings
 
 if TYPE_CHECKING:
-    from .cluster.session import DaskWorker, Session
+    from .session import DaskWorker, Session
 
 _LOOK: Final = 0.5
 
@@ -25,7 +25,7 @@ def show_job_script(console: Console, settings: ClusterSettings, address: str | 
 
     :raises UsageError: the workers are no jobs.
     """
-    from .cluster.session import job_script
+    from .session import job_script
 
     script = job_script(chosen(settings, address))
     for line in script.splitlines():
@@ -39,14 +39,13 @@ def show_workers(console: Console, settings: ClusterSettings, address: str | Non
     :raises UsageError: no cluster is configured.
     :raises SurroundingsError: no worker comes, or one differs.
     """
-    from .cluster.environment import compared, facts_here, refusal, shared_places
-    from .cluster.session import Session
+    from .environment import compared, facts_here, refusal, shared_places
+    from .session import Session
 
     settings = chosen(settings, address)
     if settings.kind == "none":
         hint = "set kind in [cluster] of the settings file, or give --dask tcp://HOST:8786"
         raise UsageError("no cluster is configured", hint=hint)
-    workspace.mkdir(parents=True, exist_ok=True)
     with closing(Session(settings.on_top(adaptive=True))) as session, shared_places(workspace, []) as shared:
         session.scale(1, 1)
         workers = _first_workers(console, session)
