@@ -81,7 +81,7 @@ QUESTIONS: Final = {
 """By name; each with methods that can carry it."""
 DESIGNS_ASKED: Final[tuple[DesignName, ...]] = ("base",)
 TRAIN_PATIENTS: Final = 100
-"""Fewer than in ``learning.py``: ten cohorts of all questions take less than an hour on one core."""
+"""Fewer than in ``learning.py``, as there are many questions."""
 
 
 @dataclass(frozen=True)
