@@ -110,7 +110,7 @@ export class Pane {
     this.bounds = L.latLngBounds([0, 0], [slide.height, slide.width]);
     this.map = L.map(this.root.querySelector(".map"), {
       crs, minZoom: 0, maxZoom: slide.zoom + 2, zoomSnap: 0.5, zoomDelta: 1, wheelPxPerZoomLevel: 90,
-      maxBounds: this.bounds.pad(0.5), attributionControl: false, preferCanvas: true, zoomControl: true,
+      maxBounds: this.bounds.pad(0.5), attributionControl: false, zoomControl: true,
     });
     this.fit();
     const failed = (error, canvas) => {
