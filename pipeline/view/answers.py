@@ -171,11 +171,7 @@ class Answers:
             return _json(viewed.at(x, y))
 
     def _row(self, query: Query) -> SlideRow:
-        key = query["tiles"], query["slide"]
-        try:
-            return self._workspace.slides().rows[key]
-        except KeyError:
-            raise LookupError(f"no slide {key[1]!r} among the tiles {key[0]!r}") from None
+        return self._workspace.row((query["tiles"], query["slide"]))
 
     @contextmanager
     def _opened(self, row: SlideRow) -> Iterator[tuple[Slide, object]]:

@@ -110,7 +110,7 @@ export class Pane {
     this.bounds = L.latLngBounds([0, 0], [slide.height, slide.width]);
     this.map = L.map(this.root.querySelector(".map"), {
       crs, minZoom: 0, maxZoom: slide.zoom + 2, zoomSnap: 0.5, zoomDelta: 1, wheelPxPerZoomLevel: 90,
-      maxBounds: this.bounds.pad(0.5), attributionControl: false, preferCanvas: true, zoomControl: true,
+      maxBounds: this.bounds.pad(0.5), attributionControl: false, zoomControl: true,
     });
     this.fit();
     const failed = (error, canvas) => {
@@ -136,6 +136,7 @@ export class Pane {
   }
 
   fit() {
+    this.map?.invalidateSize({ animate: false, pan: false }); // what is beside the map may just have come or gone
     this.map?.fitBounds(this.bounds, { animate: false });
   }
 
@@ -292,6 +293,7 @@ export class Pane {
 
   // Go to a tile, so large that its cells can be seen.
   jump(x, y) {
+    this.map.invalidateSize({ animate: false, pan: false });
     const { slide } = this, side = slide.tile, size = this.map.getSize();
     const zoom = Math.min(slide.zoom + 1, slide.zoom + Math.log2(Math.min(size.x, size.y) / 2.5 / side));
     this.map.setView([y + side / 2, x + side / 2], Math.max(zoom, 0), { animate: false });

@@ -90,6 +90,16 @@ class Workspace:
                 self._list = _Reading(self.folder).slides(version)
             return self._list
 
+    def row(self, key: Key) -> SlideRow:
+        """A slide as the list last had it: while a run is going on, not every zoom tile has the workspace read again.
+
+        :raises LookupError: there is no such slide.
+        """
+        known = self._list.rows.get(key) or self.slides().rows.get(key)
+        if known is None:
+            raise LookupError(f"no slide {key[1]!r} among the tiles {key[0]!r}")
+        return known
+
     def _version(self) -> str:
         files = [file for pattern in _FILES for file in sorted(self.folder.glob(pattern))]
         return sha256(repr([(str(file), stamp(file)) for file in files]).encode("utf-8", "replace")).hexdigest()[:16]

@@ -118,8 +118,7 @@ async function refresh() {
 // ----- the slide -----
 
 async function openSlide(row, again = false) {
-  const layers = state.panes.map((pane) => pane.layerInput.value), view = again && state.panes[0]?.map;
-  const place = view ? [view.getCenter(), view.getZoom()] : null;
+  const layers = state.panes.map((pane) => pane.layerInput.value), place = again ? placeShown() : null;
   state.row = row;
   state.slide = state.outlines = null;
   document.body.classList.add("viewing");
@@ -142,8 +141,7 @@ async function openSlide(row, again = false) {
     $("said").replaceChildren(...Object.entries(row.said).map(([model, said]) => answer(model, said, slide.folds[model])));
     slide.notes.forEach(app.problem);
     const first = slide.layers.find((layer) => layer.name === "attention") ?? slide.layers.find((layer) => layer.of);
-    showPanes(layers.length && slide.layers.some((layer) => layers.includes(layer.id)) ? layers : [first?.id ?? "kept", layers[1] ?? "kept"]);
-    if (place) state.panes[0].map.setView(...place, { animate: false });
+    showPanes(layers.length && slide.layers.some((layer) => layers.includes(layer.id)) ? layers : [first?.id ?? "kept", layers[1] ?? "kept"], place);
   } catch (error) {
     if (state.row !== row) return;
     $("facts").textContent = "";
@@ -160,7 +158,12 @@ function answer(model, said, folds) {
   return line;
 }
 
-function showPanes(layers) {
+function placeShown() {
+  const map = state.panes[0]?.map;
+  return map ? [map.getCenter(), map.getZoom()] : null;
+}
+
+function showPanes(layers, place) {
   const wanted = $("two").checked ? 2 : 1;
   while (state.panes.length > wanted) state.panes.pop().remove();
   while (state.panes.length < wanted) state.panes.push(new Pane($("panes"), app));
@@ -174,6 +177,8 @@ function showPanes(layers) {
   if (wanted > 1) link(...state.panes);
   showOutlines();
   showTop();
+  fit();
+  if (place) state.panes[0].map.setView(...place, { animate: false });
 }
 
 function showOutlines() {
@@ -281,7 +286,7 @@ $("more").addEventListener("click", () => {
 $("back").addEventListener("click", back);
 $("fit").addEventListener("click", fit);
 $("outline").addEventListener("change", showOutlines);
-$("two").addEventListener("change", () => showPanes(state.panes.map((pane) => pane.layerInput.value)));
+$("two").addEventListener("change", () => showPanes(state.panes.map((pane) => pane.layerInput.value), placeShown()));
 $("help-button").addEventListener("click", () => $("help").showModal());
 
 async function start() {
