@@ -199,8 +199,10 @@ class Runner:
         with self.console.stage(stage, items, before=before) as progress:
             if not items:
                 return results
+            # On other machines slides by URL are copied into the workspace, which they see, and others are not.
+            place = None if self._elsewhere(stage) else self.stage_to
             with (
-                staged(stage, items, self.stage_to, self.stage_bytes) as release,
+                staged(stage, items, place, self.stage_bytes) as release,
                 closing(self._executor(stage, items)(stage, items, progress, closing_notes)) as running,
             ):  # whatever ends the loop ends the work too, before the lock is given back
                 for result in running:
@@ -216,12 +218,16 @@ class Runner:
             self.console.note(f"{stage.name}: {note}")
         return results
 
+    def _elsewhere(self, stage: Stage[Any]) -> Elsewhere | None:
+        """The other machines, if the stage's items run there."""
+        return self.elsewhere if stage.distributes else None
+
     def _executor(self, stage: Stage[Any], items: Sequence[Item]) -> Executor:
         """The executor: other machines, where there are some and the stage's items may run there; processes if there
         are several devices or workers or if items have a time limit; else this process.
         """
-        if self.elsewhere is not None and stage.distributes:
-            return self.elsewhere.run
+        if there := self._elsewhere(stage):
+            return there.run
         alone = min(stage.workers, len(items)) == 1 and stage.seconds_an_item is None
         return run_in_processes if len(stage.devices) > 1 or (stage.processes and not alone) else run_here
 
