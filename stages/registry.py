@@ -135,7 +135,7 @@ STAGES: Final = (
         outputs=(OutputRow("splits.csv", small=True), OutputRow("patients.csv", small=True)),
     ),
     StageRow(
-        "train", 5, ("models/*", "comparisons/*/*"), ".train.settings:TrainSettings",
+        "train", 4, ("models/*", "comparisons/*/*"), ".train.settings:TrainSettings",
         outputs=_FOLDS, unfinished="partial/*", beside=("tensorboard",),
     ),
     StageRow(

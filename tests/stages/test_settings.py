@@ -95,7 +95,7 @@ DEFAULTS: dict[str, tuple[type[Settings], int, dict[str, Any]]] = {
         },
     ),
     "split": (SplitStageSettings, 1, {**QUESTION, **SPLIT}),
-    "train": (TrainSettings, 5, TRAIN),
+    "train": (TrainSettings, 4, TRAIN),
     "omics": (TrainSettings, 3, TRAIN),
     "cross_validate": (CrossValidateSettings, 5, {"bootstrap_rounds": 2000, "seed": 0}),
     "external_evaluate": (
