@@ -196,11 +196,11 @@ def test_a_device_of_this_machine_is_refused(tmp_path: Path, address: str) -> No
 
 def test_a_disk_that_is_full_on_one_worker_is_a_failure_of_that_worker(tmp_path: Path, address: str) -> None:
     """Its files may not grow, as where a quota is used up; the others do what it cannot."""
-    write(tmp_path, **{f"t{n}": "fine" * 9000 for n in range(9)})
+    write(tmp_path, **{f"t{n:02}": "nap" for n in range(16)})
     limited = ("sh", "-c", 'ulimit -f 16; exec "$@"', "sh")
     with one_more_worker(address, before=limited):
-        summary = copy_there(tmp_path, address)
-    assert (summary.done, summary.failures) == (9, ())
+        summary = copy_there(tmp_path, address, repeat=20_000)
+    assert (summary.done, summary.failures) == (16, ())
     assert [n for n in summary.notes if "127.0.0.1 odd: given up" in n and "could not write: File too large" in n]
 
 
@@ -221,7 +221,7 @@ def test_nothing_depends_on_the_clock_of_a_worker(tmp_path: Path, address: str) 
     here, there = tmp_path / "here", tmp_path / "there"
     for place in (here, there):
         place.mkdir()
-        write(place, **{f"t{n}": "nap" for n in range(6)})
+        write(place, **{f"t{n}": "nap" for n in range(12)})
     copy(here, workers=3)
     with one_more_worker(address, environment={"LD_PRELOAD": str(library)}):
         begin = datetime.now(UTC)
