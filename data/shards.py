@@ -272,9 +272,9 @@ def as_shard(folder: Path, shard: Shard, stage: str, *, lease: float = LEASE_SEC
 
 
 def merge(folder: Path) -> None:
-    """Move the records of shards into the manifest; for one who holds the folder alone.
+    """Move the records of shards into the manifest, and remove what a killed run left beside them.
 
-    After a kill in between, what is in the manifest already is not appended again.
+    For one who holds the folder alone. After a kill in between, what is in the manifest already is not appended again.
     """
     manifest = folder / "manifest.jsonl"
     for segment in segments(folder):
@@ -284,6 +284,7 @@ def merge(folder: Path) -> None:
         append_lines(manifest, b"")
         append_lines(manifest, lines[_length_there(manifest, lines) :])
         remove(segment)
+    recover(folder / FOLDER)
 
 
 def _length_there(manifest: Path, lines: bytes) -> int:
