@@ -36,7 +36,7 @@ def small_cluster(workers: int = 2, *, memory: str = "400MB") -> LocalCluster:
         n_workers=workers,
         threads_per_worker=1,
         memory_limit=memory,
-        dashboard_address=None,
+        dashboard_address=":0",  # its own port, beside whatever else runs here
         silence_logs=50,
         death_timeout=20,
     )
