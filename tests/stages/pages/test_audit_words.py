@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from wsipipe.models.audit.confounding import ColumnAudit, ColumnsAlone, audit
+from wsipipe.models.audit.confounding import Audit, ColumnAudit, ColumnsAlone, audit
 from wsipipe.models.audit.strata import Strata
 from wsipipe.models.audit.within_strata import WithinStrata
 from wsipipe.models.evaluation.estimate import Estimate
 from wsipipe.models.evaluation.paired_tests import PairedDifference
 from wsipipe.stages.pages.audit_words import AuditSection, alone_in_words, within_in_words
 from wsipipe.stages.pages.numbers import TEMPLATES
+
+OF_TWO = Audit.model_construct()
+"""Of two classes; the words ask it for the names of its figure and test alone."""
 
 
 def estimate(value: float | None, by: float = 0.05) -> Estimate:
@@ -73,14 +76,14 @@ def alone(p_value: float | None, odds_ratio: float | None = 1.4) -> ColumnsAlone
     ],
 )
 def test_what_is_left_within_strata_in_words(plain: float, within: float | None, by: float, words: str) -> None:
-    assert words in within_in_words(column(plain, within, by))
+    assert words in within_in_words(column(plain, within, by), OF_TWO)
 
 
 def test_the_figures_are_said_with_their_intervals() -> None:
-    assert within_in_words(column(0.81, 0.52)).startswith(
+    assert within_in_words(column(0.81, 0.52), OF_TWO).startswith(
         "Within each value of grade, the slide's AUC is 0.52 (0.47 – 0.57), against 0.81 over the same patients"
     )
-    assert "one class only" in within_in_words(column(0.8, None, n_strata=0))
+    assert "one class only" in within_in_words(column(0.8, None, n_strata=0), OF_TWO)
 
 
 @pytest.mark.parametrize(
@@ -94,7 +97,7 @@ def test_the_figures_are_said_with_their_intervals() -> None:
     ],
 )
 def test_what_the_slide_adds_in_words(p_value: float | None, odds_ratio: float | None, words: str) -> None:
-    first, second = alone_in_words(alone(p_value, odds_ratio), "grade and ER", one=False)
+    first, second = alone_in_words(alone(p_value, odds_ratio), OF_TWO, "grade and ER", one=False)
     assert first == (
         "Without any slide, grade and ER reach an AUC of 0.70 (0.65 – 0.75); the slide alone has 0.80 over the same "
         "190 patients."
