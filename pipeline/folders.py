@@ -29,9 +29,18 @@ def choose_features(runner: Runner, configured: str, named: str | None, made_by:
     return _choose(runner, "features", "*/*", configured, named, made_by)
 
 
+def features_there(runner: Runner) -> list[str]:
+    """Names of all folders of features."""
+    return _there(runner.workspace / "features", "*/*")
+
+
+def _there(root: Path, pattern: str) -> list[str]:
+    return sorted(m.parent.relative_to(root).as_posix() for m in root.glob(f"{pattern}/manifest.jsonl"))
+
+
 def _choose(runner: Runner, what: str, pattern: str, configured: str, named: str | None, made_by: str) -> Path:
     root = runner.workspace / what
-    names = sorted(m.parent.relative_to(root).as_posix() for m in root.glob(f"{pattern}/manifest.jsonl"))
+    names = _there(root, pattern)
     if named is not None:
         if named not in names:
             raise UsageError(f"no {what} are called {named}", path=root, hint=f"there are {', '.join(names) or 'none'}")

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from ...data.errors import UsageError
 from ...data.manifest import Json
 from ..config import Config
-from ..folders import checked_name
+from ..folders import checked_name, choose_features, features_there
 from ..results import Summary
 from ..run.runner import Runner
-from .to_train import biomarkers_of
+from .to_train import biomarkers_of, cohort_table, name_of_features
 
 
 def robustness(
@@ -24,19 +23,11 @@ def robustness(
     """
     from ...stages.robustness.stage import RobustnessStage, RobustnessStageSettings
 
-    workspace, table = runner.workspace, config.cohort.table
-    if table is None:
-        raise UsageError(
-            "no cohort table is given", hint="use --table, or table in [cohort]: slide_id, patient_id, labels"
-        )
-    root = workspace / "features"
-    there = sorted(m.parent.relative_to(root).as_posix() for m in root.glob("*/*/manifest.jsonl"))
-    wanted = [name.strip() for text in features for name in text.split(",")] or there
-    if not wanted or (unknown := [name for name in wanted if name not in there]):
-        what = f"no features are called {unknown[0]}" if wanted else "there are no features yet"
-        hint = f"there are {', '.join(there)}" if there else "run wsipipe extract first"
-        raise UsageError(what, path=root, hint=hint)
-    folders = {name: (root / name, workspace / "tiles" / name.partition("/")[0]) for name in wanted}
+    workspace, table = runner.workspace, cohort_table(config)
+    named = [name.strip() for text in features for name in text.split(",")]
+    asked: Sequence[str | None] = named or features_there(runner) or [None]  # which is refused: there are none yet
+    chosen = [choose_features(runner, "", name) for name in asked]
+    folders = {name_of_features(folder): (folder, workspace / "tiles" / folder.parent.name) for folder in chosen}
     summaries: list[Summary] = []
     results: dict[str, Json] = {}
     for name in biomarkers_of(config, names):

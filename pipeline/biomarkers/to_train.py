@@ -35,6 +35,17 @@ def biomarkers_of(config: Config, names: Sequence[str] | None) -> Sequence[str]:
     return names or list(config.biomarkers)
 
 
+def cohort_table(config: Config) -> Path:
+    """The cohort table.
+
+    :raises UsageError: none is given.
+    """
+    if config.cohort.table is None:
+        hint = "use --table, or table in [cohort]: slide_id, patient_id, labels"
+        raise UsageError("no cohort table is given", hint=hint)
+    return config.cohort.table
+
+
 def refuse_one_prevalence_for(config: Config, names: Sequence[str], prevalence: float | None) -> None:
     """Refuse one prevalence for several biomarkers, for one without two classes, and one that cannot be.
 
@@ -112,11 +123,7 @@ class ToTrain:
         """
         from ...stages.train.molecular_data import molecular_stores
 
-        workspace, table = runner.workspace, config.cohort.table
-        if table is None:
-            raise UsageError(
-                "no cohort table is given", hint="use --table, or table in [cohort]: slide_id, patient_id, labels"
-            )
+        workspace, table = runner.workspace, cohort_table(config)
         folder = workspace / place / checked_name(name, "a model")
         source = choose_features(runner, config.features_name(), features)
         stores = molecular_stores(workspace / "genomics", config.train)

@@ -169,7 +169,7 @@ def job_script(settings: ClusterSettings) -> str:
 
 
 def _arguments(settings: ClusterSettings) -> dict[str, Any]:
-    """What dask-jobqueue is told of the jobs."""
+    """The arguments of dask-jobqueue: what it has to know of the jobs."""
     resources = ["--resources", f"GPU={settings.gpus}"] if settings.gpus else []
     of_gpus: Mapping[str, Callable[[int], str]] = {
         "slurm": lambda gpus: f"--gres=gpu:{gpus}",
