@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
+import pyarrow as pa
 import pyarrow.parquet as parquet
 
 from ..columns import plain_name
@@ -148,8 +149,10 @@ def _read_parquet(path: Path) -> Table:
             )
             raise ExpressionError(what, path=path, hint="if that is right, write it as CSV")
         frame = pd.read_parquet(path)
-    except (ValueError, OSError, LookupError, TypeError, AttributeError, ArithmeticError, RuntimeError) as error:
-        # pyarrow's own errors, and pandas's for a damaged description of its columns
+    except (
+        *(pa.ArrowException, OSError),  # pyarrow's own; not each of them is one of Python's, too
+        *(ValueError, LookupError, TypeError, AttributeError, ArithmeticError, RuntimeError),
+    ) as error:  # pandas's, for a damaged description of its columns
         raise ExpressionError(f"the Parquet file is damaged ({error})", path=path, hint="write it again") from error
     index = frame.index
     if not (isinstance(index, pd.RangeIndex) and index.name is None and index.start == 0):

@@ -1,8 +1,7 @@
 """What is known of each tile of a slide: every number that a stage has written, by the name that it has there.
 
 Tiling wrote the tissue fraction and the sharpness. Predictions wrote a column for each of their measurements:
-attention, scores, and whatever else a version of wsipipe may write, into GeoJSON for QuPath or into a table with x
-and y.
+attention, scores, and whatever else a version of wsipipe may write, into GeoJSON for QuPath.
 """
 
 from __future__ import annotations
@@ -55,15 +54,10 @@ def predicted_columns(
     """
     for output in scored.outputs.values():
         path = inside(workspace, output.path)
-        if path.suffix == ".geojson":
-            corners, columns = _of_geojson(path)
-            corners = corners + origin
-        elif path.suffix in (".parquet", ".csv"):
-            if (table := _of_table(path)) is None:
-                continue
-            corners, columns = table
-        else:
+        if path.suffix != ".geojson":
             continue
+        corners, columns = _of_geojson(path)
+        corners = corners + origin
         at = places_in(coords, corners)
         if (at < 0).any():
             what = f"{(at < 0).sum()} of {len(at)} tiles are not those of the slide's present tile set"
@@ -100,22 +94,6 @@ def _of_geojson(path: Path) -> tuple[npt.NDArray[np.float64], Mapping[str, Colum
         }
     except (msgspec.MsgspecError, ValueError, IndexError, OverflowError, RecursionError, OSError) as error:
         raise StoreError(f"cannot be read: {error}", path=path, hint=_AGAIN) from error
-    return _finite(corners, path), columns
-
-
-def _of_table(path: Path) -> tuple[npt.NDArray[np.float64], Mapping[str, Column]] | None:
-    """The numbers of a table with columns x and y; None for another table."""
-    import pandas as pd
-
-    try:
-        frame = pd.read_parquet(path) if path.suffix == ".parquet" else pd.read_csv(path)
-    except (OSError, ValueError, LookupError) as error:
-        raise StoreError(f"cannot be read: {error}", path=path, hint=_AGAIN) from error
-    if not {"x", "y"} <= set(frame.columns):
-        return None
-    numbers = frame.select_dtypes("number")
-    corners = numbers[["x", "y"]].to_numpy(np.float64)
-    columns = {str(name): numbers[name].to_numpy(np.float64) for name in numbers.columns if name not in ("x", "y")}
     return _finite(corners, path), columns
 
 

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import gzip
+import io
+import struct
 from collections.abc import Callable
 from pathlib import Path
 
 import anndata
 import numpy as np
 import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as parquet
 import pytest
 from expression_frames import close, counts, cpm, log2, read, written
 from scipy import sparse
@@ -115,6 +119,16 @@ def test_the_same_content_either_way_round_is_the_same_matrix(tmp_path: Path) ->
     assert one.equals(other)
 
 
+def _parquet_of_bytes(name: bytes) -> bytes:
+    """A table one of whose genes has a name that is no text."""
+    names = pa.StringArray.from_buffers(
+        2, pa.py_buffer(struct.pack("3i", 0, 4, 4 + len(name))), pa.py_buffer(b"ESR1" + name)
+    )
+    stream = io.BytesIO()
+    parquet.write_table(pa.table({"gene": names, "P1": [1.5, 2.0], "P2": [2.5, 1.0]}), stream)
+    return stream.getvalue()
+
+
 BAD = {
     "empty file": (b"", "empty"),
     "header only": (b"gene,P1,P2\n", "only a header"),
@@ -138,6 +152,7 @@ BAD = {
     "cut gzip": (gzip.compress(b"gene,P1,P2\nESR1,1.5,2.5\n" * 50)[:45], "cut off"),
     "spreadsheet": (b"PK\x03\x04...", "spreadsheet"),
     "damaged parquet": (b"PAR1 and no more", "Parquet file is damaged"),
+    "parquet with names that are no UTF-8": (_parquet_of_bytes(b"GEN\xff0"), "Parquet file is damaged"),
     "damaged h5ad": (b"\x89HDF\r\n\x1a\n and no more", "not a readable .h5ad"),
     "binary": (b"\x00\x01\xff\xfe\x99" * 20, "not UTF-8"),
     "no tumour": (b"gene,TCGA-A1-A0SB-11A,TCGA-A1-A0SD-11A\nESR1,1.5,2\nPGR,1,2\n", "no sample is a primary tumour"),
