@@ -28,6 +28,22 @@ STAGE_FILES = ("manifest.jsonl", ".lock", ".lock-file")
 """Files of which one at least lies in each stage's folder, as soon as the stage runs there."""
 
 
+_writer = ""
+"""What stands before the names of this process's unfinished outputs."""
+
+
+def write_as(writer: str) -> None:
+    """Give the unfinished outputs of this process names of their own.
+
+    A machine that is cut off may still be at work on an item that another one has taken over; each then writes its own
+    file or folder, and whichever is complete takes the final name.
+
+    :param writer: a short name, or empty for none.
+    """
+    global _writer
+    _writer = f"{writer}-" if writer else ""
+
+
 @contextmanager
 def whole(path: Path) -> Iterator[Path]:
     """Yield a temporary path beside ``path``; renamed to ``path`` when the block succeeds, else removed.
@@ -39,7 +55,7 @@ def whole(path: Path) -> Iterator[Path]:
     :raises UsageError: a link or ``..`` leads out of the workspace (:mod:`.workspace`).
     """
     refuse_to_leave(path)
-    scratch = path.with_name(UNFINISHED + path.name)
+    scratch = path.with_name(UNFINISHED + _writer + path.name)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         remove(scratch)
@@ -67,7 +83,7 @@ def _discard(scratch: Path) -> None:
 
 
 def _take_the_name(scratch: Path, path: Path) -> None:
-    if path.is_dir():
+    if path.is_dir() or not _moved(scratch, path):
         # A folder cannot be replaced in one step: the old one is renamed; recover() restores it after a crash here.
         aside = path.with_name(ASIDE + path.name)
         remove(aside)
@@ -81,9 +97,17 @@ def _take_the_name(scratch: Path, path: Path) -> None:
             OSError
         ):  # a file in it that is open elsewhere keeps its place on NFS; recover() removes it later
             remove(aside)
-    else:
-        scratch.replace(path)
     _sync_folder(path.parent)
+
+
+def _moved(scratch: Path, path: Path) -> bool:
+    try:
+        scratch.replace(path)
+    except OSError as error:
+        if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+            raise
+        return False  # another process has just made that folder
+    return True
 
 
 def _rename(old: Path, new: Path) -> None:

@@ -121,7 +121,7 @@ class _Seat:
         self._progress = _Progress()
         self.memory, self._looked, self._pause = 0, 0.0, 1.0
         with _may_have_children():
-            self._process = Worker(order.stage, order.device, order.cores)
+            self._process = Worker(order.stage, order.device, order.cores, writer=order.seat[:8])
 
     def work(self) -> None:
         """Hand items and messages on until the process ends."""

@@ -20,6 +20,7 @@ from multiprocessing import get_all_start_methods, get_context
 from multiprocessing.connection import Connection
 from typing import TYPE_CHECKING, Any, Final, Literal, NoReturn, Self, cast
 
+from ...data.artifact import write_as
 from ...data.child_process import end_with, main_hidden, sigint_blocked
 from ...data.workspace import keep_within
 from ...stages.stage import Item, Stage
@@ -84,9 +85,10 @@ class Worker:
     :param stage: the stage whose items it runs.
     :param device: name of the device that it alone uses; None: it is one of several workers that share the CPUs.
     :param cores: how many threads a computation may use, unless the environment says it.
+    :param writer: of unfinished outputs, see :func:`~wsipipe.data.artifact.write_as`.
     """
 
-    def __init__(self, stage: PackedStage, device: str | None, cores: int | None = None) -> None:
+    def __init__(self, stage: PackedStage, device: str | None, cores: int | None = None, *, writer: str = "") -> None:
         context: SpawnContext | ForkServerContext
         if device in (None, "cpu") and _HAS_FORKSERVER:
             # Forks of a process that has already imported the stage: of the tile stage's 80 MB they share 76, and
@@ -98,7 +100,7 @@ class Worker:
         self.connection, connection = context.Pipe()
         parent, self._life = context.Pipe(duplex=False)  # the worker sees when this end is closed, or this process dies
         cores = 1 if device is None else cores
-        given = (stage.pickled, device, cores, connection, parent)
+        given = (stage.pickled, device, cores, writer, connection, parent)
         self._process = context.Process(target=_work, args=given, name="wsipipe worker")
         self.in_work: dict[str, InWork] = {}
         """Items that were handed out to it and have no result yet."""
@@ -165,7 +167,9 @@ class Worker:
 # ----- in the worker's process -----
 
 
-def _work(pickled: bytes, device: str | None, cores: int | None, connection: Connection, parent: Connection) -> None:
+def _work(
+    pickled: bytes, device: str | None, cores: int | None, writer: str, connection: Connection, parent: Connection
+) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     end_with(parent)
     if cores is not None:
@@ -174,6 +178,7 @@ def _work(pickled: bytes, device: str | None, cores: int | None, connection: Con
     try:
         stage: Stage[Any] = pickle.loads(pickled)
         keep_within(stage.workspace)
+        write_as(writer)
         stage.setup()
     except Exception as error:  # noqa: BLE001  the boundary: the parent decides what to do about it
         messages.send_last("unready", _portable(error))

@@ -139,6 +139,43 @@ def test_recover_removes_what_was_set_aside_where_the_new_is_in_place(tmp_path: 
     assert got(tmp_path / "thing") == "new"
 
 
+_OF_TWO = """
+import sys
+from pathlib import Path
+from wsipipe.data.artifact import whole, write_as
+path, writer, folder = Path(sys.argv[1]), sys.argv[2], sys.argv[3] == "folder"
+write_as(writer)
+with whole(path) as scratch:
+    if folder:
+        scratch.mkdir()
+    files = [scratch / name for name in "ab"] if folder else [scratch]
+    for file in files:
+        file.write_text(writer)
+        print("half", flush=True)
+        sys.stdin.readline()
+"""
+
+
+@pytest.mark.parametrize("folder", [False, True])
+def test_two_that_write_one_output_at_once_do_not_mix(tmp_path: Path, folder: bool) -> None:
+    """As a machine does that is cut off, and the one that takes over its item."""
+    path = tmp_path / "output"
+    words = [str(path), "", "folder" if folder else "file"]
+    code = [sys.executable, "-c", _OF_TWO]
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    lost, other = (subprocess.Popen([*code, words[0], w, words[2]], **pipes) for w in ("lost", "other"))
+    for process in (lost, other):
+        assert process.stdout is not None
+        process.stdout.readline()
+    other.communicate("\n\n")
+    assert other.returncode == 0
+    assert {file.read_text() for file in (path.iterdir() if folder else [path])} == {"other"}
+    lost.communicate("\n\n")
+    assert lost.returncode == 0
+    assert {file.read_text() for file in (path.iterdir() if folder else [path])} == {"lost"}
+    assert [file.name for file in tmp_path.iterdir()] == ["output"]
+
+
 def test_a_full_disk_is_the_surroundings_fault(tmp_path: Path) -> None:
     path = tmp_path / "thing"
     put(path, "old", folder=False)
