@@ -63,7 +63,7 @@ class _Part(msgspec.Struct, frozen=True, forbid_unknown_fields=True, gc=False):
             field.name: core_schema.typed_dict_field(handler.generate_schema(field.type), required=field.required)
             for field in msgspec.structs.fields(cls)
         }
-        whole = core_schema.typed_dict_schema(fields, extra_behavior="forbid", cls_name=cls.__name__)
+        whole = core_schema.typed_dict_schema(fields, extra_behavior="forbid")
         return core_schema.no_info_after_validator_function(lambda values: cls(**values), whole)
 
 
