@@ -236,7 +236,7 @@ def _rows(words: list[str], room: float, font: ImageFont.FreeTypeFont, between: 
 
 @lru_cache
 def _drawable() -> frozenset[int]:
-    return frozenset(FT2Font(FACES / "DejaVuSans-Bold.ttf").get_charmap())
+    return frozenset(FT2Font(str(FACES / "DejaVuSans-Bold.ttf")).get_charmap())
 
 
 def _printable(text: str) -> str:
