@@ -69,6 +69,8 @@ class _Chunks:
     """What a file of an array holds: chunks of so many bytes at most, in a shard so many of them."""
 
     bytes: int
+    packed: bool
+    """Whether they are compressed: by the array's codecs, whatever the bytes look like."""
     in_a_shard: int | None = None
     texts: int | None = None
     """Number of texts in a chunk of them."""
@@ -154,7 +156,7 @@ def _checked_sizes(metadata: dict[str, Any], folder: Path, key: str, value: int,
     most = max(_ALWAYS, _RATIO * on_disk)
     shape = _sizes(metadata.get("shape"), 0, key)
     file = _sizes(metadata["chunk_grid"].get("configuration", {}).get("chunk_shape"), 1, key)
-    _check_codecs(metadata.get("codecs"), key, text=text)
+    packed = _check_codecs(metadata.get("codecs"), key, text=text)
     if len(file) != len(shape):
         raise UncheckedStore(f"{key} has chunks of another number of axes")
     for what, sizes in (("an array", shape), ("a chunk", file)):
@@ -169,14 +171,14 @@ def _checked_sizes(metadata: dict[str, Any], folder: Path, key: str, value: int,
         raise UncheckedStore(f"{key} claims {files:,} chunks, and {len(there):,} files are there")
     shard = metadata["codecs"][0]
     if shard["name"] != "sharding_indexed":
-        return _Chunks(most, texts=math.prod(file)) if text else _Chunks(math.prod(file) * value)
+        return _Chunks(most, packed, texts=math.prod(file)) if text else _Chunks(math.prod(file) * value, packed)
     inner = _sizes(shard["configuration"].get("chunk_shape"), 1, key)
     if len(inner) != len(file) or any(whole % part for whole, part in zip(file, inner, strict=True)):
         raise UncheckedStore(f"{key} has shards that are no whole number of chunks")
     in_a_shard = math.prod(whole // part for whole, part in zip(file, inner, strict=True))
     if in_a_shard > 100 * _MOST_CHUNKS:
         raise UncheckedStore(f"{key} claims {in_a_shard:,} chunks in a shard")
-    return _Chunks(math.prod(inner) * value, in_a_shard)
+    return _Chunks(math.prod(inner) * value, packed, in_a_shard)
 
 
 def _sizes(value: Any, least: int, key: str) -> list[int]:
@@ -185,18 +187,23 @@ def _sizes(value: Any, least: int, key: str) -> list[int]:
     return value
 
 
-def _check_codecs(codecs: Any, key: str, *, text: bool, in_a_shard: bool = False) -> None:
-    """Refuse other codecs than those of our stores, which compress once, and shards within shards."""
+def _check_codecs(codecs: Any, key: str, *, text: bool, in_a_shard: bool = False) -> bool:
+    """Refuse other codecs than those of our stores, which compress once, and shards within shards.
+
+    :returns: whether they compress.
+    """
     names = _names(codecs, key)
     if names == ["sharding_indexed"] and not in_a_shard and not text:
         configuration = codecs[0].get("configuration")
         if not isinstance(configuration, dict) or configuration.get("index_location", "end") != "end":
             raise UncheckedStore(f"{key} has shards of another layout")
-        _check_codecs(configuration.get("codecs"), key, text=False, in_a_shard=True)
+        packed = _check_codecs(configuration.get("codecs"), key, text=False, in_a_shard=True)
         if (of_index := _names(configuration.get("index_codecs"), key)) != ["bytes", "crc32c"]:
             raise UncheckedStore(f"{key} has the codecs {', '.join(of_index)} in the index of its shards")
-    elif names not in ([_CODEC[text]], [_CODEC[text], "zstd"]):
+        return packed
+    if names not in ([_CODEC[text]], [_CODEC[text], "zstd"]):
         raise UncheckedStore(f"{key} has the codecs {', '.join(names)} in another order than is read")
+    return names[-1] == "zstd"
 
 
 def _names(codecs: Any, key: str) -> list[str]:
@@ -219,7 +226,7 @@ def _check_chunks(content: np.ndarray[Any, Any], chunks: _Chunks, *, whole: bool
         size = 16 * chunks.in_a_shard + 4  # offsets, lengths, checksum
         index = np.frombuffer(data[-size:-4], "<u8")[::2] if len(data) >= size else np.array([], "<u8")
         starts = [start for start in index.tolist() if start < len(data)]
-    for start in starts:
+    for start in starts if chunks.packed else ():
         claimed = _unpacked(data[start : start + 18])
         if claimed is not None and claimed > chunks.bytes:
             raise UncheckedStore(
@@ -227,12 +234,12 @@ def _check_chunks(content: np.ndarray[Any, Any], chunks: _Chunks, *, whole: bool
             )
 
     if chunks.texts is not None:
-        _check_texts(bytes(data), chunks.texts, key)
+        _check_texts(bytes(data), chunks.texts, key, packed=chunks.packed)
 
 
-def _check_texts(content: bytes, texts: int, key: str) -> None:
+def _check_texts(content: bytes, texts: int, key: str, *, packed: bool) -> None:
     """Refuse a chunk that begins with another number of texts: the codec allocates that many before it reads them."""
-    if content[:4] == _ZSTD:
+    if packed:
         content = Zstd().decode(content)
     if (claimed := int.from_bytes(content[:4], "little")) != texts:
         raise UncheckedStore(f"{key} claims {claimed:,} texts, and a chunk has {texts:,}")

@@ -7,6 +7,7 @@ what a damaged file does to it is found here and harms nothing else.
 from __future__ import annotations
 
 import faulthandler
+import gc
 import os
 import pickle
 import resource
@@ -171,10 +172,12 @@ def _work(
             limit = int(sizes.read_text().split()[0]) * resource.getpagesize() + MEMORY
             resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+        gc.freeze()  # collecting is quick: none of what was there before is looked at
         for content in islice(files(), start, None):
             path.write_bytes(content)
             before = time.process_time()
             outcome, name = _outcome(reader, path)
+            gc.collect()  # what an error's traceback holds is freed at some time anyway: each mutant counts for itself
             if (took := time.process_time() - before) > SECONDS:
                 outcome, name = "hang", f"{took:.0f} s of processor time; then {outcome} {name}"
             answer = pickle.dumps((outcome, name, time.process_time()))

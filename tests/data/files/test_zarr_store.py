@@ -19,6 +19,7 @@ import zarr
 from numcodecs import Zstd
 from wsipipe.data.errors import StoreError
 from wsipipe.data.features.store import FeatureFacts, open_features, read_bag, read_facts, write_features
+from wsipipe.data.files.zarr_store import open_zarr
 from wsipipe.data.molecular.store import read_expression, write_expression
 
 FACTS = FeatureFacts(
@@ -211,6 +212,21 @@ def test_another_number_of_texts_is_refused(expression: Path, part: str) -> None
     file.write_bytes(Zstd(level=1).encode(b"\xff\xff\xff\xee" + content[4:]))
     with pytest.raises(StoreError, match="texts, and a chunk has"):
         read_expression(expression)
+
+
+@pytest.mark.parametrize("part", ["uns/unit", "uns/content_digest", "obs/_index"])
+def test_compressed_texts_whose_array_does_not_say_so_are_refused(expression: Path, part: str) -> None:
+    """The codec would take the first bytes of the frame for their number, and allocate four billion."""
+    change(expression / part / "zarr.json", lambda c: c.update(codecs=c["codecs"][:1]))
+    with pytest.raises(StoreError, match="claims 4,247,762,216 texts"):
+        read_expression(expression)
+
+
+def test_numbers_that_look_like_a_frame_are_read_where_nothing_is_compressed(tmp_path: Path) -> None:
+    values = np.frombuffer(bomb(1 << 62), np.uint8)
+    group = zarr.open_group(tmp_path, mode="w", zarr_format=3)
+    group.create_array("a", shape=values.shape, dtype="u1", compressors=None, chunks=values.shape)[:] = values
+    np.testing.assert_array_equal(np.asarray(open_zarr(tmp_path)["a"]), values)
 
 
 EXPRESSION: dict[str, tuple[Callable[[Path], object], str]] = {
