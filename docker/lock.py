@@ -69,7 +69,9 @@ def resolved(*words: str) -> dict[str, tuple[str, str]]:
 def write(name: str, pins: dict[str, tuple[str, str]]) -> None:
     """Write one file, sorted by package."""
     lines = [f"{package}=={version} --hash=sha256:{digest}" for package, (version, digest) in sorted(pins.items())]
-    head = f"# Written by docker/lock.py for CPython {sys.version_info.major}.{sys.version_info.minor} on Linux, x86-64."
+    head = (
+        f"# Written by docker/lock.py for CPython {sys.version_info.major}.{sys.version_info.minor} on Linux, x86-64."
+    )
     (ROOT / "docker" / f"{name}.txt").write_text("\n".join([head, *lines]) + "\n", encoding="utf-8")
 
 

@@ -23,11 +23,11 @@ PINNED: Final = re.compile(r"^([a-z0-9-]+)==(\S+) --hash=sha256:([0-9a-f]{64})$"
 
 def bill() -> dict[str, Any]:
     """The bill of materials of the Python and the system that this runs in."""
-    hashes = {name: digest for name, _, digest in pinned()}
+    hashes = {(name, version): digest for name, version, digest in pinned()}
     packages = {component["name"]: component for component in map(python_package, distributions())}
     for name, component in packages.items():
-        if name in hashes:
-            component["hashes"] = [{"alg": "SHA-256", "content": hashes[name]}]
+        if digest := hashes.get((name, component["version"])):
+            component["hashes"] = [{"alg": "SHA-256", "content": digest}]
     ours = packages.pop(OURS, {"type": "library", "name": OURS})
     return {
         "$schema": "http://cyclonedx.org/schema/bom-1.6.schema.json",
