@@ -102,3 +102,10 @@ def machine_memory(file: Path = Path("/proc/meminfo")) -> tuple[int, int] | None
         return int(sizes["MemTotal"][1]) * 1024, int(sizes["MemAvailable"][1]) * 1024
     except (LookupError, ValueError):
         return None
+
+
+def usable_memory() -> int | None:
+    """The bytes that this process and those that it starts may take; None where the system does not say it."""
+    machine = machine_memory()
+    sizes = [machine[1]] if machine is not None else []
+    return min([*sizes, *memory_limits().values()], default=None)

@@ -77,6 +77,23 @@ def whole(path: Path) -> Iterator[Path]:
         raise
 
 
+@contextmanager
+def for_a_while(path: Path) -> Iterator[Path]:
+    """Yield a temporary path beside ``path``, for a file that is needed as long as the block lasts and then removed.
+
+    What a killed process leaves there, :func:`recover` removes.
+
+    :raises UsageError: a link or ``..`` leads out of the workspace.
+    """
+    refuse_to_leave(path)
+    scratch = path.with_name(UNFINISHED + path.name)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        yield scratch
+    finally:
+        _discard(scratch)
+
+
 def _discard(scratch: Path) -> None:
     with suppress(OSError):  # the first error is the one to report; recover() cleans up when the disk is back
         remove(scratch)

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 import typer
+from pydantic import ByteSize
 from pydantic.fields import FieldInfo
 
 from ..stages.settings import Settings
@@ -79,6 +80,8 @@ def _optional(kind: Any) -> Any:
     """The type of the flag: always optional, since a flag that is not given overrides nothing."""
     if get_origin(kind) in (Union, types.UnionType):
         kind = next(k for k in get_args(kind) if k is not type(None))
+    if kind is ByteSize:  # a text such as 16GB, which the settings read
+        return str | None
     if get_origin(kind) is Literal:
         return Union[kind, None]  # noqa: UP007  a Literal has no | operator at run time
     if get_origin(kind) is list or kind in (str, int, float, bool, Path):

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from copy import copy
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -230,6 +231,14 @@ class Stage(ABC, Generic[S]):
     def closing_notes(self) -> Sequence[str]:
         """Notes for the user when the last item is done, such as what the bottleneck was."""
         return ()
+
+    @contextmanager
+    def sharing(self, items: Sequence[Item], progress: Progress) -> Iterator[None]:
+        """Hold what all items share, such as a scratch file, while they are processed on this machine.
+
+        Called where they are given out, before a copy of the stage goes to any process.
+        """
+        yield
 
     def setup(self) -> None:
         """Prepare this process, once, before its first item; for example load the model."""

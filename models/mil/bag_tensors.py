@@ -1,8 +1,9 @@
 """Bags as input of the networks: tensors with the graph of a slide's tiles, one slide or several in a batch.
 
-Four types, each for one thing: :class:`~wsipipe.data.features.store.Bag` is what a feature store holds,
-:class:`BagTensors` is that slide with its graph, :class:`BagBatch` is what a network is called with, and
-:class:`Patient` joins the slides of a patient to the label that they share.
+Five types, each for one thing: :class:`~wsipipe.data.features.store.Bag` is what a feature store holds,
+:class:`BagTensors` is that slide with its graph, :class:`FiledBag` the same in a file that is read when it is needed,
+:class:`BagBatch` is what a network is called with, and :class:`Patient` joins the slides of a patient to the label that
+they share.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from torch import Tensor
 
 from ...data.cohort.outcomes import Label
 from ...data.errors import UsageError
+from ...data.features.bag_file import BagFile, FiledArrays
 from ...data.features.store import Bag, FeatureFacts
 from ..tasks.binary import BINARY
 from ..tasks.prediction import SoftTarget
@@ -39,13 +41,77 @@ class BagTensors:
     facts: FeatureFacts | None = None
 
     @property
+    def tiles(self) -> int:
+        """P."""
+        return len(self.features)
+
+    @property
     def bytes(self) -> int:
         """Memory that the tensors take."""
         return self.features.nbytes + self.edges.nbytes
 
+    @property
+    def device(self) -> torch.device:
+        """The device of the tensors."""
+        return self.features.device
+
     def to(self, device: torch.device) -> BagTensors:
         """Copy the slide to another device."""
         return replace(self, features=self.features.to(device), edges=self.edges.to(device))
+
+    def read(self) -> BagTensors:
+        """The slide itself, as :meth:`FiledBag.read` gives it."""
+        return self
+
+    def filed(self, file: BagFile) -> FiledBag:
+        """Append the slide to a file.
+
+        :raises SurroundingsError: the disk is full, or fails.
+        """
+        return FiledBag(self.slide_id, file.add(self.slide_id, [self.features.numpy(), self.edges.numpy()]), self.facts)
+
+
+@dataclass(frozen=True)
+class FiledBag:
+    """One slide in a file: its tensors are read each time that they are needed, and not kept.
+
+    :param arrays: features and edges, as :class:`BagTensors` holds them.
+    """
+
+    slide_id: str
+    arrays: FiledArrays
+    facts: FeatureFacts | None = None
+
+    @property
+    def tiles(self) -> int:
+        """P."""
+        return self.arrays.forms[0][0][0]
+
+    @property
+    def bytes(self) -> int:
+        """Memory that the tensors take once they are read."""
+        return self.arrays.bytes
+
+    @property
+    def device(self) -> torch.device:
+        """The device of the tensors once they are read."""
+        return torch.device("cpu")
+
+    def to(self, device: torch.device) -> BagTensors:
+        """Read the slide to a device."""
+        return self.read().to(device)
+
+    def read(self) -> BagTensors:
+        """Read the slide.
+
+        :raises SurroundingsError: the file is gone or damaged; the message names the slide.
+        """
+        features, edges = map(torch.from_numpy, self.arrays.read())
+        return BagTensors(self.slide_id, features, edges, self.facts)
+
+
+AnyBag = BagTensors | FiledBag
+"""A slide, in memory or in a file."""
 
 
 @dataclass(frozen=True)
@@ -62,7 +128,7 @@ class Patient:
 
     patient_id: str
     label: Label
-    bags: Sequence[BagTensors]
+    bags: Sequence[AnyBag]
     expression: Tensor | None = None
     target: SoftTarget | None = None
     task: Task = BINARY
@@ -98,8 +164,9 @@ class BagBatch:
     sizes: tuple[int, ...]
 
     @classmethod
-    def of(cls, bags: Sequence[BagTensors], device: torch.device | str = "cpu") -> BagBatch:
-        """Join bags, in their order, on a device."""
+    def of(cls, slides: Sequence[AnyBag], device: torch.device | str = "cpu") -> BagBatch:
+        """Join slides, in their order, on a device."""
+        bags = [slide.read() for slide in slides]
         sizes = tuple(len(bag.features) for bag in bags)
         if len(bags) == 1:
             return cls(bags[0].features.to(device).float(), bags[0].edges.to(device).long(), sizes)

@@ -9,7 +9,7 @@ gives the same numbers as an uninterrupted one.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
@@ -19,9 +19,10 @@ from pydantic import TypeAdapter
 from torch import Tensor
 
 from ...data.errors import CohortError
-from ..mil.bag_tensors import BagBatch, BagTensors, Patient
+from ..mil.bag_tensors import AnyBag, Patient
 from ..mil.mixed_precision import Precision, arithmetic
 from ..mil.network import SlideNetwork, Targets
+from ..mil.read_ahead import batches
 from ..tasks.prediction import Score
 from ..tasks.task import Task, Validation
 from .resumed_fit import Parts, Plateau, keep_state, resume_from, same_form
@@ -211,18 +212,24 @@ def train_epoch(
     sampler = network.task.step_sampler([patient.label for patient in groups[0]])
     sums: dict[str, Tensor] = {}
     drawn = 0
-    network.train()
-    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-        torch.manual_seed(_seed(settings.seed, number, 1))
-        while drawn < bags:
-            size = min(settings.bags_per_step, bags - drawn)
+
+    def steps() -> Iterator[tuple[list[Patient], list[AnyBag]]]:
+        begun = 0
+        while begun < bags:
+            size = min(settings.bags_per_step, bags - begun)
             if sampler is None:
                 step = [_draw(groups, draw) for _ in range(size)]
             else:
                 together = [groups[0][place] for place in sampler(max(2, size), draw)]
                 step = [(patient, _one_of(patient.bags, draw)) for patient in together]
-            batch = BagBatch.of([bag for _, bag in step], device)
-            targets = Targets.of([patient for patient, _ in step], device)
+            begun += len(step)
+            yield [patient for patient, _ in step], [bag for _, bag in step]
+
+    network.train()
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        torch.manual_seed(_seed(settings.seed, number, 1))
+        for patients, batch in batches(steps(), device):
+            targets = Targets.of(patients, device)
             with arithmetic(device, settings.precision):
                 output = network(batch)
                 losses = network.loss(output, targets)
@@ -232,15 +239,15 @@ def train_epoch(
             optimiser.step()
             network.update_memory(output, targets)
             for name, value in {**losses.terms, "total": losses.total}.items():
-                sums[name] = sums.get(name, torch.zeros((), device=device)) + len(step) * value.detach()
-            drawn += len(step)
+                sums[name] = sums.get(name, torch.zeros((), device=device)) + len(patients) * value.detach()
+            drawn += len(patients)
     means = {name: float(total) / drawn for name, total in sums.items()}
     if not math.isfinite(means["total"]):
         raise CohortError(f"the training loss of epoch {number + 1} is not a finite number", hint=_DIVERGED_HINT)
     return means
 
 
-def _draw(groups: Sequence[Sequence[Patient]], draw: torch.Generator) -> tuple[Patient, BagTensors]:
+def _draw(groups: Sequence[Sequence[Patient]], draw: torch.Generator) -> tuple[Patient, AnyBag]:
     """Draw a group, then a patient of it, then one of their slides, so that many slides give no extra weight."""
     patient = _one_of(_one_of(groups, draw), draw)
     return patient, _one_of(patient.bags, draw)
@@ -264,12 +271,12 @@ def patient_scores(
     network.eval()
     slides = [(patient.patient_id, bag) for patient in patients for bag in patient.bags]
     scores: dict[str, list[Score]] = {}
-    for begin in range(0, len(slides), together):
-        part = slides[begin : begin + together]
-        batch = BagBatch.of([bag for _, bag in part], network.device)
+    parts = (slides[begin : begin + together] for begin in range(0, len(slides), together))
+    steps = (([patient for patient, _ in part], [bag for _, bag in part]) for part in parts)
+    for of_patients, batch in batches(steps, network.device):
         with torch.inference_mode(), arithmetic(network.device, precision):
             computed = network.task.slide_scores(network(batch).logits.double())
-        for (patient, _), score in zip(part, computed.tolist(), strict=True):
+        for patient, score in zip(of_patients, computed.tolist(), strict=True):
             scores.setdefault(patient, []).append(tuple(score) if isinstance(score, list) else score)
     return {patient: network.task.join(own) for patient, own in scores.items()}
 

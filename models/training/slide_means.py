@@ -29,7 +29,7 @@ def slide_means(groups: Sequence[Sequence[Patient]], *, together: bool = False) 
     values, weights = [], []
     for group in groups:
         for patient in group:
-            of_slides = [bag.features.float().mean(dim=0).double().cpu().numpy() for bag in patient.bags]
+            of_slides = [bag.read().features.float().mean(dim=0).double().cpu().numpy() for bag in patient.bags]
             own = [np.mean(of_slides, axis=0)] if together else of_slides
             means += own
             values += [patient.value] * len(own)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Generator, Mapping, Sequence
-from contextlib import closing
+from contextlib import closing, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol
@@ -200,9 +200,10 @@ class Runner:
             if not items:
                 return results
             # On other machines slides by URL are copied into the workspace, which they see, and others are not.
-            place = None if self._elsewhere(stage) else self.stage_to
+            elsewhere = self._elsewhere(stage) is not None
             with (
-                staged(stage, items, place, self.stage_bytes) as release,
+                staged(stage, items, None if elsewhere else self.stage_to, self.stage_bytes) as release,
+                nullcontext() if elsewhere else stage.sharing(items, progress),
                 closing(self._executor(stage, items)(stage, items, progress, closing_notes)) as running,
             ):  # whatever ends the loop ends the work too, before the lock is given back
                 for result in running:

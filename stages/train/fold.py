@@ -14,7 +14,7 @@ from ...data.cohort.outcomes import Label
 from ...data.errors import StoreError, UsageError
 from ...data.features.store import read_bag
 from ...data.molecular.signature_target import Signature
-from ...models.mil.bag_tensors import BagTensors, Patient, bag_tensors
+from ...models.mil.bag_tensors import AnyBag, Patient, bag_tensors
 from ...models.tasks.prediction import SoftTarget
 from ...models.tasks.task import Task
 
@@ -47,14 +47,14 @@ class FoldCohort:
 
 
 def read_bags(
-    cohort: FoldCohort, neighbours: int, device: torch.device, known: Mapping[str, BagTensors]
-) -> dict[str, BagTensors]:
+    cohort: FoldCohort, neighbours: int, device: torch.device, known: Mapping[str, AnyBag]
+) -> dict[str, AnyBag]:
     """Read all bags of the fold, each once; they are moved to the GPU if they fit.
 
-    :param known: bags that an earlier fold has read.
+    :param known: bags that an earlier fold has read, or that are read from a file as they are needed.
     :raises StoreError: the slides were extracted in different ways.
     """
-    bags: dict[str, BagTensors] = {}
+    bags: dict[str, AnyBag] = {}
     for slide, (path, _) in cohort.slides.items():
         bags[slide] = bag = known[slide] if slide in known else bag_tensors(read_bag(path), neighbours)
         first = next(iter(bags.values()))
@@ -67,15 +67,16 @@ def read_bags(
                 )
     if not bags:
         raise UsageError("a fold without slides", hint="use fewer folds")
-    new = sum(bag.bytes for bag in bags.values() if bag.features.device != device)
+    new = sum(bag.bytes for bag in bags.values() if bag.device != device)
     if device.type == "cuda" and new <= MEMORY_SHARE * torch.cuda.mem_get_info(device)[0]:
-        bags = {slide: bag.to(device) for slide, bag in bags.items()}
+        for slide in list(bags):
+            bags[slide] = bags[slide].to(device)  # one by one, so that they are not in both memories at once
     return bags
 
 
 def patients_of(
     part: Mapping[str, tuple[Label, tuple[str, ...]]],
-    bags: Mapping[str, BagTensors],
+    bags: Mapping[str, AnyBag],
     *,
     expression: Mapping[str, Tensor] | None = None,
     targets: Mapping[str, SoftTarget | None] | None = None,

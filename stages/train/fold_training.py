@@ -15,7 +15,7 @@ from ...data.cohort.outcomes import Label
 from ...data.cohort.target_splits import split_patients
 from ...data.errors import CohortError, UsageError
 from ...models.mil.abmil import ABMIL
-from ...models.mil.bag_tensors import BagTensors, Patient
+from ...models.mil.bag_tensors import AnyBag, Patient
 from ...models.mil.momkd import AS_THE_PUBLIC_SCRIPT_STOPS, PATIENCE, PRESETS, MoMKD
 from ...models.mil.network import NetworkConfig, SlideNetwork
 from ...models.mil.starting_weights import StartingWeights
@@ -48,7 +48,7 @@ class FoldData:
     """
 
     cohort: FoldCohort
-    bags: Mapping[str, BagTensors]
+    bags: Mapping[str, AnyBag]
     width: int
     molecular: MolecularData | None
     device: torch.device

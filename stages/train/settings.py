@@ -6,7 +6,7 @@ from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import ByteSize, Field, field_validator, model_validator
 
 from ...data.cohort.splits import MOST_FOLDS
 from ...data.molecular.block_table import BLOCKS
@@ -256,6 +256,13 @@ class TrainSettings(Settings):
         "auto",
         description="cpu, cuda, cuda:1 or mps; several, such as cuda:0,cuda:1 or cpu,cpu, train folds in parallel; "
         "auto takes the first GPU there is",
+    )
+    bag_memory: ByteSize | None = Runtime(
+        None,
+        gt=0,
+        examples=["16GB"],
+        description="most memory for the slides' features; where they need more, they are read as needed, from a "
+        "scratch file in the workspace; default: half of what wsipipe may use",
     )
     tensorboard: bool = Runtime(
         False, description="also write learning curves for TensorBoard (the package must be installed)"

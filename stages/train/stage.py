@@ -21,13 +21,14 @@ from ...data.allotment import usable_cores
 from ...data.artifact import remove
 from ...data.errors import CohortError, UsageError
 from ...data.features.store import FeatureFacts
+from ...data.files.reading_process import in_bytes
 from ...data.manifest import Manifest, Record
 from ...data.version import __version__
 from ...models.backbones.backbone import find_backbone
 from ...models.backbones.devices import choose_device, choose_devices
 from ...models.bundle import BundleFacts, Question, write_bundle
 from ...models.feature_recipe import FeatureRecipe
-from ...models.mil.bag_tensors import BagTensors
+from ...models.mil.bag_tensors import AnyBag, FiledBag
 from ...models.mil.momkd import MoMKD
 from ...models.mil.starting_weights import read_starting_weights
 from ...models.patient_hashes import hashes_of
@@ -42,6 +43,7 @@ from .fold import FoldCohort, read_bags
 from .fold_training import INNER_FOLDS, FoldData, TrainedFold, train_fold
 from .molecular_data import MolecularData, molecular_inputs
 from .settings import BiomarkerSettings, QuestionSettings, TrainSettings
+from .shared_bags import Budget, filed_bags
 from .split import features_of, split_output
 
 SMALL_BAG = 100
@@ -82,8 +84,11 @@ class TrainStage(Stage[TrainSettings]):
         self.biomarker = QuestionSettings.model_validate(biomarker.model_dump())
         self.tiles, self.features, self.stores = tiles, features, stores
         self.splits, self.question = splits or folder, question
-        self._bags: dict[str, BagTensors] = {}
+        self._bags: dict[str, AnyBag] = {}
+        self._has_bags = False
         self._of = 1
+        self._cores: int | None = None
+        self._notes: Sequence[str] = ()
 
     @property
     def devices(self) -> Sequence[str]:
@@ -94,6 +99,36 @@ class TrainStage(Stage[TrainSettings]):
         stage.settings = self.settings.model_copy(update={"device": device})
         stage._of = of
         return stage
+
+    def for_worker(self, device: str | None, cores: int) -> Self:
+        stage = super().for_worker(device, cores)
+        stage._cores = cores
+        return stage
+
+    @contextmanager
+    def sharing(self, items: Sequence[Item], progress: Progress) -> Iterator[None]:
+        stores = {slide: path for item in items for slide, (path, _) in item.payload.slides.items()}
+        settings = self.settings
+        several = settings.candidates() if settings.nested else [settings]
+        budget = Budget(
+            asked=settings.bag_memory,
+            processes=max(1, min(len(self.devices), len(items))),
+            share=1.0 if self._cores is None else min(1.0, self._cores / usable_cores()),
+            bags_per_step=max(one.bags_per_step for one in several),
+        )
+        with filed_bags(stores, budget, neighbours=settings.neighbours, folder=self.folder, progress=progress) as filed:
+            self._bags |= filed
+            self._has_bags = True
+            try:
+                yield
+            finally:
+                self._bags = {slide: bag for slide, bag in self._bags.items() if not isinstance(bag, FiledBag)}
+                self._has_bags = False
+                size = sum(bag.bytes for bag in filed.values())
+                self._notes = [f"bags of {in_bytes(size)} were read as needed, from a scratch file"] if filed else []
+
+    def closing_notes(self) -> Sequence[str]:
+        return self._notes
 
     def plan(self) -> Plan:
         self._refuse()
@@ -188,6 +223,9 @@ class TrainStage(Stage[TrainSettings]):
         return self.settings.epochs * fits
 
     def process(self, item: Item, progress: Progress) -> Outcome:
+        if not self._has_bags:  # on a worker of a cluster, which shares no memory with the others
+            with self.sharing([item], progress):
+                return self.process(item, progress)
         cohort: FoldCohort = item.payload
         device = choose_device(self.settings.device)
         self._bags |= read_bags(cohort, self.settings.neighbours, device, self._bags)
@@ -299,13 +337,13 @@ class TrainStage(Stage[TrainSettings]):
 
 
 @contextmanager
-def _threads_for(bags: Mapping[str, BagTensors], of: int) -> Iterator[None]:
+def _threads_for(bags: Mapping[str, AnyBag], of: int) -> Iterator[None]:
     """Limit torch to one thread if bags are small: more gain nothing, and on a busy machine each step waits for all.
 
     :param of: number of processes that train at the same time and share the cores.
     """
     before = torch.get_num_threads()
-    small = sum(len(bag.features) for bag in bags.values()) < SMALL_BAG * len(bags)
+    small = sum(bag.tiles for bag in bags.values()) < SMALL_BAG * len(bags)
     threads = 1 if small else max(1, min(before, usable_cores()) // of)
     torch.set_num_threads(threads)
     try:

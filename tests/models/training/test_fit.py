@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import torch
 from wsipipe.data.errors import CohortError, UsageError
+from wsipipe.data.features.bag_file import BagFile
 from wsipipe.models.mil.bag_tensors import BagBatch, BagTensors, Patient
 from wsipipe.models.mil.mean_pooling import MeanPooling, MeanPoolingConfig
 from wsipipe.models.mil.momkd import MoMKD, MoMKDConfig, MoMKDOutput
@@ -436,3 +437,29 @@ def test_another_seed_gives_other_numbers() -> None:
     fits = [fit(model_of(), train, validation, FitSettings(epochs=1, seed=seed)) for seed in (0, 0, 1)]
     assert same(fits[0], fits[1])
     assert not same(fits[0], fits[2])
+
+
+# ----- bags in a file -----
+
+
+@pytest.mark.parametrize("bags_per_step", [1, 3])
+@pytest.mark.parametrize("method", METHODS)
+def test_bags_that_are_read_as_needed_give_the_same_fit(tmp_path: Path, method: str, bags_per_step: int) -> None:
+    file = BagFile(tmp_path / "bags")
+
+    def filed(patients: list[Patient]) -> list[Patient]:
+        return [replace(p, bags=[bag.read().filed(file) for bag in p.bags]) for p in patients]
+
+    def fitted(train: list[Patient], validation: list[Patient]) -> tuple[Fit, dict[str, Any]]:
+        row = METHODS[method]
+        torch.manual_seed(0)
+        sizes = {"in_features": WIDTH, "n_genes": GENES if row.uses_rna else 0, "hidden": 16, "shared": 8}
+        known = {name: size for name, size in sizes.items() if name in row.network.Config.model_fields}
+        model = row.network(row.network.Config.model_validate(known))
+        settings = FitSettings(epochs=2, bags_per_step=bags_per_step)
+        return row.fit(model, train, validation, settings), patient_scores(model, validation, together=bags_per_step)
+
+    train, validation = cohort(0, 8), cohort(100, 6)
+    (kept, scores), (read, their_scores) = fitted(train, validation), fitted(filed(train), filed(validation))
+    assert same(kept, read)
+    assert scores == their_scores
