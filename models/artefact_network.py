@@ -41,7 +41,11 @@ _FIRST: Final = 2
 marks, air bubbles and edges, out of focus."""
 
 
-def _architecture() -> nn.Module:
+def architecture() -> nn.Module:
+    """Build the network, without any weights.
+
+    :raises UsageError: segmentation-models-pytorch is not installed, or no longer has its encoder.
+    """
     try:
         import segmentation_models_pytorch as smp
     except ImportError as error:
@@ -59,7 +63,7 @@ def _architecture() -> nn.Module:
 
 _PUBLISHED: Final = Published(
     "artefact weights",
-    _architecture,
+    architecture,
     re.compile(r"classification_head\."),
     "give a state dict of one of GrandQC's artefact models, such as GrandQC_MPP1_state_dict.pth (from "
     "MahmoodLab/hest-tissue-seg), or its tensors as safetensors",

@@ -28,7 +28,7 @@ class TileSettings(Settings):
         ge=0,
         le=1,
         examples=[0.25],
-        description="a tile is kept if artefacts cover at most this fraction of it (with artefact_weights); default: all",
+        description="a tile is kept if artefacts cover at most this fraction of it (with artefact_weights); default: 1",
     )
     native_tolerance: float = Field(
         0.02, ge=0, le=0.2, description="a level this close to the wanted mpp is read without resampling (0.02: 2 %)"

@@ -10,6 +10,6 @@ _DROPPED: Final = {"dropped_artefact": "artefacts", "dropped_not_sharp": "not sh
 
 
 def no_tile_kept(record: Record) -> str:
-    """Say why no tile of a slide with tissue is kept, such as ``no tile kept: artefacts``; empty if it has no tissue."""
+    """Say why no tile of a slide with tissue is kept, such as ``no tile kept: artefacts``; empty for other slides."""
     reasons = [why for stat, why in _DROPPED.items() if record.stats.get(stat)]
     return f"no tile kept: {' and '.join(reasons)}" if reasons else ""
