@@ -17,7 +17,7 @@ import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, Self
+from typing import Final, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -32,7 +32,7 @@ from ..data.tiling.overview import WITHIN, Overview
 from ..data.tiling.tissue import mask_factor
 from ..data.units import Level0Px, Mpp
 from .segmentation import Published, at_a_time, normalised
-from .segmentation_windows import Part, Windows, resized
+from .segmentation_windows import Part, Windows
 
 CLASSES: Final = 8
 """Of the network: 0 is not used, 1 is tissue, 7 is background, and those between are artefacts."""
@@ -134,14 +134,9 @@ class ArtefactNetwork:
                 unread[part.at] = True
                 continue
             for kind in range(len(ARTEFACTS)):
-                shares[kind][part.at] = _shares(classes == _FIRST + kind, part)
+                marked = windows.on_mask((classes == _FIRST + kind).astype(np.float32), part)
+                shares[kind][part.at] = np.rint(marked * COVERED).astype(np.uint8)
         return ArtefactMap(shares=shares, unread=unread, downsample=windows.downsample)
-
-
-def _shares(marked: npt.NDArray[Any], part: Part) -> npt.NDArray[np.uint8]:
-    """How much of each pixel of the mask is marked."""
-    share = resized(marked.astype(np.float32), *reversed(part.size))
-    return np.asarray(np.rint(share * COVERED), np.uint8)
 
 
 def _touched(parts: Sequence[Part], windows: Windows, coords: Coords, size_level0: Level0Px) -> list[Part]:

@@ -111,6 +111,23 @@ class Windows:
         rows, columns = (slice(side.start * self.factor, side.stop * self.factor) for side in part.at)
         return bool(overview.pixels[rows, columns].min() == 255)
 
+    def on_mask(self, values: npt.NDArray[np.float32], part: Part) -> npt.NDArray[np.float32]:
+        """Compute the mean over each pixel of the mask of what was computed for the pixels of a part.
+
+        Two steps at a time, so that no sum depends on where the part begins.
+        """
+        square, (height, width) = 2 * STEP, part.size
+        means = np.empty((-(-height // self.cells) * self.cells, -(-width // self.cells) * self.cells), np.float32)
+        below, beside = (-side % square for side in values.shape)
+        whole = np.pad(values, ((0, below), (0, beside)), mode="edge")
+        for row in range(whole.shape[0] // square):
+            for column in range(whole.shape[1] // square):
+                pixels = whole[row * square : (row + 1) * square, column * square : (column + 1) * square]
+                means[row * self.cells : (row + 1) * self.cells, column * self.cells : (column + 1) * self.cells] = (
+                    _resized(pixels, self.cells, self.cells)
+                )
+        return means[:height, :width]
+
     def run(
         self, slide: Slide, parts: Iterable[Part], network: Network, batch: int
     ) -> Iterator[tuple[Part, npt.NDArray[Any] | SlideError]]:
@@ -178,7 +195,7 @@ class Windows:
         seen = np.empty((sum(rows.sizes), sum(columns.sizes), 3), np.uint8)
         for (from_row, to_row), (y, height) in rows.squares():
             for (from_column, to_column), (x, width) in columns.squares():
-                square = resized(read[from_row:to_row, from_column:to_column], width, height)
+                square = _resized(read[from_row:to_row, from_column:to_column], width, height)
                 seen[y : y + height, x : x + width] = square
         below, beside = (-side % _MULTIPLE for side in seen.shape[:2])
         if below or beside:
@@ -212,7 +229,7 @@ class _Axis:
             begin += size
 
 
-def resized(picture: npt.NDArray[Any], width: int, height: int) -> npt.NDArray[Any]:
+def _resized(picture: npt.NDArray[Any], width: int, height: int) -> npt.NDArray[Any]:
     """Resize a picture: area means when it shrinks, linear interpolation when it grows."""
     way = cv2.INTER_AREA if width <= picture.shape[1] else cv2.INTER_LINEAR
     return np.asarray(cv2.resize(picture, (width, height), interpolation=way))

@@ -30,7 +30,7 @@ from ..data.tiling.pieces import MIN_PIECE, MIN_WIDTH, pieces, without_holes
 from ..data.tiling.tissue import TissueMask, find_tissue, mask_factor
 from ..data.units import Mpp
 from .segmentation import Published, at_a_time, normalised
-from .segmentation_windows import Part, Windows, resized
+from .segmentation_windows import Part, Windows
 
 NETWORK_MPP: Final = Mpp(1.0)
 COARSEST: Final = Mpp(2.0)
@@ -104,7 +104,7 @@ class TissueNetwork:
                 if len(undecodable) == len(parts):
                     raise computed
             else:
-                tissue[part.at] = resized(computed, *reversed(part.size))
+                tissue[part.at] = windows.on_mask(computed, part)
         if undecodable:
             by_colour = find_tissue(overview).mask
             for part in undecodable:
