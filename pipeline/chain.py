@@ -184,7 +184,8 @@ def predict(
     from ..stages.predict.recipe import recipe_of
     from ..stages.predict.settings import PredictSettings
     from ..stages.predict.stage import PredictionTask, PredictStage
-    from ..stages.tile.settings import TileSettings
+    from ..stages.tile.networks import given_networks
+    from ..stages.tile.settings import NETWORKS, TileSettings
 
     workspace = runner.workspace
     recipe = recipe_of(model)
@@ -192,9 +193,12 @@ def predict(
     refuse_another_source(runner, folder, "predict", model)
     recipe.refuse_other_width(model)
     recipe.refuse_other_transform(model)
-    here = config.tile.model_dump(
-        include={"mpp_override", "overrule_mpp", "workers", "timeout", "tissue_weights", "device"}
-    )
+    here = config.tile.model_dump(include={"mpp_override", "overrule_mpp", "workers", "timeout", "device"})
+    if features is None:
+        networks, notes = given_networks(recipe.tile, config.tile, model)
+        here |= dict.fromkeys(NETWORKS) | networks
+        for note in notes:
+            runner.console.note(note)
     # Annotations are of the slides that the model was trained on; of new ones all tissue is read.
     tile_settings = TileSettings(**{**recipe.tile, "annotation_classes": [], **here})
     runtime = config.extract.model_dump(include={"weights", "batch_size", "threads", "tile_timeout", "device"})

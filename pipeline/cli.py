@@ -182,6 +182,12 @@ def predict(
         ),
     ] = None,
     timeout: Annotated[float | None, typer.Option(help=TileSettings.model_fields["timeout"].description)] = None,
+    tissue_weights: Annotated[
+        Path | None, typer.Option(help="tissue weights that the model's slides were tiled with")
+    ] = None,
+    artefact_weights: Annotated[
+        Path | None, typer.Option(help="artefact weights that the model's slides were tiled with")
+    ] = None,
     tile_timeout: Annotated[
         float | None, typer.Option(help=ExtractSettings.model_fields["tile_timeout"].description)
     ] = None,
@@ -200,6 +206,7 @@ def predict(
     call.flags["predict"] |= {"slides": slides, "table": table}
     call.flags["tile"] = {"mpp_override": mpp_override, "overrule_mpp": overrule_mpp}
     call.flags["tile"] |= {"allow_upsample": allow_upsample, "timeout": timeout}
+    call.flags["tile"] |= {"tissue_weights": tissue_weights, "artefact_weights": artefact_weights}
     device = call.flags["predict"].get("device")
     call.flags["extract"] = {"weights": weights, "batch_size": batch_size, "device": device}
     call.flags["extract"] |= {"tile_timeout": tile_timeout, "max_bad_tiles": max_bad_tiles}

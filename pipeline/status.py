@@ -96,7 +96,7 @@ def _state(record: Record, folder: str, lineage: Lineage, asked: _Asked | None) 
 
 
 _AGAIN = "the next run makes it again"
-_LIKE_SETTINGS = {"weights", "tissue_weights", "gene_list", "init"}
+_LIKE_SETTINGS = {"weights", "tissue_weights", "artefact_weights", "gene_list", "init"}
 """Files that count as settings: results of an earlier file are replaced only if the user asks for it."""
 
 

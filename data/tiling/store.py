@@ -3,7 +3,8 @@
 The file holds ``coords`` (N, 2) int64, ``tissue_fraction`` (N,) and ``sharpness`` (N,) float32, and TRIDENT can read it
 unchanged: ``coords`` carries TRIDENT's attributes beside ours. TRIDENT's magnifications are 10 / mpp; from ours it
 derives the same field of view, to a pixel of the level that it reads. It looks for ``patches/<id>_patches.h5``, where
-``wsipipe export trident`` writes a copy of this file.
+``wsipipe export trident`` writes a copy of this file. If artefacts were looked for, ``artefacts`` (N, kinds) float32
+says how much of each tile they cover; their names are in its attribute ``kinds``.
 
 ====================  ==========================================================================
 patch_size            side of a tile as the backbone sees it, px
@@ -36,6 +37,7 @@ from ..slides.slide import Rgb, Slide
 from ..surroundings import patiently
 from ..units import Level0Px, LevelPx, Mpp, TilePx
 from ..version import __version__
+from .artefacts import ARTEFACTS, TileArtefacts
 from .grid import Coords, TileGrid
 from .resize import resize_tile
 
@@ -69,6 +71,8 @@ class TileSet:
     """Resolution at which sharpness was measured."""
     wsipipe: str = __version__
     """Version of wsipipe that made the set."""
+    artefacts: TileArtefacts | None = None
+    """How much of each tile artefacts cover; None if they were not looked for."""
 
     def __len__(self) -> int:
         return len(self.coords)
@@ -106,6 +110,8 @@ def write_tiles(path: Path, tiles: TileSet) -> None:
             "tissue_fraction": tiles.tissue_fraction.astype(np.float32),
             "sharpness": tiles.sharpness.astype(np.float32),
         }
+        if tiles.artefacts is not None:
+            arrays[_ARTEFACTS] = tiles.artefacts.shares.astype(np.float32)
         for name, array in arrays.items():
             # One chunk, so that each array has a checksum.
             chunks = (max(len(array), 1), *array.shape[1:])
@@ -114,6 +120,8 @@ def write_tiles(path: Path, tiles: TileSet) -> None:
             )
         for key, value in (_trident_attributes(tiles) | _own_attributes(tiles)).items():
             file["coords"].attrs[key] = value
+        if tiles.artefacts is not None:
+            file[_ARTEFACTS].attrs[_KINDS] = ", ".join(ARTEFACTS)
 
 
 def read_tiles(path: Path, *, digest: str | None = None) -> TileSet:
@@ -140,7 +148,7 @@ def _read(path: Path, digest: str | None) -> TileSet:
             raise StoreError("its bytes are not those that `wsipipe tile` has recorded", path=path, hint=_AGAIN)
         content = _content(path)
         _length(content)
-        return _tile_set(content.attributes["coords"], content.arrays)
+        return _tile_set(content.attributes["coords"], content.arrays, _artefacts_in(content))
 
 
 def _count(path: Path) -> int:
@@ -152,7 +160,7 @@ _AGAIN: Final = "make the tiles again: remove it and run `wsipipe tile`"
 
 
 def _content(path: Path, *, only_shapes: bool = False) -> Hdf5Content:
-    content = read_hdf5(path, *_SHAPES, only_shapes=only_shapes)
+    content = read_hdf5(path, *_SHAPES, _ARTEFACTS, only_shapes=only_shapes)
     encoding = content.of_file.get("encoding-type"), content.of_file.get("encoding-version")
     if encoding[0] != ENCODING_TYPE:
         raise StoreError("not a tile set of wsipipe", path=path, hint=_AGAIN)
@@ -176,6 +184,8 @@ def _damage_named(path: Path) -> Iterator[None]:
 
 
 _SHAPES: Final = {"coords": (2,), "tissue_fraction": (), "sharpness": ()}
+_ARTEFACTS: Final = "artefacts"
+_KINDS: Final = "kinds"
 _LARGEST: Final = 2**31
 _SIZES: Final = {
     "patch_size": 8192,
@@ -194,7 +204,22 @@ def _length(content: Hdf5Content) -> int:
     return count
 
 
-def _tile_set(attributes: Mapping[str, Any], arrays: Mapping[str, npt.NDArray[Any]]) -> TileSet:
+def _artefacts_in(content: Hdf5Content) -> TileArtefacts | None:
+    """The artefacts of the tiles, if the file has them."""
+    if _ARTEFACTS not in content.arrays:
+        return None
+    shares, kinds = content.arrays[_ARTEFACTS], content.attributes[_ARTEFACTS][_KINDS]
+    wanted = (len(content.arrays["coords"]), len(ARTEFACTS))
+    if kinds != ", ".join(ARTEFACTS):
+        raise ValueError(f"{_ARTEFACTS} holds {kinds}, not {', '.join(ARTEFACTS)}")
+    if shares.dtype.kind not in "if" or shares.shape != wanted:
+        raise ValueError(f"{_ARTEFACTS} has the shape {shares.shape} of {shares.dtype}, not {wanted} of numbers")
+    return TileArtefacts(shares)
+
+
+def _tile_set(
+    attributes: Mapping[str, Any], arrays: Mapping[str, npt.NDArray[Any]], artefacts: TileArtefacts | None
+) -> TileSet:
     for name in _SHAPES:
         if arrays[name].dtype.kind not in "if":
             raise ValueError(f"{name} holds {arrays[name].dtype}, no numbers")
@@ -223,6 +248,7 @@ def _tile_set(attributes: Mapping[str, Any], arrays: Mapping[str, npt.NDArray[An
         sharpness=arrays["sharpness"],
         sharpness_mpp=Mpp(float(attributes["sharpness_mpp"])),
         wsipipe=str(attributes["wsipipe_version"]),
+        artefacts=artefacts,
     )
 
 

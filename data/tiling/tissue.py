@@ -148,17 +148,34 @@ def tissue_fractions(
     :param coords: (N, 2) positions in pixels of level 0.
     :param size_level0: side of a tile in pixels of level 0.
     """
-    table = np.asarray(cv2.integral(tissue.mask.astype(np.uint8), sdepth=cv2.CV_64F), np.float64)
-    side = size_level0 / tissue.downsample
-    start = np.asarray(coords, np.float64) / tissue.downsample
+    return area_means(tissue.mask.astype(np.uint8), tissue.downsample, coords, size_level0)
+
+
+def area_means(
+    values: npt.NDArray[np.uint8],
+    downsample: float,
+    coords: npt.NDArray[np.int64],
+    size_level0: Level0Px,
+    *,
+    most: int = 1,
+) -> npt.NDArray[np.float32]:
+    """Compute the mean of a map of the slide over each tile, (N,), as a fraction of ``most``.
+
+    :param values: (height, width) of at most ``most``.
+    :param downsample: pixels of level 0 along one pixel of the map.
+    """
+    table = np.asarray(cv2.integral(values, sdepth=cv2.CV_64F), np.float64)
+    side = size_level0 / downsample
+    start = np.asarray(coords, np.float64) / downsample
     left, top = start[:, 0], start[:, 1]
     right, bottom = left + side, top + side
     area = _at(table, right, bottom) - _at(table, left, bottom) - _at(table, right, top) + _at(table, left, top)
     # A tile beside the tissue must have exactly 0, not the rounding error of a difference of large numbers.
     noise = 64 * np.finfo(np.float64).eps * max(table[-1, -1], 1.0)
+    whole = most * side**2
     area[area <= noise] = 0
-    area[area >= side**2 - noise] = side**2
-    return np.asarray((area / side**2).clip(0, 1), np.float32)
+    area[area >= whole - noise] = whole
+    return np.asarray((area / whole).clip(0, 1), np.float32)
 
 
 def _at(table: Floats, x: Floats, y: Floats) -> Floats:

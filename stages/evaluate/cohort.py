@@ -30,6 +30,7 @@ from ...models.feature_recipe import FeatureRecipe
 from ...models.tasks.question import class_names
 from ..predict.allowed_folds import SAME_IDS, AllowedFolds, PatientSlides, allowed_folds
 from ..settings import Presentation, Runtime
+from ..tile.networks import networks_in, recipe_of_tiles, refuse_other_networks
 from ..train.audit import Audited
 from ..train.question_labels import question_labels
 from ..train.settings import AUDIT, BiomarkerSettings, QuestionSettings
@@ -211,6 +212,7 @@ class ExternalCohort:
                     path=task.tiles,
                     hint=f"wsipipe tile {flags}, then wsipipe extract --backbone {recipe.backbone}",
                 )
+            refuse_other_networks(recipe.tile, networks_in(record), task.tiles)
         for store in self.stores.values():
             try:
                 facts = read_facts(workspace / store.path)
@@ -221,7 +223,7 @@ class ExternalCohort:
     def differences(self, recipe: FeatureRecipe) -> list[str]:
         """List settings of tiling and extraction that differ from the model's without making the features unusable."""
         here = [
-            (recipe.tile, [record.settings for record in self.tiled.values()]),
+            (recipe.tile, [recipe_of_tiles(record) for record in self.tiled.values()]),
             (recipe.extract, [record.settings for record in self.extracted.values()]),
         ]
         different = {

@@ -24,6 +24,7 @@ from ...models.tasks.prediction import log_odds
 from ..extract.settings import ExtractSettings
 from ..registry import VERSIONS
 from ..stage import FileInput, Item, Outcome, Plan, Progress, Stage, ValueInput
+from ..tile.networks import recipe_of_settings
 from ..tile.settings import TileSettings
 from ..train.settings import BiomarkerSettings
 
@@ -71,7 +72,7 @@ class ImportCheckpointStage(Stage[BiomarkerSettings]):
             backbone.name, backbone.hub_id, gated=backbone.gated, file=self.extract.weights, hub_file=backbone.hub_file
         )
         recipe = FeatureRecipe(
-            tile=self.tile.result_settings(),
+            tile=recipe_of_settings(self.tile),
             extract=self.extract.result_settings(),
             tile_px=self.tile.tile_px,
             backbone=backbone.name,

@@ -1,5 +1,7 @@
 """The settings in a trained model's recipe by which new slides are tiled and extracted, checked as they are read.
 
+The networks of tiling are in it by the digests of their weights (:mod:`..tile.networks`), under the settings' names.
+
 A model may come from somebody else. Its recipe may hold what gives its numbers their meaning, and how they are judged
 and shown, but nothing of the machine, such as the path of a file to read or to write: that is for the user alone.
 """
@@ -17,7 +19,8 @@ from ...models.bundle import folds_of
 from ...models.feature_recipe import FeatureRecipe
 from ..extract.settings import ExtractSettings
 from ..settings import Settings
-from ..tile.settings import TileSettings
+from ..tile.networks import is_digest
+from ..tile.settings import NETWORKS, TileSettings
 
 
 def recipe_of(model: Path) -> FeatureRecipe:
@@ -48,7 +51,8 @@ def _checked(
     if unknown:
         what = f"its recipe sets {section}.{unknown[0]}, which this version of wsipipe does not know"
         raise BundleError(what, path=file, hint="use the wsipipe that trained it; or the file was edited: " + _AGAIN)
-    of_the_machine = [f"{section}.{name}" for name in own if settings.kind(name) == "machine"]
+    networks = {name for name in own if settings is TileSettings and name in NETWORKS and is_digest(own[name])}
+    of_the_machine = [f"{section}.{name}" for name in own if settings.kind(name) == "machine" and name not in networks]
     if of_the_machine:
         raise BundleError(
             f"its recipe sets {', '.join(of_the_machine)}: a model may say how slides are read, but nothing of the "
@@ -59,7 +63,7 @@ def _checked(
     if needed not in own:
         raise BundleError(f"its recipe lacks {section}.{needed}", path=file, hint="the file was edited: " + _AGAIN)
     try:
-        settings.model_validate(own, strict=True)
+        settings.model_validate({name: own[name] for name in own if name not in networks}, strict=True)
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         where = ".".join(map(str, (section, *first["loc"])))

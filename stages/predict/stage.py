@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Self
 
 from ...data.cohort.ids import id_key, one_spelling
-from ...data.errors import WsipipeError
+from ...data.errors import BundleError, WsipipeError
 from ...data.manifest import Manifest, Record
 from ...data.wording import some
 from ...models.applicability import read_applicability
@@ -34,6 +34,7 @@ from ..pages.numbers import percent
 from ..registry import VERSIONS
 from ..slide_file import SlideFile
 from ..stage import Item, Outcome, Plan, Progress, Stage, ValueInput, upstream
+from ..tile.networks import networks_in, refuse_other_networks
 from ..train.read_patients import folds_of_target
 from .allowed_folds import SAME_IDS, AllowedFolds, PatientSlides, allowed_folds
 from .earlier_batches import patients_before
@@ -141,6 +142,11 @@ class PredictStage(Stage[PredictSettings]):
             patient, tile = patient_of[slide_id], tiled.records[slide_id]
             if not allowed[patient].folds:
                 rejected[slide_id] = allowed[patient].refusal()
+                continue
+            try:
+                refuse_other_networks(bundles[0].recipe.tile, networks_in(tile), self.task.tiles)
+            except BundleError as error:
+                rejected[slide_id] = error
                 continue
             slide = SlideToRead(
                 slide_id=slide_id,

@@ -17,13 +17,17 @@ from typing import Final
 from urllib.parse import quote
 
 from ...data.manifest import OutputRecord, Record
+from ...data.tiling.artefacts import ARTEFACTS
 from ...data.wording import figure
 from ..pages.templates import page_templates
+from .why_empty import no_tile_kept
 
 MUCH_INK: Final = 0.05
 """A slide with more ink than this fraction is worth a look."""
 MUCH_BLUR: Final = 0.2
 """A slide is worth a look if more than this fraction of its tiles on tissue are not sharp."""
+MUCH_ARTEFACT: Final = 0.2
+"""A slide is worth a look if artefacts cover more than this fraction of its tiles."""
 FAR: Final = 3.5
 """A slide is worth a look if a figure is further from the cohort's median than this many robust standard deviations
 (1.4826 times the median absolute deviation; B. Iglewicz and D. Hoaglin, How to Detect and Handle Outliers, 1993). The
@@ -51,6 +55,12 @@ class Card:
     """Fraction of the slide."""
     sharpness: float | None
     """Median over the kept tiles."""
+    artefacts: float | None
+    """Fraction of the tiles' area, the dropped tiles included; None also where they were not looked for."""
+    kinds: tuple[tuple[str, float], ...]
+    """Kind of artefact → the same fraction, of those that occur."""
+    dropped: int
+    """Tiles dropped for artefacts."""
     picture: str | None
     contours: str | None
     file: str | None
@@ -58,7 +68,9 @@ class Card:
     @property
     def figures(self) -> str:
         """Data for the page's script: whether it is worth a look, its status, and the figures to sort by."""
-        numbers = (self.tiles, self.tissue, self.ink, self.sharpness)
+        numbers: list[float | None] = [self.tiles, self.tissue, self.ink, self.sharpness]
+        if self.artefacts is not None:
+            numbers.append(self.artefacts)
         return ",".join((str(int(bool(self.why))), self.status, *("" if n is None else f"{n:.6g}" for n in numbers)))
 
 
@@ -84,6 +96,8 @@ def render_index(records: Sequence[Record], folder: Path, workspace: Path) -> st
         tiles=sum(card.tiles for card in cards),
         tissue=sum(card.tissue or 0 for card in cards),
         worth=sum(bool(card.why) for card in cards),
+        artefacts=any(card.artefacts is not None for card in cards),
+        dropped=sum(card.dropped for card in cards),
     )
 
 
@@ -112,6 +126,9 @@ def _card(record: Record, why: tuple[str, ...], link: Callable[[OutputRecord | N
         tissue=_number(record, "tissue_mm2"),
         ink=_number(record, "ink_fraction"),
         sharpness=_number(record, "sharpness_median"),
+        artefacts=_number(record, "artefact_fraction"),
+        kinds=tuple((kind, share) for kind in ARTEFACTS if (share := _number(record, f"artefact_{_key(kind)}"))),
+        dropped=int(_number(record, "dropped_artefact") or 0),
         picture=link(record.outputs.get("qc")),
         contours=link(record.outputs.get("contours")),
         file=link(record.outputs.get("tiles")),
@@ -125,7 +142,9 @@ def _reasons_to_look(tiled: Sequence[Record]) -> Callable[[Record], tuple[str, .
     def reasons_of(record: Record) -> tuple[str, ...]:
         why = []
         if record.status == "empty":
-            why.append(_EMPTY.get(str(record.stats.get("tissue_verdict")), "tissue, but no tile is kept"))
+            kept = no_tile_kept(record) if _number(record, "dropped_artefact") else ""
+            kept = kept or "tissue, but no tile is kept"
+            why.append(_EMPTY.get(str(record.stats.get("tissue_verdict")), kept))
         else:
             if amount := tissue.far(record):
                 why.append(
@@ -145,6 +164,8 @@ def _reasons_to_look(tiled: Sequence[Record]) -> Callable[[Record], tuple[str, .
             why.append(f"{_percent(blurred / of_all)} of the tiles on tissue are not sharp")
         if (ink := _number(record, "ink_fraction") or 0) > MUCH_INK:
             why.append(f"ink on {_percent(ink)} of it")
+        if (artefacts := _number(record, "artefact_fraction") or 0) > MUCH_ARTEFACT:
+            why.append(f"artefacts on {_percent(artefacts)} of its tiles")
         if unread := _number(record, "unread_fraction"):
             why.append(f"{_percent(unread)} could not be read")
         if bad := _number(record, "bad_tiles"):
@@ -202,6 +223,10 @@ def _number(record: Record, stat: str) -> float | None:
     """Read a figure of a slide; None if unknown, as in records of older versions without it."""
     value = record.stats.get(stat)
     return None if value is None else float(value)
+
+
+def _key(kind: str) -> str:
+    return kind.replace(" ", "_")
 
 
 def _natural(text: str) -> tuple[list[str | int], str]:

@@ -1,4 +1,4 @@
-"""Drawing of tiles, ink and unreadable areas on the picture of a slide."""
+"""Drawing of tiles, ink, artefacts and unreadable areas on the picture of a slide."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from ...data.slides.slide import Rgb
 from ...data.tiling.tissue import Mask
-from .slide_tiling import NOT_SHARP, OVER_THE_EDGE, TOO_LITTLE_TISSUE
+from .slide_tiling import ARTEFACT, NOT_SHARP, OVER_THE_EDGE, TOO_LITTLE_TISSUE
 
 Colour = tuple[int, int, int]
 Boxes = npt.NDArray[np.int64]
@@ -24,6 +24,7 @@ _LARGE: Final = 40  # px: side from which a tile's frame gets a pale rim
 _KEPT: Final = (0, 90, 225)
 _LITTLE: Final = (95, 95, 95)
 _BLURRED: Final = (230, 125, 0)
+_ARTEFACT: Final = (150, 0, 130)
 _PAPER: Final = (255, 255, 255)
 
 
@@ -46,12 +47,14 @@ class Look:
 
 _CROSS: Final = ((0.36, 0.36, 0.64, 0.64), (0.36, 0.64, 0.64, 0.36))
 _SLASH: Final = ((0.0, 1.0, 1.0, 0.0),)
+_BACKSLASH: Final = ((0.0, 0.0, 1.0, 1.0),)
 LOOK_KEPT: Final = Look(_KEPT, line=0.8, small_line=0.3, fill=0.06, tint=0.12)
 _NOT_KEPT: Final = Look(_LITTLE, line=0.7, small_line=0.7, fill=0, tint=0.25, sign=_CROSS, frame=False)
 LOOKS: Final = {
     TOO_LITTLE_TISSUE: _NOT_KEPT,
     OVER_THE_EDGE: _NOT_KEPT,
     NOT_SHARP: Look(_BLURRED, line=0.9, small_line=0.9, fill=0.25, tint=0.45, sign=_SLASH),
+    ARTEFACT: Look(_ARTEFACT, line=0.9, small_line=0.9, fill=0.12, tint=0.45, sign=_BACKSLASH),
 }
 
 
@@ -103,6 +106,32 @@ def hatch(picture: Rgb, unread: Mask) -> None:
     """Hatch the areas that could not be read."""
     picture[unread] = 215
     picture[unread & _stripes(unread, 14, 3)] = 90
+
+
+def texture(picture: Rgb, where: Mask, kind: str) -> None:
+    """Draw an area of one kind of artefact: a colour and a pattern of its own, with an outline."""
+    y, x = np.ogrid[: where.shape[0], : where.shape[1]]
+    pattern = {
+        "fold": lambda: (x + 0 * y) % 7 < 2,
+        "dark spot": lambda: (x % 7 < 3) & (y % 7 < 3),
+        "pen": lambda: (y + 0 * x) % 7 < 2,
+        "air bubble": lambda: (x - y) % 9 < 2,
+        "out of focus": lambda: (x // 5 + y // 5) % 2 == 0,
+    }[kind]
+    colour = OF_ARTEFACTS[kind]
+    lines = np.where(where & pattern(), 255, 0).astype(np.uint8)
+    edges, _ = cv2.findContours(where.astype(np.uint8), cv2.RETR_CCOMP, cv2.CHAIN_APPROX_SIMPLE)
+    cv2.drawContours(lines, edges, -1, 255, 2)
+    _paint(picture, lines, colour, 0.75)
+
+
+OF_ARTEFACTS: Final[dict[str, Colour]] = {
+    "fold": (200, 30, 30),
+    "dark spot": (25, 25, 25),
+    "pen": (95, 0, 190),
+    "air bubble": (0, 135, 140),
+    "out of focus": (175, 115, 0),
+}
 
 
 def _stripes(like: Mask, every: int, wide: int) -> Mask:

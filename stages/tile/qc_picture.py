@@ -2,8 +2,9 @@
 
 Colour is never the only difference: tissue has a thick outline, kept tiles are blue squares, tiles with too little
 tissue have a grey cross, tiles that are not sharp are orange and struck through, ink has an outline of black and white
-dashes, and unreadable areas are hatched. Tiles that are too small on the picture for frames are tinted instead, with an
-outline around their whole area.
+dashes, and unreadable areas are hatched. If artefacts were looked for, each kind has a pattern of its own, and the
+tiles dropped for them are struck through the other way. Tiles that are too small on the picture for frames are tinted
+instead, with an outline around their whole area.
 """
 
 from __future__ import annotations
@@ -20,12 +21,13 @@ from matplotlib.ft2font import FT2Font
 from PIL import Image, ImageDraw, ImageFont
 
 from ...data.slides.slide import Rgb
+from ...data.tiling.artefacts import ARTEFACTS, COVERED
 from ...data.tiling.grid import Coords
 from ...data.tiling.tissue import Mask
 from ...data.units import Microns, Mpp
 from ...data.wording import figure
 from ..pages.sheet import FACES, font
-from .marks import FRAMED, LOOK_KEPT, LOOKS, Boxes, Look, hatch, mark, ring
+from .marks import FRAMED, LOOK_KEPT, LOOKS, Boxes, Look, hatch, mark, ring, texture
 from .slide_tiling import TileResult
 
 LONG_SIDE: Final = 1600
@@ -62,6 +64,8 @@ def qc_image(result: TileResult) -> Rgb:
     framed = result.tiles.grid.step * scale >= FRAMED
     for _, coords, look in _kinds(result):
         mark(picture, _boxes(coords, result, scale), look, framed=framed)
+    for kind, area in _artefacts(result).items():
+        texture(picture, _enlarged(area, picture), kind)
     hatch(picture, _enlarged(result.overview.unread, picture))
     for piece in result.outlines:
         for line in (piece.outer, *piece.holes):
@@ -75,6 +79,14 @@ def _kinds(result: TileResult) -> list[tuple[str, Coords, Look]]:
     """List the kinds of tiles: name in the legend, positions, and how they are drawn."""
     dropped = [(f"dropped: {reason}", coords, LOOKS[reason]) for reason, coords in result.dropped.items()]
     return [("tiles kept", result.tiles.coords, LOOK_KEPT), *dropped]
+
+
+def _artefacts(result: TileResult) -> dict[str, Mask]:
+    """Where each kind of artefact covers at least half of a pixel of the mask; only kinds that occur."""
+    if result.artefacts is None:
+        return {}
+    areas = result.artefacts.shares >= COVERED / 2
+    return {kind: area for kind, area in zip(ARTEFACTS, areas, strict=True) if area.any()}
 
 
 def _picture(result: TileResult) -> tuple[Rgb, float]:
@@ -156,7 +168,18 @@ def _facts(result: TileResult) -> list[list[str]]:
             f"level {grid.level}, " + ("native pixels" if grid.native else f"{grid.read_px} → {grid.tile_px} px"),
         ],
         [f"tissue {share}", f"{figure(tissue.area / 1e6)} mm²", tissue.verdict],
+        *_artefact_facts(result),
     ]
+
+
+def _artefact_facts(result: TileResult) -> list[list[str]]:
+    """How much of the tiles artefacts cover, the dropped tiles included."""
+    stats = result.stats
+    if stats.get("artefact_fraction") is None:
+        return []
+    shares = {kind: float(stats[f"artefact_{kind.replace(' ', '_')}"] or 0) for kind in ARTEFACTS}
+    of_kinds = [f"{kind} {_percent(share)}" for kind, share in shares.items() if share]
+    return [[f"artefacts on {_percent(float(stats['artefact_fraction'] or 0))} of the tiles' area", *of_kinds]]
 
 
 def _why_empty(result: TileResult) -> str:
@@ -193,6 +216,9 @@ def _samples(result: TileResult, framed: bool) -> list[tuple[str, Rgb]]:
         if len(coords):
             mark(tile := blank(), np.array([[4, 0, 31, 27]]), look, framed=framed)
             samples.append((f"{len(coords):,} {word}", tile))
+    for kind in _artefacts(result):
+        texture(area := blank(), np.ones(size, bool), kind)
+        samples.append((kind, area))
     if result.tissue.pen.any():
         middle = np.zeros(size, bool)
         middle[size[0] // 2] = True
@@ -205,7 +231,7 @@ def _samples(result: TileResult, framed: bool) -> list[tuple[str, Rgb]]:
 
 
 def _percent(share: float) -> str:
-    return f"{100 * share:.1f} %" if share >= 0.001 else "< 0.1 %"
+    return f"{100 * share:.1f} %" if share >= 0.001 or not share else "< 0.1 %"
 
 
 def _scale_bar(mpp: Mpp, longest: int) -> tuple[int, Microns]:

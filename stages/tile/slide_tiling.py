@@ -11,19 +11,23 @@ import numpy as np
 from ...data.errors import SlideError
 from ...data.interop.tile_positions import ForeignTiles, placed_on
 from ...data.slides.slide import Slide
+from ...data.tiling.artefacts import ArtefactMap
 from ...data.tiling.contours import Outline, outlines
 from ...data.tiling.grid import Coords, LevelPolicy, plan_grid
 from ...data.tiling.overview import Overview, read_overview, shrink_mask
 from ...data.tiling.sharpness import tile_sharpness
 from ...data.tiling.store import Scores, TileSet
 from ...data.tiling.tissue import TissueMask, find_tissue, tissue_fractions
-from ...data.units import Mpp, TilePx
+from ...data.units import Level0Px, Mpp, TilePx
 
 FindTissue = Callable[[Slide, Overview], TissueMask]
+FindArtefacts = Callable[[Slide, Overview, Coords, Level0Px], ArtefactMap]
+"""Finds the artefacts on tiles at these positions, of this side in pixels of level 0."""
 
 TOO_LITTLE_TISSUE: Final = "too little tissue"
 NOT_SHARP: Final = "not sharp"
 OVER_THE_EDGE: Final = "over the edge"
+ARTEFACT: Final = "artefact"
 
 _SMALLER: Final = "leave it out; or cut smaller tiles: wsipipe tile with a smaller --tile-px or a finer --mpp"
 
@@ -39,6 +43,8 @@ class TileResult:
     tissue: TissueMask
     outlines: list[Outline]
     overview: Overview
+    artefacts: ArtefactMap | None = None
+    """None if they were not looked for."""
 
     @property
     def stats(self) -> dict[str, int | float | str | None]:
@@ -63,7 +69,15 @@ class TileResult:
             "bad_tiles": int(np.isnan(self.tiles.sharpness).sum()),
             **{f"dropped_{why.replace(' ', '_')}": len(coords) for why, coords in self.dropped.items()},
             "unread_fraction": round(float(self.overview.unread.mean()), 6),
+            **self._of_artefacts(),
         }
+
+    def _of_artefacts(self) -> dict[str, int | float | None]:
+        """Figures of the artefacts on all tiles where they were looked for, the dropped ones too."""
+        if self.artefacts is None:
+            return {}
+        coords = np.concatenate([self.tiles.coords, self.dropped[ARTEFACT]])
+        return self.artefacts.of_tiles(coords, self.tiles.grid.size_level0).stats()
 
 
 def _median(sharpness: Scores) -> float | None:
@@ -104,6 +118,8 @@ def tile_slide(
     allow_upsample: bool = False,
     find: FindTissue = by_the_mask,
     placed: ForeignTiles | None = None,
+    find_artefacts: FindArtefacts | None = None,
+    max_artefact: float = 1.0,
 ) -> TileResult:
     """Find the tissue of a slide and the tiles on it. Only coarse levels are decoded, if the slide has them.
 
@@ -119,6 +135,10 @@ def tile_slide(
     :param find: the function that finds the tissue.
     :param placed: tiles that another tool has placed: kept in their order, regardless of their tissue, except those
         that reach over the edge.
+    :param find_artefacts: the function that finds the artefacts on the tiles that are kept otherwise; None: nothing is
+        known of them.
+    :param max_artefact: maximum fraction of artefacts in a kept tile; a tile of which they are not known, because it
+        cannot be decoded, is kept, and extraction decides about it.
     :raises SlideError: no plausible mpp, coarser than requested, smaller than one tile, an overview that cannot be
         decoded, or tiles placed outside the slide or of another size.
     :raises UsageError: an overlap with which tiles are less than a pixel apart.
@@ -157,6 +177,15 @@ def tile_slide(
     sharpness, sharpness_mpp = tile_sharpness(slide, coords, grid.size_level0)
     sharp = ~(sharpness < min_sharpness)
     dropped[NOT_SHARP] = coords[~sharp]
+    coords, fractions, sharpness = coords[sharp], fractions[sharp], sharpness[sharp]
+    found = artefacts = None
+    if find_artefacts is not None:
+        found = find_artefacts(slide, overview, coords, grid.size_level0)
+        artefacts = found.of_tiles(coords, grid.size_level0)
+        clean = ~(artefacts.fraction > np.float32(max_artefact))
+        dropped[ARTEFACT] = coords[~clean]
+        coords, fractions, sharpness = coords[clean], fractions[clean], sharpness[clean]
+        artefacts = artefacts.of(clean)
     return TileResult(
         tiles=TileSet(
             slide_id=slide_id,
@@ -165,13 +194,15 @@ def tile_slide(
             slide_mpp=slide_mpp,
             grid=grid,
             min_tissue=min_tissue if placed is None else 0.0,
-            coords=coords[sharp],
-            tissue_fraction=fractions[sharp],
-            sharpness=sharpness[sharp],
+            coords=coords,
+            tissue_fraction=fractions,
+            sharpness=sharpness,
             sharpness_mpp=sharpness_mpp,
+            artefacts=artefacts,
         ),
         dropped=dropped,
         tissue=tissue,
         outlines=outlines(tissue),
         overview=overview,
+        artefacts=found,
     )

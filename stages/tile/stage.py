@@ -5,7 +5,7 @@ contours/<slide>.geojson      the tissue, for QuPath
 qc/<slide>.jpg                the QC picture, to look at
 
 Tissue is found by the mask that --tissue selects, by a network, or taken from annotations; or other tools have already
-placed the tiles.
+placed the tiles. A network may look for artefacts on the tiles, which are then counted, and dropped if asked.
 """
 
 from __future__ import annotations
@@ -24,20 +24,22 @@ from ...data.errors import SlideError, SurroundingsError, UsageError, about
 from ...data.interop.qupath import passed_over_note, placed, read_annotations, tissue_geojson
 from ...data.interop.qupath_files import find_annotations
 from ...data.interop.tile_positions import find_foreign_tiles, read_foreign_tiles
-from ...data.manifest import Record
+from ...data.manifest import Json, Record
 from ...data.slides.finding import FoundSlide, slide_identity
 from ...data.slides.readers import open_with_mpp
 from ...data.tiling.annotations import Annotations, annotated_tissue
 from ...data.tiling.store import write_tiles
 from ...data.tiling.tissue import Way, find_tissue
+from ...models.segmentation_windows import WINDOWS
 from ..registry import VERSIONS
 from ..stage import FileInput, Input, Item, Outcome, Plan, Progress, Stage, ValueInput
 from .qc_picture import draw_qc
-from .settings import TileSettings
+from .settings import NETWORKS, TileSettings
 from .slide_tiling import FindTissue, TileResult, by_the_mask, tile_slide
 
 if TYPE_CHECKING:
     from ...data.cohort.table import CohortTable
+    from ...models.artefact_network import ArtefactNetwork
     from ...models.tissue_network import TissueNetwork
 
 
@@ -85,15 +87,16 @@ class TileStage(Stage[TileSettings]):
         super().__init__(settings, folder, workspace)
         self.slides, self.table, self.replace, self.notes = slides, table, replace, notes
         self.network: TissueNetwork | None = None
+        self.artefacts: ArtefactNetwork | None = None
 
     @property
     def workers(self) -> int:
-        on_gpu = self.settings.tissue_weights is not None and self._device() != "cpu"
+        on_gpu = self.uses_device and self._device() != "cpu"
         return self.settings.workers or (1 if on_gpu else usable_cores())
 
     @property
     def uses_device(self) -> bool:
-        return self.settings.tissue_weights is not None
+        return any(getattr(self.settings, name) is not None for name in NETWORKS)
 
     def processes_on(self, cores: int) -> int:
         return self.settings.workers or cores
@@ -114,16 +117,36 @@ class TileStage(Stage[TileSettings]):
 
     def setup(self) -> None:
         cv2.setNumThreads(1)  # there is a process per core already
+        if self.uses_device and self.workers > 1:
+            import torch
+
+            torch.set_num_threads(max(usable_cores() // self.workers, 1))
         if self.settings.tissue_weights is not None:
             from ...models.tissue_network import TissueNetwork
 
             self.network = TissueNetwork.load(self.settings.tissue_weights, self._device())
+        if self.settings.artefact_weights is not None:
+            from ...models.artefact_network import ArtefactNetwork
+
+            mpp = self.settings.mpp_of_artefacts()
+            self.artefacts = ArtefactNetwork.load(self.settings.artefact_weights, mpp, self._device())
+
+    def resolved(self) -> Mapping[str, Json]:
+        if self.settings.artefact_weights is None:
+            return {}
+        return {"artefact_mpp": self.settings.mpp_of_artefacts()}
 
     def plan(self) -> Plan:
         if len(sources := self.settings.tissue_from()) > 1:
             raise UsageError(f"{' and '.join(sources)} both say where the tissue is", hint="give one of them")
         if self.settings.annotation_classes and self.settings.annotations is None:
             raise UsageError("classes of annotations are given, but no annotations", hint="add --annotations")
+        if self.settings.artefact_weights is None:
+            for name in ("max_artefact", "artefact_mpp"):
+                if getattr(self.settings, name) is not None:
+                    raise UsageError(f"{name} is given, but no artefact weights", hint="add --artefact-weights")
+        else:
+            self.settings.mpp_of_artefacts()  # refused before any slide is opened
         overrides: Mapping[str, float] = {}
         notes = list(self.notes)
         if self.table is not None:
@@ -162,8 +185,11 @@ class TileStage(Stage[TileSettings]):
                 inputs["annotation_origin"] = ValueInput(settings.annotation_origin)
         if task.coordinates is not None:
             inputs["coordinates"] = FileInput(task.coordinates)
-        if settings.tissue_weights is not None:
-            inputs["tissue_weights"] = FileInput(settings.tissue_weights, is_setting=True)
+        for name in NETWORKS:
+            if (weights := getattr(settings, name)) is not None:
+                inputs[name] = FileInput(weights, is_setting=True)
+        if settings.tissue_weights is not None:  # that of artefacts has always had windows
+            inputs["windows"] = ValueInput(WINDOWS)
         return Item(slide.slide_id, inputs, task)
 
     def slide_of(self, item: Item) -> Path:
@@ -193,6 +219,8 @@ class TileStage(Stage[TileSettings]):
                 allow_upsample=settings.allow_upsample,
                 find=self._finder(drawn),
                 placed=None if task.coordinates is None else read_foreign_tiles(task.coordinates),
+                find_artefacts=None if self.artefacts is None else self.artefacts.find,
+                max_artefact=1.0 if settings.max_artefact is None else settings.max_artefact,
             )
         outputs = {
             "tiles": self.folder / f"{item.id}.h5",

@@ -38,6 +38,7 @@ from ..extract.settings import ExtractSettings
 from ..registry import VERSIONS
 from ..settings import RESOLVED, Settings
 from ..stage import FileInput, Input, Item, Outcome, OutputInput, Plan, Progress, Stage, ValueInput
+from ..tile.networks import networks_in, recipe_of_tiles
 from ..tile.settings import TileSettings
 from .fold import FoldCohort, read_bags
 from .fold_training import INNER_FOLDS, FoldData, TrainedFold, train_fold
@@ -365,6 +366,11 @@ def _settings_of(
         if other := settings.unlike(first, records[slide].settings):
             what = f"{slides[0]} and {slide} were made with different settings ({', '.join(other)})"
             raise CohortError(what, path=folder, hint="run wsipipe tile and wsipipe extract to the end")
+        if networks_in(records[slide]) != networks_in(records[slides[0]]):
+            what = f"{slides[0]} and {slide} were tiled with different weights of networks"
+            raise CohortError(what, path=folder, hint="run wsipipe tile and wsipipe extract to the end")
+    if settings is TileSettings:
+        return recipe_of_tiles(records[slides[0]])
     return {name: value for name, value in first.items() if name != RESOLVED}
 
 

@@ -11,6 +11,7 @@ from ...data.manifest import Manifest, OutputRecord, Record
 from ...data.wording import some
 from ..lineage import Lineage, Standing
 from ..stage import upstream
+from ..tile.why_empty import no_tile_kept
 
 
 def slides_with_features(tiles: Path, features: Path, workspace: Path) -> tuple[dict[str, str], list[str]]:
@@ -37,7 +38,7 @@ def _why_unusable(tiled: Record | None, extracted: Record | None, lineage: Linea
         return "not tiled here"
     for stage, record in (("tile", tiled), ("extract", extracted)):
         if record is not None and record.status == "empty":
-            return "no tissue on the slide"
+            return no_tile_kept(record) or "no tissue on the slide"
         if record is not None and record.status == "failed":
             return f"slide failed in {stage}"
     if extracted is None:

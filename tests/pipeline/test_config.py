@@ -280,7 +280,8 @@ def test_settings_are_frozen_and_say_what_changes_results() -> None:
         "methylation",
     }
     runtime |= {"annotation_origin", "overrule_mpp"}  # each slide's input where it matters
-    runtime |= {"annotations", "coordinates", "tissue_weights"}  # inputs by their bytes, and in the folder's name
+    # inputs by their bytes, and in the folder's name
+    runtime |= {"annotations", "coordinates", "tissue_weights", "artefact_weights"}
     for name in sections():
         if name == "cluster":  # where items run: none of it is in a record
             continue

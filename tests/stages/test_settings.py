@@ -67,11 +67,13 @@ DEFAULTS: dict[str, tuple[type[Settings], int, dict[str, Any]]] = {
             "overlap": 0,
             "min_tissue": 0.5,
             "min_sharpness": 0.0,
+            "max_artefact": None,
             "native_tolerance": 0.02,
             "level_policy": "coarsest",
             "allow_upsample": False,
             "tissue": "auto",
             "annotation_classes": [],
+            "artefact_mpp": None,
         },
     ),
     "extract": (
