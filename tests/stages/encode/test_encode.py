@@ -1,0 +1,197 @@
+"""Slide vectors, from a folder of tiles' features to a model that reads them, as a user makes them."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import zarr
+from command import told, wsipipe
+from planted_workspace import WIDTH, Planted, make_patients, plant, write_slide
+from trained_workspace import bundle_facts, trained_workspace
+from wsipipe.data.features.store import read_bag, read_facts
+from wsipipe.data.manifest import Manifest
+
+VECTORS = "0.5mpp-224px/mean-of-efficientnet-lite0"
+
+
+@pytest.fixture(scope="module")
+def encoded(tmp_path_factory: pytest.TempPathFactory) -> Planted:
+    """A workspace whose slides have vectors."""
+    planted = plant(tmp_path_factory.mktemp("encoded") / "planted", make_patients())
+    told("encode", "-c", planted.settings)
+    return planted
+
+
+@pytest.fixture
+def mine(encoded: Planted, tmp_path: Path) -> Planted:
+    return encoded.copied(tmp_path / "planted")
+
+
+def vectors(planted: Planted, name: str = VECTORS) -> Path:
+    return planted.workspace / "slide_features" / name
+
+
+def said(result: object) -> str:
+    """The output as running text."""
+    return " ".join(str(result.output).replace("│", " ").split())  # type: ignore[attr-defined]
+
+
+def test_a_slide_vector_is_the_mean_of_its_tiles_and_says_what_it_is(encoded: Planted) -> None:
+    stores = sorted(vectors(encoded).glob("*.zarr"))
+    assert len(stores) == sum(len(patient.slides) for patient in encoded.patients)
+    for store in stores[:5]:
+        bag, tiles = read_bag(store), read_bag(encoded.store(store.stem))
+        assert bag.features.shape == (1, WIDTH)
+        assert bag.features.dtype == np.float32
+        np.testing.assert_allclose(bag.features[0], tiles.features.astype(np.float64).mean(axis=0), rtol=1e-6)
+        assert bag.coords[0].tolist() == tiles.coords.min(axis=0).tolist()
+        assert bag.facts.encoding is not None
+        digest = Manifest.of(store.parent).latest("encode")[store.stem].inputs["features"].digest
+        assert bag.facts.encoding.model_dump() == {
+            "encoder": "mean",
+            "weights_digest": "",
+            "tile_width": WIDTH,
+            "tiles": len(tiles.features),
+            "features_digest": digest,
+        }
+        assert bag.facts.backbone == "efficientnet-lite0"
+    assert zarr.open_group(stores[0], mode="r")["features"].shape == (1, WIDTH)  # without wsipipe
+
+
+def test_tile_stores_know_nothing_of_it(encoded: Planted) -> None:
+    assert "encoding" not in dict(zarr.open_group(encoded.store("S01a"), mode="r").attrs)
+
+
+def test_only_what_changed_is_encoded_again(mine: Planted) -> None:
+    done = told("encode", "-c", mine.settings)["encode"]
+    assert (done["done"], done["before"]) == (0, len(list(vectors(mine).glob("*.zarr"))))
+    before = {store.name: zarr.open_group(store)["features"][:].tobytes() for store in vectors(mine).glob("*.zarr")}
+    write_slide(mine, "S01a", np.ones((7, WIDTH), np.float32))
+    shutil.rmtree(vectors(mine) / "S02a.zarr")
+    assert told("encode", "-c", mine.settings)["encode"]["done"] == 2
+    after = {store.name: zarr.open_group(store)["features"][:].tobytes() for store in vectors(mine).glob("*.zarr")}
+    assert {name for name in before if before[name] != after[name]} == {"S01a.zarr"}
+    assert read_bag(vectors(mine) / "S01a.zarr").features.tolist() == [[1.0] * WIDTH]
+
+
+def test_shards_make_the_same_vectors(mine: Planted) -> None:
+    before = {store.name: zarr.open_group(store)["features"][:].tobytes() for store in vectors(mine).glob("*.zarr")}
+    shutil.rmtree(mine.workspace / "slide_features")
+    numbers = [told("encode", "-c", mine.settings, "--shard", f"{n}/2")["encode"]["done"] for n in (1, 2)]
+    assert sum(numbers) == len(before)
+    assert min(numbers) > 0
+    after = {store.name: zarr.open_group(store)["features"][:].tobytes() for store in vectors(mine).glob("*.zarr")}
+    assert after == before
+
+
+def test_verify_finds_a_vector_of_another_slide_and_one_that_is_no_number(mine: Planted) -> None:
+    assert wsipipe("verify", "-c", mine.settings, "--deep").exit_code == 0
+    shutil.rmtree(vectors(mine) / "S01a.zarr")
+    shutil.copytree(vectors(mine) / "S02a.zarr", vectors(mine) / "S01a.zarr")
+    result = wsipipe("verify", "-c", mine.settings, "--deep")
+    assert result.exit_code == 1
+    assert "S01a" in result.output
+
+
+def test_status_and_clean_know_the_folder(mine: Planted) -> None:
+    write_slide(mine, "S01a", np.ones((7, WIDTH), np.float32))
+    result = wsipipe("status", "-c", mine.settings, "--json")
+    rows = [row for row in json.loads(result.stdout)["items"] if row["stage"] == "encode"]
+    assert [row["item"] for row in rows if row["state"] == "stale"] == ["S01a"]
+
+
+def test_mean_and_deviation(mine: Planted) -> None:
+    told("encode", "-c", mine.settings, "--encoder", "mean-std")
+    bag = read_bag(vectors(mine, "0.5mpp-224px/mean-std-of-efficientnet-lite0") / "S01a.zarr")
+    tiles = read_bag(mine.store("S01a")).features.astype(np.float64)
+    np.testing.assert_allclose(bag.features[0], np.concatenate([tiles.mean(axis=0), tiles.std(axis=0)]), rtol=1e-5)
+
+
+def test_a_probe_learns_the_planted_signal(mine: Planted) -> None:
+    """The label is planted in the first features of half of the tiles: their mean tells it."""
+    flags = ["--name", "er", "--label-column", "er", "--features", VECTORS, "--method", "linear"]
+    told("train", "-c", mine.settings, *flags)
+    metrics = json.loads((mine.model / "metrics.json").read_text())
+    assert metrics["pooled"]["auc"]["value"] > 0.95
+    facts = bundle_facts(mine.model)
+    assert facts["method"] == "linear"
+    assert facts["recipe"]["slide_encoder"] == "mean"
+    assert facts["recipe"]["encode"] == {"encoder": "mean", "weights_backbone": None}
+    history = facts["training"]["history"]
+    assert [epoch["figures"]["C"] for epoch in history] == [1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0]
+    assert (mine.model / "report.html").is_file()
+    assert json.loads((mine.model / "applicability.json").read_text())
+    bytes_before = [(mine.model / f"fold-{fold}/model.safetensors").read_bytes() for fold in (0, 1)]
+    shutil.rmtree(mine.model)
+    told("train", "-c", mine.settings, *flags)
+    assert [(mine.model / f"fold-{fold}/model.safetensors").read_bytes() for fold in (0, 1)] == bytes_before
+
+
+def test_the_probe_is_mean_pooling_on_the_tiles(mine: Planted) -> None:
+    """The mean of the tiles as a vector, or as the network's first step: the same model and the same predictions."""
+    common = ["--label-column", "er"]
+    told("train", "-c", mine.settings, "--name", "p", "--features", VECTORS, "--method", "linear", *common)
+    told("train", "-c", mine.settings, "--name", "m", "--method", "mean", *common)
+    tables = [(mine.workspace / f"models/{name}/oof_predictions.csv").read_text().splitlines() for name in ("p", "m")]
+    for own, other in zip(*tables, strict=True):
+        cells = list(zip(own.split(","), other.split(","), strict=True))
+        assert cells[0][0] == cells[0][1]
+    logits = [[float(line.split(",")[4]) for line in table[1:]] for table in tables]
+    np.testing.assert_allclose(logits[0], logits[1], atol=2e-3)  # the solver's tolerance, and float32 of the vectors
+
+
+def test_methods_and_features_that_do_not_go_together(mine: Planted) -> None:
+    common = ["--name", "x", "--label-column", "er"]
+    result = wsipipe("train", "-c", mine.settings, *common, "--features", VECTORS, "--method", "abmil")
+    assert result.exit_code == 2
+    assert "abmil reads tiles" in said(result)
+    assert "--method linear" in said(result)
+    result = wsipipe("train", "-c", mine.settings, *common, "--method", "linear")
+    assert result.exit_code == 2
+    assert "linear reads slide vectors" in said(result)
+    result = wsipipe("encode", "-c", mine.settings, "--features", VECTORS)
+    assert result.exit_code == 2
+    assert "holds slide vectors already" in said(result)
+
+
+def test_a_model_of_vectors_predicts_from_vectors_and_refuses_tiles(mine: Planted) -> None:
+    flags = ["--name", "er", "--label-column", "er", "--features", VECTORS, "--method", "linear"]
+    told("train", "-c", mine.settings, *flags)
+    new = plant(mine.folder.parent / "new", make_patients(6, seed=5), epochs=1)
+    told("encode", "-c", new.settings)
+    call = ["predict", "-c", new.settings, "--model", mine.model]
+    told(*call, "--features", VECTORS)
+    slides = sorted((new.workspace / "predictions/er/slides").glob("*.json"))
+    output = json.loads(slides[0].read_text())
+    assert output["tiles"] == len(read_bag(new.store(slides[0].stem)).features)
+    assert "one vector of the whole slide" in output["remarks"]
+    assert "concentration" not in output
+    page = (new.workspace / "predictions/er/report.html").read_text()
+    assert "slide encoder" in page
+    assert not list((new.workspace / "predictions/er").glob("heatmaps/*"))
+    refused = wsipipe(*call, "--features", "0.5mpp-224px/efficientnet-lite0", "--name", "tiles")
+    assert refused.exit_code == 1
+    assert "slide encoder is none (one vector a tile), not mean" in said(refused)
+    result = told("evaluate", "-c", new.settings, "--model", mine.model)
+    assert result["external_evaluate"]["done"] == 1
+
+
+def test_a_model_of_tiles_refuses_vectors(tmp_path_factory: pytest.TempPathFactory, mine: Planted) -> None:
+    tiles = trained_workspace(tmp_path_factory.getbasetemp()).model
+    refused = wsipipe("evaluate", "-c", mine.settings, "--model", tiles, "--features", VECTORS)
+    assert refused.exit_code == 1
+    assert "slide encoder is mean, not none" in said(refused)
+
+
+def test_slides_without_vectors_are_counted(mine: Planted) -> None:
+    write_slide(mine, "S01a", np.ones((7, WIDTH), np.float32))
+    flags = ["--name", "x", "--label-column", "er", "--features", VECTORS, "--method", "linear"]
+    told("train", "-c", mine.settings, *flags)
+    table = (mine.workspace / "models/x/patients.csv").read_text()
+    assert "output of encode stale" in table
+    facts = read_facts(vectors(mine) / "S02a.zarr")
+    assert facts.slide_encoder == "mean"
