@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 import zarr
 from command import told, wsipipe
 from planted_workspace import WIDTH, Planted, make_patients, plant, write_slide
+from published_files import filled, linear
+from safetensors.torch import load_file, save_file
 from trained_workspace import bundle_facts, trained_workspace
 from wsipipe.data.features.store import read_bag, read_facts
 from wsipipe.data.manifest import Manifest
+from wsipipe.models.backbones.weights import digest_of_weights
 
 VECTORS = "0.5mpp-224px/mean-of-efficientnet-lite0"
 
@@ -33,6 +38,21 @@ def mine(encoded: Planted, tmp_path: Path) -> Planted:
 
 def vectors(planted: Planted, name: str = VECTORS) -> Path:
     return planted.workspace / "slide_features" / name
+
+
+HIDDEN = 24
+
+
+def feather(path: Path, width: int, seed: int = 0) -> Path:
+    """Weights in the names of FEATHER; another seed gives others."""
+    shapes = [
+        *linear("patch_embed.0", HIDDEN, width),
+        *linear("global_attn.attention_a.0", 16, HIDDEN),
+        *linear("global_attn.attention_b.0", 16, HIDDEN),
+        *linear("global_attn.attention_c", 1, 16),
+    ]
+    save_file({name: tensor + 0.1 * seed for name, tensor in filled(shapes).items()}, path)
+    return path
 
 
 def said(result: object) -> str:
@@ -195,3 +215,61 @@ def test_slides_without_vectors_are_counted(mine: Planted) -> None:
     assert "output of encode stale" in table
     facts = read_facts(vectors(mine) / "S02a.zarr")
     assert facts.slide_encoder == "mean"
+
+
+def test_another_file_of_weights_replaces_vectors_only_if_asked(mine: Planted, tmp_path: Path) -> None:
+    file = feather(tmp_path / "feather.safetensors", WIDTH)
+    call = ["encode", "-c", mine.settings, "--encoder", "abmil", "--weights", file]
+    result = wsipipe(*call)
+    assert result.exit_code == 2
+    assert "does not say on which backbone's features" in said(result)
+    call += ["--weights-backbone", "efficientnet-lite0"]
+    told(*call)
+    store = vectors(mine, "0.5mpp-224px/abmil-of-efficientnet-lite0") / "S01a.zarr"
+    first = read_bag(store)
+    assert first.features.shape == (1, HIDDEN)
+    assert first.facts.encoding is not None
+    assert first.facts.encoding.weights_digest == digest_of_weights(file)
+    feather(file, WIDTH, seed=1)
+    result = wsipipe(*call)
+    assert result.exit_code == 2
+    assert "--replace" in result.output
+    assert read_bag(store).features.tolist() == first.features.tolist()
+    told(*call, "--replace")
+    assert read_bag(store).features.tolist() != first.features.tolist()
+
+
+def test_weights_of_another_backbone_fail_each_slide_by_name(mine: Planted, tmp_path: Path) -> None:
+    file = feather(tmp_path / "feather.safetensors", WIDTH)
+    flags = ["--encoder", "abmil", "--weights", file, "--weights-backbone", "uni2-h"]
+    result = wsipipe("encode", "-c", mine.settings, *flags)
+    assert result.exit_code == 1
+    assert "abmil reads features of uni2-h, and these are of efficientnet-lite0" in said(result)
+    result = wsipipe("encode", "-c", mine.settings, "--encoder", "titan")
+    assert result.exit_code == 2
+    assert "titan cannot be run here" in said(result)
+
+
+def test_a_model_of_ours_encodes_the_slides_that_it_was_not_trained_on(mine: Planted) -> None:
+    """A vector by weights that learned the slide's own label would tell it to whatever reads the vector."""
+    flags = ["--name", "own", "--label-column", "er", "--method", "abmil", "--epochs", 1]
+    told("train", "-c", mine.settings, *flags)
+    fold = mine.workspace / "models/own/fold-0"
+    call = ["encode", "-c", mine.settings, "--encoder", "abmil", "--weights"]
+    done = told(*call, fold, code=1)["encode"]
+    with (mine.workspace / "models/own/oof_predictions.csv").open() as stream:
+        tested = {row["patient_id"] for row in csv.DictReader(stream) if row["fold"] == "0"}
+    free = {slide for patient in mine.patients if patient.id in tested for slide in patient.slides}
+    made = {store.stem for store in vectors(mine, "0.5mpp-224px/abmil-of-efficientnet-lite0").glob("*.zarr")}
+    assert made == free
+    assert done["done"] == len(free)
+    assert len(done["failures"]) == sum(len(patient.slides) for patient in mine.patients) - len(free)
+    assert "trained this encoder" in json.dumps(done["failures"])
+    network = load_file(fold / "model.safetensors")
+    slide = min(free)
+    x = torch.from_numpy(read_bag(mine.store(slide)).features).float()
+    h = (x @ network["embedding.0.weight"].T + network["embedding.0.bias"]).relu()
+    v, u = ((h @ network[f"attention.{n}.weight"].T + network[f"attention.{n}.bias"]) for n in "VU")
+    e = (v.tanh() * u.sigmoid()) @ network["attention.w.weight"].T + network["attention.w.bias"]
+    vector = read_bag(vectors(mine, "0.5mpp-224px/abmil-of-efficientnet-lite0") / f"{slide}.zarr").features[0]
+    np.testing.assert_allclose(vector, (e.softmax(dim=0) * h).sum(dim=0).numpy(), atol=1e-5)
