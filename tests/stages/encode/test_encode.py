@@ -273,3 +273,38 @@ def test_a_model_of_ours_encodes_the_slides_that_it_was_not_trained_on(mine: Pla
     e = (v.tanh() * u.sigmoid()) @ network["attention.w.weight"].T + network["attention.w.bias"]
     vector = read_bag(vectors(mine, "0.5mpp-224px/abmil-of-efficientnet-lite0") / f"{slide}.zarr").features[0]
     np.testing.assert_allclose(vector, (e.softmax(dim=0) * h).sum(dim=0).numpy(), atol=1e-5)
+
+
+def test_a_comparison_holds_the_probe_against_methods_on_tiles(mine: Planted) -> None:
+    """The same splits and patients, the tiles' features for some and slide vectors for others."""
+    name = "linear@mean-of-efficientnet-lite0"
+    call = ["compare", "-c", mine.settings, "--name", "er", "--epochs", 1, "--methods"]
+    told(*call, f"mean,{name}")
+    folder = mine.workspace / "comparisons/er"
+    with (folder / "comparison.csv").open() as stream:
+        rows = {row["method"]: row for row in csv.DictReader(stream)}
+    assert list(rows) == ["momkd", "mean", name]
+    assert rows[name]["title"] == "Linear probe on mean-of-efficientnet-lite0"
+    assert float(rows[name]["auc"]) == pytest.approx(float(rows["mean"]["auc"]), abs=0.01)
+    assert bundle_facts(folder / name)["recipe"]["slide_encoder"] == "mean"
+    assert "Linear probe on mean-of-efficientnet-lite0" in (folder / "comparison.html").read_text()
+    again = told(*call, f"mean,{name}")
+    assert again["train"]["done"] == 0
+    for wrong, message in (
+        ("linear", "linear reads slide vectors, and these are features of tiles"),
+        ("linear@titan-of-conch-v1.5", "no features are called 0.5mpp-224px/titan-of-conch-v1.5"),
+        ("abmil@mean-of-efficientnet-lite0", "cannot be compared"),
+    ):
+        result = wsipipe(*call, wrong)
+        assert result.exit_code == 2
+        assert message in said(result)
+
+
+def test_a_comparison_on_slide_vectors_has_the_probe_as_its_reference(mine: Planted) -> None:
+    result = wsipipe("compare", "-c", mine.settings, "--name", "er", "--features", VECTORS)
+    assert result.exit_code == 0, result.output
+    with (mine.workspace / "comparisons/er/comparison.csv").open() as stream:
+        rows = {row["method"]: row for row in csv.DictReader(stream)}
+    assert list(rows) == ["linear", "linear+soft", "omics"]
+    assert rows["linear"]["reference"] == "1"
+    assert "against linear" in said(result)
