@@ -159,6 +159,10 @@ METHODS: Final[dict[str, Method]] = {
 """Methods by name. The linear probe is the fit of mean pooling: a slide vector is a bag of one, and its own mean."""
 
 
+OF_TILES: Final = tuple(name for name, method in METHODS.items() if not method.of_slide_vectors)
+"""Methods that read the tiles of a slide."""
+
+
 def find_method(name: str) -> Method:
     """Find a method by its name.
 
@@ -187,7 +191,7 @@ def refuse_features(name: str, *, slide_vectors: bool) -> None:
     """
     if find_method(name).of_slide_vectors == slide_vectors:
         return
-    able = ", ".join(other for other, method in METHODS.items() if method.of_slide_vectors == slide_vectors)
+    able = ", ".join(other for other in METHODS if (other in OF_TILES) != slide_vectors)
     if slide_vectors:
         raise UsageError(f"{name} reads tiles, and these features are one vector a slide", hint=f"--method {able}")
     what = f"{name} reads slide vectors, and these are features of tiles"
