@@ -7,6 +7,7 @@ import json
 import shutil
 from pathlib import Path
 
+import anndata
 import numpy as np
 import pytest
 import torch
@@ -308,3 +309,38 @@ def test_a_comparison_on_slide_vectors_has_the_probe_as_its_reference(mine: Plan
     assert list(rows) == ["linear", "linear+soft", "omics"]
     assert rows["linear"]["reference"] == "1"
     assert "against linear" in said(result)
+
+
+def test_the_cohort_as_anndata_with_labels_and_predictions(mine: Planted) -> None:
+    flags = ["--name", "er", "--label-column", "er", "--features", VECTORS, "--method", "linear"]
+    told("train", "-c", mine.settings, *flags)
+    call = ["export", "anndata", "-c", mine.settings, "--features", VECTORS]
+    told(*call, "--model", "er")
+    path = mine.workspace / "exports/anndata" / VECTORS / "slides.h5ad"
+    data = anndata.read_h5ad(path)
+    assert data.shape == (sum(len(patient.slides) for patient in mine.patients), WIDTH)
+    by_patient = {patient.id: patient for patient in mine.patients}
+    for slide, row in zip(data.obs_names, data.X, strict=True):
+        assert row.tobytes() == read_bag(vectors(mine) / f"{slide}.zarr").features.tobytes()
+        patient = by_patient[data.obs.loc[slide, "patient_id"]]
+        assert slide in patient.slides
+        assert data.obs.loc[slide, "er"] == patient.label
+        assert data.obs.loc[slide, "tiles"] == len(patient.slides[slide])
+    with (mine.model / "oof_predictions.csv").open() as stream:
+        said_of = {row["patient_id"]: row for row in csv.DictReader(stream)}
+    for _, row in data.obs.iterrows():
+        assert row["er: probability"] == pytest.approx(float(said_of[row["patient_id"]]["probability"]))
+        assert row["er: fold"] == int(said_of[row["patient_id"]]["fold"])
+    assert data.uns["wsipipe"]["encoder"] == "mean"
+    assert data.uns["wsipipe"]["backbone"] == "efficientnet-lite0"
+    before = path.read_bytes()
+    assert told(*call, "--model", "er")["export"]["done"] == 0
+    path.unlink()
+    told(*call, "--model", "er")
+    assert path.read_bytes() == before
+    refused = wsipipe("export", "trident", "-c", mine.settings, "--features", VECTORS)
+    assert refused.exit_code == 2
+    assert "one vector a slide" in said(refused)
+    refused = wsipipe(*call, "--model", "other")
+    assert refused.exit_code == 2
+    assert "has no predictions" in said(refused)
