@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, Self
+from typing import Final, Self
 
+import numpy as np
 import torch
 from numpy.typing import NDArray
 
@@ -140,7 +141,7 @@ class LoadedEncoder:
     network: SlideEncoder
     device: torch.device
 
-    def encode(self, bag: Bag, path: Path) -> NDArray[Any]:
+    def encode(self, bag: Bag, path: Path) -> NDArray[np.float32]:
         """Compute the vector (W) of a slide, float32.
 
         :param path: the bag's store, for messages.
@@ -161,7 +162,8 @@ class LoadedEncoder:
             raise BundleError(what, path=self.choice.file, hint=f"give the weights of {name}, or take --encoder abmil")
         if not bool(vector.isfinite().all()):
             raise StoreError("its vector is not finite", path=path, hint="check the encoder's weights")
-        return vector.cpu().numpy()
+        numbers: NDArray[np.float32] = vector.cpu().numpy()
+        return numbers
 
 
 def _same_backbone(one: str, other: str) -> bool:
