@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final, get_args
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, SerializerFunctionWrapHandler, model_serializer
 
 from ..data.errors import BackboneError, BundleError
 from ..data.features.store import FeatureFacts
@@ -16,6 +16,8 @@ from .mil.network import WIDEST
 _EXTRACT_AGAIN = "extract with the model's own backbone and weights (pass them with --weights FILE)"
 _TRAIN_AGAIN = "the table of backbones was corrected since: extract the slides it was trained on again, and train again"
 _IMPORT_AGAIN = "its features were imported: import them again with --weights FILE, train again, and predict"
+_OF_AN_ENCODER: Final = ("encode", "slide_encoder")
+_TILES: Final = "none (one vector a tile)"
 _SAME_MPP: Final = 0.02  # relative: scanners' resolutions differ by as much
 
 
@@ -35,6 +37,16 @@ class FeatureRecipe(BaseModel):
     transform: dict[str, Any] | None = None
     """How tiles became the backbone's pixels; empty: not known, the features were imported; None: not recorded, the
     model is of before 27 November 2026."""
+    encode: dict[str, Any] | None = None
+    """Settings of the slide encoder, of a model that reads one vector a slide."""
+    slide_encoder: str = ""
+    """The encoder and the digest of its weights; empty: the model reads tiles."""
+
+    @model_serializer(mode="wrap")
+    def _without_what_tiles_lack(self, serialised: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Leave the slide encoder out where there is none, so that bundles of tile models keep their bytes."""
+        content: dict[str, Any] = serialised(self)
+        return content if self.encode is not None else {k: v for k, v in content.items() if k not in _OF_AN_ENCODER}
 
     @property
     def pooling_text(self) -> str:
@@ -50,6 +62,9 @@ class FeatureRecipe(BaseModel):
         """
         own = {name: getattr(self, name) for name in ("backbone", "pooling", "weights_digest", "tile_px", "width")}
         other = [f"{n} is {getattr(facts, n)}, not {value}" for n, value in own.items() if getattr(facts, n) != value]
+        if facts.slide_encoder != self.slide_encoder:
+            here, model = facts.slide_encoder or _TILES, self.slide_encoder or _TILES
+            other.append(f"slide encoder is {here}, not {model}")
         wanted = self.tile.get("mpp")
         if wanted is not None and abs(facts.mpp / wanted - 1) > self._mpp_tolerance:
             other.append(f"mpp is {facts.mpp:.6g}, not {wanted:g}")
@@ -101,6 +116,8 @@ class FeatureRecipe(BaseModel):
         :param path: the model's folder.
         :raises BundleError: the backbone gives features of another width than the model takes.
         """
+        if self.slide_encoder:
+            return  # the width is the encoder's, which says what it reads when it is loaded
         pooling = next((known for known in get_args(Pooling) if known == self.pooling), None)
         widths = find_backbone(self.backbone, pooling).widths() if pooling is not None else {self.width}
         if self.width not in widths:

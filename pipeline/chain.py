@@ -15,11 +15,13 @@ from typing import TYPE_CHECKING, Any, Literal
 from ..data.errors import UsageError
 from ..data.manifest import Json
 from ..data.workspace import keep_within
+from ..stages.features_folder import folder_of_vectors, stage_of
 from .biomarkers.to_train import refuse_unknown_signatures
 from .biomarkers.training import metrics_of, train
 from .config import Config
 from .console import Console
 from .folders import checked_name, choose_features, choose_tiles, named_after, refuse_another_source
+from .model_features import encoding_of_model, features_of_model
 from .results import Summary, summed
 from .run.runner import Runner
 from .steps import run_step
@@ -202,17 +204,19 @@ def predict(
     # Annotations are of the slides that the model was trained on; of new ones all tissue is read.
     tile_settings = TileSettings(**{**recipe.tile, "annotation_classes": [], **here})
     runtime = config.extract.model_dump(include={"weights", "batch_size", "threads", "tile_timeout", "device"})
+    encode_settings = encoding_of_model(config, recipe)
     if "max_bad_tiles" in config.extract.model_fields_set:
         runtime["max_bad_tiles"] = config.extract.max_bad_tiles
     extract_settings = ExtractSettings(**{**recipe.extract, **runtime})
-    as_trained = config.model_copy(update={"tile": tile_settings, "extract": extract_settings})
+    settings_of_model = {"tile": tile_settings, "extract": extract_settings, "encode": encode_settings or config.encode}
+    as_trained = config.model_copy(update=settings_of_model)
 
     table = read_cohort(config.predict.table) if config.predict.table else None
     if features is None:
         found = _slides(config.predict.slides, table, workspace)
         ids = [slide.slide_id for slide in found]
     else:
-        source = choose_features(runner, as_trained.features_name(), features)
+        source = choose_features(runner, features_of_model(recipe, as_trained.features_name()), features)
         ids = _slides_with_features(config, runner, source, table)
     named = {slide: code.patient for slide in ids if (code := tcga_barcode(slide))}
     further: dict[str, str] = {}
@@ -228,6 +232,9 @@ def predict(
         source = workspace / "features" / as_trained.features_name()
         summaries += _tile_for_model(as_trained, runner, found, table, allow_upsample=config.tile.allow_upsample)
         summaries.append(run_step("extract", as_trained, runner, tile_settings.folder_name(), only=ids))
+        if encode_settings is not None:
+            summaries.append(run_step("encode", as_trained, runner, as_trained.features_name(), only=ids))
+            source = folder_of_vectors(source, encode_settings.encoder)
     # How patients are judged is the report's affair: another level draws no heatmap again.
     own = config.predict.model_dump(include=set(PredictSettings.model_fields) - {"alpha"})
     settings = PredictSettings(**own)
@@ -268,7 +275,9 @@ def _slides_with_features(config: Config, runner: Runner, features: Path, table:
     if config.predict.slides:
         what = "slides are given, and features to be read in their place"
         raise UsageError(what, hint="leave one of them out; --table chooses slides that have features")
-    there = sorted(s for s, record in Manifest.of(features).latest("extract").items() if record.status == "done")
+    there = sorted(
+        s for s, record in Manifest.of(features).latest(stage_of(features)).items() if record.status == "done"
+    )
     match = None if table is None else match_slides(there, table)
     chosen = there if match is None else sorted(match.rows)
     if match is not None and match.only_in_table:
@@ -304,9 +313,7 @@ def evaluate(
     """
     from ..stages.evaluate.cohort import ExternalSettings, ExternalTask
     from ..stages.evaluate.stage import ExternalEvaluateStage, ReadSlidesSettings, ReadSlidesStage
-    from ..stages.extract.settings import ExtractSettings
     from ..stages.predict.recipe import recipe_of
-    from ..stages.tile.settings import TileSettings
 
     workspace, model, table = runner.workspace, model.resolve(), config.cohort.table
     if table is None:
@@ -314,9 +321,8 @@ def evaluate(
     recipe = recipe_of(model)
     folder = workspace / "evaluations" / named_after(model, name, "an evaluation")
     refuse_another_source(runner, folder, "external_evaluate", model, table)
-    wanted = f"{TileSettings(**recipe.tile).folder_name()}/{ExtractSettings(**recipe.extract).folder_name()}"
     made_by = f"wsipipe tile --mpp {recipe.tile['mpp']:g} --tile-px {recipe.tile_px}, wsipipe extract --backbone "
-    source = choose_features(runner, wanted, features, made_by + recipe.backbone)
+    source = choose_features(runner, features_of_model(recipe), features, made_by + recipe.backbone)
     split = config.split.model_dump(include={"drop_conflicts", "tcga_slides"})
     task = ExternalTask(
         model=model,

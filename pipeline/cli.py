@@ -318,6 +318,15 @@ def backbones(json: Json = False, debug: Debug = False) -> None:
 
 
 @app.command()
+def encoders(json: Json = False, debug: Debug = False) -> None:
+    """List the slide encoders: whose tile features they read, their licences, and why some cannot be run here."""
+    from .encoder_table import show_encoders
+
+    with console_of(json=json, debug=debug) as console:
+        show_encoders(console)
+
+
+@app.command()
 def init(
     folder: Annotated[Path, typer.Argument(help="where to write it")] = Path(),
     json: Json = False,

@@ -20,6 +20,7 @@ from pydantic_core import ErrorDetails
 from ..data.errors import UsageError
 from ..data.plain_files import refuse_pipe, url_of
 from ..stages.compare.settings import CompareSettings
+from ..stages.encode.settings import EncodeSettings
 from ..stages.extract.settings import ExtractSettings
 from ..stages.genomics.settings import GenomicsSettings
 from ..stages.predict.settings import NewSlides, PredictSettings
@@ -69,6 +70,7 @@ class Sections(Settings):
     cohort: CohortSettings = CohortSettings()
     tile: TileSettings = TileSettings()
     extract: ExtractSettings = ExtractSettings()
+    encode: EncodeSettings = EncodeSettings()
     genomics: GenomicsSettings = GenomicsSettings()
     split: SplitSettings = SplitSettings()
     train: TrainSettings = TrainSettings()

@@ -30,13 +30,28 @@ def export(
     *,
     tiles: Tiles = None,
     features: Annotated[
-        str | None, typer.Option(help="export these features, such as 0.5mpp-224px/uni2-h, instead of the tiles")
+        str | None,
+        typer.Option(
+            help="export these features, such as 0.5mpp-224px/uni2-h, instead of the tiles; slide vectors, such as "
+            "0.5mpp-224px/mean-of-uni2-h, become one AnnData of all slides"
+        ),
+    ] = None,
+    table: Annotated[
+        Path | None, typer.Option(help="of slide vectors: cohort table, whose columns are written beside them")
+    ] = None,
+    model: Annotated[
+        str | None,
+        typer.Option(help="of slide vectors: a model of this workspace, whose predictions are written beside them"),
     ] = None,
 ) -> None:
     """Write tiles, or with --features features, in the format of another tool; nothing of wsipipe's is changed."""
     from . import chain
+    from .vector_export import export_vectors
 
-    call.finish([chain.export(*call.open(), format, tiles=tiles, features=features)])
+    call.flags["cohort"] = {"table": table}
+    config, runner = call.open()
+    summary = export_vectors(config, runner, format, features, model)
+    call.finish([summary or chain.export(config, runner, format, tiles=tiles, features=features)])
 
 
 def import_(

@@ -8,6 +8,7 @@ from ..data.artifact import digest_of
 from ..data.errors import UsageError
 from ..data.file_names import why_no_file_name
 from ..data.manifest import Manifest, Record
+from ..stages.features_folder import SLIDE_FEATURES
 from .run.runner import Runner
 
 
@@ -24,8 +25,13 @@ def choose_tiles(runner: Runner, configured: str, named: str | None) -> Path:
 def choose_features(runner: Runner, configured: str, named: str | None, made_by: str = "wsipipe extract") -> Path:
     """The folder of features, chosen by the same rule; names are such as ``0.5mpp-224px/uni2-h``.
 
+    Slide vectors, such as ``0.5mpp-224px/mean-of-uni2-h``, are chosen by name alone.
+
     :param made_by: the command that makes these features, for the hint.
     """
+    root = runner.workspace / SLIDE_FEATURES
+    if (named or configured) in _there(root, "*/*"):
+        return root / (named or configured)
     return _choose(runner, "features", "*/*", configured, named, made_by)
 
 
@@ -43,7 +49,8 @@ def _choose(runner: Runner, what: str, pattern: str, configured: str, named: str
     names = _there(root, pattern)
     if named is not None:
         if named not in names:
-            raise UsageError(f"no {what} are called {named}", path=root, hint=f"there are {', '.join(names) or 'none'}")
+            known = [*names, *(_there(runner.workspace / SLIDE_FEATURES, pattern) if what == "features" else ())]
+            raise UsageError(f"no {what} are called {named}", path=root, hint=f"there are {', '.join(known) or 'none'}")
         return root / named
     if configured in names:
         if len(names) > 1:

@@ -96,6 +96,27 @@ def check_features(output: Output) -> Iterator[Fault]:
         yield Fault("mismatch", "it has features of places where its slide has no tiles")
 
 
+def check_slide_vector(output: Output) -> Iterator[Fault]:
+    """Compare width, slide and tiles of a slide vector with its record and the features that it was made from."""
+    import numpy as np
+
+    from ..data.features.store import open_features
+
+    store, record = open_features(output.path), output.record
+    rows, width = store.shape
+    encoding = store.facts.encoding
+    if encoding is None or rows != 1:
+        yield Fault("count", f"it has {rows} rows, and a slide vector is one of a slide encoder")
+        return
+    yield from _count(output, "tiles", encoding.tiles)
+    yield from _count(output, "width", width, kind="shape")
+    yield from _same("its slide", store.facts.slide_id, record.item)
+    if "features" in record.inputs:
+        yield from _same("the digest of its features", encoding.features_digest, record.inputs["features"].digest)
+    if output.deep and not np.isfinite(store.features.stored(slice(0, 1))).all():
+        yield Fault("not finite", "NaN or infinity in its vector")
+
+
 def _tiles_in(path: Path) -> int:
     """Count the tiles in a file, once for the check of the tiles and that of the features made from them."""
     return _counted(path, stamp(path))

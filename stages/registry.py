@@ -123,6 +123,10 @@ STAGES: Final = (
         after="tiles", outputs=(OutputRow("*.zarr", ".output_checks:check_features"),), distributes=True,
     ),
     StageRow(
+        "encode", 1, ("slide_features/*/*",), ".encode.settings:EncodeSettings", ".encode.stage:EncodeStage",
+        after="features", outputs=(OutputRow("*.zarr", ".output_checks:check_slide_vector"),), distributes=True,
+    ),
+    StageRow(
         "genomics", 4, ("genomics",), ".genomics.settings:GenomicsSettings", ".genomics.stage:GenomicsStage",
         argument="matrix",
         outputs=(

@@ -71,6 +71,7 @@ def test_the_wheel_holds_the_package_and_nothing_else(wheel: zipfile.ZipFile) ->
     assert held == wanted
     assert {
         "wsipipe/models/backbones/backbones.toml",
+        "wsipipe/models/slide_encoders/encoders.toml",
         "wsipipe/data/columns.toml",
         "wsipipe/stages/pages/page.css",
     } <= held

@@ -4,6 +4,9 @@
       features   (N, D) float16 or float32   one vector per tile
       coords     (N, 2) int64                x, y of the tile's top left corner, in level-0 pixels
 
+A slide vector (:mod:`wsipipe.stages.encode`) is such a store with one row: the vector of the whole slide, at the top
+left corner of the rectangle around its tiles.
+
 Each array is one shard, so a slide is a handful of files. The group's attributes hold everything needed to interpret
 the numbers (:class:`FeatureFacts`), beside ``encoding-type`` and ``encoding-version``.
 
@@ -42,7 +45,7 @@ from typing import Any, Literal, Self, get_args
 import numpy as np
 import zarr
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, SerializerFunctionWrapHandler, ValidationError, model_serializer
 
 from ..artifact import is_stray, whole
 from ..errors import StoreError, UsageError
@@ -57,6 +60,23 @@ ENCODING_VERSION = "1"
 StoreDtype = Literal["float16", "float32"]
 _NOWHERE = np.iinfo(np.int64).min
 """The coordinate that is read if a file of the store is lost; features then read NaN. Neither is ever written."""
+
+
+class SlideEncoding(BaseModel):
+    """How the tiles of a slide became one vector."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    encoder: str
+    """A name from ``wsipipe encoders``."""
+    weights_digest: str
+    """Of the encoder's sorted tensors, in whatever file they came; empty for one without weights."""
+    tile_width: int = Field(gt=0, le=65_536)
+    """Width of the tiles' features."""
+    tiles: int = Field(gt=0)
+    """Number of tiles that went into the vector."""
+    features_digest: str
+    """Of the store of the tiles' features."""
 
 
 class FeatureFacts(BaseModel):
@@ -92,6 +112,19 @@ class FeatureFacts(BaseModel):
     """x, y (level-0 pixels) of the tiles that could not be decoded and were left out."""
     versions: dict[str, str] = {}
     """Of the libraries that computed them."""
+    encoding: SlideEncoding | None = None
+    """Of a store that holds one vector of the whole slide in place of one a tile; all else then describes its tiles."""
+
+    @property
+    def slide_encoder(self) -> str:
+        """The slide encoder and the digest of its weights, as one text; empty for features of tiles."""
+        return "" if self.encoding is None else f"{self.encoding.encoder} {self.encoding.weights_digest}".strip()
+
+    @model_serializer(mode="wrap")
+    def _without_what_tiles_lack(self, serialised: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Leave ``encoding`` out where there is none, so that stores of tiles keep their bytes."""
+        content: dict[str, Any] = serialised(self)
+        return content if self.encoding is not None else {k: v for k, v in content.items() if k != "encoding"}
 
 
 @dataclass(frozen=True)

@@ -1,5 +1,7 @@
 """AnnData: the features of a slide as a table with an observation a tile, for scanpy, squidpy and the like.
 
+Slide vectors are one table of the cohort, with an observation a slide (:func:`vectors_to_anndata`).
+
 ===================  ===========================================================================
 X                    the features, float32 (many tools that take AnnData know no float16)
 obsm["spatial"]      x, y of the tiles' upper left corners, in pixels of level 0
@@ -11,7 +13,7 @@ uns["wsipipe"]       the store's facts; ``tile_size_level0`` is what squidpy cal
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +22,7 @@ import pandas as pd
 from anndata import AnnData
 from anndata.io import write_elem
 
+from ..errors import StoreError
 from ..features.store import Bag
 from ..files.hdf5 import whole_hdf5
 
@@ -59,3 +62,40 @@ def write_anndata(path: Path, bag: Bag) -> None:
     """
     with whole_hdf5(path) as file:
         write_elem(file, "/", to_anndata(bag))
+
+
+def vectors_to_anndata(bags: Sequence[Bag], obs: pd.DataFrame) -> AnnData:
+    """The vectors of a cohort's slides as AnnData, an observation a slide; X is float32.
+
+    :param bags: of slide vectors, all made in the same way.
+    :param obs: what is known of the slides, by slide id in the order of the bags.
+    :raises StoreError: vectors of different encoders, weights, backbones or widths.
+    """
+    first = bags[0].facts
+    for bag in bags:
+        for name in ("slide_encoder", "backbone", "pooling", "weights_digest", "width"):
+            own, other = getattr(bag.facts, name), getattr(first, name)
+            if own != other:
+                what = f"{name} of {bag.slide_id} is {own}, and {other} of {bags[0].slide_id}"
+                raise StoreError(f"holds vectors that cannot stand in one table: {what}", hint="run wsipipe encode")
+    assert first.encoding is not None
+    shared = first.model_dump(mode="json", include={"backbone", "architecture", "pooling", "weights_digest", "width"})
+    shared |= first.encoding.model_dump(include={"encoder", "tile_width"})
+    return AnnData(
+        X=np.concatenate([bag.features.astype(np.float32) for bag in bags]),
+        obs=obs,
+        var=pd.DataFrame(
+            index=pd.Index([f"{first.encoding.encoder}:{column}" for column in range(first.width)], dtype=object)
+        ),
+        uns={"wsipipe": {**shared, "encoder_weights_digest": first.encoding.weights_digest}},
+    )
+
+
+def write_vectors_anndata(path: Path, bags: Sequence[Bag], obs: pd.DataFrame) -> None:
+    """Write :func:`vectors_to_anndata` as ``.h5ad``, whole.
+
+    :raises StoreError: vectors that were made in different ways.
+    :raises SurroundingsError: the disk is full or read-only.
+    """
+    with whole_hdf5(path) as file:
+        write_elem(file, "/", vectors_to_anndata(bags, obs))

@@ -7,7 +7,7 @@ file of CLAM's authors or a bundle of this project (``model.safetensors``) serve
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from os import PathLike
 from typing import Final
@@ -71,9 +71,10 @@ class StartingWeights:
             own[name].requires_grad_(not frozen)
 
 
-def read_starting_weights(path: str | PathLike[str]) -> StartingWeights:
+def read_starting_weights(path: str | PathLike[str], *, beside: Sequence[str] = ()) -> StartingWeights:
     """Read weights to start from; no code in the file is run.
 
+    :param beside: further layers of the file that are left out.
     :raises BundleError: no such file, or not one of a single gated attention over an embedding of one layer.
     """
     found = without_common_prefix(unwrapped(read_checkpoint(path, _HINT)).tensors)
@@ -84,7 +85,7 @@ def read_starting_weights(path: str | PathLike[str]) -> StartingWeights:
         layer, _, kind = name.rpartition(".")
         if layer in _NAMES:
             tensors[f"{_NAMES[layer]}.{kind}"] = tensor.float()
-        elif name.partition(".")[0] not in _OF_ITS_QUESTION:
+        elif name.partition(".")[0] not in (*_OF_ITS_QUESTION, *beside):
             unknown.append(name)
     wanted = [f"{layer}.{kind}" for layer in (_EMBEDDING, *_ATTENTION) for kind in ("weight", "bias")]
     if missing := [name for name in wanted if name not in tensors]:

@@ -49,6 +49,8 @@ class Method:
     """As ``network_at``, of its network for several targets, if that is another one."""
     otherwise: str = ""
     """Its description for tasks other than the binary one, if it differs."""
+    of_slide_vectors: bool = False
+    """Whether it reads one vector a slide, as a slide encoder makes it, and not the tiles of a slide."""
     not_for: Mapping[str, str] = field(default_factory=dict)
     """Task → why the method cannot carry it."""
 
@@ -144,7 +146,21 @@ METHODS: Final[dict[str, Method]] = {
         of_targets_at="mil.mean_pooling:MeanPoolingOfTargets",
         otherwise="the task's linear model on the mean tile",
     ),
+    "linear": Method(
+        "Linear probe",
+        "logistic regression on slide vectors",
+        "mil.mean_pooling:MeanPooling",
+        "training.logistic:fit_mean",
+        of_targets_at="mil.mean_pooling:MeanPoolingOfTargets",
+        otherwise="the task's linear model on slide vectors",
+        of_slide_vectors=True,
+    ),
 }
+"""Methods by name. The linear probe is the fit of mean pooling: a slide vector is a bag of one, and its own mean."""
+
+
+OF_TILES: Final = tuple(name for name, method in METHODS.items() if not method.of_slide_vectors)
+"""Methods that read the tiles of a slide."""
 
 
 def find_method(name: str) -> Method:
@@ -166,6 +182,20 @@ def refuse_task(name: str, task: str) -> None:
     if why is not None:
         able = [other for other, method in METHODS.items() if task not in method.not_for]
         raise UsageError(f"{name} cannot answer a {task} question: {why}", hint=f"--method {', '.join(able)} can")
+
+
+def refuse_features(name: str, *, slide_vectors: bool) -> None:
+    """Refuse a method that reads tiles where there is one vector a slide, and the other way round.
+
+    :raises UsageError: it does not go with the features; the hint has the methods that do.
+    """
+    if find_method(name).of_slide_vectors == slide_vectors:
+        return
+    able = ", ".join(other for other in METHODS if (other in OF_TILES) != slide_vectors)
+    if slide_vectors:
+        raise UsageError(f"{name} reads tiles, and these features are one vector a slide", hint=f"--method {able}")
+    what = f"{name} reads slide vectors, and these are features of tiles"
+    raise UsageError(what, hint=f"wsipipe encode makes slide vectors, and --features names them; of tiles: {able}")
 
 
 def refuse_start(name: str) -> None:

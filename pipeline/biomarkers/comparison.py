@@ -8,7 +8,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ...data.manifest import Json, Manifest
+from ...stages.features_folder import holds_slide_vectors
 from ..config import Config
+from ..folders import choose_features
 from ..results import Summary, summed
 from ..run.runner import Runner
 from .to_train import ToTrain, biomarkers_of, features_of, name_of_features, refuse_one_prevalence_for
@@ -49,7 +51,7 @@ def _compare_one(
 ) -> tuple[list[Summary], Json]:
     from ...stages.compare.omics_ceiling import OmicsCeilingStage
     from ...stages.compare.stage import CompareStage, CompareStageSettings
-    from ...stages.compare.variants import OF_THE_TARGET, reference_of, variants
+    from ...stages.compare.variants import OF_THE_TARGET, ON, variants
     from ...stages.train.signature_labels import read_signatures
 
     rna = config.train.model_copy(update={"use_rna": True})
@@ -62,19 +64,33 @@ def _compare_one(
     asked = to_train.biomarker
     targets = [question.task for question in asked.of_targets.values()]
     rna_there = bool(to_train.stores)
-    chosen = variants(config.compare.methods, config.train, rna=rna_there, task=asked.task, targets=targets)
+    chosen = variants(
+        config.compare.methods,
+        config.train,
+        rna=rna_there,
+        task=asked.task,
+        targets=targets,
+        slide_vectors=holds_slide_vectors(to_train.features),
+    )
     if asked.signature:
         chosen = [replace(one, note=OF_THE_TARGET) if one.settings is None else one for one in chosen]
-    reference = reference_of(to_train.biomarker.task)
-    to_train.refuse_other_features(sorted(file.parent for file in comparison.glob("*/manifest.jsonl")))
+    reference = chosen[0].name
+    vectors = {
+        variant.name: choose_features(runner, "", f"{to_train.features.parent.name}/{variant.features}")
+        for variant in chosen
+        if variant.features
+    }
+    there = sorted(file.parent for file in comparison.glob("*/manifest.jsonl"))
+    to_train.refuse_other_features([folder for folder in there if ON not in folder.name])
     summaries = [runner.run(to_train.split())]
     trained = runner.workspace / "models" / name
     compared, waiting = [], []
     for variant in chosen:
         runner.console.heading(f"{name}: {variant.label}")
-        reuse = _is_trained(trained, variant.settings, to_train)
+        own = replace(to_train, features=vectors.get(variant.name, to_train.features))
+        reuse = _is_trained(trained, variant.settings, own)
         folder = trained if reuse else comparison / variant.name
-        splits = replace(to_train, folder=trained) if reuse else to_train
+        splits = replace(own, folder=trained) if reuse else own
         if variant.settings is None:
             stores = to_train.stores
             ceiling = OmicsCeilingStage(

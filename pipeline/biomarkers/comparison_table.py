@@ -36,7 +36,7 @@ def show_comparisons(console: Console, results: Mapping[str, Json]) -> None:
             "AUC over folds",
             "AUPRC",
             "Brier",
-            "against momkd (95 %)",
+            f"against {next(row['method'] for row in rows if row['reference'] == '1')} (95 %)",
             "p (DeLong)",
             "p (Holm)",
         ):

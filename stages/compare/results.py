@@ -17,7 +17,7 @@ from ...models.training.methods import METHODS
 from ..pages.asked_question import Question
 from ..pages.numbers import mean_and_deviation
 from ..pages.report_page import Facts
-from .variants import CEILING, SOFT, STARTED, label_of
+from .variants import CEILING, ON, SOFT, STARTED, label_of
 
 ALPHA: Final = 0.05
 """A difference is called significant if its p-value, after correction, is smaller."""
@@ -155,7 +155,9 @@ class Comparison:
         def heading(method: ComparedMethod) -> str:
             if not method.reads_slides:
                 return GROUPS[2]
-            return GROUPS[method.stem.removesuffix(STARTED) not in METHODS and method.name != self.reference]
+            return GROUPS[
+                method.stem.partition(ON)[0].removesuffix(STARTED) not in METHODS and method.name != self.reference
+            ]
 
         groups = ((name, tuple(method for method in ordered if heading(method) == name)) for name in GROUPS)
         return tuple((name, methods) for name, methods in groups if methods)

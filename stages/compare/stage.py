@@ -56,7 +56,7 @@ class CompareStageSettings(QuestionSettings):
 class CompareStage(Stage[CompareStageSettings]):
     """One item, ``comparison``.
 
-    :param compared: each method with the folder of its evaluation.
+    :param compared: each method with the folder of its evaluation; of slide vectors the first is the reference.
     :param facts: names and values of what all methods share, for the page.
     :param table: the cohort table, which an audit needs.
     """
@@ -77,6 +77,9 @@ class CompareStage(Stage[CompareStageSettings]):
     ) -> None:
         super().__init__(settings, folder, workspace)
         self.compared, self.facts, self.table = compared, tuple(facts), table
+        names = [variant.name for variant, _ in compared]
+        usual = reference_of(settings.task)
+        self.reference = names[0] if names and usual not in names else usual
 
     @property
     def sources(self) -> Sequence[Path]:
@@ -99,9 +102,9 @@ class CompareStage(Stage[CompareStageSettings]):
             trained = lineage.latest(folder, "train")  # an earlier split may have had more folds
             seconds = sum(trained[fold].seconds for fold in record.inputs if fold in trained)
             done.append(_Evaluated(variant, outputs, seconds or None))
-        reference = reference_of(self.settings.task)
-        if not any(method.variant.name == reference for method in done):
-            what = f"{METHODS[reference].title} itself has not been evaluated, so the others cannot be compared with it"
+        if not any(method.variant.name == self.reference for method in done):
+            title = METHODS[self.reference].title
+            what = f"{title} itself has not been evaluated, so the others cannot be compared with it"
             raise CohortError(what, path=self.folder, hint="the messages above say why")
         settings = self.settings
         audited = Audited.of(settings.audit, self.table, settings)
@@ -137,7 +140,7 @@ class CompareStage(Stage[CompareStageSettings]):
         :param audited: the columns that the scores are audited against.
         """
         of = f" of {target}" if target else ""
-        reference = reference_of(self.settings.task)
+        reference = self.reference
         predictions = {method.variant.name: read_oof(method.outputs[f"predictions{of}"], task) for method in done}
         audits = {name: found for name, rows in predictions.items() if (found := audited.audit(rows, task))}
         return Comparison(
@@ -152,7 +155,7 @@ class CompareStage(Stage[CompareStageSettings]):
 
     def _compared_targets(self, done: Sequence[_Evaluated], task: MultiTask) -> Comparison:
         """Hold the methods against the reference by the mean of the targets."""
-        reference = reference_of(self.settings.task)
+        reference = self.reference
         rows = {
             method.variant.name: {
                 name: read_oof(method.outputs[f"predictions of {name}"], own) for name, own in task.targets.items()

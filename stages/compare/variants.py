@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 from ...data.errors import UsageError
-from ...models.training.methods import METHODS
+from ...models.training.methods import METHODS, refuse_features
 from ..train.settings import TrainSettings
 
 REFERENCE: Final = "momkd"
@@ -39,6 +39,8 @@ STARTED: Final = "+init"
 """Suffix of the name of a method that starts from the weights of another training."""
 SOFT: Final = "+soft"
 """Suffix of the name of a method with soft targets."""
+ON: Final = "@"
+"""Between a method of slide vectors and the name of their folder: ``linear@mean-of-uni2-h``."""
 
 
 @dataclass(frozen=True)
@@ -52,6 +54,8 @@ class Variant:
     title: str
     note: str
     settings: TrainSettings | None
+    features: str = ""
+    """Name of the folder of slide vectors that it reads in place of the comparison's features, without the tiles'."""
 
     @property
     def label(self) -> str:
@@ -70,8 +74,13 @@ def label_of(title: str, *, soft_targets: bool) -> str:
     return f"{title} + soft targets" if soft_targets else title
 
 
-def reference_of(task: str) -> str:
-    """The method that the others are compared with: MoMKD, or ABMIL for a task that MoMKD cannot carry."""
+def reference_of(task: str, *, slide_vectors: bool = False) -> str:
+    """The method that the others are compared with: MoMKD, or ABMIL for a task that MoMKD cannot carry.
+
+    :param slide_vectors: the features are one vector a slide; it is then the linear probe.
+    """
+    if slide_vectors:
+        return "linear"
     return REFERENCE if task not in METHODS[REFERENCE].not_for else "abmil"
 
 
@@ -85,8 +94,31 @@ def _can(variant: Variant, task: str, targets: Collection[str]) -> bool:
     return METHODS[settings.method].not_for.keys().isdisjoint((task, *targets))
 
 
+def _reads(variant: Variant, *, slide_vectors: bool) -> bool:
+    """Whether a method reads the features of the comparison, or names others; RNA alone reads none."""
+    settings = variant.settings
+    return settings is None or bool(variant.features) or METHODS[settings.method].of_slide_vectors == slide_vectors
+
+
+def _on_vectors(name: str, known: Mapping[str, Variant]) -> Variant | None:
+    """The method that a name with a folder of slide vectors means; None if it means none."""
+    stem, _, features = name.partition(ON)
+    variant = known.get(stem)
+    if variant is None or not features or variant.settings is None:
+        return None
+    if not METHODS[variant.settings.method].of_slide_vectors:
+        return None
+    return replace(variant, name=name, title=f"{variant.title} on {features}", features=features)
+
+
 def variants(
-    wanted: Sequence[str], base: TrainSettings, *, rna: bool, task: str = "binary", targets: Collection[str] = ()
+    wanted: Sequence[str],
+    base: TrainSettings,
+    *,
+    rna: bool,
+    task: str = "binary",
+    targets: Collection[str] = (),
+    slide_vectors: bool = False,
 ) -> list[Variant]:
     """The methods to compare, the reference (:func:`reference_of`) first.
 
@@ -96,7 +128,8 @@ def variants(
     :param rna: whether the workspace has RNA.
     :param task: the question's task; methods that cannot carry it are left out, or refused if they are named.
     :param targets: the tasks of its targets, if it has some.
-    :raises UsageError: an unknown name, or a method that needs RNA where there is none.
+    :param slide_vectors: the features are one vector a slide.
+    :raises UsageError: an unknown name, a method that needs RNA where there is none, or one of other features.
     """
     random = {"init": None, "init_backbone": None, "freeze": False}
     common = base.model_copy(update={"use_rna": True, "soft_targets": False, "shuffle_rna": False, **random})
@@ -122,9 +155,14 @@ def variants(
         CEILING, "RNA alone", "ridge logistic regression on RNA, an upper limit; uses no slides", None
     )
     wanted = [name.strip() for names in wanted for name in names.split(",")]
+    known |= {name: variant for name in wanted if (variant := _on_vectors(name, known))}
     unknown = [name for name in wanted if name not in known]
     if unknown:
-        raise UsageError(f"{unknown[0]!r} cannot be compared", hint=f"there are {', '.join(known)}")
+        further = ", linear@mean-of-uni2-h for slide vectors beside these features"
+        raise UsageError(f"{unknown[0]!r} cannot be compared", hint=f"there are {', '.join(known)}{further}")
+    for variant in (known[name] for name in wanted):
+        if variant.settings is not None and not _reads(variant, slide_vectors=slide_vectors):
+            refuse_features(variant.settings.method, slide_vectors=slide_vectors)
     lost = [name for name in wanted if known[name].needs_rna and not rna]
     if lost:
         what = f"{lost[0]} needs RNA, and there is none"
@@ -133,8 +171,12 @@ def variants(
         able = ", ".join(name for name, variant in known.items() if _can(variant, task, targets))
         asked = f"a {task} question" + (f" of {', '.join(sorted(set(targets)))} targets" if targets else "")
         raise UsageError(f"{unable[0]} cannot answer {asked}", hint=f"these can: {able}")
-    first = reference_of(task)
-    chosen = [first, *(name for name in wanted or known if name != first)]
+    first = reference_of(task, slide_vectors=slide_vectors)
+    chosen = [known[name] for name in dict.fromkeys([first, *(wanted or known)])]
     return [
-        known[n] for n in dict.fromkeys(chosen) if (rna or not known[n].needs_rna) and _can(known[n], task, targets)
+        variant
+        for variant in chosen
+        if (rna or not variant.needs_rna)
+        and _can(variant, task, targets)
+        and _reads(variant, slide_vectors=slide_vectors)
     ]

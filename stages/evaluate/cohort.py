@@ -28,6 +28,7 @@ from ...models.evaluation.metrics import Estimate
 from ...models.evaluation.task_metrics import TaskMetrics
 from ...models.feature_recipe import FeatureRecipe
 from ...models.tasks.question import class_names
+from ..features_folder import stage_of, tile_features_of
 from ..predict.allowed_folds import SAME_IDS, AllowedFolds, PatientSlides, allowed_folds
 from ..settings import Presentation, Runtime
 from ..tile.networks import networks_in, recipe_of_tiles, refuse_other_networks
@@ -153,7 +154,8 @@ class ExternalCohort:
             to_train=False,
             scores=targets.labels(table.patients) if targets else None,
         )
-        tiled, extracted = Manifest.of(task.tiles).latest("tile"), Manifest.of(task.features).latest("extract")
+        tiled, made = Manifest.of(task.tiles).latest("tile"), Manifest.of(task.features).latest(stage_of(task.features))
+        extracted = Manifest.of(tile_features_of(task.features)).latest("extract")
         patients = _patients(labels, table, match, tiled)
         allowed = {p: allowed_folds(bundles, patients[p], other_patients=task.asked.other_patients) for p in patients}
         by_id = [patient for patient, folds in allowed.items() if folds.by_id_alone]
@@ -175,7 +177,7 @@ class ExternalCohort:
             bundles=bundles,
             labels=labels,
             allowed={patient: allowed[patient] for patient in labels.labels},
-            stores={slide: extracted[slide].outputs["features"] for slide in slides},
+            stores={slide: made[slide].outputs["features"] for slide in slides},
             tiled={slide: tiled[slide] for slide in slides},
             extracted={slide: extracted[slide] for slide in slides},
             slides={slide: unusable.get(slide, "usable") for slide in match.rows},

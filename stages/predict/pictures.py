@@ -29,6 +29,7 @@ from .score_image import write_score_image
 from .tile_sheet import TileRow, draw_tiles
 
 NO_PICTURES: Final = "the slide's file is not there: predicted from its features, without pictures"
+NO_TILES: Final = "the model reads one vector of the whole slide, which no tile has a part in: without pictures"
 
 Floats = NDArray[np.float64]
 

@@ -21,6 +21,7 @@ from ...models.applicability import Applicability, read_applicability
 from ...models.bundle import BundleFacts, folds_of, prevalence_of
 from ...models.tasks.multitask import MultiTask
 from ...models.tasks.prediction import PatientPrediction, Prevalence
+from ..features_folder import stage_of, tile_features_of
 from ..lineage import Lineage, model_record
 from ..pages.asked_question import Question
 from ..pages.attention_words import concentration_words
@@ -90,7 +91,12 @@ class PredictionReportStage(Stage[PredictionReportSettings]):
         folds = folds_of(self.task.model)
         known = read_applicability(self.task.model, [path for path, _ in folds])
         stale = self._stale(asked, records, outputs, lineage, model, known)
-        stages = {"tile": self.task.tiles, "extract": self.task.features, "predict": self.folder}
+        stages = {
+            "tile": self.task.tiles,
+            "extract": tile_features_of(self.task.features),
+            stage_of(self.task.features): self.task.features,
+            "predict": self.folder,
+        }
         read_outputs({s: path for s, path in paths.items() if s not in stale}, folds[0][1].task)
         attempts = {stage: lineage.latest(folder, stage) for stage, folder in stages.items()}
         failed = [_why_not(slide, attempts, lineage) for slide in sorted(asked) if slide not in records]
@@ -217,6 +223,7 @@ class PredictionReportStage(Stage[PredictionReportSettings]):
                 ("tiles", f"{first.recipe.tile_px} px at {first.recipe.tile['mpp']:g} µm per pixel"),
                 ("backbone", f"{first.recipe.backbone}, {first.recipe.pooling_text}"),
                 ("backbone weights", first.recipe.weights_digest),
+                *([("slide encoder", first.recipe.slide_encoder)] if first.recipe.slide_encoder else ()),
                 ("model", work.model),
                 ("wsipipe that trained it", first.versions.get("wsipipe", "unknown")),
             ),

@@ -175,7 +175,7 @@ class FoldReader:
             logits={fold: reading.logit for fold, reading in readings.items()},
             thresholds={fold: self.bundles[fold].facts.threshold for fold in readings},
             why=slide.allowed.why,
-            tiles=len(bag.coords),
+            tiles=len(bag.coords) if bag.facts.encoding is None else bag.facts.encoding.tiles,
             other_patients=slide.other_patients,
             remarks="; ".join(filter(None, [slide.remarks, _undecoded(bad_tiles)])),
             fitness=known and known.measured(bag.features, sharpness=slide.sharpness, bad_tiles=bad_tiles),

@@ -17,6 +17,7 @@ from pydantic import ValidationError
 from ...data.errors import BundleError
 from ...models.bundle import folds_of
 from ...models.feature_recipe import FeatureRecipe
+from ..encode.settings import EncodeSettings
 from ..extract.settings import ExtractSettings
 from ..settings import Settings
 from ..tile.networks import is_digest
@@ -34,7 +35,10 @@ def recipe_of(model: Path) -> FeatureRecipe:
     recipe, file = facts.recipe, path / "bundle.json"
     tile = _checked("tile", recipe.tile, TileSettings, needed="mpp", file=file)
     extract = _checked("extract", recipe.extract, ExtractSettings, needed="backbone", file=file)
-    return recipe.model_copy(update={"tile": tile, "extract": extract})
+    own: dict[str, Any] = {"tile": tile, "extract": extract}
+    if recipe.encode is not None:
+        own["encode"] = _checked("encode", recipe.encode, EncodeSettings, needed="encoder", file=file)
+    return recipe.model_copy(update=own)
 
 
 def _checked(

@@ -28,6 +28,7 @@ from ...models.backbones.devices import choose_devices
 from ...models.bundle import folds_of, prevalence_of
 from ...models.tasks.multitask import MultiTask
 from ...models.tasks.prediction import one_share
+from ..features_folder import stage_of
 from ..lineage import Lineage, model_record
 from ..pages.asked_question import Question
 from ..pages.numbers import percent
@@ -38,7 +39,7 @@ from ..tile.networks import networks_in, refuse_other_networks
 from ..train.read_patients import folds_of_target
 from .allowed_folds import SAME_IDS, AllowedFolds, PatientSlides, allowed_folds
 from .earlier_batches import patients_before
-from .pictures import NO_PICTURES, Evidence, Pictures
+from .pictures import NO_PICTURES, NO_TILES, Evidence, Pictures
 from .reading import Concentration, FoldReader, SlideAsRead, SlideOutput, SlideToRead, write_output
 from .settings import PredictSettings
 
@@ -127,7 +128,8 @@ class PredictStage(Stage[PredictSettings]):
         model, asked = model_record(self.task.model, self.workspace), self.task.slides.keys()
         lineage, other = Lineage(self.workspace), self.settings.other_patients
         tiled = upstream(Manifest.of(self.task.tiles), "tile", self.workspace, only=asked, lineage=lineage)
-        done = upstream(Manifest.of(self.task.features), "extract", self.workspace, only=tiled.records, lineage=lineage)
+        features, stage = Manifest.of(self.task.features), stage_of(self.task.features)
+        done = upstream(features, stage, self.workspace, only=tiled.records, lineage=lineage)
         doubt = lineage.doubt_of_model(self.task.model)
         known = read_applicability(self.task.model, [path for path, _ in folds])
         before = patients_before(self.manifest, self.workspace)
@@ -160,7 +162,7 @@ class PredictStage(Stage[PredictSettings]):
             )
             file = SlideFile.of(tile, self.workspace)
             inputs = slide.inputs(record.outputs["features"], model)
-            if not file.is_there:
+            if not file.is_there and stage == "extract":
                 away.append(slide_id)
                 if slide_id not in drawn:  # so that it is drawn when its file is there again, and not before
                     inputs["pictures"] = ValueInput(NO_PICTURES)
@@ -191,15 +193,18 @@ class PredictStage(Stage[PredictSettings]):
         slide: _SlideToPredict = item.payload
         progress.say(item.id)
         read = self.reader.read(slide.read)
-        output = read.output.model_copy(update={"concentration": Concentration.of(read.attention)})
+        of_tiles = read.bag.facts.encoding is None
+        output = read.output
+        if of_tiles:
+            output = output.model_copy(update={"concentration": Concentration.of(read.attention)})
         pictures: dict[str, Path] = {}
-        if slide.file.is_there:
+        if slide.file.is_there and of_tiles:
             evidence, caption = self._evidence(read), f"{item.id} · {self.task.model.name} {self._said(output)}"
             draw = Pictures(folder=self.folder, scale=self.settings.scale, most=self.settings.top_tiles).draw
             at_hand = replace(slide.file, path=self.at_hand(slide.file.path))
             pictures = draw(at_hand, read, self.reader.task, evidence, caption)
         else:
-            remarks = "; ".join(filter(None, [output.remarks, NO_PICTURES]))
+            remarks = "; ".join(filter(None, [output.remarks, NO_PICTURES if of_tiles else NO_TILES]))
             output = output.model_copy(update={"remarks": remarks})
         written = write_output(self.folder / "slides" / f"{item.id}.json", output)
         stats = {"tiles": output.tiles, "folds": len(output.logits)}

@@ -44,6 +44,8 @@ class FoldCohort:
     """Patient → site, where the split keeps sites apart; empty where it does not."""
     signature: Signature | None = None
     """Of a signature's question: its genes, and what it has taken from the training patients."""
+    encode: dict[str, Any] | None = None
+    """Settings of the slide encoder, if the features are one vector a slide."""
 
 
 def read_bags(
@@ -58,7 +60,7 @@ def read_bags(
     for slide, (path, _) in cohort.slides.items():
         bags[slide] = bag = known[slide] if slide in known else bag_tensors(read_bag(path), neighbours)
         first = next(iter(bags.values()))
-        for name in ("backbone", "pooling", "weights_digest", "tile_px", "width"):
+        for name in ("backbone", "pooling", "weights_digest", "tile_px", "width", "slide_encoder"):
             if getattr(bag.facts, name) != getattr(first.facts, name):
                 raise StoreError(
                     f"{name} is {getattr(bag.facts, name)}, but {getattr(first.facts, name)} for {first.slide_id}",

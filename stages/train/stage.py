@@ -33,8 +33,17 @@ from ...models.mil.momkd import MoMKD
 from ...models.mil.starting_weights import read_starting_weights
 from ...models.patient_hashes import hashes_of
 from ...models.training.fit import Epoch
-from ...models.training.methods import BY_STEPS, find_method, refuse_start, refuse_targets, refuse_task
+from ...models.training.methods import (
+    BY_STEPS,
+    find_method,
+    refuse_features,
+    refuse_start,
+    refuse_targets,
+    refuse_task,
+)
+from ..encode.settings import EncodeSettings
 from ..extract.settings import ExtractSettings
+from ..features_folder import holds_slide_vectors, tile_features_of
 from ..registry import VERSIONS
 from ..settings import RESOLVED, Settings
 from ..stage import FileInput, Input, Item, Outcome, OutputInput, Plan, Progress, Stage, ValueInput
@@ -136,9 +145,13 @@ class TrainStage(Stage[TrainSettings]):
         split = split_output(Manifest.of(self.splits), self.workspace)
         used = split.slides
         features = features_of(used, self.features, self.workspace)
-        tiled, extracted = Manifest.of(self.tiles).latest("tile"), Manifest.of(self.features).latest("extract")
+        of_tiles = tile_features_of(self.features)
+        tiled, extracted = Manifest.of(self.tiles).latest("tile"), Manifest.of(of_tiles).latest("extract")
         tile = _settings_of(used, tiled, self.tiles, TileSettings)
-        extract = _settings_of(used, extracted, self.features, ExtractSettings)
+        extract = _settings_of(used, extracted, of_tiles, ExtractSettings)
+        encode = None
+        if holds_slide_vectors(self.features):
+            encode = _settings_of(used, Manifest.of(self.features).latest("encode"), self.features, EncodeSettings)
         self._refuse_other_features(extract)
         molecular = molecular_inputs(self._molecular, self.settings.gene_list, self.workspace)
         sites = split.sites if self.settings.nested else {}
@@ -159,6 +172,7 @@ class TrainStage(Stage[TrainSettings]):
                 extract=extract,
                 sites={patient: sites[patient] for patient in own} if sites else {},
                 signature=split.targets.signatures[fold] if split.targets else None,
+                encode=encode,
             )
             inputs: dict[str, Input] = {
                 "splits": OutputInput(split.record),
@@ -181,6 +195,7 @@ class TrainStage(Stage[TrainSettings]):
         if self.biomarker.of_targets:
             refuse_targets(self.settings.method, {n: q.task for n, q in self.biomarker.of_targets.items()})
         refuse_task(self.settings.method, task)
+        refuse_features(self.settings.method, slide_vectors=holds_slide_vectors(self.features))
         if self.settings.init is not None:
             refuse_start(self.settings.method)
         others = [t for t in [q.task for q in self.biomarker.of_targets.values()] or [task] if t != "binary"]
@@ -307,6 +322,8 @@ class TrainStage(Stage[TrainSettings]):
                 width=facts.width,
                 neighbours=self.settings.neighbours,
                 transform=facts.transform,
+                encode=cohort.encode,
+                slide_encoder=facts.slide_encoder,
             ),
             method=trained.settings.method,
             network=network.config.model_dump(mode="json"),

@@ -9,6 +9,7 @@ from pathlib import Path
 from ...data.errors import CohortError
 from ...data.manifest import Manifest, OutputRecord, Record
 from ...data.wording import some
+from ..features_folder import stage_of, tile_features_of
 from ..lineage import Lineage, Standing
 from ..stage import upstream
 from ..tile.why_empty import no_tile_kept
@@ -21,14 +22,18 @@ def slides_with_features(tiles: Path, features: Path, workspace: Path) -> tuple[
     :raises CohortError: no slide has features.
     """
     lineage = Lineage(workspace)
-    tiled, extracted = lineage.latest(tiles, "tile"), lineage.latest(features, "extract")
+    tiled, extracted = lineage.latest(tiles, "tile"), lineage.latest(tile_features_of(features), "extract")
     why = {s: _why_unusable(tiled.get(s), extracted.get(s), lineage) for s in {**tiled, **extracted}}
+    if stage_of(features) == "encode":
+        encoded = lineage.latest(features, "encode")
+        why |= {s: _why_not_encoded(encoded.get(s), lineage) for s, reason in why.items() if not reason}
     unusable = {slide: reason for slide, reason in why.items() if reason}
     usable = [slide for slide, reason in why.items() if not reason]
     if not usable:
         reasons = ", ".join(f"{reason} ({count})" for reason, count in Counter(unusable.values()).most_common())
         what = f"no slide here has features{f': {reasons}' if reasons else ''}"
-        raise CohortError(what, path=features, hint="run wsipipe tile and wsipipe extract first")
+        again = "wsipipe encode" if stage_of(features) == "encode" else "wsipipe tile and wsipipe extract"
+        raise CohortError(what, path=features, hint=f"run {again} first")
     return unusable, usable
 
 
@@ -51,6 +56,15 @@ def _why_unusable(tiled: Record | None, extracted: Record | None, lineage: Linea
     return standing.why and (_not_counting("tile", lineage.standing(tiled)) or _not_counting("extract", standing))
 
 
+def _why_not_encoded(encoded: Record | None, lineage: Lineage) -> str:
+    """Say why a slide with features of its tiles has no slide vector that can be used; empty if it has."""
+    if encoded is None:
+        return "no slide vector yet"
+    standing = lineage.standing(encoded)
+    known = {"failed": "slide failed in encode", "lost": "output of encode lost"}
+    return known.get(standing.state) or _not_counting("encode", standing)
+
+
 def _not_counting(stage: str, standing: Standing) -> str:
     """Say in general words why a record is not valid, since slides are counted by these words."""
     if standing.counts:
@@ -65,9 +79,10 @@ def features_of(slides: Iterable[str], features: Path, workspace: Path) -> dict[
     :raises CohortError: a slide of the split no longer has one.
     """
     wanted = list(slides)
-    there = upstream(Manifest.of(features), "extract", workspace, only=wanted).records
+    stage = stage_of(features)
+    there = upstream(Manifest.of(features), stage, workspace, only=wanted).records
     lost = [slide for slide in wanted if slide not in there]
     if lost:
         what = f"{len(lost)} of the split's {len(wanted)} slides no longer have features: {some(lost, 3)}"
-        raise CohortError(what, path=features, hint="run wsipipe extract, then make the split again (wsipipe train)")
+        raise CohortError(what, path=features, hint=f"run wsipipe {stage}, then make the split again (wsipipe train)")
     return {slide: there[slide].outputs["features"] for slide in wanted}

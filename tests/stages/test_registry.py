@@ -37,7 +37,8 @@ def test_what_a_row_names_is_there(row: StageRow) -> None:
         assert issubclass(row.settings_type, Settings)
         assert not row.argument or row.argument in row.settings_type.model_fields
     if row.stage:
-        stage = row.make(row.settings_type(), Path("work"), Path("work/tiles/0.5mpp-224px") if row.after else None)
+        sources = {"tiles": Path("work/tiles/0.5mpp-224px"), "features": Path("work/features/0.5mpp-224px/uni2-h")}
+        stage = row.make(row.settings_type(), Path("work"), sources.get(row.after))
         assert isinstance(stage, Stage)
         assert (stage.name, stage.version) == (row.name, row.version)
         assert any(stage.folder.relative_to("work").match(pattern) for pattern in row.folders)

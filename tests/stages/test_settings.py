@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 from wsipipe.stages.compare.stage import CompareStageSettings
+from wsipipe.stages.encode.settings import EncodeSettings
 from wsipipe.stages.evaluate.cohort import ExternalSettings
 from wsipipe.stages.exchange.settings import ExportSettings
 from wsipipe.stages.extract.settings import ExtractSettings
@@ -81,6 +82,7 @@ DEFAULTS: dict[str, tuple[type[Settings], int, dict[str, Any]]] = {
         2,
         {"backbone": "efficientnet-lite0", "pooling": None, "precision": "auto", "store_dtype": "float16"},
     ),
+    "encode": (EncodeSettings, 1, {"encoder": "mean", "weights_backbone": None}),
     "genomics": (
         GenomicsSettings,
         4,

@@ -26,13 +26,13 @@ from wsipipe.models.bundle import read_facts
 from wsipipe.models.evaluation.metrics import youden_threshold
 from wsipipe.models.evaluation.paired_tests import delong, holm
 from wsipipe.models.tasks.prediction import PatientPrediction, threshold_at
-from wsipipe.models.training.methods import METHODS
+from wsipipe.models.training.methods import METHODS, OF_TILES
 from wsipipe.models.training.rna_teacher import RnaTeacher
 from wsipipe.stages.train.cross_validate import read_oof
 
 CONTROLS = ["momkd-no-rna", "momkd-shuffled-rna", "momkd-fixed-memory", "evidence-no-rna"]
 PATIENTS, WITHOUT_RNA = 28, 4
-EVERYTHING = [name + soft for name in (*METHODS, *CONTROLS) for soft in ("", "+soft")] + ["omics"]
+EVERYTHING = [name + soft for name in (*OF_TILES, *CONTROLS) for soft in ("", "+soft")] + ["omics"]
 
 
 def compare(planted: Planted, *words: object, code: int = 0) -> Result:
@@ -169,7 +169,7 @@ def test_differences_are_those_of_the_same_patients(compared: Planted) -> None:
 def test_the_page_and_the_figure_show_every_method(compared: Planted) -> None:
     folder = compared.workspace / "comparisons/er"
     page = (folder / "comparison.html").read_text()
-    assert all(f"{method.title}" in page for method in METHODS.values())
+    assert all(f"{method.title}" in page for method in map(METHODS.__getitem__, OF_TILES))
     assert "soft targets" in page
     assert "http" not in page.replace("http://www.w3.org", "")
     with Image.open(folder / "comparison.png") as picture:
@@ -240,7 +240,7 @@ def without_rna(tmp_path_factory: pytest.TempPathFactory) -> Planted:
 
 def test_without_rna_what_needs_it_is_left_out_or_refused(without_rna: Planted) -> None:
     compare(without_rna)
-    assert list(table(without_rna)) == [*METHODS, "momkd-fixed-memory"]
+    assert list(table(without_rna)) == [*OF_TILES, "momkd-fixed-memory"]
     for name in ("abmil+soft", "omics", "momkd-shuffled-rna"):
         refused = compare(without_rna, "--methods", name, code=2)
         assert f"{name} needs RNA" in refused.output

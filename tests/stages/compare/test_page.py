@@ -17,7 +17,7 @@ from scipy.special import expit
 from wsipipe.data.errors import UsageError
 from wsipipe.models.evaluation.metrics import Estimate, binary_metrics, roc_points
 from wsipipe.models.evaluation.paired_tests import PairedDifference, delong
-from wsipipe.models.training.methods import METHODS
+from wsipipe.models.training.methods import OF_TILES
 from wsipipe.stages.compare.figure import comparison_figure, forest_plot
 from wsipipe.stages.compare.page import FIGURES, comparison_cautions, comparison_page, comparison_table, verdict
 from wsipipe.stages.compare.results import GROUPS, ComparedMethod, Comparison
@@ -238,7 +238,7 @@ def test_all_variants_are_grouped_with_soft_targets_beside_hard_labels(tmp_path:
     (whole, methods), (parts, controls), (top, ceiling) = comparison.groups
     assert (whole, parts, top) == GROUPS
     assert [method.name for method in methods[:2]] == ["momkd", "momkd+soft"]
-    assert {method.stem for method in methods} == set(METHODS)
+    assert {method.stem for method in methods} == set(OF_TILES)
     assert {method.stem for method in controls} == REDUCED
     assert [method.name for method in ceiling] == ["omics"]
     for group in (methods, controls):
@@ -248,7 +248,7 @@ def test_all_variants_are_grouped_with_soft_targets_beside_hard_labels(tmp_path:
     assert page.count('scope="rowgroup"') == 3 * len(GROUPS), "in three tables"
     left, _ = forest_plot(comparison).axes
     names = [text.get_text().replace("\n", " ") for text in left.get_yticklabels()]
-    assert len(names) == len(METHODS) + len(REDUCED) + 1 + len(GROUPS), "with and without soft targets in a row"
+    assert len(names) == len(OF_TILES) + len(REDUCED) + 1 + len(GROUPS), "with and without soft targets in a row"
     comparison_figure(comparison, tmp_path / "all.png")
     with Image.open(tmp_path / "all.png") as picture:
         assert picture.size[1] < picture.size[0], "it fits a slide"

@@ -11,7 +11,7 @@ import pytest
 from command import wsipipe
 from planted_workspace import GENES, TELLING, WIDTH, Patient, Planted, make_patients, plant
 from trained_workspace import bundle_facts
-from wsipipe.models.training.methods import METHODS
+from wsipipe.models.training.methods import OF_TILES
 from wsipipe.stages.train.cross_validate import read_oof
 
 
@@ -75,7 +75,7 @@ def test_rna_that_could_not_be_read_again_is_said_to_have_failed(odd: Planted, t
     assert "wsipipe status" in told
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", OF_TILES)
 @pytest.mark.parametrize("bags", [1, 4])
 def test_every_method_bears_an_odd_cohort(odd: Planted, method: str, bags: int) -> None:
     folder = odd.workspace / f"models/{method}-{bags}"

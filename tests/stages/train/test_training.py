@@ -21,7 +21,7 @@ from wsipipe.data.manifest import Manifest
 from wsipipe.models.bundle import read_bundle, read_facts
 from wsipipe.models.evaluation.metrics import youden_threshold
 from wsipipe.models.tasks.prediction import threshold_at
-from wsipipe.models.training.methods import METHODS
+from wsipipe.models.training.methods import METHODS, OF_TILES
 from wsipipe.stages.predict.reading import SlideOutput
 from wsipipe.stages.predict.settings import PredictSettings
 from wsipipe.stages.predict.stage import PredictionTask, PredictStage
@@ -43,7 +43,7 @@ def fold_aucs(folder: Path) -> list[float]:
     return [fold["auc"]["value"] for fold in json.loads((folder / "metrics.json").read_text())["folds"]]
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", OF_TILES)
 def test_a_method_learns_and_its_bundles_read_as_the_evaluation_did(trained: Planted, method: str) -> None:
     folder = trained.workspace / "models" / method
     summary = trained.runner().run(trained.trainer(folder, method=method, epochs=5))

@@ -19,7 +19,7 @@ from wsipipe.data.features.store import read_bag
 from wsipipe.data.units import Mpp
 from wsipipe.models.backbones.devices import choose_device
 from wsipipe.models.bundle import read_bundle
-from wsipipe.models.training.methods import METHODS
+from wsipipe.models.training.methods import OF_TILES
 from wsipipe.pipeline.biomarkers.idle_settings import idle_settings
 from wsipipe.pipeline.demo.slides import write_aperio
 from wsipipe.stages.train.settings import TrainSettings
@@ -138,7 +138,7 @@ IDLE = {
 }
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", OF_TILES)
 def test_what_is_said_to_change_nothing_changes_nothing(planted: Planted, method: str) -> None:
     assert idle_settings(given(method)) == IDLE[method]
     assert idle_settings(TrainSettings(method=method)) == []

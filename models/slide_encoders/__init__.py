@@ -1,0 +1,1 @@
+"""Slide encoders: networks that make one vector of the features of a slide's tiles."""

@@ -1,0 +1,36 @@
+"""Which features a trained model reads: those of tiles, or the vectors that a slide encoder makes of them."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from ..stages.encode.settings import EncodeSettings
+from ..stages.extract.settings import ExtractSettings
+from ..stages.features_folder import name_of_vectors
+from ..stages.tile.settings import TileSettings
+
+if TYPE_CHECKING:
+    from ..models.feature_recipe import FeatureRecipe
+    from .config import Config
+
+
+def encoding_of_model(config: Config, recipe: FeatureRecipe) -> EncodeSettings | None:
+    """The settings of the slide encoder that a model needs, with this machine's weights and device.
+
+    :param config: the settings here.
+    :returns: None for a model that reads tiles.
+    """
+    if recipe.encode is None:
+        return None
+    here = config.encode.model_dump(include={"weights", "device"})
+    return EncodeSettings(**{**recipe.encode, **here})
+
+
+def features_of_model(recipe: FeatureRecipe, of_tiles: str = "") -> str:
+    """The name of the folder of features that a model reads, such as ``0.5mpp-224px/uni2-h``.
+
+    :param of_tiles: that of the tiles' features; default: as the model was trained.
+    """
+    trained = f"{TileSettings(**recipe.tile).folder_name()}/{ExtractSettings(**recipe.extract).folder_name()}"
+    of_tiles = of_tiles or trained
+    return of_tiles if recipe.encode is None else name_of_vectors(of_tiles, recipe.encode["encoder"])

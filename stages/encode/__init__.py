@@ -1,0 +1,1 @@
+"""encode: makes one vector of each slide from the features of its tiles."""
