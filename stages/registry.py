@@ -142,7 +142,7 @@ STAGES: Final = (
         "import-checkpoint", 1, ("models/*",), outputs=_FOLDS,
     ),
     StageRow(
-        "cross_validate", 5, ("models/*", "comparisons/*/*"), command="train",
+        "cross_validate", 6, ("models/*", "comparisons/*/*"), command="train",
         outputs=(
             OutputRow("applicability.json", _JSON, small=True),
             OutputRow("oof_predictions.csv", small=True), OutputRow("metrics.json", _JSON, small=True),
@@ -154,14 +154,14 @@ STAGES: Final = (
         "slot_gallery", 1, ("models/*",), command="train", outputs=(OutputRow("slots.html", small=True),),
     ),
     StageRow(
-        "report", 7, ("models/*",), command="train", outputs=(OutputRow("report.html", small=True), *_AUDIT),
+        "report", 8, ("models/*",), command="train", outputs=(OutputRow("report.html", small=True), *_AUDIT),
     ),
     StageRow(
-        "omics", 3, ("comparisons/*/*",), command="compare",
+        "omics", 4, ("comparisons/*/*",), command="compare",
         outputs=(OutputRow("oof_predictions.csv", small=True), OutputRow("metrics.json", _JSON, small=True)),
     ),
     StageRow(
-        "compare", 6, ("comparisons/*",), ".compare.settings:CompareSettings",
+        "compare", 7, ("comparisons/*",), ".compare.settings:CompareSettings",
         outputs=(
             *(
                 OutputRow(f"{place}comparison.{kind}", small=True)
@@ -171,7 +171,7 @@ STAGES: Final = (
         ),
     ),
     StageRow(
-        "robustness", 1, ("robustness/*",), ".robustness.settings:RobustnessSettings",
+        "robustness", 2, ("robustness/*",), ".robustness.settings:RobustnessSettings",
         outputs=(OutputRow("robustness.csv", small=True), OutputRow("robustness.html", small=True)),
     ),
     StageRow(
@@ -192,7 +192,7 @@ STAGES: Final = (
         outputs=(OutputRow("readings/*.json", _JSON, small=True),),
     ),
     StageRow(
-        "external_evaluate", 6, ("evaluations/*",), command="evaluate",
+        "external_evaluate", 7, ("evaluations/*",), command="evaluate",
         outputs=(
             *(OutputRow(name, small=True) for name in ("patients.csv", "predictions.csv", "report.html")),
             OutputRow("metrics.json", _JSON, small=True), *_AUDIT,

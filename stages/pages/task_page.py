@@ -19,6 +19,7 @@ from .charts import scatter_chart, survival_chart
 from .numbers import TEMPLATES, figure, mean_and_deviation, p_value
 from .report_page import (
     FEW_PATIENTS,
+    NOT_BY_BOOTSTRAP_OF_PAIRS,
     PAGE,
     WIDE_INTERVAL,
     Accounting,
@@ -146,6 +147,8 @@ def task_cautions(metrics: TaskMetrics) -> tuple[str, ...]:
             )
         elif chance is not None and main.high < chance:
             sentences.append(f"The whole interval lies below {figure(chance)}: first look for wrong labels or leakage.")
+        if chance is not None and main.value in (0, 1):
+            sentences.append(f"{measure[0].upper()}{measure[1:]} is {main.value:g}: {NOT_BY_BOOTSTRAP_OF_PAIRS}")
         if main.high - main.low > WIDE_INTERVAL:
             sentences.append(
                 f"The interval is {figure(main.high - main.low)} wide: another cohort may give a very different figure."
