@@ -99,6 +99,7 @@ _FOLDS: Final = tuple(
     OutputRow(pattern, ".output_checks:check_bundle") for pattern in ("fold-[0-9]", "fold-[0-9][0-9]")
 )  # and no copy that somebody has made beside them
 _AUDIT: Final = (OutputRow("audit.json", _JSON, small=True), OutputRow("audit.csv", small=True))
+_FOR_PAPERS: Final = ("figures/*.svg", "figures/*.pdf", "tables/*.csv", "tables/settings.toml")
 _PICTURES: Final = ("heatmaps/*.png", "evidence/*.png", "tiles/*.png", "scores/*.ome.tiff")
 
 STAGES: Final = (
@@ -154,7 +155,11 @@ STAGES: Final = (
         "slot_gallery", 1, ("models/*",), command="train", outputs=(OutputRow("slots.html", small=True),),
     ),
     StageRow(
-        "report", 8, ("models/*",), command="train", outputs=(OutputRow("report.html", small=True), *_AUDIT),
+        "report", 8, ("models/*",), command="train",
+        outputs=(
+            OutputRow("report.html", small=True), *_AUDIT,
+            *(OutputRow(pattern, small=True) for pattern in _FOR_PAPERS),
+        ),
     ),
     StageRow(
         "omics", 4, ("comparisons/*/*",), command="compare",

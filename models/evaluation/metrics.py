@@ -40,6 +40,7 @@ from sklearn.metrics import (
     balanced_accuracy_score,
     brier_score_loss,
     f1_score,
+    precision_recall_curve,
     roc_auc_score,
     roc_curve,
 )
@@ -211,6 +212,18 @@ def roc_points(labels: npt.ArrayLike, probabilities: npt.ArrayLike) -> Floats:
         return np.zeros((0, 2))
     false_positive_rate, true_positive_rate, _ = roc_curve(y, p)
     return np.column_stack([false_positive_rate, true_positive_rate])
+
+
+def pr_points(labels: npt.ArrayLike, probabilities: npt.ArrayLike) -> Floats:
+    """Compute sensitivity and precision at each threshold (points, 2), by rising sensitivity; none for a class alone.
+
+    Between two points the precision is that of the later one, as in average precision.
+    """
+    y, p = zeros_and_ones(labels), probabilities_of(probabilities)
+    if y.all() or not y.any():
+        return np.zeros((0, 2))
+    precision, sensitivity, _ = precision_recall_curve(y, p)
+    return np.column_stack([sensitivity[::-1], precision[::-1]])
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,7 @@ from ...data.molecular.signature_target import Signature
 from ...data.wording import some
 from ...models.audit.confounding import Audit
 from ...models.evaluation.decision_curve import decision_curve
-from ...models.evaluation.metrics import Estimate, Metrics, calibration_bins, roc_points
+from ...models.evaluation.metrics import Estimate, Metrics, calibration_bins, pr_points, roc_points
 from ...models.tasks.prediction import PatientPrediction, Prevalence
 from .asked_question import Question
 from .audit_words import AuditSection
@@ -31,12 +31,14 @@ from .charts import (
     decision_chart,
     learning_chart,
     place_chart,
+    pr_chart,
     probability_chart,
     roc_chart,
     slot_chart,
 )
 from .doubt_words import set_words
 from .numbers import TEMPLATES, figure, mean_and_deviation
+from .paper_parts import NO_PARTS, PaperParts
 
 Facts = tuple[tuple[str, str], ...]
 """Names and values, in the order in which they are shown."""
@@ -47,7 +49,7 @@ FEW_PATIENTS: Final = 30
 """With fewer patients than this in one class, the page warns that intervals are unreliable."""
 WIDE_INTERVAL: Final = 0.2
 """With an AUC interval wider than this, the page shows a caution."""
-PERFORMANCE_PARTS: Final = ("roc", "distribution", "calibration", "decision")
+PERFORMANCE_PARTS: Final = ("roc", "pr", "distribution", "calibration", "decision")
 """Charts of performance that a page can have; each task lists its own."""
 NOT_BY_BOOTSTRAP: Final = (
     "bootstrap samples of the same patients would all give the same AUC. The interval is therefore the one of Clopper "
@@ -146,6 +148,7 @@ class TrainingReport:
     audit: Audit | None = None
     gallery: str = ""
     """The page of the memory's slots, relative to this one; empty if there is none."""
+    paper: PaperParts = NO_PARTS
 
     def __post_init__(self) -> None:
         if self.metrics.n_patients != len(self.oof):
@@ -275,6 +278,7 @@ def performance_charts(
     """
     charts = {
         "roc": lambda: roc_chart(roc_points(labels, probabilities), folds),
+        "pr": lambda: pr_chart(pr_points(labels, probabilities), sum(labels) / max(1, len(labels))),
         "distribution": lambda: probability_chart(labels, probabilities),
         "calibration": lambda: calibration_chart(calibration_bins(labels, probabilities)),
         "decision": lambda: decision_chart(decision_curve(labels, probabilities)),
