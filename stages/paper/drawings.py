@@ -70,12 +70,17 @@ def learning_drawing(folds: Sequence[FoldSummary], measure: str) -> Drawn | None
     """The learning curves; None for a method that is fitted without epochs."""
     curves = []
     for fold in folds:
-        losses = [(float(row.epoch), sum(row.losses.values())) for row in fold.history if row.losses]
+        losses = [(float(row.epoch), _whole_loss(row.losses)) for row in fold.history if row.losses]
         scores = [(float(row.epoch), row.validation_auc) for row in fold.history if row.validation_auc is not None]
         curves.append((fold.fold, losses, scores, fold.best_epoch))
     if not any(losses for _, losses, _, _ in curves):
         return None
     return partial(learning_figure, curves, "Training loss", f"Validation, {measure.partition(' (')[0]}")
+
+
+def _whole_loss(losses: Mapping[str, float]) -> float:
+    """The loss that was trained on; where its parts alone are known, their sum."""
+    return losses["total"] if "total" in losses else sum(losses.values())
 
 
 def _binary(judged: Judged, metrics: Metrics) -> dict[str, Drawn]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from textwrap import wrap
-from typing import Final
+from typing import Any, Final
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -13,8 +13,17 @@ from .print_style import INK
 
 _BOX, _SIDE, _GAP = 1.5, 1.55, 0.22  # inches: width of a box, of what is dropped beside it, and between both
 _LINE, _AROUND, _BETWEEN = 0.135, 0.07, 0.28  # height of a line, space in a box above and below it, and between boxes
+_TURN: Final = 0.12  # how far above the last box the lines of both ways turn towards it
 _LETTERS: Final = 13.5  # of 8 points in an inch, at the least
 _MOST_REASONS: Final = 5
+_ARROW: Final[dict[str, Any]] = {
+    "arrowstyle": "-|>",
+    "color": INK,
+    "lw": 0.7,
+    "shrinkA": 0,
+    "shrinkB": 0,
+    "mutation_scale": 7,
+}
 
 
 def flow_figure(flow: CohortFlow) -> Figure:
@@ -28,21 +37,23 @@ def flow_figure(flow: CohortFlow) -> Figure:
         2 * _BOX,
     )
     tested = _lines(f"{len(flow.tested)} folds, each tested on {folds} patients", 2 * _BOX)
-    width = 2 * (_BOX + _GAP + _SIDE) + 0.3
+    widths = [_BOX + (_GAP + _SIDE if any(step.dropped for step in way) else 0.35) for way in ways]
+    width = sum(widths) + 0.2
     bottom = _box_height(used) + _BETWEEN + _box_height(tested)
     height = max(heights) + bottom + 0.04
     figure = Figure(figsize=(width, height))
     axes = figure.add_axes((0, 0, 1, 1))
     axes.set(xlim=(0, width), ylim=(height, 0))
     axes.set_axis_off()
-    ends = [_way(axes, way, 0.02 + side * (_BOX + _GAP + _SIDE + 0.2)) for side, way in enumerate(ways)]
+    starts = (0.02, widths[0] + 0.15)
+    ends = [_way(axes, way, start) for way, start in zip(ways, starts, strict=True)]
     top = max(heights) + 0.02
-    middle = width / 2 - 0.05
+    middle = (ends[0][0] + ends[1][0]) / 2
     left = middle - _BOX * 1.05
     for x, y in ends:
-        axes.plot([x, x], [y, top - 0.12], color=INK, linewidth=0.7)
-        axes.plot([x, min(max(x, left + 0.2), left + 2.1 * _BOX - 0.2)], [top - 0.12] * 2, color=INK, linewidth=0.7)
-        _arrow(axes, (min(max(x, left + 0.2), left + 2.1 * _BOX - 0.2), top - 0.12), top)
+        axes.plot([x, x], [y, top - _TURN], color=INK, linewidth=0.7)
+        axes.plot([x, min(max(x, left + 0.2), left + 2.1 * _BOX - 0.2)], [top - _TURN] * 2, color=INK, linewidth=0.7)
+        _arrow(axes, (min(max(x, left + 0.2), left + 2.1 * _BOX - 0.2), top - _TURN), top)
     _box(axes, left, top, 2.1 * _BOX, used, centred=True)
     below = top + _box_height(used)
     _arrow(axes, (middle, below), below + _BETWEEN)
@@ -64,9 +75,9 @@ def _way(axes: Axes, steps: tuple[Step, ...], x: float) -> tuple[float, float]:
         if step is not steps[-1]:
             _arrow(axes, (middle, y + _box_height(own)), end)
         else:
-            axes.plot([middle, middle], [y + _box_height(own), end - 0.1], color=INK, linewidth=0.7)
+            axes.plot([middle, middle], [y + _box_height(own), end - _TURN], color=INK, linewidth=0.7)
         y = end
-    return middle, y - 0.1
+    return middle, y - _TURN
 
 
 def _dropped(step: Step) -> list[str]:
@@ -106,18 +117,8 @@ def _box(axes: Axes, x: float, y: float, width: float, lines: list[str], *, cent
 
 
 def _arrow(axes: Axes, start: tuple[float, float], y: float) -> None:
-    axes.annotate(
-        "",
-        (start[0], y),
-        start,
-        arrowprops={"arrowstyle": "-|>", "color": INK, "lw": 0.7, "shrinkA": 0, "shrinkB": 0, "mutation_scale": 7},
-    )
+    axes.annotate("", (start[0], y), start, arrowprops=_ARROW)
 
 
 def _arrow_right(axes: Axes, start: tuple[float, float], x: float) -> None:
-    axes.annotate(
-        "",
-        (x, start[1]),
-        start,
-        arrowprops={"arrowstyle": "-|>", "color": INK, "lw": 0.7, "shrinkA": 0, "shrinkB": 0, "mutation_scale": 7},
-    )
+    axes.annotate("", (x, start[1]), start, arrowprops=_ARROW)

@@ -88,9 +88,10 @@ class Paper:
             methods=macros.methods(self.methods, lines, self.checklist, names, [*files, "settings.toml"]),
         )
 
-    def write(self, folder: Path) -> dict[str, Path]:
+    def write(self, folder: Path, *, figures: bool = True) -> dict[str, Path]:
         """Write ``tables`` and ``figures`` into a folder.
 
+        :param figures: without, those of an earlier run are removed.
         :returns: the outputs of a stage.
         """
         outputs: dict[str, Path] = {}
@@ -104,7 +105,7 @@ class Paper:
         with whole(path) as scratch:
             scratch.write_text(settings_file(self.sections, self.biomarkers), encoding="utf-8")
         remove_others(folder / "tables", ("csv",), outputs.values())
-        return outputs | write_figures(folder / "figures", self.figures)
+        return outputs | write_figures(folder / "figures", self.figures if figures else {})
 
     def _tables(self) -> dict[str, tuple[Sequence[str], Iterable[Sequence[Any]]]]:
         table = self.table

@@ -88,7 +88,7 @@ def confusion_figure(counts: Sequence[Sequence[int]], names: Sequence[str]) -> F
     axes = figure.subplots()
     table = np.asarray(counts, np.float64)
     shares = table / np.maximum(table.sum(axis=1, keepdims=True), 1)
-    axes.imshow(shares, cmap="Greys", vmin=0, vmax=1.6)  # black digits stay legible on the darkest
+    axes.imshow(shares, cmap="Greys", vmin=0, vmax=2)  # black digits stay legible on the darkest
     for (row, column), n in np.ndenumerate(table):
         axes.text(column, row, f"{int(n):,}\n{shares[row, column]:.0%}", ha="center", va="center", fontsize=8)
     axes.set_xticks(range(len(names)), names)

@@ -141,7 +141,7 @@ class TrainingReportStage(Stage[ReportSettings]):
             scratch.write_text(text, encoding="utf-8")
         if not gallery:
             remove(self.folder / GALLERY)
-        return Outcome(outputs={"page": path, **beside, **paper.write(self.folder)})
+        return Outcome(outputs={"page": path, **beside, **paper.write(self.folder, figures=self.settings.figures)})
 
 
 def _judged(report: TrainingReport | TaskReport, target: str, audit: AnyAudit | None) -> Judged:
