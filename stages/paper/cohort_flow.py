@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -102,7 +102,7 @@ def cohort_flow(
         rows = match_slides([*usable, *unusable], table).rows
         steps.append(("With features", {slide: "not in the cohort table" for slide in usable if slide not in rows}))
         patient_of = dict(zip(table.frame["slide_id"], table.frame["patient_id"], strict=True))
-        dropped = {patient.patient_id: patient.reason for patient in patients if not patient.used}
+        dropped = {patient.patient_id for patient in patients if not patient.used}
         left = [slide for slide in usable if slide in rows and slide not in taken]
         steps.append(("In the cohort table", {slide: _why_left(patient_of[rows[slide]], dropped) for slide in left}))
     slides, number = [], len(usable) + len(unusable)
@@ -126,10 +126,10 @@ def tiles_of(tiles: Path, features: Path, workspace: Path) -> dict[str, int]:
     return {slide: int(count) for slide, count in counts.items() if isinstance(count, int | float)}
 
 
-def _why_left(patient: str, dropped: Mapping[str, str]) -> str:
+def _why_left(patient: str, dropped: Collection[str]) -> str:
     if patient in dropped:
-        return f"the patient is dropped: {dropped[patient]}"
-    return "the patient is used with other slides"
+        return "of a patient who is dropped"
+    return "of a patient who is used with other slides"
 
 
 def _by_reason(lost: Mapping[str, str]) -> tuple[Dropped, ...]:

@@ -14,7 +14,7 @@ from .print_style import INK
 _BOX, _SIDE, _GAP = 1.5, 1.55, 0.22  # inches: width of a box, of what is dropped beside it, and between both
 _LINE, _AROUND, _BETWEEN = 0.135, 0.07, 0.28  # height of a line, space in a box above and below it, and between boxes
 _TURN: Final = 0.12  # how far above the last box the lines of both ways turn towards it
-_LETTERS: Final = 13.5  # of 8 points in an inch, at the least
+_LETTERS: Final = 15.5  # of 7 points in an inch, at the least
 _MOST_REASONS: Final = 5
 _ARROW: Final[dict[str, Any]] = {
     "arrowstyle": "-|>",
@@ -51,8 +51,14 @@ def flow_figure(flow: CohortFlow) -> Figure:
     middle = (ends[0][0] + ends[1][0]) / 2
     left = middle - _BOX * 1.05
     for x, y in ends:
-        axes.plot([x, x], [y, top - _TURN], color=INK, linewidth=0.7)
-        axes.plot([x, min(max(x, left + 0.2), left + 2.1 * _BOX - 0.2)], [top - _TURN] * 2, color=INK, linewidth=0.7)
+        axes.plot([x, x], [y, top - _TURN], color=INK, linewidth=0.7, solid_capstyle="butt")
+        axes.plot(
+            [x, min(max(x, left + 0.2), left + 2.1 * _BOX - 0.2)],
+            [top - _TURN] * 2,
+            color=INK,
+            linewidth=0.7,
+            solid_capstyle="butt",
+        )
         _arrow(axes, (min(max(x, left + 0.2), left + 2.1 * _BOX - 0.2), top - _TURN), top)
     _box(axes, left, top, 2.1 * _BOX, used, centred=True)
     below = top + _box_height(used)
@@ -75,7 +81,9 @@ def _way(axes: Axes, steps: tuple[Step, ...], x: float) -> tuple[float, float]:
         if step is not steps[-1]:
             _arrow(axes, (middle, y + _box_height(own)), end)
         else:
-            axes.plot([middle, middle], [y + _box_height(own), end - _TURN], color=INK, linewidth=0.7)
+            axes.plot(
+                [middle, middle], [y + _box_height(own), end - _TURN], color=INK, linewidth=0.7, solid_capstyle="butt"
+            )
         y = end
     return middle, y - _TURN
 
@@ -108,7 +116,13 @@ def _box_height(lines: list[str]) -> float:
 
 def _box(axes: Axes, x: float, y: float, width: float, lines: list[str], *, centred: bool) -> None:
     height = _box_height(lines)
-    axes.plot([x, x + width, x + width, x, x], [y, y, y + height, y + height, y], color=INK, linewidth=0.7)
+    axes.plot(
+        [x, x + width, x + width, x, x],
+        [y, y, y + height, y + height, y],
+        color=INK,
+        linewidth=0.7,
+        solid_capstyle="butt",
+    )
     for place, line in enumerate(lines):
         at = x + width / 2 if centred else x + 0.06 + 0.07 * (len(line) - len(line.lstrip()))
         words = line.strip()

@@ -74,17 +74,20 @@ class Paper:
                 self._drawn.update({"learning_curves": learning} if learning else {})
         return self._drawn
 
-    def parts(self) -> PaperParts:
-        """The sections of the page of the model, or of all its targets together."""
+    def parts(self, *, figures: bool = True) -> PaperParts:
+        """The sections of the page of the model, or of all its targets together.
+
+        :param figures: whether they are written beside it.
+        """
         macros: Any = TEMPLATES.get_template("paper.html").module
         lines = commands(self.name, rna="genomics" in self.sections)
-        names = [name.replace("_", " ") for name in self.figures]
+        names = [name.replace("_", " ") for name in self.figures] if figures else []
         files = [f"{name}.csv" for name in self._tables()]
         return PaperParts(
             operating=operating_part(self.judged[0].question, self.judged[0].rows)
             if self.together is None
             else NOTHING,
-            cohort=macros.cohort(self.flow, self.table, names),
+            cohort=macros.cohort(self.flow, self.table),
             methods=macros.methods(self.methods, lines, self.checklist, names, [*files, "settings.toml"]),
         )
 

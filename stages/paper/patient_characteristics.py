@@ -159,9 +159,9 @@ def _rows_of_column(column: str, values: Mapping[str, str], groups: Groups) -> l
         rows.append(CharacteristicRow(column, "median (quartiles)", tuple(cells)))
     else:
         counts = [Counter(own) for own in known]
+        names = sorted(counts[0], key=lambda value: (-counts[0][value], value))
         by_number = _are_numbers(known[0])
-        names = sorted(counts[0], key=lambda value: float(value) if by_number else -counts[0][value])
-        for value in names[:_MOST_VALUES]:
+        for value in sorted(names[:_MOST_VALUES], key=lambda value: (float(value) if by_number else 0, value)):
             cells = [_part(own[value], own.total()) for own in counts]
             rows.append(CharacteristicRow(column, value, tuple(cells)))
         if rest := names[_MOST_VALUES:]:

@@ -118,7 +118,9 @@ class TrainingReportStage(Stage[ReportSettings]):
                 self.folder, patients, bundles, task, partial(output, "cross-validation")
             )
             paper = sources.paper(judged, bundles, _judged(of_all, "", None))
-            text = targets_page(replace(of_all, gallery=gallery, paper=paper.parts()), parts)
+            text = targets_page(
+                replace(of_all, gallery=gallery, paper=paper.parts(figures=self.settings.figures)), parts
+            )
             return self._write(text, write_audits(self.folder, {}), paper, gallery)
         oof = read_oof(output("cross-validation", "predictions"), task)
         metrics = read_metrics(output("cross-validation", "metrics"))
@@ -126,11 +128,13 @@ class TrainingReportStage(Stage[ReportSettings]):
         if isinstance(metrics, ModelTaskMetrics):
             report = _task_report(self.folder, patients, oof, metrics, bundles)
             paper = sources.paper([_judged(report, "", found)], bundles)
-            text = task_page(replace(report, audit=found, gallery=gallery, paper=paper.parts()))
+            text = task_page(
+                replace(report, audit=found, gallery=gallery, paper=paper.parts(figures=self.settings.figures))
+            )
         else:
             of_two = _report(self.folder, patients, oof, metrics, bundles, found if isinstance(found, Audit) else None)
             paper = sources.paper([_judged(of_two, "", found)], bundles)
-            text = training_page(replace(of_two, gallery=gallery, paper=paper.parts()))
+            text = training_page(replace(of_two, gallery=gallery, paper=paper.parts(figures=self.settings.figures)))
         audits = {} if found is None else {bundles[0].method: found}
         return self._write(text, write_audits(self.folder, audits), paper, gallery)
 
