@@ -7,14 +7,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from markupsafe import Markup
-
 from ...data.artifact import whole
 from ...data.files.safe_cells import SafeWriter
 from ...models.evaluation.metrics import Estimate, Metrics
-from ...models.evaluation.operating_points import OperatingPoint, fixed_points, point_of_calls
-from ...models.tasks.prediction import PatientPrediction
-from ..pages.asked_question import Question
 from ..pages.numbers import TEMPLATES
 from ..pages.paper_parts import NOTHING, PaperParts
 from .checklist import COLUMNS as CHECKLIST_COLUMNS
@@ -23,6 +18,7 @@ from .cohort_flow import CohortFlow
 from .drawings import Judged, drawings, learning_drawing
 from .flow_figure import flow_figure
 from .methods import Rows, commands, settings_file, settings_rows
+from .operating import named_points, operating_part
 from .patient_characteristics import Characteristics
 from .print_style import Drawn, remove_others, write_figures
 
@@ -149,37 +145,3 @@ def figures_of(judged: Judged) -> Mapping[str, Estimate]:
     if isinstance(metrics, Metrics):
         return {name: getattr(metrics, name) for name in BINARY_FIGURES}
     return metrics.figures
-
-
-def named_points(question: Question, rows: Sequence[PatientPrediction]) -> list[tuple[str, OperatingPoint]]:
-    """Operating points of two classes, or of several classes the calls of each; nothing for other tasks."""
-    if not rows or (question.task != "binary" and not question.classes):
-        return []
-    if question.task == "binary":
-        return [(point.fixed or "by the model", point) for point in points_of(rows)]
-    return [
-        (name, point_of_calls([int(row.label == place) for row in rows], [int(row.call == place) for row in rows]))
-        for place, name in enumerate(question.classes)
-    ]
-
-
-def points_of(rows: Sequence[PatientPrediction]) -> list[OperatingPoint]:
-    """Operating points of patients whose labels are known: at the model's calls, and at fixed levels."""
-    labels = [int(row.label == 1) for row in rows]
-    return [
-        point_of_calls(labels, [row.call for row in rows]),
-        *fixed_points(labels, [row.probability for row in rows]),
-    ]
-
-
-def operating_part(question: Question, rows: Sequence[PatientPrediction], *, out_of_fold: bool = True) -> Markup:
-    """The section on operating points, or on the calls of each class; empty for other tasks."""
-    macros: Any = TEMPLATES.get_template("paper.html").module
-    if not rows:
-        return NOTHING
-    if question.task == "binary":
-        positive = sum(row.label == 1 for row in rows)
-        part: Markup = macros.operating(points_of(rows), question, positive, len(rows), out_of_fold)
-        return part
-    part = macros.class_calls(named_points(question, rows), None) if question.classes else NOTHING
-    return part

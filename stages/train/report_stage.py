@@ -40,7 +40,8 @@ from ..pages.report_page import (
 from ..pages.targets_page import PART, TargetPart, targets_page
 from ..pages.task_page import TaskReport, task_page
 from ..paper.drawings import Judged
-from ..paper.paper import Paper, operating_part
+from ..paper.operating import operating_part
+from ..paper.paper import Paper
 from ..registry import VERSIONS
 from ..stage import Input, Item, Outcome, OutputInput, Plan, Progress, Stage, ValueInput, upstream
 from .audit import AnyAudit, Audited, write_audits
