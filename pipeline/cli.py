@@ -21,7 +21,14 @@ from ..stages.registry import steps
 from ..stages.robustness.settings import RobustnessSettings
 from ..stages.settings import FILE_NAME
 from ..stages.tile.settings import TileSettings
-from ..stages.train.settings import AUDIT, BiomarkerSettings, ReportSettings, SplitSettings, TrainSettings
+from ..stages.train.settings import (
+    AUDIT,
+    AuditSettings,
+    BiomarkerSettings,
+    ReportSettings,
+    SplitSettings,
+    TrainSettings,
+)
 from .checks.commands import add_upkeep
 from .command import Call, Commands, ConfigFile, Dask, Debug, Json, console_of, settings_of, works
 from .exchange_commands import add_exchange
@@ -107,7 +114,7 @@ _OF_EACH_METHOD = ("method", "soft_targets", "use_rna", "shuffle_rna")
     train=TrainSettings,
     biomarker=BiomarkerSettings,
     split=SplitSettings,
-    report=ReportSettings,
+    report=AuditSettings,
 )
 def compare(
     call: Call,

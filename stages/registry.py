@@ -99,6 +99,7 @@ _FOLDS: Final = tuple(
     OutputRow(pattern, ".output_checks:check_bundle") for pattern in ("fold-[0-9]", "fold-[0-9][0-9]")
 )  # and no copy that somebody has made beside them
 _AUDIT: Final = (OutputRow("audit.json", _JSON, small=True), OutputRow("audit.csv", small=True))
+_FOR_PAPERS: Final = ("figures/*.svg", "figures/*.pdf", "tables/*.csv", "tables/settings.toml")
 _PICTURES: Final = ("heatmaps/*.png", "evidence/*.png", "tiles/*.png", "scores/*.ome.tiff")
 
 STAGES: Final = (
@@ -146,7 +147,7 @@ STAGES: Final = (
         "import-checkpoint", 1, ("models/*",), outputs=_FOLDS,
     ),
     StageRow(
-        "cross_validate", 5, ("models/*", "comparisons/*/*"), command="train",
+        "cross_validate", 6, ("models/*", "comparisons/*/*"), command="train",
         outputs=(
             OutputRow("applicability.json", _JSON, small=True),
             OutputRow("oof_predictions.csv", small=True), OutputRow("metrics.json", _JSON, small=True),
@@ -158,14 +159,18 @@ STAGES: Final = (
         "slot_gallery", 1, ("models/*",), command="train", outputs=(OutputRow("slots.html", small=True),),
     ),
     StageRow(
-        "report", 7, ("models/*",), command="train", outputs=(OutputRow("report.html", small=True), *_AUDIT),
+        "report", 8, ("models/*",), command="train",
+        outputs=(
+            OutputRow("report.html", small=True), *_AUDIT,
+            *(OutputRow(pattern, small=True) for pattern in _FOR_PAPERS),
+        ),
     ),
     StageRow(
-        "omics", 3, ("comparisons/*/*",), command="compare",
+        "omics", 4, ("comparisons/*/*",), command="compare",
         outputs=(OutputRow("oof_predictions.csv", small=True), OutputRow("metrics.json", _JSON, small=True)),
     ),
     StageRow(
-        "compare", 6, ("comparisons/*",), ".compare.settings:CompareSettings",
+        "compare", 7, ("comparisons/*",), ".compare.settings:CompareSettings",
         outputs=(
             *(
                 OutputRow(f"{place}comparison.{kind}", small=True)
@@ -175,7 +180,7 @@ STAGES: Final = (
         ),
     ),
     StageRow(
-        "robustness", 1, ("robustness/*",), ".robustness.settings:RobustnessSettings",
+        "robustness", 2, ("robustness/*",), ".robustness.settings:RobustnessSettings",
         outputs=(OutputRow("robustness.csv", small=True), OutputRow("robustness.html", small=True)),
     ),
     StageRow(
@@ -196,7 +201,7 @@ STAGES: Final = (
         outputs=(OutputRow("readings/*.json", _JSON, small=True),),
     ),
     StageRow(
-        "external_evaluate", 6, ("evaluations/*",), command="evaluate",
+        "external_evaluate", 7, ("evaluations/*",), command="evaluate",
         outputs=(
             *(OutputRow(name, small=True) for name in ("patients.csv", "predictions.csv", "report.html")),
             OutputRow("metrics.json", _JSON, small=True), *_AUDIT,

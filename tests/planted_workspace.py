@@ -193,6 +193,8 @@ def plant(folder: Path, patients: Sequence[Patient], *, epochs: int = 3) -> Plan
         epochs = {epochs}
         learning_rate = 0.003
         device = "cpu"
+        [report]
+        figures = false
         [biomarkers.er]
         label_column = "er"
         """

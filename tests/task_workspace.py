@@ -71,6 +71,8 @@ def plant_task(
         epochs = {epochs}
         learning_rate = 0.003
         device = "cpu"
+        [report]
+        figures = false
         [biomarkers.er]
         {question}
         """

@@ -23,6 +23,7 @@ from ..evaluation.number_metrics import number_figures
 from ..evaluation.ordinal_metrics import CONCORDANCE
 from ..evaluation.survival_metrics import HARRELL
 from ..evaluation.task_metrics import share
+from ..evaluation.without_error import independent_pairs, lowest_share
 from .likelihood import depends_on
 from .regressions import Bools, Fitted, Floats, class_design, fit_classes, fit_cox, fit_line
 from .within_strata import FEWEST
@@ -85,6 +86,10 @@ class Outcome(ABC):
         :param weights: (rounds, N), how often each patient was drawn.
         """
 
+    def lowest(self, strata: Codes) -> float | None:
+        """The lower limit of the figure where every pair is in the right order; None if it is not of pairs."""
+        return None
+
     @abstractmethod
     def permuted(self, strata: Codes, permutations: int, seed: int) -> Floats:
         """Compute the figure within strata for permutations of the scores within them: (permutations,)."""
@@ -137,6 +142,11 @@ class PairOutcome(Outcome):
             won, every = (((weights @ matrix) * weights).sum(axis=1) for matrix in (right, pairs))
             shares.append(share(won, every))
         return np.asarray(np.mean(shares, axis=0))
+
+    def lowest(self, strata: Codes) -> float | None:
+        """The mean over the ways; None if one of them compares nobody."""
+        pairs = [independent_pairs(above & (strata[:, None] == strata)) for above in self.above]
+        return float(np.mean([lowest_share(one) for one in pairs])) if all(pairs) else None
 
     def permuted(self, strata: Codes, permutations: int, seed: int) -> Floats:
         """The same share for each permutation."""

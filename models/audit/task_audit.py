@@ -233,7 +233,11 @@ def _figures(outcome: Outcome, strata: Codes) -> Figures:
 def _figure(outcome: Outcome, strata: Codes, rounds: int, seed: int) -> Estimate:
     """The figure within strata with its interval."""
     names, figures = (outcome.measure,), _figures(outcome, strata)
-    return with_intervals(names, figures, outcome.bootstrap_strata, rounds=rounds, seed=seed)[outcome.measure]
+    lowest = outcome.lowest(strata)
+    pairs = {} if lowest is None else {outcome.measure: lowest}
+    return with_intervals(names, figures, outcome.bootstrap_strata, rounds=rounds, seed=seed, pairs=pairs)[
+        outcome.measure
+    ]
 
 
 def _alone(

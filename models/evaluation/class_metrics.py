@@ -4,6 +4,10 @@ The AUC is the mean over the classes of the AUC of that class against all others
 two classes the ordinary one. Balanced accuracy is the mean of the classes' sensitivities, F1 the mean of their F1. The
 Brier score of several classes is the mean over patients of Σ_c (p_c − [c = y])² (Brier, Mon. Weather Rev. 78:1, 1950),
 of two classes twice the usual one. All equal those of scikit-learn.
+
+Accuracy has Wilson's interval, balanced accuracy that which follows from the classes' (:func:`.mean_share`). Where the
+AUC, or F1, of every class is 1, the lower limit of the mean is the mean of theirs: a mean below it needs a class below
+its own, and such a class would show an error.
 """
 
 from __future__ import annotations
@@ -13,7 +17,9 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
+from .metrics import Estimate, mean_share, share_estimate
 from .task_metrics import Figures, TaskMetrics, share, weighted_auc, with_intervals
+from .without_error import lowest_share
 
 Floats = npt.NDArray[np.float64]
 Integers = npt.NDArray[np.intp]
@@ -90,12 +96,48 @@ def class_metrics(
         task=task,
         n_patients=len(y),
         counts={name: int((y == place).sum()) for place, name in enumerate(names)},
-        figures=with_intervals(order, class_figures(y, shares, call, names), y, rounds=rounds, seed=seed),
+        figures=with_intervals(
+            order,
+            class_figures(y, shares, call, names),
+            y,
+            rounds=rounds,
+            seed=seed,
+            pairs=_lowest_aucs(y, names),
+            shares=call_shares(y, call, len(names)),
+        ),
         chance=chance,
         confusion=confusion(y, call, len(names)),
         bootstrap_rounds=rounds,
         seed=seed,
     )
+
+
+def _lowest_aucs(labels: Integers, names: Sequence[str]) -> dict[str, float]:
+    """The lower limit of each AUC where it is 1, by its name."""
+    sizes = [int((labels == place).sum()) for place in _held_against_the_rest(len(names))]
+    if any(not 0 < size < len(labels) for size in sizes):
+        return {}
+    lows = [lowest_share(min(size, len(labels) - size)) for size in sizes]
+    return {"AUC": sum(lows) / len(lows), **{f"AUC of {name}": low for name, low in zip(names, lows, strict=False)}}
+
+
+def call_shares(labels: Integers, calls: Integers, classes: int) -> dict[str, Estimate]:
+    """Accuracy by Wilson, balanced accuracy by those of the classes' sensitivities, and an F1 without an error.
+
+    :param labels, calls: (N,) places of the classes.
+    """
+    table = np.array(confusion(labels, calls, classes))
+    right, sizes = table.diagonal().tolist(), table.sum(axis=1).tolist()
+    found = {"accuracy": share_estimate(sum(right), sum(sizes))}
+    if all(sizes):
+        of_classes = [share_estimate(hits, n) for hits, n in zip(right, sizes, strict=True)]
+        found["balanced accuracy"] = mean_share(
+            of_classes, float(np.mean([hits / n for hits, n in zip(right, sizes, strict=True)]))
+        )
+        if right == sizes:
+            lows = [2 * lowest_share(n) / (1 + lowest_share(n)) for n in sizes]
+            found["F1"] = Estimate(value=1.0, low=sum(lows) / len(lows), high=1.0)
+    return found
 
 
 def chance_brier(labels: Integers, prevalence: Sequence[float]) -> dict[str, float]:

@@ -4,9 +4,10 @@ Single values come from scikit-learn. Sensitivity and specificity are proportion
 interval (:func:`wilson_interval`). Their mean, the balanced accuracy, has the interval that follows from both (MOVER:
 Zou and Donner, Stat. Med. 27:1693, 2008): for ten patients without an error it is [0.72, 1] and not [1, 1]. The other
 intervals are a stratified percentile bootstrap over patients (Efron and Tibshirani, An Introduction to the Bootstrap,
-1993, section 13.3), which knows only the given patients: if these happen to be separated perfectly, the AUC's interval
-is [1, 1]. Read it together with the number of patients. A figure that is not defined, such as the AUC of one class
-alone, is None and never NaN.
+1993, section 13.3), which knows only the given patients: if these happen to be separated perfectly, every round is,
+too. An AUC of 1 or 0 has the interval of :mod:`.without_error` instead, and an F1 of 1 or 0 that of F1 / (2 - F1), the
+share of true positives among those who are positive or called so, by Wilson (Lam, Gopal and Qian, arXiv 2309.14621,
+2023). The AUPRC has none then. A figure that is not defined, such as the AUC of one class alone, is None and never NaN.
 
 Calibration means that a probability of 0.3 comes true three times in ten. It is measured in two ways:
 
@@ -39,6 +40,7 @@ from sklearn.metrics import (
     balanced_accuracy_score,
     brier_score_loss,
     f1_score,
+    precision_recall_curve,
     roc_auc_score,
     roc_curve,
 )
@@ -47,6 +49,7 @@ from ...data.errors import UsageError
 from .bootstrap import bootstrap
 from .estimate import Estimate as Estimate
 from .recalibration import calibration_in_the_large, calibration_slope
+from .without_error import lowest_share, without_error
 
 Floats = npt.NDArray[np.float64]
 Bools = npt.NDArray[np.bool_]
@@ -124,9 +127,18 @@ def binary_metrics(
     drawn = bootstrap(y, p, call, _calibration_groups(p), rounds=rounds, seed=seed) if intervals else {}
     sensitivity, specificity = (_share(call[y], rounds), _share(~call[~y], rounds))
 
+    n_called = int((y | call).sum())
+    perfect = values.get("auc") in (0, 1)
+
     def estimate(name: str) -> Estimate:
-        if name not in values or name not in drawn:
+        if name not in values or name not in drawn or (name == "auprc" and perfect):
             return Estimate(value=values.get(name))
+        if name == "auc" and perfect:
+            found = without_error(values[name], lowest_share(min(n_positive, len(y) - n_positive)))
+            return found or Estimate(value=values[name])
+        if name == "f1" and values[name] in (0, 1):
+            low, high = (2 * share / (1 + share) for share in wilson_interval(int(values[name]) * n_called, n_called))
+            return Estimate(value=values[name], low=low, high=high)
         value, (low, high) = values[name], np.quantile(drawn[name], [0.025, 0.975])
         if name == "calibration_error":
             low, high = max(0.0, min(value, 2 * value - high)), min(1.0, max(value, 2 * value - low))
@@ -137,7 +149,7 @@ def binary_metrics(
         n_positive=n_positive,
         auc=estimate("auc"),
         auprc=estimate("auprc"),
-        balanced_accuracy=_mean_share(sensitivity, specificity, values.get("balanced_accuracy")),
+        balanced_accuracy=mean_share((sensitivity, specificity), values.get("balanced_accuracy")),
         f1=estimate("f1"),
         sensitivity=sensitivity,
         specificity=specificity,
@@ -202,6 +214,18 @@ def roc_points(labels: npt.ArrayLike, probabilities: npt.ArrayLike) -> Floats:
     return np.column_stack([false_positive_rate, true_positive_rate])
 
 
+def pr_points(labels: npt.ArrayLike, probabilities: npt.ArrayLike) -> Floats:
+    """Compute sensitivity and precision at each threshold (points, 2), by rising sensitivity; none for a class alone.
+
+    Between two points the precision is that of the later one, as in average precision.
+    """
+    y, p = zeros_and_ones(labels), probabilities_of(probabilities)
+    if y.all() or not y.any():
+        return np.zeros((0, 2))
+    precision, sensitivity, _ = precision_recall_curve(y, p)
+    return np.column_stack([sensitivity[::-1], precision[::-1]])
+
+
 @dataclass(frozen=True)
 class CalibrationBin:
     """Patients of similar probability: their mean probability, the share of positives, and its 95 % Wilson interval."""
@@ -234,22 +258,31 @@ def _share(right: Bools, rounds: int) -> Estimate:
     """Compute the share of correctly called patients, with Wilson's interval if intervals are requested."""
     if not len(right):
         return Estimate(value=None)
-    hits, n = int(right.sum()), len(right)
-    low, high = wilson_interval(hits, n) if rounds else (None, None)
+    estimate = share_estimate(int(right.sum()), len(right))
+    return estimate if rounds else Estimate(value=estimate.value)
+
+
+def share_estimate(hits: int, n: int) -> Estimate:
+    """Compute a proportion of patients with Wilson's interval; None of no patients."""
+    if not n:
+        return Estimate(value=None)
+    low, high = wilson_interval(hits, n)
     return Estimate(value=hits / n, low=low, high=high)
 
 
-def _mean_share(one: Estimate, other: Estimate, value: float | None) -> Estimate:
-    """Combine two proportions of different patients into their mean, its interval recovered from both (MOVER).
+def mean_share(shares: Sequence[Estimate], value: float | None) -> Estimate:
+    """Combine proportions of different patients into their mean, its interval recovered from all of them (MOVER).
 
     :param value: the mean.
     """
-    if value is None or one.value is None or other.value is None:
+    if value is None or any(one.value is None for one in shares):
         return Estimate(value=None)
-    if one.low is None or one.high is None or other.low is None or other.high is None:
+    known = [(one.value, one.low, one.high) for one in shares]
+    if any(None in one for one in known):
         return Estimate(value=value)
-    below = sqrt((one.value - one.low) ** 2 + (other.value - other.low) ** 2) / 2
-    above = sqrt((one.high - one.value) ** 2 + (other.high - other.value) ** 2) / 2
+    below, above = (
+        sqrt(sum(((one[0] or 0) - (one[limit] or 0)) ** 2 for one in known)) / len(known) for limit in (1, 2)
+    )
     return Estimate(value=value, low=max(0.0, value - below), high=min(1.0, value + above))
 
 

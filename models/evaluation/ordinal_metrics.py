@@ -13,8 +13,9 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
-from .class_metrics import chance_brier, class_figures, confusion
+from .class_metrics import call_shares, chance_brier, class_figures, confusion
 from .task_metrics import Figures, Floats, TaskMetrics, share, with_intervals
+from .without_error import independent_pairs, lowest_share
 
 CONCORDANCE, KAPPA, DISTANCE = "concordance", "quadratic kappa", "mean absolute error"
 
@@ -76,7 +77,15 @@ def ordinal_metrics(
         task="ordinal",
         n_patients=len(y),
         counts={name: int((y == place).sum()) for place, name in enumerate(names)},
-        figures=with_intervals(order, ordinal_figures(y, shares, call, names), y, rounds=rounds, seed=seed),
+        figures=with_intervals(
+            order,
+            ordinal_figures(y, shares, call, names),
+            y,
+            rounds=rounds,
+            seed=seed,
+            pairs={CONCORDANCE: lowest_share(pairs)} if (pairs := independent_pairs(y[:, None] > y)) else {},
+            shares=call_shares(y, call, len(names)),
+        ),
         chance={CONCORDANCE: 0.5, KAPPA: 0.0, "balanced accuracy": 1 / len(names)} | by_chance,
         confusion=confusion(y, call, len(names)),
         bootstrap_rounds=rounds,

@@ -25,6 +25,7 @@ import numpy.typing as npt
 from scipy.stats import chi2
 
 from .task_metrics import Figures, Floats, TaskMetrics, ranked_share, share, with_intervals
+from .without_error import independent_pairs, lowest_share
 
 Bools = npt.NDArray[np.bool_]
 HARRELL, UNO, INTEGRATED = "C-index (Harrell)", "C-index (Uno)", "integrated Brier score"
@@ -54,7 +55,7 @@ def survival_figures(
     """
     t, e, r = np.asarray(times, np.float64), np.asarray(events, np.bool_), np.asarray(risks, np.float64)
     comparable, wins = _pairs(t, e, r)
-    of_pair = np.where(e, 1 / _uncensored(t, e, t, before=True) ** 2, 0.0)[:, None]
+    of_pair = _weights_of_uno(t, e)
     predicted = np.array([list(row) for row in shares], np.float64) if horizons and len(shares) else None
     chosen = tuple(horizons) or event_quartiles(t, e)
 
@@ -103,7 +104,9 @@ def survival_metrics(
         task="survival",
         n_patients=len(e),
         counts={"with the event": int(e.sum()), "censored": int((~e).sum())},
-        figures=with_intervals(names, figures, e, rounds=rounds, seed=seed),
+        figures=with_intervals(
+            names, figures, e, rounds=rounds, seed=seed, pairs=_lowest_shares(t, e, horizons, time_unit)
+        ),
         chance=chance,
         bootstrap_rounds=rounds,
         seed=seed,
@@ -161,6 +164,21 @@ def _pairs(t: Floats, e: Bools, r: Floats) -> tuple[Floats, Floats]:
     """Which pairs (N, N) are comparable, and what the first patient wins."""
     comparable = (e[:, None] & ((t[:, None] < t) | ((t[:, None] == t) & ~e))).astype(np.float64)
     return comparable, comparable * ((r[:, None] > r) + (r[:, None] == r) / 2)
+
+
+def _lowest_shares(t: Floats, e: Bools, horizons: Sequence[float], time_unit: str) -> dict[str, float]:
+    """The lower limit of each C-index and AUC where it is 1, by its name."""
+    comparable, _ = _pairs(t, e, t)
+    independent = {HARRELL: independent_pairs(comparable), UNO: independent_pairs(comparable * _weights_of_uno(t, e))}
+    for time in tuple(horizons) or event_quartiles(t, e):
+        case, control = _weights_at(t, e, time)
+        independent[f"AUC at {at(time, time_unit)}"] = independent_pairs(case[:, None] * control)
+    return {name: lowest_share(pairs) for name, pairs in independent.items() if pairs}
+
+
+def _weights_of_uno(t: Floats, e: Bools) -> Floats:
+    """What a pair weighs in Uno's C, by its first patient (N, 1)."""
+    return np.asarray(np.where(e, 1 / _uncensored(t, e, t, before=True) ** 2, 0.0)[:, None])
 
 
 def _uncensored(t: Floats, e: Bools, at_times: Floats, *, before: bool) -> Floats:

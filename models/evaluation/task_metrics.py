@@ -5,25 +5,31 @@ Patients are drawn with replacement within the task's strata (Efron and Tibshira
 interval is the percentile one. The difference between two methods is computed on the same rounds; its p-value is twice
 the smaller share of rounds on either side of 0, with one round added to both (Davison and Hinkley, Bootstrap Methods,
 1997, section 4.2), so that it is never 0.
+
+Where all rounds give the same value they say nothing of how certain it is: a share of pairs without an error has the
+interval of :mod:`.without_error`, proportions of patients have Wilson's everywhere, and other figures have none then.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from math import isfinite
-from typing import Final
+from types import MappingProxyType
+from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict, Field
 
 from .metrics import Estimate
+from .without_error import without_error
 
 Floats = npt.NDArray[np.float64]
 Figures = Callable[[Floats], dict[str, Floats]]
 """Computes figures, name → (rounds,), of how often each patient was drawn in each round (rounds, N), with the same
 result as on the drawn patients themselves; NaN where a figure is not defined."""
 _CELLS_AT_ONCE: Final = 2_000_000  # rounds × patients held in memory together: 16 MB an array
+_NONE: Final[Mapping[str, Any]] = MappingProxyType({})
 
 
 class TaskMetrics(BaseModel):
@@ -55,7 +61,14 @@ class TaskMetrics(BaseModel):
 
 
 def with_intervals(
-    names: tuple[str, ...], figures: Figures, strata: npt.ArrayLike, *, rounds: int, seed: int
+    names: tuple[str, ...],
+    figures: Figures,
+    strata: npt.ArrayLike,
+    *,
+    rounds: int,
+    seed: int,
+    pairs: Mapping[str, float] = _NONE,
+    shares: Mapping[str, Estimate] = _NONE,
 ) -> dict[str, Estimate]:
     """Compute the figures of all patients, each with its 95 % interval; those that are not defined are None.
 
@@ -63,6 +76,8 @@ def with_intervals(
     :param strata: (N,) the stratum of each patient.
     :param rounds: number of bootstrap rounds; 0 for no intervals. A round in which a figure is not defined is not
         counted for it.
+    :param pairs: figures that are shares of pairs → the lower limit where all pairs are in the right order.
+    :param shares: figures that are proportions of patients, with their intervals.
     """
     stratum = np.asarray(strata)
     if not len(stratum):
@@ -70,15 +85,19 @@ def with_intervals(
     values = figures(np.ones((1, len(stratum))))
     parts = [figures(weights) for weights in _rounds(stratum, rounds, seed)] if len(stratum) > 1 else []
     drawn = {name: np.concatenate([part[name] for part in parts]) if parts else np.zeros(0) for name in names}
-    return {name: _estimate(float(values[name][0]), drawn[name]) for name in names}
+    found = {name: _estimate(float(values[name][0]), drawn[name], pairs.get(name)) for name in names}
+    known = {name: shares[name] for name in names if name in shares and found[name].value is not None}
+    return found | (known if rounds else {})
 
 
-def _estimate(value: float, drawn: Floats) -> Estimate:
+def _estimate(value: float, drawn: Floats, lowest: float | None) -> Estimate:
     known = drawn[np.isfinite(drawn)]
     if not isfinite(value) or not len(known):
         return Estimate(value=value if isfinite(value) else None)
+    if lowest is not None and (found := without_error(value, lowest)) is not None:
+        return found
     low, high = np.quantile(known, [0.025, 0.975])
-    return Estimate(value=value, low=float(low), high=float(high))
+    return Estimate(value=value, low=float(low), high=float(high)) if low < high else Estimate(value=value)
 
 
 class BootstrapDifference(BaseModel):

@@ -49,7 +49,7 @@ class BinaryTask(Task):
     answer_columns: ClassVar[Mapping[str, str]] = {
         name: name for name in ("probability", "logit", "threshold", "call", "prevalence")
     }
-    page_parts: ClassVar[tuple[str, ...]] = ("roc", "distribution", "calibration", "decision")
+    page_parts: ClassVar[tuple[str, ...]] = ("roc", "pr", "distribution", "calibration", "decision")
 
     @property
     def share_names(self) -> tuple[str, ...]:

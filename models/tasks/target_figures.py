@@ -59,7 +59,9 @@ def target_metrics(
     """
     patients = patients_of(rows)
     figures = mean_figures(task, rows, patients)
-    mean = with_intervals((task.measure,), figures, np.zeros(len(patients)), rounds=rounds, seed=seed)
+    lows = [of.main.low for of in metrics.values()]  # where all are 1, a lower mean needs one below its own limit
+    lowest = {task.measure: float(np.mean([low for low in lows if low is not None]))} if all(lows) else {}
+    mean = with_intervals((task.measure,), figures, np.zeros(len(patients)), rounds=rounds, seed=seed, pairs=lowest)
     own = {f"{_measure(of)} of {name}": of.main for name, of in metrics.items()}
     chance = {f"{_measure(of)} of {name}": _chance(of) for name, of in metrics.items()}
     known = {name: value for name, value in chance.items() if value is not None}

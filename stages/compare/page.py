@@ -22,7 +22,7 @@ from ...models.tasks.prediction import one_share
 from ..pages.audit_words import AuditSection
 from ..pages.charts import Scale, roc_against
 from ..pages.numbers import TEMPLATES, figure, p_value, signed
-from ..pages.report_page import FEW_PATIENTS, NO_WIDTH, cautions, has_no_width
+from ..pages.report_page import FEW_PATIENTS, NOT_BY_BOOTSTRAP, cautions, is_without_error
 from .results import ALPHA, ComparedMethod, Comparison
 
 FIGURES: Final = (
@@ -149,8 +149,9 @@ def comparison_cautions(comparison: Comparison) -> tuple[str, ...]:
             f"The AUC {'interval' if one else 'intervals'} of {_named(chance)} {'includes' if one else 'include'} 0.5: "
             f"these patients do not show that {'it is' if one else 'they are'} better than chance."
         )
-    if perfect := [m for m in comparison.methods if has_no_width(m.main)]:
-        sentences.append(f"{_named(perfect)} ranked all positive patients on one side of all negative ones: {NO_WIDTH}")
+    if perfect := [m for m in comparison.methods if is_without_error(m.main)]:
+        ranked = f"{_named(perfect)} ranked all positive patients on one side of all negative ones"
+        sentences.append(f"{ranked}: {NOT_BY_BOOTSTRAP}")
     fewest = min(metrics.n_positive, metrics.n_negative)
     if fewest < FEW_PATIENTS:
         few = f"Only {fewest} patient{'s' if fewest != 1 else ''} in the smaller class"

@@ -18,14 +18,16 @@ from ...models.tasks.prediction import EVEN, PatientPrediction, one_share, thres
 from ...models.tasks.task import Task
 from ..pages.asked_question import Question
 from ..pages.numbers import figure
+from ..pages.paper_parts import PaperParts
 from ..pages.report_page import PAGE, Accounting, Facts, facts_of_target
 from ..pages.task_page import TaskReport, task_page
+from ..paper.operating import operating_part
 from ..train.audit import NOT_AUDITED, AnyAudit, Audited
 from ..train.cross_validate import metrics_of, task_columns
 from ..train.read_patients import Folds, ReadPatient, predictions
 from ..train.settings import BiomarkerSettings
 from .cohort import ExternalCohort, ExternalSettings, ExternalTask
-from .page import ExternalReport, FoldAlone, external_page
+from .page import ExternalReport, FoldAlone, external_page, kind_of_evaluation
 
 PREDICTION_COLUMNS: Final = (
     "patient_id", "label", "probability", "spread", "logit", "threshold", "call", "slides", "folds", "prevalence",
@@ -106,12 +108,14 @@ class Judged:
         self, pooled: Metrics, cohort: ExternalCohort, task: ExternalTask, facts: Facts, layout: str
     ) -> ExternalReport:
         prevalence = one_share(self.rows[0].prevalence)
+        question = Question.asked(self.asked, self.folds[0][1].signature, of_several=layout != PAGE)
         thresholds = {facts.fold: threshold_at(facts.threshold, prevalence) for _, facts in self.folds}
         binary = {fold: own for fold, own in self.by_fold.items() if isinstance(own, Metrics)}
         return ExternalReport(
             name=self.name,
             model=task.model.name,
-            question=Question.asked(self.asked, self.folds[0][1].signature, of_several=layout != PAGE),
+            question=question,
+            paper=PaperParts(operating=operating_part(question, self.rows, out_of_fold=False)),
             accounting=accounting(self.labels),
             metrics=pooled,
             prevalence=prevalence,
@@ -157,10 +161,12 @@ def task_report(judged: Judged, cohort: ExternalCohort, facts: Facts) -> TaskRep
         if (d := cohort.differences(judged.folds[0][1].recipe))
         else []
     )
+    question = Question.asked(judged.asked, judged.folds[0][1].signature)
     return TaskReport(
-        kind="Evaluation on another cohort",
+        kind=kind_of_evaluation(len(cohort.partly_seen), len(judged.labels.labels)) or "Evaluation on another cohort",
         run=judged.name,
-        question=Question.asked(judged.asked, judged.folds[0][1].signature),
+        question=question,
+        paper=PaperParts(operating=operating_part(question, judged.rows, out_of_fold=False)),
         how=f"Nothing was fitted to this cohort.{where}",
         accounting=accounting(judged.labels),
         metrics=judged.pooled,

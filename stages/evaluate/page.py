@@ -17,6 +17,7 @@ from ..pages.asked_question import Question
 from ..pages.audit_words import AuditSection
 from ..pages.charts import place_chart
 from ..pages.numbers import TEMPLATES, mean_and_deviation
+from ..pages.paper_parts import NO_PARTS, PaperParts
 from ..pages.report_page import PAGE, Accounting, Facts, cautions, performance_charts
 from ..predict.allowed_folds import SAME_IDS
 
@@ -53,6 +54,7 @@ class ExternalReport:
     """Settings of tiling and extraction that differ from the model's."""
     facts: Facts
     audit: Audit | None = None
+    paper: PaperParts = NO_PARTS
 
     def __post_init__(self) -> None:
         if not self.patients or self.metrics.n_patients != len(self.patients):
@@ -66,10 +68,7 @@ class ExternalReport:
     @property
     def kind(self) -> str:
         """The kind of evaluation; it is external if no fold was trained on any of the patients."""
-        if not self.partly_seen:
-            return "External evaluation"
-        whole = self.partly_seen == len(self.patients)
-        return f"Evaluation on {'the training cohort' if whole else 'patients that include training patients'}"
+        return kind_of_evaluation(self.partly_seen, len(self.patients)) or "External evaluation"
 
     @property
     def whom(self) -> str:
@@ -92,6 +91,16 @@ class ExternalReport:
     def mean_probability(self) -> float:
         """The mean predicted probability."""
         return fmean(patient.probability for patient in self.patients)
+
+
+def kind_of_evaluation(seen: int, patients: int) -> str:
+    """The title of an evaluation on patients that some folds were trained on; empty if there are none.
+
+    :param seen: how many of the patients these are.
+    """
+    if not seen:
+        return ""
+    return f"Evaluation on {'the training cohort' if seen == patients else 'patients that include training patients'}"
 
 
 def external_page(report: ExternalReport, layout: str = PAGE) -> str:

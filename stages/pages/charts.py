@@ -38,6 +38,30 @@ def roc_chart(pooled: Floats, folds: Sequence[Floats]) -> Markup:
     return plot.markup()
 
 
+def pr_chart(points: Floats, prevalence: float) -> Markup:
+    """Draw precision against sensitivity (points, 2) in steps; the dashed line is the share of positive patients."""
+    plot = Plot("Precision and recall", 360, 340, (0, 1), (0, 1))
+    plot.x_axis(_SHARES, "Sensitivity (recall)")
+    plot.y_axis(_SHARES, "Precision (PPV)")
+    plot.line([(0, prevalence), (1, prevalence)], "chance")
+    corners: list[tuple[float, float | None]] = []
+    for recall, precision in points.tolist():
+        corners += [(corners[-1][0], precision), (recall, precision)] if corners else [(recall, precision)]
+    plot.line(corners, "pooled")
+    return plot.markup()
+
+
+def class_roc_chart(curves: Sequence[Floats]) -> Markup:
+    """Draw the ROC curve of each class against the rest, (points, 2) each, in the colours of a series."""
+    plot = Plot("ROC curves of the classes", 360, 340, (0, 1), (0, 1))
+    plot.x_axis(_SHARES, "1 − specificity")
+    plot.y_axis(_SHARES, "Sensitivity")
+    plot.line([(0, 0), (1, 1)], "chance")
+    for place, curve in enumerate(curves):
+        plot.line(curve.tolist(), f"series s{place % 8}")
+    return plot.markup()
+
+
 def probability_chart(labels: Sequence[bool], probabilities: Sequence[float]) -> Markup:
     """Draw histograms of the predicted probability: positive patients upwards, negative ones downwards."""
     p, y = np.asarray(probabilities, dtype=np.float64), np.asarray(labels, dtype=bool)

@@ -21,7 +21,7 @@ from ...data.molecular.signature_target import Signature
 from ...data.wording import some
 from ...models.audit.confounding import Audit
 from ...models.evaluation.decision_curve import decision_curve
-from ...models.evaluation.metrics import Estimate, Metrics, calibration_bins, roc_points
+from ...models.evaluation.metrics import Estimate, Metrics, calibration_bins, pr_points, roc_points
 from ...models.tasks.prediction import PatientPrediction, Prevalence
 from .asked_question import Question
 from .audit_words import AuditSection
@@ -31,12 +31,14 @@ from .charts import (
     decision_chart,
     learning_chart,
     place_chart,
+    pr_chart,
     probability_chart,
     roc_chart,
     slot_chart,
 )
 from .doubt_words import set_words
 from .numbers import TEMPLATES, figure, mean_and_deviation
+from .paper_parts import NO_PARTS, PaperParts
 
 Facts = tuple[tuple[str, str], ...]
 """Names and values, in the order in which they are shown."""
@@ -47,13 +49,18 @@ FEW_PATIENTS: Final = 30
 """With fewer patients than this in one class, the page warns that intervals are unreliable."""
 WIDE_INTERVAL: Final = 0.2
 """With an AUC interval wider than this, the page shows a caution."""
-PERFORMANCE_PARTS: Final = ("roc", "distribution", "calibration", "decision")
+PERFORMANCE_PARTS: Final = ("roc", "pr", "distribution", "calibration", "decision")
 """Charts of performance that a page can have; each task lists its own."""
-NO_WIDTH: Final = (
-    "bootstrap samples of the same patients all give the same AUC. The interval therefore has no width, "
-    "and does not show how certain the AUC is."
+NOT_BY_BOOTSTRAP: Final = (
+    "bootstrap samples of the same patients would all give the same AUC. The interval is therefore the one of Clopper "
+    "and Pearson for as many pairs of patients, with nobody in two of them, as the smaller class has patients."
 )
 """Explanation for an AUC of 1 or 0."""
+NOT_BY_BOOTSTRAP_OF_PAIRS: Final = (
+    "bootstrap samples of the same patients would all give the same. The interval is therefore the one of Clopper and "
+    "Pearson for as many pairs of patients as can be compared with nobody in two of them."
+)
+"""Explanation for a concordance, C-index or AUC of several classes of 1 or 0."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -141,6 +148,7 @@ class TrainingReport:
     audit: Audit | None = None
     gallery: str = ""
     """The page of the memory's slots, relative to this one; empty if there is none."""
+    paper: PaperParts = NO_PARTS
 
     def __post_init__(self) -> None:
         if self.metrics.n_patients != len(self.oof):
@@ -270,6 +278,7 @@ def performance_charts(
     """
     charts = {
         "roc": lambda: roc_chart(roc_points(labels, probabilities), folds),
+        "pr": lambda: pr_chart(pr_points(labels, probabilities), sum(labels) / max(1, len(labels))),
         "distribution": lambda: probability_chart(labels, probabilities),
         "calibration": lambda: calibration_chart(calibration_bins(labels, probabilities)),
         "decision": lambda: decision_chart(decision_curve(labels, probabilities)),
@@ -292,8 +301,8 @@ def cautions(metrics: Metrics) -> tuple[str, ...]:
         )
     elif auc.high < 0.5:
         sentences.append("The whole interval lies below 0.5: first look for swapped labels or leakage.")
-    if has_no_width(auc):
-        sentences.append(f"All patients are ranked correctly, or all wrongly: {NO_WIDTH}")
+    if is_without_error(auc):
+        sentences.append(f"All patients are ranked correctly, or all wrongly: {NOT_BY_BOOTSTRAP}")
     if auc.low is not None and auc.high is not None and auc.high - auc.low > WIDE_INTERVAL:
         sentences.append(
             f"The interval is {figure(auc.high - auc.low)} wide: another cohort may give a very different AUC."
@@ -314,9 +323,9 @@ def facts_of_target(signature: Signature | None) -> Facts:
     return tuple(rows)
 
 
-def has_no_width(auc: Estimate) -> bool:
-    """Whether every bootstrap round gave the same value, as happens when the classes do not overlap."""
-    return auc.low is not None and auc.low == auc.high
+def is_without_error(auc: Estimate) -> bool:
+    """Whether the classes do not overlap, so that every bootstrap round would give the same value."""
+    return auc.value in (0, 1) and auc.low is not None
 
 
 def learning_charts(fold: FoldSummary, losses: tuple[str, ...], measure: str = "AUC") -> Markup:

@@ -10,15 +10,18 @@ from markupsafe import Markup
 from ...data.cohort.outcomes import Survival
 from ...models.audit.confounding import Audit
 from ...models.audit.task_audit import TaskAudit
+from ...models.evaluation.metrics import roc_points
 from ...models.evaluation.survival_metrics import at, kaplan_meier, log_rank, median_follow_up
 from ...models.evaluation.task_metrics import TaskMetrics
 from ...models.tasks.prediction import EVEN, PatientPrediction, Prevalence
 from .asked_question import Question
 from .audit_words import AuditSection
-from .charts import scatter_chart, survival_chart
+from .charts import class_roc_chart, scatter_chart, survival_chart
 from .numbers import TEMPLATES, figure, mean_and_deviation, p_value
+from .paper_parts import NO_PARTS, PaperParts
 from .report_page import (
     FEW_PATIENTS,
+    NOT_BY_BOOTSTRAP_OF_PAIRS,
     PAGE,
     WIDE_INTERVAL,
     Accounting,
@@ -57,6 +60,7 @@ class TaskReport:
     predict_command: str = ""
     gallery: str = ""
     """As of :class:`.TrainingReport`."""
+    paper: PaperParts = NO_PARTS
 
 
 def task_page(report: TaskReport, layout: str = PAGE) -> str:
@@ -88,11 +92,24 @@ def _charts(report: TaskReport) -> list[tuple[str, Markup]]:
     if follow_ups:
         low, high = (_steps(follow_ups, call) for call in (0, 1))
         return [(_halves(follow_ups), survival_chart(low, high, report.question.time_unit))]
+    if report.question.task == "multiclass" and report.patients:
+        return [_class_rocs(report)]
     pairs = [(row.label, row.probability) for row in report.patients if isinstance(row.label, float)]
     if not pairs:
         return []
     labels, predictions = zip(*pairs, strict=True)
     return [("Predicted and true values", scatter_chart(labels, predictions))]
+
+
+def _class_rocs(report: TaskReport) -> tuple[Markup, Markup]:
+    """The ROC curve of each class against the rest, with a caption that says which is which."""
+    names = report.question.classes
+    curves = [
+        roc_points([row.label == place for row in report.patients], [row.shares[place] for row in report.patients])
+        for place in range(len(names))
+    ]
+    marks = [Markup('<span class="mark series s{}">{}</span>').format(n % 8, name) for n, name in enumerate(names)]
+    return Markup("ROC, each against the rest: ") + Markup(", ").join(marks), class_roc_chart(curves)
 
 
 def follow_up_in_words(report: TaskReport) -> str:
@@ -146,6 +163,8 @@ def task_cautions(metrics: TaskMetrics) -> tuple[str, ...]:
             )
         elif chance is not None and main.high < chance:
             sentences.append(f"The whole interval lies below {figure(chance)}: first look for wrong labels or leakage.")
+        if chance is not None and main.value in (0, 1):
+            sentences.append(f"{measure[0].upper()}{measure[1:]} is {main.value:g}: {NOT_BY_BOOTSTRAP_OF_PAIRS}")
         if main.high - main.low > WIDE_INTERVAL:
             sentences.append(
                 f"The interval is {figure(main.high - main.low)} wide: another cohort may give a very different figure."

@@ -1,4 +1,10 @@
-"""report: the page of a training run, from the files in its folder."""
+"""report: the page of a training run, from the files in its folder.
+
+report.html     all that is known of the model: one file
+figures/        its figures as SVG and PDF
+tables/         its tables as CSV, and the settings that train it again
+audit.json, audit.csv   what was found, if an audit was asked for
+"""
 
 from __future__ import annotations
 
@@ -11,7 +17,7 @@ from typing import Any
 
 from markupsafe import Markup
 
-from ...data.artifact import whole
+from ...data.artifact import remove, whole
 from ...data.manifest import Record
 from ...models.audit.confounding import Audit
 from ...models.bundle import BundleFacts, read_facts
@@ -20,6 +26,7 @@ from ...models.tasks.prediction import PatientPrediction, threshold_at
 from ...models.training.methods import find_method
 from ..lineage import Lineage
 from ..pages.asked_question import Question
+from ..pages.paper_parts import PaperParts
 from ..pages.report_page import (
     Accounting,
     EpochRow,
@@ -32,10 +39,14 @@ from ..pages.report_page import (
 )
 from ..pages.targets_page import PART, TargetPart, targets_page
 from ..pages.task_page import TaskReport, task_page
+from ..paper.drawings import Judged
+from ..paper.operating import operating_part
+from ..paper.paper import Paper
 from ..registry import VERSIONS
 from ..stage import Input, Item, Outcome, OutputInput, Plan, Progress, Stage, ValueInput, upstream
-from .audit import Audited, write_audits
+from .audit import AnyAudit, Audited, write_audits
 from .cross_validate import ModelMetrics, ModelTaskMetrics, read_metrics, read_oof
+from .paper_of_model import PaperSources
 from .patient_table import PatientRow, read_patients, reasons
 from .settings import ReportSettings
 
@@ -76,23 +87,25 @@ class TrainingReportStage(Stage[ReportSettings]):
             return Plan([])  # cross_validate has failed and reported why
         if upstream(self.manifest, "slot_gallery", self.workspace, lineage=lineage).records:
             inputs["gallery"] = ValueInput(GALLERY)
-        audited = self._audited(records["fold-0"].outputs["bundle"].path)
-        return Plan(
-            [Item("report.html", inputs | audited.inputs, (records, audited, GALLERY if "gallery" in inputs else ""))],
-            notes=audited.notes,
+        first = read_facts(self.workspace / records["fold-0"].outputs["bundle"].path)
+        audited = self._audited(first)
+        patients = read_patients(
+            self.workspace / records["splits"].outputs["patients"].path, first.task.number_of_classes
         )
+        sources = PaperSources.read(self.folder, self.workspace, records, patients, first, self.table)
+        payload = (records, audited, GALLERY if "gallery" in inputs else "", sources)
+        item = Item("report.html", inputs | audited.inputs | sources.inputs, payload)
+        return Plan([item], notes=audited.notes)
 
-    def _audited(self, bundle: str) -> Audited:
+    def _audited(self, bundle: BundleFacts) -> Audited:
         """Read the columns of the audit, if one was asked for."""
-        if not self.settings.audit:
-            return Audited()
-        question = read_facts(self.workspace / bundle).question
-        return Audited.of(self.settings.audit, self.table, question)
+        return Audited.of(self.settings.audit, self.table, bundle.question) if self.settings.audit else Audited()
 
     def process(self, item: Item, progress: Progress) -> Outcome:
         records: Mapping[str, Record]
         audited: Audited
-        records, audited, gallery = item.payload
+        sources: PaperSources
+        records, audited, gallery, sources = item.payload
 
         def output(record: str, name: str) -> Path:
             return self.workspace / records[record].outputs[name].path
@@ -102,40 +115,64 @@ class TrainingReportStage(Stage[ReportSettings]):
         task = bundles[0].task
         patients = read_patients(output("splits", "patients"), task.number_of_classes)
         if isinstance(task, MultiTask):
-            text = _targets_page(self.folder, patients, bundles, task, partial(output, "cross-validation"), gallery)
-            return self._write(text, write_audits(self.folder, {}))
+            of_all, parts, judged = _of_targets(
+                self.folder, patients, bundles, task, partial(output, "cross-validation")
+            )
+            paper = sources.paper(judged, bundles, _judged(of_all, "", None))
+            text = targets_page(
+                replace(of_all, gallery=gallery, paper=paper.parts(figures=self.settings.figures)), parts
+            )
+            return self._write(text, write_audits(self.folder, {}), paper, gallery)
         oof = read_oof(output("cross-validation", "predictions"), task)
         metrics = read_metrics(output("cross-validation", "metrics"))
         found = audited.audit(oof, task)
         if isinstance(metrics, ModelTaskMetrics):
             report = _task_report(self.folder, patients, oof, metrics, bundles)
-            text = task_page(replace(report, audit=found, gallery=gallery))
+            paper = sources.paper([_judged(report, "", found)], bundles)
+            text = task_page(
+                replace(report, audit=found, gallery=gallery, paper=paper.parts(figures=self.settings.figures))
+            )
         else:
             of_two = _report(self.folder, patients, oof, metrics, bundles, found if isinstance(found, Audit) else None)
-            text = training_page(replace(of_two, gallery=gallery))
+            paper = sources.paper([_judged(of_two, "", found)], bundles)
+            text = training_page(replace(of_two, gallery=gallery, paper=paper.parts(figures=self.settings.figures)))
         audits = {} if found is None else {bundles[0].method: found}
-        return self._write(text, write_audits(self.folder, audits))
+        return self._write(text, write_audits(self.folder, audits), paper, gallery)
 
-    def _write(self, text: str, beside: Mapping[str, Path]) -> Outcome:
+    def _write(self, text: str, beside: Mapping[str, Path], paper: Paper, gallery: str) -> Outcome:
+        """Write the page and the files for papers; a gallery of an earlier method's memory is removed."""
         path = self.folder / "report.html"
         with whole(path) as scratch:
             scratch.write_text(text, encoding="utf-8")
-        return Outcome(outputs={"page": path, **beside})
+        if not gallery:
+            remove(self.folder / GALLERY)
+        return Outcome(outputs={"page": path, **beside, **paper.write(self.folder, figures=self.settings.figures)})
 
 
-def _targets_page(
+def _judged(report: TrainingReport | TaskReport, target: str, audit: AnyAudit | None) -> Judged:
+    """A model's answers to one question, as figures and tables for papers take them."""
+    return Judged(
+        target=target,
+        question=report.question,
+        rows=report.oof if isinstance(report, TrainingReport) else report.patients,
+        metrics=report.metrics,
+        folds=report.folds,
+        audit=audit,
+    )
+
+
+def _of_targets(
     folder: Path,
     patients: list[PatientRow],
     bundles: list[BundleFacts],
     task: MultiTask,
     output: Callable[[str], Path],
-    gallery: str,
-) -> str:
-    """The page of a model of several targets.
+) -> tuple[TaskReport, list[TargetPart], list[Judged]]:
+    """The page of a model of several targets: what is of all together, the part of each, and its answers.
 
     :param output: finds a file of the cross-validation.
     """
-    parts = []
+    parts, judged = [], []
     for name, own in task.targets.items():
         rows = read_oof(output(f"predictions of {name}"), own)
         metrics = read_metrics(output(f"metrics of {name}"))
@@ -158,16 +195,20 @@ def _targets_page(
         if isinstance(metrics, ModelTaskMetrics):
             of_task = _task_report(folder, label_known, rows, metrics, of_target)
             of_task = replace(of_task, run=name, folds=tuple(map(alone, of_task.folds)), **shown_once)
-            text = task_page(of_task, PART)
+            judged.append(replace(_judged(of_task, name, None), folds=()))
+            operating = PaperParts(operating=operating_part(of_task.question, rows))
+            text = task_page(replace(of_task, paper=operating), PART)
         else:
             report = _report(folder, label_known, rows, metrics, of_target, None)
             question = replace(report.question, of_several=True)
             report = replace(report, run=name, question=question, folds=tuple(map(alone, report.folds)), **shown_once)
-            text = training_page(report, PART)
+            judged.append(replace(_judged(report, name, None), folds=()))
+            operating = PaperParts(operating=operating_part(question, rows))
+            text = training_page(replace(report, paper=operating), PART)
         parts.append(TargetPart(name=name, metrics=metrics.pooled, html=Markup(text)))
     together = read_metrics(output("metrics"))
     assert isinstance(together, ModelTaskMetrics)
-    return targets_page(replace(_task_report(folder, patients, [], together, bundles), gallery=gallery), parts)
+    return _task_report(folder, patients, [], together, bundles), parts, judged
 
 
 def _for_target(patient: PatientRow, task: MultiTask, name: str) -> PatientRow:

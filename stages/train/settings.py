@@ -320,10 +320,16 @@ AUDIT: Final = (
 """What the setting ``audit`` means, wherever there is one."""
 
 
-class ReportSettings(Settings):
-    """The page of a model, and what is asked beside its performance."""
+class AuditSettings(Settings):
+    """What is asked beside the performance."""
 
     audit: list[str] = Presentation([], description=AUDIT)
+
+
+class ReportSettings(AuditSettings):
+    """The page of a model, and what is asked beside its performance."""
+
+    figures: bool = Presentation(True, description="also write the figures as SVG and PDF, for a paper")
 
 
 CHOOSABLE: Final = (

@@ -280,6 +280,7 @@ class TrainStage(Stage[TrainSettings]):
         return Outcome(
             outputs={"bundle": path},
             stats={
+                "device": str(device),
                 "epochs": len(trained.fitted.history),
                 "best_epoch": trained.fitted.best_epoch,
                 "validation_auc": best.validation_auc,

@@ -100,22 +100,22 @@ DEFAULTS: dict[str, tuple[type[Settings], int, dict[str, Any]]] = {
     ),
     "split": (SplitStageSettings, 1, {**QUESTION, **SPLIT}),
     "train": (TrainSettings, 4, TRAIN),
-    "omics": (TrainSettings, 3, TRAIN),
-    "cross_validate": (CrossValidateSettings, 5, {"bootstrap_rounds": 2000, "seed": 0}),
+    "omics": (TrainSettings, 4, TRAIN),
+    "cross_validate": (CrossValidateSettings, 6, {"bootstrap_rounds": 2000, "seed": 0}),
     "external_evaluate": (
         ExternalSettings,
-        6,
+        7,
         {**QUESTION, "drop_conflicts": False, "tcga_slides": "diagnostic", "bootstrap_rounds": 2000, "seed": 0},
     ),
     "predict": (PredictSettings, 4, {}),
-    "compare": (CompareStageSettings, 6, QUESTION),
+    "compare": (CompareStageSettings, 7, QUESTION),
     "robustness": (
         RobustnessStageSettings,
-        1,
+        2,
         {**QUESTION, "columns": ["site"], "neighbours": 10, "bootstrap_rounds": 1000, "seed": 0},
     ),
     "import-checkpoint": (BiomarkerSettings, 1, {n: value for n, value in QUESTION.items() if n != "of_targets"}),
-    "report": (ReportSettings, 7, {}),
+    "report": (ReportSettings, 8, {}),
     "export": (ExportSettings, 1, {"format": "clam"}),
 }
 """Stage → its settings, its version, and the defaults that give numbers their meaning in this version."""
@@ -145,7 +145,7 @@ def test_every_setting_is_of_one_of_four_kinds() -> None:
         (CrossValidateSettings, "presentation"): {"prevalence"},
         (ExternalSettings, "presentation"): {"prevalence", "audit"},
         (CompareStageSettings, "presentation"): {"audit"},
-        (ReportSettings, "presentation"): {"audit"},
+        (ReportSettings, "presentation"): {"audit", "figures"},
     }
     assert {TileSettings.kind("workers"), ExtractSettings.kind("device")} == {"machine"}
     assert TileSettings.kind("a setting that is no more") == "meaning"

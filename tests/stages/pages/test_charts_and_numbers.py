@@ -68,9 +68,10 @@ def test_cautions_follow_the_evidence() -> None:
     assert any("below 0.5" in line for line in metrics_of(100, -2))
     assert any("wide" in line for line in metrics_of(35, 0.7))
     few = metrics_of(8, 40)
-    assert len(few) == 2, "told apart without fault: the interval is [1, 1]"
-    assert "no width" in few[0]
-    assert "Only 8 patients" in few[1]
+    assert len(few) == 3, "told apart without fault: the interval is that of eight pairs"
+    assert "Clopper" in few[0]
+    assert "wide" in few[1]
+    assert "Only 8 patients" in few[2]
     assert "same label" in cautions(binary_metrics([1, 1], [0.2, 0.3], [0, 0]))[0]
 
 

@@ -1,0 +1,129 @@
+"""Figures without an error have an interval that says how few patients that is of."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from wsipipe.models.audit.within_strata import auc_within
+from wsipipe.models.evaluation.class_metrics import class_metrics
+from wsipipe.models.evaluation.feature_robustness import probe
+from wsipipe.models.evaluation.metrics import binary_metrics
+from wsipipe.models.evaluation.number_metrics import number_metrics
+from wsipipe.models.evaluation.ordinal_metrics import ordinal_metrics
+from wsipipe.models.evaluation.survival_metrics import survival_metrics
+from wsipipe.models.evaluation.without_error import independent_pairs, lowest_share, without_error
+
+
+def test_the_limit_is_that_of_clopper_and_pearson() -> None:
+    """scipy has the same, by another formula."""
+    from scipy.stats import binomtest
+
+    for n in (1, 5, 18, 200):
+        assert lowest_share(n) == pytest.approx(binomtest(n, n).proportion_ci(0.95, "exact").low)
+    assert lowest_share(18) == pytest.approx(0.8147, abs=1e-4)
+
+
+def test_independent_pairs_of_known_comparisons() -> None:
+    two_classes = np.zeros((25, 25))
+    two_classes[:5, 5:] = 1
+    assert independent_pairs(two_classes) == 5, "of 5 and 20 patients"
+    everyone = np.triu(np.ones((36, 36)), 1)
+    assert independent_pairs(everyone) == 18, "of 36 who can all be compared"
+    grades = np.repeat([0, 1, 2], 10)
+    assert independent_pairs(grades[:, None] > grades) == 15
+    assert independent_pairs(np.zeros((3, 3))) == 0
+    assert without_error(0.99, 0.8) is None
+
+
+@pytest.mark.parametrize(("n", "others", "low"), [(18, 18, 0.815), (5, 20, 0.478), (40, 40, 0.912)])
+def test_an_auc_without_an_error(n: int, others: int, low: float) -> None:
+    y = [1] * n + [0] * others
+    p = np.r_[np.full(n, 0.9), np.full(others, 0.1)] + np.linspace(0, 0.05, n + others)
+    found = binary_metrics(y, p, y, rounds=200)
+    assert found.auc.value == found.auc.high == 1
+    assert found.auc.low == pytest.approx(low, abs=1e-3)
+    assert found.auprc.low is None, "there is no such interval"
+    assert found.f1.low is not None
+    assert found.f1.low < 1
+    mirrored = binary_metrics(y, 1 - p, y, rounds=200).auc
+    assert (mirrored.value, mirrored.low) == (0, 0)
+    assert mirrored.high == pytest.approx(1 - low, abs=1e-3)
+
+
+def test_proportions_of_18_of_18_are_wilsons_everywhere() -> None:
+    labels, shares = np.repeat([0, 1, 2], 6), np.eye(3)[np.repeat([0, 1, 2], 6)] * 0.7 + 0.1
+    for found in (
+        class_metrics("multiclass", labels, shares, labels, "abc", rounds=200, seed=0),
+        ordinal_metrics(labels, shares, labels, "abc", rounds=200, seed=0),
+    ):
+        assert found.figures["accuracy"].low == pytest.approx(0.824, abs=1e-3)
+        for name, estimate in found.figures.items():
+            assert estimate.low is None or estimate.high is None or estimate.low < estimate.high, name
+    binary = binary_metrics([1] * 18 + [0] * 18, [0.9] * 18 + [0.1] * 18, [1] * 18 + [0] * 18, rounds=100)
+    assert binary.sensitivity.low == pytest.approx(0.824, abs=1e-3)
+
+
+def test_several_classes_in_order_and_follow_ups() -> None:
+    labels = np.repeat([0, 1, 2], 10)
+    shares = np.eye(3)[labels] * 0.7 + 0.1
+    several = class_metrics("multiclass", labels, shares, labels, "abc", rounds=200, seed=0).main
+    assert several.low == pytest.approx(lowest_share(10))
+    ordered = ordinal_metrics(labels, shares, labels, "abc", rounds=200, seed=0)
+    assert ordered.main.low == pytest.approx(lowest_share(15))
+    assert ordered.figures["quadratic kappa"].low is None
+    times = np.arange(1.0, 37)
+    follow_up = survival_metrics(times, np.ones(36), -times, horizons=[18.0], rounds=200, seed=0)
+    for name in ("C-index (Harrell)", "C-index (Uno)", "AUC at 18"):
+        assert follow_up.figures[name].low == pytest.approx(lowest_share(18)), name
+    censored = survival_metrics(times, np.arange(36) % 2, -times, rounds=200, seed=0)
+    assert censored.main.low is not None
+    assert censored.main.low < lowest_share(18), "fewer pairs can be compared"
+    assert number_metrics(times, times, rounds=200, seed=0).main.low is None, "Spearman's is not a share of pairs"
+
+
+def test_within_strata_and_probes() -> None:
+    y = np.tile([True, False], 20)
+    score = np.where(y, 1.0, 0.0) + np.linspace(0, 0.1, 40)
+    found = auc_within(y, score, np.repeat([0, 1], 20), rounds=100, permutations=50, seed=0)
+    assert found.within.low == pytest.approx(lowest_share(20))
+    vectors = np.where(y, 3.0, -3.0)[:, None] + np.random.default_rng(0).normal(0, 0.1, (40, 4))
+    auc = probe(vectors, ["yes" if one else "no" for one in y], rounds=100, seed=0).auc
+    assert (auc.value, auc.high) == (1, 1)
+    assert auc.low == pytest.approx(lowest_share(20))
+
+
+def test_rounds_of_none_give_no_intervals() -> None:
+    labels = np.repeat([0, 1], 9)
+    found = class_metrics("multiclass", labels, np.eye(2)[labels], labels, "ab", rounds=0, seed=0)
+    assert all(estimate.low is None for estimate in found.figures.values())
+
+
+@pytest.mark.parametrize("share_alike", [0.05, 0.1, 0.2])
+def test_the_interval_covers_the_truth_where_a_few_positives_look_negative(share_alike: float) -> None:
+    """The worst case: 2,000 cohorts of 10 and 10 with positives that lie below all negatives, the AUC 1 - their share.
+
+    Of the cohorts without an error (60, 35 and 11 of 100) none may have an interval above the truth in more than 2.5 of
+    100. Newcombe's method 5 begins at 0.80, and misses in all of them at a share of 0.2 and a little more.
+    """
+    draw = np.random.default_rng(5)
+    alike = draw.random((2000, 10)) < share_alike
+    perfect = ~alike.any(axis=1)
+    assert perfect.mean() == pytest.approx((1 - share_alike) ** 10, abs=0.03)
+    missed = perfect & (1 - share_alike < lowest_share(10))
+    assert missed.mean() <= 0.025
+
+
+def test_most_cohorts_of_a_binormal_score_are_covered() -> None:
+    """Bootstrap below 1, and this interval at 1, over 300 cohorts of 12 and 12 with a true AUC of 0.95."""
+    draw, truth, y = np.random.default_rng(1), 0.95, np.repeat([0, 1], 12)
+    distance = 1.6448536269514722 * np.sqrt(2)
+    covered = perfect = 0
+    for _ in range(300):
+        score = draw.normal(0, 1, 24) + distance * y
+        auc = binary_metrics(y, 1 / (1 + np.exp(-score)), y, rounds=200).auc
+        assert auc.low is not None
+        assert auc.high is not None
+        perfect += auc.value == 1
+        covered += auc.low <= truth <= auc.high
+    assert perfect > 20
+    assert covered / 300 > 0.85
