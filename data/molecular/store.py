@@ -193,6 +193,19 @@ def read_expression(path: Path) -> ExpressionTable:
     return ExpressionTable(patients, genes, matrix, uns["unit"], uns["source"], block, libraries)
 
 
+def as_stored(measured: anndata.AnnData, block: Block = "rna") -> ExpressionTable:
+    """The table that training would read of a matrix, if it was written and read again."""
+    return ExpressionTable(
+        tuple(map(str, measured.obs_names)),
+        tuple(map(str, measured.var_names)),
+        np.asarray(measured.X, dtype=np.float32),
+        str(measured.uns["unit"]),
+        str(measured.uns["source"]),
+        block,
+        _libraries(measured),
+    )
+
+
 def _libraries(table: anndata.AnnData) -> npt.NDArray[np.float64] | None:
     return table.obs["library_size"].to_numpy(np.float64) if "library_size" in table.obs else None
 
