@@ -179,10 +179,15 @@ class Call:
             return
         if self.flags[section].get("device"):
             raise UsageError("--gpu and --device set the same thing", hint="give one of them")
-        numbers = [number.strip() for number in gpu.split(",")]
-        if numbers != ["all"] and not all(number.isdecimal() for number in numbers):
-            raise UsageError(f"--gpu {gpu} names no GPU", hint="give a number such as 0, several such as 0,1, or all")
-        self.flags[section]["device"] = ",".join(f"cuda:{number}" for number in numbers)
+        self.flags[section]["device"] = _devices(gpu)
+
+    def on_gpus(self, gpu: str | None) -> None:
+        """Take ``--gpu`` for every stage of a run; the network that finds tissue takes the first of several."""
+        if gpu is not None:
+            devices = _devices(gpu)
+            first = "cuda:0" if devices == "cuda:all" else devices.partition(",")[0]
+            of_stages = {"tile": first, "extract": devices, "train": devices, "predict": devices}
+            self.flags |= {section: {"device": those} for section, those in of_stages.items()}
 
     def on_biomarkers(self, names: list[str] | None, table: Path | None, gpu: str | None) -> list[str] | None:
         """Set the flags that training commands share; returns the biomarkers' names.
@@ -207,8 +212,11 @@ class Call:
     def finish(self, summaries: Sequence[Summary], extra: dict[str, Any] | None = None) -> None:
         """Print the closing table, or the JSON object; exit with 1 if items failed."""
         from .failures import next_command
+        from .results import what_to_look_at
 
         self.console.summaries(summaries)
+        for line in what_to_look_at(summaries):
+            self.console.line(line)
         words = typed_command()
         for line in next_command(summaries, words):
             self.console.line(line)
@@ -217,6 +225,17 @@ class Call:
         self.console.result({"stages": [s.to_json() for s in summaries], **again, **(extra or {})})
         if failed:
             raise typer.Exit(1)
+
+
+def _devices(gpu: str) -> str:
+    """The devices of ``--gpu``: ``cuda:0,cuda:1`` of ``0,1``, and ``cuda:all`` of ``all``.
+
+    :raises UsageError: it names none.
+    """
+    numbers = [number.strip() for number in gpu.split(",")]
+    if numbers != ["all"] and not all(number.isdecimal() for number in numbers):
+        raise UsageError(f"--gpu {gpu} names no GPU", hint="give a number such as 0, several such as 0,1, or all")
+    return ",".join(f"cuda:{number}" for number in numbers)
 
 
 def common_options(

@@ -51,7 +51,11 @@ def check_here(config: Config, console: Console, *, seconds: float) -> bool:
 
 def check_before_run(config: Config, console: Console) -> None:
     """Say what a run will meet, before it begins; the run goes on, since what it can do stays done."""
-    report = check(config, seconds=_AT_A_RUN, large=False)
+    try:
+        report = check(config, seconds=_AT_A_RUN, large=False)
+    except Exception as error:  # noqa: BLE001  the boundary: a run is not ended by what only looks at its inputs
+        console.warning(f"the check before the run failed: {type(error).__name__}: {error}")
+        return
     for finding in report.of("stops"):
         console.warning(f"will stop {finding.stage}: {finding.what}")
         console.note(f"    {finding.hint}")
