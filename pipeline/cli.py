@@ -25,15 +25,15 @@ from ..stages.train.settings import AUDIT, BiomarkerSettings, ReportSettings, Sp
 from .checks.commands import add_upkeep
 from .command import Call, Commands, ConfigFile, Dask, Debug, Json, console_of, settings_of, works
 from .exchange_commands import add_exchange
+from .help.layout import App
 from .process import run_command
 from .steps import Features, Gpus, Weights, add_step
 
-app = typer.Typer(
+app = App(
     name="wsipipe",
     cls=Commands,
     help="From raw whole-slide images to a model that predicts a molecular biomarker from an H&E slide.",
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )

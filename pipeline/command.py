@@ -13,11 +13,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from typer.core import TyperGroup
 
 from ..data.errors import BusyError, SurroundingsError, UsageError, WsipipeError
 from ..stages.settings import FILE_NAME, Settings
 from .flags import Flags, SectionFlags, give_signature
+from .help.layout import HelpfulGroup
+from .help.words import PRINTED, WHERE
 from .process import INTERRUPTED, was_interrupted
 from .terminal import LogLevel
 
@@ -28,27 +29,44 @@ if TYPE_CHECKING:
     from .run.runner import Elsewhere, Runner
 
 ConfigFile = Annotated[
-    Path | None, typer.Option("--config", "-c", help=f"settings file (default: {FILE_NAME} here, if there is one)")
+    Path | None,
+    typer.Option(
+        "--config", "-c", help=f"settings file (default: {FILE_NAME} here, if there is one)", rich_help_panel=WHERE
+    ),
 ]
-Workspace = Annotated[Path | None, typer.Option("--workspace", "-w", help="folder of all results (default: work)")]
-Json = Annotated[bool, typer.Option("--json", help="print one JSON object instead of a table")]
-Debug = Annotated[bool, typer.Option("--debug", help="show tracebacks of errors")]
+Workspace = Annotated[
+    Path | None, typer.Option("--workspace", "-w", help="folder of all results (default: work)", rich_help_panel=WHERE)
+]
+Json = Annotated[bool, typer.Option("--json", help="print one JSON object instead of a table", rich_help_panel=PRINTED)]
+Debug = Annotated[bool, typer.Option("--debug", help="show tracebacks of errors", rich_help_panel=PRINTED)]
 Level = Annotated[
-    LogLevel, typer.Option("--log-level", help="the least important messages to print; debug shows tracebacks too")
+    LogLevel,
+    typer.Option(
+        "--log-level", help="the least important messages to print; debug shows tracebacks too", rich_help_panel=PRINTED
+    ),
 ]
 Retry = Annotated[
-    bool, typer.Option("--retry-failed", help="try failed items again even if their input has not changed")
+    bool,
+    typer.Option(
+        "--retry-failed", help="try failed items again even if their input has not changed", rich_help_panel=WHERE
+    ),
 ]
 Dask = Annotated[
     str | None,
-    typer.Option("--dask", help="run on the workers of this Dask scheduler, such as tcp://login1:8786"),
+    typer.Option(
+        "--dask", help="run on the workers of this Dask scheduler, such as tcp://login1:8786", rich_help_panel=WHERE
+    ),
 ]
-Replace = Annotated[bool, typer.Option("--replace", help="replace results that were made with other settings")]
+Replace = Annotated[
+    bool, typer.Option("--replace", help="replace results that were made with other settings", rich_help_panel=WHERE)
+]
 
 ShardFlag = Annotated[
     str | None,
     typer.Option(
-        "--shard", help="do one part of the items, such as 2/8, the second of eight, beside the jobs that do the others"
+        "--shard",
+        help="do one part of the items, such as 2/8, the second of eight, beside the jobs that do the others",
+        rich_help_panel=WHERE,
     ),
 ]
 
@@ -57,15 +75,20 @@ StageTo = Annotated[
     typer.Option(
         "--stage-to",
         help="folder on a local disk, to which the next slides are copied while others are worked on",
+        rich_help_panel=WHERE,
     ),
 ]
 StageBytes = Annotated[
     str | None,
-    typer.Option("--stage-bytes", help="most bytes of copies at a time, such as 200GB; default: half of what is free"),
+    typer.Option(
+        "--stage-bytes",
+        help="most bytes of copies at a time, such as 200GB; default: half of what is free",
+        rich_help_panel=WHERE,
+    ),
 ]
 
 
-class Commands(TyperGroup):
+class Commands(HelpfulGroup):
     """The commands, with the words that were typed kept for messages that say what to type next."""
 
     def make_context(self, info_name: str | None, args: list[str], *others: Any, **further: Any) -> Any:

@@ -12,6 +12,7 @@ import typer
 from pydantic.fields import FieldInfo
 
 from ..stages.settings import Settings
+from .help.words import title_of
 
 Flags = dict[str, dict[str, Any]]
 """Values given on the command line, by section and setting; None where a flag was not given."""
@@ -64,7 +65,7 @@ def _parameter(flag: str, field: FieldInfo, section: str, *, hidden: bool) -> in
     option = typer.Option(
         help=(field.description or "") + default,
         show_default=False,
-        rich_help_panel=f"Settings: {section}",
+        rich_help_panel=title_of(section),
         hidden=hidden,
     )
     return inspect.Parameter(

@@ -168,7 +168,7 @@ STOPS: list[tuple[str, Callable[[Project], None], str, str]] = [
     ("train", _of("folds = 4 → folds = 13"), "too few patients for 13 folds", "use at most 12 folds"),
     ("train", _of('[biomarkers.her2]\n        label_column = "HER2" → '), "no biomarker is given", "[biomarkers.NAME]"),
     ("train", _of('"HER2" → "HER2"\n[report]\naudit = ["grade"]'), "there is no column 'grade'", "The table has"),
-    ("train", _of('[split] → method = "mean"\ninit = "x.safetensors"\ninit_backbone = "uni"\n[split]'), "init", "abmil"),
+    ("train", _of('[split] → method = "mean"\ninit = "x.pt"\ninit_backbone = "uni"\n[split]'), "init", "abmil"),
     ("train", _of('[split] → gene_list = "none.txt"\n[split]'), "none.txt", ""),
     ("train", _of('"HER2" → "HER2"\n[biomarkers.er]\nsignature = "S"'), "no gene sets are given", "gene_sets"),
     ("train", _other_ids, "none of its patients has a slide", "use the same ids"),
