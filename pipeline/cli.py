@@ -289,6 +289,8 @@ def run(call: Call, *, gpu: Gpus = None) -> None:
         check_before_run(settings, call.console)
     summaries, result = chain.everything(settings, runner)
     training.show_metrics(call.console, result["models"])
+    for predictions in result["predictions"].values():
+        chain.show_predictions(call.console, predictions)
     call.finish(summaries, result)
 
 

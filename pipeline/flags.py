@@ -60,7 +60,7 @@ def give_signature(
 
 
 def _parameter(flag: str, field: FieldInfo, section: str, *, hidden: bool) -> inspect.Parameter:
-    unset = field.is_required() or field.default is None or field.default == []
+    unset = field.is_required() or field.default in (None, [], "")
     default = "" if unset else f" (default: {_shown(field.default)})"
     option = typer.Option(
         help=(field.description or "") + default,

@@ -22,9 +22,7 @@ def add_upkeep(app: typer.Typer) -> None:
 def check(
     config: ConfigFile = None,
     workspace: Workspace = None,
-    seconds: Annotated[
-        float, typer.Option(help="time limit for opening slides; of the others nothing is said", min=1)
-    ] = 120,
+    seconds: Annotated[float, typer.Option(help="time limit for opening slides; those left are counted", min=1)] = 120,
     json: Json = False,
     debug: Debug = False,
 ) -> None:

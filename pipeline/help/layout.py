@@ -13,7 +13,7 @@ from typer.core import TyperCommand, TyperGroup
 
 from .completion import COMPLETERS
 from .examples import EXAMPLES, GROUPS
-from .words import LAST, OWN, may_be_repeated, word_for
+from .words import FIRST, LAST, OWN, may_be_repeated, word_for
 
 _LEAST = 60
 _TERM = 26
@@ -44,7 +44,10 @@ class App(typer.Typer):
 
 def _complete(function: Callable[..., Any]) -> None:
     """Give the options of a function what completes their values."""
-    for parameter in inspect.signature(function, eval_str=True).parameters.values():
+    parameters = inspect.signature(function, eval_str=True).parameters.values()
+    # Annotations that are texts would be evaluated again by typer, to other options than these.
+    function.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
+    for parameter in parameters:
         for about in getattr(parameter.annotation, "__metadata__", ()):
             if parameter.name in COMPLETERS and hasattr(about, "autocompletion"):
                 about.autocompletion = COMPLETERS[parameter.name]
@@ -113,11 +116,15 @@ def _page(command: Any, ctx: Any) -> Iterator[str]:
     if help_flag := [own for own in panels.get(OWN, []) if "--help" in own.opts]:
         panels[OWN] = [own for own in panels[OWN] if own not in help_flag]
         panels.setdefault(LAST[-1], []).extend(help_flag)
-    for title in sorted(
-        panels, key=lambda title: (title != OWN, title in LAST, LAST.index(title) if title in LAST else 0)
-    ):
+    for title in sorted(panels, key=_rank):
         if panels[title]:
             yield from _section(title, _rows(panels[title], kinds), _TERM)
+
+
+def _rank(title: str) -> int:
+    """Where a group of flags stands: the command's own first, what every command has last."""
+    order = (*FIRST, "", *LAST)
+    return order.index(title) if title in order else len(FIRST)
 
 
 def _kinds(command: Any) -> dict[str, Any]:

@@ -66,6 +66,10 @@ def title_of(section: str) -> str:
     return f"{TITLES.get(section, section)}, [{place}] in the settings file"
 
 
+FIRST: Final = (OWN, title_of("biomarker"), title_of("split"))
+"""Groups of flags that stand first: what is asked, before how it is trained."""
+
+
 def word_for(name: str, kind: Any) -> str:
     """The word for what a flag or argument takes; empty for one that is on or off.
 

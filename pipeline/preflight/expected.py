@@ -67,7 +67,7 @@ def expect(config: Config, slides: SlidesFound, device: str, report: Report) -> 
     )
     a_tile, measured = _bytes_a_tile(config, extracted)
     needed = a_tile * high * left
-    what = f"{gigabytes(room)} free" + (f"; features need {gigabytes(needed)} at most ({measured})" if a_tile else "")
+    what = f"{gigabytes(room)} free" + (f"; features need {gigabytes(needed)} at most ({measured})" if needed else "")
     report.fact("disk", what, free=room, needed=round(needed))
     if needed > room:
         place = existing(str(config.workspace))

@@ -67,7 +67,7 @@ def completed(shell: str, line: str, folder: Path) -> list[str]:
     script = "import sys; sys.argv[0] = 'wsipipe'; from wsipipe.pipeline.entry import main; main()"
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, env=environment, cwd=folder)
     assert done.returncode == 0, done.stderr
-    return re.findall(r'"([^":]+)', done.stdout) if shell == "zsh" else done.stdout.split()
+    return re.findall(r'"([^"\s:()]+)"', done.stdout) if shell == "zsh" else done.stdout.split()
 
 
 @pytest.mark.parametrize(
