@@ -124,7 +124,7 @@ else:
     )
 
 
-def load_config(file: Path | None = None, flags: Mapping[str, Any] | None = None) -> Config:
+def load_config(file: str | Path | None = None, flags: Mapping[str, Any] | None = None) -> Config:
     """Read a configuration file and lay flags over it.
 
     :param file: default: ``wsipipe.toml`` in the current folder, if there is one. Paths in it are relative to its
@@ -134,6 +134,7 @@ def load_config(file: Path | None = None, flags: Mapping[str, Any] | None = None
     """
     if file is None:
         file = Path(FILE_NAME) if Path(FILE_NAME).is_file() else None
+    file = None if file is None else Path(file)
     content = {} if file is None else _read(file)
     config, mistakes = _validated(_merge(content, flags or {}))
     if config is None:

@@ -161,12 +161,12 @@ def write_expression(path: Path, expression: anndata.AnnData) -> None:
         write_elem(zarr.open_group(scratch, mode="w-", zarr_format=3), "/", stored, dataset_kwargs={"shards": None})
 
 
-def read_expression(path: Path) -> ExpressionTable:
+def read_expression(path: str | Path) -> ExpressionTable:
     """Read the store of RNA or of another block.
 
     :raises StoreError: missing, not a store of wsipipe, of a later version, or its matrix has changed.
     """
-    stored = patiently(lambda: _read(path), path)
+    stored = patiently(lambda: _read(Path(path)), path)
     uns, matrix = stored.uns, stored.matrix
     if uns.get("encoding_type") != ENCODING_TYPE:
         what = f"is AnnData, but no expression store of wsipipe (encoding_type {uns.get('encoding_type')!r})"
