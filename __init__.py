@@ -25,13 +25,21 @@ if TYPE_CHECKING:
     from .models.backbones.backbone import find_backbone as find_backbone
     from .models.backbones.backbone import load_embedder as load_embedder
     from .models.bundle import read_bundle as read_bundle
+    from .pipeline.api import check as check
     from .pipeline.api import compare as compare
     from .pipeline.api import evaluate as evaluate
+    from .pipeline.api import extract as extract
     from .pipeline.api import predict as predict
     from .pipeline.api import robustness as robustness
     from .pipeline.api import run as run
+    from .pipeline.api import tile as tile
+    from .pipeline.api import train as train
     from .pipeline.config import Config as Config
     from .pipeline.config import load_config as load_config
+    from .pipeline.read_results import read_heatmap as read_heatmap
+    from .pipeline.read_results import read_predictions as read_predictions
+    from .pipeline.read_results import read_thumbnail as read_thumbnail
+    from .pipeline.read_results import read_tile_scores as read_tile_scores
 
 __path__.append(f"{__path__[0]}/pipeline/as_module")  # __main__.py is there, for python -m wsipipe
 
@@ -48,13 +56,21 @@ _PLACES = {
     "find_backbone": ".models.backbones.backbone",
     "load_embedder": ".models.backbones.backbone",
     "read_bundle": ".models.bundle",
+    "check": ".pipeline.api",
     "compare": ".pipeline.api",
     "evaluate": ".pipeline.api",
+    "extract": ".pipeline.api",
     "predict": ".pipeline.api",
     "robustness": ".pipeline.api",
     "run": ".pipeline.api",
+    "tile": ".pipeline.api",
+    "train": ".pipeline.api",
     "Config": ".pipeline.config",
     "load_config": ".pipeline.config",
+    "read_heatmap": ".pipeline.read_results",
+    "read_predictions": ".pipeline.read_results",
+    "read_thumbnail": ".pipeline.read_results",
+    "read_tile_scores": ".pipeline.read_results",
 }
 
 

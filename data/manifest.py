@@ -179,9 +179,9 @@ class Manifest:
         self.path, self.shard = path, shard
 
     @classmethod
-    def of(cls, folder: Path, shard: Shard | None = None) -> Manifest:
+    def of(cls, folder: str | Path, shard: Shard | None = None) -> Manifest:
         """The manifest of a stage's folder."""
-        return cls(folder / "manifest.jsonl", shard)
+        return cls(Path(folder) / "manifest.jsonl", shard)
 
     def records(self) -> list[Record]:
         """All records.

@@ -291,12 +291,12 @@ def _changed(file: Path) -> BundleError:
     )
 
 
-def read_bundle(path: Path, device: torch.device) -> Bundle:
+def read_bundle(path: str | Path, device: str | torch.device = "cpu") -> Bundle:
     """Read a bundle's facts and its network, in evaluation mode.
 
     :raises BundleError: it is not a bundle, a file of it was changed, or facts and weights do not match.
     """
-    facts, digests = _read(path)
+    facts, digests = _read(path := Path(path))
     file = path / "model.safetensors"
     contents = {name: _file(path / name) for name in (file.name, "genes.safetensors") if name in (file.name, *digests)}
     state = _tensors(contents[file.name], file)

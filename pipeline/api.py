@@ -1,6 +1,6 @@
 """The Python API: the same calls that the command line makes.
 
->>> config = load_config(Path("wsipipe.toml"))  # doctest: +SKIP
+>>> config = load_config("wsipipe.toml")  # doctest: +SKIP
 >>> run(config, "tile", "extract", "train")  # doctest: +SKIP
 """
 
@@ -9,7 +9,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from ..data.errors import UsageError
 from ..data.shards import Shard
@@ -22,6 +22,9 @@ from .console import Console
 from .results import Summary
 from .run.runner import Runner
 from .steps import run_step
+
+if TYPE_CHECKING:
+    from .preflight.report import Report
 
 Step = Literal["tile", "extract", "genomics", "train"] | str
 """A step of the chain; a stage that is registered with a command of its own is a step too, by its name."""
@@ -60,9 +63,74 @@ def run(
     return summaries
 
 
+def check(config: Config, *, seconds: float = 120.0) -> Report:
+    """Say what is wrong with settings, tables, RNA and slides, or will be; nothing is written.
+
+    :param seconds: time limit for opening slides; those left are counted.
+    :returns: its ``findings`` (``weight`` is ``stops`` or ``look``) and ``facts``.
+    """
+    from .preflight.check import check as look
+
+    return look(config, seconds=seconds)
+
+
+def tile(
+    config: Config,
+    *slides: str | Path,
+    retry_failed: bool = False,
+    replace: bool = False,
+    console: Console | None = None,
+) -> list[Summary]:
+    """Find the tissue on slides and divide it into tiles.
+
+    :param slides: slide files, or folders of slides; default: those of ``config.cohort``.
+    :raises WsipipeError: an error that stops the whole stage.
+    """
+    if slides:
+        cohort = config.cohort.model_copy(update={"slides": [Path(slide) for slide in slides]})
+        config = config.model_copy(update={"cohort": cohort})
+    return chain.tile(config, _runner(config, console, retry_failed=retry_failed, replace=replace))
+
+
+def extract(
+    config: Config,
+    *,
+    tiles: str | None = None,
+    retry_failed: bool = False,
+    replace: bool = False,
+    console: Console | None = None,
+) -> Summary:
+    """Turn tiles into features with ``config.extract.backbone``.
+
+    :param tiles: name of the tiles' folder; needed only where there are several.
+    :raises WsipipeError: an error that stops the whole stage.
+    """
+    return run_step("extract", config, _runner(config, console, retry_failed=retry_failed, replace=replace), tiles)
+
+
+def train(
+    config: Config,
+    *names: str,
+    features: str | None = None,
+    prevalence: float | None = None,
+    retry_failed: bool = False,
+    replace: bool = False,
+    console: Console | None = None,
+) -> list[Summary]:
+    """Split, train and cross-validate a model of each biomarker.
+
+    :param names: biomarkers; default: all that are configured.
+    :param features: name of the features' folder; needed only where there are several.
+    :param prevalence: the one that probabilities are shown at; default: that of the training patients.
+    :raises WsipipeError: an error that stops a whole stage.
+    """
+    runner = _runner(config, console, retry_failed=retry_failed, replace=replace)
+    return training.train(config, runner, names, features=features, prevalence=prevalence)[0]
+
+
 def predict(
     config: Config,
-    model: Path,
+    model: str | Path | None = None,
     *,
     name: str | None = None,
     features: str | None = None,
@@ -72,13 +140,13 @@ def predict(
 ) -> list[Summary]:
     """Predict on ``config.predict.slides`` with a trained model, from histology alone.
 
-    :param model: the model's folder.
+    :param model: the model's folder, or its name; default: the only model of the workspace.
     :param name: name of the folder of predictions; default: the model's name.
     :param features: name of a folder of features; slides are then read from these alone, and no file is needed.
     :raises WsipipeError: an error that stops a whole stage.
     """
     runner = _runner(config, console, retry_failed=retry_failed, replace=replace)
-    return chain.predict(config, runner, model, name=name, features=features)[0]
+    return chain.predict(config, runner, _chosen(runner, model), name=name, features=features)[0]
 
 
 def compare(
@@ -119,7 +187,7 @@ def robustness(
 
 def evaluate(
     config: Config,
-    model: Path,
+    model: str | Path | None = None,
     *,
     name: str | None = None,
     labels: Mapping[str, Any] | None = None,
@@ -131,7 +199,7 @@ def evaluate(
 ) -> list[Summary]:
     """Evaluate a trained model on the patients of ``config.cohort.table``; nothing is fitted to them.
 
-    :param model: the model's folder, usually of another workspace.
+    :param model: the model's folder, usually of another workspace; default: the only model of this one.
     :param name: of the evaluation's folder; default: the model's.
     :param labels: ``label_column``, ``positive``, ``negative``, ``classes``, ``time_column`` and ``event_column``,
         where the table calls them otherwise than the model.
@@ -143,12 +211,16 @@ def evaluate(
     return chain.evaluate(
         config,
         runner,
-        model,
+        _chosen(runner, model),
         labels=labels or {},
         name=name,
         other_patients=other_patients,
         prevalence=prevalence,
     )[0]
+
+
+def _chosen(runner: Runner, model: str | Path | None) -> Path:
+    return training.choose_model(runner.workspace, None if model is None else Path(model), runner.console)
 
 
 def _runner(config: Config, console: Console | None, *, retry_failed: bool, replace: bool) -> Runner:

@@ -14,13 +14,13 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from ..data.errors import UsageError
 from ..data.manifest import Json
-from ..data.workspace import keep_within
 from ..stages.features_folder import folder_of_vectors, stage_of
 from .biomarkers.to_train import refuse_unknown_signatures
 from .biomarkers.training import metrics_of, train
 from .config import Config
 from .console import Console
 from .folders import checked_name, choose_features, choose_tiles, named_after, refuse_another_source
+from .given_slides import given_slides
 from .model_features import encoding_of_model, features_of_model
 from .results import Summary, summed
 from .run.runner import Runner
@@ -40,7 +40,7 @@ def tile(config: Config, runner: Runner) -> list[Summary]:
     from ..data.cohort.table import read_cohort
 
     table = read_cohort(config.cohort.table) if config.cohort.table else None
-    found = _slides(config.cohort.slides, table, runner.workspace)
+    found = given_slides(config.cohort.slides, table, runner.workspace)
     return _tile(config, runner, found, table)
 
 
@@ -87,35 +87,6 @@ def _tile_for_model(
 def _allowed(tiled: Record | None, *, default: bool) -> bool:
     """Whether a slide was tiled with leave to enlarge it."""
     return default if tiled is None else bool(tiled.settings.get("allow_upsample", default))
-
-
-def _slides(given: Sequence[Path], table: CohortTable | None, workspace: Path) -> FoundSlides:
-    """The slides in the given places, else those that the cohort table has paths of."""
-    from ..data.plain_files import url_of
-    from ..data.slides.finding import FoundSlide, FoundSlides, checked_slide_id, existing, find_slides
-    from ..data.slides.readers import SLIDE_EXTENSIONS
-    from ..data.slides.remote import list_remote
-
-    keep_within(workspace)
-    if given:
-        return find_slides(given, workspace)
-    paths = table.paths() if table is not None else {}
-    if table is None or not paths:
-        raise UsageError(
-            "no slides are given",
-            hint="name files or folders on the command line, or slides in [cohort], or a table with a path column",
-        )
-
-    def place(path: Path) -> Path:
-        if (url := url_of(path)) is None:
-            return existing(path) or path
-        listed = list_remote(url, workspace, SLIDE_EXTENSIONS)
-        if len(listed) != 1:
-            raise UsageError(f"is a folder of {len(listed)} slides, in the table's row of one slide", path=url)
-        return listed[0]
-
-    named = [FoundSlide(checked_slide_id(slide, table.source), place(path)) for slide, path in paths.items()]
-    return FoundSlides(sorted(named, key=lambda slide: slide.slide_id), {})
 
 
 def export(
@@ -213,7 +184,7 @@ def predict(
 
     table = read_cohort(config.predict.table) if config.predict.table else None
     if features is None:
-        found = _slides(config.predict.slides, table, workspace)
+        found = given_slides(config.predict.slides, table, workspace)
         ids = [slide.slide_id for slide in found]
     else:
         source = choose_features(runner, features_of_model(recipe, as_trained.features_name()), features)

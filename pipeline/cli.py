@@ -32,15 +32,15 @@ from ..stages.train.settings import (
 from .checks.commands import add_upkeep
 from .command import Call, Commands, ConfigFile, Dask, Debug, Json, console_of, settings_of, works
 from .exchange_commands import add_exchange
+from .help.layout import App
 from .process import run_command
 from .steps import Features, Gpus, Weights, add_step
 
-app = typer.Typer(
+app = App(
     name="wsipipe",
     cls=Commands,
     help="From raw whole-slide images to a model that predicts a molecular biomarker from an H&E slide.",
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
@@ -57,6 +57,10 @@ Prevalence = Annotated[
         help="share of positive patients where the model is used, such as 0.15: probabilities, thresholds, Brier score "
         "and calibration are shown at it; default: that of the training patients",
     ),
+]
+Model = Annotated[
+    Path | None,
+    typer.Option("--model", "-m", help="a trained model's folder; default: the only model of the workspace"),
 ]
 Gpu = Annotated[str | None, typer.Option("--gpu", help="number of the GPU to use; the same as --device cuda:N")]
 
@@ -165,10 +169,7 @@ def predict(
     call: Call,
     slides: Slides = None,
     *,
-    model: Annotated[
-        Path | None,
-        typer.Option("--model", "-m", help="a trained model's folder; default: the only model of the workspace"),
-    ] = None,
+    model: Model = None,
     name: Annotated[str | None, typer.Option(help="name of the predictions' folder; default: the model's")] = None,
     features: Annotated[
         str | None,
@@ -203,7 +204,7 @@ def predict(
     ] = None,
     weights: Weights = None,
     batch_size: Annotated[int | None, typer.Option(help="tiles per batch")] = None,
-    gpu: Gpu = None,
+    gpu: Gpus = None,
 ) -> None:
     """Predict a biomarker on slides from histology alone: CSV, heatmaps, GeoJSON, a report page."""
     from . import chain
@@ -228,7 +229,7 @@ def predict(
 def evaluate(
     call: Call,
     *,
-    model: Annotated[Path, typer.Option("--model", "-m", help="a trained model's folder, such as work/models/her2")],
+    model: Model = None,
     table: Annotated[Path | None, typer.Option(help="table of this cohort: slide_id, patient_id, labels")] = None,
     name: Annotated[str | None, typer.Option(help="name of the evaluation's folder; default: the model's")] = None,
     features: Annotated[
@@ -271,9 +272,11 @@ def evaluate(
     call.flags |= {"predict": {"device": device}, "split": {"drop_conflicts": drop_conflicts}}
     call.flags |= {"cohort": {"table": table}, "report": {"audit": audit or None}}
     call.on_gpu("predict", gpu)
+    settings, runner = call.open()
     summaries, metrics = chain.evaluate(
-        *call.open(),
-        model,
+        settings,
+        runner,
+        training.choose_model(runner.workspace, model, call.console),
         labels=labels,
         name=name,
         features=features,
@@ -285,13 +288,23 @@ def evaluate(
 
 
 @works(app, distributes=True)
-def run(call: Call) -> None:
-    """Run the whole chain that the settings file describes: tile, extract, genomics, train, predict."""
+def run(call: Call, *, gpu: Gpus = None) -> None:
+    """Run the whole chain that the settings file describes: tile, extract, genomics, train, predict.
+
+    It begins with a quick `wsipipe check`, says what that found, and goes on.
+    """
     from . import chain
     from .biomarkers import training
+    from .preflight.command import check_before_run
 
-    summaries, result = chain.everything(*call.open())
+    call.on_gpus(gpu)
+    settings, runner = call.open()
+    if settings.shard is None:
+        check_before_run(settings, call.console)
+    summaries, result = chain.everything(settings, runner)
     training.show_metrics(call.console, result["models"])
+    for predictions in result["predictions"].values():
+        chain.show_predictions(call.console, predictions)
     call.finish(summaries, result)
 
 
@@ -336,6 +349,7 @@ def encoders(json: Json = False, debug: Debug = False) -> None:
 @app.command()
 def init(
     folder: Annotated[Path, typer.Argument(help="where to write it")] = Path(),
+    show: Annotated[bool, typer.Option("--print", help="print it instead of writing a file")] = False,
     json: Json = False,
     debug: Debug = False,
 ) -> None:
@@ -343,6 +357,11 @@ def init(
     from .config import template
 
     with console_of(json=json, debug=debug) as console:
+        if show:
+            for line in template().splitlines():
+                console.line(line)
+            console.result({"settings": template()})
+            return
         file = folder / FILE_NAME
         if file.exists():
             raise UsageError("already exists", path=file, hint="edit it, or remove it first")

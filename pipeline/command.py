@@ -13,11 +13,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from typer.core import TyperGroup
 
 from ..data.errors import BusyError, SurroundingsError, UsageError, WsipipeError
 from ..stages.settings import FILE_NAME, Settings
 from .flags import Flags, SectionFlags, give_signature
+from .help.layout import HelpfulGroup
+from .help.words import PRINTED, WHERE
 from .process import INTERRUPTED, was_interrupted
 from .terminal import LogLevel
 
@@ -28,27 +29,44 @@ if TYPE_CHECKING:
     from .run.runner import Elsewhere, Runner
 
 ConfigFile = Annotated[
-    Path | None, typer.Option("--config", "-c", help=f"settings file (default: {FILE_NAME} here, if there is one)")
+    Path | None,
+    typer.Option(
+        "--config", "-c", help=f"settings file (default: {FILE_NAME} here, if there is one)", rich_help_panel=WHERE
+    ),
 ]
-Workspace = Annotated[Path | None, typer.Option("--workspace", "-w", help="folder of all results (default: work)")]
-Json = Annotated[bool, typer.Option("--json", help="print one JSON object instead of a table")]
-Debug = Annotated[bool, typer.Option("--debug", help="show tracebacks of errors")]
+Workspace = Annotated[
+    Path | None, typer.Option("--workspace", "-w", help="folder of all results (default: work)", rich_help_panel=WHERE)
+]
+Json = Annotated[bool, typer.Option("--json", help="print one JSON object instead of a table", rich_help_panel=PRINTED)]
+Debug = Annotated[bool, typer.Option("--debug", help="show tracebacks of errors", rich_help_panel=PRINTED)]
 Level = Annotated[
-    LogLevel, typer.Option("--log-level", help="the least important messages to print; debug shows tracebacks too")
+    LogLevel,
+    typer.Option(
+        "--log-level", help="the least important messages to print; debug shows tracebacks too", rich_help_panel=PRINTED
+    ),
 ]
 Retry = Annotated[
-    bool, typer.Option("--retry-failed", help="try failed items again even if their input has not changed")
+    bool,
+    typer.Option(
+        "--retry-failed", help="try failed items again even if their input has not changed", rich_help_panel=WHERE
+    ),
 ]
 Dask = Annotated[
     str | None,
-    typer.Option("--dask", help="run on the workers of this Dask scheduler, such as tcp://login1:8786"),
+    typer.Option(
+        "--dask", help="run on the workers of this Dask scheduler, such as tcp://login1:8786", rich_help_panel=WHERE
+    ),
 ]
-Replace = Annotated[bool, typer.Option("--replace", help="replace results that were made with other settings")]
+Replace = Annotated[
+    bool, typer.Option("--replace", help="replace results that were made with other settings", rich_help_panel=WHERE)
+]
 
 ShardFlag = Annotated[
     str | None,
     typer.Option(
-        "--shard", help="do one part of the items, such as 2/8, the second of eight, beside the jobs that do the others"
+        "--shard",
+        help="do one part of the items, such as 2/8, the second of eight, beside the jobs that do the others",
+        rich_help_panel=WHERE,
     ),
 ]
 
@@ -57,15 +75,20 @@ StageTo = Annotated[
     typer.Option(
         "--stage-to",
         help="folder on a local disk, to which the next slides are copied while others are worked on",
+        rich_help_panel=WHERE,
     ),
 ]
 StageBytes = Annotated[
     str | None,
-    typer.Option("--stage-bytes", help="most bytes of copies at a time, such as 200GB; default: half of what is free"),
+    typer.Option(
+        "--stage-bytes",
+        help="most bytes of copies at a time, such as 200GB; default: half of what is free",
+        rich_help_panel=WHERE,
+    ),
 ]
 
 
-class Commands(TyperGroup):
+class Commands(HelpfulGroup):
     """The commands, with the words that were typed kept for messages that say what to type next."""
 
     def make_context(self, info_name: str | None, args: list[str], *others: Any, **further: Any) -> Any:
@@ -179,10 +202,15 @@ class Call:
             return
         if self.flags[section].get("device"):
             raise UsageError("--gpu and --device set the same thing", hint="give one of them")
-        numbers = [number.strip() for number in gpu.split(",")]
-        if numbers != ["all"] and not all(number.isdecimal() for number in numbers):
-            raise UsageError(f"--gpu {gpu} names no GPU", hint="give a number such as 0, several such as 0,1, or all")
-        self.flags[section]["device"] = ",".join(f"cuda:{number}" for number in numbers)
+        self.flags[section]["device"] = _devices(gpu)
+
+    def on_gpus(self, gpu: str | None) -> None:
+        """Take ``--gpu`` for every stage of a run; the network that finds tissue takes the first of several."""
+        if gpu is not None:
+            devices = _devices(gpu)
+            first = "cuda:0" if devices == "cuda:all" else devices.partition(",")[0]
+            of_stages = {"tile": first, "extract": devices, "train": devices, "predict": devices}
+            self.flags |= {section: {"device": those} for section, those in of_stages.items()}
 
     def on_biomarkers(self, names: list[str] | None, table: Path | None, gpu: str | None) -> list[str] | None:
         """Set the flags that training commands share; returns the biomarkers' names.
@@ -207,8 +235,11 @@ class Call:
     def finish(self, summaries: Sequence[Summary], extra: dict[str, Any] | None = None) -> None:
         """Print the closing table, or the JSON object; exit with 1 if items failed."""
         from .failures import next_command
+        from .results import what_to_look_at
 
         self.console.summaries(summaries)
+        for line in what_to_look_at(summaries):
+            self.console.line(line)
         words = typed_command()
         for line in next_command(summaries, words):
             self.console.line(line)
@@ -217,6 +248,17 @@ class Call:
         self.console.result({"stages": [s.to_json() for s in summaries], **again, **(extra or {})})
         if failed:
             raise typer.Exit(1)
+
+
+def _devices(gpu: str) -> str:
+    """The devices of ``--gpu``: ``cuda:0,cuda:1`` of ``0,1``, and ``cuda:all`` of ``all``.
+
+    :raises UsageError: it names none.
+    """
+    numbers = [number.strip() for number in gpu.split(",")]
+    if numbers != ["all"] and not all(number.isdecimal() for number in numbers):
+        raise UsageError(f"--gpu {gpu} names no GPU", hint="give a number such as 0, several such as 0,1, or all")
+    return ",".join(f"cuda:{number}" for number in numbers)
 
 
 def common_options(

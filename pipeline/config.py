@@ -11,7 +11,7 @@ import os
 import tomllib
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal, get_args, get_origin
 
 from pydantic import BaseModel, ByteSize, Field, ValidationError, create_model, field_validator
 from pydantic.fields import FieldInfo
@@ -126,7 +126,7 @@ else:
     )
 
 
-def load_config(file: Path | None = None, flags: Mapping[str, Any] | None = None) -> Config:
+def load_config(file: str | Path | None = None, flags: Mapping[str, Any] | None = None) -> Config:
     """Read a configuration file and lay flags over it.
 
     :param file: default: ``wsipipe.toml`` in the current folder, if there is one. Paths in it are relative to its
@@ -136,6 +136,7 @@ def load_config(file: Path | None = None, flags: Mapping[str, Any] | None = None
     """
     if file is None:
         file = Path(FILE_NAME) if Path(FILE_NAME).is_file() else None
+    file = None if file is None else Path(file)
     content = {} if file is None else _read(file)
     config, mistakes = _validated(_merge(content, flags or {}))
     if config is None:
@@ -263,6 +264,11 @@ def _template() -> Iterator[str]:
             yield f"\n# {(field.annotation.__doc__ or '').strip()}\n[{section}]"
             for name, setting in field.annotation.model_fields.items():
                 yield from _setting(name, setting)
+        if section == "cohort":
+            yield from _biomarkers()
+
+
+def _biomarkers() -> Iterator[str]:
     yield "\n# The biomarkers: a table each, named as its model will be. Add as many as you like.\n# [biomarkers.her2]"
     for name, setting in BiomarkerSettings.model_fields.items():
         yield from _setting(name, setting)
@@ -271,8 +277,16 @@ def _template() -> Iterator[str]:
 
 
 def _setting(name: str, field: FieldInfo) -> Iterator[str]:
+    unlisted = [choice for choice in _choices(field) if choice not in (field.description or "")]
+    one_of = f" (one of {', '.join(_choices(field))})" if unlisted else ""
     if field.default is None or field.is_required():
         [example] = field.examples or []
-        yield f"# {name} = {json.dumps(example)}  # (an example) {field.description}"
+        yield f"# {name} = {json.dumps(example)}  # (an example) {field.description}{one_of}"
     else:
-        yield f"# {name} = {json.dumps(field.default, default=str)}  # {field.description}"
+        yield f"# {name} = {json.dumps(field.default, default=str)}  # {field.description}{one_of}"
+
+
+def _choices(field: FieldInfo) -> list[str]:
+    """The values that a setting may have, if they are few and named."""
+    kinds = [field.annotation, *get_args(field.annotation)]
+    return [choice for kind in kinds if get_origin(kind) is Literal for choice in get_args(kind)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable
 
@@ -23,5 +24,6 @@ def _load() -> Callable[[], object]:
 
 
 def _asks_for_help(words: list[str]) -> bool:
-    """Whether a command says only how it is used, so that what runs a stage need not be loaded."""
-    return not words or not {"-h", "--help", "--version"}.isdisjoint(words)
+    """Whether a command says only how it is used, or completes words, so that what runs a stage need not be loaded."""
+    asks = {"-h", "--help", "--version", "--show-completion", "--install-completion"}
+    return not words or not asks.isdisjoint(words) or "_WSIPIPE_COMPLETE" in os.environ

@@ -20,10 +20,11 @@ _NUMBER: Final = re.compile(r"\d+(?:[.,]\d+)*")
 
 def kind_of(failure: Failure) -> tuple[str, str]:
     """What a failure has in common with others: message and hint without the item, its file, and numbers."""
-    return _bare(_without_path(failure), failure.item), _bare(failure.hint, failure.item)
+    return _bare(bare_message(failure), failure.item), _bare(failure.hint, failure.item)
 
 
-def _without_path(failure: Failure) -> str:
+def bare_message(failure: Failure) -> str:
+    """The message of a failure without its file."""
     of_item = re.compile(rf"^.*?[/\\]{re.escape(failure.item)}[^:/\\]*: ")
     return _PATH.sub("", of_item.sub("", failure.message, count=1), count=1)
 
@@ -46,7 +47,7 @@ class FailureGroup:
             lines = [f"{failure.item}: {failure.message}" for failure in self.failures]
         else:
             names = some([failure.item for failure in self.failures], FEW)
-            lines = [f"{len(self.failures):,} with the same fault: {names}: {_without_path(first)}"]
+            lines = [f"{len(self.failures):,} with the same fault: {names}: {bare_message(first)}"]
         return [*lines, f"    {first.hint}"] if first.hint else lines
 
 

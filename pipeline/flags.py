@@ -13,6 +13,7 @@ from pydantic import ByteSize
 from pydantic.fields import FieldInfo
 
 from ..stages.settings import Settings
+from .help.words import title_of
 
 Flags = dict[str, dict[str, Any]]
 """Values given on the command line, by section and setting; None where a flag was not given."""
@@ -60,12 +61,12 @@ def give_signature(
 
 
 def _parameter(flag: str, field: FieldInfo, section: str, *, hidden: bool) -> inspect.Parameter:
-    unset = field.is_required() or field.default is None or field.default == []
+    unset = field.is_required() or field.default in (None, [], "")
     default = "" if unset else f" (default: {_shown(field.default)})"
     option = typer.Option(
         help=(field.description or "") + default,
         show_default=False,
-        rich_help_panel=f"Settings: {section}",
+        rich_help_panel=title_of(section),
         hidden=hidden,
     )
     return inspect.Parameter(

@@ -8,6 +8,7 @@ from datetime import datetime
 from pathlib import Path
 
 from ..data.manifest import ErrorRecord, Json, OutputRecord
+from ..stages.registry import STAGES
 from ..stages.stage import Item, Outcome
 
 
@@ -67,6 +68,14 @@ class Summary:
         """As plain JSON values."""
         failures = [vars(failure) for failure in self.failures]
         return {**vars(self), "folder": str(self.folder), "failures": failures, "notes": list(self.notes)}
+
+
+def what_to_look_at(summaries: Iterable[Summary]) -> list[str]:
+    """The lines that name what each stage has made to be looked at, where it made anything."""
+    looks = {row.name: row.look for row in STAGES if row.look}
+    paths = {s.stage: s.folder / looks[s.stage] for s in summaries if s.stage in looks and s.done + s.before}
+    rows = {row.name: row.made_by for row in STAGES}
+    return [f"{rows[stage]}: {path}" for stage, path in paths.items() if path.exists()]
 
 
 def summed(summaries: Sequence[Summary], folder: Path) -> list[Summary]:

@@ -58,6 +58,7 @@ class StageRow:
     :param command: the command that runs it; default: its name.
     :param unfinished: glob pattern of saved work from which it continues after an interruption.
     :param beside: names in its folder of files that it writes for people and does not record.
+    :param look: what to look at when it has ended, within its folder; empty if its command says it otherwise.
     :param distributes: its items may run on other machines, and its command has ``--dask``.
     """
 
@@ -73,6 +74,7 @@ class StageRow:
     unfinished: str = ""
     beside: tuple[str, ...] = ()
     distributes: bool = False
+    look: str = ""
 
     @property
     def made_by(self) -> str:
@@ -111,17 +113,22 @@ STAGES: Final = (
             OutputRow("qc/*.jpg"),
         ),
     ),
-    StageRow("index", 1, ("tiles/*",), command="tile", outputs=(OutputRow("qc/index.html", small=True),)),
+    StageRow(
+        "index", 1, ("tiles/*",), command="tile", outputs=(OutputRow("qc/index.html", small=True),),
+        look="qc/index.html",
+    ),
     StageRow(
         "export", 1, ("exports/*/*", "exports/*/*/*"),
         outputs=(
             *map(OutputRow, ("patches/*.h5", "h5_files/*.h5", "pt_files/*.pt", "*.h5", "*.h5ad")),
             OutputRow("process_list_autogen.csv", small=True),
         ),
+        look=".",
     ),
     StageRow(
         "extract", 2, ("features/*/*",), ".extract.settings:ExtractSettings", ".extract.stage:ExtractStage",
         after="tiles", outputs=(OutputRow("*.zarr", ".output_checks:check_features"),), distributes=True,
+        look=".",
     ),
     StageRow(
         "encode", 1, ("slide_features/*/*",), ".encode.settings:EncodeSettings", ".encode.stage:EncodeStage",
@@ -134,6 +141,7 @@ STAGES: Final = (
             OutputRow("*.zarr", ".output_checks:check_expression"),
             OutputRow("signatures.csv", small=True), OutputRow("qc.html", small=True),
         ),
+        look="qc.html",
     ),
     StageRow(
         "split", 1, ("models/*", "comparisons/*"), ".train.settings:SplitSettings", command="train",
@@ -144,7 +152,7 @@ STAGES: Final = (
         outputs=_FOLDS, unfinished="partial/*", beside=("tensorboard",),
     ),
     StageRow(
-        "import-checkpoint", 1, ("models/*",), outputs=_FOLDS,
+        "import-checkpoint", 1, ("models/*",), outputs=_FOLDS, look=".",
     ),
     StageRow(
         "cross_validate", 6, ("models/*", "comparisons/*/*"), command="train",

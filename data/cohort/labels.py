@@ -196,6 +196,20 @@ def class_labels(
     return join_labels(table, column, label_of, match=match, unusable=unusable, keep_frozen=keep_frozen, classes=names)
 
 
+def value_readings(table: CohortTable, column: str, classes: Mapping[str, Sequence[str]]) -> dict[str, dict[str, int]]:
+    """What each value of a label's column is read as: a class, or why it is no label → value → rows.
+
+    :param classes: name of a class → the values that mean it.
+    :raises CohortError: no such column.
+    """
+    place_of = {id_key(value): place for place, values in enumerate(classes.values()) for value in values}
+    names, readings = tuple(classes), dict[str, dict[str, int]]()
+    for value, rows in Counter(table.frame[table.column(column)]).most_common():
+        label = _label([value], place_of, "of none of the classes")
+        readings.setdefault(names[label] if isinstance(label, int) else label, {})[value] = rows
+    return readings
+
+
 _NO_LABEL = ("missing", "not_evaluated", "equivocal")
 """Kinds of values in ``columns.toml`` that are not a label."""
 

@@ -310,20 +310,20 @@ class OpenFeatures:
         return len(self.features)
 
 
-def read_facts(path: Path) -> FeatureFacts:
+def read_facts(path: str | Path) -> FeatureFacts:
     """Read a store's metadata, without its numbers.
 
     :raises StoreError: it is not a feature store, or one of another version.
     """
-    return patiently(lambda: _open(path), path)[1]
+    return patiently(lambda: _open(Path(path)), path)[1]
 
 
-def open_features(path: Path) -> OpenFeatures:
+def open_features(path: str | Path) -> OpenFeatures:
     """Open a slide's features and coordinates, without reading them yet.
 
     :raises StoreError: it is not a feature store, one of another version, or damaged.
     """
-    return patiently(lambda: _opened(path), path)
+    return patiently(lambda: _opened(Path(path)), path)
 
 
 def _opened(path: Path) -> OpenFeatures:
@@ -347,7 +347,7 @@ def _opened(path: Path) -> OpenFeatures:
     )
 
 
-def read_bag(path: Path) -> Bag:
+def read_bag(path: str | Path) -> Bag:
     """Read a slide's features and coordinates into memory.
 
     :raises StoreError: it is not a feature store, one of another version, or damaged.
@@ -356,9 +356,9 @@ def read_bag(path: Path) -> Bag:
     return Bag(store.facts.slide_id, store.features[:], store.coords[:], store.facts)
 
 
-def read_bags(paths: Iterable[Path]) -> Iterator[Bag]:
+def read_bags(paths: Iterable[str | Path]) -> Iterator[Bag]:
     """Read the bags of a cohort, one at a time, skipping a Mac's ``._<slide>.zarr`` files."""
-    return (read_bag(path) for path in paths if not is_stray(path.name))
+    return (read_bag(path) for path in paths if not is_stray(Path(path).name))
 
 
 def _open(path: Path) -> tuple[zarr.Group, FeatureFacts]:

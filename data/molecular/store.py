@@ -161,12 +161,12 @@ def write_expression(path: Path, expression: anndata.AnnData) -> None:
         write_elem(zarr.open_group(scratch, mode="w-", zarr_format=3), "/", stored, dataset_kwargs={"shards": None})
 
 
-def read_expression(path: Path) -> ExpressionTable:
+def read_expression(path: str | Path) -> ExpressionTable:
     """Read the store of RNA or of another block.
 
     :raises StoreError: missing, not a store of wsipipe, of a later version, or its matrix has changed.
     """
-    stored = patiently(lambda: _read(path), path)
+    stored = patiently(lambda: _read(Path(path)), path)
     uns, matrix = stored.uns, stored.matrix
     if uns.get("encoding_type") != ENCODING_TYPE:
         what = f"is AnnData, but no expression store of wsipipe (encoding_type {uns.get('encoding_type')!r})"
@@ -191,6 +191,19 @@ def read_expression(path: Path) -> ExpressionTable:
     if twice := same_ids(patients) or [gene for gene, rows in Counter(genes).items() if rows > 1]:
         raise StoreError(f"holds a patient or a gene twice: {some(list(twice))}", path=path, hint=_AGAIN)
     return ExpressionTable(patients, genes, matrix, uns["unit"], uns["source"], block, libraries)
+
+
+def as_stored(measured: anndata.AnnData, block: Block = "rna") -> ExpressionTable:
+    """The table that training would read of a matrix, if it was written and read again."""
+    return ExpressionTable(
+        tuple(map(str, measured.obs_names)),
+        tuple(map(str, measured.var_names)),
+        np.asarray(measured.X, dtype=np.float32),
+        str(measured.uns["unit"]),
+        str(measured.uns["source"]),
+        block,
+        _libraries(measured),
+    )
 
 
 def _libraries(table: anndata.AnnData) -> npt.NDArray[np.float64] | None:

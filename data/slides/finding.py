@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, Final
 
-from ..errors import CohortError, SlideError, SurroundingsError, UsageError
+from ..errors import CohortError, SlideError, SurroundingsError, UsageError, WsipipeError
 from ..file_names import why_no_file_name
 from ..plain_files import refuse_pipe, url_of
 from ..slide_names import without_extension
@@ -67,7 +67,11 @@ class FoundSlides(list[FoundSlide]):
         ]
 
 
-def find_slides(given: Iterable[str | os.PathLike[str]], workspace: Path | None = None) -> FoundSlides:
+def find_slides(
+    given: Iterable[str | os.PathLike[str]],
+    workspace: Path | None = None,
+    refused: list[WsipipeError] | None = None,
+) -> FoundSlides:
     """Find the slides among files and folders (searched recursively), sorted by id.
 
     A folder that holds ``.dcm`` files is one slide, named after the folder. A single ``.dcm`` file given by path stands
@@ -76,9 +80,16 @@ def find_slides(given: Iterable[str | os.PathLike[str]], workspace: Path | None 
     companion images, unsupported formats, dead links, folders that cannot be read.
 
     :param workspace: where slides by URL are represented (:mod:`.remote`).
+    :param refused: gets the errors of paths and ids that cannot be used, which are left out; None: the first is raised.
     :raises UsageError: a path that does not exist, or no slide at all.
     :raises CohortError: two slides with one id, or an id that cannot be a file name in the workspace.
     """
+
+    def refuse(error: WsipipeError) -> None:
+        if refused is None:
+            raise error
+        refused.append(error)
+
     left_out: dict[str, list[Path]] = {}
     found: dict[Path, None] = {}
     roots = []
@@ -89,27 +100,31 @@ def find_slides(given: Iterable[str | os.PathLike[str]], workspace: Path | None 
             roots.append(Path(os.path.abspath(place)))  # noqa: PTH100  a link keeps its own name
     for path in roots:
         if not path.exists():
-            raise UsageError("no such file or folder", path=path, hint="check the path of the slides")
-        if not (path.is_dir() or path.is_file()):  # reading a pipe could block for ever
-            raise UsageError("neither a file nor a folder", path=path, hint="check the path of the slides")
-        if path.is_dir():
+            refuse(UsageError("no such file or folder", path=path, hint="check the path of the slides"))
+        elif not (path.is_dir() or path.is_file()):  # reading a pipe could block for ever
+            refuse(UsageError("neither a file nor a folder", path=path, hint="check the path of the slides"))
+        elif path.is_dir():
             found.update(dict.fromkeys(_walk(path, frozenset(), left_out)))
         else:
             found[_dicom_slide(path) if path.suffix.lower() == _DICOM else path] = None
-    if not found:
+    if not found and not refused:
         where = ", ".join(str(path) for path in roots) or "nothing was given"
         known = " ".join(sorted(SLIDE_EXTENSIONS | {_DICOM}))
         wrong = "; ".join(["no slides here", *FoundSlides((), left_out).notes()])
         raise UsageError(wrong, path=where, hint=f"slides are found by their extension: {known}")
     slides: dict[str, FoundSlide] = {}
     for path in sorted(found):
-        slide = FoundSlide(slide_id_of(path), path)
+        try:
+            slide = FoundSlide(slide_id_of(path), path)
+        except CohortError as error:
+            refuse(error)
+            continue
         # Many file systems treat names as equal that differ only in case or in how an accent is encoded.
         other = slides.setdefault(unicodedata.normalize("NFC", slide.slide_id).casefold(), slide)
         if other is not slide:
             wrong = f"two slides are called {slide.slide_id!r}: this one and {other.path}"
             hint = "rename one of them, or give paths that hold only one"
-            raise CohortError(wrong, path=path, hint=hint)
+            refuse(CohortError(wrong, path=path, hint=hint))
     return FoundSlides(sorted(slides.values(), key=lambda slide: slide.slide_id), left_out)
 
 

@@ -124,14 +124,14 @@ def write_tiles(path: Path, tiles: TileSet) -> None:
             file[_ARTEFACTS].attrs[_KINDS] = ", ".join(ARTEFACTS)
 
 
-def read_tiles(path: Path, *, digest: str | None = None) -> TileSet:
+def read_tiles(path: str | Path, *, digest: str | None = None) -> TileSet:
     """Read a tile set.
 
     :param digest: what the manifest says of the file's bytes; others are refused.
     :raises StoreError: no such file, damaged, not a tile set of wsipipe, or of an unknown encoding version.
     :raises SurroundingsError: it cannot be read for some seconds.
     """
-    return patiently(lambda: _read(path, digest), path)
+    return patiently(lambda: _read(Path(path), digest), path)
 
 
 def count_tiles(path: Path) -> int:

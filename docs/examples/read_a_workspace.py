@@ -5,11 +5,9 @@ python read_a_workspace.py wsipipe.toml
 
 from __future__ import annotations
 
-import csv
 import sys
 from pathlib import Path
 
-import torch
 import wsipipe
 
 
@@ -19,7 +17,7 @@ def main(settings: Path) -> None:
     workspace = config.workspace
 
     # The same call as `wsipipe train`: what is up to date is not done again.
-    for summary in wsipipe.run(config, "train"):
+    for summary in wsipipe.train(config):
         print(f"{summary.stage}: {summary.done} done, {summary.before} before, {len(summary.failures)} failed")
 
     # Every attempt at every slide is a record, with its settings, inputs, outputs and figures.
@@ -34,16 +32,18 @@ def main(settings: Path) -> None:
     # A model of one fold, and what it says of the slide; the logit is at even prevalence.
     name = next(iter(config.biomarkers))
     fold = workspace / "models" / name / "fold-0"
-    reading = wsipipe.read_bundle(fold, torch.device("cpu")).read(bag, stores[0])
+    reading = wsipipe.read_bundle(fold).read(bag, stores[0])
     print(f"{name}: logit {float(reading.logit):+.3f}")
     for tile in reading.attention.argsort()[::-1][:3]:
         x, y = bag.coords[tile]
         print(f"  attention {reading.attention[tile]:.3f} at x {x}, y {y}")
 
-    # The out-of-fold predictions are a table like any other.
-    with (fold.parent / "oof_predictions.csv").open(encoding="utf-8", newline="") as stream:
-        rows = list(csv.DictReader(stream))
-    print(f"{len(rows)} patients, each predicted by the fold that was not trained on them")
+    # The out-of-fold predictions as a frame.
+    patients = wsipipe.read_predictions(fold.parent)
+    right = (patients["call"] == patients["label"]).mean()
+    print(
+        f"{len(patients)} patients, each predicted by the fold that was not trained on them; {right:.0%} called rightly"
+    )
 
 
 if __name__ == "__main__":

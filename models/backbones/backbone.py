@@ -136,9 +136,9 @@ class Embedder:
 def load_embedder(
     backbone: Backbone,
     *,
-    device: torch.device,
+    device: str | torch.device,
     precision: Literal["auto"] | Precision = "auto",
-    file: Path | None = None,
+    file: str | Path | None = None,
     compile: bool = False,
 ) -> Embedder:
     """Build a backbone and load its weights.
@@ -150,6 +150,7 @@ def load_embedder(
     :raises BackboneError: weights that are missing, not accessible, or do not fit; missing and unexpected tensors are
         listed.
     """
+    file, device = None if file is None else Path(file), torch.device(device)
     weights = find_weights(backbone.name, backbone.hub_id, gated=backbone.gated, file=file, hub_file=backbone.hub_file)
     model = backbone.build("cpu")
     notes = _fit(model, load_state_dict(weights, like=model.state_dict()), weights, backbone)

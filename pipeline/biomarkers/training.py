@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ...data.errors import UsageError, WsipipeError
+from ...data.errors import BundleError, UsageError, WsipipeError
 from ...data.manifest import Json, Manifest
 from ..config import Config
 from ..console import Console
@@ -156,6 +156,7 @@ def choose_model(workspace: Path, named: Path | None, console: Console) -> Path:
 
     :param named: given by ``--model``: a folder, or the name of a model of the workspace.
     :raises UsageError: none was named, and there is none or there are several.
+    :raises BundleError: none was named, and none of those there can be used.
     """
     folder = workspace / "models"
     if named is not None:
@@ -168,6 +169,9 @@ def choose_model(workspace: Path, named: Path | None, console: Console) -> Path:
             described[model] = f"{model.name}: {description_of(model)}"
         except WsipipeError as error:
             console.note(f"{model.name}: cannot be used: {error.what}")
+    if found and not described:
+        hint = "copy them again, or train again; wsipipe verify FOLDER says what is wrong with one"
+        raise BundleError(f"none of the {len(found)} models here can be used", path=folder, hint=hint)
     if not described:
         hint = "wsipipe train makes one; --model names one that lies elsewhere"
         raise UsageError("there is no model in this workspace", path=folder, hint=hint)

@@ -15,8 +15,27 @@ from ..steps import Gpus, Weights
 
 def add_upkeep(app: typer.Typer) -> None:
     """Add the commands to the command line."""
-    for command in (status, verify, clean, doctor):
+    for command in (check, status, verify, clean, doctor):
         app.command()(command)
+
+
+def check(
+    config: ConfigFile = None,
+    workspace: Workspace = None,
+    seconds: Annotated[float, typer.Option(help="time limit for opening slides; those left are counted", min=1)] = 120,
+    json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Say in seconds what is wrong with settings, tables, RNA and slides, or will be; it writes nothing.
+
+    Exit code 1 if something will stop a stage.
+    """
+    with console_of(json=json, debug=debug) as console:
+        settings = settings_of(config, {"workspace": workspace})
+        from ..preflight.command import check_here
+
+        if not check_here(settings, console, seconds=seconds):
+            raise typer.Exit(1)
 
 
 def status(

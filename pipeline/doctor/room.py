@@ -16,13 +16,13 @@ def need(workspace: Path, features: str, backbone: str) -> tuple[int, str]:
     :param features: name of the features' folder, such as ``0.5mpp-224px/uni2-h``.
     """
     tiles = features.partition("/")[0]
-    tiled = _done(workspace / "tiles" / tiles, "tile")
+    tiled = done_records(workspace / "tiles" / tiles, "tile")
     if not tiled:
         return 0, ""
-    extracted = _done(workspace / "features" / features, "extract")
+    extracted = done_records(workspace / "features" / features, "extract")
     number = {slide: int(record.stats.get("tiles", 0)) for slide, record in tiled.items()}
     left = {slide: count for slide, count in number.items() if slide not in extracted}
-    a_tile, how = _bytes_a_tile(extracted), "as measured"
+    a_tile, how = bytes_a_tile(extracted), "as measured"
     if not a_tile:
         a_tile, how = _expected(backbone), "by its width"
     if not a_tile:
@@ -36,7 +36,8 @@ def need(workspace: Path, features: str, backbone: str) -> tuple[int, str]:
     return wanted, text
 
 
-def _done(folder: Path, stage: str) -> dict[str, Record]:
+def done_records(folder: Path, stage: str) -> dict[str, Record]:
+    """The records of what a stage has done in a folder, by item."""
     latest = Manifest.of(folder).latest(stage)
     return {item: record for item, record in latest.items() if record.status == "done"}
 
@@ -45,7 +46,8 @@ def _size(records: dict[str, Record]) -> int:
     return sum(output.bytes for record in records.values() for output in record.outputs.values())
 
 
-def _bytes_a_tile(extracted: dict[str, Record]) -> float:
+def bytes_a_tile(extracted: dict[str, Record]) -> float:
+    """Bytes on the disk for a tile's features, as recorded; 0 without any."""
     tiles = sum(int(record.stats.get("tiles", 0)) for record in extracted.values())
     return _size(extracted) / tiles if tiles else 0.0
 

@@ -56,7 +56,7 @@ def predicted_columns(
         path = inside(workspace, output.path)
         if path.suffix != ".geojson":
             continue
-        corners, columns = _of_geojson(path)
+        corners, columns = columns_of_geojson(path)
         corners = corners + origin
         at = places_in(coords, corners)
         if (at < 0).any():
@@ -83,7 +83,11 @@ def _one_number(places: npt.NDArray[Any]) -> npt.NDArray[np.int64]:
     return np.asarray((y << 32) + x)
 
 
-def _of_geojson(path: Path) -> tuple[npt.NDArray[np.float64], Mapping[str, Column]]:
+def columns_of_geojson(path: Path) -> tuple[npt.NDArray[np.float64], Mapping[str, Column]]:
+    """The corners (M, 2) and the measurements of the tiles of a prediction's GeoJSON.
+
+    :raises StoreError: missing or damaged.
+    """
     try:
         features = msgspec.json.decode(read_bytes(path, StoreError, hint=_AGAIN, most=MOST_BYTES), type=_Collection)
         corners = np.array([one.geometry.coordinates[0][0] for one in features.features], np.float64).reshape(-1, 2)

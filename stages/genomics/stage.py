@@ -16,6 +16,7 @@ from ...data.artifact import whole
 from ...data.cohort.table import read_clinical
 from ...data.errors import UsageError
 from ...data.matrices.naming import Naming
+from ...data.matrices.reading_facts import ReadingFacts
 from ...data.molecular.block_reading import read_block
 from ...data.molecular.blocks import Block
 from ...data.molecular.expression_reading import read_genomics
@@ -63,12 +64,14 @@ class GenomicsStage(Stage[GenomicsSettings]):
         only_one = len(settings.sources()) == 1
         return Naming(settings.name_column, drop, keep, settings.numbers_are_names, of_all=only_one)
 
-    def _expression(self, progress: Progress) -> Outcome:
+    def read_rna(self) -> tuple[AnnData, ReadingFacts]:
+        """Read the expression matrix as the settings say.
+
+        :raises ExpressionError: it cannot be read, or in two ways.
+        """
         settings = self.settings
-        matrix = settings.sources()["rna"].resolve()
-        progress.say(f"reading {matrix.name}")
-        expression, facts = read_genomics(
-            matrix,
+        return read_genomics(
+            settings.sources()["rna"].resolve(),
             settings.unit,
             settings.orientation,
             naming=self._naming,
@@ -76,6 +79,11 @@ class GenomicsStage(Stage[GenomicsSettings]):
             aliases=settings.aliases,
             gene_lengths=settings.gene_lengths,
         )
+
+    def _expression(self, progress: Progress) -> Outcome:
+        settings = self.settings
+        progress.say(f"reading {settings.sources()['rna'].name}")
+        expression, facts = self.read_rna()
         progress.say("scoring signatures")
         signatures = signature_table(expression, read_gmt(settings.gene_sets) if settings.gene_sets else {})
         sentences, warnings = [*facts.sentences, *signatures.sentences], [*facts.warnings, *signatures.warnings]
@@ -90,12 +98,14 @@ class GenomicsStage(Stage[GenomicsSettings]):
             scratch.write_text(render_genomics_qc(expression, sentences, warnings, clinical, checks), encoding="utf-8")
         return _outcome(outputs, expression, facts.counts, sentences, warnings)
 
-    def _block(self, block: Block, progress: Progress) -> Outcome:
+    def read_block(self, block: Block) -> tuple[AnnData, ReadingFacts]:
+        """Read the matrix of a further block as the settings say.
+
+        :raises ExpressionError: it cannot be read, or in two ways.
+        """
         settings = self.settings
-        matrix = settings.sources()[block].resolve()
-        progress.say(f"reading {matrix.name}")
-        measured, facts = read_block(
-            matrix,
+        return read_block(
+            settings.sources()[block].resolve(),
             block,
             getattr(settings, f"{block}_unit", "auto"),
             settings.orientation,
@@ -103,6 +113,10 @@ class GenomicsStage(Stage[GenomicsSettings]):
             patient_pattern=settings.patient_pattern,
             aliases=settings.aliases,
         )
+
+    def _block(self, block: Block, progress: Progress) -> Outcome:
+        progress.say(f"reading {self.settings.sources()[block].name}")
+        measured, facts = self.read_block(block)
         path = self.folder / store_name(block)
         write_expression(path, measured)
         sentences = [f"{block}: {sentence}" for sentence in facts.sentences]

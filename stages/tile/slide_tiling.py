@@ -13,7 +13,7 @@ from ...data.interop.tile_positions import ForeignTiles, placed_on
 from ...data.slides.slide import Slide
 from ...data.tiling.artefacts import ArtefactMap
 from ...data.tiling.contours import Outline, outlines
-from ...data.tiling.grid import Coords, LevelPolicy, plan_grid
+from ...data.tiling.grid import Coords, LevelPolicy, TileGrid, plan_grid
 from ...data.tiling.overview import Overview, read_overview, shrink_mask
 from ...data.tiling.sharpness import tile_sharpness
 from ...data.tiling.store import Scores, TileSet
@@ -90,10 +90,30 @@ def by_the_mask(slide: Slide, overview: Overview) -> TissueMask:
 
     :raises SlideError: the slide is grey.
     """
+    refuse_grey(slide)
+    return find_tissue(overview)
+
+
+def refuse_grey(slide: Slide) -> None:
+    """Refuse a slide whose tissue cannot be found by its colour.
+
+    :raises SlideError: the slide is grey.
+    """
     if slide.grey:
         hint = "export it in colour; if it must be grey, show where the tissue is with --annotations or --coordinates"
         raise SlideError("a grey picture, but tissue is found by its colour", path=slide.path, hint=hint)
-    return find_tissue(overview)
+
+
+def refuse_too_small(slide: Slide, grid: TileGrid) -> None:
+    """Refuse a slide that has no room for a tile.
+
+    :raises SlideError: it is smaller than one tile.
+    """
+    if not grid.columns * grid.rows:
+        width, height = slide.dimensions
+        side = grid.size_level0
+        wrong = f"{width} × {height} px is too small for one tile, which takes {side} × {side} px of it"
+        raise SlideError(wrong, path=slide.path, hint=_SMALLER)
 
 
 def _where_scanned(tissue: TissueMask, overview: Overview) -> TissueMask:
@@ -156,11 +176,7 @@ def tile_slide(
         allow_upsample=allow_upsample,
     )
     overview = read_overview(slide)
-    if not grid.columns * grid.rows:
-        width, height = slide.dimensions
-        side = grid.size_level0
-        wrong = f"{width} × {height} px is too small for one tile, which takes {side} × {side} px of it"
-        raise SlideError(wrong, path=slide.path, hint=_SMALLER)
+    refuse_too_small(slide, grid)
     tissue = _where_scanned(find(slide, overview), overview)
     dropped: dict[str, Coords] = {}
     if placed is None:

@@ -107,16 +107,8 @@ class SplitStage(Stage[SplitStageSettings]):
         if signature is not None:
             labels = signature.stratified(labels)
         _refuse_twins(labels.slides, self.tiles)
-        sites = patient_sites(table, labels.labels) if settings.split_by == "site" else {}
         task = settings.asked()
-        splits = split_patients(
-            labels.labels,
-            settings.folds,
-            settings.seed,
-            settings.validation_fraction,
-            sites or None,
-            task.strata_of_split(labels.labels),
-        )
+        splits, sites = folds_of(table, labels, settings)
         targets = signature.by_fold(splits) if signature else None
         if targets is not None:
             splits = targets.when_tested(splits)
@@ -142,7 +134,7 @@ class SplitStage(Stage[SplitStageSettings]):
         used, *dropped = labels.notes()
         if stores:
             used += f"; {len(with_rna & labels.labels.keys())} of them have RNA"
-            dropped += _not_joined(ids, table)
+            dropped += not_joined(ids, table)
         left_out = _left_out(labels, match, table, unusable)
         of_target = signature.notes() if signature else []
         notes = [*table.notes, *match.notes(), *of_target, used, *dropped, *left_out, *suspicious]
@@ -189,7 +181,20 @@ class SplitStage(Stage[SplitStageSettings]):
         return Outcome(files, stats)
 
 
-def _not_joined(ids: Collection[str], table: CohortTable) -> list[str]:
+def folds_of(table: CohortTable, labels: PatientLabels, settings: SplitStageSettings) -> tuple[Splits, dict[str, str]]:
+    """Deal the patients to the folds; with them patient → site, where sites are kept apart.
+
+    :raises CohortError: too few patients of a class or sites for the folds, or a patient without a site.
+    """
+    sites = patient_sites(table, labels.labels) if settings.split_by == "site" else {}
+    strata = settings.asked().strata_of_split(labels.labels)
+    splits = split_patients(
+        labels.labels, settings.folds, settings.seed, settings.validation_fraction, sites or None, strata
+    )
+    return splits, sites
+
+
+def not_joined(ids: Collection[str], table: CohortTable) -> list[str]:
     """Note ids of the matrix that match no patient of the table but look similar to one."""
     alike = look_alikes(sorted(ids), table.patients)
     pairs = [f"{written} and {patient}" for written, patient in alike.items()]

@@ -141,7 +141,7 @@ class TrainStage(Stage[TrainSettings]):
         return self._notes
 
     def plan(self) -> Plan:
-        self._refuse()
+        self.refuse_settings()
         split = split_output(Manifest.of(self.splits), self.workspace)
         used = split.slides
         features = features_of(used, self.features, self.workspace)
@@ -190,7 +190,11 @@ class TrainStage(Stage[TrainSettings]):
             items.append(Item(f"fold-{fold}", inputs, cohort, size=self._epochs(), place=fold))
         return Plan(items)
 
-    def _refuse(self) -> None:
+    def refuse_settings(self) -> None:
+        """Refuse settings that do not fit the question, the method or the data.
+
+        :raises UsageError: naming those that do not.
+        """
         task = self.biomarker.task
         if self.biomarker.of_targets:
             refuse_targets(self.settings.method, {n: q.task for n, q in self.biomarker.of_targets.items()})

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import wsipipe
+from new_slides import Clinic
 from wsipipe.data.errors import UsageError
 from wsipipe.data.units import Mpp
 from wsipipe.pipeline.demo.slides import write_aperio
@@ -52,3 +53,46 @@ def test_a_step_that_there_is_not_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"no step 'extrct' \(did you mean 'extract'"):
         wsipipe.run(config, "tile", "extrct")  # type: ignore[arg-type]
     assert not (tmp_path / "work").exists()
+
+
+def test_the_stages_are_calls_and_paths_may_be_texts(slides: Path, tmp_path: Path) -> None:
+    config = wsipipe.load_config(flags={"workspace": str(tmp_path / "work"), "extract": {"device": "cpu"}})
+    tiled, _ = wsipipe.tile(config, str(slides))
+    extracted = wsipipe.extract(config)
+    assert (tiled.done, extracted.done) == (1, 1)
+    assert [finding.weight for finding in wsipipe.check(config).findings if finding.stage == "tile"] == ["stops"]
+    with pytest.raises(UsageError, match="no biomarker is given"):
+        wsipipe.train(config)
+    place = f"{tmp_path}/work/features/0.5mpp-224px/efficientnet-lite0"
+    assert wsipipe.open_features(f"{place}/slide-1.zarr").shape == (4, 1280)
+    assert [bag.slide_id for bag in wsipipe.read_bags([f"{place}/slide-1.zarr"])] == ["slide-1"]
+    assert len(wsipipe.read_tiles(f"{tmp_path}/work/tiles/0.5mpp-224px/slide-1.h5")) == 4
+    assert len(wsipipe.Manifest.of(place).records()) == 1
+    assert wsipipe.read_thumbnail(str(slides / "slide-1.svs")).shape == (500, 500, 3)
+    (tmp_path / "wsipipe.toml").write_text('workspace = "elsewhere"\n')
+    assert wsipipe.load_config(str(tmp_path / "wsipipe.toml")).workspace == tmp_path / "elsewhere"
+
+
+def test_predictions_and_heatmaps_are_frames_and_arrays(tmp_path: Path) -> None:
+    clinic = Clinic(tmp_path)
+    clinic.slide("a")
+    clinic.model("work/models/her2")
+    flags = {"predict": {"slides": [str(tmp_path / "slides")], "device": "cpu"}, "extract": {"device": "cpu"}}
+    config = wsipipe.load_config(flags={"workspace": str(clinic.workspace), **flags})
+    assert not [failure for summary in wsipipe.predict(config) for failure in summary.failures]
+    folder = str(clinic.workspace / "predictions/her2")
+    table = wsipipe.read_predictions(folder)
+    written = clinic.rows()["a"]
+    assert list(table["level"]) == ["patient", "slide"]
+    assert table["probability"].dtype == np.float64
+    assert table.loc[1, "probability"] == float(written["probability"])
+    assert table.loc[1, "folds"] == written["folds"]
+    maps, tiles = wsipipe.read_heatmap(folder, "a"), wsipipe.read_tile_scores(folder, "a")
+    assert {"x", "y", *maps} == set(tiles.columns)
+    for name, scores in maps.items():
+        at = (np.asarray(tiles[["y", "x"]]) / 224 * 4).astype(int)
+        assert scores[tuple(at.T)] == pytest.approx(tiles[name].to_numpy(), abs=1e-5)
+    with pytest.raises(wsipipe.WsipipeError, match=r"nothing of slide '\.\./a'"):
+        wsipipe.read_heatmap(folder, "../a")
+    with pytest.raises(wsipipe.WsipipeError, match="predictions"):
+        wsipipe.read_predictions(tmp_path / "slides")
