@@ -29,8 +29,10 @@ from ..stages.train.settings import (
     SplitSettings,
     TrainSettings,
 )
+from .catalogue.commands import add_catalogue
 from .checks.commands import add_upkeep
-from .command import Call, Commands, ConfigFile, Dask, Debug, Json, console_of, settings_of, works
+from .cluster.commands import add_cluster
+from .command import Call, Commands, Debug, Json, console_of, settings_of, works
 from .exchange_commands import add_exchange
 from .help.layout import App
 from .process import run_command
@@ -310,40 +312,8 @@ def run(call: Call, *, gpu: Gpus = None) -> None:
 
 add_exchange(app)
 add_upkeep(app)
-
-
-@app.command()
-def cluster(
-    show: Annotated[bool, typer.Option("--show", help="print the script of the jobs, and submit none")] = False,
-    config: ConfigFile = None,
-    dask: Dask = None,
-    json: Json = False,
-    debug: Debug = False,
-) -> None:
-    """Show the job script of the cluster in the settings file or, without --show, compare its workers with this one."""
-    from .cluster.command import show_job_script, show_workers
-
-    with console_of(json=json, debug=debug) as console:
-        settings = settings_of(config, {})
-        (show_job_script if show else show_workers)(console, settings.cluster, dask, settings.workspace)
-
-
-@app.command()
-def backbones(json: Json = False, debug: Debug = False) -> None:
-    """List the registered backbones, their licences, and whether their weights are on this machine."""
-    from .backbone_table import show_backbones
-
-    with console_of(json=json, debug=debug) as console:
-        show_backbones(console)
-
-
-@app.command()
-def encoders(json: Json = False, debug: Debug = False) -> None:
-    """List the slide encoders: whose tile features they read, their licences, and why some cannot be run here."""
-    from .encoder_table import show_encoders
-
-    with console_of(json=json, debug=debug) as console:
-        show_encoders(console)
+add_cluster(app)
+add_catalogue(app)
 
 
 @app.command()

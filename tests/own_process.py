@@ -23,7 +23,7 @@ import pytest
 
 PRELOADED = [
     *("wsipipe.pipeline.cli", "wsipipe.pipeline.chain", "wsipipe.pipeline.training", "wsipipe.pipeline.comparison"),
-    *("wsipipe.pipeline.status", "wsipipe.pipeline.backbone_table", "wsipipe.models.backbones.weights"),
+    *("wsipipe.pipeline.status", "wsipipe.pipeline.catalogue.backbones", "wsipipe.models.backbones.weights"),
     *("wsipipe.stages.tile.stage", "wsipipe.stages.tile.index_stage", "wsipipe.stages.extract.stage"),
     *("wsipipe.stages.genomics.stage", "wsipipe.stages.train.stage", "wsipipe.stages.train.cross_validate"),
     *("wsipipe.stages.train.report_stage", "wsipipe.stages.predict.stage", "wsipipe.stages.evaluate.stage"),

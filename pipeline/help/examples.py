@@ -6,9 +6,9 @@ from typing import Final
 
 GROUPS: Final[dict[str, tuple[str, ...]]] = {
     "Start here": ("demo", "init", "doctor", "check", "run"),
-    "Stage by stage": ("tile", "extract", "genomics", "train", "predict", "evaluate"),
+    "Stage by stage": ("tile", "extract", "encode", "genomics", "train", "predict", "evaluate"),
     "Compare": ("compare", "robustness"),
-    "Look": ("status", "view", "backbones"),
+    "Look": ("status", "view", "backbones", "encoders"),
     "Keep": ("verify", "clean"),
     "Exchange with other programs": ("export", "import", "import-checkpoint"),
     "Other machines": ("cluster",),
@@ -23,6 +23,7 @@ EXAMPLES: Final[dict[str, tuple[str, ...]]] = {
     "run": ("wsipipe run", "wsipipe run --gpu 0,1"),
     "tile": ("wsipipe tile slides/ --mpp 0.5 --tile-px 224",),
     "extract": ("wsipipe extract --backbone uni2-h --gpu all",),
+    "encode": ("wsipipe encode", "wsipipe encode --encoder feather --weights feather.safetensors"),
     "genomics": ("wsipipe genomics expression.tsv.gz --unit counts",),
     "train": (
         "wsipipe train --name her2 --table cohort.csv --label-column HER2 \\\n"
@@ -35,6 +36,7 @@ EXAMPLES: Final[dict[str, tuple[str, ...]]] = {
     "status": ("wsipipe status", "wsipipe status --watch"),
     "view": ("wsipipe view work",),
     "backbones": ("wsipipe backbones",),
+    "encoders": ("wsipipe encoders",),
     "verify": ("wsipipe verify --deep", "wsipipe verify work/models/her2"),
     "clean": ("wsipipe clean", "wsipipe clean features/0.5mpp-224px/uni2-h --yes"),
     "export": ("wsipipe export trident", "wsipipe export anndata --features 0.5mpp-224px/uni2-h"),

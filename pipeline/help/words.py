@@ -9,13 +9,13 @@ from typing import Annotated, Any, Final, Literal, Union, get_args, get_origin
 
 _NAMES: Final = {
     "FILE": "aliases clinical cnv config gene_lengths gene_list gene_sets init matrix methylation mutation profile "
-    "protein table tissue_weights weights checkpoints",
+    "protein table artefact_weights tissue_weights weights checkpoints",
     "FOLDER": "coordinates stage_to workspace folder bundle names",
     "SLIDE": "slides",
     "COLUMN": "audit columns event_column label_column name_column time_column",
     "VALUE": "negative positive",
     "CLASS": "annotation_classes classes",
-    "NAME": "backbone drop_columns init_backbone keep_columns name signature",
+    "NAME": "backbone drop_columns encoder weights_backbone init_backbone keep_columns name signature",
     "MODEL": "model",
     "TILES": "tiles",
     "FEATURES": "features",
@@ -36,13 +36,14 @@ _NAMES: Final = {
     "SECONDS": "seconds tile_timeout",
     "MPP": "mpp mpp_override",
     "PIXELS": "overlap tile_px",
-    "FRACTION": "alpha max_bad_tiles min_tissue native_tolerance prevalence validation_fraction",
+    "FRACTION": "alpha max_artefact max_bad_tiles min_tissue native_tolerance prevalence validation_fraction",
 }
 _WORDS: Final = {name: word for word, names in _NAMES.items() for name in names.split()}
 
 TITLES: Final = {
     "tile": "Tiling",
     "extract": "Features",
+    "encode": "Slide vectors",
     "genomics": "Molecular data",
     "train": "Training",
     "biomarker": "The question",

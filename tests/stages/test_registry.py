@@ -62,7 +62,7 @@ def run(place: Path, *words: str) -> str:
 
 
 def test_a_row_gives_a_command_a_section_a_step_and_a_line_of_status(place: Path) -> None:
-    assert "Count the tiles of each slide." in run(place, "--help")
+    assert "Count the tiles of each slide" in run(place, "--help")
     assert "--factor" in run(place, "lengths", "--help")
     (place / "wsipipe.toml").write_text("[lengths]\nfactor = 3\n")
     told = json.loads(run(place, "lengths", "--json"))

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from rich.table import Table
 
-from ..data.manifest import Json
-from ..models.backbones.weights import at_hand
-from ..models.slide_encoders.registry import EncoderCard, registry
-from .console import Console
+from ...data.manifest import Json
+from ...models.backbones.weights import at_hand
+from ...models.slide_encoders.registry import EncoderCard, registry
+from ..console import Console
 
 
 def show_encoders(console: Console) -> None:

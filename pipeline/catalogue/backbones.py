@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from rich.table import Table
 
-from ..data.manifest import Json
-from ..models.backbones.backbone import Backbone, registry
-from ..models.backbones.weights import at_hand
-from .console import Console
+from ...data.manifest import Json
+from ...models.backbones.backbone import Backbone, registry
+from ...models.backbones.weights import at_hand
+from ..console import Console
 
 _LEFT_OUT = {"arguments", "formerly"}
 """Of the table's fields; all others are in the JSON."""
