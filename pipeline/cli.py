@@ -31,7 +31,7 @@ from ..stages.train.settings import (
 )
 from .catalogue.commands import add_catalogue
 from .checks.commands import add_upkeep
-from .cluster.commands import add_cluster
+from .cluster_command import add_cluster
 from .command import Call, Commands, Debug, Json, console_of, settings_of, works
 from .exchange_commands import add_exchange
 from .help.layout import App

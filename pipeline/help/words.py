@@ -26,7 +26,7 @@ _NAMES: Final = {
     "GPU": "gpu",
     "ADDRESS": "dask host",
     "K/N": "shard",
-    "SIZE": "stage_bytes",
+    "SIZE": "bag_memory stage_bytes",
     "REGEX": "patient_pattern",
     "NAME=VALUES": "nested",
     "CUT": "cut",

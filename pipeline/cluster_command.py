@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from ..command import ConfigFile, Dask, Debug, Json, console_of, settings_of
+from .command import ConfigFile, Dask, Debug, Json, console_of, settings_of
 
 
 def add_cluster(app: typer.Typer) -> None:
@@ -22,7 +22,7 @@ def cluster(
     debug: Debug = False,
 ) -> None:
     """Show the job script of the cluster in the settings file or, without --show, compare its workers with this one."""
-    from .command import show_job_script, show_workers
+    from .cluster.command import show_job_script, show_workers
 
     with console_of(json=json, debug=debug) as console:
         settings = settings_of(config, {})
