@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any, Self
 
 import torch
-from threadpoolctl import threadpool_limits
 
 from ...data.allotment import usable_cores
 from ...data.artifact import remove
@@ -55,9 +54,7 @@ from .molecular_data import MolecularData, molecular_inputs
 from .settings import BiomarkerSettings, QuestionSettings, TrainSettings
 from .shared_bags import Budget, filed_bags
 from .split import features_of, split_output
-
-SMALL_BAG = 100
-"""Mean number of tiles per bag below which training uses one thread."""
+from .threads import threads_for
 
 
 class TrainStage(Stage[TrainSettings]):
@@ -252,7 +249,7 @@ class TrainStage(Stage[TrainSettings]):
         bags = {slide: self._bags[slide] for slide in cohort.slides}
         facts = next(iter(bags.values())).facts
         assert facts is not None  # every bag comes from a store
-        with _threads_for(bags, self._of), self._curves(item.id) as draw:
+        with threads_for(bags, self._of), self._curves(item.id) as draw:
             epochs: Counter[str] = Counter()
             measure = self.biomarker.asked().measure
 
@@ -357,23 +354,6 @@ class TrainStage(Stage[TrainSettings]):
             },
             versions={"wsipipe": __version__, "torch": torch.__version__},
         )
-
-
-@contextmanager
-def _threads_for(bags: Mapping[str, AnyBag], of: int) -> Iterator[None]:
-    """Limit torch to one thread if bags are small: more gain nothing, and on a busy machine each step waits for all.
-
-    :param of: number of processes that train at the same time and share the cores.
-    """
-    before = torch.get_num_threads()
-    small = sum(bag.tiles for bag in bags.values()) < SMALL_BAG * len(bags)
-    threads = 1 if small else max(1, min(before, usable_cores()) // of)
-    torch.set_num_threads(threads)
-    try:
-        with threadpool_limits(threads):  # for scikit-learn, which torch's setting does not affect
-            yield
-    finally:
-        torch.set_num_threads(before)
 
 
 def _settings_of(
