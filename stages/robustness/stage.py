@@ -140,8 +140,8 @@ class RobustnessStage(Stage[RobustnessStageSettings]):
         means = []
         for patient in patients:
             stores = [cohort.stores[name][slide] for slide in cohort.slides[patient]]
-            tiles = [read_bag(self.workspace / store.path).features.astype(np.float64) for store in stores]
-            means.append(np.mean([own.mean(axis=0) for own in tiles], axis=0))
+            bags = (read_bag(self.workspace / store.path) for store in stores)  # one in memory at a time
+            means.append(np.mean([bag.features.astype(np.float64).mean(axis=0) for bag in bags], axis=0))
             progress.advance(len(stores))
         vectors: Floats = np.stack(means)
         drawn = {"rounds": settings.bootstrap_rounds, "seed": settings.seed}

@@ -47,7 +47,7 @@ from wsipipe.stages.train.shared_bags import Budget, filed_bags
 
 DISTINCT = 20
 NEIGHBOURS = 8
-ROUNDS = 3
+ROUNDS = 2
 
 
 def write(folder: Path, slides: int, tiles: int, width: int) -> None:

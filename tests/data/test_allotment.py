@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 
 import pytest
-from wsipipe.data.allotment import core_limits, machine_memory, memory_limits, usable_cores
+from wsipipe.data.allotment import core_limits, machine_memory, memory_limits, usable_cores, usable_memory
 
 GIB = 2**30
 
@@ -106,3 +106,10 @@ def test_the_cores_that_are_used_are_those_that_the_process_has(monkeypatch: pyt
             assert usable_cores() == 1
         finally:
             os.sched_setaffinity(0, before)
+
+
+def test_memory_is_the_least_of_what_is_there_and_what_is_allowed() -> None:
+    usable, machine = usable_memory(), machine_memory()
+    assert usable is not None
+    assert machine is not None
+    assert 0 < usable <= min([machine[0], *memory_limits().values()])

@@ -15,7 +15,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from wsipipe.data import artifact
-from wsipipe.data.artifact import digest_of, digest_of_value, recover, remove, size_of, stamp, whole
+from wsipipe.data.artifact import digest_of, digest_of_value, for_a_while, recover, remove, size_of, stamp, whole
 from wsipipe.data.errors import SurroundingsError
 
 
@@ -414,3 +414,29 @@ def test_a_folder_of_a_lower_layer_is_replaced(tmp_path: Path, monkeypatch: pyte
         put(scratch, "new", folder=True)
     assert got(tmp_path / "thing") == "new"
     assert names(tmp_path) == ["thing"]
+
+
+@pytest.mark.parametrize("error", [None, ValueError, KeyboardInterrupt])
+def test_a_file_for_a_while_is_gone_afterwards(tmp_path: Path, error: type[BaseException] | None) -> None:
+    path = tmp_path / "new" / "bags"
+
+    def use() -> None:
+        with for_a_while(path) as scratch:
+            scratch.write_text("much")
+            assert not path.exists()
+            if error is not None:
+                raise error
+
+    if error is None:
+        use()
+    else:
+        with pytest.raises(error):
+            use()
+    assert names(path.parent) == []
+
+
+def test_a_file_for_a_while_of_a_killed_run_is_removed_by_the_next(tmp_path: Path) -> None:
+    block = for_a_while(tmp_path / "bags")
+    block.__enter__().write_text("much")  # and then nothing more of it
+    assert recover(tmp_path) == ["removed the unfinished bags"]
+    assert names(tmp_path) == []
