@@ -1,4 +1,4 @@
-"""`wsipipe check`: what is counted, what is known already, its time limit. Each fault: tests/pipeline/test_mistakes.py."""
+"""`wsipipe check`: what is counted, what is known already, its time limit (faults: test_mistakes.py)."""
 
 from __future__ import annotations
 
