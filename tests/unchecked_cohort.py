@@ -112,7 +112,7 @@ def _leading_zeros(project: Project) -> None:
 
 
 def _label_among_genes(project: Project) -> None:
-    label = ",".join(str(number % 2 * 5 + 1) for number in range(PATIENTS))
+    label = ",".join(str(number % 2 * 4.5 + 1.37) for number in range(PATIENTS))
     with (project.folder / "rna.csv").open("a") as stream:
         stream.write(f"ABCX1,{label}\n")
 
@@ -132,7 +132,7 @@ STOPS: list[tuple[str, Callable[[Project], None], str, str]] = [
     ("train", _of("folds = 4 → folds = 13"), "too few patients for 13 folds", "use at most 12 folds"),
     ("train", _of('[biomarkers.her2]\n        label_column = "HER2" → '), "no biomarker is given", "[biomarkers.NAME]"),
     ("train", _of('"HER2" → "HER2"\n[report]\naudit = ["grade"]'), "there is no column 'grade'", "The table has"),
-    ("train", _of('[split] → method = "mean"\ninit = "x.pt"\ninit_backbone = "uni"\n[split]'), "init", "abmil"),
+    ("train", _of('[split] → method = "mean"\ninit = "x.pt"\ninit_backbone = "uni"\n[split]'), "cannot start", "abmil"),
     ("train", _of('[split] → gene_list = "none.txt"\n[split]'), "none.txt", ""),
     ("train", _of('"HER2" → "HER2"\n[biomarkers.er]\nsignature = "S"'), "no gene sets are given", "gene_sets"),
     ("train", _other_ids, "none of its patients has a slide", "use the same ids"),
@@ -155,8 +155,8 @@ LOOK: list[tuple[str, Callable[[Project], None], str, str]] = [
     ("tile", lambda p: p.slide("P05").write_bytes(b""), "P05.tif: the file is empty", "copy it again"),
     ("tile", lambda p: (p.folder / "slides/x.vsi").touch(), "a format that is not read (.vsi)", ""),
     ("train", lambda p: p.edited("P06,P06,negative", "P06,P06,2+", "cohort.csv"), "no class: 2+ (1)", "add them"),
-    ("train", lambda p: p.slide("P07").rename(p.slide("Q07")), "no row names 1 slides: Q07", "file's name"),
-    ("train", lambda p: p.slide("P07").unlink(), "1 slides are not found: P07", "check slides"),
+    ("train", lambda p: p.slide("P07").rename(p.slide("Q07")), "no row names: 1 (Q07)", "file's name"),
+    ("train", lambda p: p.slide("P07").unlink(), "not on disk: 1 (P07)", "check slides"),
     ("train", _leading_zeros, "P3 and P03", "--patient-pattern"),
     ("train", lambda p: _twin(p, one_patient=True), "slides P00 and P00b have the same bytes", "remove one"),
     ("train", _of("folds = 4 → folds = 12"), "a fold tests 1 negative, 1 positive only", "fewer folds"),

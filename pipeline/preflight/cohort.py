@@ -84,11 +84,12 @@ def _tell_matches(table: CohortTable, match: SlideMatch, report: Report) -> None
     )
     if match.only_on_disk:
         there = some(match.only_in_table or list(match.rows.values()), 1)
-        what = f"{table.source}: no row names {len(match.only_on_disk):,} slides: {some(match.only_on_disk, _EXAMPLES)}"
+        lost = f"{len(match.only_on_disk):,} ({some(match.only_on_disk, _EXAMPLES)})"
+        what = f"{table.source}: slides on disk that no row names: {lost}"
         report.look("train", what, f"slide_id is the file's name without extension; the table has such as {there}")
     if match.only_in_table:
-        lost = len(match.only_in_table)
-        what = f"{table.source}: {lost:,} slides are not found: {some(match.only_in_table, _EXAMPLES)}"
+        lost = f"{len(match.only_in_table):,} ({some(match.only_in_table, _EXAMPLES)})"
+        what = f"{table.source}: slides of the table not on disk: {lost}"
         report.look("train", what, "check slides in [cohort]; patients without a slide are left out")
 
 

@@ -24,6 +24,7 @@ from .report import Report
 from .slides import SlidesFound
 
 _FLOAT_BYTES: Final = {"float16": 2, "float32": 4}
+_MIB: Final = 2**20
 _DOCS: Final = "docs/benchmarks.md"
 KEPT: Final = (854 / 4270, 398 / 713)
 """Share of a slide's tiles that are tissue: the least and the most of three slides with tissue in the docs."""
@@ -67,7 +68,9 @@ def expect(config: Config, slides: SlidesFound, device: str, report: Report) -> 
     )
     a_tile, measured = _bytes_a_tile(config, extracted)
     needed = a_tile * high * left
-    what = f"{gigabytes(room)} free" + (f"; features need {gigabytes(needed)} at most ({measured})" if needed else "")
+    what = f"{gigabytes(room)} free" + (
+        f"; features need {gigabytes(needed)} at most ({measured})" if needed > _MIB else ""
+    )
     report.fact("disk", what, free=room, needed=round(needed))
     if needed > room:
         place = existing(str(config.workspace))
@@ -193,6 +196,8 @@ def busy_seconds(records: Iterable[Record]) -> float:
 
 def _time(low: float, high: float) -> str:
     """A time or a range of times in the unit that suits it, such as ``2.1 to 5.8 h``."""
+    if high < 1:
+        return "under a second"
     unit, name = (3600.0, "h") if high >= 5400 else (60.0, "min") if high >= 90 else (1.0, "s")
     low_text, high_text = f"{low / unit:.2g}", f"{high / unit:.2g}"
     if high / unit >= 100:

@@ -19,6 +19,7 @@ from new_slides import Clinic
 from typer.testing import Result
 from unchecked_cohort import LOOK, STOPS, Project, make_project
 from wsipipe.data.manifest import Manifest
+from wsipipe.pipeline.preflight.report import Finding
 
 PAGE = Path(__file__).resolve().parents[2] / "docs/troubleshooting.md"
 BEGIN, END = "<!-- the table of mistakes -->\n", "<!-- its end -->\n"
@@ -97,6 +98,10 @@ PREDICT = (
 )  # fmt: skip
 
 
+def _nothing_extracted(place: Path) -> None:
+    shutil.rmtree(place / "work/features")
+
+
 def _table(text: str) -> Callable[[Path], object]:
     return lambda place: (place / "external.csv").write_text(text)
 
@@ -113,7 +118,7 @@ EVALUATE = (
     Mistake("a label column that is not there", f"--table external.csv {MODEL} --label-column HER3", 1),
     Mistake("label values that are not there", f"--table external.csv {MODEL} --positive 3+", 1),
     Mistake("features that are not there", f"--table external.csv {MODEL} --features x/y", 2),
-    Mistake("nothing extracted", f"--table external.csv {MODEL}", 2, lambda w: shutil.rmtree(w / "work/features")),
+    Mistake("nothing extracted", f"--table external.csv {MODEL}", 2, _nothing_extracted),
     Mistake("a name that leads out of the workspace", f"--table external.csv {MODEL} --name ../x", 2),
     Mistake("a column to audit that is not there", f"--table external.csv {MODEL} --audit grade", 1),
     Mistake("a prevalence in percent", f"--table external.csv {MODEL} --prevalence 15", 2),
@@ -174,15 +179,35 @@ def copied(folder: Path, place: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return here
 
 
-@pytest.mark.parametrize(("stage", "fault", "what", "hint"), [*STOPS, *LOOK], ids=[row[2] for row in [*STOPS, *LOOK]])
-def test_at_check(
-    cohort: Path, tmp_path: Path, rows: list[Row], stage: str, fault: Callable[[Project], None], what: str, hint: str
-) -> None:
-    project = Project(Path(shutil.copytree(cohort, tmp_path / "lab")))
+def found_by_check(cohort: Path, place: Path, weight: str, what: str, fault: Callable[[Project], None]) -> Finding:
+    """The finding of a fault; what is to be looked at stops nothing, and nothing is written."""
+    project = Project(Path(shutil.copytree(cohort, place / "lab")))
     fault(project)
-    found = next(own for own in project.checked().findings if what in own.what)
-    weight = "stops" if found.weight == "stops" else "look at"
-    rows.append(printed("check", f"{weight}: {stage}", found.what, found.hint, project.folder))
+    report = project.checked()
+    [*found] = [own for own in report.findings if own.weight == weight and what in own.what]
+    assert found, report.findings
+    assert weight == "stops" or not report.of("stops")
+    assert not (project.folder / "work").exists()
+    return found[0]
+
+
+Fault = tuple[str, Callable[[Project], None], str, str]
+
+
+@pytest.mark.parametrize("row", STOPS, ids=[row[2] for row in STOPS])
+def test_at_check_what_will_stop_a_stage(cohort: Path, tmp_path: Path, rows: list[Row], row: Fault) -> None:
+    stage, fault, what, hint = row
+    found = found_by_check(cohort, tmp_path, "stops", what, fault)
+    assert (found.stage, hint in found.hint) == (stage, True), found
+    rows.append(printed("check", f"stops {stage}", found.what, found.hint, tmp_path / "lab"))
+
+
+@pytest.mark.parametrize("row", LOOK, ids=[row[2] for row in LOOK])
+def test_at_check_what_should_be_looked_at(cohort: Path, tmp_path: Path, rows: list[Row], row: Fault) -> None:
+    stage, fault, what, hint = row
+    found = found_by_check(cohort, tmp_path, "look", what, fault)
+    assert (found.stage, hint in found.hint) == (stage, True), found
+    rows.append(printed("check", f"look at, {stage}", found.what, found.hint, tmp_path / "lab"))
 
 
 @pytest.mark.parametrize("made", PREDICT, ids=[made.mistake for made in PREDICT])

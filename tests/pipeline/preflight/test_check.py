@@ -1,17 +1,16 @@
-"""`wsipipe check`: each fault that a cohort can have is found, in its group, with the way out; nothing is written."""
+"""`wsipipe check`: what is counted, what is known already, its time limit (faults: test_mistakes.py)."""
 
 from __future__ import annotations
 
 import io
 import json
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from command import wsipipe
 from rich.console import Console as RichConsole
-from unchecked_cohort import LOOK, PATIENTS, STOPS, Project, draw, folder_of_the_same_name, make_project, truncated
+from unchecked_cohort import PATIENTS, Project, draw, folder_of_the_same_name, make_project, truncated
 from wsipipe.pipeline.preflight import expected
 from wsipipe.pipeline.preflight.command import facts_table, findings_table
 
@@ -50,30 +49,6 @@ def test_a_sound_cohort_has_nothing_that_stops_and_everything_is_counted(made: P
     assert facts["disk"]["needed"] == round(most * 1280 * 2)
     assert facts["time"]["seconds"]["extract"] == pytest.approx([expected.KEPT[0] * grid / 160.2, most / 141.5])
     assert sorted(made.folder.rglob("*")) == before, "it writes nothing"
-
-
-@pytest.mark.parametrize(("stage", "fault", "what", "hint"), STOPS, ids=[row[2] for row in STOPS])
-def test_what_will_stop_a_stage_is_named(
-    project: Project, stage: str, fault: Callable[[Project], None], what: str, hint: str
-) -> None:
-    fault(project)
-    report = project.checked()
-    found = [own for own in report.of("stops") if what in own.what]
-    assert found, report.findings
-    assert (found[0].stage, hint in found[0].hint) == (stage, True), found
-    assert not (project.folder / "work").exists()
-
-
-@pytest.mark.parametrize(("stage", "fault", "what", "hint"), LOOK, ids=[row[2] for row in LOOK])
-def test_what_should_be_looked_at_stops_nothing(
-    project: Project, stage: str, fault: Callable[[Project], None], what: str, hint: str
-) -> None:
-    fault(project)
-    report = project.checked()
-    found = [own for own in report.of("look") if what in own.what]
-    assert found, report.findings
-    assert (found[0].stage, hint in found[0].hint) == (stage, True), found
-    assert not report.of("stops")
 
 
 def test_all_faults_are_found_at_once_and_the_exit_code_is_1(project: Project) -> None:
