@@ -34,7 +34,7 @@ def test_a_digest_may_stand_where_a_path_may_not(tmp_path: Path) -> None:
     assert recipe.tile["tissue_weights"] == recipe.tile["artefact_weights"] == digest
     assert TileSettings(**recipe.tile).folder_name() == "0.5mpp-224px-artefacts-network"
     for wrong in ("/etc/passwd", "sha256:../../x", digest + "0", 5):
-        with pytest.raises(BundleError, match="recipe sets tile.artefact_weights: "):
+        with pytest.raises(BundleError, match=r"recipe sets tile\.artefact_weights: "):
             recipe_of(with_recipe(model_at(tmp_path / str(abs(hash(wrong)))), artefact_weights=wrong))
 
 
