@@ -24,7 +24,7 @@ _LARGE: Final = 40  # px: side from which a tile's frame gets a pale rim
 _KEPT: Final = (0, 90, 225)
 _LITTLE: Final = (95, 95, 95)
 _BLURRED: Final = (230, 125, 0)
-_ARTEFACT: Final = (150, 0, 130)
+_ARTEFACT: Final = (176, 20, 150)
 _PAPER: Final = (255, 255, 255)
 
 

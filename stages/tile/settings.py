@@ -147,6 +147,6 @@ TISSUE_FROM: Final = {"annotations": "annotated", "coordinates": "imported", "ti
 NETWORKS: Final = ("tissue_weights", "artefact_weights")
 """Settings that are files of a network's weights, whose bytes are inputs."""
 
-_MPP_IN_NAME: Final = re.compile(r"(?<![a-z])mpp_?(15|1|2)(?![0-9.])", re.IGNORECASE)
+_MPP_IN_NAME: Final = re.compile(r"(?<![a-z])mpp_?(15|1|2)(?![0-9]|\.[0-9])", re.IGNORECASE)
 _MPPS: Final = {"1": 1.0, "15": 1.5, "2": 2.0}
 """What the names of GrandQC's files mean, such as ``GrandQC_MPP15.pth``."""
