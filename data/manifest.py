@@ -334,7 +334,7 @@ def _parsed(line: bytes) -> Record | None:
         return None
     try:
         record = _QUICK.decode(line)
-    except (ValueError, RecursionError):
+    except (msgspec.MsgspecError, ValueError, RecursionError):  # an older msgspec's are no ValueError
         return None
     if record.schema != SCHEMA or record.stage in FORMER_STAGES:
         return None

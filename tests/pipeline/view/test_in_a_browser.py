@@ -181,6 +181,7 @@ def test_a_top_tile_jumps_to_its_place(page: Browser) -> None:
 def test_two_views_show_two_models_at_the_same_place(page: Browser) -> None:
     page.key("2")
     page.wait(f"document.querySelectorAll('.map').length === 2 && {DRAWN}")
+    choose(page, "her2/attention")
     choose(page, "er/attention", 1)
     page.run("document.querySelector('#strip button').click()")
     page.wait(DRAWN)

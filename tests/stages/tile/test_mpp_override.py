@@ -71,7 +71,8 @@ def test_a_contradiction_fails_the_slide_until_it_is_asked_for_by_name(name: str
 )
 def test_an_override_fills_what_is_missing(name: str, stated: tuple[float, float] | None, counts: float) -> None:
     tile(write(name, stated), "--mpp-override", 0.5)
-    assert read_tiles(TILES / "a.h5").slide_mpp == pytest.approx(counts, rel=1e-6)
+    # An older tifffile writes the resolution as a coarser fraction.
+    assert read_tiles(TILES / "a.h5").slide_mpp == pytest.approx(counts, rel=1e-5)
     assert ("mpp_override" in record("a").stats) == (counts == 0.5), "what later stages open it with"
 
 
