@@ -1,7 +1,7 @@
 """How much memory the bags of a cohort take, kept in memory and read as needed, and what reading them costs a training.
 
     python tests/benchmarks/training_memory.py --slides 1000 --tiles 1000
-    python tests/benchmarks/training_memory.py --folds 2 --slides 40 --tiles 5000 --bag-memory 64000000
+    python tests/benchmarks/training_memory.py --folds 2 --slides 40 --tiles 5000
 
 Stores of random float16 numbers are written into a temporary folder, a few of them, and hard links made until there are
 as many as slides; every one is read.
@@ -106,12 +106,12 @@ class Training:
         self.settings = FitSettings()
         self.optimiser = new_optimiser(self.network, self.settings)
 
-    def epoch(self, bags: Sequence[AnyBag]) -> float:
-        """Seconds of an epoch."""
+    def epoch(self, bags: Sequence[AnyBag]) -> tuple[float, float]:
+        """Seconds of an epoch, and of the processor."""
         groups = [[Patient(str(n), label, [bag]) for n, bag in enumerate(bags)] for label in (0, 1)]
-        begin = time.perf_counter()
+        begin, began = time.perf_counter(), time.process_time()
         train_epoch(self.network, groups, len(bags), self.optimiser, self.settings, 0)
-        return time.perf_counter() - begin
+        return time.perf_counter() - begin, time.process_time() - began
 
 
 def one_fold(given: tuple[str, str, int, Path, Sequence[str], Mapping[str, FiledBag], str]) -> None:
@@ -166,27 +166,31 @@ def side_by_side(folder: Path, asked: argparse.Namespace) -> list[str]:
         size = sum(bag.bytes for bag in filed.values())
         lines.append(f"bags {size / 1e9:.3f} GB, budget {asked.bag_memory / 1e9:.3f} GB, {asked.folds} folds")
         lines.append(f"scratch file written in {time.perf_counter() - began:.1f} s")
+        start = get_context("fork" if asked.device == "cpu" else "spawn")
         for way in ("no bags", "kept", "read as needed"):
-            given: Any = (way, asked.method, asked.width, folder, slides, filed, asked.device)
-            with Watched() as watched, get_context("spawn").Pool(asked.folds) as pool:
+            given: Any = (way, asked.memory_of, asked.width, folder, slides, filed, asked.device)
+            with Watched() as watched, start.Pool(asked.folds) as pool:
                 pool.map(one_fold, [given] * asked.folds, chunksize=1)
             lines.append(f"{way:15} {watched.most / 1e9:7.3f} GB at most, all processes")
+            print(lines[-1], flush=True)
         torch.set_num_threads(asked.threads)
-        training, file = Training(asked.method, asked.width, asked.device), next(iter(filed.values())).arrays.file
-        kept = [bag_tensors(read_bag(path), NEIGHBOURS) for path in stores.values()]
-        ways: dict[str, list[float]] = {"kept": [], "warm": [], "cold": []}
-        training.epoch(kept[:4])
+        training, file = Training(asked.time_of, asked.width, asked.device), next(iter(filed.values())).arrays.file
+        timed = slides[: asked.timed]
+        kept = [bag_tensors(read_bag(stores[slide]), NEIGHBOURS) for slide in timed]
+        ways: dict[str, list[tuple[float, float]]] = {"kept": [], "warm": [], "cold": []}
+        training.epoch(kept[:2])
         for _ in range(ROUNDS):
             for way, seconds in ways.items():
                 if way == "cold":
                     drop(file)
-                seconds.append(training.epoch(kept if way == "kept" else list(filed.values())))
-        best = {way: min(seconds) for way, seconds in ways.items()}
-        lines += [
-            f"epoch, {way:5} {best[way]:7.2f} s, {1e3 * best[way] / len(slides):7.1f} ms a bag, "
-            f"{best[way] / best['kept']:.3f} of kept"
-            for way in ways
-        ]
+                seconds.append(training.epoch(kept if way == "kept" else [filed[slide] for slide in timed]))
+                print(way, seconds[-1], flush=True)
+        best = {way: [min(times) for times in zip(*seconds, strict=True)] for way, seconds in ways.items()}
+        for way, (seconds, processor) in best.items():
+            lines.append(
+                f"epoch, {way:5} {1e3 * seconds / len(timed):7.1f} ms a bag, {seconds / best['kept'][0]:.3f} of kept; "
+                f"processor {1e3 * processor / len(timed):7.1f} ms, {processor / best['kept'][1]:.3f}"
+            )
     return lines
 
 
@@ -199,7 +203,9 @@ def main() -> None:
     parser.add_argument("--read", type=Path, help=argparse.SUPPRESS)
     parser.add_argument("--folds", type=int, default=0, help="processes that train side by side")
     parser.add_argument("--bag-memory", type=int, default=64_000_000, help="with --folds: bytes that bags may take")
-    parser.add_argument("--method", default="abmil", help="with --folds")
+    parser.add_argument("--memory-of", default="mean", help="with --folds: the network whose memory is watched")
+    parser.add_argument("--time-of", default="abmil", help="with --folds: the network whose epochs are timed")
+    parser.add_argument("--timed", type=int, default=20, help="with --folds: slides of the epochs that are timed")
     parser.add_argument("--device", default="cpu", help="with --folds")
     parser.add_argument("--threads", type=int, default=1, help="with --folds: of the process whose epochs are timed")
     asked = parser.parse_args()
