@@ -37,8 +37,6 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Planted:
     planted.settings.write_text(planted.settings.read_text().replace("figures = false", 'audit = ["site"]'))
     write_table(planted)
     assert wsipipe("genomics", "-c", planted.settings).exit_code == 0
-    planted.model.mkdir(parents=True)
-    (planted.model / "slots.html").write_text("of a method with a memory, trained before")
     assert wsipipe("train", "-c", planted.settings, "--method", "abmil").exit_code == 0
     return planted
 
@@ -96,7 +94,6 @@ def test_the_page_has_the_sections_and_stands_alone(project: Planted) -> None:
         assert f"<h2>{heading}" in page
     assert "so these figures are optimistic" in page
     assert "TRIPOD+AI checklist" in page
-    assert not (project.model / "slots.html").exists(), "the gallery of another method"
 
 
 def test_points_and_performance_are_written_with_their_intervals(project: Planted) -> None:
