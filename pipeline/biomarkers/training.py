@@ -74,8 +74,12 @@ def _train_one(
         lambda: to_train.train(config.train, folder),
         lambda: to_train.cross_validate(config.train, folder),
         *(
-            [lambda: SlotGalleryStage(gallery, folder, runner.workspace, features=to_train.features)]
-            if has_slots
+            [
+                lambda: SlotGalleryStage(
+                    gallery, folder, runner.workspace, features=to_train.features, has_slots=has_slots
+                )
+            ]
+            if has_slots or Manifest.of(folder).latest(SlotGalleryStage.name)  # of a method before, to be removed
             else []
         ),
         lambda: TrainingReportStage(config.report, folder, runner.workspace, table=to_train.table),

@@ -139,7 +139,7 @@ def class_curves(
             continue
         points = roc_points([row.label == place for row in rows], [row.shares[place] for row in rows])
         estimate = figures.get(f"AUC of {name}", figures["AUC"])
-        curves.append((with_interval(name, estimate), points))
+        curves.append((with_interval(f"{name}: AUC", estimate), points))
     return curves
 
 

@@ -171,13 +171,13 @@ def forest_figure(rows: Sequence[tuple[str, str, Estimate | None]], label: str, 
             words = "" if estimate is None else f"too few (n = {n})"
         else:
             words = f"{number(estimate.value)} ({interval(estimate)}), n = {n}"
-            if estimate.low is not None:
+            if estimate.low is not None and estimate.high is not None:
                 axes.plot([estimate.low, estimate.high], [place] * 2, color=INK, linewidth=1.2)
             axes.plot([estimate.value], [place], "s", color=INK, markersize=4)
         axes.text(1.02, place, words, transform=axes.get_yaxis_transform(), va="center", fontsize=7)
     axes.set_yticks(range(len(rows)), [name for name, _, _ in rows])
     for tick, (_, _, estimate) in zip(axes.yaxis.get_major_ticks(), rows, strict=True):
-        tick.label1.set_weight("bold" if estimate is None else "normal")
+        tick.label1.set_fontweight("bold" if estimate is None else "normal")
     axes.set(ylim=(len(rows) - 0.4, -0.6), xlabel=label)
     axes.tick_params(axis="y", length=0)
     axes.spines["left"].set_visible(False)

@@ -17,7 +17,7 @@ from typing import Any
 
 from markupsafe import Markup
 
-from ...data.artifact import remove, whole
+from ...data.artifact import whole
 from ...data.manifest import Record
 from ...models.audit.confounding import Audit
 from ...models.bundle import BundleFacts, read_facts
@@ -122,7 +122,7 @@ class TrainingReportStage(Stage[ReportSettings]):
             text = targets_page(
                 replace(of_all, gallery=gallery, paper=paper.parts(figures=self.settings.figures)), parts
             )
-            return self._write(text, write_audits(self.folder, {}), paper, gallery)
+            return self._write(text, write_audits(self.folder, {}), paper)
         oof = read_oof(output("cross-validation", "predictions"), task)
         metrics = read_metrics(output("cross-validation", "metrics"))
         found = audited.audit(oof, task)
@@ -137,15 +137,13 @@ class TrainingReportStage(Stage[ReportSettings]):
             paper = sources.paper([_judged(of_two, "", found)], bundles)
             text = training_page(replace(of_two, gallery=gallery, paper=paper.parts(figures=self.settings.figures)))
         audits = {} if found is None else {bundles[0].method: found}
-        return self._write(text, write_audits(self.folder, audits), paper, gallery)
+        return self._write(text, write_audits(self.folder, audits), paper)
 
-    def _write(self, text: str, beside: Mapping[str, Path], paper: Paper, gallery: str) -> Outcome:
-        """Write the page and the files for papers; a gallery of an earlier method's memory is removed."""
+    def _write(self, text: str, beside: Mapping[str, Path], paper: Paper) -> Outcome:
+        """Write the page and the files for papers."""
         path = self.folder / "report.html"
         with whole(path) as scratch:
             scratch.write_text(text, encoding="utf-8")
-        if not gallery:
-            remove(self.folder / GALLERY)
         return Outcome(outputs={"page": path, **beside, **paper.write(self.folder, figures=self.settings.figures)})
 
 

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from ...data.artifact import whole
+from ...data.artifact import remove, whole
 from ...data.errors import SlideError, SurroundingsError
 from ...data.features.store import Bag, read_bag
 from ...data.slides.readers import open_slide
@@ -69,17 +69,24 @@ class SlotGalleryStage(Stage[SlotGallerySettings]):
     """The gallery; its single item is ``slots.html``.
 
     :param features: folder of the stage whose slides are used.
+    :param has_slots: whether the method has a memory; without one, the gallery of an earlier method is removed.
     """
 
     name = "slot_gallery"
     version = VERSIONS["slot_gallery"]
     items = "pages"
 
-    def __init__(self, settings: SlotGallerySettings, folder: Path, workspace: Path, *, features: Path) -> None:
+    def __init__(
+        self, settings: SlotGallerySettings, folder: Path, workspace: Path, *, features: Path, has_slots: bool = True
+    ) -> None:
         super().__init__(settings, folder, workspace)
-        self.features = features
+        self.features, self.has_slots = features, has_slots
 
     def plan(self) -> Plan:
+        if not self.has_slots:
+            earlier = self.manifest.latest(self.name).get("slots.html")
+            gone = earlier is None or not earlier.outputs
+            return Plan([] if gone else [Item("slots.html", {"slots": ValueInput(None)}, None)])
         split = split_output(self.manifest, self.workspace)
         lineage = Lineage(self.workspace)
         trained = upstream(self.manifest, "train", self.workspace, lineage=lineage).records
@@ -111,6 +118,9 @@ class SlotGalleryStage(Stage[SlotGallerySettings]):
         return Plan([Item("slots.html", inputs, folds)], notes=notes)
 
     def process(self, item: Item, progress: Progress) -> Outcome:
+        if item.payload is None:
+            remove(self.folder / "slots.html")
+            return Outcome(status="empty")
         folds: Sequence[_Fold] = item.payload
         shown, unreadable = [], 0
         for fold in folds:

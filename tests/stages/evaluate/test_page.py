@@ -19,6 +19,7 @@ from wsipipe.stages.evaluate.page import (
     calibration_in_words,
     external_cautions,
     external_page,
+    kind_of_evaluation,
 )
 from wsipipe.stages.pages.asked_question import Question as AskedQuestion
 from wsipipe.stages.pages.report_page import Accounting
@@ -121,3 +122,9 @@ def test_a_large_cohort_judged_by_all_folds_needs_no_caution() -> None:
     assert external_cautions(report_of(*drawn(600))) == ()
     with pytest.raises(UsageError, match="differ"):
         report_of(*drawn(20), patients=())
+
+
+def test_patients_who_trained_are_in_the_title_of_every_task() -> None:
+    assert kind_of_evaluation(0, 5) == ""
+    assert kind_of_evaluation(2, 5) == "Evaluation on patients that include training patients"
+    assert kind_of_evaluation(5, 5) == "Evaluation on the training cohort"

@@ -123,3 +123,5 @@ def test_training_makes_it_and_its_page_leads_there(planted: Planted) -> None:
     assert re.search("weight [+−][0-9]", (planted.model / "slots.html").read_text())
     assert wsipipe("train", "-c", planted.settings, "--method", "abmil", "--replace").exit_code == 0
     assert "slots.html" not in (planted.model / "report.html").read_text(), "of another model"
+    assert not (planted.model / "slots.html").exists()
+    assert "slots.html" not in wsipipe("verify", "-w", planted.workspace).output, "nor is it missed"
