@@ -12,7 +12,7 @@ from ...data.cohort.splits import Splits, Strata
 from ...data.cohort.table import CohortTable
 from ...data.errors import CohortError, about
 from ...data.molecular.store import ExpressionTable
-from ...data.wording import some
+from ...data.wording import in_words, some
 from ...models.tasks.multitask import MultiTask
 from ...models.tasks.question import class_values
 from ...stages.train.audit import Audited
@@ -96,12 +96,13 @@ def _tell_matches(table: CohortTable, match: SlideMatch, report: Report) -> None
 def _look_at_twins(table: CohortTable, match: SlideMatch, slides: SlidesFound, report: Report) -> None:
     """Slides of the same bytes are refused in training if they are of two patients."""
     patient_of = dict(zip(table.frame["slide_id"], table.frame["patient_id"], strict=True))
-    for twins in slides.twins:
+    further = f", and so have {len(slides.twins) - _EXAMPLES} more pairs" if len(slides.twins) > _EXAMPLES else ""
+    for twins in slides.twins[:_EXAMPLES]:
         patients = {patient_of[match.rows[slide]] for slide in twins if slide in match.rows}
-        what = f"slides {' and '.join(twins)} have the same bytes"
+        what = f"slides {in_words(twins, _EXAMPLES)} have the same bytes{further}"
         if len(patients) > 1:
             hint = "remove the row that is wrong; if they are one person, give both rows one patient_id"
-            report.stops("train", f"{table.source}: {what}, of patients {' and '.join(sorted(patients))}", hint)
+            report.stops("train", f"{table.source}: {what}, of patients {in_words(sorted(patients), _EXAMPLES)}", hint)
         else:
             report.look("train", what, "remove one of them; a patient's slides share the patient's weight")
 
