@@ -1,7 +1,8 @@
 """The command line: each command turns its flags into one configuration and calls :mod:`.chain`.
 
 Exit codes: 0 success, 1 some items failed, an input is wrong, ``verify`` found damage or ``check`` what will stop a
-stage, 2 wrong usage, 130 interrupted. Nothing heavy is imported before it is needed, so that ``wsipipe --help`` answers at once.
+stage, 2 wrong usage, 130 interrupted. Nothing heavy is imported before it is needed, so that ``wsipipe --help``
+answers at once.
 """
 
 from __future__ import annotations

@@ -31,7 +31,6 @@ from ..run.processes import run_in_processes
 from .headers import HeaderStage
 from .report import Report
 
-
 _SECONDS_FOR_TWINS = 5.0
 """Least time for comparing slides of the same size."""
 
