@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from ..data.errors import UsageError
 from ..data.manifest import Json
-from .biomarkers.to_train import refuse_unknown_signatures
+from .biomarkers.to_train import refuse_no_prevalence, refuse_unknown_signatures
 from .biomarkers.training import metrics_of, train
 from .config import Config
 from .console import Console
@@ -157,6 +157,9 @@ def predict(
     from ..stages.predict.stage import PredictionTask, PredictStage
     from ..stages.tile.settings import TileSettings
 
+    if features is not None and config.predict.slides:
+        what = "slides are given, and features to be read in their place"
+        raise UsageError(what, hint="leave one of them out; --table chooses slides that have features")
     workspace = runner.workspace
     recipe = recipe_of(model)
     folder = workspace / "predictions" / named_after(model, name, "predictions")
@@ -226,15 +229,12 @@ def predict(
 def _slides_with_features(config: Config, runner: Runner, features: Path, table: CohortTable | None) -> list[str]:
     """The slides of a folder of features, or those of them that the table names; the others are counted.
 
-    :raises UsageError: slides are given too, or there are none.
+    :raises UsageError: there are none.
     """
     from ..data.cohort.slide_match import match_slides
     from ..data.manifest import Manifest
     from ..data.wording import some
 
-    if config.predict.slides:
-        what = "slides are given, and features to be read in their place"
-        raise UsageError(what, hint="leave one of them out; --table chooses slides that have features")
     there = sorted(s for s, record in Manifest.of(features).latest("extract").items() if record.status == "done")
     match = None if table is None else match_slides(there, table)
     chosen = there if match is None else sorted(match.rows)
@@ -278,6 +278,7 @@ def evaluate(
     workspace, model, table = runner.workspace, model.resolve(), config.cohort.table
     if table is None:
         raise UsageError("no cohort table is given", hint="use --table: slide_id, patient_id, labels")
+    refuse_no_prevalence(prevalence)
     recipe = recipe_of(model)
     folder = workspace / "evaluations" / named_after(model, name, "an evaluation")
     refuse_another_source(runner, folder, "external_evaluate", model, table)

@@ -31,7 +31,7 @@ _OF_TYPER = {
 class App(typer.Typer):
     """A command line whose commands have the help of this module."""
 
-    def command(self, name: str | None = None, **options: Any) -> Callable[..., Any]:  # type: ignore[override]
+    def command(self, name: str | None = None, **options: Any) -> Callable[..., Any]:
         """Register a command, with the completion of its values."""
         register = super().command(name, cls=HelpfulCommand, **options)
 

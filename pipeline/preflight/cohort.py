@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from ...data.cohort.ids import id_key
 from ...data.cohort.labels import PatientLabels, value_readings
@@ -18,7 +18,7 @@ from ...models.tasks.question import class_values
 from ...stages.train.audit import Audited
 from ...stages.train.label_genes import refuse_labels
 from ...stages.train.question_labels import question_labels
-from ...stages.train.settings import QuestionSettings
+from ...stages.train.settings import BiomarkerSettings, QuestionSettings
 from ...stages.train.split import SplitStageSettings, folds_of, not_joined
 from ...stages.train.stage import TrainStage
 from ..config import Config
@@ -170,14 +170,15 @@ def _check_biomarker(
             report.look("train", f"{tables[0].source}: {note}", "leave them out with --drop-columns if they are not")
 
 
-def _tell_values(name: str, question: QuestionSettings, table: CohortTable, report: Report) -> None:
+def _tell_values(name: str, question: BiomarkerSettings, table: CohortTable, report: Report) -> None:
     """Say what each value of the column is read as; values that are no class may be a typing error."""
-    for target in question.targets:
+    for target in question.targets if isinstance(question, QuestionSettings) else ():
         _tell_values(f"{name}.{target}", question.of_targets[target], table, report)
+    classes: Mapping[str, Sequence[str]]
     if question.task == "binary":
         classes = {"negative": question.negative, "positive": question.positive}
     elif question.task in ("multiclass", "ordinal"):
-        classes = dict(class_values(question.classes))
+        classes = class_values(question.classes)
     else:
         return
     readings = value_readings(table, question.label_column, classes)
