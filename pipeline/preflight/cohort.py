@@ -172,8 +172,9 @@ def _check_biomarker(
 
 def _tell_values(name: str, question: BiomarkerSettings, table: CohortTable, report: Report) -> None:
     """Say what each value of the column is read as; values that are no class may be a typing error."""
-    for target in question.targets if isinstance(question, QuestionSettings) else ():
-        _tell_values(f"{name}.{target}", question.of_targets[target], table, report)
+    if isinstance(question, QuestionSettings):
+        for target in question.targets:
+            _tell_values(f"{name}.{target}", question.of_targets[target], table, report)
     classes: Mapping[str, Sequence[str]]
     if question.task == "binary":
         classes = {"negative": question.negative, "positive": question.positive}
