@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from ..data.errors import UsageError
 from ..data.manifest import Json
 from ..stages.features_folder import folder_of_vectors, stage_of
-from .biomarkers.to_train import refuse_unknown_signatures
+from .biomarkers.to_train import refuse_no_prevalence, refuse_unknown_signatures
 from .biomarkers.training import metrics_of, train
 from .config import Config
 from .console import Console
@@ -160,6 +160,9 @@ def predict(
     from ..stages.tile.networks import given_networks
     from ..stages.tile.settings import NETWORKS, TileSettings
 
+    if features is not None and config.predict.slides:
+        what = "slides are given, and features to be read in their place"
+        raise UsageError(what, hint="leave one of them out; --table chooses slides that have features")
     workspace = runner.workspace
     recipe = recipe_of(model)
     folder = workspace / "predictions" / named_after(model, name, "predictions")
@@ -237,15 +240,12 @@ def predict(
 def _slides_with_features(config: Config, runner: Runner, features: Path, table: CohortTable | None) -> list[str]:
     """The slides of a folder of features, or those of them that the table names; the others are counted.
 
-    :raises UsageError: slides are given too, or there are none.
+    :raises UsageError: there are none.
     """
     from ..data.cohort.slide_match import match_slides
     from ..data.manifest import Manifest
     from ..data.wording import some
 
-    if config.predict.slides:
-        what = "slides are given, and features to be read in their place"
-        raise UsageError(what, hint="leave one of them out; --table chooses slides that have features")
     there = sorted(
         s for s, record in Manifest.of(features).latest(stage_of(features)).items() if record.status == "done"
     )
@@ -289,6 +289,7 @@ def evaluate(
     workspace, model, table = runner.workspace, model.resolve(), config.cohort.table
     if table is None:
         raise UsageError("no cohort table is given", hint="use --table: slide_id, patient_id, labels")
+    refuse_no_prevalence(prevalence)
     recipe = recipe_of(model)
     folder = workspace / "evaluations" / named_after(model, name, "an evaluation")
     refuse_another_source(runner, folder, "external_evaluate", model, table)

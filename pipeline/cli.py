@@ -12,7 +12,6 @@ from typing import Annotated
 
 import typer
 
-from ..data.artifact import whole
 from ..data.errors import UsageError
 from ..data.version import __version__
 from ..stages.compare.settings import CompareSettings
@@ -20,7 +19,6 @@ from ..stages.extract.settings import ExtractSettings
 from ..stages.predict.settings import PredictSettings
 from ..stages.registry import steps
 from ..stages.robustness.settings import RobustnessSettings
-from ..stages.settings import FILE_NAME
 from ..stages.tile.settings import TileSettings
 from ..stages.train.settings import (
     AUDIT,
@@ -325,21 +323,10 @@ def init(
     debug: Debug = False,
 ) -> None:
     """Write a settings file with every setting, its meaning and its default."""
-    from .config import template
+    from .init_command import write_settings
 
     with console_of(json=json, debug=debug) as console:
-        if show:
-            for line in template().splitlines():
-                console.line(line)
-            console.result({"settings": template()})
-            return
-        file = folder / FILE_NAME
-        if file.exists():
-            raise UsageError("already exists", path=file, hint="edit it, or remove it first")
-        with whole(file) as scratch:
-            scratch.write_text(template(), encoding="utf-8")
-        console.line(f"wrote {file}; edit it, then `wsipipe run`")
-        console.result({"file": str(file)})
+        write_settings(folder, console, show=show)
 
 
 @app.command()

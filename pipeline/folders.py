@@ -71,7 +71,7 @@ def checked_name(name: str, of: str) -> str:
     """
     if why_no_file_name(name) or name.startswith(".") or not all(c.isalnum() or c in "._-+" for c in name):
         hint = "give a --name of letters, digits, dots, dashes, underscores and plus signs"
-        raise UsageError(f"{name!r} cannot be {of}'s name", hint=hint)
+        raise UsageError(f"{name!r} cannot be the name of {of}", hint=hint)
     return name
 
 

@@ -52,7 +52,7 @@ def read_predictions(folder: str | Path) -> pd.DataFrame:
     if not {"patient_id", "slide_id"} & set(header):
         raise StoreError("is no table of predictions", path=table, hint="it has a column patient_id")
     frame = pd.DataFrame(rows, columns=header, dtype=str)
-    for name in frame.columns.difference(_WORDS):
+    for name in frame.columns.difference(list(_WORDS)):
         numbers = pd.to_numeric(frame[name].where(frame[name] != ""), errors="coerce")
         if (numbers.notna() == (frame[name] != "")).all() and numbers.notna().any():
             frame[name] = numbers

@@ -51,16 +51,24 @@ def refuse_one_prevalence_for(config: Config, names: Sequence[str], prevalence: 
 
     :raises UsageError: it is for several, for a task that has none, or does not lie between 0 and 1.
     """
+    refuse_no_prevalence(prevalence)
     if prevalence is None:
         return
-    if not 0 < prevalence < 1:
-        raise UsageError(f"a prevalence lies between 0 and 1, not at {prevalence}", hint="15 % positive is 0.15")
     if len(names) > 1:
         what = f"--prevalence is one number, and there are {len(names)} biomarkers: {', '.join(names)}"
         raise UsageError(what, hint="choose one with --name")
     if (task := config.biomarkers[names[0]].task) != "binary":
         what = f"a prevalence is of two classes, positive and negative, and the question of {names[0]} is {task}"
         raise UsageError(what, hint="leave --prevalence out")
+
+
+def refuse_no_prevalence(prevalence: float | None) -> None:
+    """Refuse a prevalence that cannot be.
+
+    :raises UsageError: it does not lie between 0 and 1.
+    """
+    if prevalence is not None and not 0 < prevalence < 1:
+        raise UsageError(f"a prevalence lies between 0 and 1, not at {prevalence}", hint="15 % positive is 0.15")
 
 
 def refuse_unknown_signatures(config: Config, workspace: Path) -> None:

@@ -31,7 +31,7 @@ _OF_TYPER = {
 class App(typer.Typer):
     """A command line whose commands have the help of this module."""
 
-    def command(self, name: str | None = None, **options: Any) -> Callable[..., Any]:  # type: ignore[override]
+    def command(self, name: str | None = None, **options: Any) -> Callable[..., Any]:
         """Register a command, with the completion of its values."""
         register = super().command(name, cls=HelpfulCommand, **options)
 
@@ -81,7 +81,7 @@ def _front_page(group: Any, ctx: Any) -> Iterator[str]:
     listed = {name for names in GROUPS.values() for name in names}
     groups = {**GROUPS, "Further": tuple(name for name in group.commands if name not in listed)}
     for title, names in groups.items():
-        rows = [(name, _first_sentence(group.commands[name])) for name in names if name in group.commands]
+        rows = [(name, _first_paragraph(group.commands[name])) for name in names if name in group.commands]
         if rows:
             yield from _section(title, rows, 20)
     yield from _section(OWN, _rows(group.get_params(ctx), {}), _TERM)
@@ -89,8 +89,8 @@ def _front_page(group: Any, ctx: Any) -> Iterator[str]:
     yield "wsipipe COMMAND --help shows an example and every setting of a command."
 
 
-def _first_sentence(command: Any) -> str:
-    return " ".join((command.help or "").split("\n\n")[0].split()).rstrip(".")
+def _first_paragraph(command: Any) -> str:
+    return " ".join((command.help or "").split("\n\n")[0].split())
 
 
 def _page(command: Any, ctx: Any) -> Iterator[str]:

@@ -42,11 +42,11 @@ def _table(config: Config, report: Report) -> CohortTable | None:
             cohort_table(config)
     if config.cohort.table is None:
         return None
+    table: CohortTable | None = None
     with report.collecting("tile"):
         table = read_cohort(config.cohort.table)
         report.fact("table", f"{table.source}: {len(table.frame):,} rows, {len(table.frame.columns)} columns")
-        return table
-    return None
+    return table
 
 
 def _check_earlier_results(config: Config, report: Report) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from ...data.cohort.ids import id_key
 from ...data.cohort.labels import PatientLabels, value_readings
@@ -12,13 +12,13 @@ from ...data.cohort.splits import Splits, Strata
 from ...data.cohort.table import CohortTable
 from ...data.errors import CohortError, about
 from ...data.molecular.store import ExpressionTable
-from ...data.wording import some
+from ...data.wording import in_words, some
 from ...models.tasks.multitask import MultiTask
 from ...models.tasks.question import class_values
 from ...stages.train.audit import Audited
 from ...stages.train.label_genes import refuse_labels
 from ...stages.train.question_labels import question_labels
-from ...stages.train.settings import QuestionSettings
+from ...stages.train.settings import BiomarkerSettings, QuestionSettings
 from ...stages.train.split import SplitStageSettings, folds_of, not_joined
 from ...stages.train.stage import TrainStage
 from ..config import Config
@@ -96,12 +96,13 @@ def _tell_matches(table: CohortTable, match: SlideMatch, report: Report) -> None
 def _look_at_twins(table: CohortTable, match: SlideMatch, slides: SlidesFound, report: Report) -> None:
     """Slides of the same bytes are refused in training if they are of two patients."""
     patient_of = dict(zip(table.frame["slide_id"], table.frame["patient_id"], strict=True))
-    for twins in slides.twins:
+    further = f", and so have {len(slides.twins) - _EXAMPLES} more pairs" if len(slides.twins) > _EXAMPLES else ""
+    for twins in slides.twins[:_EXAMPLES]:
         patients = {patient_of[match.rows[slide]] for slide in twins if slide in match.rows}
-        what = f"slides {' and '.join(twins)} have the same bytes"
+        what = f"slides {in_words(twins, _EXAMPLES)} have the same bytes{further}"
         if len(patients) > 1:
             hint = "remove the row that is wrong; if they are one person, give both rows one patient_id"
-            report.stops("train", f"{table.source}: {what}, of patients {' and '.join(sorted(patients))}", hint)
+            report.stops("train", f"{table.source}: {what}, of patients {in_words(sorted(patients), _EXAMPLES)}", hint)
         else:
             report.look("train", what, "remove one of them; a patient's slides share the patient's weight")
 
@@ -169,14 +170,16 @@ def _check_biomarker(
             report.look("train", f"{tables[0].source}: {note}", "leave them out with --drop-columns if they are not")
 
 
-def _tell_values(name: str, question: QuestionSettings, table: CohortTable, report: Report) -> None:
+def _tell_values(name: str, question: BiomarkerSettings, table: CohortTable, report: Report) -> None:
     """Say what each value of the column is read as; values that are no class may be a typing error."""
-    for target in question.targets:
-        _tell_values(f"{name}.{target}", question.of_targets[target], table, report)
+    if isinstance(question, QuestionSettings):
+        for target in question.targets:
+            _tell_values(f"{name}.{target}", question.of_targets[target], table, report)
+    classes: Mapping[str, Sequence[str]]
     if question.task == "binary":
         classes = {"negative": question.negative, "positive": question.positive}
     elif question.task in ("multiclass", "ordinal"):
-        classes = dict(class_values(question.classes))
+        classes = class_values(question.classes)
     else:
         return
     readings = value_readings(table, question.label_column, classes)

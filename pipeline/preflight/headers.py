@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 from ...data.allotment import usable_cores
 from ...data.errors import about
 from ...data.slides.readers import open_with_mpp
@@ -33,7 +31,7 @@ class HeaderStage(Stage[TileSettings]):
         return min(_SECONDS, self.settings.timeout * 60)
 
     def plan(self) -> Plan:
-        return Plan(Sequence[Item]())  # its items are those of the tile stage
+        return Plan(())  # its items are those of the tile stage
 
     def process(self, item: Item, progress: Progress) -> Outcome:
         task: SlideToTile = item.payload

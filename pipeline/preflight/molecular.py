@@ -68,8 +68,8 @@ def _read(
         if not large and (not matrix.exists() or _size(matrix) > LARGE):
             report.fact(block, f"{matrix.name}: not read now; wsipipe check reads it")
             return None
-        measured, facts = stage.read_rna() if block == "rna" else stage.read_block(block)  # type: ignore[arg-type]
-        table = as_stored(measured, block)  # type: ignore[arg-type]
+        measured, facts = stage.read_rna() if block == "rna" else stage.read_block(block)
+        table = as_stored(measured, block)
         sentences, warnings = facts.sentences, facts.warnings
     how = [sentence for sentence in sentences if "unit is" in sentence or " rows " in f" {sentence} "]
     _tell(block, table, "; ".join(how[:2]), report)

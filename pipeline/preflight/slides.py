@@ -31,6 +31,9 @@ from ..run.processes import run_in_processes
 from .headers import HeaderStage
 from .report import Report
 
+_SECONDS_FOR_TWINS = 5.0
+"""Least time for comparing slides of the same size."""
+
 
 @dataclass
 class SlidesFound:
@@ -64,7 +67,7 @@ def find_cohort(config: Config, table: CohortTable | None, report: Report, secon
 
     :param seconds: time limit for opening them; those that there is no time for are counted.
     """
-    found = SlidesFound()
+    found, begin = SlidesFound(), time.monotonic()
     refused: list[WsipipeError] = []
     with report.collecting("tile"):
         given = given_slides(config.cohort.slides, table, None, refused)
@@ -80,7 +83,7 @@ def find_cohort(config: Config, table: CohortTable | None, report: Report, secon
     if found.slides and len(found.unusable) == len(found.slides):
         report.stops("extract", f"none of the {counted(len(found.slides), 'slides')} can be used", "see above")
     _tell(found, report)
-    _look_for_twins(found)
+    _look_for_twins(found, max(begin + seconds, time.monotonic() + _SECONDS_FOR_TWINS))
     return found
 
 
@@ -179,15 +182,18 @@ def _between(values: Sequence[Any]) -> str:
     return low if low == high else f"{low} to {high}"
 
 
-def _look_for_twins(found: SlidesFound) -> None:
-    """Find slides of the same bytes; only files of the same size are read."""
+def _look_for_twins(found: SlidesFound, until: float) -> None:
+    """Find slides of the same bytes; only files of the same size are read.
+
+    :param until: when to end, by the clock of :func:`time.monotonic`.
+    """
     by_size: dict[int, list[FoundSlide]] = {}
     for slide in found.slides:
         if slide.slide_id not in found.unusable and slide.path.is_file():
             by_size.setdefault(slide.path.stat().st_size, []).append(slide)
     by_digest: dict[str, list[str]] = {}
     for slides in by_size.values():
-        for slide in slides if len(slides) > 1 else ():
+        for slide in slides if len(slides) > 1 and time.monotonic() < until else ():
             try:
                 by_digest.setdefault(slide_identity(slide.path)[1], []).append(slide.slide_id)
             except (SlideError, SurroundingsError):  # the tile stage says it of that slide

@@ -165,7 +165,7 @@ class ExternalCohort:
             raise CohortError(
                 f"no patient is left to evaluate on: {reasons or 'the table is empty'}",
                 path=task.table,
-                hint=f"look at its slide and label columns. {SAME_IDS if by_id else ''}".strip(),
+                hint=f"look at its slide and label columns{f'. {SAME_IDS}' if by_id else ''}",
             )
         if targets is not None:
             own = {patient: targets.label(patient, allowed[patient].folds) for patient in labels.labels}

@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 import shutil
 import socket
+import textwrap
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -158,11 +159,14 @@ def rows() -> list[Row]:
 
 def printed(command: str, mistake: str, what: str, way_out: str, place: Path) -> Row:
     """A row of the table, with paths as they are typed."""
-    cells = [
-        re.sub(r"\s+", " ", text.replace(f"{place}/", "").replace(str(place), ".").replace("|", "\\|")).strip()
-        for text in (what, way_out)
-    ]
+    cells = [shown(text.replace(f"{place}/", "").replace(str(place), ".")) for text in (what, way_out)]
     return Row(command, mistake, *cells)
+
+
+def shown(text: str) -> str:
+    """A cell of the table: not too long, and without what depends on versions of libraries."""
+    text = re.sub(r"\d{1,3}(?:,\d{3})+", "…", re.sub(r"timm [\d.]+", "timm", text))
+    return textwrap.shorten(text.replace("|", "\\|"), 200, placeholder=" …")
 
 
 def last_words(result: Result) -> tuple[str, str]:
