@@ -178,7 +178,7 @@ def predict(
     # Annotations are of the slides that the model was trained on; of new ones all tissue is read.
     tile_settings = TileSettings(**{**recipe.tile, "annotation_classes": [], **here})
     runtime = config.extract.model_dump(include={"weights", "batch_size", "threads", "tile_timeout", "device"})
-    encode_settings = encoding_of_model(config, recipe)
+    encode_settings = encoding_of_model(config, recipe, to_encode=features is None)
     if "max_bad_tiles" in config.extract.model_fields_set:
         runtime["max_bad_tiles"] = config.extract.max_bad_tiles
     extract_settings = ExtractSettings(**{**recipe.extract, **runtime})

@@ -35,7 +35,7 @@ from .command import Call, Commands, Debug, Json, console_of, settings_of, works
 from .exchange_commands import add_exchange
 from .help.layout import App
 from .process import run_command
-from .steps import Features, Gpus, Weights, add_step
+from .steps import EncoderWeights, Features, Gpus, Weights, add_step
 
 app = App(
     name="wsipipe",
@@ -204,6 +204,7 @@ def predict(
         float | None, typer.Option(help=ExtractSettings.model_fields["max_bad_tiles"].description)
     ] = None,
     weights: Weights = None,
+    encoder_weights: EncoderWeights = None,
     batch_size: Annotated[int | None, typer.Option(help="tiles per batch")] = None,
     gpu: Gpus = None,
 ) -> None:
@@ -218,6 +219,7 @@ def predict(
     call.flags["tile"] |= {"tissue_weights": tissue_weights, "artefact_weights": artefact_weights}
     device = call.flags["predict"].get("device")
     call.flags["extract"] = {"weights": weights, "batch_size": batch_size, "device": device}
+    call.flags["encode"] = {"weights": encoder_weights, "device": device}
     call.flags["extract"] |= {"tile_timeout": tile_timeout, "max_bad_tiles": max_bad_tiles}
     settings, runner = call.open()
     chosen = training.choose_model(runner.workspace, model, call.console)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from ..data.errors import BundleError
 from ..stages.encode.settings import EncodeSettings
 from ..stages.extract.settings import ExtractSettings
 from ..stages.features_folder import name_of_vectors
@@ -14,16 +15,28 @@ if TYPE_CHECKING:
     from .config import Config
 
 
-def encoding_of_model(config: Config, recipe: FeatureRecipe) -> EncodeSettings | None:
+def encoding_of_model(config: Config, recipe: FeatureRecipe, *, to_encode: bool) -> EncodeSettings | None:
     """The settings of the slide encoder that a model needs, with this machine's weights and device.
 
     :param config: the settings here.
+    :param to_encode: slides will be encoded, so that the weights are compared before they are read.
     :returns: None for a model that reads tiles.
+    :raises BundleError: the weights here are not those of the model's slide encoder.
     """
+    from ..models.backbones.weights import digest_of_weights
+    from ..models.slide_encoders.loading import EncoderChoice
+
     if recipe.encode is None:
         return None
     here = config.encode.model_dump(include={"weights", "device"})
-    return EncodeSettings(**{**recipe.encode, **here})
+    settings = EncodeSettings(**{**recipe.encode, **here})
+    if to_encode:
+        choice = EncoderChoice.of(settings.encoder, weights=settings.weights, backbone=settings.weights_backbone)
+        digest = "" if choice.file is None else digest_of_weights(choice.file.resolve())
+        if (own := f"{settings.encoder} {digest}".strip()) != recipe.slide_encoder:
+            what = f"the model reads vectors of {recipe.slide_encoder}, and the encoder here is {own}"
+            raise BundleError(what, path=choice.file, hint="give the weights that it was trained with")
+    return settings
 
 
 def features_of_model(recipe: FeatureRecipe, of_tiles: str = "") -> str:

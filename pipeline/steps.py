@@ -32,6 +32,9 @@ Features = Annotated[
     ),
 ]
 Weights = Annotated[Path | None, typer.Option(help="the backbone's weights file, if it is not in the hub's cache")]
+EncoderWeights = Annotated[
+    Path | None, typer.Option(help="the slide encoder's weights file, where the model reads slide vectors")
+]
 Gpus = Annotated[str | None, typer.Option("--gpu", help="GPUs to use: 0, or 0,1, or all; one process per GPU")]
 
 

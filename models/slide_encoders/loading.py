@@ -59,7 +59,7 @@ class EncoderChoice:
                 raise UsageError(what, hint="leave --weights and --weights-backbone out")
             return cls(card, None, None)
         if weights is None and card.hub_id is None:
-            raise UsageError(f"{name} needs weights", hint=f"--weights {card.weights}")
+            raise UsageError(f"{name} needs weights", hint=f"--weights (of predict: --encoder-weights) {card.weights}")
         if weights is None:
             found = find_weights(name, card.hub_id, gated=card.gated, hub_file=card.hub_file)
             return cls(card, found.path, card.backbone)

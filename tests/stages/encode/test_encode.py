@@ -14,8 +14,8 @@ import torch
 import zarr
 from command import told, wsipipe
 from planted_workspace import WIDTH, Planted, make_patients, plant, write_slide
-from published_files import filled, linear
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
+from slide_encoder_files import HIDDEN, feather
 from trained_workspace import bundle_facts, trained_workspace
 from wsipipe.data.features.store import read_bag, read_facts
 from wsipipe.data.manifest import Manifest
@@ -39,21 +39,6 @@ def mine(encoded: Planted, tmp_path: Path) -> Planted:
 
 def vectors(planted: Planted, name: str = VECTORS) -> Path:
     return planted.workspace / "slide_features" / name
-
-
-HIDDEN = 24
-
-
-def feather(path: Path, width: int, seed: int = 0) -> Path:
-    """Weights in the names of FEATHER; another seed gives others."""
-    shapes = [
-        *linear("patch_embed.0", HIDDEN, width),
-        *linear("global_attn.attention_a.0", 16, HIDDEN),
-        *linear("global_attn.attention_b.0", 16, HIDDEN),
-        *linear("global_attn.attention_c", 1, 16),
-    ]
-    save_file({name: tensor + 0.1 * seed for name, tensor in filled(shapes).items()}, path)
-    return path
 
 
 def said(result: object) -> str:

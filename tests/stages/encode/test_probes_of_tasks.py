@@ -1,4 +1,4 @@
-"""The linear probe on slide vectors answers each kind of question: a class, a grade, a number, a follow-up, several."""
+"""The linear probe on slide vectors answers other questions than the binary one: a grade, a follow-up, several."""
 
 from __future__ import annotations
 
@@ -13,14 +13,7 @@ from wsipipe.stages.train.cross_validate import read_metrics
 
 VECTORS = "0.5mpp-224px/mean-of-efficientnet-lite0"
 GRADES = 'task = "ordinal"\n        label_column = "grade"\n        classes = ["low", "middle", "high"]'
-TYPES = 'task = "multiclass"\n        label_column = "grade"\n        classes = ["low", "middle", "high"]'
-NUMBER = 'task = "regression"\n        label_column = "score"'
 COX = 'task = "survival"\n        time_column = "months"\n        event_column = "died"\n        loss = "cox"'
-
-
-def numbers(n: int = 30) -> list[Asked]:
-    signals = np.random.default_rng(1).uniform(0, 3, n)
-    return [Asked({"score": f"{10 * signal:.3f}"}, float(signal)) for signal in signals]
 
 
 def follow_ups(n: int = 36) -> list[Asked]:
@@ -33,9 +26,7 @@ def follow_ups(n: int = 36) -> list[Asked]:
 
 
 QUESTIONS = {
-    "multiclass": (of_classes(["low", "middle", "high"]), TYPES, 0.75),
     "ordinal": (of_classes(["low", "middle", "high"]), GRADES, 0.75),
-    "regression": (numbers(), NUMBER, 0.6),
     "cox": (follow_ups(), COX, 0.7),
     "multitask": (of_receptors(), RECEPTORS, 0.8),
 }
