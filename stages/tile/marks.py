@@ -111,15 +111,15 @@ def hatch(picture: Rgb, unread: Mask) -> None:
 def texture(picture: Rgb, where: Mask, kind: str) -> None:
     """Draw an area of one kind of artefact: a colour and a pattern of its own, with an outline."""
     y, x = np.ogrid[: where.shape[0], : where.shape[1]]
-    pattern = {
-        "fold": lambda: (x + 0 * y) % 7 < 2,
-        "dark spot": lambda: (x % 7 < 3) & (y % 7 < 3),
-        "pen": lambda: (y + 0 * x) % 7 < 2,
-        "air bubble": lambda: (x - y) % 9 < 2,
-        "out of focus": lambda: (x // 5 + y // 5) % 2 == 0,
-    }[kind]
+    patterns: dict[str, Mask] = {
+        "fold": x % 7 < 2,
+        "dark spot": (x % 7 < 3) & (y % 7 < 3),
+        "pen": y % 7 < 2,
+        "air bubble": (x - y) % 9 < 2,
+        "out of focus": (x // 5 + y // 5) % 2 == 0,
+    }
     colour = OF_ARTEFACTS[kind]
-    lines = np.where(where & pattern(), 255, 0).astype(np.uint8)
+    lines = np.where(where & patterns[kind], 255, 0).astype(np.uint8)
     edges, _ = cv2.findContours(where.astype(np.uint8), cv2.RETR_CCOMP, cv2.CHAIN_APPROX_SIMPLE)
     cv2.drawContours(lines, edges, -1, 255, 2)
     _paint(picture, lines, colour, 0.75)

@@ -29,7 +29,7 @@ def is_digest(value: object) -> bool:
 def recipe_of_tiles(record: Record) -> dict[str, Any]:
     """The settings that a slide was tiled with, with the digests of its networks."""
     settings = {name: value for name, value in record.settings.items() if name != RESOLVED}
-    return settings | record.settings.get(RESOLVED, {}) | networks_in(record)
+    return {**settings, **record.settings.get(RESOLVED, {}), **networks_in(record)}
 
 
 def recipe_of_settings(settings: TileSettings) -> dict[str, Any]:
