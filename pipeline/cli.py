@@ -32,7 +32,7 @@ from .catalogue.commands import add_catalogue
 from .checks.commands import add_upkeep
 from .cluster_command import add_cluster
 from .command import Call, Commands, Debug, Json, console_of, settings_of, works
-from .exchange_commands import add_exchange
+from .exchange.commands import add_exchange
 from .help.layout import App
 from .process import run_command
 from .steps import EncoderWeights, Features, Gpus, Weights, add_step

@@ -7,9 +7,9 @@ from typing import Annotated, Literal
 
 import typer
 
-from ..stages.train.settings import BiomarkerSettings
-from .command import Call, works
-from .steps import Tiles, Weights
+from ...stages.train.settings import BiomarkerSettings
+from ..command import Call, works
+from ..steps import Tiles, Weights
 
 Pooling = Annotated[
     Literal["cls", "mean", "cls+mean"] | None,
@@ -45,8 +45,8 @@ def export(
     ] = None,
 ) -> None:
     """Write tiles, or with --features features, in the format of another tool; nothing of wsipipe's is changed."""
-    from . import chain
-    from .vector_export import export_vectors
+    from .. import chain
+    from .slide_vectors import export_vectors
 
     call.flags["cohort"] = {"table": table}
     config, runner = call.open()
@@ -70,7 +70,7 @@ def import_(
     ] = None,
 ) -> None:
     """Import features that TRIDENT or CLAM has extracted from tiles imported with `tile --coordinates`."""
-    from . import chain
+    from .. import chain
 
     call.flags["extract"] = {"backbone": backbone, "pooling": pooling, "weights": weights}
     call.finish([chain.import_features(*call.open(), folder, tiles=tiles)])
@@ -92,7 +92,7 @@ def import_checkpoint(
     ] = None,
 ) -> None:
     """Import checkpoints of the MoMKD authors' code as a model for predict; flags add what checkpoints lack."""
-    from . import chain
+    from .. import chain
 
     biomarker = {key: value for key, value in call.flags.pop("biomarker").items() if value is not None}
     call.flags["biomarkers"] = {name: biomarker}

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from ..data.errors import UsageError
-from ..stages.features_folder import holds_slide_vectors
-from .config import Config
-from .folders import checked_name, choose_features
-from .results import Summary
-from .run.runner import Runner
+from ...data.errors import UsageError
+from ...stages.features_folder import holds_slide_vectors
+from ..config import Config
+from ..folders import checked_name, choose_features
+from ..results import Summary
+from ..run.runner import Runner
 
 
 def export_vectors(
@@ -18,8 +18,8 @@ def export_vectors(
     :param model: name of a model of the workspace.
     :raises UsageError: another format, or a model that does not go with tiles or their features.
     """
-    from ..stages.exchange.export_vectors import ExportVectorsStage
-    from ..stages.exchange.settings import ExportSettings
+    from ...stages.exchange.export_vectors import ExportVectorsStage
+    from ...stages.exchange.settings import ExportSettings
 
     folder = None if features is None else choose_features(runner, "", features)
     if folder is None or not holds_slide_vectors(folder):

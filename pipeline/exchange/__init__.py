@@ -1,0 +1,1 @@
+"""Files of other programs: commands that write and read them."""
