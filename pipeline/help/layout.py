@@ -68,6 +68,13 @@ class HelpfulGroup(TyperGroup):
         """Write the page."""
         formatter.write("\n".join(_front_page(self, ctx)) + "\n")
 
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Show the page where no command is named; typer relies on its own page for that."""
+        if not args and self.no_args_is_help and not ctx.resilient_parsing:
+            typer.echo(ctx.get_help())
+            ctx.exit(2)
+        return super().parse_args(ctx, args)
+
     def list_commands(self, ctx: Any) -> list[str]:
         """The commands, in the order of their groups."""
         grouped = [name for names in GROUPS.values() for name in names if name in self.commands]
