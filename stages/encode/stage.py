@@ -46,7 +46,6 @@ class EncodeStage(Stage[EncodeSettings]):
 
     name = "encode"
     version = VERSIONS["encode"]
-    distributes = True
     shared = True
     by_item = True
 
