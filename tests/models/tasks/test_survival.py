@@ -93,6 +93,7 @@ def test_concordance_by_counting_pairs() -> None:
         assert by_weights[i] == pytest.approx(alone[0])
 
 
+@pytest.mark.filterwarnings("ignore:`trapz` is deprecated")  # by scikit-survival before 0.26
 def test_figures_are_those_of_scikit_survival() -> None:
     """Events at whole times, censorings between them, as scikit-survival counts a tie of both the other way."""
     for seed in range(4):
