@@ -93,21 +93,6 @@ TASKS: dict[str, tuple[Callable[[], list[Asked]], str, dict[str, Any]]] = {
         'label_column = "grade"\ntask = "multiclass"\nclasses = ["a", "b", "c"]',
         {"method": "momkd"},
     ),
-    "ordinal": (
-        lambda: of_classes(["a", "b", "c"], 8),
-        'label_column = "grade"\ntask = "ordinal"\nclasses = ["a", "b", "c"]',
-        {"method": "transmil"},
-    ),
-    "regression": (
-        lambda: of_classes(["1", "2", "3"], 8),
-        'label_column = "grade"\ntask = "regression"',
-        {"method": "abmil"},
-    ),
-    "hazards": (
-        follow_ups,
-        'task = "survival"\ntime_column = "months"\nevent_column = "died"',
-        {"method": "mean"},
-    ),
     "cox": (
         follow_ups,
         'task = "survival"\ntime_column = "months"\nevent_column = "died"\nloss = "cox"\nhorizons = [9]',
@@ -129,6 +114,7 @@ def test_tasks_are_the_same_either_way(tmp_path: Path, task: str) -> None:
         told(*words, "--bag-memory", memory)
         folder = planted.workspace / "models" / name
         files = [path for path in sorted(folder.rglob("*")) if path.suffix in (".safetensors", ".csv")]
+        files = [path for path in files if path.name != "methods.csv"]  # which says when
         files += [
             *folder.glob("fold-*/bundle.json"),
             *folder.rglob("metrics.json"),
@@ -139,22 +125,6 @@ def test_tasks_are_the_same_either_way(tmp_path: Path, task: str) -> None:
     kept, read = results
     assert len(kept) >= 6
     assert kept == read
-
-
-def test_a_comparison_of_all_kinds_of_methods_is_the_same_either_way(mine: Planted) -> None:
-    shutil.rmtree(mine.model)
-    found = []
-    for memory in ("1GB", f"{FEW}B"):
-        methods = "momkd,abmil,transmil,clam-mb,mean"
-        told("compare", "-c", mine.settings, "--methods", methods, "--epochs", 1, "--bag-memory", memory)
-        folder = mine.workspace / "comparisons/er"
-        files = [*folder.rglob("*.safetensors"), *folder.rglob("oof_predictions.csv"), *folder.rglob("metrics.json")]
-        found.append({file: file.read_bytes() for file in files})
-        shutil.rmtree(folder)
-    kept, read = found
-    assert sum(file.suffix == ".safetensors" for file in kept) >= 10
-    assert kept.keys() == read.keys()
-    assert [file for file in kept if kept[file] != read[file]] == []
 
 
 def test_folds_side_by_side_share_a_file_and_are_the_same(trained: Planted, mine: Planted) -> None:
