@@ -9,6 +9,7 @@ import json
 import pickle
 import subprocess
 import sys
+import tomllib
 from collections.abc import Iterator
 from graphlib import TopologicalSorter
 from pathlib import Path
@@ -100,6 +101,22 @@ def test_every_room_says_what_it_holds() -> None:
     for folder in {file.parent for file in SOURCES}:
         assert ast.get_docstring(ast.parse((folder / "__init__.py").read_text(encoding="utf-8"))), folder
         assert len([*folder.glob("*.py")]) <= 22, f"{folder} holds more than one subject"
+
+
+def test_every_room_is_installed() -> None:
+    settings = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["setuptools"]
+    rooms = {".".join(["wsipipe", *file.parent.relative_to(ROOT).parts]) for file in SOURCES}
+    assert set(settings["packages"]) == {"wsipipe", *rooms}
+    further = {
+        file for folder in FOLDERS for file in (ROOT / folder).rglob("*.*") if file.suffix not in (".py", ".pyc")
+    }
+    kinds = settings["package-data"]
+    of_none = [
+        f
+        for f in further
+        if f"*{f.suffix}" not in kinds.get(f"wsipipe.{'.'.join(f.parent.relative_to(ROOT).parts)}", ())
+    ]
+    assert not of_none
 
 
 def test_no_print_and_no_bare_except(module: tuple[Path, ast.Module]) -> None:
