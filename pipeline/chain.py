@@ -269,6 +269,7 @@ def evaluate(
     name: str | None = None,
     features: str | None = None,
     other_patients: bool = False,
+    training_patients: bool = False,
     prevalence: float | None = None,
 ) -> tuple[list[Summary], dict[str, Json]]:
     """Evaluate a trained model on this workspace's patients; its metrics by name.
@@ -279,6 +280,7 @@ def evaluate(
     :param name: name of the evaluation's folder; default: the model's name.
     :param features: name of the features' folder; default: the one that the model's recipe names.
     :param other_patients: ids that the model knows are other people's here; only slides' bytes are compared.
+    :param training_patients: patients who trained the model may be among them.
     :param prevalence: the one that probabilities are shown at; default: that of the model's training patients.
     :raises UsageError: no table, no features, no name for an evaluation, or a prevalence that cannot be.
     """
@@ -304,6 +306,7 @@ def evaluate(
         asked=ExternalSettings.of(
             model,
             other_patients=other_patients,
+            training_patients=training_patients,
             prevalence=prevalence,
             audit=config.report.audit,
             **split,

@@ -255,6 +255,14 @@ def evaluate(
     other_patients: Annotated[
         bool, typer.Option("--other-patients", help=PredictSettings.model_fields["other_patients"].description)
     ] = False,
+    training_patients: Annotated[
+        bool,
+        typer.Option(
+            "--training-patients",
+            help="evaluate on patients who trained the model too, each read by the folds that did not see them; the "
+            "page is titled so",
+        ),
+    ] = False,
     prevalence: Prevalence = None,
     audit: Annotated[list[str] | None, typer.Option(help=AUDIT)] = None,
     device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1 or mps; auto takes the first GPU")] = None,
@@ -284,6 +292,7 @@ def evaluate(
         name=name,
         features=features,
         other_patients=other_patients,
+        training_patients=training_patients,
         prevalence=prevalence,
     )
     training.show_metrics(call.console, metrics)

@@ -47,6 +47,7 @@ class ExternalSettings(QuestionSettings):
 
     drop_conflicts: bool = False
     other_patients: bool = Runtime(False)  # its effects are among the inputs
+    training_patients: bool = Runtime(False)  # as above
     tcga_slides: Literal["diagnostic", "all"] = "diagnostic"
     bootstrap_rounds: int = 2000
     seed: int = 0
@@ -138,7 +139,10 @@ class ExternalCohort:
 
     @classmethod
     def of(cls, task: ExternalTask, workspace: Path) -> ExternalCohort:
-        """Join the table with the extracted slides, and find the model's training patients among them."""
+        """Join the table with the extracted slides, and find the model's training patients among them.
+
+        :raises CohortError: there are some, and nobody has asked for that; or no patient is left.
+        """
         bundles = [facts for _, facts in folds_of(task.model)]
         table = read_cohort(task.table)
         unusable, usable = slides_with_features(task.tiles, task.features, workspace)
@@ -159,6 +163,14 @@ class ExternalCohort:
         patients = _patients(labels, table, match, tiled)
         allowed = {p: allowed_folds(bundles, patients[p], other_patients=task.asked.other_patients) for p in patients}
         by_id = [patient for patient, folds in allowed.items() if folds.by_id_alone]
+        seen = [patient for patient, folds in allowed.items() if len(folds.folds) < len(bundles)]
+        if seen and not task.asked.training_patients:
+            raise CohortError(
+                f"{len(seen)} of {len(allowed)} patients trained this model: {some(seen)}",
+                path=task.table,
+                hint="take them out of the table; or --training-patients has each read by the folds that did not see "
+                f"them, and the page is titled so{f'. {SAME_IDS}' if by_id else ''}",
+            )
         labels = without(labels, {patient: SEEN_BY_ALL for patient, folds in allowed.items() if not folds.folds})
         if not labels.labels:
             reasons = ", ".join(f"{reason} ({count})" for reason, count in labels.reasons.items())

@@ -24,6 +24,7 @@ COMMANDS: dict[str, tuple[str, ...]] = {
     "compare": ("compare", "-c", "planted/wsipipe.toml", "--methods", "mean", "--methods", "abmil"),
     "evaluate": (
         *("evaluate", "--model", "planted/work/models/er", "--table", "planted/cohort.csv", "-w", "planted/work"),
+        "--training-patients",
         *("--other-patients", *ON_CPU),
     ),
 }

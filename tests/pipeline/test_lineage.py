@@ -236,7 +236,9 @@ def test_the_report_counts_the_folds_of_the_present_split_alone(project: Path) -
 def test_predictions_and_evaluations_of_a_model_that_is_gone_or_changed_are_stale(project: Path) -> None:
     config, model = project / "wsipipe.toml", project / "work/models/her2"
     outside = Path(shutil.copytree(model, project / "elsewhere/her2"))
-    assert wsipipe("evaluate", "-c", config, "--model", outside, "--name", "other").exit_code == 0
+    assert (
+        wsipipe("evaluate", "-c", config, "--model", outside, "--name", "other", "--training-patients").exit_code == 0
+    )
     assert {item["state"] for item in status(project).values()} == {"done"}
 
     shutil.rmtree(outside)

@@ -98,7 +98,7 @@ def test_a_fold_is_silent_on_patients_and_slides_that_it_knows(place: Path) -> N
             ["P7", digest_of_slide("S6")],
         ],
     )
-    _, judged = evaluate(place)
+    _, judged = evaluate(place, training_patients=True)
     rows = predictions(place)
     assert dropped(place) == {"P6": SEEN_BY_ALL, "P7": SEEN_BY_ALL}
     assert not (place / "work/evaluations/her2/readings/S7.json").exists()
@@ -121,7 +121,9 @@ def test_ids_that_are_other_peoples_keep_no_fold_from_reading(place: Path) -> No
     shutil.rmtree(place / "development")
     seen = [["P4", "P7", digest_of_slide("S6")], ["P7"], ["P7"]]
     model_at(place / "development/models/her2", seen=seen, slides=[["S3"], [], []])
-    evaluate(place, other_patients=True)
+    with pytest.raises(CohortError, match="1 of 12 patients trained this model: P6"):
+        evaluate(place, other_patients=True)
+    evaluate(place, other_patients=True, training_patients=True)
     rows = predictions(place)
     assert dropped(place) == {}
     assert {patient for patient, row in rows.items() if row["folds"] != "0;1;2"} == {"P6"}, "its bytes trained fold 0"
@@ -133,8 +135,19 @@ def test_a_slide_of_the_table_that_is_not_here_counts_too(place: Path) -> None:
     shutil.rmtree(place / "development")
     model_at(place / "development/models/her2", slides=[[], [], ["S5-older"]])
     table_at(place / "external.csv", {**COHORT, "P5": ["S5", "S5-older"]})
-    evaluate(place)
+    evaluate(place, training_patients=True)
     assert {p: row["folds"] for p, row in predictions(place).items() if row["folds"] != "0;1;2"} == {"P5": "0;1"}
+
+
+def test_patients_who_trained_the_model_are_refused_unless_they_are_asked_for(place: Path) -> None:
+    shutil.rmtree(place / "development")
+    model_at(place / "development/models/her2", seen=[["P4", "P5"], ["P4"], []])
+    with pytest.raises(CohortError, match="2 of 12 patients trained this model: P4, P5") as caught:
+        evaluate(place)
+    assert caught.value.path == str(place / "external.csv")
+    assert "--training-patients" in caught.value.hint
+    assert "--other-patients" in caught.value.hint
+    assert not (place / "work/evaluations/her2/report.html").exists()
 
 
 @pytest.mark.parametrize(
@@ -152,7 +165,7 @@ def test_a_slide_of_the_table_that_is_not_here_counts_too(place: Path) -> None:
 def test_the_page_says_on_whom_the_model_is_judged(place: Path, patients: list[str], kind: str, whom: str) -> None:
     shutil.rmtree(place / "development")
     model_at(place / "development/models/her2", seen=[[*patients, "T0"], ["T1"], ["T2"]])
-    evaluate(place)
+    evaluate(place, training_patients=bool(patients))
     page = (place / "work/evaluations/her2/report.html").read_text()
     assert f'<p class="kind">{kind}</p>' in page
     assert whom in page
@@ -200,7 +213,7 @@ def test_a_model_that_does_not_say_its_prevalence_is_refused_until_one_is_given(
 def test_of_one_fold_there_is_no_spread(place: Path) -> None:
     shutil.rmtree(place / "development")
     model_at(place / "development/models/her2", seen=[["P4"], [], ["P4"]])
-    evaluate(place)
+    evaluate(place, training_patients=True)
     row = predictions(place)["P4"]
     assert (row["folds"], row["spread"], row["threshold"]) == ("1", "", str(THRESHOLDS[1]))
 
@@ -209,7 +222,7 @@ def test_a_model_is_not_judged_on_its_own_patients(place: Path) -> None:
     shutil.rmtree(place / "development")
     model_at(place / "development/models/her2", seen=[list(COHORT)] * 3)
     with pytest.raises(CohortError, match=rf"no patient is left to evaluate on: {SEEN_BY_ALL} \(12\)") as caught:
-        evaluate(place)
+        evaluate(place, training_patients=True)
     assert caught.value.path == str(place / "external.csv")
     assert "give their ids a prefix" in caught.value.hint
 

@@ -162,7 +162,7 @@ def test_other_features_are_judged_again(place: Path) -> None:
 def test_a_slide_is_read_by_the_folds_that_its_patient_allows_now(place: Path) -> None:
     shutil.rmtree(place / "development")
     model_at(place / "development/models/her2", seen=[["P4"], [], []])
-    evaluate(place)
+    evaluate(place, training_patients=True)
     assert predictions(place)["P4"]["folds"] == "1;2"
     table_at(place / "external.csv", {("P40" if p == "P4" else p): slides for p, slides in COHORT.items()})
     read, _ = evaluate(place)
