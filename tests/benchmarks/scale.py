@@ -52,8 +52,8 @@ def measure(folder: Path, slides: int, *, dask: bool) -> None:
         (folder / "wsipipe.toml").write_text(SETTINGS)
     commands = (("tile", "slides"), TILES), (("extract", "--device", "cpu"), FEATURES)
     for words, place in commands:
-        processor, clock, most = wsipipe(folder, *words)
-        print(f"{words[0]}: {slides} slides in {clock:.0f} s, {processor:.0f} s of the processor", flush=True)
+        _, clock, most = wsipipe(folder, *words)
+        print(f"{words[0]}: {slides} slides in {clock:.0f} s", flush=True)
         print(f"  {rates(folder / 'work' / place, words[0])}")
         print(f"  client {most:.2f} GB; {memory(folder / 'work')}", flush=True)
     for words in (*(words for words, _ in commands), ("status",)):
