@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 from wsipipe.data.cohort.outcomes import Label, Survival, TargetLabels
+from wsipipe.data.features.bag_file import BagFile
 from wsipipe.models.mil.bag_tensors import BagBatch, BagTensors, Patient
 from wsipipe.models.mil.momkd import MoMKD
 from wsipipe.models.mil.momkd_checkpoint import read_momkd_checkpoint
@@ -111,6 +112,24 @@ def test_training_twice_gives_the_same_numbers(
     one, other = (trained(method, device, precision=precision) for _ in range(2))
     figure(f"{method}, {precision}, trained twice", same=same(one, other))
     assert same(one, other)
+
+
+@pytest.mark.parametrize("bags_per_step", [1, 3])
+@pytest.mark.parametrize("method", METHODS)
+def test_bags_of_a_file_train_the_same_model(
+    method: str, bags_per_step: int, tmp_path: Path, device: torch.device, figure: Figure
+) -> None:
+    """Bags that do not fit into memory are read while the step before is computed."""
+    file = BagFile(tmp_path / "bags")
+    train, validation = (
+        [replace(own, bags=[one.filed(file) for one in own.bags if isinstance(one, BagTensors)]) for own in patients]
+        for patients in (TRAIN, VALIDATION)
+    )
+    settings = FitSettings(epochs=3, bags_per_step=bags_per_step)
+    read = METHODS[method].fit(network_of(method, device), train, validation, settings)
+    kept = trained(method, device, bags_per_step=bags_per_step)
+    figure(f"{method}, {bags_per_step} a step, from a file as from memory", same=same(read, kept))
+    assert same(read, kept)
 
 
 CLASSES = ("low", "middle", "high")
