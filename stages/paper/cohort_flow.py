@@ -83,28 +83,27 @@ def cohort_flow(
 ) -> CohortFlow:
     """Follow slides and patients.
 
-    :param table: the cohort table; without it, slides are followed to their features.
+    :param table: the cohort table; without it, no more is known than which slides were used.
     :param usable: slides that have features.
     :param unusable: the others → why they have none.
     :param patients: those of the split.
     :param tested: fold → how many patients it tests.
     """
     used = [patient for patient in patients if patient.used]
-    of_tiling = {slide: why for slide, why in unusable.items() if why.startswith(_OF_TILING)}
-    of_features = {slide: why for slide, why in unusable.items() if slide not in of_tiling}
-    steps = [("Slides found", of_tiling), ("Tiled", of_features)]
     taken = {slide for patient in used for slide in patient.slides}
     if table is None:
-        steps.append(
-            ("With features", {slide: "not of a patient who is used" for slide in usable if slide not in taken})
-        )
+        usable, unusable, left = [slide for slide in usable if slide in taken], {}, {}
     else:
         rows = match_slides([*usable, *unusable], table).rows
-        steps.append(("With features", {slide: "not in the cohort table" for slide in usable if slide not in rows}))
+        # Those of other patients, on whom the model predicts later, lie in the same folders and are no part of this.
+        usable = [slide for slide in usable if slide in rows]
+        unusable = {slide: why for slide, why in unusable.items() if slide in rows}
         patient_of = dict(zip(table.frame["slide_id"], table.frame["patient_id"], strict=True))
         dropped = {patient.patient_id for patient in patients if not patient.used}
-        left = [slide for slide in usable if slide in rows and slide not in taken]
-        steps.append(("In the cohort table", {slide: _why_left(patient_of[rows[slide]], dropped) for slide in left}))
+        left = {slide: _why_left(patient_of[rows[slide]], dropped) for slide in usable if slide not in taken}
+    of_tiling = {slide: why for slide, why in unusable.items() if why.startswith(_OF_TILING)}
+    of_features = {slide: why for slide, why in unusable.items() if slide not in of_tiling}
+    steps = [("Slides of the cohort found", of_tiling), ("Tiled", of_features), ("With features", left)]
     slides, number = [], len(usable) + len(unusable)
     for name, lost in steps:
         slides.append(Step(name, "slides", number, _by_reason(lost)))

@@ -164,7 +164,7 @@ class PaperSources:
         return Known(
             kind="development",
             name=f"bundles of {len(bundles)} folds, digest under Methods; probabilities are the mean of the folds",
-            data=f"{in_table:,} patients of the cohort table, {flow.slides[0].number:,} slides found",
+            data=f"{in_table:,} patients of the cohort table, {flow.slides[0].number:,} slides of it found",
             patients=f"all there were: {used:,} patients used of {in_table:,}",
             dropped=f"{in_table - used:,} of {in_table:,} patients dropped, by reason and step",
             outcome=f"{question.label_column} ({_shown(_values(first)) or question.task})",

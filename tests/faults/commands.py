@@ -39,6 +39,8 @@ def meaning(project: Path) -> Meaning:
             outputs: dict[str, Any] = {n: (output.path, output.digest) for n, output in record.outputs.items()}
             if stage == "compare":  # it tells how long each method took
                 outputs = {"table": _without_seconds(file.with_name("comparison.csv"))}
+            if stage == "report":  # the page and the table of methods say when and where
+                outputs = {name: made for name, made in outputs.items() if name not in ("page", "table methods")}
             inputs = {name: source.digest for name, source in record.inputs.items()}
             error = record.error.message if record.error else ""
             key = (file.parent.relative_to(project).as_posix(), stage, item)

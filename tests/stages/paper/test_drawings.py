@@ -99,7 +99,7 @@ def test_a_flow_with_many_reasons_and_with_none() -> None:
     many = tuple(Dropped(f"reason {n} that takes more than one line of its box", ("a",) * (9 - n)) for n in range(9))
     flow = CohortFlow(
         slides=(
-            Step("Slides found", "slides", 100, many),
+            Step("Slides of the cohort found", "slides", 100, many),
             Step("Tiled", "slides", 55),
             Step("Slides used", "slides", 55),
         ),
