@@ -81,9 +81,12 @@ def test_without_a_cluster_there_is_nothing_to_show(tmp_path: Path, monkeypatch:
 
 def test_the_settings_of_the_documentation_are_settings(tmp_path: Path) -> None:
     page = (Path(__file__).parents[3] / "docs" / "cluster.md").read_text(encoding="utf-8")
-    [example] = [dedent(block) for block in re.findall(r"```toml\n(.*?)```", page, flags=re.DOTALL)]
+    example, of_apptainer = [dedent(block) for block in re.findall(r"```toml\n(.*?)```", page, flags=re.DOTALL)]
     (tmp_path / "wsipipe.toml").write_text(example.replace('"ib0"', '"lo"'), encoding="utf-8")
     shown = wsipipe("cluster", "--show", "--config", tmp_path / "wsipipe.toml")
     assert shown.exit_code == 0, shown.output
     for line in ("#SBATCH -p gpu", "#SBATCH --gres=gpu:1", "#SBATCH -t 08:00:00", "source /shared/env/bin/activate"):
         assert line in shown.output.splitlines()
+    (tmp_path / "wsipipe.toml").write_text(of_apptainer, encoding="utf-8")
+    shown = wsipipe("cluster", "--show", "--config", tmp_path / "wsipipe.toml")
+    assert "apptainer exec --nv --bind /shared /shared/wsipipe.sif python -m distributed.cli" in shown.output
