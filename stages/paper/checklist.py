@@ -62,7 +62,7 @@ class ChecklistItem:
     @property
     def cells(self) -> tuple[str, str, str, str, str]:
         """The row of a table."""
-        return self.item, self.part, self.asks_for, self.known or AUTHORS, self.where
+        return self.item, self.part, self.asks_for, self.known or AUTHORS, self.where if self.known else ""
 
 
 def checklist(known: Known) -> tuple[ChecklistItem, ...]:

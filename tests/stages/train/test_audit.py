@@ -165,7 +165,7 @@ def test_a_comparison_audits_every_method(shows_grade: Planted, tmp_path: Path) 
 
 def test_an_evaluation_audits_its_own_cohort(shows_grade: Planted, tmp_path: Path) -> None:
     mine = shows_grade.copied(tmp_path / "copy")
-    place = ("-c", mine.settings, "--model", mine.model)
+    place = ("-c", mine.settings, "--model", mine.model, "--training-patients")
     result = wsipipe("evaluate", *place, "--audit", "tumour_grade")
     assert result.exit_code == 1
     assert "there is no column 'tumour_grade'" in " ".join(result.output.split())
