@@ -119,5 +119,5 @@ def test_python_m_wsipipe_is_the_command_with_its_exit_codes() -> None:
         command = [sys.executable, "-m", "wsipipe", *words]
         return subprocess.run(command, capture_output=True, text=True, check=False)
 
-    assert "Usage: python -m wsipipe" in run("--help").stdout
+    assert "Usage: wsipipe" in run("--help").stdout
     assert run("no-such-command").returncode == 2
