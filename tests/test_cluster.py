@@ -16,7 +16,8 @@ PAGE = Path(__file__).resolve().parents[1] / "docs/cluster.md"
 
 
 def test_the_jobs_of_an_array_do_all_slides_together(tmp_path: Path) -> None:
-    script, _ = re.findall(r"```bash\n(.*?)```", PAGE.read_text(encoding="utf-8"), flags=re.DOTALL)  # the second is for Apptainer
+    page = PAGE.read_text(encoding="utf-8")
+    script, _of_apptainer = re.findall(r"```bash\n(.*?)```", page, flags=re.DOTALL)
     (tmp_path / "array.sh").write_text(script)
     command = tmp_path / "bin/wsipipe"
     command.parent.mkdir()
