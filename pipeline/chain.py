@@ -195,7 +195,7 @@ def predict(
     named = {slide: code.patient for slide in ids if (code := tcga_barcode(slide))}
     further: dict[str, str] = {}
     if table is not None:
-        patients = dict(zip(table.frame["slide_id"], table.frame["patient_id"], strict=True))
+        patients = table.patient_of()
         named |= {disk: patients[row] for disk, row in match_slides(ids, table).rows.items()}
         further = {slide: patient for slide, patient in patients.items() if slide}
     # A slide whose patient nobody names is a patient of its own.

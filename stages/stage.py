@@ -184,7 +184,7 @@ class Stage(ABC, Generic[S]):
 
     def on(self, device: str, of: int) -> Self:
         """A copy of the stage that runs on one device, when ``of`` devices are used."""
-        raise NotImplementedError(f"{type(self).__name__} runs on one device")
+        return self._with_device(device)
 
     @property
     def uses_device(self) -> bool:
@@ -201,9 +201,11 @@ class Stage(ABC, Generic[S]):
         :param device: the one that it alone uses; None: it is one of several that share the CPUs.
         :param cores: its share of the worker's cores.
         """
+        return self._with_device(device) if device is not None and self.uses_device else copy(self)
+
+    def _with_device(self, device: str) -> Self:
         stage = copy(self)
-        if device is not None and "device" in type(self.settings).model_fields:
-            stage.settings = self.settings.model_copy(update={"device": device})
+        stage.settings = self.settings.model_copy(update={"device": device})
         return stage
 
     @property

@@ -13,6 +13,15 @@ FOLD, PEN = (60, 40, 200), (0, 200, 60)
 TISSUE = 1
 
 
+def silence(model: torch.nn.Module) -> None:
+    """Set all convolutions to zero; what is set afterwards is all that the network computes. Without gradients."""
+    for layer in model.modules():
+        if isinstance(layer, torch.nn.Conv2d):
+            layer.weight.zero_()
+            if layer.bias is not None:
+                layer.bias.zero_()
+
+
 def colour_network() -> torch.nn.Module:
     """All weights zero but for two channels that carry two differences of colours to the classes of fold and pen.
 
@@ -21,11 +30,7 @@ def colour_network() -> torch.nn.Module:
     model = architecture().eval()
     layers = dict(model.named_modules())
     with torch.no_grad():
-        for layer in layers.values():
-            if isinstance(layer, torch.nn.Conv2d):
-                layer.weight.zero_()
-                if layer.bias is not None:
-                    layer.bias.zero_()
+        silence(model)
         stem, bias = layers["encoder.conv_stem"].weight, layers["encoder.bn1"].bias
         spread = (0.229, 0.224, 0.225)  # of ImageNet, by which the channels are divided
         mean = (0.485, 0.456, 0.406)

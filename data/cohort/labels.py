@@ -263,7 +263,7 @@ def _slides_of(table: CohortTable, match: SlideMatch | None) -> dict[str, tuple[
     """Patient → its slides on disk, sorted."""
     if match is None:
         return {}
-    patient_of = dict(zip(table.frame["slide_id"], table.frame["patient_id"], strict=True))
+    patient_of = table.patient_of()
     slides: dict[str, list[str]] = {}
     for slide, row in sorted(match.rows.items()):
         slides.setdefault(patient_of[row], []).append(slide)

@@ -78,6 +78,10 @@ class CohortTable:
             f"there is no column {name!r}", path=self.source, hint=f"{hint}The table has: {', '.join(columns)}"
         )
 
+    def patient_of(self) -> dict[str, str]:
+        """Slide id of the table → patient."""
+        return dict(zip(self.frame["slide_id"], self.frame["patient_id"], strict=True))
+
     def by_patient(self, column: str) -> dict[str, list[str]]:
         """Patient → the cells of a column in that patient's rows, in the order of the table."""
         cells: dict[str, list[str]] = {}

@@ -79,7 +79,8 @@ def fixed_points(
 def _fixed_point(y: Bools, p: Floats, fixed: Fixed, level: float, seed: int) -> OperatingPoint:
     """The point of patients in falling order of probability."""
     last = np.flatnonzero(np.r_[np.diff(p) != 0, True])  # the last patient of each distinct probability
-    called = int(_patients_called(np.ones((1, len(y))), y, last, fixed, level)[0])
+    [place] = _places(_shares(np.ones((1, len(y))), y, last), fixed, level)
+    called = int(np.r_[0, last + 1][place])
     point = _point(y, np.arange(len(y)) < called)
     rng, free, step = np.random.default_rng(seed), [], max(1, _CELLS_AT_ONCE // len(y))
     for start in range(0, ROUNDS, step):
@@ -105,26 +106,19 @@ def _shares(weights: Floats, y: Bools, last: npt.NDArray[np.intp]) -> tuple[Floa
     return np.hstack([none, true]), 1 - np.hstack([none, false])
 
 
-def _places(weights: Floats, y: Bools, last: npt.NDArray[np.intp], fixed: Fixed, level: float) -> npt.NDArray[np.intp]:
+def _places(shares: tuple[Floats, Floats], fixed: Fixed, level: float) -> npt.NDArray[np.intp]:
     """Which threshold reaches the level in each round: the last for a specificity, the first for a sensitivity."""
-    sensitivity, specificity = _shares(weights, y, last)
+    sensitivity, specificity = shares
     if fixed == "specificity":
         return np.asarray((specificity >= level - _CLOSE).sum(axis=1) - 1)
     return np.asarray((sensitivity < level - _CLOSE).sum(axis=1))
 
 
-def _patients_called(
-    weights: Floats, y: Bools, last: npt.NDArray[np.intp], fixed: Fixed, level: float
-) -> npt.NDArray[np.intp]:
-    return np.asarray(np.r_[0, last + 1][_places(weights, y, last, fixed, level)])
-
-
 def _free_shares(weights: Floats, y: Bools, last: npt.NDArray[np.intp], fixed: Fixed, level: float) -> Floats:
     """The figure that is not fixed, in each round."""
-    places = _places(weights, y, last, fixed, level)
-    sensitivity, specificity = _shares(weights, y, last)
-    of = sensitivity if fixed == "specificity" else specificity
-    return np.asarray(of[np.arange(len(of)), places])
+    shares = _shares(weights, y, last)
+    of = shares[0 if fixed == "specificity" else 1]
+    return np.asarray(of[np.arange(len(of)), _places(shares, fixed, level)])
 
 
 def _wider(estimate: Estimate, low: float, high: float) -> Estimate:

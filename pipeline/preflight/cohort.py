@@ -73,7 +73,7 @@ def _refuse(config: Config, name: str, question: QuestionSettings, tables: Seque
 
 
 def _tell_matches(table: CohortTable, match: SlideMatch, report: Report) -> None:
-    patient_of = dict(zip(table.frame["slide_id"], table.frame["patient_id"], strict=True))
+    patient_of = table.patient_of()
     with_slide = {patient_of[row] for row in match.rows.values()}
     report.fact(
         "patients",
@@ -95,7 +95,7 @@ def _tell_matches(table: CohortTable, match: SlideMatch, report: Report) -> None
 
 def _look_at_twins(table: CohortTable, match: SlideMatch, slides: SlidesFound, report: Report) -> None:
     """Slides of the same bytes are refused in training if they are of two patients."""
-    patient_of = dict(zip(table.frame["slide_id"], table.frame["patient_id"], strict=True))
+    patient_of = table.patient_of()
     further = f", and so have {len(slides.twins) - _EXAMPLES} more pairs" if len(slides.twins) > _EXAMPLES else ""
     for twins in slides.twins[:_EXAMPLES]:
         patients = {patient_of[match.rows[slide]] for slide in twins if slide in match.rows}
@@ -111,7 +111,7 @@ def _join_rna(table: CohortTable, match: SlideMatch | None, tables: Sequence[Exp
     rna = next((one for one in tables if one.block == "rna"), None)
     if rna is None:
         return
-    patient_of = dict(zip(table.frame["slide_id"], table.frame["patient_id"], strict=True))
+    patient_of = table.patient_of()
     patients = set(table.patients) if match is None else {patient_of[row] for row in match.rows.values()}
     joined = [patient for patient in sorted(patients) if patient in rna]
     known = {id_key(patient) for patient in table.patients}

@@ -8,7 +8,6 @@ A store is like those of ``extract``, with one row: what trains on bags of tiles
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from copy import copy
 from dataclasses import dataclass
 from functools import cache, cached_property
 from pathlib import Path
@@ -107,11 +106,6 @@ class EncodeStage(Stage[EncodeSettings]):
     @property
     def devices(self) -> Sequence[str]:
         return [str(device) for device in choose_devices(self.settings.device)]
-
-    def on(self, device: str, of: int) -> Self:
-        stage = copy(self)
-        stage.settings = self.settings.model_copy(update={"device": device})
-        return stage
 
     def setup(self) -> None:
         self.encoder: LoadedEncoder = self.choice.load(choose_device(self.settings.device))

@@ -264,7 +264,7 @@ def _patients(
 ) -> dict[str, PatientSlides]:
     """Collect the labelled patients with all their slides, on disk or only in the table."""
     slides: dict[str, dict[str, str | None]] = {patient: {} for patient in labels.slides}
-    patient_of = dict(zip(table.frame["slide_id"], table.frame["patient_id"], strict=True))
+    patient_of = table.patient_of()
     for slide, patient in patient_of.items():
         if slide and patient in slides:
             slides[patient][slide] = None

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from copy import copy
 from dataclasses import dataclass
 from functools import cache, cached_property
 from importlib.metadata import version
@@ -167,9 +166,9 @@ class ExtractStage(Stage[ExtractSettings]):
 
     def on(self, device: str, of: int) -> Self:
         """Return a copy of the stage for one device, with its share of the cores."""
-        stage = copy(self)
+        stage = super().on(device, of)
         threads = self.settings.threads or max(usable_cores() // of, 1)
-        stage.settings = self.settings.model_copy(update={"device": device, "threads": threads})
+        stage.settings = stage.settings.model_copy(update={"threads": threads})
         stage._digest_of_weights = digest_of_weights  # the cached function cannot be sent to another process
         return stage
 

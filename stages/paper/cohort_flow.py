@@ -98,7 +98,7 @@ def cohort_flow(
         # Those of other patients, on whom the model predicts later, lie in the same folders and are no part of this.
         usable = [slide for slide in usable if slide in rows]
         unusable = {slide: why for slide, why in unusable.items() if slide in rows}
-        patient_of = dict(zip(table.frame["slide_id"], table.frame["patient_id"], strict=True))
+        patient_of = table.patient_of()
         dropped = {patient.patient_id for patient in patients if not patient.used}
         left = {slide: _why_left(patient_of[rows[slide]], dropped) for slide in usable if slide not in taken}
     of_tiling = {slide: why for slide, why in unusable.items() if why.startswith(_OF_TILING)}

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -56,19 +57,17 @@ class Paper:
     checklist: Sequence[ChecklistItem]
     sections: Mapping[str, Mapping[str, Any]]
     biomarkers: Mapping[str, Mapping[str, Any]]
-    _drawn: dict[str, Drawn] = field(default_factory=dict)
 
-    @property
+    @cached_property
     def figures(self) -> dict[str, Drawn]:
         """Name → what draws it."""
-        if not self._drawn:
-            self._drawn["cohort_flow"] = lambda: flow_figure(self.flow)
-            for one in self.judged:
-                self._drawn.update(drawings(one))
-            if self.together is not None:
-                learning = learning_drawing(self.together.folds, self.together.measure)
-                self._drawn.update({"learning_curves": learning} if learning else {})
-        return self._drawn
+        drawn: dict[str, Drawn] = {"cohort_flow": partial(flow_figure, self.flow)}
+        for one in self.judged:
+            drawn |= drawings(one)
+        if self.together is not None:
+            learning = learning_drawing(self.together.folds, self.together.measure)
+            drawn |= {"learning_curves": learning} if learning else {}
+        return drawn
 
     def parts(self, *, figures: bool = True) -> PaperParts:
         """The sections of the page of the model, or of all its targets together.

@@ -14,7 +14,6 @@ A fold that was trained or validated on one of a patient's slides reads no slide
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from copy import copy
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Self
@@ -213,11 +212,6 @@ class PredictStage(Stage[PredictSettings]):
     @property
     def devices(self) -> Sequence[str]:
         return [str(device) for device in choose_devices(self.settings.device)]
-
-    def on(self, device: str, of: int) -> Self:
-        stage = copy(self)
-        stage.settings = self.settings.model_copy(update={"device": device})
-        return stage
 
     def _evidence(self, read: SlideAsRead) -> Evidence | None:
         task, output = self.reader.task, read.output

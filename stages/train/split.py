@@ -208,7 +208,7 @@ def _left_out(labels: PatientLabels, match: SlideMatch, table: CohortTable, unus
 
     Dropped patients are reported separately.
     """
-    patient_of = dict(zip(table.frame["slide_id"], table.frame["patient_id"], strict=True))
+    patient_of = table.patient_of()
     lost: dict[str, list[str]] = {}
     for slide, row in match.rows.items():
         if slide in unusable and slide not in labels.frozen_slides and patient_of[row] in labels.labels:

@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from copy import copy
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Self
@@ -102,8 +101,7 @@ class TrainStage(Stage[TrainSettings]):
         return [str(device) for device in choose_devices(self.settings.device)]
 
     def on(self, device: str, of: int) -> Self:
-        stage = copy(self)
-        stage.settings = self.settings.model_copy(update={"device": device})
+        stage = super().on(device, of)
         stage._of = of
         return stage
 

@@ -22,6 +22,7 @@ from cluster import run
 from gpu_extraction import Bench
 from gpu_record import Record
 from safetensors.torch import save_file
+from wsipipe.data.allotment import usable_cores
 from wsipipe.data.slides.finding import find_slides
 from wsipipe.pipeline.cluster.choice import elsewhere
 from wsipipe.pipeline.cluster.settings import ClusterSettings
@@ -49,7 +50,7 @@ def measure(place: Path, record: Record, asked: argparse.Namespace) -> None:
     slides.mkdir()
     for number in range(asked.slides):
         os.link(slide, slides / f"s{number:03}.svs")
-    cores = len(os.sched_getaffinity(0))
+    cores = usable_cores()
     work = place / "work"
     tiles = work / "tiles" / "t"
     run(TileStage(TileSettings(tissue="all", workers=cores), tiles, work, slides=find_slides([slides])), None)

@@ -10,6 +10,7 @@ import pytest
 import safetensors.torch
 import tifffile
 import torch
+from artefact_weights import silence
 from torchvision.models.segmentation import deeplabv3_resnet50
 from torchvision.transforms import v2
 from wsipipe.data.errors import BackboneError, SlideError
@@ -28,11 +29,7 @@ def darkness_network() -> torch.nn.Module:
     model = deeplabv3_resnet50(weights=None, weights_backbone=None, num_classes=2, aux_loss=True).eval()
     layers = dict(model.named_modules())
     with torch.no_grad():
-        for layer in layers.values():
-            if isinstance(layer, torch.nn.Conv2d):
-                layer.weight.zero_()
-                if layer.bias is not None:
-                    layer.bias.zero_()
+        silence(model)
         layers["backbone.conv1"].weight[0, :, 3, 3] = -1 / 3  # normalised white is about 2.4, black −2
         through = [f"backbone.layer{n}.0.downsample.0" for n in (1, 2, 3, 4)]
         for name in [*through, "classifier.0.convs.0.0", "classifier.0.project.0"]:
