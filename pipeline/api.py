@@ -192,6 +192,7 @@ def evaluate(
     name: str | None = None,
     labels: Mapping[str, Any] | None = None,
     other_patients: bool = False,
+    training_patients: bool = False,
     prevalence: float | None = None,
     retry_failed: bool = False,
     replace: bool = False,
@@ -204,6 +205,7 @@ def evaluate(
     :param labels: ``label_column``, ``positive``, ``negative``, ``classes``, ``time_column`` and ``event_column``,
         where the table calls them otherwise than the model.
     :param other_patients: ids that the model knows are other people's here; only slides' bytes are compared.
+    :param training_patients: patients who trained the model may be among them; otherwise they are refused.
     :param prevalence: the one that probabilities are shown at; default: that of the model's training patients.
     :raises WsipipeError: what keeps a whole stage from running.
     """
@@ -215,6 +217,7 @@ def evaluate(
         labels=labels or {},
         name=name,
         other_patients=other_patients,
+        training_patients=training_patients,
         prevalence=prevalence,
     )[0]
 

@@ -8,8 +8,10 @@ import numpy as np
 import pytest
 import wsipipe
 from new_slides import Clinic
-from wsipipe.data.errors import UsageError
+from trained_workspace import trained_workspace
+from wsipipe.data.errors import CohortError, UsageError
 from wsipipe.data.units import Mpp
+from wsipipe.pipeline.console import Console
 from wsipipe.pipeline.demo.slides import write_aperio
 
 
@@ -96,3 +98,12 @@ def test_predictions_and_heatmaps_are_frames_and_arrays(tmp_path: Path) -> None:
         wsipipe.read_heatmap(folder, "../a")
     with pytest.raises(wsipipe.WsipipeError, match="predictions"):
         wsipipe.read_predictions(tmp_path / "slides")
+
+
+def test_an_evaluation_on_training_patients_is_asked_for(tmp_path_factory: pytest.TempPathFactory) -> None:
+    planted = trained_workspace(tmp_path_factory.getbasetemp()).copied(tmp_path_factory.mktemp("own") / "planted")
+    config, quiet = wsipipe.load_config(planted.settings), Console(json_only=True)
+    with pytest.raises(CohortError, match="patients trained this model"):
+        wsipipe.evaluate(config, planted.model, console=quiet)
+    summaries = wsipipe.evaluate(config, planted.model, training_patients=True, console=quiet)
+    assert {summary.stage: summary.failures for summary in summaries} == {"read_slides": (), "external_evaluate": ()}

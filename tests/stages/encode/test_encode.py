@@ -182,13 +182,13 @@ def test_a_model_of_vectors_predicts_from_vectors_and_refuses_tiles(mine: Plante
     refused = wsipipe(*call, "--features", "0.5mpp-224px/efficientnet-lite0", "--name", "tiles")
     assert refused.exit_code == 1
     assert "slide encoder is none (one vector a tile), not mean" in said(refused)
-    result = told("evaluate", "-c", new.settings, "--model", mine.model)
+    result = told("evaluate", "-c", new.settings, "--model", mine.model, "--training-patients")
     assert result["external_evaluate"]["done"] == 1
 
 
 def test_a_model_of_tiles_refuses_vectors(tmp_path_factory: pytest.TempPathFactory, mine: Planted) -> None:
     tiles = trained_workspace(tmp_path_factory.getbasetemp()).model
-    refused = wsipipe("evaluate", "-c", mine.settings, "--model", tiles, "--features", VECTORS)
+    refused = wsipipe("evaluate", "-c", mine.settings, "--model", tiles, "--features", VECTORS, "--training-patients")
     assert refused.exit_code == 1
     assert "slide encoder is mean, not none" in said(refused)
 
