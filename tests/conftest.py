@@ -10,6 +10,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # of this process, before torch r
 
 import pytest
 from hypothesis import settings
+from wsipipe.data.allotment import usable_cores
 
 if TYPE_CHECKING:
     from storage import Storage
@@ -24,37 +25,62 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """Options of the tests in ``gpu/``, ``fuzz/`` and ``faults/``."""
+    """How much is run, and options of the tests in ``gpu/``, ``fuzz/`` and ``faults/``."""
+    parser.addoption("--long", action="store_true", help="also run the tests that tests/long_round.txt names")
     parser.addoption("--gpu-device", help="device of the tests in tests/gpu; default: the first GPU, and none without")
     parser.addoption("--mutants", type=int, help="damaged files for each reader in tests/fuzz; default: a short round")
     parser.addoption("--gpu-figures", type=Path, help="file for the figures that the tests in tests/gpu measure")
     parser.addoption("--faults", choices=("short", "long"), default="short", help="how many faults tests/faults makes")
 
 
+def pytest_xdist_auto_num_workers() -> int:
+    """One more than there are cores: many tests wait for a disk, or for a process that they have started."""
+    return usable_cores() + 1
+
+
 LONGEST = (
+    "pipeline/demo/test_demo.py",
+    "test_readme.py",
     "pipeline/test_chain.py",
     "stages/compare/test_compare.py",
     "test_real_cohort.py",
-    "stages/extract/test_extract.py",
-    "test_readme.py",
-    "pipeline/doctor/test_doctor_command.py",
-    "faults/test_kills.py",
-    "pipeline/demo/test_demo.py",
     "data/tiling/test_tissue.py",
+    "pipeline/test_lineage.py",
+    "pipeline/run/test_processes.py",
+    "test_docs.py",
+    "pipeline/checks/test_verify.py",
+    "pipeline/cluster/test_cluster_faults.py",
+    "stages/train/test_training_commands.py",
+    "pipeline/doctor/test_doctor_command.py",
     "test_house.py",
-    "stages/train/test_training_again.py",
-    "stages/train/test_choices_in_a_fold.py",
+    "stages/extract/test_extract.py",
     "stages/tile/test_tile_command.py",
-    "stages/predict/test_batches.py",
-    "stages/train/test_multitask.py",
-    "stages/train/test_training.py",
+    "stages/train/test_training_again.py",
+    "stages/encode/test_encode.py",
+    "stages/train/test_shared_bags.py",
+    "models/training/test_fit.py",
+    "pipeline/view/test_answers.py",
+    "fuzz/test_too_much.py",
 )
 """The files of tests that take longest, the longest first."""
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Begin with what takes longest: a file is one process's, and the others would wait for it at the end."""
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave out the long round unless it is asked for or a test is named, and begin with what takes longest.
+
+    A file is one process's, and the others would wait for it at the end.
+    """
     here = Path(__file__).parent
+    if not config.getoption("--long") and not any("::" in argument for argument in config.args):
+        long = {line for line in (here / "long_round.txt").read_text("utf-8").splitlines() if line[:1] != "#"}
+
+        def is_long(item: pytest.Item) -> bool:
+            file = item.path.relative_to(here).as_posix()
+            return bool(long & {file, f"{file}::{item.name.partition('[')[0]}", f"{file}::{item.name}"})
+
+        left_out = [item for item in items if is_long(item)]
+        config.hook.pytest_deselected(items=left_out)
+        items[:] = [item for item in items if not is_long(item)]
     order = {here / file: place for place, file in enumerate(LONGEST)}
     items.sort(key=lambda item: order.get(item.path, len(order)))
 

@@ -285,3 +285,14 @@ def test_the_registry_agrees_with_the_published_table(shared: Path) -> None:
             row["resize_crop"] = "256 crop 224"
         size, *crop = row["resize_crop"].replace("bicubic", "").split(" crop ")
         assert (backbone.resize, backbone.crop) == (int(size), int(crop[0]) if crop else None)
+
+
+def test_the_long_round_names_tests_that_are_there() -> None:
+    """A test that has another name by now would be run in every round."""
+    tests = ROOT / "tests"
+    for line in (tests / "long_round.txt").read_text("utf-8").splitlines():
+        if line.startswith("#"):
+            continue
+        file, _, case = line.partition("::")
+        assert not case or f"def {case.partition('[')[0]}(" in (tests / file).read_text("utf-8"), line
+        assert (tests / file).is_file(), line
