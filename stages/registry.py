@@ -164,10 +164,14 @@ STAGES: Final = (
         ),
     ),
     StageRow(
-        "slot_gallery", 1, ("models/*",), command="train", outputs=(OutputRow("slots.html", small=True),),
+        "slot_gallery", 2, ("models/*",), command="train",
+        outputs=(OutputRow("slots.html", small=True), OutputRow("slots.json", _JSON, small=True)),
     ),
     StageRow(
-        "report", 8, ("models/*",), command="train",
+        "example_slides", 1, ("models/*",), command="train", outputs=(OutputRow("examples/*/*.jpg"),),
+    ),
+    StageRow(
+        "report", 9, ("models/*",), command="train",
         outputs=(
             OutputRow("report.html", small=True), *_AUDIT,
             *(OutputRow(pattern, small=True) for pattern in _FOR_PAPERS),
