@@ -164,10 +164,11 @@ class ExampleSlidesStage(Stage[ExampleSlidesSettings]):
             except (SlideError, SurroundingsError) as error:  # said on the page; the others are drawn
                 missing[slide] = error.what
                 continue
-            total += sum(map(len, pictures.values()))
-            if total > MOST_BYTES:
+            size = sum(map(len, pictures.values()))
+            if total + size > MOST_BYTES:
                 missing[slide] = f"the pictures of this page are held below {MOST_BYTES // 1_000_000} MB"
                 continue
+            total += size
             concentration[slide] = concentration_words(Concentration.of(read.attention))
             for kind, data in pictures.items():
                 path = outputs[f"{kind} {slide}"] = folder / kind / f"{slide}.jpg"

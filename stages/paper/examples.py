@@ -161,8 +161,8 @@ def _of_classes(question: Question, rows: Rows) -> tuple[str, str, list[tuple[st
         else "the probability of the call"
     )
     rule = (
-        f"Of each class{limit} the patient who is rightly called of it with most certainty; of all patients the one who "
-        f"is wrongly called with most certainty, and the one whose certainty is the median. Certainty is {sure}."
+        f"Of each class{limit} the patient who is rightly called of it with most certainty; of all patients the one "
+        f"who is wrongly called with most certainty, and the one whose certainty is the median. Certainty is {sure}."
     )
 
     def least_certain_first(row: PatientPrediction) -> float:
