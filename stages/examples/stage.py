@@ -9,12 +9,12 @@ slide whose file is archived later keeps its pictures as long as the model stays
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from ...data.artifact import whole
+from ...data.artifact import digest_of_value, whole
 from ...data.errors import SlideError, SurroundingsError
 from ...data.manifest import Manifest, Record
 from ...data.slides.readers import open_slide
@@ -74,7 +74,7 @@ class ExampleSlidesStage(Stage[ExampleSlidesSettings]):
 
     name = "example_slides"
     version = VERSIONS["example_slides"]
-    items = "sets of pictures"
+    items = "sets"
 
     def __init__(self, settings: ExampleSlidesSettings, folder: Path, workspace: Path, *, features: Path) -> None:
         super().__init__(settings, folder, workspace)
@@ -105,17 +105,14 @@ class ExampleSlidesStage(Stage[ExampleSlidesSettings]):
             )
             for slide, example in slides.items()
         }
-        earlier = self.manifest.latest(self.name).get("examples")
-        drawn = set() if earlier is None else earlier.outputs.keys()
+        chosen = {slide: example.row.fold for slide, example in slides.items()}
+        drawn = self._drawn(lineage, digest_of_value(chosen))
         away = sorted(
             slide
             for slide, one in payload.items()
             if (one.file is None or not one.file.is_there) and f"heatmap {slide}" not in drawn
         )
-        inputs: dict[str, Input] = {
-            "examples": ValueInput({slide: example.row.fold for slide, example in slides.items()}),
-            "away": ValueInput([*away]),
-        }
+        inputs: dict[str, Input] = {"examples": ValueInput(chosen), "away": ValueInput([*away])}
         for fold in sorted({example.row.fold for example in slides.values()}):
             inputs[f"fold-{fold}"] = OutputInput(records[f"fold-{fold}"].outputs["bundle"])
         inputs |= {f"features of {slide}": OutputInput(record.outputs["features"]) for slide, record in done.items()}
@@ -142,6 +139,16 @@ class ExampleSlidesStage(Stage[ExampleSlidesSettings]):
             for example in sets[-1].shown:
                 questions.setdefault(example.row.patient_id, question)
         return sets, questions
+
+    def _drawn(self, lineage: Lineage, chosen: str) -> Collection[str]:
+        """The pictures of the same slides by the same folds that are there already.
+
+        :param chosen: digest of the slides and their folds.
+        """
+        earlier = lineage.latest(self.folder, self.name).get("examples")
+        if earlier is None or not lineage.standing(earlier).counts or earlier.inputs["examples"].digest != chosen:
+            return ()
+        return earlier.outputs.keys()
 
     def process(self, item: Item, progress: Progress) -> Outcome:
         slides: Mapping[str, _ExampleSlide] = item.payload
