@@ -155,7 +155,7 @@ STAGES: Final = (
         "import-checkpoint", 1, ("models/*",), outputs=_FOLDS, look=".",
     ),
     StageRow(
-        "cross_validate", 6, ("models/*", "comparisons/*/*"), command="train",
+        "cross_validate", 7, ("models/*", "comparisons/*/*"), command="train",
         outputs=(
             OutputRow("applicability.json", _JSON, small=True),
             OutputRow("oof_predictions.csv", small=True), OutputRow("metrics.json", _JSON, small=True),
@@ -164,21 +164,25 @@ STAGES: Final = (
         ),
     ),
     StageRow(
-        "slot_gallery", 1, ("models/*",), command="train", outputs=(OutputRow("slots.html", small=True),),
+        "slot_gallery", 2, ("models/*",), command="train",
+        outputs=(OutputRow("slots.html", small=True), OutputRow("slots.json", _JSON, small=True)),
     ),
     StageRow(
-        "report", 8, ("models/*",), command="train",
+        "example_slides", 1, ("models/*",), command="train", outputs=(OutputRow("examples/*/*.jpg"),),
+    ),
+    StageRow(
+        "report", 9, ("models/*",), command="train",
         outputs=(
             OutputRow("report.html", small=True), *_AUDIT,
             *(OutputRow(pattern, small=True) for pattern in _FOR_PAPERS),
         ),
     ),
     StageRow(
-        "omics", 4, ("comparisons/*/*",), command="compare",
+        "omics", 5, ("comparisons/*/*",), command="compare",
         outputs=(OutputRow("oof_predictions.csv", small=True), OutputRow("metrics.json", _JSON, small=True)),
     ),
     StageRow(
-        "compare", 7, ("comparisons/*",), ".compare.settings:CompareSettings",
+        "compare", 8, ("comparisons/*",), ".compare.settings:CompareSettings",
         outputs=(
             *(
                 OutputRow(f"{place}comparison.{kind}", small=True)
@@ -188,7 +192,7 @@ STAGES: Final = (
         ),
     ),
     StageRow(
-        "robustness", 2, ("robustness/*",), ".robustness.settings:RobustnessSettings",
+        "robustness", 3, ("robustness/*",), ".robustness.settings:RobustnessSettings",
         outputs=(OutputRow("robustness.csv", small=True), OutputRow("robustness.html", small=True)),
     ),
     StageRow(
@@ -209,7 +213,7 @@ STAGES: Final = (
         outputs=(OutputRow("readings/*.json", _JSON, small=True),),
     ),
     StageRow(
-        "external_evaluate", 7, ("evaluations/*",), command="evaluate",
+        "external_evaluate", 8, ("evaluations/*",), command="evaluate",
         outputs=(
             *(OutputRow(name, small=True) for name in ("patients.csv", "predictions.csv", "report.html")),
             OutputRow("metrics.json", _JSON, small=True), *_AUDIT,

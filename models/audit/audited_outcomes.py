@@ -21,9 +21,9 @@ from scipy.stats import f as fisher
 
 from ..evaluation.number_metrics import number_figures
 from ..evaluation.ordinal_metrics import CONCORDANCE
+from ..evaluation.share_of_pairs import independent_pairs, lowest_share
 from ..evaluation.survival_metrics import HARRELL
 from ..evaluation.task_metrics import share
-from ..evaluation.without_error import independent_pairs, lowest_share
 from .likelihood import depends_on
 from .regressions import Bools, Fitted, Floats, class_design, fit_classes, fit_cox, fit_line
 from .within_strata import FEWEST

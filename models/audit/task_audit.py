@@ -4,7 +4,8 @@ The same questions, asked by the figure of the task: within strata of the column
 alone, by a regression of the task's kind (:mod:`.regressions`) fitted on all folds but one and read on that one; and
 whether the score adds anything to them, by a likelihood-ratio test of one degree of freedom over all patients, whose
 scores are out of fold. How much it adds is the difference of the figure between both regressions, with a bootstrap
-interval. The intervals are of bootstrap rounds over patients, drawn within classes, or patients with and without event.
+interval. The intervals are of bootstrap rounds over patients, drawn within classes, or patients with and without event;
+those of shares of pairs as in :mod:`~wsipipe.models.evaluation.share_of_pairs`.
 """
 
 from __future__ import annotations

@@ -4,10 +4,10 @@ Of all pairs of a positive and a negative patient of the same stratum, the share
 higher score; ties count a half. Pairs of different strata, which the stratum itself may tell apart, do not count
 (a covariate-adjusted AUC: Janes and Pepe, Biometrika 96:371, 2009, with strata weighted by their pairs).
 
-Intervals are percentile bootstrap ones over patients, drawn within each class; strata may then lose or gain patients,
-so that one of two patients is not certain by itself; an AUC of 1 or 0 has that of
-:mod:`~wsipipe.models.evaluation.without_error`. The p-value is of a permutation of scores within the strata,
-which keeps everything that goes along with them (van Elteren's statistic, with its exact distribution sampled).
+Intervals are those of :mod:`~wsipipe.models.evaluation.share_of_pairs`, the bootstrap over patients drawn within each
+class; strata may then lose or gain patients, so that one of two patients is not certain by itself. The p-value is of a
+permutation of scores within the strata, which keeps everything that goes along with them (van Elteren's statistic,
+with its exact distribution sampled).
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from scipy.stats import rankdata
 
 from ..evaluation.bootstrap import draws
 from ..evaluation.estimate import Estimate
-from ..evaluation.without_error import independent_pairs, lowest_share, without_error
+from ..evaluation.share_of_pairs import independent_pairs, lowest_share, share_of_pairs
 
 FEWEST: Final = 10
 """With fewer patients of a class, no figure is given."""
@@ -96,17 +96,14 @@ def _estimate(y: Bools, score: Floats, strata: Codes, *, rounds: int, seed: int)
     value = float(right[0] / pairs[0])
     if not rounds:
         return Estimate(value=value)
-    if value in (0, 1):
-        compared = (y[:, None] & ~y) & (strata[:, None] == strata)
-        return without_error(value, lowest_share(independent_pairs(compared))) or Estimate(value=value)
     rng = np.random.default_rng(seed)
     step = max(1, _CELLS_AT_ONCE // len(y))
     shares = []
     for start in range(0, rounds, step):
         right, pairs = pairs_within(draws(y, min(step, rounds - start), rng), y, score, strata)
         shares.append(right[pairs > 0] / pairs[pairs > 0])
-    low, high = np.quantile(np.concatenate(shares), [0.025, 0.975])
-    return Estimate(value=value, low=float(low), high=float(high))
+    compared = (y[:, None] & ~y) & (strata[:, None] == strata)
+    return share_of_pairs(value, np.concatenate(shares), lowest_share(independent_pairs(compared)))
 
 
 def pairs_within(weights: Floats, y: Bools, score: Floats, strata: Codes) -> tuple[Floats, Floats]:

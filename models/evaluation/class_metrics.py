@@ -18,8 +18,8 @@ import numpy as np
 import numpy.typing as npt
 
 from .metrics import Estimate, mean_share, share_estimate
+from .share_of_pairs import lowest_share
 from .task_metrics import Figures, TaskMetrics, share, weighted_auc, with_intervals
-from .without_error import lowest_share
 
 Floats = npt.NDArray[np.float64]
 Integers = npt.NDArray[np.intp]

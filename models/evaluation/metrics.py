@@ -5,7 +5,7 @@ interval (:func:`wilson_interval`). Their mean, the balanced accuracy, has the i
 Zou and Donner, Stat. Med. 27:1693, 2008): for ten patients without an error it is [0.72, 1] and not [1, 1]. The other
 intervals are a stratified percentile bootstrap over patients (Efron and Tibshirani, An Introduction to the Bootstrap,
 1993, section 13.3), which knows only the given patients: if these happen to be separated perfectly, every round is,
-too. An AUC of 1 or 0 has the interval of :mod:`.without_error` instead, and an F1 of 1 or 0 that of F1 / (2 - F1), the
+too. That of the AUC is therefore wider (:mod:`.share_of_pairs`), and an F1 of 1 or 0 has that of F1 / (2 - F1), the
 share of true positives among those who are positive or called so, by Wilson (Lam, Gopal and Qian, arXiv 2309.14621,
 2023). The AUPRC has none then. A figure that is not defined, such as the AUC of one class alone, is None and never NaN.
 
@@ -49,7 +49,7 @@ from ...data.errors import UsageError
 from .bootstrap import bootstrap
 from .estimate import Estimate as Estimate
 from .recalibration import calibration_in_the_large, calibration_slope
-from .without_error import lowest_share, without_error
+from .share_of_pairs import lowest_share, share_of_pairs
 
 Floats = npt.NDArray[np.float64]
 Bools = npt.NDArray[np.bool_]
@@ -133,9 +133,8 @@ def binary_metrics(
     def estimate(name: str) -> Estimate:
         if name not in values or name not in drawn or (name == "auprc" and perfect):
             return Estimate(value=values.get(name))
-        if name == "auc" and perfect:
-            found = without_error(values[name], lowest_share(min(n_positive, len(y) - n_positive)))
-            return found or Estimate(value=values[name])
+        if name == "auc":
+            return share_of_pairs(values[name], drawn[name], lowest_share(min(n_positive, len(y) - n_positive)))
         if name == "f1" and values[name] in (0, 1):
             low, high = (2 * share / (1 + share) for share in wilson_interval(int(values[name]) * n_called, n_called))
             return Estimate(value=values[name], low=low, high=high)

@@ -14,8 +14,8 @@ import numpy as np
 import numpy.typing as npt
 
 from .class_metrics import call_shares, chance_brier, class_figures, confusion
+from .share_of_pairs import independent_pairs, lowest_share
 from .task_metrics import Figures, Floats, TaskMetrics, share, with_intervals
-from .without_error import independent_pairs, lowest_share
 
 CONCORDANCE, KAPPA, DISTANCE = "concordance", "quadratic kappa", "mean absolute error"
 

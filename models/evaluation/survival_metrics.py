@@ -24,8 +24,8 @@ import numpy as np
 import numpy.typing as npt
 from scipy.stats import chi2
 
+from .share_of_pairs import independent_pairs, lowest_share
 from .task_metrics import Figures, Floats, TaskMetrics, ranked_share, share, with_intervals
-from .without_error import independent_pairs, lowest_share
 
 Bools = npt.NDArray[np.bool_]
 HARRELL, UNO, INTEGRATED = "C-index (Harrell)", "C-index (Uno)", "integrated Brier score"

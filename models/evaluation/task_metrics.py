@@ -6,8 +6,8 @@ interval is the percentile one. The difference between two methods is computed o
 the smaller share of rounds on either side of 0, with one round added to both (Davison and Hinkley, Bootstrap Methods,
 1997, section 4.2), so that it is never 0.
 
-Where all rounds give the same value they say nothing of how certain it is: a share of pairs without an error has the
-interval of :mod:`.without_error`, proportions of patients have Wilson's everywhere, and other figures have none then.
+Shares of pairs, as AUC and C-index are, have the interval of :mod:`.share_of_pairs`, and proportions of patients
+Wilson's. Where all rounds give the same value they say nothing of how certain it is: other figures have none then.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict, Field
 
 from .metrics import Estimate
-from .without_error import without_error
+from .share_of_pairs import share_of_pairs
 
 Floats = npt.NDArray[np.float64]
 Figures = Callable[[Floats], dict[str, Floats]]
@@ -76,7 +76,7 @@ def with_intervals(
     :param strata: (N,) the stratum of each patient.
     :param rounds: number of bootstrap rounds; 0 for no intervals. A round in which a figure is not defined is not
         counted for it.
-    :param pairs: figures that are shares of pairs → the lower limit where all pairs are in the right order.
+    :param pairs: figures that are shares of pairs → their lower limit where all pairs are in the right order.
     :param shares: figures that are proportions of patients, with their intervals.
     """
     stratum = np.asarray(strata)
@@ -94,8 +94,8 @@ def _estimate(value: float, drawn: Floats, lowest: float | None) -> Estimate:
     known = drawn[np.isfinite(drawn)]
     if not isfinite(value) or not len(known):
         return Estimate(value=value if isfinite(value) else None)
-    if lowest is not None and (found := without_error(value, lowest)) is not None:
-        return found
+    if lowest is not None:
+        return share_of_pairs(value, known, lowest)
     low, high = np.quantile(known, [0.025, 0.975])
     return Estimate(value=value, low=float(low), high=float(high)) if low < high else Estimate(value=value)
 

@@ -53,6 +53,7 @@ def _train_one(
     config: Config, runner: Runner, name: str, features: str | None, prevalence: float | None
 ) -> tuple[list[Summary], Json]:
     from ...models.training.methods import find_method
+    from ...stages.examples.stage import ExampleSlidesSettings, ExampleSlidesStage
     from ...stages.train.report_stage import TrainingReportStage
     from ...stages.train.slot_gallery import SlotGallerySettings, SlotGalleryStage
 
@@ -68,6 +69,7 @@ def _train_one(
     if not to_train.stores and config.train.use_rna and not config.train.soft_targets:
         runner.console.note("no expression store in this workspace: training on histology alone")
     gallery = SlotGallerySettings(device=config.train.device)
+    examples = ExampleSlidesSettings(device=config.train.device)
     has_slots = find_method(config.train.method).network_for(to_train.biomarker.asked()).has_slots
     stages: list[Callable[[], Stage[Any]]] = [  # made one after the other: each plans from results of the one before
         to_train.split,
@@ -82,12 +84,13 @@ def _train_one(
             if has_slots or Manifest.of(folder).latest(SlotGalleryStage.name)  # of a method before, to be removed
             else []
         ),
+        lambda: ExampleSlidesStage(examples, folder, runner.workspace, features=to_train.features),
         lambda: TrainingReportStage(config.report, folder, runner.workspace, table=to_train.table),
     ]
     summaries = []
     for make in stages:
         ran = runner.run(make())
-        if ran.stage == SlotGalleryStage.name:  # the model is whole without it
+        if ran.stage in (SlotGalleryStage.name, ExampleSlidesStage.name):  # the model is whole without them
             summaries += [ran] if ran.done or ran.before or ran.failures else []
             continue
         summaries.append(ran)

@@ -9,7 +9,7 @@ from ...data.wording import in_words
 from ...models.audit.confounding import PATIENTS_A_COLUMN, Audit, ColumnAudit, ColumnsAlone
 from ...models.audit.task_audit import TaskAudit, TaskColumn, TaskColumnsAlone
 from ...models.audit.within_strata import FEWEST
-from .numbers import figure, interval, p_value, signed
+from .numbers import PAIRS_WIDER, figure, interval, p_value, signed
 
 MOST, PART = 0.5, 0.8
 """Of what a figure has above chance, the share left within strata below which most, or a part, goes along with them."""
@@ -103,11 +103,12 @@ class AuditSection:
         """How the intervals and tests were made."""
         audit = self.audit
         within = {"regression": "", "survival": ", drawn within those with and without event"}
+        wider = "" if audit.task == "regression" else f"; each {PAIRS_WIDER}"
         return (
             f"Intervals of {audit.measure}: {audit.rounds:,} bootstrap rounds over patients"
-            f"{within.get(audit.task, ', drawn within each class')}, seed "
-            f"{audit.seed}. p, permutation: scores permuted {audit.permutations:,} times among patients of the same "
-            f"stratum, two-sided. All strata of a column: {_PAIRS[audit.task]}."
+            f"{within.get(audit.task, ', drawn within each class')}, seed {audit.seed}{wider}. "
+            f"p, permutation: scores permuted {audit.permutations:,} times among patients of the same stratum, "
+            f"two-sided. All strata of a column: {_PAIRS[audit.task]}."
         )
 
     @property

@@ -111,6 +111,11 @@ def at_shares(prevalence: Prevalence, classes: Sequence[str]) -> str:
     return f"Probabilities are at the shares of the training patients: {shares}."
 
 
+PAIRS_WIDER: Final = (
+    "is at least as wide as the one on the log-odds, and begins no higher than if nobody were ranked wrongly"
+)
+"""What every page says of the interval of an AUC, concordance or C-index, after its name."""
+
 TEMPLATES: Final = page_templates(
     figure=figure,
     signed=signed,
@@ -122,3 +127,4 @@ TEMPLATES: Final = page_templates(
     at_prevalence=at_prevalence,
     at_shares=at_shares,
 )
+TEMPLATES.globals["PAIRS_WIDER"] = PAIRS_WIDER

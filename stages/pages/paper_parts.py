@@ -16,6 +16,10 @@ class PaperParts:
 
     operating: Markup = NOTHING
     """Operating points, or the calls of each class."""
+    examples: Markup = NOTHING
+    """Heatmaps of a few slides."""
+    slots: Markup = NOTHING
+    """Galleries of a few slots."""
     cohort: Markup = NOTHING
     """Cohort flow and table 1."""
     methods: Markup = NOTHING

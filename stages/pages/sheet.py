@@ -1,4 +1,4 @@
-"""A white page of images and text, saved as PNG; the same content gives the same bytes."""
+"""A white page of images and text, saved as PNG or JPEG; the same content gives the same bytes."""
 
 from __future__ import annotations
 
@@ -68,6 +68,16 @@ class Sheet:
 
     def png(self) -> bytes:
         """The page as PNG, cut a margin below the lowest content. The file has no date and no text fields."""
+        return self._encoded(".png", [])
+
+    def jpeg(self, quality: int) -> bytes:
+        """The same as JPEG, a fraction of the size, for pages that hold their pictures.
+
+        :param quality: 1 to 100.
+        """
+        return self._encoded(".jpg", [cv2.IMWRITE_JPEG_QUALITY, quality])
+
+    def _encoded(self, kind: str, how: list[int]) -> bytes:
         bottoms = [y + image.shape[0] for _, y, image in self._pictures] + [y + LINE for _, y, *_ in self._texts]
         canvas = np.full((max(bottoms) + MARGIN, self.width, 3), 255, np.uint8)
         for x, y, image in self._pictures:
@@ -76,7 +86,7 @@ class Sheet:
         draw = ImageDraw.Draw(page)
         for x, y, text, ink, font in self._texts:
             draw.text((x, y), text, fill=ink, font=font)
-        _, data = cv2.imencode(".png", cv2.cvtColor(np.asarray(page), cv2.COLOR_RGB2BGR))
+        _, data = cv2.imencode(kind, cv2.cvtColor(np.asarray(page), cv2.COLOR_RGB2BGR), how)
         return data.tobytes()
 
 

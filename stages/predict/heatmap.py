@@ -5,7 +5,6 @@ It is byte for byte the same for the same input: no dates, no random ids, a font
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Final, Literal
 
 import cv2
@@ -27,7 +26,8 @@ SIGNED_COLOURS: Final = (matplotlib.colormaps["RdBu_r"](np.arange(256))[:, :3] *
 OPACITY: Final = 0.5
 """Fraction of the colour in a scored pixel; the rest is the tissue in grey, so that its own colours do not mix in."""
 
-_PANEL_LONGEST: Final = (640, 1400)  # px: smaller overviews are enlarged to the first, larger ones reduced to the other
+_PANEL_LONGEST: Final = (640, 1400)
+"""Pixels of the longer side: smaller overviews are enlarged to the first, larger ones reduced to the other."""
 _COLUMN_NARROWEST: Final = 480  # px: what the legend needs
 _BAR_HEIGHT: Final = 14
 _CLIPPED_AT: Final = (0.01, 0.99)
@@ -41,15 +41,15 @@ def draw_heatmap(
     coords: npt.ArrayLike,
     tile_size: float,
     scores: npt.ArrayLike,
-    path: Path,
     *,
     caption: str,
     scale: Scale = "rank",
     mpp: Mpp | None = None,
     score_name: str = "attention",
     ends: tuple[str, str] | None = None,
-) -> None:
-    """Write a PNG with the overview, and beside it the overview in grey under the tiles' colours, with a legend.
+    longest: tuple[int, int] = _PANEL_LONGEST,
+) -> Sheet:
+    """Draw the overview, and beside it the overview in grey under the tiles' colours, with a legend.
 
     If tiles overlap, their positions on the colour scale are averaged. ``rank`` spreads the colours evenly over the
     slide's tiles, which shows the order but makes small differences look large; ``linear`` is linear in the score
@@ -64,10 +64,12 @@ def draw_heatmap(
     :param caption: title above the picture.
     :param mpp: microns per level-0 pixel; with it a scale bar is drawn.
     :param ends: what scores below and above 0 speak for, if they have a sign.
+    :param longest: pixels of the longer side of either picture, the least and the most.
     :raises UsageError: no tiles, scores that are not finite, or a tile that lies outside the overview.
     """
     corners, values = scored_tiles(coords, scores)
-    panel = _panel(overview)
+    longer = max(overview.shape[:2])
+    panel = zoomed(overview, float(np.clip(longer, *longest)) / longer)
     zoom = panel.shape[1] / (overview.shape[1] * downsample)  # panel pixels per level-0 pixel
     places = scale_scores(values, scale) if ends is None else scale_signed(values, scale)
     heat = rasterise(corners * zoom, tile_size * zoom, places, panel.shape[:2])
@@ -86,7 +88,7 @@ def draw_heatmap(
     if mpp is not None:
         put_scale_bar(sheet, MARGIN, panel.shape[1], mpp / zoom)
     _put_legend(sheet, right, column, values, scale, score_name, ends)
-    path.write_bytes(sheet.png())
+    return sheet
 
 
 def scale_scores(scores: Floats, scale: Scale) -> Floats:
@@ -167,11 +169,6 @@ def _sum_of_squares(
     np.add.at(table, (y1, x0), -values)
     np.add.at(table, (y1, x1), values)
     return table.cumsum(axis=0).cumsum(axis=1)[:-1, :-1]
-
-
-def _panel(overview: Rgb) -> Rgb:
-    longest = max(overview.shape[:2])
-    return zoomed(overview, float(np.clip(longest, *_PANEL_LONGEST)) / longest)
 
 
 def zoomed(image: Rgb, zoom: float) -> Rgb:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,6 +22,7 @@ from ...data.slides.slide import Rgb, Slide
 from ...data.tiling.overview import read_overview
 from ...data.tiling.store import TileSet, read_tile, read_tiles
 from ...models.tasks.task import Task
+from ..pages.sheet import Sheet
 from ..slide_file import SlideFile
 from .heatmap import Scale, draw_heatmap
 from .reading import SlideAsRead
@@ -65,6 +66,23 @@ def score_names(task: Task, scores: Floats) -> Sequence[str]:
     return task.score_names if scores.shape[1] == len(task.score_names) else by_class
 
 
+def heatmaps(
+    opened: Slide, read: SlideAsRead, evidence: Evidence | None, *, caption: str, **how: Any
+) -> dict[str, Sheet]:
+    """Draw a slide's ``heatmap``, of attention, and if there is any its ``evidence``.
+
+    :param how: ``scale`` and ``longest`` of :func:`.draw_heatmap`.
+    """
+    overview, size = read_overview(opened), read.bag.facts.tile_size_level0
+    about = (overview.pixels, overview.downsample, read.bag.coords, size)
+    words: dict[str, Any] = {"caption": caption, "mpp": opened.believed_mpp(), **how}
+    drawn = {"heatmap": draw_heatmap(*about, read.attention, **words)}
+    if evidence is not None:
+        ends = (evidence.against, evidence.towards)
+        drawn["evidence"] = draw_heatmap(*about, evidence.scores, score_name="evidence", ends=ends, **words)
+    return drawn
+
+
 @dataclass(frozen=True, kw_only=True)
 class Pictures:
     """How the slides of a folder of predictions are drawn.
@@ -92,19 +110,12 @@ class Pictures:
             "scores": self.folder / "scores" / f"{slide}.ome.tiff",
         }
         with open_slide(file.path, mpp_override=file.mpp_override) as opened:
-            mpp, overview = opened.believed_mpp(), read_overview(opened)
-
-            def heatmap(path: Path, scores: Floats, name: str, ends: tuple[str, str] | None) -> None:
-                about = (overview.pixels, overview.downsample, bag.coords, size, scores)
-                with whole(path) as scratch:
-                    draw_heatmap(
-                        *about, scratch, caption=caption, scale=self.scale, mpp=mpp, score_name=name, ends=ends
-                    )
-
-            heatmap(paths["heatmap"], read.attention, "attention", None)
+            mpp = opened.believed_mpp()
             if evidence is not None:
                 paths["evidence"] = self.folder / "evidence" / f"{slide}.png"
-                heatmap(paths["evidence"], evidence.scores, "evidence", (evidence.against, evidence.towards))
+            for name, sheet in heatmaps(opened, read, evidence, caption=caption, scale=self.scale).items():
+                with whole(paths[name]) as scratch:
+                    scratch.write_bytes(sheet.png())
             with whole(paths["geojson"]) as scratch:
                 text = tile_scores_geojson(bag.coords, size, measured, origin=opened.origin)
                 scratch.write_text(text, encoding="utf-8")

@@ -4,31 +4,36 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Final
 
 from ...data.cohort.table import CohortTable, read_cohort
-from ...data.manifest import Record
+from ...data.manifest import Manifest, Record
 from ...models.bundle import BundleFacts
 from ...models.tasks.question import class_values
 from ...models.training.methods import find_method
 from ..lineage import Lineage, digest_of_model
 from ..pages.asked_question import Question
 from ..pages.numbers import figure, interval
+from ..pages.paper_parts import NOTHING, PaperParts
+from ..pages.slot_page import read_reported_slots
 from ..paper.checklist import Known, checklist
 from ..paper.cohort_flow import CohortFlow, cohort_flow, tiles_of
 from ..paper.drawings import Judged
+from ..paper.examples import examples_of, examples_part, slots_part
 from ..paper.methods import SECTIONS, methods_table
 from ..paper.paper import Paper
 from ..paper.patient_characteristics import Characteristics, characteristics
 from ..settings import RESOLVED
-from ..stage import Input, ValueInput
+from ..stage import Input, OutputInput, ValueInput, upstream
 from .patient_table import PatientRow
 from .settings import BiomarkerSettings, SplitSettings
 from .usable_slides import slides_with_features
 
+GALLERY: Final = "slots.html"
+"""The page of the memory's slots, beside the report."""
 _FEATURES: Final = "features of "
 
 
@@ -46,6 +51,13 @@ class PaperSources:
     table: Characteristics
     sections: Mapping[str, Mapping[str, Any]]
     genomics: Record | None
+    workspace: Path
+    slides: Mapping[str, Sequence[str]]
+    """Patient → slides."""
+    drawn: Record | None
+    """Of the example slides; None where they could not be drawn."""
+    gallery: Record | None
+    """Of the gallery of the memory's slots, if there is one."""
 
     @classmethod
     def read(
@@ -80,6 +92,8 @@ class PaperSources:
         own = [column for column in (asked.label_column, asked.time_column, asked.event_column) if column]
         lineage = Lineage(workspace)
         genomics = lineage.latest(workspace / "genomics", "genomics").get("expression")
+        drawn = lineage.latest(folder, "example_slides").get("examples")
+        gallery = upstream(Manifest.of(folder), "slot_gallery", workspace, lineage=lineage).records.get(GALLERY)
         return cls(
             name=folder.name,
             folder=folder,
@@ -94,6 +108,10 @@ class PaperSources:
             ),
             sections=_sections(records, lineage, tiles, features, Path(store).stem, genomics),
             genomics=genomics,
+            workspace=workspace,
+            slides={patient.patient_id: patient.slides for patient in patients},
+            drawn=drawn if drawn is not None and lineage.standing(drawn).counts else None,
+            gallery=gallery,
         )
 
     @property
@@ -101,10 +119,21 @@ class PaperSources:
         """What a page that shows them is made from."""
         rows = [[*row] for row in (*self.flow.rows(), *self.flow.dropped())]
         table = [[row.name, row.value, *row.cells] for row in self.table.rows]
-        return {
+        found: dict[str, Input] = {
             "cohort flow": ValueInput(rows),
             "table 1": ValueInput([table, [[*row] for row in self.table.sites], [*self.table.left_out]]),
         }
+        if self.drawn is not None:
+            found["example slides"] = ValueInput(self.drawn.stats)
+            found |= {name: OutputInput(output) for name, output in self.drawn.outputs.items()}
+        if self.gallery is not None:
+            found["gallery"] = OutputInput(self.gallery.outputs["reported"])
+        return found
+
+    @property
+    def gallery_page(self) -> str:
+        """The page of the memory's slots, relative to the report; empty if there is none."""
+        return GALLERY if self.gallery is not None else ""
 
     @cached_property
     def of_biomarker(self) -> dict[str, dict[str, Any]]:
@@ -138,6 +167,20 @@ class PaperSources:
             checklist=checklist(self._known(judged, bundles, question)),
             sections=self.sections,
             biomarkers=self.of_biomarker,
+        )
+
+    def parts(self, paper: Paper, *, figures: bool) -> PaperParts:
+        """The sections of the model's page, with the heatmaps and galleries that it shows.
+
+        :param figures: whether figures are written beside it.
+        :raises StoreError: what the gallery has left for the page is damaged.
+        """
+        sets = [examples_of(one.target, one.question, one.rows, self.slides) for one in paper.judged]
+        reported = None if self.gallery is None else self.workspace / self.gallery.outputs["reported"].path
+        return replace(
+            paper.parts(figures=figures),
+            examples=examples_part(sets, self.drawn, self.workspace),
+            slots=NOTHING if reported is None else slots_part(read_reported_slots(reported)),
         )
 
     def _known(self, judged: Sequence[Judged], bundles: Sequence[BundleFacts], question: Question) -> Known:

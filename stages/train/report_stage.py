@@ -43,15 +43,12 @@ from ..paper.drawings import Judged
 from ..paper.operating import operating_part
 from ..paper.paper import Paper
 from ..registry import VERSIONS
-from ..stage import Input, Item, Outcome, OutputInput, Plan, Progress, Stage, ValueInput, upstream
+from ..stage import Input, Item, Outcome, OutputInput, Plan, Progress, Stage, upstream
 from .audit import AnyAudit, Audited, write_audits
 from .cross_validate import ModelMetrics, ModelTaskMetrics, read_metrics, read_oof
 from .paper_of_model import PaperSources
 from .patient_table import PatientRow, read_patients, reasons
 from .settings import ReportSettings
-
-GALLERY = "slots.html"
-"""The page of the memory's slots, beside the report."""
 
 
 class TrainingReportStage(Stage[ReportSettings]):
@@ -85,16 +82,13 @@ class TrainingReportStage(Stage[ReportSettings]):
         }
         if "cross-validation" not in records:
             return Plan([])  # cross_validate has failed and reported why
-        if upstream(self.manifest, "slot_gallery", self.workspace, lineage=lineage).records:
-            inputs["gallery"] = ValueInput(GALLERY)
         first = read_facts(self.workspace / records["fold-0"].outputs["bundle"].path)
         audited = self._audited(first)
         patients = read_patients(
             self.workspace / records["splits"].outputs["patients"].path, first.task.number_of_classes
         )
         sources = PaperSources.read(self.folder, self.workspace, records, patients, first, self.table)
-        payload = (records, audited, GALLERY if "gallery" in inputs else "", sources)
-        item = Item("report.html", inputs | audited.inputs | sources.inputs, payload)
+        item = Item("report.html", inputs | audited.inputs | sources.inputs, (records, audited, sources))
         return Plan([item], notes=audited.notes)
 
     def _audited(self, bundle: BundleFacts) -> Audited:
@@ -105,7 +99,7 @@ class TrainingReportStage(Stage[ReportSettings]):
         records: Mapping[str, Record]
         audited: Audited
         sources: PaperSources
-        records, audited, gallery, sources = item.payload
+        records, audited, sources = item.payload
 
         def output(record: str, name: str) -> Path:
             return self.workspace / records[record].outputs[name].path
@@ -119,9 +113,8 @@ class TrainingReportStage(Stage[ReportSettings]):
                 self.folder, patients, bundles, task, partial(output, "cross-validation")
             )
             paper = sources.paper(judged, bundles, _judged(of_all, "", None))
-            text = targets_page(
-                replace(of_all, gallery=gallery, paper=paper.parts(figures=self.settings.figures)), parts
-            )
+            shown = sources.parts(paper, figures=self.settings.figures)
+            text = targets_page(replace(of_all, gallery=sources.gallery_page, paper=shown), parts)
             return self._write(text, write_audits(self.folder, {}), paper)
         oof = read_oof(output("cross-validation", "predictions"), task)
         metrics = read_metrics(output("cross-validation", "metrics"))
@@ -129,13 +122,13 @@ class TrainingReportStage(Stage[ReportSettings]):
         if isinstance(metrics, ModelTaskMetrics):
             report = _task_report(self.folder, patients, oof, metrics, bundles)
             paper = sources.paper([_judged(report, "", found)], bundles)
-            text = task_page(
-                replace(report, audit=found, gallery=gallery, paper=paper.parts(figures=self.settings.figures))
-            )
+            shown = sources.parts(paper, figures=self.settings.figures)
+            text = task_page(replace(report, audit=found, gallery=sources.gallery_page, paper=shown))
         else:
             of_two = _report(self.folder, patients, oof, metrics, bundles, found if isinstance(found, Audit) else None)
             paper = sources.paper([_judged(of_two, "", found)], bundles)
-            text = training_page(replace(of_two, gallery=gallery, paper=paper.parts(figures=self.settings.figures)))
+            shown = sources.parts(paper, figures=self.settings.figures)
+            text = training_page(replace(of_two, gallery=sources.gallery_page, paper=shown))
         audits = {} if found is None else {bundles[0].method: found}
         return self._write(text, write_audits(self.folder, audits), paper)
 

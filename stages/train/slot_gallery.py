@@ -1,6 +1,7 @@
 """slot_gallery: a page of what each slot of a model's memory has learnt to recognise.
 
     slots.html    for each fold and slot its nearest tiles in the test slides, its use, attention and weight
+    slots.json    those of a few slots, for the report
 
 The slides are those that the fold was not trained on. Tiles are read from the slides' own files; slides that are not
 there count for the slots' use and show no tiles, and if none is there, there is no page.
@@ -28,7 +29,7 @@ from ...models.bundle import Bundle, read_bundle
 from ...models.mil.bag_tensors import BagBatch, bag_tensors
 from ..lineage import Lineage
 from ..pages.sheet import Rgb
-from ..pages.slot_page import FoldSlots, ShownSlot, ShownTile, slots_page
+from ..pages.slot_page import FoldSlots, ReportedSlots, ShownSlot, ShownTile, slots_page
 from ..registry import VERSIONS
 from ..settings import Runtime, Settings
 from ..slide_file import SlideFile
@@ -119,7 +120,8 @@ class SlotGalleryStage(Stage[SlotGallerySettings]):
 
     def process(self, item: Item, progress: Progress) -> Outcome:
         if item.payload is None:
-            remove(self.folder / "slots.html")
+            for name in ("slots.html", "slots.json"):
+                remove(self.folder / name)
             return Outcome(status="empty")
         folds: Sequence[_Fold] = item.payload
         shown, unreadable = [], 0
@@ -128,11 +130,15 @@ class SlotGalleryStage(Stage[SlotGallerySettings]):
             of_fold, missing = self._of_fold(fold)
             shown.append(of_fold)
             unreadable += missing
-        path = self.folder / "slots.html"
-        with whole(path) as scratch:
+        page, reported = self.folder / "slots.html", self.folder / "slots.json"
+        with whole(page) as scratch:
             scratch.write_text(slots_page(self.folder.name, shown), encoding="utf-8")
+        with whole(reported) as scratch:
+            scratch.write_text(ReportedSlots.of(shown).model_dump_json(indent=1) + "\n", encoding="utf-8")
         notes = [f"{unreadable} tiles of the gallery could not be read"] if unreadable else []
-        return Outcome({"page": path}, {"folds": len(shown), "unread_tiles": unreadable}, notes=notes)
+        return Outcome(
+            {"page": page, "reported": reported}, {"folds": len(shown), "unread_tiles": unreadable}, notes=notes
+        )
 
     def _of_fold(self, fold: _Fold) -> tuple[FoldSlots, int]:
         """The slots of one fold with their tiles, and how many tiles could not be read."""
@@ -162,7 +168,7 @@ class SlotGalleryStage(Stage[SlotGallerySettings]):
                 attention=float(attention[k] / len(fold.stores)),
                 weight=slots.weights[k] if slots.weights else None,
                 tiles=tuple(
-                    ShownTile(one.slide, one.nearness, pixels[one.slide, one.place])
+                    ShownTile.of(one.slide, one.nearness, pixels[one.slide, one.place])
                     for one in chosen[k]
                     if (one.slide, one.place) in pixels
                 ),

@@ -49,8 +49,8 @@ def main() -> None:
         place = Path(folder)
         ends = ("for negative", "for positive")
         works: dict[str, Callable[[], object]] = {
-            "attention": lambda: draw_heatmap(*about, attention, place / "a.png", caption="attention"),
-            "evidence": lambda: draw_heatmap(*about, scores, place / "e.png", caption="evidence", ends=ends),
+            "attention": lambda: draw_heatmap(*about, attention, caption="attention").png(),
+            "evidence": lambda: draw_heatmap(*about, scores, caption="evidence", ends=ends).png(),
             "OME-TIFF": lambda: write_score_image(place / "s.ome.tiff", size, coords, TILE, measured, mpp=Mpp(0.25)),
             "GeoJSON": lambda: (place / "g.json").write_text(tile_scores_geojson(coords, TILE, measured)),
         }

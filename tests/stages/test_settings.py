@@ -100,22 +100,22 @@ DEFAULTS: dict[str, tuple[type[Settings], int, dict[str, Any]]] = {
     ),
     "split": (SplitStageSettings, 1, {**QUESTION, **SPLIT}),
     "train": (TrainSettings, 4, TRAIN),
-    "omics": (TrainSettings, 4, TRAIN),
-    "cross_validate": (CrossValidateSettings, 6, {"bootstrap_rounds": 2000, "seed": 0}),
+    "omics": (TrainSettings, 5, TRAIN),
+    "cross_validate": (CrossValidateSettings, 7, {"bootstrap_rounds": 2000, "seed": 0}),
     "external_evaluate": (
         ExternalSettings,
-        7,
+        8,
         {**QUESTION, "drop_conflicts": False, "tcga_slides": "diagnostic", "bootstrap_rounds": 2000, "seed": 0},
     ),
     "predict": (PredictSettings, 4, {}),
-    "compare": (CompareStageSettings, 7, QUESTION),
+    "compare": (CompareStageSettings, 8, QUESTION),
     "robustness": (
         RobustnessStageSettings,
-        2,
+        3,
         {**QUESTION, "columns": ["site"], "neighbours": 10, "bootstrap_rounds": 1000, "seed": 0},
     ),
     "import-checkpoint": (BiomarkerSettings, 1, {n: value for n, value in QUESTION.items() if n != "of_targets"}),
-    "report": (ReportSettings, 8, {}),
+    "report": (ReportSettings, 9, {}),
     "export": (ExportSettings, 1, {"format": "clam"}),
 }
 """Stage → its settings, its version, and the defaults that give numbers their meaning in this version."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -34,6 +35,12 @@ def read(path: Path) -> npt.NDArray[np.uint8]:
     return np.asarray(image[..., ::-1])
 
 
+def draw(*about: Any, **words: Any) -> None:
+    """Write a heatmap to the path, which is the last argument without a name."""
+    *drawn, path = about
+    path.write_bytes(draw_heatmap(*drawn, **words).png())
+
+
 def row_of_pictures(image: npt.NDArray[np.uint8], colour: int) -> int:
     """The first row below the text whose pixel just inside the left panel has the overview's colour."""
     return int(np.flatnonzero((image[:, MARGIN] == colour).all(axis=1))[0])
@@ -42,7 +49,7 @@ def row_of_pictures(image: npt.NDArray[np.uint8], colour: int) -> int:
 def test_hot_tile_is_hot_where_it_lies_and_nowhere_else(tmp_path: Path) -> None:
     overview = np.full((800, 1000, 3), 200, np.uint8)  # large enough to be shown pixel for pixel
     coords = GRID * 2 + (400, 800)
-    draw_heatmap(overview, 4.0, coords, 448, [0.1, 0.2, 0.9, 0.3], tmp_path / "h.png", caption="four tiles")
+    draw(overview, 4.0, coords, 448, [0.1, 0.2, 0.9, 0.3], tmp_path / "h.png", caption="four tiles")
     image = read(tmp_path / "h.png")
     top, right = row_of_pictures(image, 200), 2 * MARGIN + 1000
 
@@ -64,7 +71,7 @@ def test_hot_tile_is_hot_where_it_lies_and_nowhere_else(tmp_path: Path) -> None:
 
 def test_small_overviews_are_enlarged_and_large_ones_reduced(tmp_path: Path) -> None:
     for side, shown in ((100, 640), (1000, 1000), (3000, 1400)):
-        draw_heatmap(
+        draw(
             np.full((side, side, 3), 180, np.uint8),
             448 / side,
             GRID,
@@ -84,9 +91,7 @@ def test_same_input_same_bytes(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     overview = rng.integers(0, 255, (300, 400, 3), dtype=np.uint8)
     for name in ("a.png", "b.png"):
-        draw_heatmap(
-            overview, 1.2, GRID[:3], 224, rng.permutation(3) * 0, tmp_path / name, caption="π · µm", mpp=Mpp(0.5)
-        )
+        draw(overview, 1.2, GRID[:3], 224, rng.permutation(3) * 0, tmp_path / name, caption="π · µm", mpp=Mpp(0.5))
     assert (tmp_path / "a.png").read_bytes() == (tmp_path / "b.png").read_bytes()
     chunks = (tmp_path / "a.png").read_bytes()
     assert not any(kind in chunks for kind in (b"tEXt", b"iTXt", b"tIME"))
@@ -95,7 +100,7 @@ def test_same_input_same_bytes(tmp_path: Path) -> None:
 def test_scale_bar_is_as_long_as_it_says(tmp_path: Path) -> None:
     # 1000 px at 4 × 0.25 µm: a third is 333 µm, so the bar is 200 µm and 200 px.
     overview = np.full((600, 1000, 3), 200, np.uint8)
-    draw_heatmap(overview, 4.0, GRID, 224, [1, 2, 3, 4], tmp_path / "h.png", caption="x", mpp=Mpp(0.25))
+    draw(overview, 4.0, GRID, 224, [1, 2, 3, 4], tmp_path / "h.png", caption="x", mpp=Mpp(0.25))
     image = read(tmp_path / "h.png")
     below = image[row_of_pictures(image, 200) + 600 :]
     black = (below[:, : 1000 + MARGIN] == 0).all(axis=2)
@@ -106,7 +111,7 @@ def test_legend_says_which_scale(tmp_path: Path) -> None:
     overview = np.full((640, 640, 3), 200, np.uint8)
     pages = set()
     for scale in ("rank", "linear"):
-        draw_heatmap(overview, 1.0, GRID, 224, [1, 2, 3, 30], tmp_path / "h.png", caption="x", scale=scale)  # type: ignore[arg-type]
+        draw(overview, 1.0, GRID, 224, [1, 2, 3, 30], tmp_path / "h.png", caption="x", scale=scale)
         image = read(tmp_path / "h.png")
         legend = image[row_of_pictures(image, 200) + 640 :]
         assert (legend < 90).any(), "there is text"
@@ -119,7 +124,7 @@ def test_fifty_thousand_tiles_are_quick(tmp_path: Path) -> None:
     coords = np.array([(i % 250, i // 250) for i in range(n)]) * 224
     overview = np.full((1120, 1400, 3), 230, np.uint8)
     start = time.process_time()
-    draw_heatmap(overview, 250 * 224 / 1400, coords, 224, np.arange(n), tmp_path / "h.png", caption="x")
+    draw(overview, 250 * 224 / 1400, coords, 224, np.arange(n), tmp_path / "h.png", caption="x")
     assert time.process_time() - start < 5
 
 
@@ -200,7 +205,7 @@ def test_overlay_keeps_tissue_structure() -> None:
 )
 def test_what_cannot_be_drawn_is_refused(coords: npt.NDArray[np.int64], scores: list[float], tmp_path: Path) -> None:
     with pytest.raises(UsageError):
-        draw_heatmap(np.full((112, 112, 3), 200, np.uint8), 4.0, coords, 224, scores, tmp_path / "h.png", caption="x")
+        draw(np.full((112, 112, 3), 200, np.uint8), 4.0, coords, 224, scores, tmp_path / "h.png", caption="x")
     assert not (tmp_path / "h.png").exists()
 
 

@@ -1,0 +1,68 @@
+"""Tables on a telephone, in a real browser: no word is broken, and the page itself does not scroll sideways."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from chromium import browser
+from markupsafe import Markup
+from wsipipe.stages.pages.numbers import TEMPLATES
+
+WORDS = ("undifferentiated", "Neuroendocrine carcinoma", "validation_fraction", "Calibration-in-the-large (0 is good)")
+LONG_ID = "TCGA_BH_A0B3_01Z_00_DX1_e1c8d5d6f4a74b1f9bb1c7a3d6f0aa11_of_a_second_scanner"
+KINDS = (
+    "", "facts", "confusion", "sum", "points stacked", "stacked", "predictions stacked", "characteristics", "sites",
+    "audit stacked", "figures stacked", "figures audit stacked", "look stacked", "about stacked", "checklist stacked",
+    "forest",
+)  # fmt: skip
+"""Classes of the tables that the pages have."""
+BROKEN_WORDS = r"""(() => {
+  const broken = [], walker = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT);
+  while (walker.nextNode()) {
+    const node = walker.currentNode, cell = node.parentElement.closest("td, th");
+    if (!cell || !node.parentElement.checkVisibility()) continue;
+    for (const word of node.data.matchAll(/[^\s\u2013\u2014\/-]+/g)) {
+      if (word[0].length > 24) continue;
+      const range = document.createRange();
+      range.setStart(node, word.index);
+      range.setEnd(node, word.index + word[0].length);
+      const tops = new Set([...range.getClientRects()].filter(box => box.width > 0).map(box => Math.round(box.top)));
+      if (tops.size > 1) broken.push(cell.closest("table").className + ": " + word[0]);
+    }
+  }
+  return broken;
+})()"""
+
+
+def a_table(kind: str) -> Markup:
+    rows = Markup().join(
+        Markup("<tr><th scope=row>{}</th>{}</tr>").format(
+            name,
+            Markup("<td>{}</td>").format(f"{name}, sha256:{'0' * 64}")
+            if kind == "facts"
+            else Markup("<td data-name=value>0.83</td>{}").format(
+                Markup('<td class="n" data-name="interval">0.71 – 0.95</td>') * (4 if "stacked" not in kind else 2)
+            ),
+        )
+        for name in (*WORDS, LONG_ID)
+    )
+    head = Markup(
+        "<thead><tr><th>Undifferentiated</th><th>Discrimination</th><th class=n>95 % interval</th></tr></thead>"
+    )
+    return Markup('<section><div class=scrolls><table class="{}">{}<tbody>{}</tbody></table></div></section>').format(
+        kind, "" if kind == "facts" else head, rows
+    )
+
+
+def test_no_word_of_a_table_is_broken(tmp_path: Path) -> None:
+    layout = TEMPLATES.from_string('{% extends "page.html" %}{% block main %}{{ tables }}{% endblock %}')
+    page = tmp_path / "page.html"
+    page.write_text(layout.render(tables=Markup("\n").join(map(a_table, KINDS))))
+    with browser(tmp_path / "profile") as opened:
+        for width in (390, 900):
+            opened.window(width, 800)
+            opened.open(page.as_uri())
+            assert opened.run(BROKEN_WORDS) == [], width
+            assert opened.run("document.documentElement.scrollWidth") <= width, "each section scrolls by itself"
+        wide = "[...document.querySelectorAll('tbody th')].map(cell => cell.clientWidth)"
+        assert max(opened.run(wide)) <= 500, "a long id is broken"
