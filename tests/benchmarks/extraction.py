@@ -11,6 +11,7 @@ backbone   the network alone, on random pixels in batches of the same shape: on 
            after the other from memory on the device, with resize and normalisation
 extraction the whole: slide to finished zarr store
 share      extraction of backbone: what the feed leaves of the network's own rate
+processor  the same by seconds of the processor, on which other work on the machine has less effect
 
 On a CPU, efficientnet-lite0 with its own weights, or with ``--shapes`` narrow stand-ins of other backbones, on tiles of
 their own size: the same layers and tokens, fewer numbers in each, so that more of the time is the feed's than with the
@@ -152,6 +153,11 @@ def facts_of(embedder: Embedder, tiles: TileSet) -> FeatureFacts:
 
 def backbone_alone(embedder: Embedder, side: int, seconds: float, asked: argparse.Namespace) -> float:
     """Tiles a second on random pixels."""
+    return bare(embedder, side, seconds, asked)[0]
+
+
+def bare(embedder: Embedder, side: int, seconds: float, asked: argparse.Namespace) -> tuple[float, float]:
+    """Tiles a second of the clock, and of the processor, on random pixels."""
     shape = (asked.batch_size, side, side, 3)
     batch = torch.randint(0, 256, shape, dtype=torch.uint8, device=embedder.device)
     on_gpu = embedder.device.type != "cpu"
@@ -168,12 +174,13 @@ def backbone_alone(embedder: Embedder, side: int, seconds: float, asked: argpars
 
     batches(time.perf_counter() + 1)  # chooses kernels, fills caches
     streams = 1 if on_gpu else asked.threads
-    started = time.perf_counter()
+    started, spent = time.perf_counter(), time.process_time()
     with ThreadPoolExecutor(streams) as pool:
         done = sum(pool.map(batches, [started + seconds] * streams))
     if on_gpu:
         torch.cuda.synchronize(embedder.device)
-    return float(done * asked.batch_size / (time.perf_counter() - started))
+    tiles = float(done * asked.batch_size)
+    return tiles / (time.perf_counter() - started), tiles / (time.process_time() - spent)
 
 
 def backbones(
@@ -235,12 +242,15 @@ def main() -> None:
         kind = "native" if grid.native else f"{grid.read_px} → {side} px"
         if device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(device)
-        feeds, alone, whole = [], [], []
+        feeds, alone, whole, of_processor = [], [], [], []
         with tempfile.TemporaryDirectory() as folder:
             for _ in range(asked.repeat):
                 feeds.append(fed(asked.slide, tiles, asked.feed_slides, empty, asked, None))
-                alone.append(backbone_alone(embedder, side, asked.seconds, asked))
+                rates = bare(embedder, side, asked.seconds, asked)
+                alone.append(rates[0])
+                spent = time.process_time()
                 whole.append(fed(asked.slide, some, asked.slides, embedder, asked, Path(folder)))
+                of_processor.append(whole[-1].tiles / (time.process_time() - spent) / rates[1])
         best = max(whole, key=rate)
         lines += [
             f"{label}, {embedder.precision}; {len(some)} tiles of {side} px at {grid.tile_mpp:.3g} µm ({kind})",
@@ -248,6 +258,7 @@ def main() -> None:
             f"backbone    {max(alone):8,.1f} tiles/s   ({', '.join(f'{its:,.1f}' for its in alone)})",
             f"extraction  {rate(best):8,.1f} tiles/s   ({', '.join(f'{rate(its):,.1f}' for its in whole)})",
             f"share       {rate(best) / max(alone):8.1%}",
+            f"processor   {max(of_processor):8.1%}   ({', '.join(f'{its:.1%}' for its in of_processor)})",
             *best.sentences(),
         ]
         if device.type == "cuda":
