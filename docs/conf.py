@@ -14,11 +14,12 @@ author = "the wsipipe authors"
 version = release = wsipipe.__version__
 project_copyright = "Apache-2.0"
 
-extensions = ["myst_parser", "sphinx.ext.autodoc", "from_code", "mathml"]
+extensions = ["myst_nb", "sphinx.ext.autodoc", "from_code", "mathml"]
 exclude_patterns = ["pictures", "examples"]
 suppress_warnings = [
     "toc.not_readable",  # index.md has places for pages that are being written; one in no place is an error
 ]
+nb_execution_mode = "off"  # a test runs the notebook; its outputs are those of the demo
 myst_enable_extensions = ["dollarmath"]
 myst_heading_anchors = 4
 smartquotes = False  # -- begins a flag

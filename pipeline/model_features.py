@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from ..data.errors import BundleError
+from ..data.errors import BundleError, UsageError
+from ..data.interop.imported_features import UNKNOWN
 from ..stages.encode.settings import EncodeSettings
 from ..stages.extract.settings import ExtractSettings
 from ..stages.features_folder import name_of_vectors
@@ -22,6 +23,7 @@ def encoding_of_model(config: Config, recipe: FeatureRecipe, *, to_encode: bool)
     :param to_encode: slides will be encoded, so that the weights are compared before they are read.
     :returns: None for a model that reads tiles.
     :raises BundleError: the weights here are not those of the model's slide encoder.
+    :raises UsageError: another program has made the vectors that it was trained on, so that none can be made here.
     """
     from ..models.backbones.weights import digest_of_weights
     from ..models.slide_encoders.loading import EncoderChoice
@@ -30,6 +32,15 @@ def encoding_of_model(config: Config, recipe: FeatureRecipe, *, to_encode: bool)
         return None
     here = config.encode.model_dump(include={"weights", "device"})
     settings = EncodeSettings(**{**recipe.encode, **here})
+    if to_encode and _is_imported(recipe):
+        _, _, program = recipe.slide_encoder.partition(_IMPORTED_FROM)
+        what = f"the model reads slide vectors of {settings.encoder} that {program} has made, and slides are given"
+        tiles = f"{recipe.tile_px} px at {recipe.tile['mpp']:g} µm per pixel"
+        raise UsageError(
+            what,
+            hint=f"have {program} encode the new slides (tiles of {tiles}), run wsipipe import on its folder, then "
+            f"wsipipe predict with --features {features_of_model(recipe)}",
+        )
     if to_encode:
         choice = EncoderChoice.of(settings.encoder, weights=settings.weights, backbone=settings.weights_backbone)
         digest = "" if choice.file is None else digest_of_weights(choice.file.resolve())
@@ -46,4 +57,14 @@ def features_of_model(recipe: FeatureRecipe, of_tiles: str = "") -> str:
     """
     trained = f"{TileSettings(**recipe.tile).folder_name()}/{ExtractSettings(**recipe.extract).folder_name()}"
     of_tiles = of_tiles or trained
-    return of_tiles if recipe.encode is None else name_of_vectors(of_tiles, recipe.encode["encoder"])
+    if recipe.encode is None:
+        return of_tiles
+    return name_of_vectors(of_tiles, recipe.encode["encoder"], imported=_is_imported(recipe))
+
+
+_IMPORTED_FROM = f"{UNKNOWN}imported from "
+
+
+def _is_imported(recipe: FeatureRecipe) -> bool:
+    """Whether a model was trained on slide vectors that another program has made."""
+    return _IMPORTED_FROM in recipe.slide_encoder

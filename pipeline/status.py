@@ -23,6 +23,7 @@ from ..data.known_records import no_garbage_collection
 from ..data.manifest import Record
 from ..data.shards import FOLDER as SHARDS
 from ..data.shards import Roll, begun, read_roll
+from ..stages.features_folder import SLIDE_FEATURES, name_of_vectors
 from ..stages.lineage import Lineage
 from ..stages.registry import FOLDERS, steps
 from ..stages.settings import Settings
@@ -106,10 +107,12 @@ class _Asked:
     def __init__(self, config: Config) -> None:
         self._config = config
         self._features = f"features/{config.features_name()}"
+        vectors = name_of_vectors(config.features_name(), config.encode.encoder)
         self._settings: dict[tuple[str, str], Settings | None] = {
             (f"tiles/{config.tile.folder_name()}", "tile"): config.tile,
             (self._features, "extract"): config.extract,
             ("genomics", "genomics"): config.genomics,
+            (f"{SLIDE_FEATURES}/{vectors}", "encode"): config.encode,
         }
         self._listed = frozenset(stage for _, stage in self._settings)
         self._unlike: dict[tuple[str, str, int], list[str]] = {}  # most records share their settings

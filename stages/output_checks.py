@@ -108,7 +108,8 @@ def check_slide_vector(output: Output) -> Iterator[Fault]:
     if encoding is None or rows != 1:
         yield Fault("count", f"it has {rows} rows, and a slide vector is one of a slide encoder")
         return
-    yield from _count(output, "tiles", encoding.tiles)
+    if encoding.tiles is not None:
+        yield from _count(output, "tiles", encoding.tiles)
     yield from _count(output, "width", width, kind="shape")
     yield from _same("its slide", store.facts.slide_id, record.item)
     if "features" in record.inputs:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 import os
 import re
 import subprocess
@@ -11,6 +12,7 @@ import textwrap
 import tomllib
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import pandas as pd
 import pytest
@@ -28,6 +30,8 @@ ROOT = Path(__file__).resolve().parents[1]
 DOCS = ROOT / "docs"
 PAGES = [ROOT / "README.md", *sorted(DOCS.rglob("*.md"))]
 GUIDES = [*DOCS.glob("tutorials/*.md"), *DOCS.glob("explanation/*.md"), *DOCS.glob("reference/*.md")]
+DEMO = "wsipipe-demo/wsipipe.toml"
+"""The settings file that the notebook names."""
 BLOCK = re.compile(r"^( *)```(\w+)\n(.*?)^ *```$", flags=re.DOTALL | re.MULTILINE)
 NOT_RUN = "# not run"
 """How a block of commands begins that no test can run; the reason follows."""
@@ -50,7 +54,7 @@ def from_code() -> ModuleType:
 
 
 def test_the_site_is_built_without_a_warning(tmp_path: Path) -> None:
-    for package in ("sphinx", "myst_parser", "furo"):
+    for package in ("sphinx", "myst_nb", "myst_parser", "furo"):
         pytest.importorskip(package, reason="the site needs the packages of the extra docs")
     command = [sys.executable, "-B", "-m", "sphinx", "-W", "--keep-going", "-q", "-b", "html"]
     command += ["-d", str(tmp_path / "doctrees"), str(DOCS), str(tmp_path / "site")]
@@ -61,6 +65,9 @@ def test_the_site_is_built_without_a_warning(tmp_path: Path) -> None:
     commands = (tmp_path / "site/reference/commands.html").read_text(encoding="utf-8")
     assert "--mpp-override" in commands
     assert "<math" in (tmp_path / "site/explanation/method.html").read_text(encoding="utf-8")
+    notebook = (tmp_path / "site/tutorials/notebook.html").read_text(encoding="utf-8")
+    assert "called rightly" in notebook
+    assert notebook.count('src="../_images/') == 2
     for page in (tmp_path / "site").rglob("*.html"):  # nothing is fetched when a page is read
         assert not re.findall(r"<(?:script|img|link)[^>]+(?:src|href)=\"https?://", page.read_text(encoding="utf-8"))
 
@@ -151,6 +158,28 @@ def test_the_example_of_the_python_api_runs(tmp_path_factory: pytest.TempPathFac
     assert re.search(r"^train: 0 done, 2 before, 0 failed$", done.stdout, flags=re.MULTILINE)
     assert re.search(r"^er: logit [+-]\d", done.stdout, flags=re.MULTILINE)
     assert len(re.findall(r"attention 0\.\d+ at x \d+, y \d+", done.stdout)) == 3
+
+
+def test_the_notebook_runs_and_shows_what_it_shows_of_the_demo(tmp_path_factory: pytest.TempPathFactory) -> None:
+    nbformat, nbclient = pytest.importorskip("nbformat"), pytest.importorskip("nbclient")
+    pytest.importorskip("ipykernel")
+    shown = nbformat.read(DOCS / "tutorials/notebook.ipynb", as_version=4)
+    nbformat.validate(shown)
+    mine = nbformat.read(DOCS / "tutorials/notebook.ipynb", as_version=4)
+    [cell] = [cell for cell in mine.cells if DEMO in cell.source]
+    settings = trained_workspace(tmp_path_factory.getbasetemp()).settings
+    cell.source = cell.source.replace(DEMO, str(settings))
+    nbclient.NotebookClient(mine, timeout=120, kernel_name="python3").execute()
+    for own, of_demo in zip(mine.cells, shown.cells, strict=True):
+        if own.cell_type == "code":
+            assert _kinds(own) == _kinds(of_demo), own.source
+    assert "called rightly" in json.dumps(shown.cells)
+
+
+def _kinds(cell: Any) -> list[tuple[str, list[str]]]:
+    """What kinds of output a cell has, beside warnings of libraries."""
+    shown = [output for output in cell.outputs if output.get("name") != "stderr"]
+    return [(output.output_type, sorted(output.get("data", {}))) for output in shown]
 
 
 def test_the_table_of_the_tcga_tutorial_is_one_that_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

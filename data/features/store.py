@@ -71,10 +71,10 @@ class SlideEncoding(BaseModel):
     """A name from ``wsipipe encoders``."""
     weights_digest: str
     """Of the encoder's sorted tensors, in whatever file they came; empty for one without weights."""
-    tile_width: int = Field(gt=0, le=65_536)
-    """Width of the tiles' features."""
-    tiles: int = Field(gt=0)
-    """Number of tiles that went into the vector."""
+    tile_width: int | None = Field(gt=0, le=65_536)
+    """Width of the tiles' features; None of an imported vector."""
+    tiles: int | None = Field(gt=0)
+    """Number of tiles that went into the vector; None of an imported one whose file does not tell."""
     features_digest: str
     """Of the store of the tiles' features."""
 

@@ -80,7 +80,7 @@ def vectors_to_anndata(bags: Sequence[Bag], obs: pd.DataFrame) -> AnnData:
                 raise StoreError(f"holds vectors that cannot stand in one table: {what}", hint="run wsipipe encode")
     assert first.encoding is not None
     shared = first.model_dump(mode="json", include={"backbone", "architecture", "pooling", "weights_digest", "width"})
-    shared |= first.encoding.model_dump(include={"encoder", "tile_width"})
+    shared |= first.encoding.model_dump(include={"encoder", "tile_width"}, exclude_none=True)
     return AnnData(
         X=np.concatenate([bag.features.astype(np.float32) for bag in bags]),
         obs=obs,

@@ -1,4 +1,4 @@
-"""Arrays in the HDF5 files of TRIDENT and CLAM, with their attributes: read, checked and written.
+"""Arrays in the HDF5 files of TRIDENT, CLAM and STAMP, with their attributes: read, checked and written.
 
 What is wrong with a file is a SlideError that names neither the file nor the way out: :func:`of_file` adds both.
 """
@@ -97,7 +97,27 @@ def read_arrays(path: Path, *names: str) -> ReadArrays:
     :raises SlideError: no such file, no HDF5, damaged, or one of the arrays is not in it.
     :raises SurroundingsError: it cannot be read for some seconds.
     """
+    read = read_some_arrays(path, *names)
+    require(read, *names)
+    return read
+
+
+def read_some_arrays(path: Path, *names: str) -> ReadArrays:
+    """Read those of these arrays that are in a file, whole.
+
+    :raises SlideError: no such file, no HDF5, or damaged.
+    :raises SurroundingsError: it cannot be read for some seconds.
+    """
     return patiently(lambda: _read(path, names), path)
+
+
+def require(read: ReadArrays, *names: str) -> None:
+    """Refuse a file that lacks one of these arrays.
+
+    :raises SlideError: it does; the message says what it holds.
+    """
+    if missing := [name for name in names if name not in read.values]:
+        raise SlideError(f"no dataset `{missing[0]}` in it (it holds {some(sorted(read.names)) or 'nothing'})")
 
 
 def _read(path: Path, names: tuple[str, ...]) -> ReadArrays:
@@ -108,9 +128,6 @@ def _read(path: Path, names: tuple[str, ...]) -> ReadArrays:
         raise SlideError("there is no such file") from error
     except UnreadableError as error:
         raise SlideError(f"not HDF5, or damaged: {error}") from error
-    missing = [name for name in names if name not in content.arrays]
-    if missing:
-        raise SlideError(f"no dataset `{missing[0]}` in it (it holds {some(sorted(content.names)) or 'nothing'})")
     attributes = {name: Attributes(held) for name, held in content.attributes.items()}
     return ReadArrays(content.arrays, attributes, Attributes(content.of_file), content.names)
 

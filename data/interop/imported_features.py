@@ -128,7 +128,7 @@ def _vectors(values: Any) -> NDArray[np.floating[Any]]:
         features = features[0]
     if features.ndim == 1 and features.size:
         wrong = "holds one vector for the whole slide, not one a tile"
-        raise SlideError(wrong, hint="give the features of the tiles that it was made from")
+        raise SlideError(wrong, hint="give the features of its tiles; or import slide vectors: --encoder NAME")
     if features.ndim != 2 or features.dtype.kind != "f":
         wrong = f"its features have the shape {features.shape} and the type {features.dtype}, not (N, D) and numbers"
         raise SlideError(wrong)

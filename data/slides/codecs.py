@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Callable, Sequence
-from functools import partial
+from functools import cache, partial
 from importlib.metadata import version
 from typing import Final
 
@@ -61,6 +61,7 @@ def decoder_of(layout: TiledLevel) -> Decoder:
     return decode
 
 
+@cache
 def library_of(compression: str) -> str:
     """Name the library that decodes a compression, with its version."""
     if compression == JPEG:

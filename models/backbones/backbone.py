@@ -28,6 +28,7 @@ from .registry import Precision as Precision
 from .registry import backbone_called as backbone_called
 from .registry import find_backbone as find_backbone
 from .registry import registry as registry
+from .registry import same_backbone as same_backbone
 from .registry import same_name as same_name
 from .state_dicts import SeveralNetworks, StateDict, difference, of_network
 from .tensor_names import as_timm_names_them

@@ -132,6 +132,14 @@ def backbone_called(name: str) -> Backbone | None:
     return next((backbone for backbone in registry().values() if backbone.is_called(name)), None)
 
 
+def same_backbone(one: str, other: str) -> bool:
+    """Whether two names are of one backbone, here or in other programs."""
+    known = [backbone_called(name) for name in (one, other)]
+    if known[0] is not None and known[1] is not None:
+        return known[0].name == known[1].name
+    return same_name(one, other)
+
+
 @cache
 def registry() -> Mapping[str, Backbone]:
     """Read the backbones of ``backbones.toml``, by name."""

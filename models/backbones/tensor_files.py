@@ -98,7 +98,9 @@ def _oddity(tensor: Tensor) -> str:
 
 
 def _tensors_in(content: Any) -> Iterator[Tensor]:
-    """All tensors in containers, however they are nested."""
+    """All tensors in containers, however they are nested, or the one that there is without any."""
+    if isinstance(content, Tensor):
+        yield content
     waiting, known = [content], {id(content)}
     while waiting:
         held = waiting.pop()

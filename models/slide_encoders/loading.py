@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from ...data.cohort.tcga import tcga_barcode
 from ...data.errors import BundleError, StoreError, UsageError
 from ...data.features.store import Bag, FeatureFacts
-from ..backbones.registry import backbone_called, same_name
+from ..backbones.registry import same_backbone
 from ..backbones.weights import find_weights
 from ..bundle import BundleFacts, read_facts
 from ..mil.starting_weights import read_starting_weights
@@ -72,7 +72,7 @@ class EncoderChoice:
                 what = f"is of a model trained with {bundle.method}, and {name} reads gated attention"
                 raise BundleError(what, path=folder, hint=f"--encoder abmil, and a model of {' or '.join(_METHODS)}")
         own = card.backbone or (bundle.recipe.backbone if bundle else None)
-        if backbone is not None and own is not None and not _same_backbone(own, backbone):
+        if backbone is not None and own is not None and not same_backbone(own, backbone):
             raise UsageError(f"{name} was trained on features of {own}, not of {backbone}", hint="correct the backbone")
         if own is None and backbone is None:
             what = "the file does not say on which backbone's features its weights were trained"
@@ -88,7 +88,7 @@ class EncoderChoice:
         if facts.encoding is not None:
             what = f"is the vector of a whole slide already, by {facts.encoding.encoder}"
             raise StoreError(what, path=path, hint="give a folder of tiles' features, such as 0.5mpp-224px/uni2-h")
-        if self.backbone is not None and not _same_backbone(self.backbone, facts.backbone):
+        if self.backbone is not None and not same_backbone(self.backbone, facts.backbone):
             what = f"{self.card.name} reads features of {self.backbone}, and these are of {facts.backbone}"
             raise StoreError(what, path=path, hint=f"wsipipe extract --backbone {self.backbone}, or another --encoder")
         if self.bundle is not None:
@@ -164,11 +164,3 @@ class LoadedEncoder:
             raise StoreError("its vector is not finite", path=path, hint="check the encoder's weights")
         numbers: NDArray[np.float32] = vector.cpu().numpy()
         return numbers
-
-
-def _same_backbone(one: str, other: str) -> bool:
-    """Whether two names are of one backbone, here or in other programs."""
-    known = [backbone_called(name) for name in (one, other)]
-    if known[0] is not None and known[1] is not None:
-        return known[0].name == known[1].name
-    return same_name(one, other)

@@ -12,6 +12,7 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict
 
 from ...data.errors import UsageError
+from ..backbones.registry import same_name
 
 Network = Literal["mean", "mean-std", "gated-attention", "attention-of-tiles", "madeleine"]
 
@@ -23,7 +24,9 @@ class EncoderCard(BaseModel):
 
     name: str
     network: Network | None = None
+    also: tuple[str, ...] = ()
     backbone: str | None = None
+    other_backbones: tuple[str, ...] = ()
     width: int | None = None
     mpp: float | None = None
     tile_px: int | None = None
@@ -39,6 +42,21 @@ class EncoderCard(BaseModel):
     why_not: str = ""
     instead: str = ""
 
+    def is_called(self, name: str) -> bool:
+        """Whether a name is one of its names, here or in other programs, ignoring case and punctuation."""
+        return any(same_name(name, own) for own in (self.name, *self.also))
+
+    def refuse_backbone(self, backbone: str) -> None:
+        """Refuse a backbone whose features it does not read.
+
+        :param backbone: a name from ``wsipipe backbones``.
+        :raises UsageError: it reads those of another one.
+        """
+        able = [name for name in (self.backbone, *self.other_backbones) if name]
+        if able and backbone not in able:
+            what = f"{self.name} reads features of {' or '.join(able)}, not of {backbone}"
+            raise UsageError(what, hint="correct --encoder or --backbone")
+
     @property
     def needs_weights(self) -> bool:
         """Whether it has weights to load."""
@@ -50,6 +68,11 @@ def registry() -> Mapping[str, EncoderCard]:
     """Read the encoders of ``encoders.toml``, by name."""
     text = files(__package__).joinpath("encoders.toml").read_text(encoding="utf-8")
     return {name: EncoderCard(name=name, **fields) for name, fields in tomllib.loads(text).items()}
+
+
+def encoder_called(name: str) -> EncoderCard | None:
+    """Find the encoder of ``encoders.toml`` with this name, here or in another program."""
+    return next((card for card in registry().values() if card.is_called(name)), None)
 
 
 def find_encoder(name: str) -> EncoderCard:

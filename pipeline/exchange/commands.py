@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 
 import typer
 
+from ...data.errors import UsageError
 from ...stages.train.settings import BiomarkerSettings
 from ..command import Call, works
 from ..steps import Tiles, Weights
@@ -56,9 +57,30 @@ def export(
 
 def import_(
     call: Call,
-    folder: Annotated[Path, typer.Argument(help="features of TRIDENT or CLAM: a folder of <slide>.h5")],
+    folder: Annotated[
+        Path,
+        typer.Argument(
+            help="features of tiles, of TRIDENT or CLAM: a folder of <slide>.h5; or slide vectors, of TRIDENT "
+            "(slide_features_titan), STAMP or slide2vec (slide_embeddings)"
+        ),
+    ],
     *,
-    backbone: Annotated[str, typer.Option(help="the backbone that made them: a name from `wsipipe backbones`")],
+    backbone: Annotated[
+        str | None,
+        typer.Option(
+            help="the backbone that made them: a name from `wsipipe backbones`; of slide vectors the tiles' backbone, "
+            "where the encoder reads several"
+        ),
+    ] = None,
+    encoder: Annotated[
+        str | None, typer.Option(help="of slide vectors: the slide encoder, where folder and files do not say it")
+    ] = None,
+    mpp: Annotated[
+        float | None, typer.Option(help="of slide vectors: µm per pixel of their tiles, where the files do not say it")
+    ] = None,
+    tile_px: Annotated[
+        int | None, typer.Option(help="of slide vectors: side of their tiles, where the files do not say it")
+    ] = None,
     pooling: Pooling = None,
     weights: Annotated[
         Path | None,
@@ -69,9 +91,23 @@ def import_(
         typer.Option(help="tiles they were extracted from, such as 0.5mpp-256px-imported; default: the imported ones"),
     ] = None,
 ) -> None:
-    """Import features that TRIDENT or CLAM has extracted from tiles imported with `tile --coordinates`."""
+    """Import features of tiles imported with `tile --coordinates`, or slide vectors, that other programs have made."""
     from .. import chain
+    from .import_vectors import are_vectors, import_vectors
 
+    if are_vectors(folder, encoder):
+        if pooling is not None or weights is not None:
+            what = "--pooling and --weights go with features of tiles, and these are slide vectors"
+            raise UsageError(what, path=folder, hint="leave them out: whose weights made such vectors no file tells")
+        _, runner = call.open()
+        vectors = {"encoder": encoder, "backbone": backbone, "mpp": mpp, "tile_px": tile_px, "tiles": tiles}
+        return call.finish([import_vectors(runner, folder, **vectors)])
+    if mpp is not None or tile_px is not None:
+        what = "--mpp and --tile-px go with slide vectors; features of tiles have those of their tiles"
+        raise UsageError(what, path=folder, hint="leave them out, or add --encoder if these are slide vectors")
+    if backbone is None:
+        what = "nobody says which backbone made these features"
+        raise UsageError(what, path=folder, hint="give --backbone; or --encoder if these are slide vectors")
     call.flags["extract"] = {"backbone": backbone, "pooling": pooling, "weights": weights}
     call.finish([chain.import_features(*call.open(), folder, tiles=tiles)])
 

@@ -40,7 +40,10 @@ EXAMPLES: Final[dict[str, tuple[str, ...]]] = {
     "verify": ("wsipipe verify --deep", "wsipipe verify work/models/her2"),
     "clean": ("wsipipe clean", "wsipipe clean features/0.5mpp-224px/uni2-h --yes"),
     "export": ("wsipipe export trident", "wsipipe export anndata --features 0.5mpp-224px/uni2-h"),
-    "import": ("wsipipe import trident_features/ --backbone uni2-h",),
+    "import": (
+        "wsipipe import trident_features/ --backbone uni2-h",
+        "wsipipe import slide_features_titan/ --mpp 0.5",
+    ),
     "import-checkpoint": (
         "wsipipe import-checkpoint s_0_mkd_checkpoint.pt --name her2 \\\n"
         "    --backbone uni2-h --mpp 2 --tile-px 224 --label-column HER2",

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from typing import Final
 
 from pydantic import Field, field_validator
 
 from ..settings import Runtime, Settings
+
+ENCODER_NAME: Final = r"^[a-z0-9][a-z0-9.-]{0,60}$"
+"""What a slide encoder can be called: the name is part of a folder's."""
 
 
 class EncodeSettings(Settings):
@@ -31,6 +35,6 @@ class EncodeSettings(Settings):
     @field_validator("encoder")
     @classmethod
     def _is_a_name(cls, encoder: str) -> str:
-        if not re.fullmatch(r"[a-z0-9][a-z0-9.-]{0,60}", encoder):
+        if not re.fullmatch(ENCODER_NAME, encoder):
             raise ValueError("must be a name from `wsipipe encoders`")
         return encoder

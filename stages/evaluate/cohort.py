@@ -28,9 +28,10 @@ from ...models.evaluation.metrics import Estimate
 from ...models.evaluation.task_metrics import TaskMetrics
 from ...models.feature_recipe import FeatureRecipe
 from ...models.tasks.question import class_names
-from ..features_folder import stage_of, tile_features_of
+from ..features_folder import stage_of
 from ..predict.allowed_folds import SAME_IDS, AllowedFolds, PatientSlides, allowed_folds
 from ..settings import Presentation, Runtime
+from ..slide_records import extraction_of, latest, tiling_of
 from ..tile.networks import networks_in, recipe_of_tiles, refuse_other_networks
 from ..train.audit import Audited
 from ..train.question_labels import question_labels
@@ -158,8 +159,8 @@ class ExternalCohort:
             to_train=False,
             scores=targets.labels(table.patients) if targets else None,
         )
-        tiled, made = Manifest.of(task.tiles).latest("tile"), Manifest.of(task.features).latest(stage_of(task.features))
-        extracted = Manifest.of(tile_features_of(task.features)).latest("extract")
+        made = Manifest.of(task.features).latest(stage_of(task.features))
+        tiled, extracted = latest(tiling_of(task.tiles, task.features)), latest(extraction_of(task.features))
         patients = _patients(labels, table, match, tiled)
         allowed = {p: allowed_folds(bundles, patients[p], other_patients=task.asked.other_patients) for p in patients}
         by_id = [patient for patient, folds in allowed.items() if folds.by_id_alone]

@@ -89,7 +89,7 @@ class ReadSlidesStage(Stage[ReadSlidesSettings]):
     def process(self, item: Item, progress: Progress) -> Outcome:
         output = self.reader.read(item.payload).output
         path = write_output(self.folder / "readings" / f"{item.id}.json", output)
-        return Outcome({"reading": path}, {"tiles": output.tiles, "folds": len(output.logits)})
+        return Outcome({"reading": path}, output.stats)
 
 
 @dataclass(frozen=True)

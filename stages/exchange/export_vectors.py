@@ -95,7 +95,8 @@ class ExportVectorsStage(Stage[ExportSettings]):
         work: VectorsToExport = item.payload
         bags = [read_bag(store) for store in work.stores.values()]
         tiles = [bag.facts.encoding.tiles if bag.facts.encoding else len(bag.coords) for bag in bags]
-        obs = pd.DataFrame({"tiles": tiles}, index=pd.Index(list(work.stores), dtype=object, name="slide"))
+        known = {} if None in tiles else {"tiles": tiles}
+        obs = pd.DataFrame(known, index=pd.Index(list(work.stores), dtype=object, name="slide"))
         if self.table is not None:
             obs = obs.join(_known(list(work.stores), read_cohort(self.table)))
         if work.predictions is not None and self.model is not None:

@@ -162,7 +162,7 @@ class SlidePrediction:
     """One slide. Pictures are paths relative to the page."""
 
     slide: str
-    n_tiles: int
+    n_tiles: int | None
     heatmap: str | None
     top_tiles: str | None
     geojson: str | None

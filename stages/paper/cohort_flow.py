@@ -9,6 +9,7 @@ from pathlib import Path
 from ...data.cohort.slide_match import match_slides
 from ...data.cohort.table import CohortTable
 from ...data.manifest import Record
+from ..features_folder import stage_of
 from ..lineage import Lineage
 from .described_patient import DescribedPatient
 
@@ -120,7 +121,7 @@ def cohort_flow(
 def tiles_of(tiles: Path, features: Path, workspace: Path) -> dict[str, int]:
     """How many tiles the features of each slide have, from their records, or from those of tiling."""
     lineage = Lineage(workspace)
-    records: dict[str, Record] = {**lineage.latest(tiles, "tile"), **lineage.latest(features, "extract")}
+    records: dict[str, Record] = {**lineage.latest(tiles, "tile"), **lineage.latest(features, stage_of(features))}
     counts = {slide: record.stats.get("tiles") for slide, record in records.items()}
     return {slide: int(count) for slide, count in counts.items() if isinstance(count, int | float)}
 

@@ -21,7 +21,7 @@ from ...models.applicability import Applicability, read_applicability
 from ...models.bundle import BundleFacts, folds_of, prevalence_of
 from ...models.tasks.multitask import MultiTask
 from ...models.tasks.prediction import PatientPrediction, Prevalence
-from ..features_folder import stage_of, tile_features_of
+from ..features_folder import stage_of
 from ..lineage import Lineage, model_record
 from ..pages.asked_question import Question
 from ..pages.attention_words import concentration_words
@@ -36,6 +36,7 @@ from ..pages.report_page import (
 from ..pages.targets_page import target_prediction_page
 from ..registry import VERSIONS
 from ..settings import Presentation, Settings
+from ..slide_records import extraction_of, tiling_of
 from ..stage import Input, Item, Outcome, OutputInput, Plan, Progress, Stage, ValueInput, upstream
 from ..tile.why_empty import no_tile_kept
 from ..train.read_patients import Folds, folds_of_target
@@ -91,12 +92,9 @@ class PredictionReportStage(Stage[PredictionReportSettings]):
         folds = folds_of(self.task.model)
         known = read_applicability(self.task.model, [path for path, _ in folds])
         stale = self._stale(asked, records, outputs, lineage, model, known)
-        stages = {
-            "tile": self.task.tiles,
-            "extract": tile_features_of(self.task.features),
-            stage_of(self.task.features): self.task.features,
-            "predict": self.folder,
-        }
+        made = (tiling_of(self.task.tiles, self.task.features), extraction_of(self.task.features))
+        stages = {stage: folder for folder, stage in made}
+        stages |= {stage_of(self.task.features): self.task.features, "predict": self.folder}
         read_outputs({s: path for s, path in paths.items() if s not in stale}, folds[0][1].task)
         attempts = {stage: lineage.latest(folder, stage) for stage, folder in stages.items()}
         failed = [_why_not(slide, attempts, lineage) for slide in sorted(asked) if slide not in records]

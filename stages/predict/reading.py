@@ -16,7 +16,7 @@ from ...data.cohort.splits import MOST_FOLDS
 from ...data.errors import StoreError
 from ...data.features.store import Bag, read_bag
 from ...data.json_text import fault, read_json
-from ...data.manifest import OutputRecord
+from ...data.manifest import Json, OutputRecord
 from ...models.applicability import Applicability, Fitness
 from ...models.backbones.devices import choose_devices
 from ...models.bundle import Bundle, folds_of, read_bundle
@@ -65,7 +65,8 @@ class SlideOutput(BaseModel):
     which it calls one high."""
     why: str
     """Why these folds were used and not others."""
-    tiles: int = Field(ge=1)
+    tiles: int | None = Field(ge=1)
+    """None of an imported slide vector whose file does not tell."""
     other_patients: bool = False
     """Whether equal ids were treated as other people's."""
     remarks: str = ""
@@ -74,6 +75,11 @@ class SlideOutput(BaseModel):
     """How it compares with the slides that trained the model; None if the model does not know them."""
     concentration: Concentration | None = None
     """How unevenly attention is spread over its tiles; None where it was not measured."""
+
+    @property
+    def stats(self) -> dict[str, Json]:
+        """Counts for its record; of tiles where they are known."""
+        return {**({} if self.tiles is None else {"tiles": self.tiles}), "folds": len(self.logits)}
 
     @model_validator(mode="after")
     def _of_the_same_folds(self) -> Self:

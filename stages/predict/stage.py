@@ -33,6 +33,7 @@ from ..pages.asked_question import Question
 from ..pages.numbers import percent
 from ..registry import VERSIONS
 from ..slide_file import SlideFile
+from ..slide_records import latest, tiling_of
 from ..stage import Item, Outcome, Plan, Progress, Stage, ValueInput, upstream
 from ..tile.networks import networks_in, refuse_other_networks
 from ..train.read_patients import folds_of_target
@@ -46,7 +47,8 @@ from .settings import PredictSettings
 @dataclass(frozen=True)
 class _SlideToPredict:
     read: SlideToRead
-    file: SlideFile
+    file: SlideFile | None
+    """None where the slide is nowhere: its vector was imported."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,7 +88,7 @@ class PredictionTask:
 
         :param before: as in :meth:`patient_of`.
         """
-        tiled = Manifest.of(self.tiles).latest("tile")
+        tiled = latest(tiling_of(self.tiles, self.features))
         slides: dict[str, dict[str, str | None]] = {}
         for slide, patient in self.patient_of(before).items():
             record = tiled.get(slide)
@@ -126,7 +128,8 @@ class PredictStage(Stage[PredictSettings]):
         bundles = [facts for _, facts in folds]
         model, asked = model_record(self.task.model, self.workspace), self.task.slides.keys()
         lineage, other = Lineage(self.workspace), self.settings.other_patients
-        tiled = upstream(Manifest.of(self.task.tiles), "tile", self.workspace, only=asked, lineage=lineage)
+        place, tiling = tiling_of(self.task.tiles, self.task.features)
+        tiled = upstream(Manifest.of(place), tiling, self.workspace, only=asked, lineage=lineage)
         features, stage = Manifest.of(self.task.features), stage_of(self.task.features)
         done = upstream(features, stage, self.workspace, only=tiled.records, lineage=lineage)
         doubt = lineage.doubt_of_model(self.task.model)
@@ -159,14 +162,19 @@ class PredictStage(Stage[PredictSettings]):
                 known=known,
                 sharpness=tile.stats.get("sharpness_median"),
             )
-            file = SlideFile.of(tile, self.workspace)
+            file = None if tiling == "encode" else SlideFile.of(tile, self.workspace)
             inputs = slide.inputs(record.outputs["features"], model)
-            if not file.is_there and stage == "extract":
+            if file is not None and not file.is_there and stage == "extract":
                 away.append(slide_id)
                 if slide_id not in drawn:  # so that it is drawn when its file is there again, and not before
                     inputs["pictures"] = ValueInput(NO_PICTURES)
             items.append(Item(slide_id, inputs, _SlideToPredict(slide, file)))
-        notes = [*tiled.notes, *done.notes, *_unnamed(of_asked & set(self.task.unnamed)), *_same_ids(allowed)]
+        notes = [
+            *(() if place == self.task.features else tiled.notes),
+            *done.notes,
+            *_unnamed(of_asked & set(self.task.unnamed)),
+            *_same_ids(allowed),
+        ]
         if away:
             notes.append(f"not there, read from their features and drawn only if they were before: {some(away, 3)}")
         return Plan(items, rejected, [*notes, *([doubt] if doubt else [])])
@@ -186,7 +194,7 @@ class PredictStage(Stage[PredictSettings]):
 
     def slide_of(self, item: Item) -> Path | None:
         payload: _SlideToPredict = item.payload
-        return payload.file.path if payload.file.is_there else None
+        return payload.file.path if payload.file is not None and payload.file.is_there else None
 
     def process(self, item: Item, progress: Progress) -> Outcome:
         slide: _SlideToPredict = item.payload
@@ -197,7 +205,7 @@ class PredictStage(Stage[PredictSettings]):
         if of_tiles:
             output = output.model_copy(update={"concentration": Concentration.of(read.attention)})
         pictures: dict[str, Path] = {}
-        if slide.file.is_there and of_tiles:
+        if slide.file is not None and slide.file.is_there and of_tiles:
             evidence, caption = self._evidence(read), f"{item.id} · {self.task.model.name} {self._said(output)}"
             draw = Pictures(folder=self.folder, scale=self.settings.scale, most=self.settings.top_tiles).draw
             at_hand = replace(slide.file, path=self.at_hand(slide.file.path))
@@ -206,8 +214,7 @@ class PredictStage(Stage[PredictSettings]):
             remarks = "; ".join(filter(None, [output.remarks, NO_PICTURES if of_tiles else NO_TILES]))
             output = output.model_copy(update={"remarks": remarks})
         written = write_output(self.folder / "slides" / f"{item.id}.json", output)
-        stats = {"tiles": output.tiles, "folds": len(output.logits)}
-        return Outcome(outputs={"prediction": written, **pictures}, stats=stats)
+        return Outcome(outputs={"prediction": written, **pictures}, stats=output.stats)
 
     @property
     def devices(self) -> Sequence[str]:

@@ -28,6 +28,7 @@ from ...data.wording import some
 from ...models.tasks.multitask import MultiTask
 from ...models.training.rna_teacher import measured
 from ..registry import VERSIONS
+from ..slide_records import latest, tiling_of
 from ..stage import FileInput, Input, Item, Outcome, OutputInput, Plan, Progress, Stage, ValueInput, upstream
 from .label_genes import refuse_labels
 from .patient_table import read_patients, write_patients
@@ -106,7 +107,7 @@ class SplitStage(Stage[SplitStageSettings]):
             self._refuse_nobody(labels, match)
         if signature is not None:
             labels = signature.stratified(labels)
-        _refuse_twins(labels.slides, self.tiles)
+        _refuse_twins(labels.slides, tiling_of(self.tiles, self.features))
         task = settings.asked()
         splits, sites = folds_of(table, labels, settings)
         targets = signature.by_fold(splits) if signature else None
@@ -219,12 +220,12 @@ def _left_out(labels: PatientLabels, match: SlideMatch, table: CohortTable, unus
     ]
 
 
-def _refuse_twins(slides_of: Mapping[str, Sequence[str]], tiles: Path) -> None:
+def _refuse_twins(slides_of: Mapping[str, Sequence[str]], tiling: tuple[Path, str]) -> None:
     """Refuse a slide that two patients share, since one fold could be trained and tested on it.
 
     :raises CohortError: there is one; the message names both slides and both patients.
     """
-    tiled = Manifest.of(tiles).latest("tile")
+    tiled = latest(tiling)
     first: dict[str, tuple[str, str]] = {}
     for patient, slides in slides_of.items():
         for slide in slides:
@@ -232,7 +233,7 @@ def _refuse_twins(slides_of: Mapping[str, Sequence[str]], tiles: Path) -> None:
             if of != patient:
                 raise CohortError(
                     f"slides {other} of patient {of} and {slide} of patient {patient} have the same bytes",
-                    path=tiled[slide].inputs["slide"].path or tiles,
+                    path=tiled[slide].inputs["slide"].path or tiling[0],
                     hint="remove the row that is wrong; if both are one person, give both rows one patient_id",
                 )
 

@@ -41,9 +41,10 @@ from ...models.training.methods import (
 )
 from ..encode.settings import EncodeSettings
 from ..extract.settings import ExtractSettings
-from ..features_folder import holds_slide_vectors, tile_features_of
+from ..features_folder import holds_imported_vectors, holds_slide_vectors
 from ..registry import VERSIONS
 from ..settings import RESOLVED, Settings
+from ..slide_records import extraction_of, latest, recipe_of_imported, tiling_of
 from ..stage import FileInput, Input, Item, Outcome, OutputInput, Plan, Progress, Stage, ValueInput
 from ..tile.networks import networks_in, recipe_of_tiles
 from ..tile.settings import TileSettings
@@ -140,14 +141,9 @@ class TrainStage(Stage[TrainSettings]):
         split = split_output(Manifest.of(self.splits), self.workspace)
         used = split.slides
         features = features_of(used, self.features, self.workspace)
-        of_tiles = tile_features_of(self.features)
-        tiled, extracted = Manifest.of(self.tiles).latest("tile"), Manifest.of(of_tiles).latest("extract")
-        tile = _settings_of(used, tiled, self.tiles, TileSettings)
-        extract = _settings_of(used, extracted, of_tiles, ExtractSettings)
-        encode = None
-        if holds_slide_vectors(self.features):
-            encode = _settings_of(used, Manifest.of(self.features).latest("encode"), self.features, EncodeSettings)
-        self._refuse_other_features(extract)
+        tiled = latest(tiling_of(self.tiles, self.features))
+        made = self._made(used, tiled)
+        self._refuse_other_features(made["extract"])
         molecular = molecular_inputs(self._molecular, self.settings.gene_list, self.workspace)
         sites = split.sites if self.settings.nested else {}
         items = []
@@ -163,11 +159,11 @@ class TrainStage(Stage[TrainSettings]):
                 validation=validation,
                 test_patients=len(split.splits.patients(fold, "test")),
                 slides={s: (self.workspace / features[s].path, tiled[s].inputs["slide"].digest) for s in slides},
-                tile=tile,
-                extract=extract,
+                tile=made["tile"],
+                extract=made["extract"],
                 sites={patient: sites[patient] for patient in own} if sites else {},
                 signature=split.targets.signatures[fold] if split.targets else None,
-                encode=encode,
+                encode=made.get("encode"),
             )
             inputs: dict[str, Input] = {
                 "splits": OutputInput(split.record),
@@ -184,6 +180,20 @@ class TrainStage(Stage[TrainSettings]):
                 inputs["question"] = ValueInput(self._question())
             items.append(Item(f"fold-{fold}", inputs, cohort, size=self._epochs(), place=fold))
         return Plan(items)
+
+    def _made(self, slides: Sequence[str], tiled: Mapping[str, Record]) -> dict[str, dict[str, Any]]:
+        """The settings of each stage that made the slides' features, to be used for new slides too."""
+        if holds_imported_vectors(self.features):
+            return recipe_of_imported(slides, tiled, self.features)
+        extraction = extraction_of(self.features)
+        made = {
+            "tile": _settings_of(slides, tiled, self.tiles, TileSettings),
+            "extract": _settings_of(slides, latest(extraction), extraction[0], ExtractSettings),
+        }
+        if holds_slide_vectors(self.features):
+            encoded = Manifest.of(self.features).latest("encode")
+            made["encode"] = _settings_of(slides, encoded, self.features, EncodeSettings)
+        return made
 
     def refuse_settings(self) -> None:
         """Refuse settings that do not fit the question, the method or the data.

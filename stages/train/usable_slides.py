@@ -9,7 +9,7 @@ from pathlib import Path
 from ...data.errors import CohortError
 from ...data.manifest import Manifest, OutputRecord, Record
 from ...data.wording import some
-from ..features_folder import stage_of, tile_features_of
+from ..features_folder import holds_imported_vectors, stage_of, tile_features_of
 from ..lineage import Lineage, Standing
 from ..stage import upstream
 from ..tile.why_empty import no_tile_kept
@@ -22,8 +22,11 @@ def slides_with_features(tiles: Path, features: Path, workspace: Path) -> tuple[
     :raises CohortError: no slide has features.
     """
     lineage = Lineage(workspace)
-    tiled, extracted = lineage.latest(tiles, "tile"), lineage.latest(tile_features_of(features), "extract")
-    why = {s: _why_unusable(tiled.get(s), extracted.get(s), lineage) for s in {**tiled, **extracted}}
+    if holds_imported_vectors(features):
+        why = dict.fromkeys(lineage.latest(features, "encode"), "")
+    else:
+        tiled, extracted = lineage.latest(tiles, "tile"), lineage.latest(tile_features_of(features), "extract")
+        why = {s: _why_unusable(tiled.get(s), extracted.get(s), lineage) for s in {**tiled, **extracted}}
     if stage_of(features) == "encode":
         encoded = lineage.latest(features, "encode")
         why |= {s: _why_not_encoded(encoded.get(s), lineage) for s, reason in why.items() if not reason}
@@ -33,6 +36,7 @@ def slides_with_features(tiles: Path, features: Path, workspace: Path) -> tuple[
         reasons = ", ".join(f"{reason} ({count})" for reason, count in Counter(unusable.values()).most_common())
         what = f"no slide here has features{f': {reasons}' if reasons else ''}"
         again = "wsipipe encode" if stage_of(features) == "encode" else "wsipipe tile and wsipipe extract"
+        again = "wsipipe import" if holds_imported_vectors(features) else again
         raise CohortError(what, path=features, hint=f"run {again} first")
     return unusable, usable
 

@@ -1,6 +1,7 @@
 """How fast tiles become features: the feed alone, the backbone alone, and both, on one slide.
 
     python tests/benchmarks/extraction.py SLIDE --mpp 0.5 --tile-px 224 --threads 2
+    python tests/benchmarks/extraction.py SLIDE --shapes conch hibou-b ctranspath --most-tiles 200
 
 All figures are of one run on one machine: compare the ratios, not the rates, with those of another.
 
@@ -10,9 +11,12 @@ backbone   the network alone, on random pixels in batches of the same shape: on 
            after the other from memory on the device, with resize and normalisation
 extraction the whole: slide to finished zarr store
 share      extraction of backbone: what the feed leaves of the network's own rate
+processor  the same by seconds of the processor, on which other work on the machine has less effect
 
-On a CPU, efficientnet-lite0 with its own weights. On CUDA also ViT-L/16 (uni) and UNI2-h with random weights, in bf16:
-what a tile costs does not depend on the weights. Of each, the best of so many runs, by turns.
+On a CPU, efficientnet-lite0 with its own weights, or with ``--shapes`` narrow stand-ins of other backbones, on tiles of
+their own size: the same layers and tokens, fewer numbers in each, so that more of the time is the feed's than with the
+backbone itself. On CUDA also ViT-L/16 (uni) and UNI2-h with random weights, in bf16: what a tile costs does not depend
+on the weights. Of each, the best of so many runs, by turns.
 """
 
 from __future__ import annotations
@@ -41,6 +45,14 @@ from wsipipe.stages.extract.feed_batch import OpenBag
 from wsipipe.stages.extract.feed_report import FeedReport
 from wsipipe.stages.stage import Item, Silence
 
+NARROW: dict[str, dict[str, Any]] = {
+    "conch": {"embed_dim": 192, "num_heads": 3},
+    "hibou-b": {"embed_dim": 192, "num_heads": 3},
+    "ctranspath": {"embed_dim": 48},
+}
+"""Backbone → arguments that make its network narrow: a ViT on 784 patches with an attention pool, a ViT with registers
+and SwiGLU, a Swin with a convolutional stem."""
+
 
 class Zeros(nn.Module):
     """Costs nothing."""
@@ -64,8 +76,14 @@ class Nowhere:
     def discard(self) -> None: ...
 
 
-def random_weights(name: str, device: torch.device, precision: Precision) -> Embedder:
+def narrow(name: str) -> Backbone:
+    """A backbone with fewer numbers in each layer."""
     backbone = find_backbone(name)
+    arguments = {**backbone.arguments, **NARROW[name]}
+    return backbone.model_copy(update={"arguments": arguments, "width": None, "parameters": None})
+
+
+def random_weights(backbone: Backbone, device: torch.device, precision: Precision) -> Embedder:
     torch.manual_seed(0)
     with torch.device(device):  # made where they are used: gigabytes
         model = backbone.build(device)
@@ -135,6 +153,11 @@ def facts_of(embedder: Embedder, tiles: TileSet) -> FeatureFacts:
 
 def backbone_alone(embedder: Embedder, side: int, seconds: float, asked: argparse.Namespace) -> float:
     """Tiles a second on random pixels."""
+    return bare(embedder, side, seconds, asked)[0]
+
+
+def bare(embedder: Embedder, side: int, seconds: float, asked: argparse.Namespace) -> tuple[float, float]:
+    """Tiles a second of the clock, and of the processor, on random pixels."""
     shape = (asked.batch_size, side, side, 3)
     batch = torch.randint(0, 256, shape, dtype=torch.uint8, device=embedder.device)
     on_gpu = embedder.device.type != "cpu"
@@ -151,17 +174,23 @@ def backbone_alone(embedder: Embedder, side: int, seconds: float, asked: argpars
 
     batches(time.perf_counter() + 1)  # chooses kernels, fills caches
     streams = 1 if on_gpu else asked.threads
-    started = time.perf_counter()
+    started, spent = time.perf_counter(), time.process_time()
     with ThreadPoolExecutor(streams) as pool:
         done = sum(pool.map(batches, [started + seconds] * streams))
     if on_gpu:
         torch.cuda.synchronize(embedder.device)
-    return float(done * asked.batch_size / (time.perf_counter() - started))
+    tiles = float(done * asked.batch_size)
+    return tiles / (time.perf_counter() - started), tiles / (time.process_time() - spent)
 
 
 def backbones(
-    device: torch.device, names: list[str], precision: Literal["auto"] | Precision
+    device: torch.device, names: list[str], shapes: list[str], precision: Literal["auto"] | Precision
 ) -> Iterator[tuple[str, Callable[[], Embedder]]]:
+    if shapes:
+        for name in shapes:
+            label = f"{name}, narrow, random weights"
+            yield label, lambda name=name: random_weights(narrow(name), device, "fp32")  # type: ignore[misc]
+        return
     if device.type != "cuda":
         yield (
             "efficientnet-lite0",
@@ -171,21 +200,24 @@ def backbones(
     for name in names:
         yield (
             f"{name}, random weights",
-            lambda name=name: random_weights(name, device, "bf16" if precision == "auto" else precision),  # type: ignore[misc]
+            lambda name=name: random_weights(  # type: ignore[misc]
+                find_backbone(name), device, "bf16" if precision == "auto" else precision
+            ),
         )
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("slide", type=Path)
-    parser.add_argument("--mpp", type=float, default=0.5)
-    parser.add_argument("--tile-px", type=int, default=224)
+    parser.add_argument("--mpp", type=float, help="default: the backbone's own with --shapes, else 0.5")
+    parser.add_argument("--tile-px", type=int, help="default: the backbone's own with --shapes, else 224")
     parser.add_argument("--native-tolerance", type=float, default=0.02)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--batch-size", type=int, help="default: 4 on a CPU, 64 elsewhere")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--precision", choices=["auto", "fp32", "bf16", "fp16"], default="auto")
     parser.add_argument("--backbones", nargs="*", default=["uni", "uni2-h"], help="on CUDA")
+    parser.add_argument("--shapes", nargs="*", choices=list(NARROW), default=[], help="stand-ins of these on a CPU")
     parser.add_argument("--slides", type=int, default=1, help="feed the slide so many times, as a cohort of it")
     parser.add_argument("--feed-slides", type=int, default=3, help="the same for the feed alone, which is quick")
     parser.add_argument("--seconds", type=float, default=20, help="for the backbone alone")
@@ -196,34 +228,37 @@ def main() -> None:
     torch.set_num_threads(1)
     device = torch.device(asked.device)
     asked.batch_size = asked.batch_size or (4 if device.type == "cpu" else 64)
-    with open_slide(asked.slide) as slide:
-        tiles = tiles_of(slide, asked.mpp, asked.tile_px, tissue=False, native_tolerance=asked.native_tolerance)
-    grid = tiles.grid
+    empty = nothing_to_do(device)
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else f"{os.cpu_count()} cores"
-    kind = "native" if grid.native else f"{grid.read_px} → {grid.tile_px} px"
     lines = [
-        f"{asked.slide.name}: {len(tiles)} tiles, {kind}; {device.type} ({name}), torch {torch.__version__}",
+        f"{asked.slide.name}; {device.type} ({name}), torch {torch.__version__}",
         f"{asked.threads} threads, {asked.batch_size} tiles a batch; load before: {os.getloadavg()[0]:.1f}",
     ]
-    some = first_of(tiles, asked.most_tiles)
-    empty = nothing_to_do(device)
-    feeds = [fed(asked.slide, tiles, asked.feed_slides, empty, asked, None) for _ in range(asked.repeat)]
-    lines.append(f"feed        {max(map(rate, feeds)):8,.0f} tiles/s")
-    for label, make in backbones(device, asked.backbones, asked.precision):
+    for label, make in backbones(device, asked.backbones, asked.shapes, asked.precision):
         embedder = make()
+        tiles = tiles_for(embedder.backbone if asked.shapes else None, asked)
+        grid, side = tiles.grid, int(tiles.grid.tile_px)
+        some = first_of(tiles, asked.most_tiles)
+        kind = "native" if grid.native else f"{grid.read_px} → {side} px"
         if device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(device)
-        alone, whole = [], []
+        feeds, alone, whole, of_processor = [], [], [], []
         with tempfile.TemporaryDirectory() as folder:
             for _ in range(asked.repeat):
-                alone.append(backbone_alone(embedder, int(grid.tile_px), asked.seconds, asked))
+                feeds.append(fed(asked.slide, tiles, asked.feed_slides, empty, asked, None))
+                rates = bare(embedder, side, asked.seconds, asked)
+                alone.append(rates[0])
+                spent = time.process_time()
                 whole.append(fed(asked.slide, some, asked.slides, embedder, asked, Path(folder)))
+                of_processor.append(whole[-1].tiles / (time.process_time() - spent) / rates[1])
         best = max(whole, key=rate)
         lines += [
-            f"{label}, {embedder.precision}",
+            f"{label}, {embedder.precision}; {len(some)} tiles of {side} px at {grid.tile_mpp:.3g} µm ({kind})",
+            f"feed        {max(map(rate, feeds)):8,.0f} tiles/s",
             f"backbone    {max(alone):8,.1f} tiles/s   ({', '.join(f'{its:,.1f}' for its in alone)})",
             f"extraction  {rate(best):8,.1f} tiles/s   ({', '.join(f'{rate(its):,.1f}' for its in whole)})",
             f"share       {rate(best) / max(alone):8.1%}",
+            f"processor   {max(of_processor):8.1%}   ({', '.join(f'{its:.1%}' for its in of_processor)})",
             *best.sentences(),
         ]
         if device.type == "cuda":
@@ -231,6 +266,14 @@ def main() -> None:
         del embedder
     lines.append(f"memory: {peak_memory():.0f} MiB at most; load after: {os.getloadavg()[0]:.1f}")
     print("\n".join(lines))
+
+
+def tiles_for(backbone: Backbone | None, asked: argparse.Namespace) -> TileSet:
+    """All tiles of the slide, of the size that a backbone wants unless another is asked for."""
+    mpp = asked.mpp or (0.5 if backbone is None else backbone.mpp)
+    side = asked.tile_px or (224 if backbone is None else backbone.tile_px)
+    with open_slide(asked.slide) as slide:
+        return tiles_of(slide, mpp, side, tissue=False, native_tolerance=asked.native_tolerance)
 
 
 def first_of(tiles: TileSet, most: int | None) -> TileSet:

@@ -38,7 +38,7 @@ from torch.nn.functional import cosine_similarity
 from wsipipe.data.slides.readers import open_slide
 from wsipipe.data.tiling.store import TileSet
 from wsipipe.data.units import Microns, Mpp
-from wsipipe.models.backbones.backbone import Embedder, embed
+from wsipipe.models.backbones.backbone import Embedder, embed, find_backbone
 from wsipipe.models.backbones.cuda_graph import CudaGraph
 from wsipipe.models.backbones.devices import choose_device
 from wsipipe.pipeline.demo.cohort import SITES
@@ -77,7 +77,7 @@ class Bench:
     def network(self, name: str) -> Embedder:
         """With random weights, made once: what a tile costs does not depend on them."""
         if name not in self._made:
-            self._made[name] = random_weights(name, self.device, "bf16")
+            self._made[name] = random_weights(find_backbone(name), self.device, "bf16")
         return self._made[name]
 
     def _slide(self, name: str, mpp: float) -> tuple[Path, TileSet]:

@@ -1,10 +1,12 @@
 """How tiling and extraction go as a cohort grows to thousands of slides: rates at its begin and end, memory, manifests.
 
     python tests/benchmarks/scale.py [--slides 5000] [--dask] [--folder FOLDER]
+    python tests/benchmarks/scale.py --check [--slides 5000] [--folder FOLDER]
 
 Small slides are made, tiled and extracted (efficientnet-lite0 on the CPU) by the commands that a user types, here or by
 two workers of a cluster on the loopback; then ``status`` and runs that find nothing to do are timed. Memory is what the
-run's own log tells: the most of all its processes together.
+run's own log tells: the most of all its processes together. With ``--check`` only ``wsipipe check`` is timed, on slides
+that are not tiled yet, two a patient, with a table of labels and all the time that it wants.
 """
 
 from __future__ import annotations
@@ -22,6 +24,16 @@ from wsipipe.data.event_log import NAME as LOG_NAME
 from wsipipe.data.manifest import Manifest
 
 SETTINGS = '[cluster]\nkind = "local"\ncores = 1\nmemory = "3GB"\nmax_jobs = 2\n'
+
+
+OF_CHECK = """
+[cohort]
+slides = ["slides"]
+table = "cohort.csv"
+
+[biomarkers.her2]
+label_column = "her2"
+"""
 
 
 def rates(folder: Path, stage: str) -> str:
@@ -42,6 +54,21 @@ def memory(work: Path) -> str:
     events = [json.loads(line) for file in work.rglob(LOG_NAME) for line in file.read_text().splitlines()]
     ended = max((event for event in events if event["event"] == "run ended"), key=lambda event: event["time"])
     return f"{ended['peak_memory'] / 1e9:.2f} GB at most, all its processes together"
+
+
+def measure_check(folder: Path, slides: int) -> None:
+    """Time the check of a cohort of which nothing is tiled."""
+    rows = ["slide_id,patient_id,her2"]
+    for number in range(slides):
+        write_slide(folder / "slides" / f"s{number:05}.svs", number)
+        patient = number // 2
+        rows.append(f"s{number:05},p{patient:04},{'positive' if patient % 3 == 0 else 'negative'}")
+    (folder / "cohort.csv").write_text("\n".join(rows) + "\n")
+    (folder / "wsipipe.toml").write_text(OF_CHECK)
+    for often in ("check", "check again"):
+        processor, clock, most = wsipipe(folder, "check", "--seconds", 3600)
+        each = f"{1000 * clock / slides:.1f} ms a slide"
+        print(f"{often}: {clock:.1f} s ({each}), {processor:.1f} s of the processor, {most:.2f} GB", flush=True)
 
 
 def measure(folder: Path, slides: int, *, dask: bool) -> None:
@@ -67,10 +94,15 @@ def main() -> None:
     words = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     words.add_argument("--slides", type=int, default=5000)
     words.add_argument("--dask", action="store_true", help="by two workers of a cluster on this machine")
+    words.add_argument("--check", action="store_true", help="time the check alone, before anything is tiled")
     words.add_argument("--folder", type=Path, help="an empty one, which stays")
     given = words.parse_args()
     with tempfile.TemporaryDirectory() as name:
-        measure(given.folder or Path(name), given.slides, dask=given.dask)
+        folder = given.folder or Path(name)
+        if given.check:
+            measure_check(folder, given.slides)
+        else:
+            measure(folder, given.slides, dask=given.dask)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Damaged HDF5 files of TRIDENT and CLAM: read, or refused with an error of ours, in seconds."""
+"""Damaged HDF5 files of TRIDENT, CLAM and STAMP: read, or refused with an error of ours, in seconds."""
 
 from __future__ import annotations
 
@@ -8,12 +8,15 @@ from pathlib import Path
 import h5py
 import numpy as np
 import pytest
+from foreign_vectors import slide2vec_vector, stamp_vector, trident_vector, vector_of
 from hdf5_damage import endless, make_absurd
 from trial import Trial
 from wsipipe.data.errors import InputError, SlideError, StoreError
 from wsipipe.data.files import reading_process
 from wsipipe.data.interop.imported_features import read_foreign_features
+from wsipipe.data.interop.slide_vectors import read_hdf5_vector
 from wsipipe.data.interop.tile_positions import read_foreign_tiles
+from wsipipe.stages.exchange.slide2vec import metadata_of, read_vector
 
 TRIDENT = {
     "patch_size": 224,
@@ -53,6 +56,27 @@ def test_damaged_files(kind: str, tmp_path: Path, survives: Callable[..., Trial]
     survives(read, write(tmp_path / "whole.h5", attributes, compression).read_bytes(), "slide.h5")
 
 
+VECTORS: dict[str, Callable[[Path], Path]] = {
+    "trident": lambda folder: trident_vector(folder / "slide.h5", vector_of(0, width=32)),
+    "stamp": lambda folder: stamp_vector(folder / "slide.h5", vector_of(0, width=32)),
+    "slide2vec": lambda folder: slide2vec_vector(folder, "slide", vector_of(0, width=32)),
+}
+
+
+@pytest.mark.parametrize("program", VECTORS)
+def test_damaged_vectors(program: str, tmp_path: Path, survives: Callable[..., Trial]) -> None:
+    path = VECTORS[program](tmp_path / "run")
+    survives(read_vector, path.read_bytes(), path)
+
+
+def test_damaged_metadata_of_a_vector(tmp_path: Path, survives: Callable[..., Trial]) -> None:
+    path = slide2vec_vector(tmp_path, "slide", vector_of(0, width=32))
+    for file in metadata_of(path):
+        whole = file.read_bytes()
+        survives(lambda _: read_vector(path), whole, file)
+        file.write_bytes(whole)
+
+
 def test_a_file_whose_reading_does_not_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(reading_process, "_SECONDS", 1)
     path = write(tmp_path / "slide.h5", TRIDENT)
@@ -69,6 +93,7 @@ def test_a_file_whose_reading_does_not_end(tmp_path: Path, monkeypatch: pytest.M
         (read_foreign_features, "features", StoreError),
         (read_foreign_features, "coords", StoreError),
         (read_foreign_tiles, "coords", SlideError),
+        (read_hdf5_vector, "features", StoreError),
     ],
 )
 def test_an_absurd_shape_is_refused_with_the_limit(
