@@ -104,7 +104,6 @@ class PredictStage(Stage[PredictSettings]):
     name = "predict"
     version = VERSIONS["predict"]
     distributes = True
-    shared = True
 
     def __init__(
         self,
