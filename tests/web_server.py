@@ -21,6 +21,8 @@ class Server(ThreadingHTTPServer):
         self.broken = 0
         self.lists = False
         """Whether it answers with a page of links to what is in a folder; otherwise it forbids that."""
+        self.further_links: list[str] = []
+        """On each of these pages."""
         super().__init__(("127.0.0.1", 0), _Handler)
 
     def url(self, name: str) -> str:
@@ -45,7 +47,7 @@ class _Handler(BaseHTTPRequestHandler):
         path = unquote(self.path.partition("?")[0])
         content = self.server.files.get(path)
         if content is None:
-            self._answer_of_a_folder(path)
+            self._answer_of_a_folder(path, body=body)
             return
         begin, end = 0, len(content)
         asked = self.headers.get("Range")
@@ -72,7 +74,7 @@ class _Handler(BaseHTTPRequestHandler):
             return
         self.wfile.write(content[begin:end])
 
-    def _answer_of_a_folder(self, path: str) -> None:
+    def _answer_of_a_folder(self, path: str, *, body: bool) -> None:
         """As Apache and nginx do."""
         folder = f"{path.rstrip('/')}/"
         inside = [file.removeprefix(folder) for file in self.server.files if file.startswith(folder)]
@@ -86,13 +88,14 @@ class _Handler(BaseHTTPRequestHandler):
             self.end_headers()
             return
         names = dict.fromkeys(name.partition("/")[0] + "/" * ("/" in name) for name in inside)
-        links = ["?C=M;O=A", "/", "../", *map(quote, names)]
+        links = ["?C=M;O=A", "/", "../", *map(quote, names), *self.server.further_links]
         page = "".join(f'<a href="{link}">{link}</a>\n' for link in links).encode()
         self.send_response(200)
         self.send_header("Content-Type", "text/html")
         self.send_header("Content-Length", str(len(page)))
         self.end_headers()
-        self.wfile.write(page)
+        if body:
+            self.wfile.write(page)
 
     def log_message(self, *_: Any) -> None:
         pass

@@ -36,7 +36,7 @@ _HEAD: Final = 1 << 16
 """Bytes that are asked for at a time of the beginning of a file."""
 _INDEX_BYTES: Final = 1 << 20
 """Most bytes that are read of a VMS or VMU index; one has a few thousand."""
-_NOT_LISTED: Final = (400, 401, 403, 405, 406, 410, 501)
+_NOT_LISTED: Final = (401, 403, 405, 406, 410, 501)
 """Answers of a web server that does not list a folder."""
 
 About = Mapping[str, Any]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,13 +12,14 @@ import pytest
 from cloud_servers import AzureHandler, CloudServer, GoogleHandler
 from command import told
 from dicom_files import dicom
+from fsspec import get_filesystem_class
 from new_slides import Clinic
-from test_staging import several_files
+from several_files import several_files
 from web_server import Server
-from wsipipe.data.errors import UsageError, WsipipeError
+from wsipipe.data.errors import UsageError
 from wsipipe.data.manifest import Manifest
 from wsipipe.data.slides.finding import find_slides, slide_identity
-from wsipipe.data.slides.remote import remote_files
+from wsipipe.data.slides.remote import RemoteFile, remote_files
 from wsipipe.data.slides.remote_finding import find_remote
 from wsipipe.data.slides.staging import SlideCopier
 
@@ -38,6 +39,7 @@ def store(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> It
         yield server.url("scans"), lambda name, content: server.put(f"scans/{name}", content, tag=str(hash(content)))
     else:
         pytest.importorskip({"gs": "gcsfs", "az": "adlfs"}[request.param])
+        get_filesystem_class(request.param).clear_instance_cache()  # of the server of the test before
         with CloudServer({"gs": GoogleHandler, "az": AzureHandler}[request.param]) as serving:
             monkeypatch.setenv("STORAGE_EMULATOR_HOST", serving.address)
             account = f"AccountName=account;AccountKey=a2V5;BlobEndpoint={serving.address}/account;"
@@ -86,7 +88,7 @@ def test_a_folder_holds_the_same_slides_as_on_a_disk(tmp_path: Path, store: tupl
     put_all(lab, put)
     on_disk, remote = find_slides([lab]), find_slides([url], tmp_path / "work")
     assert [slide.slide_id for slide in remote] == [slide.slide_id for slide in on_disk]
-    assert {"m", "v", "d", "one", "1.2.840.113", "a b"} == {slide.slide_id for slide in remote}
+    assert {"m", "v", "d", "deep", "one", "1.2.840.113", "a b"} == {slide.slide_id for slide in remote}
     assert {why: len(left) for why, left in remote.left_out.items()} == {
         why: len(left) for why, left in on_disk.left_out.items()
     }
@@ -112,7 +114,7 @@ def test_another_version_of_one_file_is_another_slide(tmp_path: Path, store: tup
     put("d/deep/2.dcm", b"3")
     put("v_map.jpg", b"another map")
     after = {slide.slide_id: slide_identity(slide.path) for slide in find_slides([url], tmp_path / "work")}
-    assert {slide for slide in before if before[slide] != after[slide]} == {"m", "d", "v"}
+    assert {slide for slide in before if before[slide] != after[slide]} == {"m", "d", "deep", "v"}
 
 
 @pytest.mark.parametrize("store", ["s3", "web"], indirect=True)
@@ -131,7 +133,7 @@ def test_of_a_folder_of_several_dicom_slides_a_file_stands_for_its_own(tmp_path:
 
 
 def test_a_dicom_folder_by_url_is_tiled_as_the_folder_is(clinic: Clinic, bucket: Any, shared: Path) -> None:
-    own = shared / "data/slides/dicom-cmu-1-small-region"
+    own = shared / "slides/dicom-cmu-1-small-region"
     shutil.copytree(own, clinic.folder / "slides/1.2.840.1")
     put_all(clinic.folder / "slides", lambda name, content: bucket.pipe(f"scans/{name}", content))
     outputs = []
@@ -167,14 +169,22 @@ def test_it_is_asked_for_the_images_that_an_index_names(tmp_path: Path, server: 
 def test_no_name_leads_out_of_the_slides_folder(tmp_path: Path, server: Server) -> None:
     server.lists = True
     server.put("scans/m.mrxs", b"index")
-    server.put("scans/m/..%2f..%2f..%2fescaped.dat", b"x")  # decoded once, as a browser does
-    server.put("x.vms", b"ImageFile=../secret.jpg\nMapFile=..\n")
-    server.put("secret.jpg", b"x")
-    for url in (server.url("scans/m.mrxs"), server.url("x.vms")):
-        with pytest.raises(WsipipeError):
-            copies(find_remote(url, tmp_path / "work", {}), tmp_path / "scratch")
-    assert not list(tmp_path.rglob("escaped*"))
-    assert not list(tmp_path.rglob("secret*"))
+    server.put("scans/m/Slidedat.ini", b"ini")
+    server.put("x.vms", b"ImageFile=../secret.jpg\nMapFile=..\nOther=y.jpg\n")
+    for name in ("secret.jpg", "y.jpg", "escaped.dat"):
+        server.put(name, b"x")
+    server.further_links = ["../../escaped.dat", "a/../../../escaped.dat"]
+    found = [file.name for url in ("scans/m.mrxs", "x.vms") for file in _files(server.url(url), tmp_path)]
+    assert found == ["m.mrxs", "m/Slidedat.ini", "x.vms", "y.jpg"]
+    server.further_links = ["..%2f..%2fescaped.dat"]
+    with pytest.raises(UsageError, match=r"contains a path separator|is not a name"):
+        _files(server.url("scans/m.mrxs"), tmp_path)
+    assert not list(tmp_path.rglob("*escaped*"))
+
+
+def _files(url: str, place: Path) -> Sequence[RemoteFile]:
+    [stub] = find_remote(url, place / "work", {})
+    return remote_files(stub) or ()
 
 
 # ----- what is not installed, or not known -----
@@ -207,6 +217,7 @@ def test_azure_without_an_account_says_so(tmp_path: Path, monkeypatch: pytest.Mo
     pytest.importorskip("adlfs")
     for name in ("AZURE_STORAGE_CONNECTION_STRING", "AZURE_STORAGE_ACCOUNT_NAME"):
         monkeypatch.delenv(name, raising=False)
+    get_filesystem_class("az").clear_instance_cache()
     with pytest.raises(UsageError) as caught:
         find_remote("az://scans/a.svs", tmp_path, {})
     assert "AZURE_STORAGE_ACCOUNT_NAME" in caught.value.hint
