@@ -13,7 +13,7 @@ from wsipipe.stages.evaluate.cohort import ExternalSettings, ExternalTask
 from wsipipe.stages.evaluate.stage import ReadSlidesSettings, ReadSlidesStage
 from wsipipe.stages.stage import Item, Outcome, Progress
 
-FEATURES = "0.5mpp-224px/efficientnet-lite0"
+FEATURES = "0.5mpp-224px-all/efficientnet-lite0"
 
 
 def stay(stage: Any, item: Item) -> None:
@@ -50,7 +50,7 @@ class StayingRead(ReadSlidesStage):
         task = ExternalTask(
             model=model,
             table=table,
-            tiles=workspace / "tiles/0.5mpp-224px",
+            tiles=workspace / "tiles/0.5mpp-224px-all",
             features=workspace / "features" / FEATURES,
             asked=ExternalSettings.of(model, training_patients=True),
         )

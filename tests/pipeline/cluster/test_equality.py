@@ -77,10 +77,10 @@ def the_chain(project: Path, workspace: Path, *where: str) -> dict[str, dict[str
     for command, *words in (
         ("tile",),
         ("extract",),
-        ("encode",),
-        ("train", "--features", "0.5mpp-224px/efficientnet-lite0"),
+        ("train",),
         ("predict", project / "slides", *model),
         ("evaluate", *model, "--training-patients"),
+        ("encode",),
     ):
         said |= {f"{command} {stage}": words for stage, words in told(command, *words, *common, *where).items()}
     return said
