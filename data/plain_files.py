@@ -16,7 +16,7 @@ _KINDS: Final = {
     stat.S_IFBLK: "a device",
 }
 
-_SCHEME: Final = re.compile(r"(s3|gs|gcs|https?):/{1,2}(?=[^/])")
+_SCHEME: Final = re.compile(r"(s3|gs|gcs|az|abfss?|https?):/{1,2}(?=[^/])")
 
 
 def pipe_or_device(path: Path) -> str:

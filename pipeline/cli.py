@@ -228,7 +228,7 @@ def predict(
     call.finish(summaries, result)
 
 
-@works(app)
+@works(app, distributes=True)
 def evaluate(
     call: Call,
     *,

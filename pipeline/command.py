@@ -74,7 +74,8 @@ StageTo = Annotated[
     Path | None,
     typer.Option(
         "--stage-to",
-        help="folder on a local disk, to which the next slides are copied while others are worked on",
+        help="folder on a local disk, to which the next slides are copied while others are worked on; "
+        "training's scratch file lies there too",
         rich_help_panel=WHERE,
     ),
 ]
@@ -82,7 +83,7 @@ StageBytes = Annotated[
     str | None,
     typer.Option(
         "--stage-bytes",
-        help="most bytes of copies at a time, such as 200GB; default: half of what is free",
+        help="most bytes of these copies at a time, such as 200GB; default: half of what is free",
         rich_help_panel=WHERE,
     ),
 ]

@@ -59,13 +59,14 @@ class Sections(Settings):
     stage_to: Path | None = Field(
         None,
         examples=["/scratch/me"],
-        description="folder on a local disk, to which the next slides are copied while others are worked on",
+        description="folder on a local disk, to which the next slides are copied while others are worked on; "
+        "training's scratch file lies there too",
     )
     stage_bytes: ByteSize | None = Field(
         None,
         gt=0,
         examples=["200GB"],
-        description="most bytes of copies at a time; default: half of what is free",
+        description="most bytes of these copies at a time; default: half of what is free",
     )
     cohort: CohortSettings = CohortSettings()
     tile: TileSettings = TileSettings()

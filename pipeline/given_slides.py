@@ -51,13 +51,12 @@ def _of_table(
     table: CohortTable, paths: dict[str, Path], workspace: Path | None, refused: list[WsipipeError] | None
 ) -> FoundSlides:
     from ..data.slides.finding import FoundSlide, FoundSlides, checked_slide_id, existing
-    from ..data.slides.readers import SLIDE_EXTENSIONS
-    from ..data.slides.remote import list_remote
+    from ..data.slides.remote_finding import find_remote
 
     def place(path: Path) -> Path:
         if workspace is None or (url := url_of(path)) is None:
             return existing(path) or path
-        listed = list_remote(url, workspace, SLIDE_EXTENSIONS)
+        listed = find_remote(url, workspace, {})
         if len(listed) != 1:
             raise UsageError(f"is a folder of {len(listed)} slides, in the table's row of one slide", path=url)
         return listed[0]

@@ -132,7 +132,7 @@ STAGES: Final = (
     ),
     StageRow(
         "encode", 1, ("slide_features/*/*",), ".encode.settings:EncodeSettings", ".encode.stage:EncodeStage",
-        after="features", outputs=(OutputRow("*.zarr", ".output_checks:check_slide_vector"),),
+        after="features", outputs=(OutputRow("*.zarr", ".output_checks:check_slide_vector"),), distributes=True,
     ),
     StageRow(
         "genomics", 4, ("genomics",), ".genomics.settings:GenomicsSettings", ".genomics.stage:GenomicsStage",

@@ -129,9 +129,8 @@ class Stage(ABC, Generic[S]):
     processes: ClassVar[bool] = False
     """Whether items may run in several processes at once."""
     distributes: ClassVar[bool] = False
-    """Whether items may run on other machines, which see the workspace and the inputs under the same paths."""
-    shared: ClassVar[bool] = False
-    """Whether shards may share out its items."""
+    """Whether its items may be shared out: among shards, and among other machines, which see the workspace and the
+    inputs under the same paths."""
     by_item: ClassVar[bool] = False
     """Whether an item is made from the items of the same name in the stage's sources alone."""
     closes: ClassVar[bool] = False
@@ -139,6 +138,8 @@ class Stage(ABC, Generic[S]):
 
     staging: StagedSlides | None = None
     """Set by the runner: slides are opened from copies on a local disk."""
+    scratch_place: Path | None = None
+    """Set by the runner: a folder on a local disk for large scratch files; None: they lie in the stage's folder."""
 
     def __init__(self, settings: S, folder: Path, workspace: Path) -> None:
         self.settings = settings

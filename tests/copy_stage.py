@@ -23,6 +23,9 @@ from wsipipe.pipeline.run.runner import Runner
 from wsipipe.stages.settings import Runtime, Settings
 from wsipipe.stages.stage import FileInput, Item, Outcome, OutputInput, Plan, Progress, Stage, upstream
 
+VARIABLES = ("MALLOC_TRIM_THRESHOLD_", "OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
+"""What decides how fast a process computes, and how it uses memory."""
+
 
 class StreamError(Exception):
     """Ends the whole stream, as the death of one of its threads does."""
@@ -199,6 +202,8 @@ class CopyStage(Stage[CopySettings]):
                 os.kill(parent_of(os.getppid()), signal.SIGKILL)  # its nanny too, which would start another
                 os.kill(os.getppid(), signal.SIGKILL)
                 time.sleep(1800)
+            case "environment":
+                text = " ".join(f"{name}={os.environ.get(name)}" for name in VARIABLES)
             case "nothing":
                 return Outcome(status="empty", stats={"letters": 0})
             case "liar":

@@ -38,7 +38,7 @@ def small_cluster(workers: int = 2, *, memory: str = "400MB") -> LocalCluster:
         memory_limit=memory,
         dashboard_address=":0",  # its own port, beside whatever else runs here
         silence_logs=50,
-        death_timeout=20,
+        death_timeout=PATIENCE,  # to start, on a busy machine: a worker that gives up never comes back
     )
 
 
@@ -94,7 +94,15 @@ def one_more_worker(
     :param before: words before its command, of a program that starts it.
     """
     words = [sys.executable, "-m", "distributed.cli.dask_worker", address, "--nthreads", "1", "--name", name]
-    words += ["--memory-limit", "400MB", "--death-timeout", "20", "--no-dashboard", "--local-directory", "/tmp"]
+    words += [
+        "--memory-limit",
+        "400MB",
+        "--death-timeout",
+        str(PATIENCE),
+        "--no-dashboard",
+        "--local-directory",
+        "/tmp",
+    ]
     words += ["--resources", f"GPU={gpus}"] if gpus else []
     path = os.pathsep.join([str(TESTS), *filter(None, sys.path)])
     own = {**os.environ, "PYTHONPATH": path, **(environment or {})}

@@ -6,6 +6,7 @@ Pixels are not read. Any file may be truncated or damaged, so every length is ch
 from __future__ import annotations
 
 import struct
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, Final
@@ -23,7 +24,9 @@ _LONG_FORMS: Final = frozenset({
 _UNDEFINED: Final = 0xFFFFFFFF
 _ITEM, _END_OF_ITEM, _END_OF_SEQUENCE = 0xFFFEE000, 0xFFFEE00D, 0xFFFEE0DD
 _TRANSFER_SYNTAX: Final = 0x00020010
-_WANTED: Final = frozenset({_TRANSFER_SYNTAX, 0x00080016, 0x0020000E, 0x00280004, 0x00480006, 0x00480007})
+_CLASS: Final = 0x00080016
+_SERIES: Final = 0x0020000E
+_WANTED: Final = frozenset({_TRANSFER_SYNTAX, _CLASS, _SERIES, 0x00280004, 0x00480006, 0x00480007})
 _MAX_VALUE_BYTES: Final = 1024
 _PER_FRAME: Final = 0x52009230  # a sequence with one item per frame; all wanted elements come before it
 _FRAMES: Final = b"\xe0\x7f\x10\x00OB\x00\x00\xff\xff\xff\xff\xfe\xff\x00\xe0"
@@ -55,25 +58,46 @@ def read_dicom_header(file: Path) -> DicomHeader | None:
     if pipe_or_device(file):
         return None
     with file.open("rb") as stream:
-        stream.seek(_PREFIX[0])
-        if stream.read(4) != _PREFIX[1]:
+        values = _values(stream)
+        if values is None:
             return None
-        values: dict[int, bytes] = {}
-        try:
-            _walk(stream, values)
-        except (struct.error, ValueError, RecursionError):
-            return None
-        texts = {tag: value.decode("ascii", "replace").strip(" \0") for tag, value in values.items()}
+        texts = _texts(values)
         syntax = texts.get(_TRANSFER_SYNTAX, "")
         width, height = (int.from_bytes(values.get(tag, b""), "little") for tag in (0x00480006, 0x00480007))
         return DicomHeader(
-            series=texts.get(0x0020000E, ""),
-            whole_slide=texts.get(0x00080016) == _WHOLE_SLIDE,
+            series=texts.get(_SERIES, ""),
+            whole_slide=texts.get(_CLASS) == _WHOLE_SLIDE,
             transfer_syntax=syntax,
             photometric=texts.get(0x00280004, ""),
             size=(width, height),
             frame=_first_frame(stream) if syntax.startswith(_ENCAPSULATED) else b"",
         )
+
+
+def slide_series(stream: BinaryIO) -> str:
+    """Read the series of an image of a whole slide; empty for anything else. Nothing after the header is read.
+
+    :raises OSError: it cannot be read.
+    """
+    texts = _texts(_values(stream) or {})
+    return texts.get(_SERIES, "") if texts.get(_CLASS) == _WHOLE_SLIDE else ""
+
+
+def _values(stream: BinaryIO) -> dict[int, bytes] | None:
+    """Read the wanted elements; None if it is no DICOM file."""
+    stream.seek(_PREFIX[0])
+    if stream.read(4) != _PREFIX[1]:
+        return None
+    values: dict[int, bytes] = {}
+    try:
+        _walk(stream, values)
+    except (struct.error, ValueError, RecursionError):
+        return None
+    return values
+
+
+def _texts(values: Mapping[int, bytes]) -> dict[int, str]:
+    return {tag: value.decode("ascii", "replace").strip(" \0") for tag, value in values.items()}
 
 
 def _walk(stream: BinaryIO, values: dict[int, bytes]) -> None:

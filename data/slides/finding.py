@@ -16,26 +16,22 @@ from ..plain_files import refuse_pipe, url_of
 from ..slide_names import without_extension
 from ..surroundings import patiently, reading_fault
 from ..wording import some
-from .companions import companions
 from .dicom_header import read_dicom_header
+from .folder_contents import (
+    DICOM,
+    MIRAX,
+    NOT_READ,
+    WITH_IMAGES_BESIDE,
+    companion_folders,
+    holds_dicom,
+    is_only_slide,
+    of_its_series,
+    slides_among,
+    values_named,
+)
 from .readers import SLIDE_EXTENSIONS
-from .remote import list_remote, remote_files, remote_identity
-from .slide import IMAGE_EXTENSIONS
-
-_NOT_READ: Final = frozenset({
-    ".afi", ".avif", ".bmp", ".dcx", ".eps", ".ets", ".gif", ".heic", ".isyntax", ".jp2", ".jpx", ".jxl", ".kfb",
-    ".lif", ".mds", ".mdsx", ".mkt", ".nd2", ".oir", ".qptiff", ".sdpc", ".tmap", ".tron", ".vsi", ".webp", ".zif",
-    ".zvi",
-})  # fmt: skip
-"""Formats of slides and pictures that no reader here supports: left out, and reported."""
-
-_PACKED: Final = frozenset({".7z", ".bz2", ".gz", ".rar", ".tar", ".xz", ".zip", ".zst"})
-_UNFINISHED: Final = frozenset({".crdownload", ".download", ".filepart", ".part", ".partial", ".tmp"})
-"""Extensions after a slide's own: packed, or not completely copied."""
-
-_DICOM: Final = ".dcm"
-_WITH_IMAGES_BESIDE: Final = frozenset({".vms", ".vmu"})
-"""Hamamatsu's older formats: an index file, and beside it the images it names, which are not slides by themselves."""
+from .remote import remote_files, remote_identity
+from .remote_finding import find_remote
 
 _BLOCK: Final = 1 << 16
 _BLOCKS: Final = 64
@@ -95,7 +91,7 @@ def find_slides(
     roots = []
     for place in given:
         if (url := url_of(os.fspath(place))) is not None and workspace is not None:
-            found.update(dict.fromkeys(list_remote(url, workspace, SLIDE_EXTENSIONS)))
+            found.update(dict.fromkeys(find_remote(url, workspace, left_out)))
         else:
             roots.append(Path(os.path.abspath(place)))  # noqa: PTH100  a link keeps its own name
     for path in roots:
@@ -106,10 +102,10 @@ def find_slides(
         elif path.is_dir():
             found.update(dict.fromkeys(_walk(path, frozenset(), left_out)))
         else:
-            found[_dicom_slide(path) if path.suffix.lower() == _DICOM else path] = None
+            found[_dicom_slide(path) if path.suffix.lower() == DICOM else path] = None
     if not found and not refused:
         where = ", ".join(str(path) for path in roots) or "nothing was given"
-        known = " ".join(sorted(SLIDE_EXTENSIONS | {_DICOM}))
+        known = " ".join(sorted(SLIDE_EXTENSIONS | {DICOM}))
         wrong = "; ".join(["no slides here", *FoundSlides((), left_out).notes()])
         raise UsageError(wrong, path=where, hint=f"slides are found by their extension: {known}")
     slides: dict[str, FoundSlide] = {}
@@ -130,14 +126,12 @@ def find_slides(
 
 def _text(path: Path) -> str:
     """Format a path for a message, with bytes that are not text written as escapes."""
-    return str(path).encode(errors="backslashreplace").decode()
+    return (url_of(path) or str(path)).encode(errors="backslashreplace").decode()
 
 
 def _dicom_slide(file: Path) -> Path:
     """Return the folder of a DICOM file if it holds that slide only; else the file itself."""
-    here = patiently(lambda: _dicom_series(file.parent), file)
-    others = {series for series in here.values() if series}
-    return file.parent if not others or (here.get(file) and len(others) == 1) else file
+    return file.parent if is_only_slide(file, patiently(lambda: _dicom_series(file.parent), file)) else file
 
 
 def _dicom_series(folder: Path) -> dict[Path, str]:
@@ -149,7 +143,7 @@ def _dicom_series(folder: Path) -> dict[Path, str]:
     """
     series: dict[Path, str] = {}
     for file in sorted(folder.iterdir()):
-        if file.suffix.lower() == _DICOM and not file.name.startswith("."):
+        if file.suffix.lower() == DICOM and not file.name.startswith("."):
             try:
                 header = read_dicom_header(file)
             except OSError as error:
@@ -197,36 +191,17 @@ def _walk(folder: Path, above: frozenset[Path], left_out: dict[str, list[Path]])
         reason = error if isinstance(error, OSError) else error.__cause__
         left_out.setdefault(f"a folder that cannot be read ({getattr(reason, 'strerror', error)})", []).append(folder)
         return
-    looked_for = SLIDE_EXTENSIONS | _NOT_READ | {_DICOM}
+    looked_for = SLIDE_EXTENSIONS | NOT_READ | {DICOM}
     for entry in entries:
         if entry.suffix.lower() in looked_for and entry.is_symlink() and not entry.exists():
             left_out.setdefault("a link to a file that is not there", []).append(entry)
-    extensions = {file.suffix.lower() for file in files}
-    if _DICOM in extensions:
+    if holds_dicom(files):
         yield folder
-    images_belong = not extensions.isdisjoint(_WITH_IMAGES_BESIDE)
-    slides = []
-    for file in files:
-        extension = file.suffix.lower()
-        if extension in SLIDE_EXTENSIONS and not (images_belong and extension in IMAGE_EXTENSIONS):
-            slides.append(file)
-        elif extension in _NOT_READ:
-            left_out.setdefault(f"a format that is not read ({extension})", []).append(file)
-        elif extension in _PACKED | _UNFINISHED and _of_a_slide(Path(file.stem).suffix.lower()):
-            why = "a packed slide: unpack it" if extension in _PACKED else "a copy that is not finished"
-            left_out.setdefault(f"{why} ({extension})", []).append(file)
-    beside = companions(slides)
-    if beside:
-        left_out.setdefault("a companion image of a slide beside it", []).extend(sorted(beside))
-    yield from (slide for slide in slides if slide not in beside)
-    mirax = {file.stem for file in files if file.suffix.lower() == ".mrxs"}
+    yield from slides_among(files, left_out)
+    beside = companion_folders(files)
     for entry in folders:
-        if entry.name not in mirax:
+        if entry.name not in beside:
             yield from _walk(entry, above | {here}, left_out)
-
-
-def _of_a_slide(extension: str) -> bool:
-    return extension in _NOT_READ or extension in SLIDE_EXTENSIONS
 
 
 def _entries(folder: Path) -> tuple[list[Path], list[Path], list[Path]]:
@@ -271,13 +246,12 @@ def _parts(path: Path) -> list[tuple[str, Path]]:
     """List the files of a slide with their names inside it; a single file has no name, so that it may be renamed."""
     if path.is_dir():
         return _files_below(path)
-    if path.suffix.lower() == ".mrxs":
+    if path.suffix.lower() == MIRAX:
         return [("", path), *_files_below(path.with_suffix(""))]
-    if path.suffix.lower() in _WITH_IMAGES_BESIDE:
+    if path.suffix.lower() in WITH_IMAGES_BESIDE:
         return _index_and_images(path)
-    if path.suffix.lower() == _DICOM:
-        series = _dicom_series(path.parent)
-        others = [file for file in series if file != path and series[file] and series[file] == series.get(path)]
+    if path.suffix.lower() == DICOM:
+        others = of_its_series(path, _dicom_series(path.parent))
         return [(file.name, file) for file in sorted([path, *others])]
     return [("", path)]
 
@@ -288,10 +262,10 @@ def files_of_slide(path: Path) -> list[Path]:
 
 
 def _index_and_images(index: Path) -> list[tuple[str, Path]]:
-    """List a VMS or VMU index and the files it names (a line ``key=name`` each); all files beside it if none."""
-    values = (line.partition("=")[2].strip() for line in index.read_text("utf-8", "surrogateescape").splitlines())
+    """List a VMS or VMU index and the files it names; all files beside it if none."""
+    values = values_named(index.read_text("utf-8", "surrogateescape"))
     # isfile, because Path.is_file raises for what cannot be a name at all, as in a damaged index.
-    named = {name for name in values if name and "/" not in name and os.path.isfile(index.parent / name)}  # noqa: PTH113
+    named = {name for name in values if os.path.isfile(index.parent / name)}  # noqa: PTH113
     return sorted((name, index.parent / name) for name in named | {index.name}) if named else _files_below(index.parent)
 
 

@@ -1,8 +1,9 @@
-"""Slides by URL: ``s3://``, ``gs://`` and ``https://``, as fsspec opens them.
+"""Slides by URL: ``s3://``, ``gs://``, ``az://`` and ``https://``, as fsspec opens them.
 
 A remote slide is represented in the workspace by a small file with the slide's name, which lists the files of the
 slide with their URLs, sizes and versions (ETag, or the time of the last change). Everything else treats that file as
-the slide. It is identified by sizes and versions, and opened from a copy (:mod:`.staging`).
+the slide. It is identified by sizes and versions, and opened from a copy (:mod:`.staging`). Which files those are,
+:mod:`.remote_finding` finds out.
 """
 
 from __future__ import annotations
@@ -13,14 +14,13 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
-from pathlib import Path, PurePosixPath
+from importlib.util import find_spec
+from pathlib import Path
 from typing import Any, BinaryIO, Final, cast
 
 from ..artifact import whole
 from ..errors import SlideError, UsageError, WsipipeError
-from ..file_names import why_no_file_name
 from ..json_text import parse_json
-from ..surroundings import patiently
 
 FOLDER: Final = ".remote"
 """In the workspace: the files that represent remote slides."""
@@ -29,11 +29,34 @@ _VERSIONS: Final = (
     "ETag", "etag", "md5Hash", "Last-Modified", "LastModified", "last_modified", "updated", "mtime",
 )  # fmt: skip
 """What file systems call the version of a file, the best first."""
-_NEEDS: Final = {"s3": "s3fs", "gs": "gcsfs", "gcs": "gcsfs", "http": "aiohttp", "https": "aiohttp"}
 _BLOCK: Final = 1 << 23
 """Bytes that are asked for at a time."""
-_COPY_IT: Final = "copy it to a disk, and give that path"
-_NEVER_REMOTE: Final = (".vms", ".vmu", ".dcm")
+COPY_IT: Final = "copy it to a disk, and give that path"
+
+
+@dataclass(frozen=True)
+class _Scheme:
+    """What opens URLs that begin so.
+
+    :param package: that fsspec needs for it.
+    :param extra: of this project, that installs it.
+    :param credentials: the variables of the environment that they are taken from.
+    """
+
+    package: str
+    extra: str
+    credentials: str
+
+
+_S3: Final = _Scheme("s3fs", "remote", "AWS_PROFILE or AWS_ACCESS_KEY_ID")
+_GS: Final = _Scheme("gcsfs", "remote-gs", "GOOGLE_APPLICATION_CREDENTIALS")
+_AZ: Final = _Scheme(
+    "adlfs", "remote-az", "AZURE_STORAGE_ACCOUNT_NAME and AZURE_STORAGE_ACCOUNT_KEY, or AZURE_STORAGE_CONNECTION_STRING"
+)
+_WEB: Final = _Scheme("aiohttp", "remote", "of s3://, gs:// or az://: a web server is asked without any")
+_SCHEMES: Final = {
+    "s3": _S3, "gs": _GS, "gcs": _GS, "az": _AZ, "abfs": _AZ, "abfss": _AZ, "http": _WEB, "https": _WEB,
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -54,8 +77,8 @@ class RemoteFile:
 
         :raises OSError: it cannot be read now.
         """
-        with _faults(self.url):
-            system, path = _system(self.url)
+        with connection_faults(self.url):
+            system, path = system_of(self.url)
             system.invalidate_cache()  # of what it was when it was listed
             return cast("BinaryIO", _Stream(system.open(path, "rb", block_size=_BLOCK, cache_type="readahead"), self))
 
@@ -67,7 +90,7 @@ class _Stream:
         self._stream, self._file = stream, file
 
     def read(self, size: int) -> bytes:
-        with _faults(self._file.url):
+        with connection_faults(self._file.url):
             return bytes(self._stream.read(size))
 
     def __enter__(self) -> _Stream:
@@ -79,10 +102,10 @@ class _Stream:
             self._refuse_changed()
 
     def _refuse_changed(self) -> None:
-        with _faults(self._file.url):
-            system, path = _system(self._file.url)
+        with connection_faults(self._file.url):
+            system, path = system_of(self._file.url)
             system.invalidate_cache()
-            now = _version(system.info(path))
+            now = version_of(system.info(path), self._file.url)
         if now != self._file.version:
             what = f"has changed since it was listed ({self._file.version} → {now})"
             raise SlideError(what, path=self._file.url, hint="run the same command again")
@@ -115,104 +138,57 @@ def remote_identity(files: Sequence[RemoteFile]) -> tuple[int, str]:
     return sum(file.size for file in files), f"sha256:{digest.hexdigest()}"
 
 
-def list_remote(url: str, workspace: Path, extensions: frozenset[str]) -> list[Path]:
-    """Represent the slide at a URL, or all slides below it, by files in the workspace.
+def represent(name: str, files: Sequence[RemoteFile], place: Path) -> Path:
+    """Write the file that represents a slide, if it is not there as it should be.
 
-    :param extensions: of slides, looked for below a URL that is a folder.
-    :raises UsageError: what opens such URLs is not installed; there is nothing at the URL, or no slide.
-    :raises SurroundingsError: the server does not answer.
+    :param name: of the slide; its extension says the format.
+    :param place: the folder for it.
     """
-    return patiently(lambda: _listed(url, workspace, extensions), url)
-
-
-def _listed(url: str, workspace: Path, extensions: frozenset[str]) -> list[Path]:
-    scheme = url.partition("://")[0]
-    with _faults(url):
-        system, path = _system(url)
-        system.invalidate_cache()
-        try:
-            about = system.info(path)
-        except FileNotFoundError as error:
-            hint = "check the URL, and the credentials in the environment"
-            raise UsageError("nothing is found there", path=url, hint=hint) from error
-        if about.get("type") != "directory":
-            found = {path: about}
-            beside = path.removesuffix(".mrxs")
-            if beside != path and system.exists(beside):
-                found |= _below(system, beside)
-            return [_represented(scheme, path, found, workspace)]
-        everything = _below(system, path)
-    slides = [file for file in everything if PurePosixPath(file).suffix.lower() in extensions]
-    mirax = {file.removesuffix(".mrxs") for file in slides if file.endswith(".mrxs")}
-    slides = [file for file in slides if not any(file.startswith(f"{folder}/") for folder in mirax)]
-    if not slides:
-        known = " ".join(sorted(extensions))
-        raise UsageError("no slides there", path=url, hint=f"slides are found by their extension: {known}")
-    made = []
-    for slide in slides:
-        beside = f"{slide.removesuffix('.mrxs')}/" if slide.endswith(".mrxs") else "\0"
-        found = {slide: everything[slide], **{f: about for f, about in everything.items() if f.startswith(beside)}}
-        made.append(_represented(scheme, slide, found, workspace))
-    return made
-
-
-def _below(system: Any, folder: str) -> dict[str, Mapping[str, Any]]:
-    found = system.find(folder, detail=True)
-    return {file: about for file, about in sorted(found.items()) if about.get("type") == "file"}
-
-
-def _represented(scheme: str, slide: str, found: Mapping[str, Mapping[str, Any]], workspace: Path) -> Path:
-    """Write the file that represents a slide, if it is not there as it should be."""
-    above = slide.rpartition("/")[0]
-    name = slide.rpartition("/")[2].partition("?")[0]
-    own_url = slide if "://" in slide else f"{scheme}://{slide}"
-    if reason := why_no_file_name(name):
-        raise UsageError(f"the slide's name {name!a} {reason}", path=own_url, hint="rename it")
-    if name.lower().endswith(_NEVER_REMOTE):
-        hint = "copy all its files to a disk, and give that path"
-        raise UsageError("slides of this format have files that only a disk can list", path=own_url, hint=hint)
-    files = []
-    for path, about in found.items():
-        url = path if "://" in path else f"{scheme}://{path}"
-        if (size := about.get("size")) is None:
-            raise SlideError("the server does not state its size", path=url, hint=_COPY_IT)
-        part = name if path == slide else path.removeprefix(f"{above}/")
-        files.append(RemoteFile(part, int(size), url, _version(about, url)))
-    place = workspace / FOLDER / hashlib.sha256(f"{scheme}://{above}".encode()).hexdigest()[:12] / name
+    path = place / name
     content = _BEGIN + json.dumps([asdict(file) for file in files], indent=1).encode() + b"}\n"
-    if not place.is_file() or place.read_bytes() != content:
-        with whole(place) as scratch:
+    if not path.is_file() or path.read_bytes() != content:
+        with whole(path) as scratch:
             scratch.write_bytes(content)
-    return place
+    return path
 
 
-def _version(about: Mapping[str, Any], url: str = "") -> str:
+def version_of(about: Mapping[str, Any], url: str) -> str:
+    """The version of a file, by what its server says of it.
+
+    :raises SlideError: it says nothing that would show a change.
+    """
     for name in _VERSIONS:
         if about.get(name):
             return str(about[name]).strip('"')
     what = "the server states neither an ETag nor the time of the last change: nobody could see that it changes"
-    raise SlideError(what, path=url, hint=_COPY_IT)
+    raise SlideError(what, path=url, hint=COPY_IT)
 
 
-def _system(url: str) -> tuple[Any, str]:
+def system_of(url: str) -> tuple[Any, str]:
     """The file system of a URL, and the path in it.
 
-    :raises UsageError: it is not installed.
+    :raises UsageError: it is not installed, or lacks what it needs to know.
     """
-    scheme = url.partition("://")[0]
+    name = url.partition("://")[0]
+    scheme = _SCHEMES[name]
+    if scheme is _AZ and "@" in url.partition("://")[2].partition("/")[0]:
+        hint = f"give the account in the environment ({scheme.credentials}), and the URL as {name}://CONTAINER/PATH"
+        raise UsageError("an account in the URL is not used", path=url, hint=hint)
     try:
         from fsspec.core import url_to_fs
 
         system, path = url_to_fs(url)
     except (ImportError, ValueError) as error:
-        what = f"{scheme}:// needs {_NEEDS[scheme]}, which is not installed"
-        hint = f'pip install "wsipipe-momkd[remote]"{" gcsfs" if _NEEDS[scheme] == "gcsfs" else ""}'
-        raise UsageError(what, path=url, hint=hint) from error
+        if isinstance(error, ValueError) and find_spec(scheme.package) is not None:
+            hint = f"give your credentials in the environment ({scheme.credentials})"
+            raise UsageError(str(error), path=url, hint=hint) from error
+        what = f"{name}:// needs {scheme.package}, which is not installed"
+        raise UsageError(what, path=url, hint=f'pip install "wsipipe-momkd[{scheme.extra}]"') from error
     return system, path
 
 
 @contextmanager
-def _faults(url: str) -> Iterator[None]:
+def connection_faults(url: str) -> Iterator[None]:
     """Take what libraries of networks raise, which is of many kinds, as a connection that has failed.
 
     :raises ConnectionResetError: which is tried again for some seconds.
@@ -222,7 +198,7 @@ def _faults(url: str) -> Iterator[None]:
     except (WsipipeError, FileNotFoundError):
         raise
     except PermissionError as error:
-        hint = "give your credentials in the environment (for s3://, AWS_PROFILE or AWS_ACCESS_KEY_ID)"
+        hint = f"give your credentials in the environment ({_SCHEMES[url.partition('://')[0]].credentials})"
         raise SlideError(f"access is refused: {error}", path=url, hint=hint) from error
     except Exception as error:
         raise ConnectionResetError(errno.ECONNRESET, f"{type(error).__name__}: {error}") from error

@@ -3,8 +3,7 @@
 The process that gives out the slides copies them in their order, as many as fit (:class:`SlideCopier`). A process that
 opens one asks for it by its own path (:class:`StagedSlides`) and waits until it is there:
 
-    DIR/wsipipe-node1-4711-3f9a/                   of one run; what a killed run left, the next one removes
-        .lock                                      held while the run lives
+    DIR/wsipipe-node1-4711-3f9a/                   of one run (:mod:`..scratch_folder`)
         8c1f…/a.mrxs, 8c1f…/a/Slide.dat            a slide, whole: it was renamed when its last file was complete
         8c1f….wanted                               somebody waits for it, or works on it
         8c1f….not                                  why it cannot be copied; one on a disk is then read from its place
@@ -16,9 +15,7 @@ import errno
 import hashlib
 import json
 import os
-import secrets
 import shutil
-import socket
 import threading
 from collections import deque
 from collections.abc import Iterator, Sequence
@@ -27,14 +24,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, Final, Self
 
-from filelock import FileLock, Timeout
-
 from ..errors import SlideError, SurroundingsError, WsipipeError
+from ..scratch_folder import ScratchFolder
 from ..surroundings import patiently, surroundings
 from .finding import files_of_slide
 from .remote import RemoteFile, remote_files
 
-_PREFIX: Final = "wsipipe-"
 _CHUNK: Final = 8 << 20
 _PAUSE: Final = 0.05
 
@@ -101,9 +96,8 @@ class SlideCopier:
     """
 
     def __init__(self, place: Path, slides: Sequence[Path], most_bytes: int | None = None) -> None:
-        self._place = place
-        name = f"{_PREFIX}{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(4)}"
-        self.slides = StagedSlides(place / name)
+        self._folder = ScratchFolder(place)
+        self.slides = StagedSlides(self._folder.path)
         self._waiting = deque(slides)
         self._most = most_bytes
         self._bytes: dict[Path, int] = {}
@@ -114,16 +108,9 @@ class SlideCopier:
         self._thread = threading.Thread(target=self._copy_all, name="staging", daemon=True)
 
     def __enter__(self) -> Self:
-        folder = self.slides.folder
-        try:
-            folder.mkdir(parents=True)
-            remove_leftovers(self._place)
-            if self._most is None:
-                self._most = shutil.disk_usage(folder).free // 2
-        except OSError as error:
-            raise surroundings(error, self._place) or error from error
-        self._lock = FileLock(folder / ".lock")
-        self._lock.acquire()
+        self._folder.__enter__()
+        if self._most is None:
+            self._most = shutil.disk_usage(self._folder.path).free // 2
         self._thread.start()
         return self
 
@@ -132,8 +119,7 @@ class SlideCopier:
             self._ended = True
             self._room.notify_all()
         self._thread.join()
-        self._lock.release()
-        shutil.rmtree(self.slides.folder, ignore_errors=True)
+        self._folder.__exit__()
 
     def release(self, slide: Path) -> None:
         """Remove the copy of a slide that is done, which makes room for the next one."""
@@ -249,17 +235,3 @@ def _local(slide: Path) -> Iterator[_LocalFile]:
     """The files that a slide consists of, with their names as seen from its folder."""
     for file in patiently(lambda: files_of_slide(slide), slide):
         yield _LocalFile(file.relative_to(slide.parent).as_posix(), file.stat().st_size, file)
-
-
-def remove_leftovers(place: Path) -> None:
-    """Remove the copies of runs that were killed; those of runs that live, and all else in the folder, stay."""
-    for folder in place.glob(f"{_PREFIX}*"):
-        lock = FileLock(folder / ".lock")
-        if not (folder / ".lock").is_file() or folder.is_symlink():
-            continue
-        try:
-            lock.acquire(timeout=0)
-        except (Timeout, OSError):
-            continue
-        lock.release()
-        shutil.rmtree(folder, ignore_errors=True)

@@ -12,6 +12,7 @@ closes, and when the worker's processes together need more memory than the worke
 from __future__ import annotations
 
 import multiprocessing
+import os
 import pickle
 import threading
 import time
@@ -230,9 +231,23 @@ def _may_have_children() -> Iterator[None]:
     """
     settings: dict[str, Any] = multiprocessing.current_process()._config  # type: ignore[attr-defined]
     with _STARTING:
+        _forget_what_dask_set()
         before = settings.get("daemon")
         settings["daemon"] = False
         try:
             yield
         finally:
             settings["daemon"] = before
+
+
+def _forget_what_dask_set() -> None:
+    """Take back the variables that Dask's nanny sets for tasks in threads of its own process.
+
+    Its trim threshold makes glibc give memory back after each region of a slide and ask for it again for the next,
+    which was a tenth of the time of tiling; and how many threads a computation takes, the worker's cores say.
+    """
+    from dask import config
+
+    for name, value in config.get("distributed.nanny.pre-spawn-environ", {}).items():
+        if os.environ.get(name) == str(value):
+            del os.environ[name]

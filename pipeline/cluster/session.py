@@ -20,8 +20,10 @@ if TYPE_CHECKING:
 _SECONDS_TO_CONNECT: Final = 10
 """Also after a connection broke; then the run ends."""
 _SECONDS_TO_ASK_AGAIN: Final = 20.0
-_DEATH_TIMEOUT: Final = 60
-"""Seconds after which a worker that has lost its scheduler ends by itself."""
+_DEATH_TIMEOUT: Final = 300
+"""Seconds in which a worker must have started and found its scheduler, else it ends and does not come back: long enough
+for a busy machine, or one that first reads Python from a slow share. One whose scheduler goes away later ends at once.
+"""
 
 
 @dataclass(frozen=True)
@@ -113,7 +115,7 @@ class Session:
 
     def _lost(self) -> SurroundingsError:
         where = self.settings.address or "of this run"
-        hint = "run the same command again: what is done stays done; workers end by themselves (--death-timeout)"
+        hint = "run the same command again: what is done stays done; workers end by themselves"
         return SurroundingsError(f"the Dask scheduler {where} does not answer", hint=hint)
 
     def _connected(self) -> Client:

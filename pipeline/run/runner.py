@@ -57,7 +57,7 @@ class Runner:
     :param replace: replace results that were made with other settings.
     :param elsewhere: the machines that items of some stages run on; default: this one.
     :param shard: do this part of the items.
-    :param stage_to: folder on a local disk to which slides are copied ahead of their turn.
+    :param stage_to: folder on a local disk to which slides are copied ahead of their turn; large scratch files too.
     :param stage_bytes: most bytes of these copies at a time.
     """
 
@@ -101,7 +101,7 @@ class Runner:
         with held(stage, self.shard) as (manifest, recovered), Usage() as usage, RunLog(stage, usage) as log:
             with no_garbage_collection():
                 plan = stage.plan()
-                if self.shard is not None and stage.shared:
+                if self.shard is not None and stage.distributes:
                     plan = part_of(plan, stage, self.shard)
                 history = History(stage.manifest, stage.name)
                 decisions = [decide(stage, item, history, retry_failed=self.retry_failed) for item in plan.items]
@@ -116,7 +116,7 @@ class Runner:
             closing_notes: list[str] = []
             rejected = self._reject(stage, manifest, plan.rejected, history, log)
             results = [*rejected, *self._do(stage, manifest, decisions, closing_notes, log)]
-            if self.shard is None and stage.shared:
+            if self.shard is None and stage.distributes:
                 clear_roll(stage.folder, len(plan.items) + len(plan.rejected))
         outcomes = [result.outcome for result in results if result.outcome]
         waiting = [d.record for d in decisions if d.verdict == "waiting" and d.record is not None]
@@ -201,6 +201,7 @@ class Runner:
                 return results
             # On other machines slides by URL are copied into the workspace, which they see, and others are not.
             elsewhere = self._elsewhere(stage) is not None
+            stage.scratch_place = self.stage_to
             with (
                 staged(stage, items, None if elsewhere else self.stage_to, self.stage_bytes) as release,
                 nullcontext() if elsewhere else stage.sharing(items, progress),

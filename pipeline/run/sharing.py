@@ -25,7 +25,7 @@ def held(stage: Stage[Any], shard: Shard | None) -> Iterator[tuple[Manifest, Seq
     if shard is None:
         with stage.manifest.lock():
             yield stage.manifest, recover(stage.folder)
-    elif stage.shared:
+    elif stage.distributes:
         with as_shard(stage.folder, shard, stage.name) as cleaned:
             yield Manifest.of(stage.folder, shard), cleaned
     else:

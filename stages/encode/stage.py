@@ -45,7 +45,7 @@ class EncodeStage(Stage[EncodeSettings]):
 
     name = "encode"
     version = VERSIONS["encode"]
-    shared = True
+    distributes = True
     by_item = True
 
     def __init__(

@@ -53,7 +53,7 @@ class ReadSlidesStage(Stage[ReadSlidesSettings]):
 
     name = "read_slides"
     version = VERSIONS["read_slides"]
-    shared = True
+    distributes = True
 
     def __init__(self, settings: ReadSlidesSettings, folder: Path, workspace: Path, task: ExternalTask) -> None:
         super().__init__(settings, folder, workspace)

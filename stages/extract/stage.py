@@ -59,7 +59,6 @@ class ExtractStage(Stage[ExtractSettings]):
     version = VERSIONS["extract"]
     unit = "tiles"
     distributes = True
-    shared = True
     by_item = True
 
     def __init__(

@@ -106,7 +106,6 @@ class PredictStage(Stage[PredictSettings]):
     name = "predict"
     version = VERSIONS["predict"]
     distributes = True
-    shared = True
 
     def __init__(
         self,

@@ -71,7 +71,6 @@ class TileStage(Stage[TileSettings]):
     version = VERSIONS["tile"]
     processes = True
     distributes = True
-    shared = True
 
     def __init__(
         self,

@@ -262,7 +262,7 @@ class TrainSettings(Settings):
         gt=0,
         examples=["16GB"],
         description="most memory for the slides' features; where they need more, they are read as needed, from a "
-        "scratch file in the workspace; default: half of what wsipipe may use",
+        "scratch file in the workspace, or in --stage-to; default: half of what wsipipe may use",
     )
     tensorboard: bool = Runtime(
         False, description="also write learning curves for TensorBoard (the package must be installed)"

@@ -24,12 +24,13 @@ from ...data.errors import InputError, SurroundingsError, UsageError
 from ...data.features.bag_file import BagFile
 from ...data.features.store import open_features, read_bag
 from ...data.files.reading_process import in_bytes
+from ...data.scratch_folder import ScratchFolder
 from ...models.mil.bag_tensors import FiledBag, bag_tensors
 from ..stage import Progress
 
 _SHARE: Final = 0.5
 """Of the memory that this process may use, what bags may take by default: networks and libraries need some too."""
-_ROOM: Final = "free so much space, use a --workspace with more, or let the bags stay in memory: "
+_ROOM: Final = "free so much space, name a disk with more (--stage-to), or let the bags stay in memory: "
 
 
 @dataclass(frozen=True)
@@ -82,14 +83,21 @@ class Budget:
 
 @contextmanager
 def filed_bags(
-    stores: Mapping[str, Path], budget: Budget, *, neighbours: int, folder: Path, progress: Progress
+    stores: Mapping[str, Path],
+    budget: Budget,
+    *,
+    neighbours: int,
+    folder: Path,
+    progress: Progress,
+    scratch_place: Path | None = None,
 ) -> Iterator[Mapping[str, FiledBag]]:
     """Write the bags that do not stay in memory to a file that lasts as long as the block.
 
     A store that cannot be read is left out: the folds that need it say why.
 
     :param stores: slide → its feature store.
-    :param folder: where the file is to lie.
+    :param folder: where in the workspace the file is to lie.
+    :param scratch_place: a folder on a local disk, in which it lies instead.
     :returns: slide → its bag; none where all stay in memory.
     :raises UsageError: the budget does not hold the largest bag.
     :raises SurroundingsError: the disk has no room for the file.
@@ -98,8 +106,18 @@ def filed_bags(
     if budget.holds(sizes):
         yield {}
         return
-    with for_a_while(folder / f"bags-{secrets.token_hex(4)}") as scratch:
+    with _scratch_file(folder, scratch_place) as scratch:
         yield _written(scratch, {slide: stores[slide] for slide in sizes}, sum(sizes.values()), neighbours, progress)
+
+
+@contextmanager
+def _scratch_file(folder: Path, scratch_place: Path | None) -> Iterator[Path]:
+    if scratch_place is None:
+        with for_a_while(folder / f"bags-{secrets.token_hex(4)}") as scratch:
+            yield scratch
+    else:
+        with ScratchFolder(scratch_place) as own:
+            yield own.path / "bags"
 
 
 def _sizes(stores: Mapping[str, Path], neighbours: int) -> dict[str, int]:

@@ -72,7 +72,6 @@ class TrainStage(Stage[TrainSettings]):
     items = "folds"
     unit = "epochs"
     distributes = True
-    shared = True
 
     def __init__(
         self,
@@ -122,7 +121,14 @@ class TrainStage(Stage[TrainSettings]):
             share=1.0 if self._cores is None else min(1.0, self._cores / usable_cores()),
             bags_per_step=max(one.bags_per_step for one in several),
         )
-        with filed_bags(stores, budget, neighbours=settings.neighbours, folder=self.folder, progress=progress) as filed:
+        with filed_bags(
+            stores,
+            budget,
+            neighbours=settings.neighbours,
+            folder=self.folder,
+            progress=progress,
+            scratch_place=self.scratch_place,
+        ) as filed:
             self._bags |= filed
             self._has_bags = True
             try:

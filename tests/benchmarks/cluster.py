@@ -4,7 +4,8 @@
 
 Small slides are made, tiled and extracted (efficientnet-lite0 on the CPU) by processes here and by workers of a
 cluster on the loopback, in turns. Rates are from the first item's begin to the last one's end; what a stage takes
-besides (processes that start and load a network) stands beside them.
+besides (processes that start and load a network) stands beside them. On a busy machine compare the milliseconds of the
+processors instead.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from typing import Any
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import numpy as np
+import psutil
 from wsipipe.data.manifest import Manifest
 from wsipipe.data.slides.finding import find_slides
 from wsipipe.data.units import Mpp
@@ -46,15 +48,26 @@ def make_slides(folder: Path, count: int, side: int) -> None:
         copyfile(first, folder / f"s{number:04}.svs")
 
 
-def run(stage: Stage[Any], there: Elsewhere | None) -> tuple[float, float]:
-    """Items a second from the first begin to the last end, and the seconds that the stage took besides."""
+def processor_seconds() -> float:
+    """What this process and all that it has started have taken of the processors."""
+    here = psutil.Process()
+    taken = [process.cpu_times() for process in (here, *here.children(recursive=True))]
+    return sum(one.user + one.system + one.children_user + one.children_system for one in taken)
+
+
+def run(stage: Stage[Any], there: Elsewhere | None) -> tuple[float, float, float]:
+    """Items a second from the first begin to the last end, the seconds that the stage took besides, and milliseconds
+    of the processors an item, of all processes and with their start.
+    """
+    before = processor_seconds()
     runner = Runner(stage.workspace, Console(json_only=True, level=LogLevel.error), elsewhere=there)
     summary = runner.run(stage)
     assert not summary.failures, summary.failures
     records = [record for record in Manifest.of(stage.folder).records() if record.stage == stage.name]
     begin = min(record.start.timestamp() for record in records)
     seconds = max(record.start.timestamp() + record.seconds for record in records) - begin
-    return len(records) / seconds, summary.seconds - seconds
+    taken = 1000 * (processor_seconds() - before) / len(records)
+    return len(records) / seconds, summary.seconds - seconds, taken
 
 
 @contextmanager
@@ -106,15 +119,21 @@ def main() -> None:
         for turn in range(given.rounds):
             for way, (there, processes) in ways.items():
                 of_workers = 1 if there is not None else processes
-                rate, besides = run(tile(place / "slides", place / f"tile-{turn}-{way}", of_workers), there)
-                print(f"tile     {way:18} {rate:7.2f} slides/s, {besides:5.1f} s besides", flush=True)
+                rate, besides, taken = run(tile(place / "slides", place / f"tile-{turn}-{way}", of_workers), there)
+                print(
+                    f"tile     {way:18} {rate:7.2f} slides/s, {besides:5.1f} s besides, {taken:5.0f} ms of processors",
+                    flush=True,
+                )
                 best[f"tile {way}"] = max(rate, best.get(f"tile {way}", 0.0))
             for way in ("here, 1 process", "1 worker", "2 workers"):
                 work = place / "tiled"
                 stage = extract(work, work / "tiles" / "t")
                 stage.folder = work / "features" / "t" / f"{turn}-{way}"
-                rate, besides = run(stage, ways[way][0])
-                print(f"extract  {way:18} {rate:7.2f} slides/s, {besides:5.1f} s besides", flush=True)
+                rate, besides, taken = run(stage, ways[way][0])
+                print(
+                    f"extract  {way:18} {rate:7.2f} slides/s, {besides:5.1f} s besides, {taken:5.0f} ms of processors",
+                    flush=True,
+                )
                 best[f"extract {way}"] = max(rate, best.get(f"extract {way}", 0.0))
     for what in ("tile", "extract"):
         print(f"{what}: 1 worker / here {best[f'{what} 1 worker'] / best[f'{what} here, 1 process']:.2f}")

@@ -4,21 +4,18 @@ from __future__ import annotations
 
 import builtins
 import json
-import socket
-import threading
-from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
-from urllib.request import Request, urlopen
 
 import pytest
 from command import told, wsipipe
 from new_slides import Clinic
+from web_server import Server
 from wsipipe.data.errors import SlideError, UsageError
 from wsipipe.data.manifest import Manifest
 from wsipipe.data.plain_files import url_of
-from wsipipe.data.slides.remote import FOLDER, list_remote, remote_files
+from wsipipe.data.slides.remote import FOLDER, remote_files
+from wsipipe.data.slides.remote_finding import find_remote
 from wsipipe.data.slides.staging import SlideCopier
 
 TILES = "tiles/0.5mpp-224px"
@@ -38,88 +35,6 @@ TILES = "tiles/0.5mpp-224px"
 )
 def test_what_is_a_url(path: Path | str, url: str | None) -> None:
     assert url_of(path) == url
-
-
-class Server(ThreadingHTTPServer):
-    """Serves files, by ranges; some answers break off."""
-
-    daemon_threads = True
-
-    def __init__(self) -> None:
-        self.files: dict[str, bytes] = {}
-        self.tags: dict[str, str | None] = {}
-        self.to_break: dict[str, int] = {}
-        """Path → how many of its next answers break off in the middle."""
-        self.broken = 0
-        super().__init__(("127.0.0.1", 0), _Handler)
-
-    def url(self, name: str) -> str:
-        return f"http://127.0.0.1:{self.server_address[1]}/{name}"
-
-    def put(self, name: str, content: bytes, tag: str | None = "one") -> str:
-        self.files[f"/{name}"], self.tags[f"/{name}"] = content, tag
-        return self.url(name)
-
-
-class _Handler(BaseHTTPRequestHandler):
-    server: Server
-    protocol_version = "HTTP/1.1"
-
-    def do_HEAD(self) -> None:
-        self._answer(body=False)
-
-    def do_GET(self) -> None:
-        self._answer(body=True)
-
-    def _answer(self, *, body: bool) -> None:
-        path = self.path.partition("?")[0]
-        content = self.server.files.get(path)
-        if content is None:
-            self.send_error(404)
-            return
-        begin, end = 0, len(content)
-        asked = self.headers.get("Range")
-        if asked:
-            first, _, last = asked.removeprefix("bytes=").partition("-")
-            begin, end = int(first), min(int(last or end - 1) + 1, end)
-        self.send_response(206 if asked else 200)
-        if asked:
-            self.send_header("Content-Range", f"bytes {begin}-{end - 1}/{len(content)}")
-        self.send_header("Accept-Ranges", "bytes")
-        self.send_header("Content-Length", str(end - begin))
-        if tag := self.server.tags[path]:
-            self.send_header("ETag", f'"{tag}"')
-        self.end_headers()
-        if not body:
-            return
-        if self.server.to_break.get(path, 0) > 0:
-            self.server.to_break[path] -= 1
-            self.server.broken += 1
-            self.wfile.write(content[begin : (begin + end) // 2])
-            self.wfile.flush()
-            self.connection.shutdown(socket.SHUT_RDWR)
-            self.close_connection = True
-            return
-        self.wfile.write(content[begin:end])
-
-    def log_message(self, *_: Any) -> None:
-        pass
-
-
-@pytest.fixture
-def server() -> Iterator[Server]:
-    with Server() as serving:
-        thread = threading.Thread(target=serving.serve_forever, daemon=True)
-        thread.start()
-        yield serving
-        serving.shutdown()
-        thread.join()
-
-
-@pytest.fixture
-def clinic(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Clinic:
-    monkeypatch.chdir(tmp_path)
-    return Clinic(tmp_path)
 
 
 def outputs(workspace: Path) -> dict[str, dict[str, str]]:
@@ -169,7 +84,7 @@ def test_one_that_always_breaks_off_is_a_failed_slide_that_the_next_run_tries(cl
 
 def test_a_slide_that_changes_while_it_is_copied_is_not_taken(clinic: Clinic, server: Server, tmp_path: Path) -> None:
     url = server.put("a.svs", clinic.slide("a").read_bytes())
-    [stub] = list_remote(url, tmp_path / "work", frozenset({".svs"}))
+    [stub] = find_remote(url, tmp_path / "work", {})
     server.put("a.svs", server.files["/a.svs"], tag="two")
     with (
         SlideCopier(tmp_path / "scratch", [stub]) as copier,
@@ -211,28 +126,6 @@ def test_without_the_extra_it_is_said_what_to_install(clinic: Clinic, monkeypatc
 # ----- S3 -----
 
 
-@pytest.fixture
-def bucket(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
-    """An empty bucket ``scans`` of a server on loopback, found by the usual environment."""
-    s3fs = pytest.importorskip("s3fs")
-    moto = pytest.importorskip("moto.server")
-    serving = moto.ThreadedMotoServer("127.0.0.1", port=0, verbose=False)
-    serving.start()
-    host, port = serving.get_host_and_port()
-    urlopen(Request(f"http://{host}:{port}/moto-api/reset", method="POST")).close()  # what earlier ones held
-    for name, value in {
-        "AWS_ACCESS_KEY_ID": "key", "AWS_SECRET_ACCESS_KEY": "secret", "AWS_DEFAULT_REGION": "us-east-1",
-        "AWS_ENDPOINT_URL": f"http://{host}:{port}",
-    }.items():  # fmt: skip
-        monkeypatch.setenv(name, value)
-    s3fs.S3FileSystem.clear_instance_cache()
-    system = s3fs.S3FileSystem(skip_instance_cache=True)
-    system.mkdir("scans")
-    yield system
-    s3fs.S3FileSystem.clear_instance_cache()
-    serving.stop()
-
-
 def test_a_bucket_is_listed_staged_and_identified_by_etag(clinic: Clinic, bucket: Any) -> None:
     for name in "ab":
         bucket.pipe(f"scans/study/{name}.svs", clinic.slide(name).read_bytes())
@@ -251,7 +144,7 @@ def test_the_folder_beside_an_mrxs_comes_with_it(clinic: Clinic, bucket: Any) ->
     bucket.pipe("scans/m/Slidedat.ini", b"ini")
     bucket.pipe("scans/m/Data0000.dat", b"data" * 1000)
     for given in ("s3://scans/m.mrxs", "s3://scans"):
-        [stub] = list_remote(given, clinic.folder / given[-4:], frozenset({".mrxs", ".svs"}))
+        [stub] = find_remote(given, clinic.folder / given[-4:], {})
         with SlideCopier(clinic.folder / "scratch", [stub]) as copier:
             copy = copier.slides.at_hand(stub)
             assert copy.read_bytes() == b"index"
@@ -261,4 +154,4 @@ def test_the_folder_beside_an_mrxs_comes_with_it(clinic: Clinic, bucket: Any) ->
 def test_a_bucket_without_slides_says_so(clinic: Clinic, bucket: Any) -> None:
     bucket.pipe("scans/notes.txt", b"no slide")
     with pytest.raises(UsageError, match="no slides there"):
-        list_remote("s3://scans", clinic.folder, frozenset({".svs"}))
+        find_remote("s3://scans", clinic.folder, {})

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 from command import told, wsipipe
 from new_slides import Clinic
+from several_files import several_files
 from wsipipe.data.manifest import Manifest, Record
 from wsipipe.data.slides.finding import slide_identity
 from wsipipe.data.slides.staging import SlideCopier
@@ -42,21 +43,6 @@ def slides_of(folder: Path, sizes: list[int]) -> list[Path]:
     for path, size in zip(paths, sizes, strict=True):
         path.write_bytes(bytes([size % 251]) * size)
     return paths
-
-
-def several_files(folder: Path) -> list[Path]:
-    """A slide of several files of each kind."""
-    (folder / "m").mkdir(parents=True)
-    (folder / "m.mrxs").write_bytes(b"index")
-    (folder / "m/Slidedat.ini").write_text("ini")
-    (folder / "m/Data0000.dat").write_bytes(b"data" * 100)
-    (folder / "v.vms").write_text("[Virtual Microscope Specimen]\nImageFile=v(0).jpg\nMapFile=v_map.jpg\n")
-    for name in ("v(0).jpg", "v_map.jpg", "of another slide.jpg"):
-        (folder / name).write_bytes(name.encode())
-    (folder / "d/deep").mkdir(parents=True)
-    (folder / "d/1.dcm").write_bytes(b"1")
-    (folder / "d/deep/2.dcm").write_bytes(b"2")
-    return [folder / "m.mrxs", folder / "v.vms", folder / "d"]
 
 
 def test_a_slide_of_several_files_is_copied_as_a_whole(tmp_path: Path, place: Path) -> None:

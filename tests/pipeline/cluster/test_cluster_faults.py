@@ -62,6 +62,7 @@ def meanwhile(what: Callable[[], object]) -> threading.Thread:
 
 def test_a_cluster_and_one_machine_give_the_same(tmp_path: Path, address: str) -> None:
     texts = {f"t{n}": "text" * n for n in range(1, 9)} | {"b": "broken", "e": "nothing", "m1": "meet", "m2": "meet"}
+    texts["v"] = "environment"
     here, there = tmp_path / "here", tmp_path / "there"
     for place in (here, there):
         place.mkdir()
@@ -69,7 +70,7 @@ def test_a_cluster_and_one_machine_give_the_same(tmp_path: Path, address: str) -
     copy(here, workers=2)
     summary = copy_there(there, address)
     assert story(here) == story(there)
-    assert (summary.done, summary.empty, [f.item for f in summary.failures]) == (10, 1, ["b"])
+    assert (summary.done, summary.empty, [f.item for f in summary.failures]) == (11, 1, ["b"])
     assert sum(worker["items"] for worker in summary.workers.values()) == len(texts)
     assert len(summary.workers) == 2
     assert all(worker["rate"] > 0 for worker in summary.workers.values())

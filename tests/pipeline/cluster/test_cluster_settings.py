@@ -61,7 +61,7 @@ def test_the_job_script_says_what_the_settings_say(tmp_path: Path, kind: str, li
     head = {"slurm": "#SBATCH", "pbs": "#PBS", "lsf": "#BSUB", "sge": "#$"}[kind]
     assert f"{head} --constraint=a100" in shown
     [start] = [line for line in shown if "dask_worker" in line or "dask worker" in line]
-    for word in ("--nthreads 8", "--resources GPU=2", "--death-timeout 60"):
+    for word in ("--nthreads 8", "--resources GPU=2", "--death-timeout 300"):
         assert word in start
 
 

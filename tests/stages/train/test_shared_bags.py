@@ -17,6 +17,8 @@ from safetensors.torch import save_file
 from task_workspace import RECEPTORS, Asked, of_classes, of_receptors, plant_task
 from trained_workspace import bundle_files, trained_workspace
 from wsipipe.data.errors import SurroundingsError, UsageError
+from wsipipe.pipeline.console import Console
+from wsipipe.pipeline.run.runner import Runner
 from wsipipe.stages.stage import Item, Outcome, Progress, Silence
 from wsipipe.stages.train.shared_bags import Budget
 from wsipipe.stages.train.stage import TrainStage
@@ -223,6 +225,31 @@ def test_a_fold_on_another_machine_has_a_file_of_its_own(mine: Planted, trained:
         stage.process(item, Silence())
         assert bundle_files(folder / item.id) == bundle_files(trained.model / item.id)
         assert not list(folder.glob(SCRATCH))
+
+
+def test_the_scratch_file_may_lie_on_a_local_disk(
+    mine: Planted, trained: Planted, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, place = mine.workspace / "models/local-disk", tmp_path / "scratch"
+    stage = mine.trainer(folder, bag_memory=FEW)
+    process, seen = stage.process, list[str]()
+
+    def watched(item: Item, progress: Progress) -> Outcome:
+        seen.extend(path.name for path in place.glob("wsipipe-*/bags"))
+        assert not list(folder.glob(SCRATCH))
+        return process(item, progress)
+
+    monkeypatch.setattr(stage, "process", watched)
+    assert not Runner(mine.workspace, Console(json_only=True), stage_to=place).run(stage).failures
+    assert seen == ["bags"] * 2
+    assert not list(place.iterdir())
+    for fold in ("fold-0", "fold-1"):
+        assert bundle_files(folder / fold) == bundle_files(trained.model / fold)
+    elsewhere = mine.trainer(folder, bag_memory=FEW).for_worker("cpu", 1)
+    elsewhere.scratch_place = tmp_path / "a file"
+    elsewhere.scratch_place.write_text("")
+    with pytest.raises((SurroundingsError, OSError), match="a file"):
+        elsewhere.process(stage.plan().items[0], Silence())
 
 
 def budget(asked: int | None, processes: int = 1, step: int = 1, share: float = 1.0) -> Budget:
