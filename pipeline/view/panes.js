@@ -188,29 +188,31 @@ export class Pane {
       return;
     }
     if (this.slide !== slide) return;
-    const waits = this.layerInput.value === `${fold}/`, layers = slide.byFold[fold];
     this.app.folded();
-    if (!waits) return;
+    if (this.awaited !== fold) return;
+    const layers = slide.byFold[fold];
     this.layerInput.value = (layers.find((layer) => layer.name === name) ?? layers[0]).id;
     this.chooseLayer();
   }
 
   // The mean over the folds, then each fold, of the model whose layer is shown.
   nextFold(by) {
-    const of = this.layer?.of ?? this.layerInput.value.slice(0, -1);
+    const of = this.layer?.of ?? this.awaited;
     const source = this.slide?.sources.find((one) => one.of === of || one.folds.includes(of));
     if (!source) return;
     const mean = this.slide.layers.filter((layer) => layer.of === source.of);
-    const ring = [...(mean.length ? [source.of] : []), ...source.folds], name = this.layer?.name;
+    const ring = [...(mean.length ? [source.of] : []), ...source.folds], { name } = this;
     const next = ring[(ring.indexOf(of) + by + ring.length) % ring.length];
     const own = mean.find((layer) => layer.name === name) ?? mean[0];
     this.listLayers(next === source.of ? own.id : `${next}/${name}`);
   }
 
-  chooseLayer(name = this.layer?.name) {
+  chooseLayer(name = this.name) {
     const id = this.layerInput.value, { slide } = this;
+    this.awaited = id.endsWith("/") ? id.slice(0, -1) : "";
     const known = [...slide.layers, ...Object.values(slide.byFold).flat()].find((layer) => layer.id === id);
     this.layer = id === "kept" ? { id, kind: "kept", top: [], bottom: [], slots: [] } : known ?? null;
+    this.name = this.layer?.name ?? name;
     const kind = this.layer?.kind;
     this.thresholdInput.value = 0;
     this.onlyInput.replaceChildren(new Option("all", ""), ...(this.layer?.classes ?? []).map((one) => new Option(className(this.layer, one), one)));
@@ -219,9 +221,9 @@ export class Pane {
     this.root.querySelector(".choosing").hidden = kind !== "classes";
     this.drawLayer();
     this.app.chosen(this);
-    if (!id.endsWith("/")) return;
+    if (!this.awaited) return;
     this.root.querySelector(".meaning").replaceChildren(element("p", "the fold reads the slide …"));
-    this.readFold(id.slice(0, -1), name);
+    this.readFold(this.awaited, name);
   }
 
   drawLayer() {

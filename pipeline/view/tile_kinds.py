@@ -70,7 +70,8 @@ class TileKinds:
             codes[at[at >= 0]] = UNREADABLE
         counted = int(row.record.stats.get("dropped_artefact") or 0)
         if counted != len(spoiled):
-            notes.append(f"{counted:,} tiles were dropped for artefacts by a version that did not keep which ones")
+            what = "were dropped for artefacts, and the tile set does not say which"
+            notes.append(f"{counted - len(spoiled):,} tiles {what}")
         return cls(coords=coords, codes=codes, artefacts=artefacts, otherwise=_otherwise(row, counted - len(spoiled)))
 
     def artefact_layers(self) -> Iterator[Layer]:
