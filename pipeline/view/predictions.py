@@ -94,8 +94,12 @@ def _in_short(label: str) -> str:
 
 
 def _said(row: Mapping[str, str], status: str) -> Said:
-    """Columns are read by name: of one target ``call``, of several ``er call``, each after its value."""
-    targets = [name.removesuffix("call").strip() for name in row if name == "call" or name.endswith(" call")]
+    """Columns are read by name: of one target ``call``, of several ``er call``, each after its value.
+
+    A class may be called anything, so that ``probability of low call`` is no target's.
+    """
+    ending = (name.removesuffix(" call") for name in row if name.endswith(" call"))
+    targets = [""] if "call" in row else [target for target in ending if f"{target} spread" in row]
     if not targets:
         return Said(call="", value=_value(row, ""), status=status, uncertain=_doubt(row), note=row.get("note", ""))
     calls, values = [], []

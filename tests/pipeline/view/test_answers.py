@@ -288,9 +288,12 @@ def test_links_that_lead_out_of_the_workspace_are_not_followed(viewed: Viewed, t
         assert "leads out" in client.of("/slide.json").json["problem"]
         leads_out(workspace / "predictions/er/predictions.csv")
         listed = client.get("/slides.json").json
-        assert listed["models"] == ["her2"]
+        assert listed["models"] == ["her2", "her2 (evaluated)"]
         assert "leads out" in listed["notes"][0]
+        leads_out(workspace / "models/her2/fold-0")
+        assert "leads out" in client.of("/fold.json", HOSTILE, of="her2, fold 0").json["problem"]
         leads_out(workspace / "predictions")
+        leads_out(workspace / "evaluations/her2/patients.csv")
         listed = client.get("/slides.json").json
         assert (listed["models"], len(listed["slides"])) == ([], 3)
         leads_out(workspace / "tiles")

@@ -71,9 +71,8 @@ def test_classes_have_their_names(tmp_path: Path) -> None:
     task = MulticlassTask(("low", "call", "very, high"))
     rows = {"p": prediction("p", 2, 2, (0.1, 0.2, 0.7)), "q": prediction("q", 0, 1, (0.2, 0.5, 0.3))}
     said = said_of(tmp_path, task, rows)
-    assert (said["p"].target, said["p"].call, said["p"].value, said["p"].right) == (
-        *("very, high", "very, high", "0.625", True),
-    )
+    found = said["p"]
+    assert (found.target, found.call, found.value, found.right) == ("very, high", "very, high", "0.625", True)
     assert (said["q"].target, said["q"].call, said["q"].right) == ("low", "call", False)
 
 
