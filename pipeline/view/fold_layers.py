@@ -15,10 +15,11 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
-from ...data.errors import StoreError
+from ...data.errors import StoreError, WsipipeError
 from ...data.features.store import Bag, read_bag
 from ...data.tiling.grid import Coords
-from ...models.bundle import Bundle, read_bundle
+from ...models.bundle import Bundle, read_bundle, read_facts
+from ...models.tasks.task import Task
 from ...stages.predict.pictures import NO_TILES, score_names
 from ...stages.train.slot_gallery import nearness_to_slots
 from .fold_source import FoldSource
@@ -26,6 +27,8 @@ from .inside import inside, stamp
 from .layers import Layer, SlotTiles
 from .tile_columns import places_in
 
+ATTENTION: Final = "attention"
+"""Of the layers of a prediction, the one that is no score."""
 _MOST_NETWORKS: Final = 12
 """Networks that stay in memory, of a few MB each."""
 _MOST_KEPT: Final = 24
@@ -69,6 +72,16 @@ class FoldLayers:
                         self._kept.popitem(last=False)
             return known
 
+    def scores_are_signed(self, model: str) -> bool:
+        """Whether the scores of a model's tiles are for and against, as those of classes are.
+
+        False too if the model does not lie in the workspace, or cannot be read.
+        """
+        try:
+            return is_signed(read_facts(inside(self._workspace, Path(model) / "fold-0")).task)
+        except WsipipeError:  # said when a fold is asked for
+            return False
+
     def _known(self, key: Hashable) -> Mapping[str, Layer] | None:
         with self._lock:
             if key not in self._kept:
@@ -86,6 +99,11 @@ class FoldLayers:
         return self._networks[key]
 
 
+def is_signed(task: Task) -> bool:
+    """Whether a tile's score above zero is for a class, and one below against it."""
+    return bool(task.classes)
+
+
 def _layers(bundle: Bundle, store: Path, coords: Coords, of: str) -> Sequence[Layer]:
     bag = read_bag(store)
     if bag.facts.encoding is not None:
@@ -100,8 +118,9 @@ def _layers(bundle: Bundle, store: Path, coords: Coords, of: str) -> Sequence[La
 
     columns = reading.scores.reshape(len(reading.attention), -1).T
     names = score_names(bundle.network.task, reading.scores)
-    layers = [Layer(of, "attention", column(reading.attention))]
-    layers += [Layer(of, name, column(values)) for name, values in zip(names, columns, strict=True)]
+    layers = [Layer(of, ATTENTION, column(reading.attention))]
+    signed = is_signed(bundle.network.task)
+    layers += [Layer(of, name, column(values), signed=signed) for name, values in zip(names, columns, strict=True)]
     if (slots := bundle.network.slots_shown) is not None:
         near, _ = nearness_to_slots(bundle, bag, store)
         gallery = SlotTiles(slots.names, slots.weights, column(near.max(axis=1)), column(reading.attention))

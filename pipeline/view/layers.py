@@ -73,6 +73,8 @@ class Layer:
     :param of: the predictions or the fold that it belongs to; empty for what tiling measured.
     :param values: (N,) NaN for tiles without one; it may go on with the tiles that were dropped for artefacts.
     :param slots: of a layer of slots, where they are known by more than their numbers.
+    :param signed: the sign means for and against, whichever signs there are.
+    :param share: a share, coloured from 0 to 1 on each slide alike.
     """
 
     of: str
@@ -80,6 +82,8 @@ class Layer:
     values: Column
     stale: str = ""
     slots: SlotTiles | None = None
+    signed: bool = False
+    share: bool = False
 
     @property
     def id(self) -> str:
@@ -96,12 +100,12 @@ class Layer:
         named = "slot" in self.name.casefold().replace("_", " ").split()
         if named and (known == np.rint(known)).all() and low >= 0 and high < _MOST_CLASSES:
             return "classes"
-        return "signed" if low < 0 < high else "scale"
+        return "signed" if low < 0 < high or (self.signed and (low or high)) else "scale"
 
     def codes(self, scale: str) -> Codes:
         """The number of each tile: for ``signed`` 128 is zero, for ``classes`` it is the class plus one.
 
-        :param scale: ``rank`` spreads the tiles evenly; ``linear`` is linear between the extremes.
+        :param scale: ``rank`` spreads the tiles evenly; ``linear`` is linear between the extremes. Shares are linear.
         """
         if scale not in self._codes:
             self._codes[scale] = self._coded(scale)
@@ -121,7 +125,7 @@ class Layer:
             elif self.kind == "signed":
                 codes[known] = np.rint(_MIDDLE + 127 * _strength(values, scale) * np.sign(values))
             else:
-                codes[known] = 1 + np.rint(254 * _position(values, scale))
+                codes[known] = 1 + np.rint(254 * (values.clip(0, 1) if self.share else _position(values, scale)))
         return codes
 
     def in_words(self, tile: int) -> str:
@@ -141,6 +145,7 @@ class Layer:
         known = np.flatnonzero(np.isfinite(self.values))
         order = known[np.argsort(-self.values[known], kind="stable")]
         values = self.values[known]
+        low, high = (0.0, 1.0) if self.share or not known.size else (float(values.min()), float(values.max()))
         bottom = order[::-1][:_TOP] if self.kind == "signed" else order[:0]
         return {
             "id": self.id,
@@ -149,9 +154,14 @@ class Layer:
             "kind": self.kind,
             "stale": self.stale,
             "tiles": int(known.size),
-            "low": float(values.min()) if known.size else None,
-            "high": float(values.max()) if known.size else None,
-            "thresholds": {scale: _thresholds(values, self.kind, scale) for scale in ("rank", "linear")},
+            "low": low if known.size else None,
+            "high": high if known.size else None,
+            "share": self.share,
+            "thresholds": {
+                scale: _thresholds(np.array([low, high]) if self.share else values, self.kind, scale)
+                for scale in ("rank", "linear")
+                if known.size
+            },
             "classes": sorted({int(value) for value in values}) if self.kind == "classes" else [],
             "names": list(self.slots.names) if self.slots and self.kind == "classes" else [],
             "slots": self.slots.described(self.values, coords) if self.slots and self.kind == "classes" else [],

@@ -217,7 +217,8 @@ export class Pane {
     this.thresholdInput.value = 0;
     this.onlyInput.replaceChildren(new Option("all", ""), ...(this.layer?.classes ?? []).map((one) => new Option(className(this.layer, one), one)));
     this.root.querySelector(".settings").hidden = !kind;
-    this.root.querySelector(".scaling").hidden = this.root.querySelector(".thresholding").hidden = kind !== "scale" && kind !== "signed";
+    this.root.querySelector(".thresholding").hidden = kind !== "scale" && kind !== "signed";
+    this.root.querySelector(".scaling").hidden = this.root.querySelector(".thresholding").hidden || this.layer.share;
     this.root.querySelector(".choosing").hidden = kind !== "classes";
     this.drawLayer();
     this.app.chosen(this);
@@ -280,7 +281,7 @@ export class Pane {
     const at = share * (values.length - 1), low = Math.floor(at), high = Math.min(low + 1, values.length - 1);
     const value = number(values[low] + (at - low) * (values[high] - values[low]));
     const what = this.layer.kind === "signed" ? `at least ±${value}` : `at least ${value}`;
-    return this.scaleInput.value === "rank" ? `the top ${Math.round(100 * (1 - share))} %, ${what}` : what;
+    return this.scaleInput.value === "rank" && !this.layer.share ? `the top ${Math.round(100 * (1 - share))} %, ${what}` : what;
   }
 
   legend() {

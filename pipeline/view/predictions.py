@@ -100,18 +100,14 @@ def _said(row: Mapping[str, str], status: str) -> Said:
     """
     ending = (name.removesuffix(" call") for name in row if name.endswith(" call"))
     targets = [""] if "call" in row else [target for target in ending if f"{target} spread" in row]
-    if not targets:
-        return Said(call="", value=_value(row, ""), status=status, uncertain=_doubt(row), note=row.get("note", ""))
-    calls, values = [], []
-    for target in targets:
-        named = f"{target} " if target else ""
-        calls.append(named + row[f"{named}call"] if row[f"{named}call"] else "")
-        values.append(_value(row, named))
+    named = [f"{target} " if target else "" for target in targets or [""]]
+    calls = [f"{of}{row[of + 'call']}" for of in named if row.get(f"{of}call")]
+    doubts = [f"{of.strip()}: {doubt}" if of else doubt for of in named if (doubt := _doubt(row, of))]
     return Said(
-        call=", ".join(filter(None, calls)),
-        value=", ".join(filter(None, values)),
+        call=", ".join(calls),
+        value=", ".join(filter(None, (_value(row, of) for of in named))),
         status=status,
-        uncertain=_doubt(row),
+        uncertain="; ".join(doubts),
         note=row.get("note", ""),
     )
 
@@ -132,6 +128,6 @@ def _value(row: Mapping[str, str], named: str) -> str:
     return ""
 
 
-def _doubt(row: Mapping[str, str]) -> str:
-    cell = row.get("uncertain", "").strip()
+def _doubt(row: Mapping[str, str], named: str) -> str:
+    cell = row.get(f"{named}uncertain", "").strip()
     return "" if cell.casefold() in ("", "no", "false", "0") else cell

@@ -78,10 +78,10 @@ class TileKinds:
         """How much of each tile artefacts cover, all together and each kind that occurs."""
         if self.artefacts is None:
             return
-        yield Layer("", "artefacts", _column(self.artefacts.fraction))
+        yield Layer("", "artefacts", _column(self.artefacts.fraction), share=True)
         for name, shares in zip(ARTEFACTS, self.artefacts.shares.T, strict=True):
             if np.nan_to_num(shares).any():
-                yield Layer("", f"artefacts: {name}", _column(shares))
+                yield Layer("", f"artefacts: {name}", _column(shares), share=True)
 
     def said(self, number: int) -> str:
         """What became of a tile, in words."""

@@ -17,7 +17,7 @@ from ...data.interop.qupath import placed, read_annotations
 from ...data.slides.slide import Slide
 from ...data.tiling.store import TileSet, read_tiles
 from ...stages.predict.reading import read_outputs
-from .fold_layers import FoldLayers
+from .fold_layers import ATTENTION, FoldLayers
 from .fold_source import FoldSource
 from .inside import inside, stamp
 from .layers import Layer, kept_picture, picture
@@ -190,7 +190,11 @@ class ViewedSlides:
                 continue
             if scored.stale:
                 notes.append(f"predictions of {scored.name} are stale: {scored.stale}")
-            layers += [Layer(scored.name, name, values, scored.stale) for name, values in found]
+            signed = bool(found) and self._of_folds.scores_are_signed(scored.model)
+            layers += [
+                Layer(scored.name, name, values, scored.stale, signed=signed and name != ATTENTION)
+                for name, values in found
+            ]
             if (source := self._source(row, scored, notes)) is not None:
                 sources[scored.name] = source
         known = {(source.model, source.store) for source in sources.values()}

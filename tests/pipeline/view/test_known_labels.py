@@ -14,7 +14,7 @@ from wsipipe.models.tasks.prediction import PatientPrediction
 from wsipipe.models.tasks.regression import RegressionTask
 from wsipipe.models.tasks.survival import SurvivalTask
 from wsipipe.models.tasks.task import Task
-from wsipipe.pipeline.view.predictions import Said, of_patients
+from wsipipe.pipeline.view.predictions import Said, of_patients, predicted
 from wsipipe.pipeline.view.slide_list import Workspace
 from wsipipe.stages.train.cross_validate import write_oof
 from wsipipe.stages.train.patient_table import write_patients
@@ -81,3 +81,19 @@ def test_numbers_and_follow_ups_have_a_target_and_are_neither_right_nor_wrong(tm
     assert (said.target, said.call, said.value, said.right) == ("17.2", "", "0.625", None)
     [said] = said_of(tmp_path, SurvivalTask(), {"p": prediction("p", Survival(31.5, True), 1)}).values()
     assert (said.target, said.call, said.value, said.right) == ("event at 31.5", "", "0.625", None)
+
+
+def test_of_several_targets_each_has_its_call_value_and_doubt(tmp_path: Path) -> None:
+    columns = ["probability", "spread", "threshold", "call", "prevalence", "uncertain", "possible"]
+    header = ["level", "patient_id", "slide_id", "status", *(f"{of} {name}" for of in ("er", "pr") for name in columns)]
+    cells = [
+        "slide",
+        "p",
+        "s",
+        "done",
+        *["0.9", "0.1", "0.5", "positive", "0.5", "", ""],
+        *["0.52", "0.1", "0.5", "", "0.5", "blurred", ""],
+    ]
+    (tmp_path / "predictions.csv").write_text("\n".join(",".join(line) for line in (header, cells)) + "\n")
+    said = predicted(tmp_path / "predictions.csv")["s"]
+    assert (said.call, said.value, said.uncertain) == ("er positive", "0.9, 0.52", "pr: blurred")
