@@ -14,14 +14,15 @@ from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
+import torch
 
 from ...data.errors import StoreError, WsipipeError
 from ...data.features.store import Bag, read_bag
 from ...data.tiling.grid import Coords
 from ...models.bundle import Bundle, read_bundle, read_facts
+from ...models.mil.bag_tensors import BagBatch, bag_tensors
 from ...models.tasks.task import Task
 from ...stages.predict.pictures import NO_TILES, score_names
-from ...stages.train.slot_gallery import nearness_to_slots
 from .fold_source import FoldSource
 from .inside import inside, stamp
 from .layers import Layer, SlotTiles
@@ -122,7 +123,9 @@ def _layers(bundle: Bundle, store: Path, coords: Coords, of: str) -> Sequence[La
     signed = is_signed(bundle.network.task)
     layers += [Layer(of, name, column(values), signed=signed) for name, values in zip(names, columns, strict=True)]
     if (slots := bundle.network.slots_shown) is not None:
-        near, _ = nearness_to_slots(bundle, bag, store)
+        bags = BagBatch.of([bag_tensors(bag, bundle.facts.recipe.neighbours)], bundle.network.device)
+        with torch.inference_mode():
+            near = bundle.network.nearness_to_slots(bags).float().cpu().numpy()
         gallery = SlotTiles(slots.names, slots.weights, column(near.max(axis=1)), column(reading.attention))
         layers.append(Layer(of, "slot", column(near.argmax(axis=1)), slots=gallery))
     return layers

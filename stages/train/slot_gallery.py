@@ -143,7 +143,7 @@ class SlotGalleryStage(Stage[SlotGallerySettings]):
         candidates: list[list[_Candidate]] = [[] for _ in slots.names]
         for slide, store in fold.stores.items():
             bag = read_bag(store)
-            near, weights = nearness_to_slots(bundle, bag, store)
+            near, weights = _nearness(bundle, bag, store)
             nearest = near.argmax(axis=1)
             counts += np.bincount(nearest, minlength=len(counts))
             attention += np.bincount(nearest, weights, minlength=len(counts))
@@ -173,7 +173,7 @@ class SlotGalleryStage(Stage[SlotGallerySettings]):
         return FoldSlots(fold=fold.fold, slides=len(fold.stores), tiles=int(counts.sum()), slots=tuple(shown)), missing
 
 
-def nearness_to_slots(bundle: Bundle, bag: Bag, store: Path) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+def _nearness(bundle: Bundle, bag: Bag, store: Path) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     """How near each tile is to each slot (N, slots), and its attention (N,).
 
     :raises BundleError: the features are not what the model was trained on.
