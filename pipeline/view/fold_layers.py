@@ -117,8 +117,8 @@ def _layers(bundle: Bundle, store: Path, coords: Coords, of: str) -> Sequence[La
         whole[at] = values
         return whole
 
-    columns = reading.scores.reshape(len(reading.attention), -1).T
-    names = score_names(bundle.network.task, reading.scores)
+    scores = reading.scores.astype(np.float64)
+    names, columns = score_names(bundle.network.task, scores), scores.reshape(len(reading.attention), -1).T
     layers = [Layer(of, ATTENTION, column(reading.attention))]
     signed = is_signed(bundle.network.task)
     layers += [Layer(of, name, column(values), signed=signed) for name, values in zip(names, columns, strict=True)]

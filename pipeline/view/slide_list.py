@@ -221,9 +221,9 @@ class _Reading:
                 with self._noted():
                     record = self._latest(of, stage).get(item)
                     status = "done" if record is None or self._standing(record).counts else "stale"
-                    files = (inside(self._folder, file) for file in (place / table, of / "patients.csv"))
+                    given, patients = (inside(self._folder, file) for file in (place / table, of / "patients.csv"))
                     name = of.name + after if of == place else f"{of.name}{after}, {place.name}"
-                    said[name] = of_patients(*files, status)
+                    said[name] = of_patients(given, patients, status)
         return said
 
     def _folders(self, pattern: str, holding: str = "manifest.jsonl") -> Iterator[Path]:
