@@ -1,4 +1,4 @@
-"""A workspace to be looked at: tiled slides of two pieces of tissue, and predictions planted on their tiles."""
+"""A workspace to be looked at: tiled slides of two pieces of tissue, and what models say of them, planted or real."""
 
 from __future__ import annotations
 
@@ -7,31 +7,41 @@ import http.client
 import json
 from collections.abc import Mapping
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlencode
 
+import msgspec
 import numpy as np
 import tifffile
 from command import wsipipe
+from external_workspace import model_at
 from planted_workspace import Planted, record
 from wsipipe import __version__
 from wsipipe.data.artifact import digest_of, size_of
+from wsipipe.data.cohort.labels import PatientLabels
 from wsipipe.data.features.store import FeatureFacts, write_features
 from wsipipe.data.interop.qupath import tile_scores_geojson
 from wsipipe.data.manifest import InputRecord, Manifest, OutputRecord, Record
-from wsipipe.data.tiling.store import TileSet, read_tiles
+from wsipipe.data.tiling.artefacts import ARTEFACTS, DroppedTiles, TileArtefacts
+from wsipipe.data.tiling.store import TileSet, read_tiles, write_tiles
+from wsipipe.pipeline.console import Console
+from wsipipe.pipeline.run.runner import Runner
 from wsipipe.pipeline.view.server import ViewServer
+from wsipipe.stages.evaluate.judged import PREDICTION_COLUMNS
 from wsipipe.stages.extract.settings import ExtractSettings
+from wsipipe.stages.lineage import MODEL, model_record
 from wsipipe.stages.predict.settings import PredictSettings
+from wsipipe.stages.predict.stage import PredictionTask, PredictStage
 from wsipipe.stages.registry import VERSIONS
+from wsipipe.stages.train.patient_table import write_patients
 
 SIZE, TILE = 2048, 224
 PIECES = ((200, 200), (1200, 1000))
 PIECE = 700
-TILES, BACKBONE = "0.5mpp-224px", "efficientnet-lite0"
+TILES, BACKBONE, WIDTH = "0.5mpp-224px", "efficientnet-lite0", 4
 HOSTILE = "<img src=x onerror=alert(1)>&\"'"
 HEADER = ("level", "patient_id", "slide_id", "status", "probability", "call", "note")
 
@@ -80,8 +90,62 @@ class Viewed:
     def tiles(self, name: str) -> TileSet:
         return read_tiles(self.workspace / "tiles" / TILES / f"{name}.h5")
 
+    def spoil(self, name: str) -> None:
+        """Plant artefacts: the first two tiles were dropped for a fold, and pen covers a quarter of the next."""
+        tiles, record = self.tiles(name), Manifest.of(self.workspace / "tiles" / TILES).latest("tile")[name]
+        shares = np.zeros((len(tiles), len(ARTEFACTS)), np.float32)
+        shares[:2, ARTEFACTS.index("fold")], shares[2, ARTEFACTS.index("pen")] = (0.9, 0.75), 0.25
+        path = self.workspace / record.outputs["tiles"].path
+        write_tiles(
+            path,
+            replace(
+                tiles,
+                coords=tiles.coords[2:],
+                tissue_fraction=tiles.tissue_fraction[2:],
+                sharpness=tiles.sharpness[2:],
+                artefacts=TileArtefacts(shares[2:]),
+                dropped=DroppedTiles(tiles.coords[:2], TileArtefacts(shares[:2])),
+            ),
+        )
+        stats = TileArtefacts(shares).stats() | {"tiles": len(tiles) - 2, "dropped_artefact": 2}
+        changed = {"outputs": {**record.outputs, "tiles": self._output(path)}, "stats": {**record.stats, **stats}}
+        Manifest.of(path.parent).append(msgspec.structs.replace(record, **changed))
+
+    def model(self, name: str, *trained: str) -> Path:
+        """Three folds of untrained networks, of which the first two know these patients as their own."""
+        seen = [trained, trained, ("somebody",)]
+        return model_at(self.workspace / "models" / name, seen=seen, width=WIDTH)
+
+    def read(self, model: Path, *names: str) -> None:
+        """Have `predict` read slides, each a patient of its own."""
+        for name in names:
+            self.extract(name)
+        task = PredictionTask(
+            model=model,
+            tiles=self.workspace / "tiles" / TILES,
+            features=self.workspace / "features" / TILES / BACKBONE,
+            slides={name: name for name in names},
+        )
+        settings = PredictSettings(device="cpu", top_tiles=0)
+        stage = PredictStage(settings, self.workspace / "predictions" / model.name, self.workspace, task)
+        assert not Runner(self.workspace, Console(json_only=True)).run(stage).failures
+
+    def evaluate(self, name: str, slides: Mapping[str, tuple[int, int, float]]) -> None:
+        """Plant the tables of an evaluation: slide → label, call and probability, each of a patient of its own."""
+        folder = self.workspace / "evaluations" / name
+        folder.mkdir(parents=True)
+        labels = {slide: label for slide, (label, _, _) in slides.items()}
+        write_patients(
+            folder / "patients.csv", PatientLabels("HER2", labels, {slide: (slide,) for slide in slides}, {}, ())
+        )
+        with (folder / "predictions.csv").open("w", newline="") as stream:
+            writer = csv.DictWriter(stream, PREDICTION_COLUMNS, restval="0.5")
+            writer.writeheader()
+            for slide, (label, call, probability) in slides.items():
+                writer.writerow({"patient_id": slide, "label": label, "call": call, "probability": probability})
+
     def extract(self, name: str) -> OutputRecord:
-        """Write features of nothing with their record."""
+        """Write features of noise with their record."""
         tiles = self.workspace / "tiles" / TILES / f"{name}.h5"
         digest = Manifest.of(tiles.parent).latest("tile")[name].inputs["slide"].digest
         coords = self.tiles(name).coords
@@ -95,13 +159,14 @@ class Viewed:
             backbone=BACKBONE,
             architecture="planted",
             pooling="pooled",
-            width=4,
+            width=WIDTH,
             weights_digest="sha256:" + "0" * 64,
             precision="fp32",
             transform={},
         )
         store = self.workspace / "features" / TILES / BACKBONE / f"{name}.zarr"
-        write_features(store, np.zeros((len(coords), 4), np.float32), coords, facts)
+        noise = np.random.default_rng([*name.encode()]).normal(size=(len(coords), WIDTH)).astype(np.float32)
+        write_features(store, noise, coords, facts)
         made_from = {"tiles": InputRecord(digest=digest_of(tiles), path=tiles.relative_to(self.workspace).as_posix())}
         record(Planted(self.folder), "extract", name, ExtractSettings(), made_from, {"features": store}, {})
         return Manifest.of(store.parent).latest("extract")[name].outputs["features"]
@@ -116,6 +181,10 @@ class Viewed:
         said = {"slide_id": name, "patient_id": name, "logits": {"0": 1.5, "1": -0.25}, "why": "not trained on it"}
         answer.write_text(json.dumps({**said, "thresholds": {"0": 0.5, "1": 0.5}, "tiles": len(self.tiles(name))}))
         features = self.extract(name)
+        inputs = {"features": InputRecord(digest=features.digest, path=features.path, bytes=features.bytes)}
+        if (networks := self.workspace / "models" / model).is_dir():
+            of = model_record(networks, self.workspace)
+            inputs[MODEL] = InputRecord(digest=of.digest, path=of.path)
         Manifest.of(folder).append(
             Record(
                 stage="predict",
@@ -124,7 +193,7 @@ class Viewed:
                 status="done",
                 fingerprint="planted",
                 settings=PredictSettings().result_settings(),
-                inputs={"features": InputRecord(digest=features.digest, path=features.path, bytes=features.bytes)},
+                inputs=inputs,
                 outputs={kind: self._output(path) for kind, path in (("prediction", answer), ("geojson", geojson))},
                 start=datetime.now(UTC),
                 seconds=0.0,
@@ -145,9 +214,13 @@ class Viewed:
 
 
 def planted_views(folder: Path) -> Viewed:
-    """Slides ``a`` (predicted by two models), ``b`` (tiled) and one whose name is markup (predicted)."""
+    """Slides ``a`` (predicted by two models, of which one is there, and evaluated), ``b`` (tiled, evaluated, with
+    artefacts) and one whose name is markup (predicted)."""
     viewed = Viewed(folder)
     viewed.tile("a", "b", HOSTILE)
+    viewed.spoil("b")
+    viewed.model("her2")
+    viewed.evaluate("her2", {"a": (1, 1, 0.91), "b": (0, 1, 0.7)})
     count = len(viewed.tiles("a"))
     ramp = np.arange(count, dtype=float)
     scores = {"attention": ramp, "score": ramp - 3.5, "slot": ramp % 3}

@@ -72,5 +72,15 @@ class TileArtefacts:
         }
 
 
+@dataclass(frozen=True, eq=False)
+class DroppedTiles:
+    """Tiles that were dropped because of their artefacts."""
+
+    coords: Coords
+    """(M, 2) x and y of the upper left corners in pixels of level 0."""
+    artefacts: TileArtefacts
+    """How much of each artefacts cover."""
+
+
 def _mean(values: npt.NDArray[np.float64]) -> float | None:
     return round(float(values.mean()), 4) if len(values) else None

@@ -4,7 +4,8 @@ The file holds ``coords`` (N, 2) int64, ``tissue_fraction`` (N,) and ``sharpness
 unchanged: ``coords`` carries TRIDENT's attributes beside ours. TRIDENT's magnifications are 10 / mpp; from ours it
 derives the same field of view, to a pixel of the level that it reads. It looks for ``patches/<id>_patches.h5``, where
 ``wsipipe export trident`` writes a copy of this file. If artefacts were looked for, ``artefacts`` (N, kinds) float32
-says how much of each tile they cover; their names are in its attribute ``kinds``.
+says how much of each tile they cover; their names are in its attribute ``kinds``. Tiles that were dropped for them are
+in ``dropped_coords`` (M, 2) and ``dropped_artefacts`` (M, kinds), if there are any.
 
 ====================  ==========================================================================
 patch_size            side of a tile as the backbone sees it, px
@@ -37,7 +38,7 @@ from ..slides.slide import Rgb, Slide
 from ..surroundings import patiently
 from ..units import Level0Px, LevelPx, Mpp, TilePx
 from ..version import __version__
-from .artefacts import ARTEFACTS, TileArtefacts
+from .artefacts import ARTEFACTS, DroppedTiles, TileArtefacts
 from .grid import Coords, TileGrid
 from .resize import resize_tile
 
@@ -73,6 +74,8 @@ class TileSet:
     """Version of wsipipe that made the set."""
     artefacts: TileArtefacts | None = None
     """How much of each tile artefacts cover; None if they were not looked for."""
+    dropped: DroppedTiles | None = None
+    """Tiles that were dropped for their artefacts; None if there are none."""
 
     def __len__(self) -> int:
         return len(self.coords)
@@ -112,6 +115,9 @@ def write_tiles(path: Path, tiles: TileSet) -> None:
         }
         if tiles.artefacts is not None:
             arrays[_ARTEFACTS] = tiles.artefacts.shares.astype(np.float32)
+        if tiles.dropped is not None:
+            arrays[_DROPPED] = tiles.dropped.coords.astype(np.int64)
+            arrays[_DROPPED_ARTEFACTS] = tiles.dropped.artefacts.shares.astype(np.float32)
         for name, array in arrays.items():
             # One chunk, so that each array has a checksum.
             chunks = (max(len(array), 1), *array.shape[1:])
@@ -120,8 +126,9 @@ def write_tiles(path: Path, tiles: TileSet) -> None:
             )
         for key, value in (_trident_attributes(tiles) | _own_attributes(tiles)).items():
             file["coords"].attrs[key] = value
-        if tiles.artefacts is not None:
-            file[_ARTEFACTS].attrs[_KINDS] = ", ".join(ARTEFACTS)
+        for name in (_ARTEFACTS, _DROPPED_ARTEFACTS):
+            if name in arrays:
+                file[name].attrs[_KINDS] = ", ".join(ARTEFACTS)
 
 
 def read_tiles(path: str | Path, *, digest: str | None = None) -> TileSet:
@@ -148,7 +155,8 @@ def _read(path: Path, digest: str | None) -> TileSet:
             raise StoreError("its bytes are not those that `wsipipe tile` has recorded", path=path, hint=_AGAIN)
         content = _content(path)
         _length(content)
-        return _tile_set(content.attributes["coords"], content.arrays, _artefacts_in(content))
+        artefacts = _artefacts_in(content, _ARTEFACTS, "coords")
+        return _tile_set(content.attributes["coords"], content.arrays, artefacts, _dropped_in(content))
 
 
 def _count(path: Path) -> int:
@@ -160,7 +168,7 @@ _AGAIN: Final = "make the tiles again: remove it and run `wsipipe tile`"
 
 
 def _content(path: Path, *, only_shapes: bool = False) -> Hdf5Content:
-    content = read_hdf5(path, *_SHAPES, _ARTEFACTS, only_shapes=only_shapes)
+    content = read_hdf5(path, *_SHAPES, _ARTEFACTS, _DROPPED, _DROPPED_ARTEFACTS, only_shapes=only_shapes)
     encoding = content.of_file.get("encoding-type"), content.of_file.get("encoding-version")
     if encoding[0] != ENCODING_TYPE:
         raise StoreError("not a tile set of wsipipe", path=path, hint=_AGAIN)
@@ -185,6 +193,8 @@ def _damage_named(path: Path) -> Iterator[None]:
 
 _SHAPES: Final = {"coords": (2,), "tissue_fraction": (), "sharpness": ()}
 _ARTEFACTS: Final = "artefacts"
+_DROPPED: Final = "dropped_coords"
+_DROPPED_ARTEFACTS: Final = "dropped_artefacts"
 _KINDS: Final = "kinds"
 _LARGEST: Final = 2**31
 _SIZES: Final = {
@@ -204,21 +214,34 @@ def _length(content: Hdf5Content) -> int:
     return count
 
 
-def _artefacts_in(content: Hdf5Content) -> TileArtefacts | None:
-    """The artefacts of the tiles, if the file has them."""
-    if _ARTEFACTS not in content.arrays:
+def _artefacts_in(content: Hdf5Content, name: str, places: str) -> TileArtefacts | None:
+    """The artefacts of the tiles at these places, if the file has them."""
+    if name not in content.arrays:
         return None
-    shares, kinds = content.arrays[_ARTEFACTS], content.attributes[_ARTEFACTS][_KINDS]
-    wanted = (len(content.arrays["coords"]), len(ARTEFACTS))
+    shares, kinds = content.arrays[name], content.attributes[name][_KINDS]
+    wanted = (len(content.arrays[places]), len(ARTEFACTS))
     if kinds != ", ".join(ARTEFACTS):
-        raise ValueError(f"{_ARTEFACTS} holds {kinds}, not {', '.join(ARTEFACTS)}")
+        raise ValueError(f"{name} holds {kinds}, not {', '.join(ARTEFACTS)}")
     if shares.dtype.kind not in "if" or shares.shape != wanted:
-        raise ValueError(f"{_ARTEFACTS} has the shape {shares.shape} of {shares.dtype}, not {wanted} of numbers")
+        raise ValueError(f"{name} has the shape {shares.shape} of {shares.dtype}, not {wanted} of numbers")
     return TileArtefacts(shares)
 
 
+def _dropped_in(content: Hdf5Content) -> DroppedTiles | None:
+    """The tiles that were dropped for artefacts, if the file has any."""
+    if _DROPPED not in content.arrays:
+        return None
+    coords, artefacts = content.arrays[_DROPPED], _artefacts_in(content, _DROPPED_ARTEFACTS, _DROPPED)
+    if artefacts is None or coords.dtype.kind not in "if" or coords.shape[1:] != (2,):
+        raise ValueError(f"{_DROPPED} has the shape {coords.shape} of {coords.dtype}, and {_DROPPED_ARTEFACTS} with it")
+    return DroppedTiles(coords, artefacts)
+
+
 def _tile_set(
-    attributes: Mapping[str, Any], arrays: Mapping[str, npt.NDArray[Any]], artefacts: TileArtefacts | None
+    attributes: Mapping[str, Any],
+    arrays: Mapping[str, npt.NDArray[Any]],
+    artefacts: TileArtefacts | None,
+    dropped: DroppedTiles | None,
 ) -> TileSet:
     for name in _SHAPES:
         if arrays[name].dtype.kind not in "if":
@@ -249,6 +272,7 @@ def _tile_set(
         sharpness_mpp=Mpp(float(attributes["sharpness_mpp"])),
         wsipipe=str(attributes["wsipipe_version"]),
         artefacts=artefacts,
+        dropped=dropped,
     )
 
 

@@ -312,7 +312,7 @@ def _odds_ratio(y: Bools, columns: Floats, fit: LogisticFit) -> Estimate:
     rest = ~separated(fit.log_odds(columns))
     if fit.errors is None and 0 < y[rest].sum() < rest.sum():
         fit = fit_logistic(y[rest], columns[rest])
-    if fit.errors is None:
+    if fit.errors is None or not np.isfinite(fit.errors[-1]):
         return Estimate(value=None)
     at, by = fit.coefficients[-1], _Z95 * fit.errors[-1]
     value, low, high = np.exp([at, at - by, at + by]).tolist()

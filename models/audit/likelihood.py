@@ -19,6 +19,7 @@ _MAX_STEPS: Final = 200
 _SMALLEST_GAIN: Final = 1e-11
 _SEPARATED: Final = 15.0  # log-odds of a fitted patient from which the fit has no finite maximum
 _NEGLIGIBLE: Final = 1e-9
+_WHOLE: Final = 1e-6
 
 Floats = npt.NDArray[np.float64]
 Bools = npt.NDArray[np.bool_]
@@ -29,7 +30,8 @@ class LogisticFit:
     """A fit to N patients.
 
     :param coefficients: (1 + K,) the intercept, then the columns; the shortest of those that fit equally well.
-    :param errors: (1 + K,) standard errors; None if the columns separate the classes.
+    :param errors: (1 + K,) standard errors, NaN of coefficients that the columns do not determine; None if the columns
+        separate the classes.
     :param log_likelihood: at its maximum, or its limit.
     """
 
@@ -66,8 +68,22 @@ def fit_logistic(y: Bools, columns: Floats) -> LogisticFit:
     q = expit(design @ at)
     information = design.T @ (design * (q * (1 - q))[:, None])
     bounded = not separated(design @ at).any()
-    errors = np.sqrt(np.diag(np.linalg.pinv(information, rcond=_NEGLIGIBLE))) if bounded else None
-    return LogisticFit(at, errors, height)
+    return LogisticFit(at, standard_errors(information) if bounded else None, height)
+
+
+def standard_errors(information: Floats, *, squares: float = 1.0, left: int = 1) -> Floats:
+    """Standard errors (K,) of coefficients; NaN of one that the columns do not determine.
+
+    A column that is zero for everybody, or a sum of multiples of the others, leaves its coefficient open. The diagonal
+    of the pseudoinverse is then of the order of rounding errors, of either sign, or a number without a meaning.
+
+    :param information: (K, K).
+    :param squares, left: of least squares, the sum over the residuals and their degrees of freedom.
+    """
+    inverse = np.linalg.pinv(information, rcond=_NEGLIGIBLE)
+    variances = np.diag(inverse * squares / left)
+    determined = np.abs(np.diag(inverse @ information) - 1) < _WHOLE
+    return np.where(determined & (variances > 0), np.sqrt(np.maximum(variances, 0)), np.nan)
 
 
 def separated(log_odds: Floats) -> Bools:

@@ -20,6 +20,8 @@ import numpy as np
 import numpy.typing as npt
 from scipy.special import log_softmax, softmax
 
+from .likelihood import standard_errors
+
 _MAX_STEPS: Final = 200
 _SMALLEST_GAIN: Final = 1e-11
 _NEGLIGIBLE: Final = 1e-9
@@ -36,7 +38,8 @@ class Fitted:
     """A fit to patients.
 
     :param coefficients: (P,), the shortest of those that fit equally well.
-    :param errors: (P,) standard errors; NaN of coefficients that grow without bounds, as columns separate patients.
+    :param errors: (P,) standard errors; NaN of coefficients that grow without bounds, as columns separate patients, and
+        of those that the columns do not determine.
     :param log_likelihood: at its maximum, or its limit.
     """
 
@@ -126,8 +129,8 @@ def fit_line(y: Floats, x: Floats) -> Fitted:
     coefficients = np.linalg.lstsq(design, y, rcond=_NEGLIGIBLE)[0]
     squares = max(float(np.square(y - design @ coefficients).sum()), np.finfo(float).tiny)
     left = len(y) - np.linalg.matrix_rank(design)
-    covariance = np.linalg.pinv(design.T @ design, rcond=_NEGLIGIBLE) * squares / max(1, left)
-    errors = np.sqrt(np.diag(covariance)) if left > 0 else np.full(len(coefficients), np.nan)
+    none = np.full(len(coefficients), np.nan)
+    errors = standard_errors(design.T @ design, squares=squares, left=left) if left > 0 else none
     return Fitted(np.asarray(coefficients), errors, -len(y) / 2 * log(squares / len(y)))
 
 
@@ -146,6 +149,5 @@ def _maximum(at: Likelihood, size: int) -> Fitted:
         if gain < _SMALLEST_GAIN * (1 + abs(height)):
             break
     bounded = np.abs(here) < _SEPARATED
-    variances = np.diag(np.linalg.pinv(information, rcond=_NEGLIGIBLE)) if size else here
-    errors = np.where(bounded & (variances > 0), np.sqrt(np.maximum(variances, 0)), np.nan)
-    return Fitted(here, errors, height)
+    errors = standard_errors(information) if size else here
+    return Fitted(here, np.where(bounded, errors, np.nan), height)

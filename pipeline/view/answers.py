@@ -59,6 +59,7 @@ class Answers:
             "/slides.json": self._list,
             "/palettes.json": lambda query: _json(palettes()),
             "/slide.json": self._slide,
+            "/fold.json": self._fold,
             "/outlines.json": self._outlines,
             "/thumbnail": self._thumbnail,
             "/zoom": self._zoom_tile,
@@ -103,6 +104,8 @@ class Answers:
                 "why": row.why,
                 "count": row.record.stats.get("tiles"),
                 "tissue": row.record.stats.get("tissue_mm2"),
+                "artefacts": row.record.stats.get("artefact_fraction"),
+                "dropped": row.record.stats.get("dropped_artefact"),
                 "said": {name: by[row.id] for name, by in said.items() if row.id in by},
             }
             for row in found.rows.values()
@@ -115,6 +118,11 @@ class Answers:
         row = self._row(query)
         with self._viewing(row) as (slide, _, viewed):
             return _json({"id": row.id, "tiles": row.tiles, **viewed.described(slide)})
+
+    def _fold(self, query: Query) -> Answer:
+        """The layers of a slide as one fold of a model reads it; computed now, if nobody has asked before."""
+        with self._viewing(self._row(query)) as (_, _, viewed):
+            return _json(viewed.described_fold(query["of"]))
 
     def _outlines(self, query: Query) -> Answer:
         with self._viewing(self._row(query)) as (_, _, viewed):
@@ -168,7 +176,7 @@ class Answers:
     def _at(self, query: Query) -> Answer:
         x, y = (float(query[name]) for name in ("x", "y"))
         with self._viewing(self._row(query)) as (_, _, viewed):
-            return _json(viewed.at(x, y))
+            return _json(viewed.at(x, y, query.get("of", "")))
 
     def _row(self, query: Query) -> SlideRow:
         return self._workspace.row((query["tiles"], query["slide"]))

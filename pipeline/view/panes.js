@@ -31,6 +31,9 @@ export function number(value) {
   return size >= 1e5 || size < 1e-3 ? value.toExponential(2) : Number(value.toPrecision(3)).toString();
 }
 
+// A slot's name where the network says it, else its number.
+export const className = (layer, code) => layer.names[code] ?? String(code);
+
 // Tiles drawn on canvases from what the server sends; a tile that leaves the view is not waited for.
 const ServerTiles = L.GridLayer.extend({
   createTile(coords, done) {
@@ -66,7 +69,7 @@ function hatch(canvas) {
 }
 
 export class Pane {
-  // app: { palettes, problem(text), chosen(pane), activated(pane) }
+  // app: { palettes, problem(text), chosen(pane), folded(), activated(pane) }
   constructor(parent, app) {
     this.app = app;
     this.root = document.getElementById("pane").content.firstElementChild.cloneNode(true);
@@ -77,7 +80,10 @@ export class Pane {
     this.scaleInput.addEventListener("change", () => this.drawLayer());
     this.opacityInput.addEventListener("input", () => this.tiles?.setOpacity(this.opacityInput.value / 100));
     this.thresholdInput.addEventListener("input", () => this.recolour());
-    this.onlyInput.addEventListener("change", () => this.recolour());
+    this.onlyInput.addEventListener("change", () => {
+      this.recolour();
+      app.chosen(this);
+    });
     this.greyInput.addEventListener("change", () => this.root.classList.toggle("greyed", this.greyInput.checked));
     this.root.querySelector(".controls").open = matchMedia("(min-width: 701px)").matches;
     this.root.addEventListener("pointerdown", () => app.activated(this), true);
@@ -141,27 +147,84 @@ export class Pane {
   }
 
   listLayers(wanted) {
-    const options = [new Option("no layer", ""), new Option("tiles: kept and dropped", "kept")];
-    for (const layer of this.slide.layers) {
-      const name = layer.of ? `${layer.of}: ${layer.name}` : layer.name;
-      options.push(new Option(layer.stale ? `${name} (stale)` : name, layer.id));
+    this.fillLayers();
+    const stands = (value) => [...this.layerInput.options].some((option) => option.value === value);
+    const [of] = wanted.split("/"), name = wanted.slice(of.length + 1);
+    this.layerInput.value = stands(wanted) ? wanted : of && stands(`${of}/`) ? `${of}/` : "";
+    this.chooseLayer(name);
+  }
+
+  // The layers of the slide. A fold that has not read it yet is one entry, whose value has no name after the stroke.
+  fillLayers() {
+    const { layers, sources, byFold } = this.slide, chosen = this.layerInput.value;
+    const named = (layer) => `${layer.of ? `${layer.of}: ` : ""}${layer.name}${layer.stale ? " (stale)" : ""}`;
+    const of = (model) => (byFold[model] ?? layers.filter((layer) => layer.of === model)).map((layer) => new Option(named(layer), layer.id));
+    const models = new Set([...layers, ...sources].map((one) => one.of).filter(Boolean));
+    const options = [new Option("no layer", ""), new Option("tiles: kept and dropped", "kept"), ...of("")];
+    for (const model of models) {
+      options.push(...of(model));
+      const source = sources.find((one) => one.of === model);
+      for (const fold of source?.folds ?? []) options.push(...(byFold[fold] ? of(fold) : [new Option(`${fold} …`, `${fold}/`)]));
+      if (source?.why_none) {
+        options.push(new Option(`${model}: no single folds, ${source.why_none}`, `${model}/`));
+        options.at(-1).disabled = true;
+      }
     }
     this.layerInput.replaceChildren(...options);
-    this.layerInput.value = options.some((option) => option.value === wanted) ? wanted : "";
+    this.layerInput.value = chosen;
+  }
+
+  // Have the slide read by a fold, and show its layer of that name.
+  async readFold(fold, name) {
+    const { slide } = this;
+    try {
+      slide.reading[fold] ??= json("fold.json", { ...slide.key, of: fold });
+      slide.byFold[fold] = await slide.reading[fold];
+    } catch (error) {
+      delete slide.reading[fold];
+      if (this.slide !== slide) return;
+      this.app.problem(error.message);
+      this.root.querySelector(".meaning").replaceChildren(element("p", "this fold could not read the slide"));
+      return;
+    }
+    if (this.slide !== slide) return;
+    this.app.folded();
+    if (this.awaited !== fold) return;
+    const layers = slide.byFold[fold];
+    this.layerInput.value = (layers.find((layer) => layer.name === name) ?? layers[0]).id;
     this.chooseLayer();
   }
 
-  chooseLayer() {
-    const id = this.layerInput.value;
-    this.layer = id === "kept" ? { id, kind: "kept", top: [], bottom: [] } : this.slide.layers.find((layer) => layer.id === id) ?? null;
+  // The mean over the folds, then each fold, of the model whose layer is shown.
+  nextFold(by) {
+    const of = this.layer?.of ?? this.awaited;
+    const source = this.slide?.sources.find((one) => one.of === of || one.folds.includes(of));
+    if (!source) return;
+    const mean = this.slide.layers.filter((layer) => layer.of === source.of);
+    const ring = [...(mean.length ? [source.of] : []), ...source.folds], { name } = this;
+    const next = ring[(ring.indexOf(of) + by + ring.length) % ring.length];
+    const own = mean.find((layer) => layer.name === name) ?? mean[0];
+    this.listLayers(next === source.of ? own.id : `${next}/${name}`);
+  }
+
+  chooseLayer(name = this.name) {
+    const id = this.layerInput.value, { slide } = this;
+    this.awaited = id.endsWith("/") ? id.slice(0, -1) : "";
+    const known = [...slide.layers, ...Object.values(slide.byFold).flat()].find((layer) => layer.id === id);
+    this.layer = id === "kept" ? { id, kind: "kept", top: [], bottom: [], slots: [] } : known ?? null;
+    this.name = this.layer?.name ?? name;
     const kind = this.layer?.kind;
     this.thresholdInput.value = 0;
-    this.onlyInput.replaceChildren(new Option("all", ""), ...(this.layer?.classes ?? []).map((one) => new Option(one, one)));
+    this.onlyInput.replaceChildren(new Option("all", ""), ...(this.layer?.classes ?? []).map((one) => new Option(className(this.layer, one), one)));
     this.root.querySelector(".settings").hidden = !kind;
-    this.root.querySelector(".scaling").hidden = this.root.querySelector(".thresholding").hidden = kind !== "scale" && kind !== "signed";
+    this.root.querySelector(".thresholding").hidden = kind !== "scale" && kind !== "signed";
+    this.root.querySelector(".scaling").hidden = this.root.querySelector(".thresholding").hidden || this.layer.share;
     this.root.querySelector(".choosing").hidden = kind !== "classes";
     this.drawLayer();
     this.app.chosen(this);
+    if (!this.awaited) return;
+    this.root.querySelector(".meaning").replaceChildren(element("p", "the fold reads the slide …"));
+    this.readFold(this.awaited, name);
   }
 
   drawLayer() {
@@ -218,7 +281,7 @@ export class Pane {
     const at = share * (values.length - 1), low = Math.floor(at), high = Math.min(low + 1, values.length - 1);
     const value = number(values[low] + (at - low) * (values[high] - values[low]));
     const what = this.layer.kind === "signed" ? `at least ±${value}` : `at least ${value}`;
-    return this.scaleInput.value === "rank" ? `the top ${Math.round(100 * (1 - share))} %, ${what}` : what;
+    return this.scaleInput.value === "rank" && !this.layer.share ? `the top ${Math.round(100 * (1 - share))} %, ${what}` : what;
   }
 
   legend() {
@@ -238,8 +301,11 @@ export class Pane {
       }
       return items;
     };
-    if (layer.kind === "kept") return [list([[1 + FRAME, "kept"], [2 + FRAME, "dropped"], [3 + FRAME, "cannot be decoded"]])];
-    if (layer.kind === "classes") return [list(layer.classes.map((one) => [one + 1, String(one)]))];
+    if (layer.kind === "kept") {
+      const artefacts = this.slide.artefacts ? [[4 + FRAME, "dropped for artefacts"]] : [];
+      return [list([[1 + FRAME, "kept"], [2 + FRAME, "dropped"], [3 + FRAME, "cannot be decoded"], ...artefacts])];
+    }
+    if (layer.kind === "classes") return [list(layer.classes.map((one) => [one + 1, className(layer, one)]))];
     if (layer.low === null) return [element("p", "no tile has a value")];
     const ends = element("div", "", { class: "ends" }), most = Math.max(-layer.low, layer.high);
     const words = layer.kind === "signed" ? [`against −${number(most)}`, `for +${number(most)}`] : [number(layer.low), number(layer.high)];
@@ -262,7 +328,7 @@ export class Pane {
     try {
       await new Promise((resolve) => setTimeout(resolve, 30));
       if (asking.signal.aborted) return;
-      const tile = await json("at", { ...this.slide.key, x, y }, asking.signal);
+      const tile = await json("at", { ...this.slide.key, x, y, of: this.layer?.of ?? "" }, asking.signal);
       values.hidden = !tile;
       if (!tile) {
         this.frame.remove();

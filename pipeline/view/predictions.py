@@ -12,6 +12,10 @@ from ...data.files.own_tables import read_own_rows
 
 OUT_OF_FOLD: Final = " (out of fold)"
 """After a model's name: predictions for the patients who trained it, each by the folds not trained on them."""
+EVALUATED: Final = " (evaluated)"
+"""After an evaluation's name: predictions of a model for patients whose labels are known."""
+_SHARE: Final = "probability of "
+_OF_CALL: Final = "probability of the call"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,6 +31,10 @@ class Said:
     uncertain: str = ""
     """Why the model should not be relied on here; empty if it may."""
     note: str = ""
+    target: str = ""
+    """What the patient is known to be, such as ``positive``; empty where the table does not say it."""
+    right: bool | None = None
+    """Whether the call is the target; None where nothing is called, or no target is known."""
 
 
 def predicted(table: Path) -> dict[str, Said]:
@@ -38,46 +46,74 @@ def predicted(table: Path) -> dict[str, Said]:
     return {row["slide_id"]: _said(row, row["status"]) for row in rows if row["level"] == "slide"}
 
 
-def out_of_fold(table: Path, patients: Path) -> dict[str, Said]:
-    """Slide → prediction for its patient, from ``oof_predictions.csv``.
+def of_patients(table: Path, patients: Path, status: str = "done") -> dict[str, Said]:
+    """Slide → prediction for its patient beside the patient's label, from a table of patients whose labels are known.
 
-    :param patients: the model's ``patients.csv``, which says whose the slides are.
+    :param table: ``oof_predictions.csv`` of a model, or ``predictions.csv`` of an evaluation.
+    :param patients: the ``patients.csv`` beside it, which says whose the slides are.
+    :param status: of the whole table.
     :raises StoreError: damaged.
     """
-    said = {row["patient_id"]: _by_patient(row) for row in read_own_rows(table, ("patient_id",), dict)}
+    said = {row["patient_id"]: _by_patient(row, status) for row in read_own_rows(table, ("patient_id",), dict)}
+    return {
+        slide: said[patient] for patient, slides in slides_of(patients).items() if patient in said for slide in slides
+    }
+
+
+def slides_of(patients: Path) -> dict[str, list[str]]:
+    """Patient → slides, from ``patients.csv``.
+
+    :raises StoreError: damaged.
+    """
     used = read_own_rows(patients, ("patient_id", "slides"), lambda row: (row["patient_id"], row["slides"]))
-    listed = ((patient, next(csv.reader([cell], delimiter=";"), [])) for patient, cell in used if patient in said)
-    return {slide: said[patient] for patient, slides in listed for slide in slides}
+    return {patient: next(csv.reader([cell], delimiter=";"), []) for patient, cell in used}
 
 
-def _by_patient(row: Mapping[str, str]) -> Said:
-    """Calls are numbers here: those of a binary task mean positive and negative, others are left to the report."""
-    said = _said(row, "done")
-    binary = "probability" in row and "logit" in row
-    return replace(said, call={"1": "positive", "0": "negative"}.get(said.call, "") if binary else "")
+def _by_patient(row: Mapping[str, str], status: str) -> Said:
+    """Labels and calls are numbers here: of classes their places, of a binary task 1 for positive."""
+    classes = [name.removeprefix(_SHARE) for name in row if name.startswith(_SHARE) and name != _OF_CALL]
+    if "probability" in row and "logit" in row:
+        classes = ["negative", "positive"]
+    label, call = row.get("label", ""), row.get("call", "")
+    named = {str(place): name for place, name in enumerate(classes)}
+    known = label in named and call in named
+    return replace(
+        _said(row, status),
+        call=named.get(call, ""),
+        target=named.get(label, label) if classes else _in_short(label),
+        right=label == call if known else None,
+    )
+
+
+def _in_short(label: str) -> str:
+    """A number in as many digits as others are shown; a follow-up, such as ``event at 31.5``, as it is."""
+    try:
+        return f"{float(label):.3g}"
+    except ValueError:
+        return label
 
 
 def _said(row: Mapping[str, str], status: str) -> Said:
-    """Columns are read by name: of one target ``call``, of several ``er call``, each after its value."""
-    targets = [name.removesuffix("call").strip() for name in row if name == "call" or name.endswith(" call")]
-    if not targets:
-        return Said(call="", value=_value(row, ""), status=status, uncertain=_doubt(row), note=row.get("note", ""))
-    calls, values = [], []
-    for target in targets:
-        named = f"{target} " if target else ""
-        calls.append(named + row[f"{named}call"] if row[f"{named}call"] else "")
-        values.append(_value(row, named))
+    """Columns are read by name: of one target ``call``, of several ``er call``, each after its value.
+
+    A class may be called anything, so that ``probability of low call`` is no target's.
+    """
+    ending = (name.removesuffix(" call") for name in row if name.endswith(" call"))
+    targets = [""] if "call" in row else [target for target in ending if f"{target} spread" in row]
+    named = [f"{target} " if target else "" for target in targets or [""]]
+    calls = [f"{of}{row[of + 'call']}" for of in named if row.get(f"{of}call")]
+    doubts = [f"{of.strip()}: {doubt}" if of else doubt for of in named if (doubt := _doubt(row, of))]
     return Said(
-        call=", ".join(filter(None, calls)),
-        value=", ".join(filter(None, values)),
+        call=", ".join(calls),
+        value=", ".join(filter(None, (_value(row, of) for of in named))),
         status=status,
-        uncertain=_doubt(row),
+        uncertain="; ".join(doubts),
         note=row.get("note", ""),
     )
 
 
 _NOT_THE_VALUE: Final = frozenset({
-    "level", "patient_id", "slide_id", "status", "fold", "label", "logit", "uncertain", "time", "event",
+    "level", "patient_id", "slide_id", "status", "fold", "label", "logit", "call", "uncertain", "time", "event",
 })  # fmt: skip
 
 
@@ -92,6 +128,6 @@ def _value(row: Mapping[str, str], named: str) -> str:
     return ""
 
 
-def _doubt(row: Mapping[str, str]) -> str:
-    cell = row.get("uncertain", "").strip()
+def _doubt(row: Mapping[str, str], named: str) -> str:
+    cell = row.get(f"{named}uncertain", "").strip()
     return "" if cell.casefold() in ("", "no", "false", "0") else cell

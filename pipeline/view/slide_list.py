@@ -15,10 +15,12 @@ from pathlib import Path, PurePosixPath
 from threading import Lock
 
 from ...data.errors import WsipipeError
-from ...data.manifest import OutputRecord, Record
-from ...stages.lineage import Lineage, Standing
+from ...data.manifest import InputRecord, OutputRecord, Record
+from ...stages.lineage import MODEL, Lineage, Standing
+from ...stages.train.cross_validate import TARGETS
+from .fold_source import FoldSource, tested_slides
 from .inside import inside, stamp
-from .predictions import OUT_OF_FOLD, Said, out_of_fold, predicted
+from .predictions import EVALUATED, OUT_OF_FOLD, Said, of_patients, predicted
 
 Key = tuple[str, str]
 """Name of the folder of tiles, and id of the slide."""
@@ -26,13 +28,16 @@ Key = tuple[str, str]
 
 @dataclass(frozen=True, kw_only=True)
 class Scored:
-    """Outputs of a prediction for a slide's tiles."""
+    """Outputs of a prediction for a slide's tiles, or of the reading of an evaluation."""
 
     name: str
     """Of the predictions' folder."""
     outputs: Mapping[str, OutputRecord]
     stale: str
     """Why it is no longer valid; empty if it is."""
+    model: str
+    store: str
+    """Paths of the model and of the slide's features, as the record has them; empty if it does not say them."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,6 +53,8 @@ class SlideRow:
     features: tuple[str, ...]
     """Paths of its features, relative to the workspace."""
     scored: tuple[Scored, ...]
+    tested: tuple[FoldSource, ...]
+    """The models that the slide's patient trained, each with the fold that was not trained on them."""
 
     @property
     def key(self) -> Key:
@@ -108,8 +115,22 @@ class Workspace:
 _FILES = (
     *("tiles/*/manifest.jsonl", "features/*/*/manifest.jsonl"),
     *("predictions/*/manifest.jsonl", "predictions/*/predictions.csv"),
-    *("models/*/manifest.jsonl", "models/*/oof_predictions.csv", "models/*/patients.csv"),
+    *("models/*/manifest.jsonl", "models/*/oof_predictions.csv", "models/*/patients.csv", "models/*/splits.csv"),
+    *("evaluations/*/manifest.jsonl", "evaluations/*/predictions.csv", "evaluations/*/patients.csv"),
+    *("models/*/targets/*/oof_predictions.csv", "evaluations/*/targets/*/predictions.csv"),
 )
+
+
+_OF_PATIENTS = tuple(
+    (pattern, table, stage, item, after)
+    for folder, table, stage, item, after in (
+        ("models/*", "oof_predictions.csv", "cross_validate", "cross-validation", OUT_OF_FOLD),
+        ("evaluations/*", "predictions.csv", "external_evaluate", "cohort", EVALUATED),
+    )
+    for pattern in (folder, f"{folder}/{TARGETS}/*")
+)
+"""Folders with predictions for patients whose labels are known, of a question and of each of several targets; their
+table, the stage and the item that made it, and what stands after the folder's name."""
 
 
 class _Reading:
@@ -126,20 +147,49 @@ class _Reading:
             for slide, record in self._latest(place, "extract").items():
                 extracted.setdefault((place.parent.name, slide), []).append(record)
         scored: dict[Key, list[Scored]] = {}
-        for place in self._folders("predictions/*"):
-            for slide, record in self._latest(place, "predict").items():
-                if record.status == "done" and (tiles := _tiles_of(record)):
-                    one = Scored(name=place.name, outputs=record.outputs, stale=self._why_not(record))
-                    scored.setdefault((tiles, slide), []).append(one)
+        for pattern, stage, after in (("predictions/*", "predict", ""), ("evaluations/*", "read_slides", EVALUATED)):
+            for place in self._folders(pattern):
+                for slide, record in self._latest(place, stage).items():
+                    if record.status == "done" and (tiles := _tiles_of(record.inputs.get("features"))):
+                        scored.setdefault((tiles, slide), []).append(self._scored(place.name + after, record))
+        tested: dict[Key, list[FoldSource]] = {}
+        for place in self._folders("models/*"):
+            with self._noted():
+                for key, source in self._tested(place).items():
+                    tested.setdefault(key, []).append(source)
         rows = {}
         for place in self._folders("tiles/*"):
             for slide, record in sorted(self._latest(place, "tile").items()):
                 key = (place.name, slide)
-                row = self._row(key, record, extracted.get(key, []), scored.get(key, []))
-                rows[key] = row
+                rows[key] = self._row(key, record, extracted.get(key, []), scored.get(key, []), tested.get(key, []))
         return SlideList(version=version, rows=rows, said=self._said(), notes=tuple(self._notes))
 
-    def _row(self, key: Key, record: Record, extracted: list[Record], scored: list[Scored]) -> SlideRow:
+    def _scored(self, name: str, record: Record) -> Scored:
+        model, features = record.inputs.get(MODEL), record.inputs.get("features")
+        return Scored(
+            name=name,
+            outputs=record.outputs,
+            stale=self._why_not(record),
+            model=(model and model.path) or "",
+            store=(features and features.path) or "",
+        )
+
+    def _tested(self, model: Path) -> dict[Key, FoldSource]:
+        """The slides of those who trained a model, if its cross-validation is valid."""
+        record = self._latest(model, "cross_validate").get("cross-validation")
+        if record is None or not self._standing(record).counts:
+            return {}
+        sources = tested_slides(record, model, self._folder)
+        return {(tiles, slide): one for slide, one in sources.items() if (tiles := _tiles_in(one.store))}
+
+    def _row(
+        self,
+        key: Key,
+        record: Record,
+        extracted: list[Record],
+        scored: list[Scored],
+        tested: list[FoldSource],
+    ) -> SlideRow:
         standing = self._standing(record)
         state: str = standing.state if standing.state != "done" else "tiled"
         why = standing.why
@@ -157,6 +207,7 @@ class _Reading:
             why=why,
             features=tuple(one.outputs["features"].path for one in extracted if "features" in one.outputs),
             scored=tuple(scored),
+            tested=tuple(tested),
         )
 
     def _said(self) -> dict[str, Mapping[str, Said]]:
@@ -164,10 +215,15 @@ class _Reading:
         for place in self._folders("predictions/*", "predictions.csv"):
             with self._noted():
                 said[place.name] = predicted(inside(self._folder, place / "predictions.csv"))
-        for place in self._folders("models/*", "oof_predictions.csv"):
-            with self._noted():
-                files = (inside(self._folder, place / name) for name in ("oof_predictions.csv", "patients.csv"))
-                said[place.name + OUT_OF_FOLD] = out_of_fold(*files)
+        for pattern, table, stage, item, after in _OF_PATIENTS:
+            for place in self._folders(pattern, table):
+                of = place.parent.parent if place.parent.name == TARGETS else place
+                with self._noted():
+                    record = self._latest(of, stage).get(item)
+                    status = "done" if record is None or self._standing(record).counts else "stale"
+                    given, patients = (inside(self._folder, file) for file in (place / table, of / "patients.csv"))
+                    name = of.name + after if of == place else f"{of.name}{after}, {place.name}"
+                    said[name] = of_patients(given, patients, status)
         return said
 
     def _folders(self, pattern: str, holding: str = "manifest.jsonl") -> Iterator[Path]:
@@ -201,8 +257,11 @@ class _Reading:
             self._notes.append(str(error))
 
 
-def _tiles_of(record: Record) -> str:
-    """Name of the folder of tiles that a prediction was made on; empty if the record does not say it."""
-    features = record.inputs.get("features")
-    parts = PurePosixPath(features.path or "").parts if features else ()
+def _tiles_of(features: InputRecord | None) -> str:
+    """Name of the folder of tiles that features were made of; empty if the record does not say it."""
+    return _tiles_in((features and features.path) or "")
+
+
+def _tiles_in(store: str) -> str:
+    parts = PurePosixPath(store).parts
     return parts[1] if len(parts) == 4 and parts[0] == "features" else ""

@@ -1,6 +1,6 @@
 // The page: the list of slides with its filters, the slide that is open, and the keyboard.
 
-import { Pane, ask, element, json, link, number } from "./panes.js";
+import { Pane, className, element, json, link, number } from "./panes.js";
 
 const $ = (id) => document.getElementById(id);
 const SHOWN = 200, REFRESH = 15_000;
@@ -18,6 +18,9 @@ const app = {
   },
   chosen(pane) {
     if (pane === state.active) showTop();
+  },
+  folded() {
+    for (const pane of state.panes) pane.fillLayers();
   },
   activated(pane) {
     if (pane === state.active) return;
@@ -38,19 +41,43 @@ function words(said) {
   return [said.uncertain ? "uncertain" : "", said.call, said.value].filter(Boolean).join(" ");
 }
 
+// A line of what a model says of a slide, with what the patient is known to be.
+function saying(model, said) {
+  const line = element("span", `${model}: ${words(said)}`, { title: [said.uncertain, said.note].filter(Boolean).join("; ") });
+  if (said.uncertain) line.classList.add("doubt");
+  if (said.target) line.append(`, target ${said.target}`);
+  if (said.right !== null) line.append(": ", element("b", said.right ? "right" : "wrong", { class: said.right ? "right" : "wrong" }));
+  if (said.status !== "done") line.append(` (${said.status})`);
+  return line;
+}
+
+function artefacts(row) {
+  if (row.artefacts === null) return "";
+  return ` · artefacts ${number(100 * row.artefacts)} %${row.dropped ? `, ${row.dropped.toLocaleString("en")} tiles dropped` : ""}`;
+}
+
+const ARTEFACTS = {
+  dropped: (row) => row.dropped > 0,
+  some: (row) => row.artefacts > 0,
+  much: (row) => row.artefacts > 0.2,
+  none: (row) => row.artefacts === 0,
+};
+
 function calls(row) {
   return Object.entries(row.said).flatMap(([model, said]) => [
     ...(said.uncertain ? [`${model}: uncertain`] : []),
     ...(said.call ? [`${model}: ${said.call}`] : []),
+    ...(said.right !== null ? [`${model}: target ${said.target}`, `${model}: ${said.right ? "right" : "wrong"}`] : []),
     ...(said.status !== "done" ? [`${model}: ${said.status}`] : []),
   ]);
 }
 
 function matching() {
   const search = $("search").value.trim().toLowerCase().split(/\s+/).filter(Boolean), { value: of } = $("state"), { value: call } = $("call");
+  const clean = ARTEFACTS[$("artefacts").value] ?? (() => true);
   const found = state.slides.filter((row) => {
     const text = [row.id, row.tiles, row.state, row.why, ...calls(row)].join(" ").toLowerCase();
-    return (!of || row.state === of) && (!call || calls(row).includes(call)) && search.every((word) => text.includes(word));
+    return (!of || row.state === of) && clean(row) && (!call || calls(row).includes(call)) && search.every((word) => text.includes(word));
   });
   const { value: order } = $("order");
   const rank = (row) => (order.startsWith("said ") ? parseFloat(row.said[order.slice(5)]?.value) : row[order]);
@@ -69,15 +96,11 @@ function listItem(row, several) {
   what.append(element("span", row.state, bad ? { class: "wrong" } : {}));
   if (row.count !== null) what.append(` · ${row.count.toLocaleString("en")} tiles`);
   if (row.tissue !== null) what.append(` · ${number(row.tissue)} mm²`);
+  what.append(artefacts(row));
   if (several) what.append(` · ${row.tiles}`);
   if (row.why) button.title = row.why;
   const said = element("span", "", { class: "said" });
-  for (const [model, one] of Object.entries(row.said)) {
-    const line = element("span", `${model}: ${words(one)}${one.status === "done" ? "" : ` (${one.status})`}`);
-    if (one.uncertain) line.classList.add("doubt");
-    line.title = [one.uncertain, one.note].filter(Boolean).join("; ");
-    said.append(line);
-  }
+  said.append(...Object.entries(row.said).map(([model, one]) => saying(model, one)));
   button.append(picture, element("span", row.id, { class: "id" }), what, said);
   button.addEventListener("click", () => openSlide(row));
   const item = element("li");
@@ -109,7 +132,10 @@ async function refresh() {
   $("notes").hidden = !list.notes.length;
   refill($("state"), [...new Set(list.slides.map((row) => row.state))].sort().map((one) => [one, one]));
   refill($("call"), [...new Set(list.slides.flatMap(calls))].sort().map((one) => [one, one]));
-  refill($("order"), list.models.map((model) => [`said ${model}`, `by ${model}`]), 3);
+  $("artefacts").hidden = !list.slides.some((row) => row.artefacts !== null);
+  if ($("artefacts").hidden) $("artefacts").value = "";
+  const orders = $("artefacts").hidden ? [] : [["artefacts", "most artefacts"], ["dropped", "most tiles dropped for artefacts"]];
+  refill($("order"), [...orders, ...list.models.map((model) => [`said ${model}`, `by ${model}`])], 3);
   showList();
   const now = state.slides.find((row) => same(row, state.row));
   if (now && JSON.stringify(now) !== JSON.stringify(state.row)) await openSlide(now, true);
@@ -134,14 +160,15 @@ async function openSlide(row, again = false) {
   try {
     const [slide, outlines] = await Promise.all([json("slide.json", keyOf(row)), json("outlines.json", keyOf(row))]);
     if (state.row !== row) return;
-    state.slide = { ...slide, key: keyOf(row) };
+    state.slide = { ...slide, key: keyOf(row), byFold: {}, reading: {} };
     state.outlines = outlines;
     $("facts").textContent = slide.facts.join(" · ");
     $("facts").title = `read by ${slide.reader}`;
     $("said").replaceChildren(...Object.entries(row.said).map(([model, said]) => answer(model, said, slide.folds[model])));
     slide.notes.forEach(app.problem);
     const first = slide.layers.find((layer) => layer.name === "attention") ?? slide.layers.find((layer) => layer.of);
-    showPanes(layers.length && slide.layers.some((layer) => layers.includes(layer.id)) ? layers : [first?.id ?? "kept", layers[1] ?? "kept"], place);
+    const has = (id) => slide.layers.some((layer) => layer.id === id) || slide.sources.some((one) => one.folds.includes(id.split("/")[0]));
+    showPanes(layers.some(has) ? layers : [first?.id ?? "kept", layers[1] ?? "kept"], place);
   } catch (error) {
     if (state.row !== row) return;
     $("facts").textContent = "";
@@ -152,8 +179,7 @@ async function openSlide(row, again = false) {
 
 // A model's prediction, with the score of each fold that read the slide.
 function answer(model, said, folds) {
-  const line = element("span", `${model}: ${words(said)}`, { title: [said.uncertain, said.note].filter(Boolean).join("; ") });
-  if (said.uncertain) line.classList.add("doubt");
+  const line = saying(model, said);
   if (folds) line.append(element("span", ` (scores of folds ${Object.entries(folds).map(([fold, score]) => `${fold}: ${number(score)}`).join(", ")})`, { class: "faint" }));
   return line;
 }
@@ -189,29 +215,47 @@ function fit() {
   for (const pane of state.panes) pane.fit();
 }
 
-// The top tiles of the active view's layer, and of a layer with two signs those that speak most against, too.
+// The top tiles of the active view's layer, and of a layer with two signs those that speak most against, too; of a
+// layer of slots the tiles nearest to each.
 function showTop() {
   const strip = $("strip"), layer = state.active?.layer;
   state.top = -1;
-  const groups = layer ? [["highest", layer.top], ["lowest", layer.bottom]].filter(([, tiles]) => tiles.length) : [];
-  strip.hidden = !groups.length;
   strip.replaceChildren();
-  for (const [which, tiles] of groups) {
-    strip.append(element("b", `${which} ${layer.name}`));
-    for (const [x, y, value] of tiles) {
-      const button = element("button", number(value), { type: "button", "aria-pressed": "false", title: `tile at ${x}, ${y}` });
-      const picture = element("img", "", { alt: "", loading: "lazy", width: 72, height: 72 });
-      picture.src = `crop?${new URLSearchParams({ ...state.slide.key, x, y, side: state.slide.tile })}`;
-      button.prepend(picture);
-      button.addEventListener("click", () => jump([...strip.querySelectorAll("button")].indexOf(button)));
-      button.place = [x, y];
-      strip.append(button);
-    }
+  for (const [which, tiles] of layer ? [["highest", layer.top], ["lowest", layer.bottom]] : []) {
+    if (tiles.length) strip.append(element("b", `${which} ${layer.name}`), ...tiles.map(tileButton));
   }
+  for (const slot of layer?.slots ?? []) strip.append(slotButton(layer, slot), ...slot.nearest.map(tileButton));
+  strip.hidden = !strip.children.length;
+}
+
+function tileButton([x, y, value]) {
+  const button = element("button", number(value), { type: "button", class: "tile", "aria-pressed": "false", title: `tile at ${x}, ${y}` });
+  const picture = element("img", "", { alt: "", loading: "lazy", width: 72, height: 72 });
+  picture.src = `crop?${new URLSearchParams({ ...state.slide.key, x, y, side: state.slide.tile })}`;
+  button.prepend(picture);
+  button.addEventListener("click", () => jump([...$("strip").querySelectorAll(".tile")].indexOf(button)));
+  button.place = [x, y];
+  return button;
+}
+
+// A slot's name, and what it is to this slide; it shows this slot alone, and all of them again.
+function slotButton(layer, slot) {
+  const only = state.active.onlyInput, shown = only.value === String(slot.slot);
+  const button = element("button", "", { type: "button", class: "slot", "aria-pressed": String(shown), title: "show this slot alone" });
+  const about = [`${slot.tiles.toLocaleString("en")} tiles`, `${number(100 * slot.attention)} % of attention`];
+  if (slot.weight !== null) about.push(`weight ${slot.weight > 0 ? "+" : ""}${number(slot.weight)}`);
+  button.append(element("b", className(layer, slot.slot)), ...about.map((line) => element("span", line)));
+  button.addEventListener("click", () => {
+    const at = [...$("strip").children].indexOf(button);
+    only.value = shown ? "" : String(slot.slot);
+    only.dispatchEvent(new Event("change"));
+    $("strip").children[at].focus();
+  });
+  return button;
 }
 
 function jump(index) {
-  const buttons = [...$("strip").querySelectorAll("button")];
+  const buttons = [...$("strip").querySelectorAll(".tile")];
   if (!buttons.length) return;
   state.top = (index + buttons.length) % buttons.length;
   buttons.forEach((button, at) => button.setAttribute("aria-pressed", String(at === state.top)));
@@ -251,6 +295,8 @@ const KEYS = {
   0: fit,
   l: () => nextLayer(1),
   L: () => nextLayer(-1),
+  f: () => state.active?.nextFold(1),
+  F: () => state.active?.nextFold(-1),
   "[": () => nudge(state.active?.opacityInput, -10),
   "]": () => nudge(state.active?.opacityInput, 10),
   ",": () => nudge(state.active?.thresholdInput, -5),
@@ -278,7 +324,7 @@ function again() {
   showList();
 }
 
-for (const id of ["search", "state", "call", "order"]) $(id).addEventListener("input", again);
+for (const id of ["search", "state", "call", "artefacts", "order"]) $(id).addEventListener("input", again);
 $("more").addEventListener("click", () => {
   state.shown += SHOWN;
   showList();

@@ -13,44 +13,38 @@ import numpy as np
 import numpy.typing as npt
 
 from ...data.errors import StoreError, WsipipeError
-from ...data.features.store import read_facts
 from ...data.interop.qupath import placed, read_annotations
 from ...data.slides.slide import Slide
-from ...data.tiling.grid import Coords
 from ...data.tiling.store import TileSet, read_tiles
-from ...data.wording import figure
 from ...stages.predict.reading import read_outputs
+from .fold_layers import ATTENTION, FoldLayers
+from .fold_source import FoldSource
 from .inside import inside, stamp
-from .layers import DROPPED, KEPT, UNREADABLE, Codes, Layer, kept_picture, picture
+from .layers import Layer, kept_picture, picture
 from .slide_list import Scored, SlideRow
-from .tile_columns import places_in, predicted_columns
+from .tile_columns import predicted_columns
+from .tile_kinds import TileKinds
 from .tile_raster import Places, TilePlaces
 from .zoom_tiles import most_zoom
 
 MOST_LOADED: Final = 4
 """Slides whose layers stay in memory: of 100,000 tiles some MB each."""
-_MOST_GRID: Final = 2_000_000
-"""Positions of a grid; beyond it the dropped ones are not shown."""
 _MOST_PLACES: Final = 128
 """Zoom tiles of a slide for which it is kept which tile lies where, of 256 kB each."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class ViewedSlide:
-    """What is laid over a slide.
-
-    :param coords: (M, 2) the kept tiles, then the dropped ones.
-    :param kinds: (M + 1,) which is which.
-    """
+    """What is laid over a slide."""
 
     tiles: TileSet
-    coords: Coords
-    kinds: Codes
+    kinds: TileKinds
     layers: Mapping[str, Layer]
     notes: Sequence[str]
     outlines: Sequence[Sequence[npt.NDArray[np.float64]]]
-    folds: Mapping[str, Mapping[int, float]]
-    """Name of the predictions → fold → its score; without tasks that have several."""
+    sources: Mapping[str, FoldSource]
+    """Name of the predictions → the model whose folds may read the slide."""
+    _of_folds: FoldLayers
     _places: TilePlaces
     _kept: OrderedDict[tuple[int, int, int], Places] = field(default_factory=OrderedDict)
     _lock: Lock = field(default_factory=Lock)
@@ -70,10 +64,36 @@ class ViewedSlide:
                 f"{len(self.tiles):,} tiles of {grid.tile_px} px at {grid.tile_mpp:.4g} µm",
             ],
             "reader": slide.reader,
-            "folds": self.folds,
-            "layers": [layer.described(self.tiles.coords) for layer in self.layers.values()],
+            "folds": {name: dict(source.scores) for name, source in self.sources.items() if source.scores},
+            "sources": [
+                {"of": name, "folds": [source.named(fold) for fold in source.folds], "why_none": source.why_none}
+                for name, source in self.sources.items()
+            ],
+            "artefacts": self.tiles.artefacts is not None,
+            "layers": [layer.described(self.kinds.coords) for layer in self.layers.values()],
             "notes": list(self.notes),
         }
+
+    def described_fold(self, named: str) -> list[dict[str, Any]]:
+        """The same of the layers of one fold.
+
+        :raises LookupError: there is no such fold for this slide.
+        """
+        if layers := self._of_fold(named):
+            return [layer.described(self.tiles.coords) for layer in layers.values()]
+        raise LookupError(named)
+
+    def _layer(self, name: str) -> Layer:
+        """A layer by its id."""
+        return self.layers.get(name) or self._of_fold(name.partition("/")[0])[name]
+
+    def _of_fold(self, named: str) -> Mapping[str, Layer]:
+        """The layers of a fold, by what they belong to; none if that is no fold."""
+        for source in self.sources.values():
+            for fold in source.folds:
+                if source.named(fold) == named:
+                    return self._of_folds.of(source, fold, self.tiles.coords)
+        return {}
 
     def picture(self, layer: str, scale: str, zoom: int, column: int, row: int) -> bytes:
         """The numbers of a layer under the pixels of a zoom tile.
@@ -86,26 +106,23 @@ class ViewedSlide:
             raise LookupError(f"there is no zoom {zoom}")
         places = self._raster(finest - zoom, column, row)
         if layer == "kept":
-            return kept_picture(self.kinds, places, self.tiles.grid.size_level0 / (1 << (finest - zoom)))
-        count = len(self.tiles)
-        return picture(self.layers[layer], scale, np.where(places < count, places, -1))
+            return kept_picture(self.kinds.codes, places, self.tiles.grid.size_level0 / (1 << (finest - zoom)))
+        return picture(self._layer(layer), scale, places)
 
-    def at(self, x: float, y: float) -> dict[str, Any] | None:
-        """The tile at a place and its values, in words; None if there is none."""
+    def at(self, x: float, y: float, of: str = "") -> dict[str, Any] | None:
+        """The tile at a place and its values, in words; None if there is none.
+
+        :param of: what the layer that is looked at belongs to: the values by a fold are said if it is one.
+        """
         number = self._places.at(x, y)
         if number is None:
             return None
-        left, top = (int(at) for at in self.coords[number])
-        kind = {KEPT: "kept", DROPPED: "dropped", UNREADABLE: "cannot be decoded"}[int(self.kinds[number])]
-        values: list[tuple[str, str]] = []
-        if number < len(self.tiles):
-            for layer in self.layers.values():
-                value = float(layer.values[number])
-                if np.isfinite(value):
-                    named = f"{layer.of} · {layer.name}" if layer.of else layer.name
-                    values.append((named, figure(value) if layer.kind != "classes" else str(int(value))))
+        left, top = (int(at) for at in self.kinds.coords[number])
+        layers = [*self.layers.values(), *self._of_fold(of).values()]
+        said = ((f"{layer.of} · {layer.name}" if layer.of else layer.name, layer.in_words(number)) for layer in layers)
         side = int(self.tiles.grid.size_level0)
-        return {"x": left, "y": top, "side": side, "kind": kind, "values": values}
+        values = [(name, value) for name, value in said if value]
+        return {"x": left, "y": top, "side": side, "kind": self.kinds.said(number), "values": values}
 
     def _raster(self, coarser: int, column: int, row: int) -> Places:
         key = (coarser, column, row)
@@ -128,6 +145,7 @@ class ViewedSlides:
         self._workspace = workspace
         self._lock = Lock()
         self._loaded: OrderedDict[Hashable, ViewedSlide] = OrderedDict()
+        self._of_folds = FoldLayers(workspace)
 
     def of(self, row: SlideRow, slide: Slide) -> ViewedSlide:
         """The slide of a row.
@@ -136,7 +154,8 @@ class ViewedSlides:
         :raises StoreError: its tiles cannot be read. Layers that cannot be read become notes.
         """
         outputs = [*row.record.outputs.values(), *(one for scored in row.scored for one in scored.outputs.values())]
-        key = (row.key, slide.dimensions, *(stamp(self._workspace / output.path) for output in outputs))
+        standing = (*((one.name, one.stale) for one in row.scored), *((one.name, *one.folds) for one in row.tested))
+        key = (row.key, slide.dimensions, standing, *(stamp(self._workspace / output.path) for output in outputs))
         with self._lock:  # of two who ask for the same slide, one reads it
             if key not in self._loaded:
                 self._loaded[key] = self._read(row, slide)
@@ -156,11 +175,13 @@ class ViewedSlides:
         if tuple(tiles.slide_size) != tuple(slide.dimensions):
             was, now = ("{} × {}".format(*size) for size in (tiles.slide_size, slide.dimensions))
             raise StoreError(f"the slide now measures {now} px, and {was} when it was tiled", path=slide.path)
+        kinds = TileKinds.of(row, tiles, self._workspace, notes)
         layers = [
             Layer("", "tissue", tiles.tissue_fraction.astype(np.float64)),
             Layer("", "sharpness", tiles.sharpness.astype(np.float64)),
+            *kinds.artefact_layers(),
         ]
-        folds: dict[str, Mapping[int, float]] = {}
+        sources: dict[str, FoldSource] = {}
         for scored in row.scored:
             try:
                 found = list(predicted_columns(self._workspace, scored, tiles.coords, slide.origin))
@@ -169,53 +190,48 @@ class ViewedSlides:
                 continue
             if scored.stale:
                 notes.append(f"predictions of {scored.name} are stale: {scored.stale}")
-            layers += [Layer(scored.name, name, values, scored.stale) for name, values in found]
-            folds |= self._folds(row, scored, notes)
-        coords, kinds = self._kinds(row, tiles, notes)
+            signed = bool(found) and self._of_folds.scores_are_signed(scored.model)
+            layers += [
+                Layer(scored.name, name, values, scored.stale, signed=signed and name != ATTENTION)
+                for name, values in found
+            ]
+            if (source := self._source(row, scored, notes)) is not None:
+                sources[scored.name] = source
+        known = {(source.model, source.store) for source in sources.values()}
+        sources |= {one.name: one for one in row.tested if (one.model, one.store) not in known}
         grid = tiles.grid
         return ViewedSlide(
             tiles=tiles,
-            coords=coords,
             kinds=kinds,
             layers={layer.id: layer for layer in layers},
             notes=notes,
             outlines=self._outlines(row, slide, notes),
-            folds=folds,
-            _places=TilePlaces(coords, float(grid.size_level0), grid.step),
+            sources=sources,
+            _of_folds=self._of_folds,
+            _places=TilePlaces(kinds.coords, float(grid.size_level0), grid.step),
         )
 
-    def _folds(self, row: SlideRow, scored: Scored, notes: list[str]) -> dict[str, Mapping[int, float]]:
-        recorded = scored.outputs.get("prediction")
+    def _source(self, row: SlideRow, scored: Scored, notes: list[str]) -> FoldSource | None:
+        """The folds that read the slide for a prediction; None if its record does not say them."""
+        recorded = scored.outputs.get("prediction", scored.outputs.get("reading"))
         if recorded is None:
-            return {}
+            return None
         try:
             output = read_outputs({row.id: inside(self._workspace, recorded.path)})[row.id]
         except (WsipipeError, OSError) as error:
             notes.append(str(error))
-            return {}
-        single = {fold: score for fold, score in output.logits.items() if not isinstance(score, tuple)}
-        return {scored.name: single} if single else {}
-
-    def _kinds(self, row: SlideRow, tiles: TileSet, notes: list[str]) -> tuple[Coords, Codes]:
-        """All positions of the grid: those that are kept first."""
-        dropped = np.empty((0, 2), np.int64)
-        if tiles.grid.columns * tiles.grid.rows <= _MOST_GRID:
-            everywhere = tiles.grid.coords()
-            if len(tiles) and (places_in(everywhere, tiles.coords) >= 0).all():  # imported ones lie in no grid of ours
-                dropped = everywhere[places_in(tiles.coords, everywhere) < 0]
-        coords = np.concatenate([tiles.coords, dropped]).astype(np.int64)
-        kinds = np.full(len(coords) + 1, DROPPED, np.uint8)
-        kinds[: len(tiles)] = KEPT
-        kinds[-1] = 0
-        for features in row.features:
-            try:
-                bad = read_facts(inside(self._workspace, features)).bad_tiles
-            except (WsipipeError, OSError) as error:
-                notes.append(str(error))
-                continue
-            at = places_in(tiles.coords, np.array(bad, np.int64).reshape(-1, 2))
-            kinds[at[at >= 0]] = UNREADABLE
-        return coords, kinds
+            return None
+        why_none = "the prediction is stale" if scored.stale else ""
+        if not scored.model or Path(scored.model).is_absolute():
+            why_none = "the model is not in this workspace"
+        return FoldSource(
+            name=scored.name,
+            model=scored.model,
+            store=scored.store,
+            folds=() if why_none else sorted(output.logits),
+            scores={fold: score for fold, score in output.logits.items() if not isinstance(score, tuple)},
+            why_none=why_none,
+        )
 
     def _outlines(self, row: SlideRow, slide: Slide, notes: list[str]) -> list[Sequence[npt.NDArray[np.float64]]]:
         recorded = row.record.outputs.get("contours")

@@ -11,7 +11,7 @@ import numpy as np
 from ...data.errors import SlideError
 from ...data.interop.tile_positions import ForeignTiles, placed_on
 from ...data.slides.slide import Slide
-from ...data.tiling.artefacts import ArtefactMap
+from ...data.tiling.artefacts import ArtefactMap, DroppedTiles
 from ...data.tiling.contours import Outline, outlines
 from ...data.tiling.grid import Coords, LevelPolicy, TileGrid, plan_grid
 from ...data.tiling.overview import Overview, read_overview, shrink_mask
@@ -194,12 +194,13 @@ def tile_slide(
     sharp = ~(sharpness < min_sharpness)
     dropped[NOT_SHARP] = coords[~sharp]
     coords, fractions, sharpness = coords[sharp], fractions[sharp], sharpness[sharp]
-    found = artefacts = None
+    found = artefacts = spoiled = None
     if find_artefacts is not None:
         found = find_artefacts(slide, overview, coords, grid.size_level0)
         artefacts = found.of_tiles(coords, grid.size_level0)
         clean = ~(artefacts.fraction > np.float32(max_artefact))
         dropped[ARTEFACT] = coords[~clean]
+        spoiled = None if clean.all() else DroppedTiles(coords[~clean], artefacts.of(~clean))
         coords, fractions, sharpness = coords[clean], fractions[clean], sharpness[clean]
         artefacts = artefacts.of(clean)
     return TileResult(
@@ -215,6 +216,7 @@ def tile_slide(
             sharpness=sharpness,
             sharpness_mpp=sharpness_mpp,
             artefacts=artefacts,
+            dropped=spoiled,
         ),
         dropped=dropped,
         tissue=tissue,

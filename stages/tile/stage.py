@@ -187,6 +187,8 @@ class TileStage(Stage[TileSettings]):
         for name in NETWORKS:
             if (weights := getattr(settings, name)) is not None:
                 inputs[name] = FileInput(weights, is_setting=True)
+        if settings.max_artefact is not None:  # tile sets of before do not say which tiles were dropped
+            inputs["dropped_tiles"] = ValueInput("listed")
         if settings.tissue_weights is not None:  # that of artefacts has always had windows
             inputs["windows"] = ValueInput(WINDOWS)
         return Item(slide.slide_id, inputs, task)

@@ -11,6 +11,7 @@ from scipy.stats import binom, chi2, chi2_contingency
 from wsipipe.data.errors import UsageError
 from wsipipe.models.audit.confounding import Audit, audit
 from wsipipe.models.audit.likelihood import fit_logistic, likelihood_ratio_p_value, out_of_fold_log_odds
+from wsipipe.models.audit.regressions import fit_cox, fit_line
 from wsipipe.models.audit.strata import Strata, crossed
 from wsipipe.models.audit.within_strata import auc_within, permutation_p_value
 from wsipipe.models.evaluation.metrics import binary_metrics
@@ -218,6 +219,41 @@ def test_a_column_that_is_the_label_by_another_name_is_said():
     assert found.columns[0].decides
     assert (found.together.within.value, found.together.p_value) == (None, None)
     assert found.alone.p_value == pytest.approx(1, abs=1e-3)
+
+
+@pytest.mark.filterwarnings("error")
+def test_a_coefficient_that_the_columns_leave_open_has_no_error_and_the_others_keep_theirs():
+    """A column of zeros, as a category has whose patients were all left out, and one that repeats others."""
+    draw = np.random.default_rng(11)
+    x = draw.normal(size=(90, 2))
+    y = draw.random(90) < 1 / (1 + np.exp(-x[:, 0]))
+    alone = fit_logistic(y, x)
+    for seed in range(20):  # of either sign is the rounding error on the diagonal
+        more = np.random.default_rng(seed).normal(size=(90, 1))
+        both, given = fit_logistic(y, np.column_stack([x, more])), np.column_stack([x, 0 * x[:, :1], more])
+        found = fit_logistic(y, given)
+        assert np.isnan(found.errors[3])
+        assert found.errors[[0, 1, 2, 4]] == pytest.approx(both.errors, rel=1e-6)
+    twice = fit_logistic(y, np.column_stack([x, x[:, 1]]))
+    assert np.isnan(twice.errors).tolist() == [False, False, True, True]
+    assert twice.errors[:2] == pytest.approx(alone.errors[:2], rel=1e-6)
+    line, zero = draw.normal(size=90), np.column_stack([x, 0 * x[:, 0], x[:, 0] + x[:, 1]])
+    assert np.isnan(fit_line(line, zero).errors).tolist() == [False, True, True, True, True]
+    assert np.isnan(fit_cox(np.arange(90.0), y, zero).errors).tolist() == [True, True, True, True]
+    assert fit_cox(np.arange(90.0), y, zero[:, :3]).errors[:2] == pytest.approx(fit_cox(np.arange(90.0), y, x).errors)
+
+
+@pytest.mark.filterwarnings("error")
+def test_a_score_that_is_the_same_for_all_whom_no_column_separates_has_no_odds_ratio():
+    draw = np.random.default_rng(12)
+    site = np.array(["A"] * 60 + ["B"] * 30)
+    y = np.r_[draw.integers(0, 2, 60), np.ones(30, int)]
+    score = np.r_[np.zeros(60), draw.normal(size=30)]
+    found = audit(y, score, [strata("site", site.tolist())], np.arange(90) % 5, rounds=0)
+    assert found.alone.odds_ratio.value is None
+    assert audit(y, np.zeros(90), [strata("site", site.tolist())], np.arange(90) % 5, rounds=0).alone.odds_ratio == (
+        found.alone.odds_ratio
+    )
 
 
 def test_the_odds_ratio_of_the_score_is_that_of_patients_whom_no_column_separates():

@@ -39,9 +39,9 @@ def row_of(client: Client, slide: str) -> dict[str, Any]:
 
 
 def layer_picture(
-    client: Client, layer: str, zoom: int = 3, column: int = 0, row: int = 0, **further: Any
+    client: Client, layer: str, zoom: int = 3, column: int = 0, row: int = 0, slide: str = "a", **further: Any
 ) -> np.ndarray:
-    got = client.of("/layer", layer=layer, z=zoom, x=column, y=row, **further)
+    got = client.of("/layer", slide, layer=layer, z=zoom, x=column, y=row, **further)
     assert got.status == 200, got.text
     return np.frombuffer(got.content, np.uint8).reshape(256, 256)
 
@@ -54,7 +54,7 @@ def whole_layer(client: Client, layer: str, **further: Any) -> np.ndarray:
 
 def test_the_list_has_every_slide_with_its_tiles_state_and_predictions(client: Client, viewed: Viewed) -> None:
     listed = client.get("/slides.json").json
-    assert (listed["workspace"], listed["notes"], listed["models"]) == ("work", [], ["er", "her2"])
+    assert (listed["workspace"], listed["notes"], listed["models"]) == ("work", [], ["er", "her2", "her2 (evaluated)"])
     assert {row["id"]: row["state"] for row in listed["slides"]} == {
         "a": "predicted",
         "b": "tiled",
@@ -66,6 +66,7 @@ def test_the_list_has_every_slide_with_its_tiles_state_and_predictions(client: C
     assert {model: (said["call"], said["value"], said["uncertain"]) for model, said in row["said"].items()} == {
         "her2": ("positive", "0.914", "blurred"),
         "er": ("negative", "0.2", ""),
+        "her2 (evaluated)": ("positive", "0.91", ""),
     }
     again = client.get("/slides.json", version=listed["version"]).json
     assert again == {"version": listed["version"]}
@@ -108,6 +109,16 @@ def test_a_slide_says_its_size_layers_and_scores(client: Client, viewed: Viewed)
     assert slide["notes"] == []
 
 
+def test_the_scores_of_classes_are_for_and_against_though_all_are_for(viewed: Viewed, tmp_path: Path) -> None:
+    with changed(viewed, tmp_path) as (client, workspace):
+        geojson = workspace / "predictions/her2/geojson/a.geojson"
+        geojson.write_text(geojson.read_text().replace('"score":-', '"score":'))
+        for model, kind in (("her2", "signed"), ("er", "scale")):  # what er asks nobody knows: its model is gone
+            (workspace / f"predictions/{model}/geojson/a.geojson").write_bytes(geojson.read_bytes())
+            layers = {layer["id"]: layer["kind"] for layer in client.of("/slide.json").json["layers"]}
+            assert (layers[f"{model}/score"], layers[f"{model}/attention"]) == (kind, "scale")
+
+
 def test_a_planted_tile_lights_up_where_it_is_to_the_pixel(client: Client, viewed: Viewed) -> None:
     picture = whole_layer(client, "her2/attention", scale="linear")
     coords = viewed.tiles("a").coords
@@ -141,6 +152,47 @@ def test_kept_and_dropped_tiles_cover_the_grid(client: Client, viewed: Viewed) -
     assert (picture[grid:] == 0).all()
 
 
+def test_what_artefacts_cover_is_a_layer_and_the_tiles_they_cost_are_marked(client: Client, viewed: Viewed) -> None:
+    row = row_of(client, "b")
+    assert (row["dropped"], row["artefacts"]) == (2, pytest.approx(1.9 / (len(viewed.tiles("b")) + 2), abs=1e-4))
+    assert (row_of(client, "a")["dropped"], row_of(client, "a")["artefacts"]) == (None, None)
+    slide = client.of("/slide.json", "b").json
+    layers = {layer["id"]: layer for layer in slide["layers"]}
+    assert [name for name in layers if "artefact" in name] == ["/artefacts", "/artefacts: fold", "/artefacts: pen"]
+    assert (slide["artefacts"], client.of("/slide.json").json["artefacts"]) == (True, False)
+    spoiled = viewed.tiles("b").dropped
+    assert spoiled is not None
+    [first, second], [third, *_] = spoiled.coords.tolist(), viewed.tiles("b").coords.tolist()
+    assert [place[:2] for place in layers["/artefacts"]["top"][:3]] == [first, second, third]
+    assert [place[2] for place in layers["/artefacts"]["top"][:3]] == pytest.approx([0.9, 0.75, 0.25])
+
+    def at(path: str, place: list[int], **query: Any) -> Any:
+        return client.of(path, "b", x=place[0] + 9, y=place[1] + 9, **query).json
+
+    kinds, shares = (
+        np.vstack([np.hstack([layer_picture(client, layer, 3, x, y, "b") for x in range(4)]) for y in range(4)])
+        for layer in ("kept", "/artefacts")
+    )
+    for place, kind, share in ((first, 4, 1 + round(254 * 0.9)), (third, 1, 1 + round(254 * 0.25))):
+        assert kinds[place[1] + 9, place[0] + 9] == kind
+        assert shares[place[1] + 9, place[0] + 9] == share
+    said = at("/at", first)
+    assert (said["kind"], dict(said["values"])) == (
+        "dropped for artefacts",
+        {"artefacts": "0.9", "artefacts: fold": "0.9", "artefacts: pen": "0"},
+    )
+    assert at("/at", third)["kind"] == "kept"
+    assert dict(at("/at", third)["values"])["artefacts: pen"] == "0.25"
+
+
+def test_of_tiles_dropped_for_artefacts_that_nobody_kept_it_is_said(viewed: Viewed, tmp_path: Path) -> None:
+    with changed(viewed, tmp_path) as (client, workspace):
+        manifest = workspace / f"tiles/{TILES}/manifest.jsonl"
+        manifest.write_text(manifest.read_text().replace('"dropped_artefact":2', '"dropped_artefact":5'))
+        assert "3 tiles were dropped for artefacts" in client.of("/slide.json", "b").json["notes"][0]
+        assert client.of("/at", "b", x=10, y=10).json["kind"] == "dropped: too little tissue or artefacts"
+
+
 def test_a_place_says_the_values_of_its_tile(client: Client, viewed: Viewed) -> None:
     x, y = (int(at) for at in viewed.tiles("a").coords[5])
     got = client.of("/at", x=x + 100.5, y=y + 3).json
@@ -150,7 +202,7 @@ def test_a_place_says_the_values_of_its_tile(client: Client, viewed: Viewed) -> 
     assert values["her2 · score"] == "1.5"
     assert values["her2 · slot"] == "2"
     assert {"tissue", "sharpness"} <= values.keys()
-    assert client.of("/at", x=10, y=10).json["kind"] == "dropped"
+    assert client.of("/at", x=10, y=10).json["kind"] == "dropped: too little tissue"
     assert client.of("/at", x=-50, y=10).json is None
     assert client.of("/at", x="nan", y=10).json is None
 
@@ -246,9 +298,12 @@ def test_links_that_lead_out_of_the_workspace_are_not_followed(viewed: Viewed, t
         assert "leads out" in client.of("/slide.json").json["problem"]
         leads_out(workspace / "predictions/er/predictions.csv")
         listed = client.get("/slides.json").json
-        assert listed["models"] == ["her2"]
+        assert listed["models"] == ["her2", "her2 (evaluated)"]
         assert "leads out" in listed["notes"][0]
+        leads_out(workspace / "models/her2/fold-0")
+        assert "leads out" in client.of("/fold.json", HOSTILE, of="her2, fold 0").json["problem"]
         leads_out(workspace / "predictions")
+        leads_out(workspace / "evaluations/her2/patients.csv")
         listed = client.get("/slides.json").json
         assert (listed["models"], len(listed["slides"])) == ([], 3)
         leads_out(workspace / "tiles")

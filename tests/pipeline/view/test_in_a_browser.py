@@ -92,11 +92,21 @@ def test_the_list_shows_what_is_predicted_and_filters(page: Browser) -> None:
     words = text(page, ".slide[aria-current=true]")
     assert "her2: uncertain positive 0.914" in words
     assert "er: negative 0.2" in words
+    assert "her2 (evaluated): positive 0.91, target positive: right" in words
+    other = str(
+        page.run("[...document.querySelectorAll('.slide')].find(one => one.innerText.startsWith('b')).innerText")
+    )
+    assert "her2 (evaluated): positive 0.7, target negative: wrong" in other
+    assert "artefacts 9.05 %, 2 tiles dropped" in other
     assert page.run("document.querySelector('.slide img').naturalWidth") > 0
     for selector, value, left in (
-        ("#search", "negative", ["a"]),
+        ("#search", "er: negative", ["a"]),
         ("#state", "tiled", ["b"]),
         ("#call", "her2: uncertain", [HOSTILE, "a"]),
+        ("#call", "her2 (evaluated): wrong", ["b"]),
+        ("#call", "her2 (evaluated): target positive", ["a"]),
+        ("#artefacts", "dropped", ["b"]),
+        ("#artefacts", "none", []),
     ):
         enter(page, selector, value)
         assert page.run("[...document.querySelectorAll('.slide .id')].map(one => one.textContent)") == left
@@ -176,6 +186,57 @@ def test_a_top_tile_jumps_to_its_place(page: Browser) -> None:
     assert "her2 · attention\n20" in text(page, ".values")
     page.mouse("mouseMoved", 5, 5)
     page.wait("document.querySelector('.values').hidden")
+
+
+def test_a_fold_reads_the_slide_when_it_is_asked_for_and_its_slots_jump_to_their_place(page: Browser) -> None:
+    choose(page, "her2/attention")
+    page.key("f")
+    page.wait(f"document.querySelector('.pane .layer').value === 'her2, fold 0/attention' && {DRAWN}")
+    assert page.run(SHOWN) > 1000
+    page.key("2")
+    page.wait(f"document.querySelectorAll('.map').length === 2 && {DRAWN}")
+    choose(page, "her2, fold 1/", 1)  # beside it another fold, which has not read the slide yet
+    page.wait(f"document.querySelectorAll('.pane .layer')[1].value === 'her2, fold 1/attention' && {DRAWN}")
+    page.key("2")
+    page.wait("document.querySelectorAll('.map').length === 1")
+    choose(page, "her2, fold 0/slot")
+    every, first = page.run(SHOWN), text(page, "#strip .slot b")
+    assert first.split()[0] in ("negative", "positive")
+    assert "of attention" in text(page, "#strip .slot")
+    page.run("document.querySelector('#strip .slot').click()")
+    assert 0 < page.run(SHOWN) < every
+    assert page.run("document.activeElement === document.querySelector('#strip .slot[aria-pressed=true]')")
+    page.key("t")
+    page.wait(DRAWN)
+    x, y = page.middle(".map")
+    page.mouse("mouseMoved", x, y)
+    page.wait("!document.querySelector('.values').hidden")
+    assert f"her2, fold 0 · slot\n{first}" in text(page, ".values")
+    page.mouse("mouseMoved", 5, 5)
+    page.wait("document.querySelector('.values').hidden")
+    show(page, HOSTILE)  # the next slide is read by the same fold
+    page.wait(f"document.querySelector('.pane .layer').value === 'her2, fold 0/slot' && {DRAWN}")
+    page.key("F")
+    page.wait(f"document.querySelector('.pane .layer').value === 'her2/{HOSTILE}' && {DRAWN}".replace("\"'", "\"\\'"))
+    show(page, "a")
+
+
+def test_tiles_that_artefacts_cost_are_marked(page: Browser) -> None:
+    show(page, "b")
+    choose(page, "kept")
+    assert text(page, ".meaning").split("\n")[-1] == "dropped for artefacts"
+    choose(page, "/artefacts")
+    assert text(page, "#strip .tile").strip() == "0.9"
+    page.run("document.querySelector('#strip .tile').click()")
+    page.wait(DRAWN)
+    x, y = page.middle(".map")
+    page.mouse("mouseMoved", x, y)
+    page.wait("!document.querySelector('.values').hidden")
+    assert ": dropped for artefacts" in text(page, ".values")
+    assert "artefacts: fold\n0.9" in text(page, ".values")
+    page.mouse("mouseMoved", 5, 5)
+    page.wait("document.querySelector('.values').hidden")
+    show(page, "a")
 
 
 def test_two_views_show_two_models_at_the_same_place(page: Browser) -> None:

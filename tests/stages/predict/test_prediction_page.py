@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 
 import numpy as np
@@ -62,6 +63,15 @@ def prediction_report(n: int = 9) -> PredictionReport:
         ),
         facts=(("Tiling", "0.5 µm/px, 224 px"), ("Weights digest", "sha256:5be4c0b4"), ("wsipipe", "0.1.0")),
     )
+
+
+def test_the_small_picture_is_explained_where_it_is_shown() -> None:
+    page = prediction_page(prediction_report())
+    [explained] = re.findall(r'<span class="of-place">(.*?)</span>', page)
+    assert "In the small picture the dot is the probability" in explained
+    hidden = [rule.split("{")[0] for rule in re.findall(r"[^{}]*{ display: none; }", page) if ".place" in rule]
+    assert hidden
+    assert all(".predictions .place" in rule and ".of-place" in rule for rule in hidden)
 
 
 def test_prediction_page_shows_every_number_it_was_given() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,7 @@ from command import told, wsipipe
 from PIL import Image
 from wsipipe.data.errors import BundleError, StoreError, UsageError
 from wsipipe.data.manifest import Manifest, Record
-from wsipipe.data.tiling.artefacts import ARTEFACTS, TileArtefacts
+from wsipipe.data.tiling.artefacts import ARTEFACTS, DroppedTiles, TileArtefacts
 from wsipipe.data.tiling.store import read_tiles, write_tiles
 from wsipipe.stages.tile.networks import given_networks, networks_in, recipe_of_tiles, refuse_other_networks
 from wsipipe.stages.tile.settings import TileSettings
@@ -85,7 +86,10 @@ def test_artefacts_are_counted_shown_and_dropped_if_asked() -> None:
     assert "max_artefact" in refused.stderr
     stage = told(*words, "--max-artefact", 0.6, "--replace")["tile"]
     assert (stage["stats"]["tiles"], stage["stats"]["dropped_artefact"]) == (31, 1)
-    assert (128, 64) not in map(tuple, read_tiles(folder / "a.h5").coords.tolist())
+    fewer = read_tiles(folder / "a.h5")
+    assert (128, 64) not in map(tuple, fewer.coords.tolist())
+    assert (tiles.dropped, fewer.dropped and fewer.dropped.coords.tolist()) == (None, [[128, 64]])
+    np.testing.assert_array_equal(fewer.dropped.artefacts.shares[0], shares[128, 64])
     counted = latest("tiles/0.5mpp-64px-artefacts-all")["a"].stats
     assert counted["artefact_fraction"] == record.stats["artefact_fraction"]
     page = (folder / "qc/index.html").read_text()
@@ -97,6 +101,8 @@ def test_a_slide_of_which_no_tile_is_left_is_empty_and_says_why() -> None:
     assert told(*words)["tile"]["empty"] == 1
     record = latest(f"{FOLDER}-all")["a"]
     assert record.stats["dropped_artefact"] == 32
+    tiles = read_tiles(Path(f"work/{FOLDER}-all/a.h5"))
+    assert (len(tiles), tiles.dropped and len(tiles.dropped.coords)) == (0, 32)
     assert no_tile_kept(record) == "no tile kept: artefacts"
     assert _why_unusable(record, None, lineage=None) == "no tile kept: artefacts"  # type: ignore[arg-type]
     page = Path(f"work/{FOLDER}-all/qc/index.html").read_text()
@@ -148,10 +154,19 @@ def test_a_tile_set_keeps_them_and_refuses_what_they_are_not(tmp_path: Path) -> 
     tiles = read_tiles(Path(f"work/{FOLDER}-all/a.h5"))
     write_tiles(tmp_path / "again.h5", tiles)
     assert (tmp_path / "again.h5").read_bytes() == Path(f"work/{FOLDER}-all/a.h5").read_bytes()
-    object.__setattr__(tiles, "artefacts", TileArtefacts(np.zeros((3, len(ARTEFACTS)), np.float32)))
-    write_tiles(tmp_path / "short.h5", tiles)
-    with pytest.raises(StoreError, match="artefacts has the shape"):
-        read_tiles(tmp_path / "short.h5")
+    three = TileArtefacts(np.zeros((3, len(ARTEFACTS)), np.float32))
+    whole = replace(tiles, dropped=DroppedTiles(tiles.coords[:3], three))
+    write_tiles(tmp_path / "dropped.h5", whole)
+    write_tiles(tmp_path / "dropped again.h5", read_tiles(tmp_path / "dropped.h5"))
+    assert (tmp_path / "dropped.h5").read_bytes() == (tmp_path / "dropped again.h5").read_bytes()
+    for wrong, words in (
+        (replace(tiles, artefacts=three), "artefacts has the shape"),
+        (replace(tiles, dropped=DroppedTiles(tiles.coords[:2], three)), "dropped_artefacts has the shape"),
+        (replace(tiles, dropped=DroppedTiles(tiles.coords[:3, :1], three)), "dropped_coords has the shape"),
+    ):
+        write_tiles(tmp_path / "wrong.h5", wrong)
+        with pytest.raises(StoreError, match=words):
+            read_tiles(tmp_path / "wrong.h5")
 
 
 # ----- models -----
