@@ -28,7 +28,7 @@ from filelock import BaseFileLock, FileLock, SoftFileLease, Timeout
 from .artifact import STAGE_FILES, UNFINISHED, say_weaker, whole
 from .errors import BusyError
 from .surroundings import patiently, surroundings
-from .workspace import refuse_link
+from .workspace import make_folder, refuse_link
 
 LEASE_SECONDS: Final = 30.0
 """A lock whose time has not moved for so long is taken over. All runs that share a folder must use the same."""
@@ -289,7 +289,7 @@ def locked(folder: Path, *, lease: float = LEASE_SECONDS, wait: float = 0.0, **a
         refuse_link(folder / file)
     lock, begin = FolderLock(folder, lease=lease), time.monotonic()
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        make_folder(folder)
         while True:
             try:
                 lock.acquire(**about)
