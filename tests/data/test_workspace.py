@@ -150,5 +150,5 @@ def test_a_folder_that_another_host_has_just_made_is_taken_as_it_is(
 def test_a_file_in_the_way_of_a_folder_is_said(tmp_path: Path) -> None:
     (tmp_path / "work").touch()
     for folder in (tmp_path / "work", tmp_path / "work" / "tiles"):
-        with pytest.raises(OSError, match="exists|Not a directory"):
+        with pytest.raises(OSError, match=r"exists|Not a directory"):
             make_folder(folder)
