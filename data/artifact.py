@@ -22,7 +22,7 @@ from .errors import WsipipeError
 from .file_names import ASIDE, UNFINISHED
 from .plain_files import refuse_pipe
 from .surroundings import patiently, surroundings, writing_fault
-from .workspace import refuse_link, refuse_to_leave
+from .workspace import make_folder, refuse_link, refuse_to_leave
 
 STAGE_FILES = ("manifest.jsonl", ".lock", ".lock-file")
 """Files of which one at least lies in each stage's folder, as soon as the stage runs there."""
@@ -57,7 +57,7 @@ def whole(path: Path) -> Iterator[Path]:
     refuse_to_leave(path)
     scratch = path.with_name(UNFINISHED + _writer + path.name)
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(path.parent)
         remove(scratch)
         yield scratch
         _sync(scratch)
@@ -87,7 +87,7 @@ def for_a_while(path: Path) -> Iterator[Path]:
     """
     refuse_to_leave(path)
     scratch = path.with_name(UNFINISHED + path.name)
-    path.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(path.parent)
     try:
         yield scratch
     finally:
@@ -144,7 +144,7 @@ def append_lines(path: Path, lines: bytes) -> None:
 
     def write() -> None:
         refuse_link(path)
-        path.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(path.parent)
         with path.open("ab+", buffering=0) as stream:
             _cut_torn_line(stream.fileno())
             end = os.fstat(stream.fileno()).st_size

@@ -17,7 +17,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
 
-from .workspace import refuse_link
+from .workspace import make_folder, refuse_link
 
 NAME: Final = "events.jsonl"
 EARLIER: Final = "events.1.jsonl"
@@ -53,7 +53,7 @@ class EventLog:
         begins = self._first
         if begins:
             refuse_link(self.path)
-            self.path.parent.mkdir(parents=True, exist_ok=True)
+            make_folder(self.path.parent)
             if self.path.exists() and self.path.stat().st_size > _MOST_BYTES:
                 self.path.replace(self.path.with_name(EARLIER))
             self._first = False

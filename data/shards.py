@@ -26,7 +26,7 @@ from typing import Final, Self
 from .artifact import append_lines, recover, remove, whole
 from .errors import BusyError, StoreError, UsageError
 from .json_text import parse_json
-from .workspace import refuse_link, refuse_to_leave
+from .workspace import make_folder, refuse_link, refuse_to_leave
 from .writing_lock import LEASE_SECONDS, FolderLock, acquire_each, holder_of, locked
 
 FOLDER: Final = ".shards"
@@ -241,7 +241,7 @@ def as_shard(folder: Path, shard: Shard, stage: str, *, lease: float = LEASE_SEC
     """
     refuse_link(segment_of(folder, shard))
     own = FolderLock(folder / FOLDER, shard.name, lease=lease)
-    own.folder.mkdir(parents=True, exist_ok=True)
+    make_folder(own.folder)
     own.acquire(shard=str(shard))
     try:
         with between_shards(folder, shard, lease=lease):

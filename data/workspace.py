@@ -34,6 +34,22 @@ def refuse_to_leave(path: Path) -> None:
             raise _leaving(place, workspace)
 
 
+def make_folder(folder: Path) -> None:
+    """Make a folder, and those above it, where they are not there yet.
+
+    Of a folder that another host has just made, an NFS client says both that it exists and, from its cache, that it
+    does not; after it has listed the folder above, it knows.
+    """
+    for _ in (folder, *folder.parents):
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            return
+        except FileExistsError as error:
+            there = Path(error.filename)
+            if there.name not in os.listdir(there.parent) or not there.is_dir():  # noqa: PTH208  names are enough
+                raise
+
+
 def refuse_link(file: Path) -> None:
     """Refuse to write into a file of the workspace that is a link or no regular file, wherever the link leads.
 

@@ -14,6 +14,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import secrets
 import socket
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -24,10 +25,10 @@ from typing import Any, Final
 
 from filelock import BaseFileLock, FileLock, SoftFileLease, Timeout
 
-from .artifact import STAGE_FILES, say_weaker, whole
+from .artifact import STAGE_FILES, UNFINISHED, say_weaker, whole
 from .errors import BusyError
 from .surroundings import patiently, surroundings
-from .workspace import refuse_link
+from .workspace import make_folder, refuse_link
 
 LEASE_SECONDS: Final = 30.0
 """A lock whose time has not moved for so long is taken over. All runs that share a folder must use the same."""
@@ -57,6 +58,7 @@ class FolderLock:
         self._system: BaseFileLock | None = None
         self._lease = SoftFileLease(self.claim, lease_duration=lease, thread_local=False)
         self._seen: tuple[int, ...] | None = None
+        self._seen_since = 0.0
         self._pause = lease / _LOOKS
 
     @property
@@ -122,18 +124,34 @@ class FolderLock:
     def _may_be_dead(self) -> bool:
         """Whether the time of the claim has not moved since it was first seen here."""
         owner = self._lease.owner
-        if self.claim.exists() and (owner is None or owner.mode != "lease"):
-            return False  # of an earlier wsipipe, which did not touch it: nobody can see whether its holder lives
         try:
             status = self.claim.stat()
         except FileNotFoundError:
             return True  # given back just now
-        now = (status.st_ino, status.st_mtime_ns)
-        if self._seen is None:
-            self._seen = now
-        if owner is not None and owner.hostname == _this_host():
-            return False  # or it would have been taken over
-        return now == self._seen
+        if status.st_size and (owner is None or owner.mode != "lease"):
+            return False  # of an earlier wsipipe, which did not touch it: nobody can see whether its holder lives
+        now = _stamp(status)
+        if now != self._seen:
+            first, self._seen, self._seen_since = self._seen is None, now, time.monotonic()
+            return first
+        if time.monotonic() - self._seen_since > self._lease.lease_duration + 2 * self._pause:
+            self._clear_away(now)
+        return True
+
+    def _clear_away(self, dead: tuple[int, ...]) -> None:
+        """Remove the claim of a dead holder where filelock does not: NFS and SMB cannot exchange two names at once.
+
+        It is renamed first, which one of several contenders can do, and then looked at: if another's claim stands
+        there by now, it is put back. If that fails, its holder sees before its next record that it has lost it.
+        """
+        aside = self.claim.with_name(f"{UNFINISHED}{self.claim.name}.{secrets.token_hex(8)}")
+        with suppress(OSError):  # another contender was quicker
+            self.claim.rename(aside)
+            with aside.open("rb") as stream:  # opened, because the attributes in an NFS client's cache may be older
+                if _stamp(os.fstat(stream.fileno())) != dead:
+                    os.link(aside, self.claim)  # which replaces none
+        with suppress(OSError):
+            aside.unlink()
 
     def _sign(self, about: Mapping[str, str]) -> None:
         now = datetime.now(UTC).isoformat(timespec="seconds")
@@ -180,6 +198,23 @@ class FolderLock:
             )
 
 
+def _stamp(status: os.stat_result) -> tuple[int, ...]:
+    return status.st_ino, status.st_mtime_ns
+
+
+def _ended_here(owner: Any) -> bool:
+    """Whether the owner of a claim was a process of this host that has ended."""
+    if owner is None or owner.hostname != _this_host():
+        return False
+    try:
+        os.kill(owner.pid, 0)
+    except ProcessLookupError:
+        return True
+    except OSError:  # it is another user's
+        return False
+    return False
+
+
 def _this_host() -> str:
     """The host as a claim names it: where process ids are another container's, the name says so."""
     with suppress(OSError):
@@ -219,6 +254,8 @@ def holder_of(folder: Path, name: str = "") -> str | None:
         try:
             one.acquire(timeout=0)
         except Timeout:
+            if isinstance(one, SoftFileLease) and _ended_here(one.owner):
+                continue  # its claim is still there: on NFS and SMB until the next run takes it over
             return lock.holder
         except (OSError, NotImplementedError):
             continue  # read-only, or without locks: nobody can be seen to hold it
@@ -252,7 +289,7 @@ def locked(folder: Path, *, lease: float = LEASE_SECONDS, wait: float = 0.0, **a
         refuse_link(folder / file)
     lock, begin = FolderLock(folder, lease=lease), time.monotonic()
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        make_folder(folder)
         while True:
             try:
                 lock.acquire(**about)

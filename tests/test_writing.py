@@ -24,17 +24,17 @@ ON = frozenset({"scratch", "stream", "buffer"})
 
 EXCEPTIONS = {
     # the mechanism itself
-    "data/artifact.py": {"mkdir", "rename", "move", "rmtree", "unlink", "open", "ftruncate"},
-    # makes the folder that it locks, and removes its own signature
-    "data/writing_lock.py": {"mkdir", "unlink"},
-    # makes the folder of the shards' files, behind no link
-    "data/shards.py": {"mkdir"},
+    "data/artifact.py": {"rename", "move", "rmtree", "unlink", "open", "ftruncate"},
+    # makes the folders of the others
+    "data/workspace.py": {"mkdir"},
+    # removes its own signature, and the claim of a dead holder
+    "data/writing_lock.py": {"rename", "unlink"},
     # copies of slides in a folder of its own, outside of the workspace or in its partial folder; a killed run's are
     # removed by the next one
     "data/scratch_folder.py": {"mkdir", "rmtree"},
     "data/slides/staging.py": {"mkdir", "rmtree", "unlink", "open", "touch"},
     # appends a line to a log that nothing reads, and that is no link
-    "data/event_log.py": {"mkdir", "replace"},
+    "data/event_log.py": {"replace"},
     # writes in the scratch folder of the store that is being made
     "data/features/rows.py": {"mkdir", "open"},
     # appends to the scratch file of a training, which the artifact module removes

@@ -119,14 +119,15 @@ def run_doctor(subject: Subject, console: Console, examiner: Examiner, *, before
                 console.table(_shown(row))
                 rows.append(row)
                 if console.debug and "trace" in row.finding.figures:
-                    console.note(row.finding.figures["trace"])
+                    console.trace(row.finding.figures["trace"])
         if examiner.killed:
             examiner.run(CLEAR_AWAY, subject)
     states = [row.finding.state for row in rows]
     seconds = time.monotonic() - begin
     numbers = {"failed": states.count("failed"), "warnings": states.count("warning")}
+    console.line("")
     console.line(
-        f"\n{counted(len(rows), 'checks')} in {clock(seconds)}: "
+        f"{counted(len(rows), 'checks')} in {clock(seconds)}: "
         f"{numbers['failed']} failed, {counted(numbers['warnings'], 'warnings')}"
     )
     result = {"wsipipe": __version__, "workspace": subject.workspace, "seconds": round(seconds, 1), **numbers}

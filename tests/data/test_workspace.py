@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
 from wsipipe.data.artifact import recover, remove, whole
 from wsipipe.data.errors import UsageError
 from wsipipe.data.manifest import Manifest
-from wsipipe.data.workspace import keep_within
+from wsipipe.data.workspace import keep_within, make_folder
 
 
 def listing(folder: Path) -> dict[str, bytes | None]:
@@ -124,3 +125,30 @@ def test_unfinished_names_of_nothing_are_removed(work: Path) -> None:
         (work / "tiles/t" / name).write_text("x")
     recover(work / "tiles/t")
     assert list((work / "tiles/t").iterdir()) == []
+
+
+def test_a_folder_that_another_host_has_just_made_is_taken_as_it_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An NFS client has still in its cache that the folder is not there, until it lists the folder above."""
+    made = tmp_path / "work" / "tiles"
+    made.mkdir(parents=True)
+    unknown, is_dir, listdir = {tmp_path / "work", made}, Path.is_dir, os.listdir
+
+    def list_folder(folder: Path) -> list[str]:
+        names = listdir(folder)
+        unknown.difference_update(folder / name for name in names)
+        return names
+
+    monkeypatch.setattr(Path, "is_dir", lambda path: path not in unknown and is_dir(path))
+    monkeypatch.setattr(os, "listdir", list_folder)
+    make_folder(made)
+    make_folder(made / "0.5mpp")
+    assert is_dir(made / "0.5mpp")
+
+
+def test_a_file_in_the_way_of_a_folder_is_said(tmp_path: Path) -> None:
+    (tmp_path / "work").touch()
+    for folder in (tmp_path / "work", tmp_path / "work" / "tiles"):
+        with pytest.raises(OSError, match=r"exists|Not a directory"):
+            make_folder(folder)

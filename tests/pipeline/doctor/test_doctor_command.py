@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -41,6 +42,14 @@ def test_wrong_settings_and_a_device_that_is_not_here(tmp_path: Path, monkeypatc
     assert "there is no device 'cuda:99' here" in rows["devices"]["found"]
     assert rows["Python"]["state"] == "ok"
     assert "every stage" not in rows
+
+
+def test_the_last_line_counts_the_checks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("wsipipe.pipeline.doctor.doctor.CHECKS", [check for check in CHECKS if check.name == "Python"])
+    lines = wsipipe("doctor", "--device", "cpu").stdout.splitlines()
+    assert lines[-2] == ""
+    assert re.fullmatch(r"1 check in .+: 0 failed, 0 warnings", lines[-1])
 
 
 def test_gpu_and_device_together_are_refused() -> None:
