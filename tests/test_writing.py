@@ -40,7 +40,6 @@ EXCEPTIONS = {
     # appends to the scratch file of a training, which the artifact module removes
     "data/features/bag_file.py": {"open"},
     # the picture is given as a path by the block of its `whole`
-    "stages/predict/heatmap.py": {"write_bytes"},
     "stages/predict/tile_sheet.py": {"write_bytes"},
     "stages/tile/qc_picture.py": {"save"},
     "stages/compare/figure.py": {"savefig"},
