@@ -25,8 +25,9 @@ from typing import Any, Final
 
 from filelock import BaseFileLock, FileLock, SoftFileLease, Timeout
 
-from .artifact import STAGE_FILES, UNFINISHED, say_weaker, whole
+from .artifact import STAGE_FILES, say_weaker, whole
 from .errors import BusyError
+from .file_names import UNFINISHED
 from .surroundings import patiently, surroundings
 from .workspace import make_folder, refuse_link
 
