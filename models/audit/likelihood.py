@@ -74,16 +74,23 @@ def fit_logistic(y: Bools, columns: Floats) -> LogisticFit:
 def standard_errors(information: Floats, *, squares: float = 1.0, left: int = 1) -> Floats:
     """Standard errors (K,) of coefficients; NaN of one that the columns do not determine.
 
-    A column that is zero for everybody, or a sum of multiples of the others, leaves its coefficient open. The diagonal
-    of the pseudoinverse is then of the order of rounding errors, of either sign, or a number without a meaning.
+    A column that is zero for everybody, or a sum of multiples of the others, leaves its coefficient open. Where columns
+    differ much in size, or a category is nearly separated, the pseudoinverse loses what the smallest directions add,
+    and its diagonal may even be negative by rounding: those coefficients are computed from columns of equal size.
 
     :param information: (K, K).
     :param squares, left: of least squares, the sum over the residuals and their degrees of freedom.
     """
-    inverse = np.linalg.pinv(information, rcond=_NEGLIGIBLE)
-    variances = np.diag(inverse * squares / left)
-    determined = np.abs(np.diag(inverse @ information) - 1) < _WHOLE
-    return np.where(determined & (variances > 0), np.sqrt(np.maximum(variances, 0)), np.nan)
+    size = np.sqrt(np.diag(information).clip(0))
+    errors = np.full(len(information), np.nan)
+    for unit in (np.ones(len(information)), np.where(size > 0, size, 1.0)):
+        scaled = information / np.outer(unit, unit)
+        inverse = np.linalg.pinv(scaled, rcond=_NEGLIGIBLE)
+        variances = np.diag(inverse * squares / left)
+        determined = (np.abs(np.diag(inverse @ scaled) - 1) < _WHOLE) & (variances > 0)
+        found = np.isnan(errors) & determined
+        errors[found] = np.sqrt(variances[found]) / unit[found]
+    return errors
 
 
 def separated(log_odds: Floats) -> Bools:
