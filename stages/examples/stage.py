@@ -105,6 +105,11 @@ class ExampleSlidesStage(Stage[ExampleSlidesSettings]):
             )
             for slide, example in slides.items()
         }
+        at_hand = [
+            one for one in payload.values() if one.store is not None and one.file is not None and one.file.is_there
+        ]
+        if not at_hand and "examples" not in lineage.latest(self.folder, self.name):
+            return Plan([], notes=["no heatmaps in the report: the slides' files are not there"])
         chosen = {slide: example.row.fold for slide, example in slides.items()}
         drawn = self._drawn(lineage, digest_of_value(chosen))
         away = sorted(

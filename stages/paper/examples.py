@@ -116,7 +116,14 @@ def examples_part(sets: Sequence[Examples], drawn: Record | None, workspace: Pat
         kinds = [kind for kind in PICTURES if f"{kind} {slide}" in outputs]
         return [(kind, jpeg_address((workspace / outputs[f"{kind} {slide}"].path).read_bytes())) for kind in kinds]
 
-    not_drawn = "" if drawn else "The pictures were not drawn: wsipipe train says why, and draws them when it can."
+    not_drawn = (
+        ""
+        if drawn
+        else (
+            "No picture was drawn, since the slides' files were not there, or for a reason that wsipipe train has said; it "
+            "draws them when they are there."
+        )
+    )
     part: Markup = macros.examples(sets, pictures, missing, spread, not_drawn, MOST_BYTES // 1_000_000)
     return part
 
