@@ -62,7 +62,6 @@ def meanwhile(what: Callable[[], object]) -> threading.Thread:
 
 def test_a_cluster_and_one_machine_give_the_same(tmp_path: Path, address: str) -> None:
     texts = {f"t{n}": "text" * n for n in range(1, 9)} | {"b": "broken", "e": "nothing", "m1": "meet", "m2": "meet"}
-    texts["v"] = "environment"
     here, there = tmp_path / "here", tmp_path / "there"
     for place in (here, there):
         place.mkdir()
@@ -70,12 +69,19 @@ def test_a_cluster_and_one_machine_give_the_same(tmp_path: Path, address: str) -
     copy(here, workers=2)
     summary = copy_there(there, address)
     assert story(here) == story(there)
-    assert (summary.done, summary.empty, [f.item for f in summary.failures]) == (11, 1, ["b"])
+    assert (summary.done, summary.empty, [f.item for f in summary.failures]) == (10, 1, ["b"])
     assert sum(worker["items"] for worker in summary.workers.values()) == len(texts)
     assert len(summary.workers) == 2
     assert all(worker["rate"] > 0 for worker in summary.workers.values())
     assert summary.to_json()["workers"] == summary.workers
     assert not list((there / "work").glob(".cluster-*"))
+
+
+def test_what_dask_sets_for_its_own_threads_does_not_reach_our_processes(tmp_path: Path, address: str) -> None:
+    write(tmp_path, v="environment")
+    assert copy_there(tmp_path, address).done == 1
+    text = (tmp_path / "work/copies/v.txt").read_text()
+    assert text == "MALLOC_TRIM_THRESHOLD_=NONE OMP_NUM_THREADS=1 MKL_NUM_THREADS=NONE OPENBLAS_NUM_THREADS=NONE"
 
 
 def test_a_worker_that_is_killed_costs_its_item_in_work(tmp_path: Path, address: str) -> None:
