@@ -93,15 +93,15 @@ def import_(
 ) -> None:
     """Import features of tiles imported with `tile --coordinates`, or slide vectors, that other programs have made."""
     from .. import chain
-    from .import_vectors import are_vectors, import_vectors
+    from .import_vectors import Said, are_vectors, import_vectors
 
     if are_vectors(folder, encoder):
         if pooling is not None or weights is not None:
             what = "--pooling and --weights go with features of tiles, and these are slide vectors"
             raise UsageError(what, path=folder, hint="leave them out: whose weights made such vectors no file tells")
         _, runner = call.open()
-        vectors = {"encoder": encoder, "backbone": backbone, "mpp": mpp, "tile_px": tile_px, "tiles": tiles}
-        return call.finish([import_vectors(runner, folder, **vectors)])
+        said = Said(encoder=encoder, backbone=backbone, mpp=mpp, tile_px=tile_px, tiles=tiles)
+        return call.finish([import_vectors(runner, folder, said)])
     if mpp is not None or tile_px is not None:
         what = "--mpp and --tile-px go with slide vectors; features of tiles have those of their tiles"
         raise UsageError(what, path=folder, hint="leave them out, or add --encoder if these are slide vectors")

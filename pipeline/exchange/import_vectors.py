@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, TypeVar
 
@@ -33,20 +34,23 @@ def are_vectors(folder: Path, encoder: str | None) -> bool:
     return encoder is not None or named
 
 
-def import_vectors(
-    runner: Runner,
-    source: Path,
-    *,
-    encoder: str | None,
-    backbone: str | None,
-    mpp: float | None,
-    tile_px: int | None,
-    tiles: str | None,
-) -> Summary:
+@dataclass(frozen=True, kw_only=True)
+class Said:
+    """What the user says of the vectors, where folder and files do not.
+
+    :param tiles: name of the tiles' folder here that they were made from, whose resolution and side then count.
+    """
+
+    encoder: str | None = None
+    backbone: str | None = None
+    mpp: float | None = None
+    tile_px: int | None = None
+    tiles: str | None = None
+
+
+def import_vectors(runner: Runner, source: Path, said: Said) -> Summary:
     """Import the slide vectors of a folder.
 
-    :param encoder, backbone, mpp, tile_px: what they are, where folder and files do not say it.
-    :param tiles: name of the tiles' folder here that they were made from, whose resolution and side then count.
     :raises UsageError: something is not known, or folder, files and flags contradict each other.
     :raises StoreError: no file of the folder can be read.
     """
@@ -60,20 +64,20 @@ def import_vectors(
     source = source.resolve()
     first = _first_readable(source)
     by_folder, of_mean = _named_by(source)
-    name = _one(source, "--encoder", "the slide encoder", [by_folder, first.encoder, encoder], same=_same_encoder)
+    name = _one(source, "--encoder", "the slide encoder", [by_folder, first.encoder, said.encoder], same=_same_encoder)
     card = encoder_called(name)
     if card is not None:
         name = card.name
-    of_tiles = [of_mean, first.backbone, backbone, *_only_backbone(card)]
+    of_tiles = [of_mean, first.backbone, said.backbone, *_only_backbone(card)]
     named = _one(source, "--backbone", "the tiles' backbone", of_tiles, same=_same_backbone)
     known = (backbone_called(named) or find_backbone(named)).name
     if card is not None:
         card.refuse_backbone(known)
-    here = (None, None) if tiles is None else _of_tiles(runner.workspace / "tiles" / tiles)
-    resolution = _one(source, "--mpp", "the tiles' µm per pixel", [here[0], mpp, first.mpp], same=_same_mpp)
-    side = _one(source, "--tile-px", "the side of a tile", [here[1], tile_px, first.tile_px], same=_equal)
+    here = (None, None) if said.tiles is None else _of_tiles(runner.workspace / "tiles" / said.tiles)
+    resolution = _one(source, "--mpp", "the tiles' µm per pixel", [here[0], said.mpp, first.mpp], same=_same_mpp)
+    side = _one(source, "--tile-px", "the side of a tile", [here[1], said.tile_px, first.tile_px], same=_equal)
     settings = ImportVectorsSettings(encoder=_as_name(name, source), backbone=known, mpp=resolution, tile_px=int(side))
-    place = tiles or f"{settings.mpp:g}mpp-{settings.tile_px}px"
+    place = said.tiles or f"{settings.mpp:g}mpp-{settings.tile_px}px"
     folder = runner.workspace / SLIDE_FEATURES / name_of_vectors(f"{place}/{known}", settings.encoder, imported=True)
     return runner.run(ImportVectorsStage(settings, folder, runner.workspace, source=source))
 

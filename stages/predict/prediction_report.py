@@ -92,8 +92,8 @@ class PredictionReportStage(Stage[PredictionReportSettings]):
         folds = folds_of(self.task.model)
         known = read_applicability(self.task.model, [path for path, _ in folds])
         stale = self._stale(asked, records, outputs, lineage, model, known)
-        made = (tiling_of(self.task.tiles, self.task.features), extraction_of(self.task.features))
-        stages = {stage: folder for folder, stage in made}
+        before_features = (tiling_of(self.task.tiles, self.task.features), extraction_of(self.task.features))
+        stages = {stage: folder for folder, stage in before_features}
         stages |= {stage_of(self.task.features): self.task.features, "predict": self.folder}
         read_outputs({s: path for s, path in paths.items() if s not in stale}, folds[0][1].task)
         attempts = {stage: lineage.latest(folder, stage) for stage, folder in stages.items()}
