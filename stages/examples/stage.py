@@ -136,7 +136,8 @@ class ExampleSlidesStage(Stage[ExampleSlidesSettings]):
         targets: dict[str, tuple[Task, BundleFacts]] = {"": (facts.task, facts)}
         if isinstance(facts.task, MultiTask):
             targets = {name: (own, facts.of_target(name)) for name, own in facts.task.targets.items()}
-        sets, questions = [], {}
+        sets: list[Examples] = []
+        questions: dict[str, Question] = {}
         for name, (task, own) in targets.items():
             path = self.workspace / judged[f"predictions of {name}" if name else "predictions"].path
             question = Question.asked(own.question, own.signature)

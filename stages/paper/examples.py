@@ -120,8 +120,8 @@ def examples_part(sets: Sequence[Examples], drawn: Record | None, workspace: Pat
         ""
         if drawn
         else (
-            "No picture was drawn, since the slides' files were not there, or for a reason that wsipipe train has said; it "
-            "draws them when they are there."
+            "No picture was drawn: the slides' files were not there, or wsipipe train has said what else was wrong. "
+            "It draws them when it can."
         )
     )
     part: Markup = macros.examples(sets, pictures, missing, spread, not_drawn, MOST_BYTES // 1_000_000)
