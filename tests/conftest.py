@@ -20,8 +20,10 @@ settings.load_profile("shared-cores")
 
 sys.path.insert(0, str(Path(__file__).parent))  # tests share modules that lie beside them
 
-# A shell that runs the tests in the background lets its children ignore Ctrl-C; those that are tested must hear it.
+# A shell that runs the tests in the background lets its children ignore Ctrl-C, and nohup the end of the terminal:
+# those that are tested must hear both.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
