@@ -4,7 +4,8 @@ It is two locks. The operating system's ends with its process; on network storag
 exist. Beside it lies a file with the holder's host, process and claim (filelock's ``SoftFileLease``), made with an
 exclusive open, which NFS guarantees. Its time is touched every few seconds. Who finds it waits until the time moves,
 and then knows that the holder lives; it takes the lock over at once if the holder was a process of this host that has
-ended, and otherwise if the time has not moved for half a minute of its own steady clock. Clocks are never compared.
+ended, and otherwise if the time has not moved for half a minute of its own steady clock. Clocks are never compared. On
+NFS and SMB, where two names cannot be exchanged in one step, the half minute holds for this host too.
 
 A process that stood still for so long has lost its lock, and learns it before it records anything (:func:`still_ours`).
 """
