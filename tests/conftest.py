@@ -68,12 +68,12 @@ LONGEST = (
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Leave out the long round unless it is asked for or a test is named, and begin with what takes longest.
+    """Leave out the long round unless it is asked for or a file is named, and begin with what takes longest.
 
     A file is one process's, and the others would wait for it at the end.
     """
     here = Path(__file__).parent
-    if not config.getoption("--long") and not any("::" in argument for argument in config.args):
+    if not config.getoption("--long") and all(Path(argument).is_dir() for argument in config.args):
         long = {line for line in (here / "long_round.txt").read_text("utf-8").splitlines() if line[:1] != "#"}
 
         def is_long(item: pytest.Item) -> bool:
