@@ -108,8 +108,9 @@ class DecodedTiles:
         return streams
 
     def _bytes_at(self, offset: int, count: int) -> bytes:
+        inside = min(count, self._stamp[0] - offset)  # more is only said to be there, and would be allocated
         try:
-            content = os.pread(self._file, count, offset)
+            content = os.pread(self._file, inside, offset) if inside > 0 else b""
         except OSError:
             with suppress(OSError):
                 self._open_again()

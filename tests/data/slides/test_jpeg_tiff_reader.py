@@ -1,6 +1,7 @@
 """The fast path: OpenSlide's pixels, each compressed tile decoded once, and a reason where it is not taken."""
 
 import threading
+import tracemalloc
 from collections import deque
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -20,8 +21,9 @@ from wsipipe.data.slides import decoded_tiles
 from wsipipe.data.slides.jpeg_tiff_reader import JpegTiffReader
 from wsipipe.data.slides.openslide_reader import OpenSlideReader
 from wsipipe.data.slides.readers import open_slide
-from wsipipe.data.slides.tiff_layout import tiled_jpeg_levels
+from wsipipe.data.slides.tiff_layout import TiledLevel, tiled_jpeg_levels
 from wsipipe.data.tiling.overview import read_overview
+from wsipipe.data.units import LevelPx
 
 APERIO = "Aperio Image Library v1\r\n300x300 |MPP = 0.5|AppMag = 20"
 SHARED = [
@@ -263,6 +265,24 @@ def test_a_jpeg_2000_tile_that_asks_for_too_much_memory_is_not_decoded(tmp_path)
     assert tiles.decode(0, 6) is None
     assert tiles.decode(0, 7) is not None
     tiles.close()
+
+
+@pytest.mark.parametrize(("offset", "count"), [(8, 2**34), (0, 2**62), (2**63, 16), (2**62, 2**62)])
+def test_a_stream_that_is_said_to_lie_beyond_the_file_is_no_tile(tmp_path: Path, offset: int, count: int) -> None:
+    """The damaged length of a strip in a small file is not allocated."""
+    path = tmp_path / "a.tif"
+    path.write_bytes(bytes(4096))
+    layout = TiledLevel(
+        width=64, height=16, tile_width=64, tile_height=16, offsets=[offset], byte_counts=[count], compression="none"
+    )
+    tiles = decoded_tiles.DecodedTiles(path, {0: layout})
+    tracemalloc.start()
+    try:
+        assert tiles.region(0, 0, 0, LevelPx(64), LevelPx(16)) is None
+        assert tracemalloc.get_traced_memory()[1] < 2**20
+    finally:
+        tracemalloc.stop()
+        tiles.close()
 
 
 @pytest.fixture(scope="module", params=[None, APERIO], ids=["generic", "aperio"])
