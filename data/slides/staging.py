@@ -109,8 +109,12 @@ class SlideCopier:
 
     def __enter__(self) -> Self:
         self._folder.__enter__()
-        if self._most is None:
-            self._most = shutil.disk_usage(self._folder.path).free // 2
+        try:
+            if self._most is None:
+                self._most = shutil.disk_usage(self._folder.path).free // 2
+        except OSError as error:
+            self._folder.__exit__()
+            raise surroundings(error, self._folder.path) or error from error
         self._thread.start()
         return self
 
