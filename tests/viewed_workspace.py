@@ -5,11 +5,12 @@ from __future__ import annotations
 import csv
 import http.client
 import json
-from collections.abc import Mapping
-from contextlib import closing
+from collections.abc import Iterator, Mapping
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
+from threading import Thread
 from typing import Any
 from urllib.parse import urlencode
 
@@ -246,6 +247,16 @@ class Got:
     @property
     def text(self) -> str:
         return self.content.decode()
+
+
+@contextmanager
+def served(workspace: Path) -> Iterator[ViewServer]:
+    """A viewer on a workspace, for as long as the block runs."""
+    with ViewServer(workspace, "127.0.0.1", 0) as server:
+        Thread(target=server.serve_forever, daemon=True).start()
+        yield server
+        server.shutdown()
+        server.answers.close()
 
 
 class Client:

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from threading import Thread
 
 import pytest
-from viewed_workspace import Client, Viewed, planted_views
-from wsipipe.pipeline.view.server import ViewServer
+from viewed_workspace import Client, Viewed, planted_views, served
 
 
 @pytest.fixture(scope="session")
@@ -19,8 +17,5 @@ def viewed(tmp_path_factory: pytest.TempPathFactory) -> Viewed:
 @pytest.fixture(scope="module")
 def client(viewed: Viewed) -> Iterator[Client]:
     """A client of its viewer."""
-    with ViewServer(viewed.workspace, "127.0.0.1", 0) as server:
-        Thread(target=server.serve_forever, daemon=True).start()
+    with served(viewed.workspace) as server:
         yield Client(server)
-        server.shutdown()
-        server.answers.close()

@@ -8,14 +8,12 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
-from threading import Thread
 from typing import Any
 
 import numpy as np
 import pytest
 import simplejpeg
-from viewed_workspace import HOSTILE, PIECE, PIECES, SIZE, TILE, TILES, Client, Viewed
-from wsipipe.pipeline.view.server import ViewServer
+from viewed_workspace import HOSTILE, PIECE, PIECES, SIZE, TILE, TILES, Client, Viewed, served
 
 
 def content_of(folder: Path) -> dict[str, tuple[int, int]]:
@@ -26,11 +24,8 @@ def content_of(folder: Path) -> dict[str, tuple[int, int]]:
 def changed(viewed: Viewed, folder: Path) -> Iterator[tuple[Client, Path]]:
     """A viewer on a copy of the workspace, to be changed."""
     workspace = Path(shutil.copytree(viewed.workspace, folder / "work"))
-    with ViewServer(workspace, "127.0.0.1", 0) as server:
-        Thread(target=server.serve_forever, daemon=True).start()
+    with served(workspace) as server:
         yield Client(server), workspace
-        server.shutdown()
-        server.answers.close()
 
 
 def row_of(client: Client, slide: str) -> dict[str, Any]:

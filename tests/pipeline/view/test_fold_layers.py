@@ -5,20 +5,18 @@ from __future__ import annotations
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from threading import Thread
 
 import numpy as np
 import pytest
 import torch
 from trained_workspace import trained_workspace
-from viewed_workspace import BACKBONE, TILES, Client, Viewed
+from viewed_workspace import BACKBONE, TILES, Client, Viewed, served
 from wsipipe.data.errors import BundleError, StoreError
 from wsipipe.data.features.store import read_bag
 from wsipipe.models.bundle import Bundle, folds_of, read_bundle
 from wsipipe.models.mil.bag_tensors import BagBatch, bag_tensors
 from wsipipe.pipeline.view.fold_layers import FoldLayers
 from wsipipe.pipeline.view.fold_source import FoldSource
-from wsipipe.pipeline.view.server import ViewServer
 from wsipipe.pipeline.view.slide_list import Workspace
 from wsipipe.pipeline.view.tile_columns import columns_of_geojson, places_in
 from wsipipe.stages.train.split import read_splits
@@ -35,11 +33,8 @@ def predicted(tmp_path_factory: pytest.TempPathFactory) -> Viewed:
 
 @pytest.fixture(scope="module")
 def folds(predicted: Viewed) -> Iterator[Client]:
-    with ViewServer(predicted.workspace, "127.0.0.1", 0) as server:
-        Thread(target=server.serve_forever, daemon=True).start()
+    with served(predicted.workspace) as server:
         yield Client(server)
-        server.shutdown()
-        server.answers.close()
 
 
 def network(viewed: Viewed, fold: int) -> Bundle:
@@ -140,12 +135,9 @@ def test_a_model_that_was_trained_again_reads_nothing_for_the_old_prediction(tmp
     viewed.model("her2", "a")
     [known] = Workspace(viewed.workspace).slides().rows.values()
     assert "model" in known.scored[0].stale
-    with ViewServer(viewed.workspace, "127.0.0.1", 0) as server:
-        Thread(target=server.serve_forever, daemon=True).start()
+    with served(viewed.workspace) as server:
         [source] = Client(server).of("/slide.json").json["sources"]
         assert (source["folds"], source["why_none"]) == ([], "the prediction is stale")
-        server.shutdown()
-        server.answers.close()
 
 
 def test_those_who_trained_are_read_by_the_fold_that_was_not(tmp_path_factory: pytest.TempPathFactory) -> None:

@@ -5,11 +5,10 @@ from __future__ import annotations
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
-from threading import Thread
 
 import pytest
 from chromium import Browser, browser
-from viewed_workspace import HOSTILE, TILE, TILES, Viewed
+from viewed_workspace import HOSTILE, TILE, TILES, Viewed, served
 from wsipipe.pipeline.view.server import ViewServer
 
 
@@ -17,11 +16,8 @@ from wsipipe.pipeline.view.server import ViewServer
 def server(viewed: Viewed, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ViewServer]:
     """A viewer on a copy of the workspace."""
     workspace = Path(shutil.copytree(viewed.workspace, tmp_path_factory.mktemp("browser") / "work"))
-    with ViewServer(workspace, "127.0.0.1", 0) as started:
-        Thread(target=started.serve_forever, daemon=True).start()
+    with served(workspace) as started:
         yield started
-        started.shutdown()
-        started.answers.close()
 
 
 @pytest.fixture(scope="module")
