@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -16,6 +17,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
+from ..data.allotment import usable_cores
 from ..data.errors import BackboneError
 from .backbones.state_dicts import SeveralNetworks, difference, of_network
 from .backbones.weights import SAVE_ONE, Weights, load_state_dict
@@ -67,6 +69,23 @@ class Published:
 def at_a_time(device: torch.device) -> int:
     """How many windows go through a network at a time: one on a CPU, where more cost 150 MB each and save little."""
     return 1 if device.type == "cpu" else 8
+
+
+def readers_for(device: torch.device, processes: int = 1) -> int:
+    """How many threads read windows ahead, in each of some processes: one on a CPU, where a process has one core."""
+    return 1 if device.type == "cpu" else max(usable_cores() // processes, 1)
+
+
+def native_kernels() -> AbstractContextManager[None]:
+    """Compute without cuDNN, which on a GPU takes two seconds for each new shape of windows and is no faster then.
+
+    On an H200 with PyTorch 2.11, eight windows of 512 px: the artefact network 28.5 ms for 31.0, the first time 0.1 s
+    for 2.1; the tissue network 83 ms for 113.
+    """
+    flags: AbstractContextManager[None] = torch.backends.cudnn.flags(
+        enabled=False, deterministic=True, allow_tf32=False
+    )
+    return flags
 
 
 def normalised(pixels: npt.NDArray[np.uint8], device: torch.device) -> Tensor:

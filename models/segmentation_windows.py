@@ -12,8 +12,11 @@ The middles consist of whole pixels of the mask, so none of these mixes two wind
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections import deque
+from collections.abc import Callable, Generator, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from itertools import pairwise
 from typing import Any, Final, Self
 
@@ -129,34 +132,39 @@ class Windows:
         return means[:height, :width]
 
     def run(
-        self, slide: Slide, parts: Iterable[Part], network: Network, batch: int
-    ) -> Iterator[tuple[Part, npt.NDArray[Any] | SlideError]]:
+        self, slide: Slide, parts: Iterable[Part], network: Network, batch: int, readers: int = 1
+    ) -> Generator[tuple[Part, npt.NDArray[Any] | SlideError], None, None]:
         """Yield what the network computes for the pixels of each part, or why the slide cannot be decoded there.
 
-        Windows are read from the coarsest level that is fine enough, ``batch`` at a time, so memory does not grow with
-        the slide. Where a window cannot be decoded, the network sees its middle alone.
+        Windows are read from the coarsest level that is fine enough, a few batches at a time, so memory does not grow
+        with the slide. Where a window cannot be decoded, the network sees its middle alone. Parts come in any order.
+
+        :param batch: windows that the network is given at a time, always so many: a GPU takes seconds to get ready for
+            each new shape.
+        :param readers: threads that read windows ahead.
         """
         level = sufficient_levels(slide, self.most)[0]
-        waiting: list[tuple[Part, Rgb, _Cell]] = []
-        for part in parts:
+        waiting: dict[tuple[int, ...], list[tuple[Part, Rgb, _Cell]]] = {}
+        for part, read in self._ahead(slide, level, parts, readers, 2 * batch):
             try:
-                seen, at = self._seen(slide, level, part)
+                seen, at = read()
             except SlideError as error:
                 yield part, error
                 continue
-            if waiting and (len(waiting) == batch or waiting[0][1].shape != seen.shape):
-                yield from self._through(network, waiting)
-                waiting = []
-            waiting.append((part, seen, at))
-        if waiting:
-            yield from self._through(network, waiting)
+            alike = waiting.setdefault(seen.shape, [])
+            alike.append((part, seen, at))
+            if len(alike) == batch:
+                yield from self._through(network, waiting.pop(seen.shape), batch)
+        for alike in waiting.values():
+            yield from self._through(network, alike, batch)
 
     def _through(
-        self, network: Network, waiting: list[tuple[Part, Rgb, _Cell]]
+        self, network: Network, alike: list[tuple[Part, Rgb, _Cell]], batch: int
     ) -> Iterator[tuple[Part, npt.NDArray[Any]]]:
-        for (part, _, (top, left)), computed in zip(
-            waiting, network(np.stack([seen for _, seen, _ in waiting])), strict=True
-        ):
+        pictures = np.zeros((batch, *alike[0][1].shape), np.uint8)
+        for picture, (_, seen, _) in zip(pictures, alike, strict=False):
+            picture[:] = seen
+        for (part, _, (top, left)), computed in zip(alike, network(pictures), strict=False):
             height, width = (
                 min((number + 1) * self.middle * STEP, pixels) - number * self.middle * STEP
                 for number, pixels in zip((part.row, part.column), self._pixels, strict=True)
@@ -168,6 +176,21 @@ class Windows:
         """Height and width of the slide in pixels of the network."""
         height, width = (-(-side * 2 * STEP // self.cells) for side in self.shape)
         return height, width
+
+    def _ahead(
+        self, slide: Slide, level: int, parts: Iterable[Part], readers: int, most: int
+    ) -> Iterator[tuple[Part, Callable[[], tuple[Rgb, _Cell]]]]:
+        """Yield each part with what reads its window or waits for the thread that does; so many lie waiting at most."""
+        if readers == 1:
+            yield from ((part, partial(self._seen, slide, level, part)) for part in parts)
+            return
+        with ThreadPoolExecutor(readers, thread_name_prefix="windows") as pool:
+            waiting: deque[tuple[Part, Callable[[], tuple[Rgb, _Cell]]]] = deque()
+            for part in parts:
+                waiting.append((part, pool.submit(self._seen, slide, level, part).result))
+                if len(waiting) > most:
+                    yield waiting.popleft()
+            yield from waiting
 
     def _seen(self, slide: Slide, level: int, part: Part) -> tuple[Rgb, _Cell]:
         """Read the window of a part, or the part alone; also return where the part begins in it, in its pixels."""

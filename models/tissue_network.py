@@ -12,6 +12,7 @@ holes, so that later steps need not distinguish the two.
 from __future__ import annotations
 
 import re
+from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -29,7 +30,7 @@ from ..data.tiling.overview import Overview
 from ..data.tiling.pieces import MIN_PIECE, MIN_WIDTH, pieces, without_holes
 from ..data.tiling.tissue import TissueMask, find_tissue, mask_factor
 from ..data.units import Mpp
-from .segmentation import Published, at_a_time, normalised
+from .segmentation import Published, at_a_time, native_kernels, normalised, readers_for
 from .segmentation_windows import Part, Windows
 
 NETWORK_MPP: Final = Mpp(1.0)
@@ -57,19 +58,24 @@ class TissueNetwork:
     device: torch.device
     batch: int
     """Windows that go through the network at a time."""
+    readers: int = 1
+    """Threads that read windows ahead."""
 
     @classmethod
-    def load(cls, path: Path, device: str | torch.device = "cpu", *, batch: int | None = None) -> Self:
+    def load(
+        cls, path: Path, device: str | torch.device = "cpu", *, batch: int | None = None, processes: int = 1
+    ) -> Self:
         """Read the weights, without downloading anything or running code in the file.
 
         :param path: a checkpoint as PyTorch Lightning saves it (``state_dict`` with names that start with ``model.``;
             an auxiliary head is left out), a plain state dict, or safetensors.
         :param batch: windows at a time; by default 8, and 1 on a CPU.
+        :param processes: that share the cores which read for a GPU.
         :raises BackboneError: no such file, not a weights file, or of another network; the message names some of the
             tensors that are missing, surplus or of another shape.
         """
         device = torch.device(device)
-        return cls(_PUBLISHED.load(path, device), device, batch or at_a_time(device))
+        return cls(_PUBLISHED.load(path, device), device, batch or at_a_time(device), readers_for(device, processes))
 
     @torch.inference_mode()
     def __call__(self, tiles: npt.NDArray[np.uint8]) -> _Floats:
@@ -78,7 +84,8 @@ class TissueNetwork:
         :param tiles: (B, height, width, 3) RGB at about 1 µm per pixel.
         :returns: (B, height, width).
         """
-        logits: Tensor = self.model(normalised(tiles, self.device))["out"]
+        with native_kernels():
+            logits: Tensor = self.model(normalised(tiles, self.device))["out"]
         return np.asarray(logits.softmax(dim=1)[:, _TISSUE].cpu().numpy(), np.float32)
 
     def find(self, slide: Slide, overview: Overview) -> TissueMask:
@@ -98,13 +105,14 @@ class TissueNetwork:
         parts = [part for part in windows.parts() if not windows.is_white(overview, part)]
         tissue = np.zeros(windows.shape, np.float32)
         undecodable: list[Part] = []
-        for part, computed in windows.run(slide, parts, self, self.batch):
-            if isinstance(computed, SlideError):
-                undecodable.append(part)
-                if len(undecodable) == len(parts):
-                    raise computed
-            else:
-                tissue[part.at] = windows.on_mask(computed, part)
+        with closing(windows.run(slide, parts, self, self.batch, self.readers)) as found:
+            for part, computed in found:
+                if isinstance(computed, SlideError):
+                    undecodable.append(part)
+                    if len(undecodable) == len(parts):
+                        raise computed
+                else:
+                    tissue[part.at] = windows.on_mask(computed, part)
         if undecodable:
             by_colour = find_tissue(overview).mask
             for part in undecodable:

@@ -123,12 +123,13 @@ class TileStage(Stage[TileSettings]):
         if self.settings.tissue_weights is not None:
             from ...models.tissue_network import TissueNetwork
 
-            self.network = TissueNetwork.load(self.settings.tissue_weights, self._device())
+            self.network = TissueNetwork.load(self.settings.tissue_weights, self._device(), processes=self.workers)
         if self.settings.artefact_weights is not None:
             from ...models.artefact_network import ArtefactNetwork
 
             mpp = self.settings.mpp_of_artefacts()
-            self.artefacts = ArtefactNetwork.load(self.settings.artefact_weights, mpp, self._device())
+            weights, device = self.settings.artefact_weights, self._device()
+            self.artefacts = ArtefactNetwork.load(weights, mpp, device, processes=self.workers)
 
     def resolved(self) -> Mapping[str, Json]:
         if self.settings.artefact_weights is None:

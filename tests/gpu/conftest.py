@@ -9,10 +9,9 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
-from numpy.typing import NDArray
+from noise_pictures import noisy_tissue
 from wsipipe.data.units import Mpp
 from wsipipe.models.backbones.devices import choose_device
 from wsipipe.pipeline.demo.slides import write_aperio
@@ -50,18 +49,10 @@ def figure(request: pytest.FixtureRequest) -> Figure:
     return note
 
 
-def tissue(seed: int, side: int) -> NDArray[np.uint8]:
-    """Pink noise of several scales: tissue all over."""
-    rng = np.random.default_rng(seed)
-    coarse = np.kron(rng.normal(size=(side // 16, side // 16)), np.ones((16, 16)))
-    value = 25 * coarse + 15 * rng.normal(size=(side, side))
-    return np.clip(np.stack([200 + value, 110 + value, 170 + value], axis=-1), 0, 255).astype(np.uint8)
-
-
 @pytest.fixture(scope="session")
 def slides(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Two slides of 20x, and one of 40x, whose tiles are resized."""
     folder = tmp_path_factory.mktemp("slides")
     for seed, (name, side, mpp) in enumerate([("a", 1024, 0.5), ("b", 512, 0.5), ("c", 1024, 0.25)]):
-        write_aperio(folder / f"{name}.svs", tissue(seed, side), mpp=Mpp(mpp))
+        write_aperio(folder / f"{name}.svs", noisy_tissue(seed, side), mpp=Mpp(mpp))
     return folder

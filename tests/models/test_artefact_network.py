@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
@@ -143,6 +144,21 @@ def test_however_the_slide_is_cut_the_map_is_the_same(tmp_path, seed):
             assert (other != whole[0]).mean() < 1e-3 * close or not close
 
 
+@pytest.mark.parametrize("readers", [1, 4])
+def test_a_network_is_given_windows_of_few_shapes_and_always_as_many(tmp_path, readers):
+    """A GPU takes seconds for each new shape; edges and the last batch must not bring ever new ones."""
+    picture = spotted(np.random.default_rng(0), 1450, 2100)
+    path, everywhere = saved(picture, tmp_path / "a.tif", (4,)), (np.array([[0, 0]]), 2100)
+    shapes = []
+    network = replace(quick(), batch=3, readers=readers)
+    network.model.register_forward_pre_hook(lambda _, given: shapes.append(tuple(given[0].shape)))
+    found = find(network, path, 1.0, *everywhere)
+    assert {shape[0] for shape in shapes} == {3}
+    assert len(set(shapes)) <= 4
+    assert len(shapes) <= -(-24 // 3) + 3, "windows of one shape wait for each other"
+    np.testing.assert_array_equal(found.shares, find(quick(), path, 1.0, *everywhere).shares)
+
+
 def test_without_a_margin_the_cuts_show(tmp_path):
     """The measure of the test above: it would notice."""
     picture = spotted(np.random.default_rng(0), 600, 1400)
@@ -165,7 +181,8 @@ def test_only_windows_with_tiles_are_read(tmp_path):
     assert not reads
 
 
-def test_what_cannot_be_decoded_is_not_known_and_the_rest_is(tmp_path):
+@pytest.mark.parametrize("readers", [1, 4])
+def test_what_cannot_be_decoded_is_not_known_and_the_rest_is(tmp_path, readers):
     """The overview is read from the second level (2 µm), the network's windows from the first."""
     picture = planted(448, 4480, (slice(0, 224), slice(4032, 4256), FOLD))
     path = saved(picture, tmp_path / "a.tif", (4,))
@@ -176,7 +193,7 @@ def test_what_cannot_be_decoded_is_not_known_and_the_rest_is(tmp_path):
         file.seek(offset)
         file.write(b"\xff" * count)
     coords = grid(448, 4480, 224)
-    tiles = find(quick(), path, 0.5, coords, 224).of_tiles(coords, Level0Px(224))
+    tiles = find(replace(quick(), readers=readers), path, 0.5, coords, 224).of_tiles(coords, Level0Px(224))
     unknown = np.isnan(tiles.fraction)
     assert set(coords[unknown, 0]) == {0, 224, 448, 672}, "the middle of one window, 768 px, and no margin around it"
     assert tiles.fraction[(coords == (4032, 0)).all(axis=1)] == 1
