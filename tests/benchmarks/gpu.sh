@@ -104,7 +104,7 @@ run() {
     # A dry run on a busy machine takes its time; on a GPU all of it must fit eight minutes.
     declare -A seconds
     if [ -n "$small" ]; then
-        deadline=1500 seconds=([correctness]=600 [extraction]=240 [training]=120 [memory]=240 [cluster]=240 [networks]=120 [masks]=120)
+        deadline=1500 seconds=([correctness]=600 [extraction]=240 [training]=120 [memory]=240 [cluster]=240)
     else
         deadline=470 seconds=([correctness]=210 [extraction]=165 [training]=75 [memory]=60 [cluster]=120)
         # Other networks and the masks are measured where they are asked for.
