@@ -1,6 +1,6 @@
 """What Dask costs against the local executor on one machine, and what a second worker brings: ratios within one run.
 
-    python tests/benchmarks/cluster.py [--slides 200] [--tiles 48] [--rounds 3] [--side 1000]
+    python tests/benchmarks/cluster.py [--slides 200] [--rounds 3] [--side 1000]
 
 Small slides are made, tiled and extracted (efficientnet-lite0 on the CPU) by processes here and by workers of a
 cluster on the loopback, in turns. Rates are from the first item's begin to the last one's end; what a stage takes
@@ -97,15 +97,13 @@ def main() -> None:
     """Print a line for each round and each way."""
     words = argparse.ArgumentParser(description=__doc__)
     words.add_argument("--slides", type=int, default=200)
-    words.add_argument("--tiles", type=int, default=48, help="slides of a tile each for the extraction")
     words.add_argument("--rounds", type=int, default=3)
-    words.add_argument("--side", type=int, default=1000, help="of a slide that is tiled, in pixels")
+    words.add_argument("--side", type=int, default=1000, help="of a slide, in pixels: 16 tiles if 1000")
     given = words.parse_args()
     with tempfile.TemporaryDirectory() as name, workers(1) as one, workers(2) as two:
         place = Path(name)
         make_slides(place / "warm", 4, given.side)
         make_slides(place / "slides", given.slides, given.side)
-        make_slides(place / "small", given.tiles, 240)
         ways: dict[str, tuple[Elsewhere | None, int]] = {
             "here, 1 process": (None, 1),
             "1 worker": (one, 1),
@@ -114,7 +112,7 @@ def main() -> None:
         }
         for there, processes in ways.values():
             run(tile(place / "warm", place / f"warm-{id(there)}-{processes}", processes), there)
-        run(tile(place / "small", place / "tiled", 2), None)
+        run(tile(place / "slides", place / "tiled", 2), None)
         best: dict[str, float] = {}
         for turn in range(given.rounds):
             for way, (there, processes) in ways.items():
