@@ -15,6 +15,8 @@ from ..data.manifest import Manifest, Record
 from .features_folder import holds_imported_vectors, tile_features_of
 from .lineage import Lineage
 
+VECTOR: Final = "vector"
+"""In the record of an imported vector: the digest of its numbers."""
 _OF_VECTORS: Final = ("mpp", "tile_px", "backbone", "encoder")
 
 
@@ -35,6 +37,19 @@ def latest(place: tuple[Path, str], lineage: Lineage | None = None) -> dict[str,
     """The latest record of each slide there, valid or not."""
     folder, stage = place
     return Manifest.of(folder).latest(stage) if lineage is None else lineage.latest(folder, stage)
+
+
+def digest_of_bytes(record: Record | None) -> str | None:
+    """The digest of a slide's bytes; None where nobody has them: it is not here, or its vector was imported."""
+    given = None if record is None else record.inputs.get("slide")
+    return None if given is None or given.path is None else given.digest
+
+
+def what_is_one_slide(record: Record) -> tuple[str, str]:
+    """What two records of one slide have in common, and in words; of imported vectors that is the vector itself."""
+    if digest := digest_of_bytes(record):
+        return digest, "bytes"
+    return record.stats.get(VECTOR, record.inputs["slide"].digest), "vector"
 
 
 def recipe_of_imported(slides: Sequence[str], records: Mapping[str, Record], folder: Path) -> dict[str, dict[str, Any]]:

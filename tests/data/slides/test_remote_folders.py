@@ -166,6 +166,28 @@ def test_it_is_asked_for_the_images_that_an_index_names(tmp_path: Path, server: 
         find_remote(lonely, tmp_path / "work", {})
 
 
+def test_one_index_without_its_images_does_not_stop_the_others(tmp_path: Path, server: Server) -> None:
+    server.lists = True
+    put_all(a_lab(tmp_path / "lab"), lambda name, content: server.put(f"scans/{name}", content))
+    server.put("scans/odd/lonely.vms", b"[Virtual Microscope Specimen]\nImageFile=gone.jpg\n")
+    left_out: dict[str, list[Path]] = {}
+    found = find_remote(server.url("scans"), tmp_path / "work", left_out)
+    assert {"m.mrxs", "v.vms", "one.svs"} <= {stub.name for stub in found}
+    [url] = left_out["none of the images that it names lies beside it"]
+    assert url.name == "lonely.vms"
+
+
+def test_what_is_left_out_is_counted_once_though_the_server_is_asked_again(tmp_path: Path, server: Server) -> None:
+    server.lists = True
+    put_all(a_lab(tmp_path / "lab/deep"), lambda name, content: server.put(f"scans/{name}", content))
+    server.put("scans/other.vsi", b"vsi")
+    server.to_break["/scans/deep/v.vms"] = 1
+    left_out: dict[str, list[Path]] = {}
+    assert find_remote(server.url("scans"), tmp_path / "work", left_out)
+    assert server.broken == 1
+    assert len(left_out["a format that is not read (.vsi)"]) == 2
+
+
 def test_no_name_leads_out_of_the_slides_folder(tmp_path: Path, server: Server) -> None:
     server.lists = True
     server.put("scans/m.mrxs", b"index")
