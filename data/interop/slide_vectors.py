@@ -182,7 +182,7 @@ def as_vector(values: Any) -> NDArray[np.float32]:
         numbers = numbers[0]
     if numbers.ndim == 2 and numbers.size:
         wrong = f"holds {len(numbers)} vectors, as features of tiles are, not one for the whole slide"
-        raise SlideError(wrong, hint="import features of tiles without --encoder")
+        raise SlideError(wrong, hint="features of tiles: without --encoder, from a folder of another name")
     if numbers.ndim != 1 or numbers.dtype.kind != "f" or not 0 < numbers.size <= _WIDEST:
         wrong = f"its vector has the shape {numbers.shape} and the type {numbers.dtype}, not (D,) and numbers"
         raise SlideError(wrong)

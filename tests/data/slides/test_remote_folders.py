@@ -179,9 +179,9 @@ def test_one_index_without_its_images_does_not_stop_the_others(tmp_path: Path, s
 
 def test_what_is_left_out_is_counted_once_though_the_server_is_asked_again(tmp_path: Path, server: Server) -> None:
     server.lists = True
-    put_all(a_lab(tmp_path / "lab/deep"), lambda name, content: server.put(f"scans/{name}", content))
+    put_all(a_lab(tmp_path / "lab"), lambda name, content: server.put(f"scans/z/{name}", content))
     server.put("scans/other.vsi", b"vsi")
-    server.to_break["/scans/deep/v.vms"] = 1
+    server.to_break["/scans/z/v.vms"] = 1
     left_out: dict[str, list[Path]] = {}
     assert find_remote(server.url("scans"), tmp_path / "work", left_out)
     assert server.broken == 1

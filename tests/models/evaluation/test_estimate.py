@@ -56,6 +56,18 @@ def test_certain_and_right_of_all_is_not_certain_of_the_next() -> None:
     assert found.f1.low == pytest.approx(2 * 0.72247 / 1.72247, abs=1e-4), "Wilson's for 10 of 10"
 
 
+def test_the_same_number_for_all_has_no_correlation_and_no_slope() -> None:
+    """Its variance is 0, and not the rounding of a mean: of 0.3 it is 1e-32, and the slope would be any number."""
+    for same in (0.3, 1e6 / 3, 1e-9 / 3):
+        found = number_metrics(np.linspace(0, 1, 20), np.full(20, same), rounds=50, seed=0).figures
+        for name in ("Spearman's ρ", "Pearson's r", "slope"):
+            assert found[name] == Estimate(value=None), (same, name)
+    found = number_metrics(np.full(20, 0.3), np.linspace(0, 1, 20), rounds=50, seed=0).figures
+    assert found["Pearson's r"] == found["R²"] == Estimate(value=None)
+    far = number_metrics(1e9 + np.linspace(0, 1, 20), 1e9 + np.linspace(0, 2, 20), rounds=0, seed=0).figures
+    assert far["slope"].value == pytest.approx(0.5, abs=1e-4), "far from 0 there is still a variance"
+
+
 def cohorts() -> Iterator[Metrics | TaskMetrics]:
     """Cohorts of every task in which rounds are all alike, or nearly so."""
     three, rounds = np.repeat([0, 1, 2], 8), {"rounds": 100, "seed": 0}
