@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import re
 from collections.abc import Callable
@@ -62,6 +63,9 @@ def import_vectors(runner: Runner, source: Path, said: Said) -> Summary:
 
     if not source.is_dir():
         raise UsageError("no such folder of slide vectors", path=source, hint="give the folder that holds <slide>.h5")
+    for flag, given in (("--mpp", said.mpp), ("--tile-px", said.tile_px)):
+        if given is not None and not 0 < given < math.inf:
+            raise UsageError(f"{flag} {given:g} is no size", path=source, hint=f"give {flag} a number above 0")
     source = _place(source)
     first = _first_readable(source)
     by_folder, of_mean = _named_by(source)

@@ -114,7 +114,7 @@ def test_what_is_away_is_said_and_what_was_drawn_stays(planted: Planted, monkeyp
     planted.picture(broken).write_bytes(whole)
     facts = planted.store(broken) / "zarr.json"
     whole = facts.read_bytes()
-    facts.write_bytes(whole.replace(b"efficientnet", b"efficientnot"))
+    facts.write_bytes(b"x" * len(whole))
     shutil.rmtree(planted.model / "examples")
     summary = draw_again(planted)
     assert not summary.failures
