@@ -115,7 +115,9 @@ class _Server:
         """
         if not self._web:
             found = self.system.find(folder, detail=True)
-            return _Listing({file: about for file, about in found.items() if about.get("type") == "file"})
+            files_there = {file: about for file, about in found.items() if about.get("type") == "file"}
+            # A key that ends so is no file: what a console makes where somebody creates a folder.
+            return _Listing({file: about for file, about in files_there.items() if not file.endswith("/")})
         files: dict[str, About] = {}
         folders, seen = [f"{folder}/"], set[str]()
         while folders:
