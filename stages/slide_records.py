@@ -39,17 +39,15 @@ def latest(place: tuple[Path, str], lineage: Lineage | None = None) -> dict[str,
     return Manifest.of(folder).latest(stage) if lineage is None else lineage.latest(folder, stage)
 
 
-def digest_of_bytes(record: Record | None) -> str | None:
-    """The digest of a slide's bytes; None where nobody has them: it is not here, or its vector was imported."""
-    given = None if record is None else record.inputs.get("slide")
-    return None if given is None or given.path is None else given.digest
+def digest_of_slide(record: Record | None) -> str | None:
+    """The digest by which a slide is known whatever its id: of its bytes, or of its imported vector.
 
-
-def what_is_one_slide(record: Record) -> tuple[str, str]:
-    """What two records of one slide have in common, and in words; of imported vectors that is the vector itself."""
-    if digest := digest_of_bytes(record):
-        return digest, "bytes"
-    return record.stats.get(VECTOR, record.inputs["slide"].digest), "vector"
+    :param record: of its tiling or import.
+    :returns: None if it is not here, or was imported by a version that did not record its vector's.
+    """
+    if record is None or "slide" not in record.inputs:
+        return None
+    return record.stats.get(VECTOR) if record.stage == "encode" else record.inputs["slide"].digest
 
 
 def recipe_of_imported(slides: Sequence[str], records: Mapping[str, Record], folder: Path) -> dict[str, dict[str, Any]]:

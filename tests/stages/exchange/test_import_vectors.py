@@ -339,10 +339,11 @@ def test_an_accent_is_written_in_one_way(tmp_path: Path) -> None:
 
 
 def test_ids_of_other_people_are_told_apart_where_the_user_says_so(imported: Path, tmp_path: Path) -> None:
-    """Nobody has the slides' bytes, so equal ids alone say that slides are the same."""
+    """Equal vectors are of one slide in any case, as equal bytes are; equal ids need not be."""
     mine = tmp_path / "mine"
     for n in range(4):
         trident_vector(mine / "slide_features_titan" / f"S{n}.h5", vector_of(900 + n, n % 2 == 1))
+    trident_vector(mine / "slide_features_titan/renamed.h5", vector_of(1, positive=True))
     told("import", mine / "slide_features_titan", "--mpp", 0.5, "-w", mine / "work")
     call = ["predict", "--model", imported / "work/models/er", "--features", NAME, "-w", mine / "work"]
     told(*call)
@@ -353,6 +354,9 @@ def test_ids_of_other_people_are_told_apart_where_the_user_says_so(imported: Pat
     output = json.loads((mine / "work/predictions/er/slides/S1.json").read_text())
     assert len(output["logits"]) == 2
     assert "the same ids are other patients'" in output["why"]
+    output = json.loads((mine / "work/predictions/er/slides/renamed.json").read_text())
+    assert len(output["logits"]) == 1
+    assert "known by slide bytes" in output["why"]
     rows = [("slide_id", "patient_id", "er"), *((f"S{n}", f"P{n}", ("negative", "positive")[n % 2]) for n in range(4))]
     with (mine / "cohort.csv").open("w", newline="") as file:
         csv.writer(file).writerows(rows)
