@@ -131,9 +131,12 @@ def remote_files(path: Path) -> Sequence[RemoteFile] | None:
 
 
 def place_of(path: Path) -> str | Path:
-    """Where a slide lies, for a message: the URL of a remote one, of its first file if it has several."""
+    """Where a slide lies, for a message: the URL of a remote one, of its first file if it has several.
+
+    Without what follows a question mark, which may be a key.
+    """
     files = remote_files(path)
-    return files[0].url if files else path
+    return files[0].url.partition("?")[0] if files else path
 
 
 def remote_identity(files: Sequence[RemoteFile]) -> tuple[int, str]:
