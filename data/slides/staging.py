@@ -28,7 +28,7 @@ from ..errors import SlideError, SurroundingsError, WsipipeError
 from ..scratch_folder import ScratchFolder
 from ..surroundings import patiently, surroundings
 from .finding import files_of_slide
-from .remote import RemoteFile, place_of, remote_files
+from .remote import RemoteFile, is_remote, place_of, remote_files
 
 _CHUNK: Final = 8 << 20
 _PAUSE: Final = 0.05
@@ -81,12 +81,11 @@ class StagedSlides:
 
 
 def _read_from_its_place(slide: Path, refusal: Path) -> Path:
-    files = remote_files(slide)
-    if files is None:
+    if not is_remote(slide):
         return slide
     why = json.loads(refusal.read_text(encoding="utf-8"))
     kind = SlideError if why["type"] == SlideError.__name__ else SurroundingsError
-    raise kind(why["what"], path=files[0].url, hint=why["hint"])
+    raise kind(why["what"], path=place_of(slide), hint=why["hint"])
 
 
 class SlideCopier:
