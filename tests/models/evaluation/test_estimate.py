@@ -72,8 +72,8 @@ def cohorts() -> Iterator[Metrics | TaskMetrics]:
     """Cohorts of every task in which rounds are all alike, or nearly so."""
     three, rounds = np.repeat([0, 1, 2], 8), {"rounds": 100, "seed": 0}
     sure, even, tied = np.eye(3)[three], np.full((24, 3), 1 / 3), np.tile([0.2, 0.3, 0.5], (24, 1))
-    for p in (0.5, 0.3, 1.0, 0.0):
-        yield binary_metrics(Y, np.full(20, p), np.full(20, int(p >= 0.5)), rounds=100)
+    for same in (0.5, 0.3, 1.0, 0.0):
+        yield binary_metrics(Y, np.full(20, same), np.full(20, int(same >= 0.5)), rounds=100)
     for p, call in ((Y * 1.0, Y), (1.0 - Y, 1 - Y), (Y * 0.5 + 0.25, Y)):
         yield binary_metrics(Y, p, call, rounds=100)
     yield binary_metrics(np.r_[0, Y], np.r_[1.0, Y], np.r_[1, Y], rounds=100)
