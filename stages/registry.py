@@ -155,7 +155,7 @@ STAGES: Final = (
         "import-checkpoint", 1, ("models/*",), outputs=_FOLDS, look=".",
     ),
     StageRow(
-        "cross_validate", 7, ("models/*", "comparisons/*/*"), command="train",
+        "cross_validate", 8, ("models/*", "comparisons/*/*"), command="train",
         outputs=(
             OutputRow("applicability.json", _JSON, small=True),
             OutputRow("oof_predictions.csv", small=True), OutputRow("metrics.json", _JSON, small=True),
@@ -171,18 +171,18 @@ STAGES: Final = (
         "example_slides", 1, ("models/*",), command="train", outputs=(OutputRow("examples/*/*.jpg"),),
     ),
     StageRow(
-        "report", 9, ("models/*",), command="train",
+        "report", 10, ("models/*",), command="train",
         outputs=(
             OutputRow("report.html", small=True), *_AUDIT,
             *(OutputRow(pattern, small=True) for pattern in _FOR_PAPERS),
         ),
     ),
     StageRow(
-        "omics", 5, ("comparisons/*/*",), command="compare",
+        "omics", 6, ("comparisons/*/*",), command="compare",
         outputs=(OutputRow("oof_predictions.csv", small=True), OutputRow("metrics.json", _JSON, small=True)),
     ),
     StageRow(
-        "compare", 8, ("comparisons/*",), ".compare.settings:CompareSettings",
+        "compare", 9, ("comparisons/*",), ".compare.settings:CompareSettings",
         outputs=(
             *(
                 OutputRow(f"{place}comparison.{kind}", small=True)
@@ -192,7 +192,7 @@ STAGES: Final = (
         ),
     ),
     StageRow(
-        "robustness", 3, ("robustness/*",), ".robustness.settings:RobustnessSettings",
+        "robustness", 4, ("robustness/*",), ".robustness.settings:RobustnessSettings",
         outputs=(OutputRow("robustness.csv", small=True), OutputRow("robustness.html", small=True)),
     ),
     StageRow(
@@ -213,7 +213,7 @@ STAGES: Final = (
         outputs=(OutputRow("readings/*.json", _JSON, small=True),),
     ),
     StageRow(
-        "external_evaluate", 8, ("evaluations/*",), command="evaluate",
+        "external_evaluate", 9, ("evaluations/*",), command="evaluate",
         outputs=(
             *(OutputRow(name, small=True) for name in ("patients.csv", "predictions.csv", "report.html")),
             OutputRow("metrics.json", _JSON, small=True), *_AUDIT,

@@ -15,6 +15,8 @@ from ..data.manifest import Manifest, Record
 from .features_folder import holds_imported_vectors, tile_features_of
 from .lineage import Lineage
 
+VECTOR: Final = "vector"
+"""In the record of an imported vector: the digest of its numbers."""
 _OF_VECTORS: Final = ("mpp", "tile_px", "backbone", "encoder")
 
 
@@ -35,6 +37,17 @@ def latest(place: tuple[Path, str], lineage: Lineage | None = None) -> dict[str,
     """The latest record of each slide there, valid or not."""
     folder, stage = place
     return Manifest.of(folder).latest(stage) if lineage is None else lineage.latest(folder, stage)
+
+
+def digest_of_slide(record: Record | None) -> str | None:
+    """The digest by which a slide is known whatever its id: of its bytes, or of its imported vector.
+
+    :param record: of its tiling or import.
+    :returns: None if it is not here, or was imported by a version that did not record its vector's.
+    """
+    if record is None or "slide" not in record.inputs:
+        return None
+    return record.stats.get(VECTOR) if record.stage == "encode" else record.inputs["slide"].digest
 
 
 def recipe_of_imported(slides: Sequence[str], records: Mapping[str, Record], folder: Path) -> dict[str, dict[str, Any]]:

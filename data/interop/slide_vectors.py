@@ -18,6 +18,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Literal
+from unicodedata import normalize
 
 import numpy as np
 from numpy.typing import NDArray
@@ -82,23 +83,32 @@ class VectorFiles:
 def find_vectors(folder: Path) -> VectorFiles:
     """List the files of a folder that hold a slide's vector each, by slide.
 
-    :raises StoreError: there are none, or they lie in folders below.
+    Ids are in Unicode's composed form, and files whose names differ only in case are of one slide, as many file systems
+    have it.
+
+    :raises StoreError: there are none, they lie in folders below, or a slide's id cannot be a file name in the
+        workspace.
     """
     found = VectorFiles({}, {}, [])
     entries = sorted(path for path in folder.iterdir() if not is_stray(path.name))
+    of_key: dict[str, str] = {}
     for path in entries:
-        if not path.is_file() or path.suffix not in _ENDINGS:
-            if path.is_file() and not path.name.endswith(_BESIDE):
+        is_vector = path.suffix.lower() in _ENDINGS
+        if not is_vector or path.is_dir():
+            if is_vector or not (path.is_dir() or path.name.endswith(_BESIDE)):
                 found.others.append(path.name)
             continue
-        slide = path.stem
+        slide = normalize("NFC", path.stem)
         if reason := why_no_file_name(slide):
-            found.wrong[repr(slide)] = SlideError(f"its name {reason}", path=path, hint="rename the file")
-        elif slide in found.of_slides:
-            del found.of_slides[slide]
-            what = f"there are two files of {slide}"
-            found.wrong[slide] = SlideError(what, path=path, hint="keep the one that counts")
-        elif slide not in found.wrong:
+            raise StoreError(f"the slide id {slide!a} {reason}", path=folder, hint="rename the file")
+        first = of_key.setdefault(slide.casefold(), slide)
+        if first in found.of_slides or first in found.wrong:
+            other = found.of_slides.pop(first, None)
+            what = f"there are two files of {slide}" + (f", the other is {other.name}" if other else "")
+            found.wrong[first] = SlideError(what, path=path, hint="keep the one that counts")
+        elif not path.exists():
+            found.wrong[slide] = SlideError("is a link to a file that is not there", path=path, hint="bring it back")
+        else:
             found.of_slides[slide] = path
     if not found.of_slides and not found.wrong:
         below = sorted(path.name for path in entries if path.is_dir())
@@ -172,7 +182,7 @@ def as_vector(values: Any) -> NDArray[np.float32]:
         numbers = numbers[0]
     if numbers.ndim == 2 and numbers.size:
         wrong = f"holds {len(numbers)} vectors, as features of tiles are, not one for the whole slide"
-        raise SlideError(wrong, hint="import features of tiles without --encoder")
+        raise SlideError(wrong, hint="features of tiles: without --encoder, from a folder of another name")
     if numbers.ndim != 1 or numbers.dtype.kind != "f" or not 0 < numbers.size <= _WIDEST:
         wrong = f"its vector has the shape {numbers.shape} and the type {numbers.dtype}, not (D,) and numbers"
         raise SlideError(wrong)

@@ -30,7 +30,7 @@ from .folder_contents import (
     values_named,
 )
 from .readers import SLIDE_EXTENSIONS
-from .remote import remote_files, remote_identity
+from .remote import place_of, remote_files, remote_identity
 from .remote_finding import find_remote
 
 _BLOCK: Final = 1 << 16
@@ -118,9 +118,9 @@ def find_slides(
         # Many file systems treat names as equal that differ only in case or in how an accent is encoded.
         other = slides.setdefault(unicodedata.normalize("NFC", slide.slide_id).casefold(), slide)
         if other is not slide:
-            wrong = f"two slides are called {slide.slide_id!r}: this one and {other.path}"
+            wrong = f"two slides are called {slide.slide_id!r}: this one and {place_of(other.path)}"
             hint = "rename one of them, or give paths that hold only one"
-            refuse(CohortError(wrong, path=path, hint=hint))
+            refuse(CohortError(wrong, path=place_of(path), hint=hint))
     return FoundSlides(sorted(slides.values(), key=lambda slide: slide.slide_id), left_out)
 
 

@@ -130,6 +130,15 @@ def remote_files(path: Path) -> Sequence[RemoteFile] | None:
         raise SlideError(f"is no list of a remote slide's files: {error}", path=path, hint=hint) from error
 
 
+def place_of(path: Path) -> str | Path:
+    """Where a slide lies, for a message: the URL of a remote one, of its first file if it has several.
+
+    Without what follows a question mark, which may be a key.
+    """
+    files = remote_files(path)
+    return files[0].url.partition("?")[0] if files else path
+
+
 def remote_identity(files: Sequence[RemoteFile]) -> tuple[int, str]:
     """The size of a remote slide, and a checksum over names, sizes and versions of its files."""
     digest = hashlib.sha256()

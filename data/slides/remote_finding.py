@@ -52,21 +52,25 @@ def find_remote(url: str, workspace: Path, left_out: LeftOut) -> list[Path]:
         the server does not list.
     :raises SurroundingsError: the server does not answer.
     """
-    found: list[_Slide] = patiently(lambda: _found(url, left_out), url)
+    found, others = patiently(lambda: _found(url), url)
+    for why, those in others.items():
+        left_out.setdefault(why, []).extend(those)
     return [slide.represented(workspace) for slide in found]
 
 
-def _found(url: str, left_out: LeftOut) -> list[_Slide]:
+def _found(url: str) -> tuple[list[_Slide], LeftOut]:
+    """The slides, and what a user might miss; both anew each time that the server is asked."""
+    left_out: LeftOut = {}
     with connection_faults(url):
         server = _Server(url)
         if not server.is_folder():
-            return [_slide_at(server, server.path)]
+            return [_slide_at(server, server.path)], left_out
         root = server.path.rstrip("/")
         slides = list(_slides_below(server, root, server.below(root), left_out))
     if not slides:
         known = " ".join(sorted(SLIDE_EXTENSIONS | {DICOM}))
         raise UsageError("no slides there", path=url, hint=f"slides are found by their extension: {known}")
-    return slides
+    return slides, left_out
 
 
 class _Server:
@@ -111,7 +115,9 @@ class _Server:
         """
         if not self._web:
             found = self.system.find(folder, detail=True)
-            return _Listing({file: about for file, about in found.items() if about.get("type") == "file"})
+            files_there = {file: about for file, about in found.items() if about.get("type") == "file"}
+            # A key that ends so is no file: what a console makes where somebody creates a folder.
+            return _Listing({file: about for file, about in files_there.items() if not file.endswith("/")})
         files: dict[str, About] = {}
         folders, seen = [f"{folder}/"], set[str]()
         while folders:
@@ -222,8 +228,11 @@ def _slides_below(server: _Server, root: str, files: _Listing, left_out: LeftOut
         if holds_dicom(names):
             yield _dicom_folder(server, folder, files)
         left_here: LeftOut = {}
-        for slide in slides_among(names, left_here):
-            yield _slide_of(server, paths[slide.name], files)
+        for file in slides_among(names, left_here):
+            if (slide := _slide_of(server, paths[file.name], files)) is not None:
+                yield slide
+            else:
+                left_here.setdefault("none of the images that it names lies beside it", []).append(file)
         for why, those in left_here.items():
             left_out.setdefault(why, []).extend(Path(server.url_of(paths[file.name])) for file in those)
 
@@ -232,9 +241,6 @@ def _slide_at(server: _Server, path: str) -> _Slide:
     """The slide whose own file is at a path, with its other files."""
     above, name = path.partition("?")[0].rpartition("/")[0], server.name_of(path)
     suffix = Path(name).suffix.lower()
-    if suffix == MIRAX:
-        beside = server.below(path[: -len(MIRAX)])
-        return _slide_of(server, path, _Listing({path: _about(server, path), **beside}))
     if suffix == DICOM:
         files = server.below(above)
         here = [file for file in files if file.rpartition("/")[0] == above and file.lower().endswith(DICOM)]
@@ -243,35 +249,38 @@ def _slide_at(server: _Server, path: str) -> _Slide:
             return _dicom_folder(server, above, files)
         own = sorted({path, *of_its_series(path, series)})
         return _Slide(server, name, above, {server.name_of(file): (file, files[file]) for file in own})
-    return _slide_of(server, path, _Listing({path: _about(server, path)}))
+    beside = server.below(path[: -len(MIRAX)]) if suffix == MIRAX else {}
+    slide = _slide_of(server, path, _Listing({path: _about(server, path), **beside}))
+    if slide is None:
+        hint = "copy the slide with its images there, or to a disk and give that path"
+        raise UsageError("none of the images that it names lies beside it", path=server.url_of(path), hint=hint)
+    return slide
 
 
-def _slide_of(server: _Server, path: str, files: _Listing) -> _Slide:
-    """The slide whose own file is at a path, with its other files among those that were listed."""
+def _slide_of(server: _Server, path: str, files: _Listing) -> _Slide | None:
+    """The slide whose own file is at a path, with its other files among those that were listed.
+
+    :returns: None of an index none of whose images is there.
+    """
     above, name = path.partition("?")[0].rpartition("/")[0], server.name_of(path)
     suffix = Path(name).suffix.lower()
     parts = {name: (path, files[path])}
     if suffix == MIRAX:
         parts |= _seen_from(above, files.under(path[: -len(MIRAX)]), files, server)
     if suffix in WITH_IMAGES_BESIDE:
-        parts |= _images_of(server, path, above, files)
+        if not (images := _images_of(server, path, above, files)):
+            return None
+        parts |= images
     return _Slide(server, name, above, parts)
 
 
 def _images_of(server: _Server, path: str, above: str, files: _Listing) -> dict[str, tuple[str, About]]:
-    """The images that a VMS or VMU index names, of which a server that does not list is asked one by one.
-
-    :raises UsageError: there is none.
-    """
+    """The images that a VMS or VMU index names, of which a server that does not list is asked one by one."""
     with server.open(path) as stream:
         index = stream.read(_INDEX_BYTES).decode("utf-8", "surrogateescape")
     named = [value for value in values_named(index) if Path(value).suffix.strip(".").isalpha()]  # a number is no name
     beside = {value: f"{above}/{value}" for value in named if not why_no_file_name(value)}
-    found = {value: (at, about) for value, at in beside.items() if (about := files.get(at) or server.about(at))}
-    if not found:
-        hint = "copy the slide with its images there, or to a disk and give that path"
-        raise UsageError("none of the images that it names lies beside it", path=server.url_of(path), hint=hint)
-    return found
+    return {value: (at, about) for value, at in beside.items() if (about := files.get(at) or server.about(at))}
 
 
 def _dicom_folder(server: _Server, folder: str, files: _Listing) -> _Slide:

@@ -28,7 +28,7 @@ from ..errors import SlideError, SurroundingsError, WsipipeError
 from ..scratch_folder import ScratchFolder
 from ..surroundings import patiently, surroundings
 from .finding import files_of_slide
-from .remote import RemoteFile, remote_files
+from .remote import RemoteFile, is_remote, place_of, remote_files
 
 _CHUNK: Final = 8 << 20
 _PAUSE: Final = 0.05
@@ -70,8 +70,9 @@ class StagedSlides:
             threading.Event().wait(_PAUSE)
 
     def with_own_path(self, text: str, slide: Path) -> str:
-        """A message about the copy as one about the slide itself."""
-        return text.replace(str(self.folder / self.key(slide) / slide.name), str(slide))
+        """A message about the copy as one about the slide itself, by its URL if it is remote."""
+        place = str(place_of(slide))
+        return text.replace(str(self.folder / self.key(slide) / slide.name), place).replace(str(slide), place)
 
     @staticmethod
     def key(slide: Path) -> str:
@@ -80,12 +81,11 @@ class StagedSlides:
 
 
 def _read_from_its_place(slide: Path, refusal: Path) -> Path:
-    files = remote_files(slide)
-    if files is None:
+    if not is_remote(slide):
         return slide
     why = json.loads(refusal.read_text(encoding="utf-8"))
     kind = SlideError if why["type"] == SlideError.__name__ else SurroundingsError
-    raise kind(why["what"], path=files[0].url, hint=why["hint"])
+    raise kind(why["what"], path=place_of(slide), hint=why["hint"])
 
 
 class SlideCopier:

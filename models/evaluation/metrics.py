@@ -5,9 +5,10 @@ interval (:func:`wilson_interval`). Their mean, the balanced accuracy, has the i
 Zou and Donner, Stat. Med. 27:1693, 2008): for ten patients without an error it is [0.72, 1] and not [1, 1]. The other
 intervals are a stratified percentile bootstrap over patients (Efron and Tibshirani, An Introduction to the Bootstrap,
 1993, section 13.3), which knows only the given patients: if these happen to be separated perfectly, every round is,
-too. That of the AUC is therefore wider (:mod:`.share_of_pairs`), and an F1 of 1 or 0 has that of F1 / (2 - F1), the
+too. That of the AUC is wider (:mod:`.share_of_pairs`). Where no round differs, F1 has that of F1 / (2 - F1), a
 share of true positives among those who are positive or called so, by Wilson (Lam, Gopal and Qian, arXiv 2309.14621,
-2023). The AUPRC has none then. A figure that is not defined, such as the AUC of one class alone, is None and never NaN.
+2023), and AUPRC, Brier score and calibration error have none, as an AUC between 0 and 1. A figure that is not defined,
+such as the AUC of one class alone, is None and never NaN.
 
 Calibration means that a probability of 0.3 comes true three times in ten. It is measured in two ways:
 
@@ -48,6 +49,7 @@ from sklearn.metrics import (
 from ...data.errors import UsageError
 from .bootstrap import bootstrap
 from .estimate import Estimate as Estimate
+from .estimate import percentiles
 from .recalibration import calibration_in_the_large, calibration_slope
 from .share_of_pairs import lowest_share, share_of_pairs
 
@@ -135,13 +137,14 @@ def binary_metrics(
             return Estimate(value=values.get(name))
         if name == "auc":
             return share_of_pairs(values[name], drawn[name], lowest_share(min(n_positive, len(y) - n_positive)))
-        if name == "f1" and values[name] in (0, 1):
-            low, high = (2 * share / (1 + share) for share in wilson_interval(int(values[name]) * n_called, n_called))
-            return Estimate(value=values[name], low=low, high=high)
-        value, (low, high) = values[name], np.quantile(drawn[name], [0.025, 0.975])
-        if name == "calibration_error":
-            low, high = max(0.0, min(value, 2 * value - high)), min(1.0, max(value, 2 * value - low))
-        return Estimate(value=value, low=float(low), high=float(high))
+        value, limits = values[name], percentiles(drawn[name])
+        if name == "f1" and limits is None:
+            low, high = (2 * share / (1 + share) for share in wilson_interval(int((y & call).sum()), n_called))
+            return Estimate(value=value, low=min(value, low), high=max(value, high))  # despite rounding
+        if name == "calibration_error" and limits is not None:
+            low, high = limits
+            limits = max(0.0, min(value, 2 * value - high)), min(1.0, max(value, 2 * value - low))
+        return Estimate(value=value) if limits is None else Estimate(value=value, low=limits[0], high=limits[1])
 
     return Metrics(
         n_patients=len(y),

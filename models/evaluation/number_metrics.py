@@ -14,6 +14,9 @@ from .task_metrics import Figures, Floats, TaskMetrics, share, with_intervals
 
 NAMES = ("Spearman's ρ", "Pearson's r", "R²", "mean absolute error", "root mean squared error", "slope")
 
+_ROUNDING = 1e-12
+"""Relative to the largest value."""
+
 
 def number_figures(labels: npt.ArrayLike, predictions: npt.ArrayLike) -> Figures:
     """Make the function that computes the figures of N patients in bootstrap rounds.
@@ -25,8 +28,8 @@ def number_figures(labels: npt.ArrayLike, predictions: npt.ArrayLike) -> Figures
 
     def figures(weights: Floats) -> dict[str, Floats]:
         n = weights.sum(axis=1)
-        variance, covariance = _covariance(weights, y, y), _covariance(weights, y, p)
-        of_predictions = _covariance(weights, p, p)
+        variance, of_predictions = _variance(weights, y), _variance(weights, p)
+        covariance = _covariance(weights, y, p)
         squared = weights @ error**2 / n
         return {
             "Spearman's ρ": _correlation(weights, _ranks(weights, y), _ranks(weights, p)),
@@ -57,6 +60,12 @@ def number_metrics(
         bootstrap_rounds=rounds,
         seed=seed,
     )
+
+
+def _variance(weights: Floats, values: Floats) -> Floats:
+    """Variance in each round (rounds,), 0 where equal values differ from their mean by rounding alone."""
+    found = _covariance(weights, values, values)
+    return np.where(found > (_ROUNDING * np.abs(values).max(initial=0)) ** 2, found, 0.0)
 
 
 def _covariance(weights: Floats, one: Floats, other: Floats) -> Floats:

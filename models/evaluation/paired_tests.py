@@ -30,7 +30,8 @@ class PairedDifference(BaseModel):
 
     Interval and p-value are None if the variance cannot be estimated: with one patient in a class, or if the scores
     differ in the same way for every patient, as perfect and perfectly wrong scores do. Scores that put the patients in
-    the same order have a difference of 0, an interval from 0 to 0, and a p-value of 1.
+    the same order have a difference of 0, an interval from 0 to 0, and a p-value of 1. Where they are in another order
+    and nobody is ranked better by either, as by two methods without an error, there is a p-value of 1 and no interval.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
@@ -77,7 +78,8 @@ def delong(labels: npt.ArrayLike, one: npt.ArrayLike, other: npt.ArrayLike) -> P
         )
 
     if not gained.any():
-        return paired(0.0, 0.0, 1.0)
+        same_order = np.array_equal(*(rankdata(score) for score in scores))
+        return paired(0.0, 0.0, 1.0) if same_order else paired(None, None, 1.0)
     if min(n_positive, n_negative) < 2 or not (np.ptp(gained[y]) or np.ptp(gained[~y])):
         return paired(None, None, None)
     error = sqrt(positive.var(ddof=1) / n_positive + negative.var(ddof=1) / n_negative)

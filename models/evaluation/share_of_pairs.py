@@ -31,16 +31,15 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
-from .estimate import Estimate
+from .estimate import TAIL, Estimate, differ
 
 Floats = npt.NDArray[np.float64]
-_TAIL: Final = 0.025
 _Z95: Final = 1.959963984540054  # 97.5th percentile of the standard normal
 
 
 def lowest_share(pairs: float) -> float:
     """Compute the lower limit of the share that is in the right order where all of k independent pairs are; k > 0."""
-    return float(_TAIL ** (1 / pairs))
+    return float(TAIL ** (1 / pairs))
 
 
 def independent_pairs(weights: npt.ArrayLike) -> float:
@@ -56,6 +55,8 @@ def independent_pairs(weights: npt.ArrayLike) -> float:
 def share_of_pairs(value: float, drawn: Floats, lowest: float) -> Estimate:
     """Compute the interval of a share of pairs, or of a mean of such shares.
 
+    None where it lies between 0 and 1 and no round differs, as where all patients have the same score.
+
     :param drawn: (rounds,) the share in each round of a bootstrap over patients, one at least.
     :param lowest: its lower limit where it is 1.
     """
@@ -63,7 +64,9 @@ def share_of_pairs(value: float, drawn: Floats, lowest: float) -> Estimate:
         return Estimate(value=value, low=lowest, high=1.0)
     if value <= 0:
         return Estimate(value=value, low=0.0, high=1 - lowest)
-    low, high = (float(limit) for limit in np.quantile(drawn, [_TAIL, 1 - _TAIL]))
+    if not differ(drawn):
+        return Estimate(value=value)
+    low, high = (float(limit) for limit in np.quantile(drawn, [TAIL, 1 - TAIL]))
     half = _Z95 * float(drawn.std()) / (value * (1 - value))
     return Estimate(
         value=value,

@@ -21,7 +21,7 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict, Field
 
-from .metrics import Estimate
+from .estimate import Estimate, differ, percentile_interval, percentiles
 from .share_of_pairs import share_of_pairs
 
 Floats = npt.NDArray[np.float64]
@@ -96,12 +96,15 @@ def _estimate(value: float, drawn: Floats, lowest: float | None) -> Estimate:
         return Estimate(value=value if isfinite(value) else None)
     if lowest is not None:
         return share_of_pairs(value, known, lowest)
-    low, high = np.quantile(known, [0.025, 0.975])
-    return Estimate(value=value, low=float(low), high=float(high)) if low < high else Estimate(value=value)
+    return percentile_interval(value, known)
 
 
 class BootstrapDifference(BaseModel):
-    """A figure of one method minus that of another on the same patients, with its 95 % interval and p-value."""
+    """A figure of one method minus that of another on the same patients, with its 95 % interval and p-value.
+
+    There is no interval where no round differs, as of two methods without an error; the p-value is then 1, or None if
+    the methods differ.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
@@ -130,9 +133,12 @@ def paired_difference(
     parts = [one(weights)[name] - other(weights)[name] for weights in _rounds(stratum, rounds, seed)]
     drawn = np.concatenate(parts) if parts else np.zeros(0)
     drawn = drawn[np.isfinite(drawn)]
-    low = high = p_value = None
-    if len(drawn):
-        low, high = (float(limit) for limit in np.quantile(drawn, [0.025, 0.975]))
+    low: float | None = None
+    high: float | None = None
+    if not differ(drawn):
+        p_value = 1.0 if len(drawn) and difference == 0 else None
+    else:
+        low, high = percentiles(drawn) or (None, None)
         tail = min(int((drawn <= 0).sum()), int((drawn >= 0).sum())) + 1
         p_value = min(1.0, 2 * tail / (len(drawn) + 1))
     return BootstrapDifference(difference=difference, low=low, high=high, p_value=p_value, n_patients=len(stratum))

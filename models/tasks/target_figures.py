@@ -60,7 +60,9 @@ def target_metrics(
     patients = patients_of(rows)
     figures = mean_figures(task, rows, patients)
     lows = [of.main.low for of in metrics.values()]  # where all are 1, a lower mean needs one below its own limit
-    lowest = {task.measure: float(np.mean([low for low in lows if low is not None]))} if all(lows) else {}
+    known_lows = [low for low in lows if low is not None]
+    of_pairs = all(_chance(of) == CHANCE_OF_AN_AUC for of in metrics.values())  # a correlation is no share of pairs
+    lowest = {task.measure: float(np.mean(known_lows))} if of_pairs and len(known_lows) == len(lows) else {}
     mean = with_intervals((task.measure,), figures, np.zeros(len(patients)), rounds=rounds, seed=seed, pairs=lowest)
     own = {f"{_measure(of)} of {name}": of.main for name, of in metrics.items()}
     chance = {f"{_measure(of)} of {name}": _chance(of) for name, of in metrics.items()}

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import os
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -29,7 +31,7 @@ _WITHIN: Final = 0.02  # relative: as near as an mpp must be to be taken for the
 
 def are_vectors(folder: Path, encoder: str | None) -> bool:
     """Whether a folder is said to hold slide vectors, by a flag or by the name that these programs give it."""
-    name = folder.name
+    name = _place(folder).name
     named = name.startswith(_OF_TRIDENT) or name == _OF_SLIDE2VEC or _OF_STAMP.fullmatch(name) is not None
     return encoder is not None or named
 
@@ -61,7 +63,10 @@ def import_vectors(runner: Runner, source: Path, said: Said) -> Summary:
 
     if not source.is_dir():
         raise UsageError("no such folder of slide vectors", path=source, hint="give the folder that holds <slide>.h5")
-    source = source.resolve()
+    for flag, given in (("--mpp", said.mpp), ("--tile-px", said.tile_px)):
+        if given is not None and not 0 < given < math.inf:
+            raise UsageError(f"{flag} {given:g} is no size", path=source, hint=f"give {flag} a number above 0")
+    source = _place(source)
     first = _first_readable(source)
     by_folder, of_mean = _named_by(source)
     name = _one(source, "--encoder", "the slide encoder", [by_folder, first.encoder, said.encoder], same=_same_encoder)
@@ -80,6 +85,11 @@ def import_vectors(runner: Runner, source: Path, said: Said) -> Summary:
     place = said.tiles or f"{settings.mpp:g}mpp-{settings.tile_px}px"
     folder = runner.workspace / SLIDE_FEATURES / name_of_vectors(f"{place}/{known}", settings.encoder, imported=True)
     return runner.run(ImportVectorsStage(settings, folder, runner.workspace, source=source))
+
+
+def _place(folder: Path) -> Path:
+    """The folder with its name: that of ``.``, and that of a link, not of what it leads to."""
+    return Path(os.path.abspath(folder))  # noqa: PTH100
 
 
 def _first_readable(source: Path) -> ForeignVector:

@@ -31,7 +31,7 @@ from ...models.tasks.question import class_names
 from ..features_folder import stage_of
 from ..predict.allowed_folds import SAME_IDS, AllowedFolds, PatientSlides, allowed_folds
 from ..settings import Presentation, Runtime
-from ..slide_records import extraction_of, latest, tiling_of
+from ..slide_records import digest_of_slide, extraction_of, latest, tiling_of
 from ..tile.networks import networks_in, recipe_of_tiles, refuse_other_networks
 from ..train.audit import Audited
 from ..train.question_labels import question_labels
@@ -270,9 +270,9 @@ def _patients(
         if slide and patient in slides:
             slides[patient][slide] = None
     for slide, row in match.rows.items():
-        record = tiled.get(slide)
-        if patient_of[row] in slides and record is not None and "slide" in record.inputs:
-            slides[patient_of[row]][slide] = record.inputs["slide"].digest
+        digest = digest_of_slide(tiled.get(slide))
+        if patient_of[row] in slides and digest is not None:
+            slides[patient_of[row]][slide] = digest
     return {patient: PatientSlides(patient_id=patient, slides=own) for patient, own in slides.items()}
 
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Final
 
 from ...data.artifact import digest_of_value, whole
-from ...data.errors import SlideError, SurroundingsError
+from ...data.errors import SlideError, StoreError, SurroundingsError
 from ...data.manifest import Manifest, Record
 from ...data.slides.readers import open_slide
 from ...data.wording import some
@@ -168,13 +168,13 @@ class ExampleSlidesStage(Stage[ExampleSlidesSettings]):
                 missing[slide] = _NO_FEATURES if one.store is None else _AWAY
                 continue
             assert reader is not None
-            read = reader.read(_to_read(slide, one.example, one.store))
-            if read.bag.facts.encoding is not None:
-                missing[slide] = NO_TILES
-                continue
             try:
+                read = reader.read(_to_read(slide, one.example, one.store))
+                if read.bag.facts.encoding is not None:
+                    missing[slide] = NO_TILES
+                    continue
                 pictures = self._pictures(reader.task, slide, one, one.file, read)
-            except (SlideError, SurroundingsError) as error:  # said on the page; the others are drawn
+            except (SlideError, StoreError, SurroundingsError) as error:  # said on the page; the others are drawn
                 missing[slide] = error.what
                 continue
             size = sum(map(len, pictures.values()))

@@ -9,10 +9,12 @@ record. What is recorded is an encoding, so that what follows takes imported vec
 from __future__ import annotations
 
 from pathlib import Path
+from unicodedata import normalize
 
 import numpy as np
 from pydantic import Field
 
+from ...data.artifact import digest_of_value
 from ...data.errors import StoreError, WsipipeError
 from ...data.features.store import write_features
 from ...data.interop.slide_vectors import ForeignVector, find_vectors, slide_stands_for, vector_facts
@@ -22,6 +24,7 @@ from ...models.slide_encoders.registry import encoder_called
 from ..encode.settings import ENCODER_NAME
 from ..registry import VERSIONS
 from ..settings import Settings
+from ..slide_records import VECTOR
 from ..stage import FileInput, Input, Item, Outcome, Plan, Progress, Stage, ValueInput
 from .slide2vec import metadata_of, read_vector
 
@@ -59,7 +62,7 @@ class ImportVectorsStage(Stage[ImportVectorsSettings]):
                 "slide": ValueInput(slide_stands_for(slide_id)),
                 "vector": FileInput(file.resolve()),
             }
-            if file.suffix == ".pt":
+            if file.suffix.lower() == ".pt":
                 inputs |= {f"metadata {n}": FileInput(m.resolve()) for n, m in enumerate(metadata_of(file), 1)}
             items.append(Item(slide_id, inputs, file))
         rejected: dict[str, WsipipeError] = {**found.wrong}
@@ -74,7 +77,13 @@ class ImportVectorsStage(Stage[ImportVectorsSettings]):
         facts = vector_facts(foreign, slide_id=item.id, **settings.model_dump())
         write_features(path, foreign.vector[None], np.array([foreign.corner], np.int64), facts, dtype="float32")
         tiles = {} if foreign.tiles is None else {"tiles": foreign.tiles}
-        return Outcome({"features": path}, {**tiles, "width": facts.width, "program": foreign.source})
+        stats = {
+            **tiles,
+            "width": facts.width,
+            "program": foreign.source,
+            VECTOR: digest_of_value(foreign.vector.tolist()),
+        }
+        return Outcome({"features": path}, stats)
 
     def _refuse_other(self, foreign: ForeignVector, slide_id: str) -> None:
         """Hold what the file says against what it is said to be.
@@ -83,7 +92,7 @@ class ImportVectorsStage(Stage[ImportVectorsSettings]):
         """
         asked, card = self.settings, self.card
         wrong, hint = "", "import it by itself, with the flags that it needs"
-        if foreign.name is not None and foreign.name != slide_id:
+        if foreign.name is not None and normalize("NFC", foreign.name) != slide_id:
             wrong, hint = (
                 f"it is of the slide {foreign.name} by what it says, and of {slide_id} by its name",
                 "rename it",

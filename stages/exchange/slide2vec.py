@@ -23,7 +23,7 @@ def read_vector(path: Path) -> ForeignVector:
 
     :raises StoreError: no such file, damaged, or it does not hold one vector of one slide.
     """
-    return read_slide2vec_vector(path) if path.suffix == ".pt" else read_hdf5_vector(path)
+    return read_slide2vec_vector(path) if path.suffix.lower() == ".pt" else read_hdf5_vector(path)
 
 
 def metadata_of(path: Path) -> list[Path]:

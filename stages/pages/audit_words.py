@@ -146,11 +146,16 @@ def within_in_words(column: ColumnAudit | TaskColumn, audit: Audit | TaskAudit) 
         return f"Each value of {name} has patients of one class only: it gives the label by itself."
     if column.decides:
         return f"No two patients alike in {name} can be compared."
-    if within.value is None or within.low is None or within.high is None or plain.value is None or plain.low is None:
+    if within.value is None or plain.value is None:
         if isinstance(column, ColumnAudit):
             return f"Too few patients of both classes are alike in {name}: at least {FEWEST} of each are needed."
         return f"Too few patients are alike in {name} for a figure: {audit.too_few}."
     each = f"each third of {name}" if column.kind == "number" else f"each value of {name}"
+    if within.low is None or within.high is None or plain.low is None:
+        return (
+            f"Within {each}, the slide's {audit.measure} is {figure(within.value)}, against {figure(plain.value)} over "
+            "the same patients together; without an interval of both, no more can be said."
+        )
     found = (
         f"Within {each}, the slide's {audit.measure} is {figure(within.value)} ({interval(within)}), against "
         f"{figure(plain.value)} over the same patients together"

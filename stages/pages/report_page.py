@@ -61,6 +61,11 @@ NOT_BY_BOOTSTRAP_OF_PAIRS: Final = (
     "Pearson for as many pairs of patients as can be compared with nobody in two of them."
 )
 """Explanation for a concordance, C-index or AUC of several classes of 1 or 0."""
+SAME_IN_ALL_ROUNDS: Final = (
+    "Bootstrap samples of the same patients would all give the same figure, so there is no interval: look whether the "
+    "model says the same of all patients."
+)
+"""Explanation for a figure between 0 and 1 without an interval."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -292,8 +297,10 @@ def cautions(metrics: Metrics) -> tuple[str, ...]:
     if auc.value is None:
         return ("All patients have the same label, so the AUC is undefined.",)
     sentences = []
-    if auc.low is None or auc.high is None:
+    if (auc.low is None or auc.high is None) and fewest < 2:
         sentences.append("One class has only one patient, so there is no interval.")
+    elif auc.low is None or auc.high is None:
+        sentences.append(SAME_IN_ALL_ROUNDS)
     elif auc.low <= 0.5 <= auc.high:
         sentences.append(
             f"The interval includes 0.5 ({figure(auc.low)} to {figure(auc.high)}): "

@@ -23,6 +23,7 @@ from .report_page import (
     FEW_PATIENTS,
     NOT_BY_BOOTSTRAP_OF_PAIRS,
     PAGE,
+    SAME_IN_ALL_ROUNDS,
     WIDE_INTERVAL,
     Accounting,
     Facts,
@@ -169,6 +170,8 @@ def task_cautions(metrics: TaskMetrics) -> tuple[str, ...]:
             sentences.append(
                 f"The interval is {figure(main.high - main.low)} wide: another cohort may give a very different figure."
             )
+    elif metrics.bootstrap_rounds:
+        sentences.append(SAME_IN_ALL_ROUNDS)
     fewest = min(metrics.counts.values(), default=metrics.n_patients)
     if fewest < FEW_PATIENTS:
         which = next((name for name, n in metrics.counts.items() if n == fewest), "in all")

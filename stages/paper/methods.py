@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import PurePath
 from typing import Any, Final
@@ -14,7 +15,7 @@ from ..pages.numbers import duration
 from ..settings import RESOLVED
 
 Rows = tuple[tuple[str, str], ...]
-SECTIONS: Final = ("tile", "extract", "genomics", "split", "train", "report")
+SECTIONS: Final = ("tile", "extract", "encode", "genomics", "split", "train", "report")
 """Sections of the settings file that say how a model was made, beside its biomarkers."""
 
 
@@ -54,15 +55,33 @@ def methods_table(
     )  # fmt: skip
 
 
-def commands(name: str, *, rna: bool) -> tuple[str, ...]:
+@dataclass(frozen=True)
+class SlideVectors:
+    """Slide vectors that a model was trained on.
+
+    :param features: the folder's name, as ``--features`` takes it.
+    :param imported: the settings of their import, if another program has made them.
+    """
+
+    features: str
+    imported: Mapping[str, Any] | None
+
+
+def commands(name: str, *, rna: bool, vectors: SlideVectors | None = None) -> tuple[str, ...]:
     """The command lines that make the model again from the settings file beside it.
 
     :param name: of the biomarker.
     :param rna: whether an expression matrix was read.
+    :param vectors: None of a model that reads tiles.
     """
     file = "-c settings.toml"
-    steps = ["tile", "extract", *(["genomics"] if rna else [])]
-    return (*(f"wsipipe {step} {file}" for step in steps), f"wsipipe train {file} --name {name}")
+    steps = ["tile", "extract", *(["encode"] if vectors is not None else [])]
+    if vectors is not None and vectors.imported is not None:
+        said = [f"--{flag.replace('_', '-')} {value}" for flag, value in vectors.imported.items()]
+        steps = [f"import VECTORS {' '.join(said)}"]
+    steps += ["genomics"] if rna else []
+    of_vectors = "" if vectors is None else f" --features {vectors.features}"
+    return (*(f"wsipipe {step} {file}" for step in steps), f"wsipipe train {file} --name {name}{of_vectors}")
 
 
 def settings_file(sections: Mapping[str, Mapping[str, Any]], biomarkers: Mapping[str, Mapping[str, Any]]) -> str:

@@ -18,7 +18,7 @@ from .checklist import ChecklistItem
 from .cohort_flow import CohortFlow
 from .drawings import Judged, drawings, learning_drawing
 from .flow_figure import flow_figure
-from .methods import Rows, commands, settings_file, settings_rows
+from .methods import Rows, SlideVectors, commands, settings_file, settings_rows
 from .operating import named_points, operating_part
 from .patient_characteristics import Characteristics
 from .print_style import Drawn, remove_others, write_figures
@@ -46,6 +46,7 @@ class Paper:
     :param judged: the model's answers, to each of its targets if it has several.
     :param together: of several targets: the learning curves are of all together.
     :param sections, biomarkers: settings by section, as JSON values, to be written as a settings file.
+    :param vectors: the slide vectors that it reads; None where it reads tiles.
     """
 
     name: str
@@ -57,6 +58,7 @@ class Paper:
     checklist: Sequence[ChecklistItem]
     sections: Mapping[str, Mapping[str, Any]]
     biomarkers: Mapping[str, Mapping[str, Any]]
+    vectors: SlideVectors | None = None
 
     @cached_property
     def figures(self) -> dict[str, Drawn]:
@@ -75,7 +77,7 @@ class Paper:
         :param figures: whether they are written beside it.
         """
         macros: Any = TEMPLATES.get_template("paper.html").module
-        lines = commands(self.name, rna="genomics" in self.sections)
+        lines = commands(self.name, rna="genomics" in self.sections, vectors=self.vectors)
         names = [name.replace("_", " ") for name in self.figures] if figures else []
         files = [f"{name}.csv" for name in self._tables()]
         return PaperParts(

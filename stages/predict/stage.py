@@ -33,7 +33,7 @@ from ..pages.asked_question import Question
 from ..pages.numbers import percent
 from ..registry import VERSIONS
 from ..slide_file import SlideFile
-from ..slide_records import latest, tiling_of
+from ..slide_records import digest_of_slide, latest, tiling_of
 from ..stage import Item, Outcome, Plan, Progress, Stage, ValueInput, upstream
 from ..tile.networks import networks_in, refuse_other_networks
 from ..train.read_patients import folds_of_target
@@ -91,9 +91,7 @@ class PredictionTask:
         tiled = latest(tiling_of(self.tiles, self.features))
         slides: dict[str, dict[str, str | None]] = {}
         for slide, patient in self.patient_of(before).items():
-            record = tiled.get(slide)
-            tiled_slide = record.inputs.get("slide") if record else None
-            slides.setdefault(patient, {})[slide] = tiled_slide.digest if tiled_slide else None
+            slides.setdefault(patient, {})[slide] = digest_of_slide(tiled.get(slide))
         return {
             patient: PatientSlides(patient_id=patient, slides=own, named=patient not in self.unnamed)
             for patient, own in slides.items()

@@ -14,6 +14,7 @@ from ...data.manifest import Manifest, Record
 from ...models.bundle import BundleFacts
 from ...models.tasks.question import class_values
 from ...models.training.methods import find_method
+from ..features_folder import holds_imported_vectors, holds_slide_vectors, stage_of, tile_features_of
 from ..lineage import Lineage, digest_of_model
 from ..pages.asked_question import Question
 from ..pages.numbers import figure, interval
@@ -23,7 +24,7 @@ from ..paper.checklist import Known, checklist
 from ..paper.cohort_flow import CohortFlow, cohort_flow, tiles_of
 from ..paper.drawings import Judged
 from ..paper.examples import examples_of, examples_part, slots_part
-from ..paper.methods import SECTIONS, methods_table
+from ..paper.methods import SECTIONS, SlideVectors, methods_table
 from ..paper.paper import Paper
 from ..paper.patient_characteristics import Characteristics, characteristics
 from ..settings import RESOLVED
@@ -49,6 +50,8 @@ class PaperSources:
     records: Mapping[str, Record]
     flow: CohortFlow
     table: Characteristics
+    vectors: SlideVectors | None
+    """Those that it reads; None where it reads tiles."""
     sections: Mapping[str, Mapping[str, Any]]
     genomics: Record | None
     workspace: Path
@@ -106,6 +109,7 @@ class PaperSources:
                 tiles_of(tiles, features, workspace),
                 [] if asked.task == "multitask" else own,
             ),
+            vectors=_vectors(features, lineage, Path(store).stem),
             sections=_sections(records, lineage, tiles, features, Path(store).stem, genomics),
             genomics=genomics,
             workspace=workspace,
@@ -166,6 +170,7 @@ class PaperSources:
             ),
             checklist=checklist(self._known(judged, bundles, question)),
             sections=self.sections,
+            vectors=self.vectors,
             biomarkers=self.of_biomarker,
         )
 
@@ -255,16 +260,24 @@ def _shown(values: Mapping[str, Sequence[str]]) -> str:
     return "; ".join(f"{name}: {', '.join(own)}" for name, own in values.items())
 
 
+def _vectors(features: Path, lineage: Lineage, slide: str) -> SlideVectors | None:
+    """The slide vectors that a model was trained on; None if it reads tiles."""
+    if not holds_slide_vectors(features):
+        return None
+    record = lineage.latest(features, "encode").get(slide) if holds_imported_vectors(features) else None
+    imported = None if record is None else {name: v for name, v in record.settings.items() if name != RESOLVED}
+    return SlideVectors(f"{features.parent.name}/{features.name}", imported)
+
+
 def _sections(
     records: Mapping[str, Record], lineage: Lineage, tiles: Path, features: Path, slide: str, genomics: Record | None
 ) -> dict[str, dict[str, Any]]:
     """The recorded settings of each stage that made the model, by section of the settings file."""
     split = records["splits"].settings
     report = records.get("report.html")
-    of_slide = {
-        "tile": lineage.latest(tiles, "tile").get(slide),
-        "extract": lineage.latest(features, "extract").get(slide),
-    }
+    stages = [(tiles, "tile"), (tile_features_of(features), "extract"), (features, stage_of(features))]
+    imported = holds_imported_vectors(features)  # whose settings are flags of their import, in no section of the file
+    of_slide = {} if imported else {stage: lineage.latest(place, stage).get(slide) for place, stage in stages}
     found: dict[str, dict[str, Any]] = {
         **{name: dict(record.settings) for name, record in of_slide.items() if record is not None},
         "split": {name: value for name, value in split.items() if name in SplitSettings.model_fields},

@@ -19,8 +19,9 @@ import torch
 from numpy.typing import NDArray
 
 from ...data.artifact import remove, whole
-from ...data.errors import SlideError, SurroundingsError
+from ...data.errors import SlideError, StoreError, SurroundingsError
 from ...data.features.store import Bag, read_bag
+from ...data.manifest import Manifest
 from ...data.slides.readers import open_slide
 from ...data.tiling.store import read_tile, read_tiles
 from ...data.wording import some
@@ -93,8 +94,9 @@ class SlotGalleryStage(Stage[SlotGallerySettings]):
         trained = upstream(self.manifest, "train", self.workspace, lineage=lineage).records
         if any(f"fold-{fold}" not in trained for fold in range(split.splits.folds)):
             return Plan([])  # cross_validate says which are missing
-        tiled = lineage.latest(self.workspace / "tiles" / self.features.parent.name, "tile")
         stores = features_of(split.slides, self.features, self.workspace)
+        tiles = Manifest.of(self.workspace / "tiles" / self.features.parent.name)
+        tiled = upstream(tiles, "tile", self.workspace, only=stores, lineage=lineage).records
         files = {slide: SlideFile.of(tiled[slide], self.workspace) for slide in stores if slide in tiled}
         there = {slide: file for slide, file in files.items() if file.is_there}
         away = sorted(stores.keys() - there.keys())
@@ -204,6 +206,6 @@ def _pixels(
             with open_slide(file.path, mpp_override=file.mpp_override) as opened:
                 for place in sorted(place for own, place in wanted if own == slide and place in index):
                     found[slide, place] = read_tile(opened, tiles, index[place])
-        except (SlideError, SurroundingsError):  # counted and said; the other slides' tiles are shown
+        except (SlideError, StoreError, SurroundingsError):  # counted and said; the other slides' tiles are shown
             continue
     return found

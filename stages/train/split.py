@@ -28,7 +28,7 @@ from ...data.wording import some
 from ...models.tasks.multitask import MultiTask
 from ...models.training.rna_teacher import measured
 from ..registry import VERSIONS
-from ..slide_records import latest, tiling_of
+from ..slide_records import digest_of_slide, latest, tiling_of
 from ..stage import FileInput, Input, Item, Outcome, OutputInput, Plan, Progress, Stage, ValueInput, upstream
 from .label_genes import refuse_labels
 from .patient_table import read_patients, write_patients
@@ -229,10 +229,12 @@ def _refuse_twins(slides_of: Mapping[str, Sequence[str]], tiling: tuple[Path, st
     first: dict[str, tuple[str, str]] = {}
     for patient, slides in slides_of.items():
         for slide in slides:
-            other, of = first.setdefault(tiled[slide].inputs["slide"].digest, (slide, patient))
+            what = "vector" if tiling[1] == "encode" else "bytes"
+            own = digest_of_slide(tiled[slide]) or slide
+            other, of = first.setdefault(own, (slide, patient))
             if of != patient:
                 raise CohortError(
-                    f"slides {other} of patient {of} and {slide} of patient {patient} have the same bytes",
+                    f"slides {other} of patient {of} and {slide} of patient {patient} have the same {what}",
                     path=tiled[slide].inputs["slide"].path or tiling[0],
                     hint="remove the row that is wrong; if both are one person, give both rows one patient_id",
                 )

@@ -93,6 +93,13 @@ def test_a_slide_that_changes_while_it_is_copied_is_not_taken(clinic: Clinic, se
         copier.slides.at_hand(stub)
 
 
+def test_what_is_wrong_with_a_slide_is_said_of_its_url(clinic: Clinic, server: Server) -> None:
+    """Not of the file in the workspace that stands for it, which is neither empty nor damaged, nor of its copy."""
+    url = server.put("empty.svs", b"")
+    [failure] = told("tile", url, "-w", "work", "--workers", 1, code=1)["tile"]["failures"]
+    assert failure["message"] == f"{url}: the file is empty (0 bytes)"
+
+
 def test_what_is_not_there_or_cannot_be_told_apart_is_refused(clinic: Clinic, server: Server) -> None:
     missing = wsipipe("tile", server.url("none.svs"), "-w", "work")
     assert missing.exit_code == 2

@@ -16,7 +16,7 @@ from fsspec import get_filesystem_class
 from new_slides import Clinic
 from several_files import several_files
 from web_server import Server
-from wsipipe.data.errors import UsageError
+from wsipipe.data.errors import CohortError, UsageError
 from wsipipe.data.manifest import Manifest
 from wsipipe.data.slides.finding import find_slides, slide_identity
 from wsipipe.data.slides.remote import RemoteFile, remote_files
@@ -164,6 +164,47 @@ def test_it_is_asked_for_the_images_that_an_index_names(tmp_path: Path, server: 
     lonely = server.put("lonely.vms", b"[Virtual Microscope Specimen]\nImageFile=gone.jpg\n")
     with pytest.raises(UsageError, match="none of the images that it names"):
         find_remote(lonely, tmp_path / "work", {})
+
+
+@pytest.mark.parametrize("store", ["s3", "gs", "az"], indirect=True)
+def test_what_a_console_makes_of_a_new_folder_is_no_file(tmp_path: Path, store: tuple[str, Put]) -> None:
+    """An object without bytes whose key ends with a slash, also within the folders of MRXS and DICOM slides."""
+    url, put = store
+    put_all(a_lab(tmp_path / "lab"), put)
+    for folder in ("d/", "m/", "deep/", "empty/", "deep/1.2.840.113/"):
+        put(folder, b"")
+    on_disk, remote = find_slides([tmp_path / "lab"]), find_slides([url], tmp_path / "work")
+    assert [slide_identity(slide.path)[0] for slide in remote] == [slide_identity(slide.path)[0] for slide in on_disk]
+    assert [len(remote_files(slide.path) or ()) for slide in remote if slide.slide_id in ("d", "m")] == [2, 3]
+
+
+def test_two_slides_of_one_id_are_named_by_their_urls(tmp_path: Path, server: Server) -> None:
+    urls = [server.put(name, b"x") for name in ("a/one.svs", "b/One.SVS")]
+    with pytest.raises(CohortError, match="two slides are called") as caught:
+        find_slides(urls, tmp_path / "work")
+    assert all(url in f"{caught.value}" for url in urls)
+
+
+def test_one_index_without_its_images_does_not_stop_the_others(tmp_path: Path, server: Server) -> None:
+    server.lists = True
+    put_all(a_lab(tmp_path / "lab"), lambda name, content: server.put(f"scans/{name}", content))
+    server.put("scans/odd/lonely.vms", b"[Virtual Microscope Specimen]\nImageFile=gone.jpg\n")
+    left_out: dict[str, list[Path]] = {}
+    found = find_remote(server.url("scans"), tmp_path / "work", left_out)
+    assert {"m.mrxs", "v.vms", "one.svs"} <= {stub.name for stub in found}
+    [url] = left_out["none of the images that it names lies beside it"]
+    assert url.name == "lonely.vms"
+
+
+def test_what_is_left_out_is_counted_once_though_the_server_is_asked_again(tmp_path: Path, server: Server) -> None:
+    server.lists = True
+    put_all(a_lab(tmp_path / "lab"), lambda name, content: server.put(f"scans/z/{name}", content))
+    server.put("scans/other.vsi", b"vsi")
+    server.to_break["/scans/z/v.vms"] = 1
+    left_out: dict[str, list[Path]] = {}
+    assert find_remote(server.url("scans"), tmp_path / "work", left_out)
+    assert server.broken == 1
+    assert len(left_out["a format that is not read (.vsi)"]) == 2
 
 
 def test_no_name_leads_out_of_the_slides_folder(tmp_path: Path, server: Server) -> None:

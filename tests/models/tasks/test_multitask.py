@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -322,6 +323,27 @@ def test_the_mean_of_the_targets_figures() -> None:
     assert pooled.figures["AUC of er"].value == 1.0
     assert pooled.counts == {"with er": 4, "with pr": 3}
     assert pooled.chance[task.measure] == 0.5
+
+
+def test_a_mean_of_correlations_is_no_share_of_pairs() -> None:
+    """Spearman's ρ may be below 0, and 1 less of it is no lower limit."""
+    numbers = RegressionTask()
+    draw = np.random.default_rng(0)
+    y = draw.normal(0, 1, 30)
+    of_targets = {}
+    for name, sign in (("ki67", -1), ("tils", -2)):
+        predicted = sign * y + draw.normal(0, 1, 30)
+        of_targets[name] = [
+            replace(row, label=float(label), probability=float(value), logit=float(value))
+            for row, label, value in zip(rows([0] * 30, [0.1] * 30), y, predicted, strict=True)
+        ]
+    task = MultiTask({"ki67": numbers, "tils": numbers})
+    own = {name: numbers.figures(of_target, rounds=200, seed=0) for name, of_target in of_targets.items()}
+    mean = target_metrics(task, of_targets, own, rounds=200, seed=0).main
+    assert mean.value is not None
+    assert mean.low is not None
+    assert mean.high is not None
+    assert mean.low < mean.value < mean.high < 0
 
 
 OF_ONE = {"label_column": "er", "positive": ["positive"], "negative": ["negative"]}

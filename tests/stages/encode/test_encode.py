@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import shutil
+import tomllib
 from pathlib import Path
 
 import anndata
@@ -125,6 +126,13 @@ def test_a_probe_learns_the_planted_signal(mine: Planted) -> None:
     assert metrics["pooled"]["auc"]["value"] > 0.95
     facts = bundle_facts(mine.model)
     assert facts["method"] == "linear"
+    model = mine.workspace / "models/er"
+    page, settings = (model / "report.html").read_text(), tomllib.loads((model / "tables/settings.toml").read_text())
+    for line in ("tile -c settings.toml", "extract -c settings.toml", "encode -c settings.toml"):
+        assert f"wsipipe {line}" in page
+    assert f"wsipipe train -c settings.toml --name er --features {VECTORS}" in page
+    assert settings["encode"] == {"encoder": "mean"}
+    assert settings["extract"]["backbone"] == "efficientnet-lite0", "whose features the vectors were made of"
     assert facts["recipe"]["slide_encoder"] == "mean"
     assert facts["recipe"]["encode"] == {"encoder": "mean", "weights_backbone": None}
     history = facts["training"]["history"]

@@ -112,6 +112,14 @@ def test_what_is_away_is_said_and_what_was_drawn_stays(planted: Planted, monkeyp
     assert not summary.failures
     assert [*drawn(planted).stats["missing"]] == [broken], "the others are drawn"
     planted.picture(broken).write_bytes(whole)
+    facts = planted.store(broken) / "zarr.json"
+    whole = facts.read_bytes()
+    facts.write_bytes(b"x" * len(whole))
+    shutil.rmtree(planted.model / "examples")
+    summary = draw_again(planted)
+    assert not summary.failures
+    assert [*drawn(planted).stats["missing"]] == [broken], "features that are damaged are of one slide alone"
+    facts.write_bytes(whole)
     monkeypatch.setattr(examples_stage, "MOST_BYTES", 1)
     shutil.rmtree(planted.model / "examples")
     assert not draw_again(planted).failures

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import shutil
+import tomllib
 from collections.abc import Callable
 from pathlib import Path
 
@@ -14,6 +15,7 @@ import pytest
 import torch
 from command import told, wsipipe
 from foreign_vectors import COORDS, TITAN, slide2vec_vector, stamp_vector, trident_vector, vector_of
+from html_page import Page
 from trained_workspace import bundle_facts
 from wsipipe.data.errors import StoreError
 from wsipipe.data.features.store import read_bag
@@ -89,6 +91,18 @@ def test_a_probe_learns_from_them(imported: Path) -> None:
     assert recipe["tile"] == {"mpp": 0.5, "tile_px": 512}
     assert recipe["extract"] == {"backbone": "conch-v1.5"}
     assert recipe["encode"] == {"encoder": "titan"}
+
+
+def test_the_report_says_how_it_is_made_again(imported: Path) -> None:
+    """By their import: no tiles were made and no features of tiles extracted here."""
+    page = Page((imported / "work/models/er/report.html").read_text()).text
+    flags = "--encoder titan --backbone conch-v1.5 --mpp 0.5 --tile-px 512"
+    assert f"wsipipe import VECTORS {flags} -c settings.toml" in page
+    assert f"wsipipe train -c settings.toml --name er --features {NAME}" in page
+    assert "wsipipe tile -c" not in page
+    settings = tomllib.loads((imported / "work/models/er/tables/settings.toml").read_text())
+    assert settings["train"]["method"] == "linear"
+    assert not settings.keys() & {"tile", "extract", "encode"}
 
 
 def test_a_comparison_reads_them(imported: Path, tmp_path: Path) -> None:
@@ -185,6 +199,9 @@ def test_slide2vec_needs_no_flag_and_stamp_needs_those_of_its_tiles(tmp_path: Pa
         ),
         ("slide_features_titan", ["--mpp", 0.5, "--backbone", "uni"], "is said to be uni and conch-v1.5"),
         ("slide_features_titan", ["--mpp", 0.5, "--tile-px", 256], "the side of a tile is said to be 256 and 512"),
+        ("slide_features_titan", ["--mpp", 0], "--mpp 0 is no size"),
+        ("slide_features_titan", ["--mpp", "nan"], "--mpp nan is no size"),
+        ("slide_features_titan", ["--mpp", 0.5, "--tile-px", -5], "--tile-px -5 is no size"),
         ("slide_features_titan", ["--mpp", 0.5, "--tiles", "none"], "no tiles are called so"),
         ("slide_features_titan", ["--mpp", 0.5, "--pooling", "cls"], "go with features of tiles"),
         ("slide_features_cobra", ["--mpp", 0.5], "give --backbone"),
@@ -280,6 +297,84 @@ def test_a_file_that_contradicts_the_others_fails_alone(tmp_path: Path) -> None:
     assert "of the encoder paigeai-prism, not of titan" in failures["S5"]
     assert "S6" in failures
     assert find_vectors(folder).others == ["notes.txt"]
+
+
+def test_no_file_is_dropped_in_silence(tmp_path: Path) -> None:
+    """Links to nothing, folders, names that differ in case or in how an accent is written, another case of .h5."""
+    folder = tmp_path / "slide_features_titan"
+    for name in ("S1", "S2", "s2", "S3", "\u00c4", "A\u0308"):
+        trident_vector(folder / f"{name}.h5", vector_of(1))
+    (folder / "S3.h5").rename(folder / "S3.H5")
+    (folder / "S4.h5").symlink_to(tmp_path / "gone.h5")
+    (folder / "S5.h5").mkdir()
+    (folder / "S6.pt.lock").symlink_to(tmp_path / "gone.lock")
+    found = find_vectors(folder)
+    assert {slide: file.name for slide, file in found.of_slides.items()} == {"S1": "S1.h5", "S3": "S3.H5"}
+    assert {slide: error.what for slide, error in found.wrong.items()} == {
+        "S2": "there are two files of s2, the other is S2.h5",
+        "S4": "is a link to a file that is not there",
+        "\u00c4": "there are two files of \u00c4, the other is A\u0308.h5",
+    }
+    assert found.others == ["S5.h5"]
+    assert read_vector(found.of_slides["S3"]).name == "S3"
+
+
+@pytest.mark.parametrize("name", ["a\\b", "a\nb", "a" * 210])
+def test_a_name_that_can_be_no_id_is_refused_before_anything_is_written(name: str, tmp_path: Path) -> None:
+    folder = tmp_path / "slide_features_titan"
+    trident_vector(folder / "S1.h5", vector_of(1))
+    trident_vector(folder / f"{name}.h5", vector_of(2))
+    with pytest.raises(StoreError, match="the slide id") as caught:
+        find_vectors(folder)
+    assert caught.value.hint == "rename the file"
+
+
+def test_an_accent_is_written_in_one_way(tmp_path: Path) -> None:
+    """A Mac writes it as two characters, also into the file."""
+    folder = tmp_path / "slide_features_titan"
+    trident_vector(folder / "A\u0308.h5", vector_of(1))
+    done = told("import", folder, "--mpp", 0.5, "-w", tmp_path / "work")["encode"]
+    assert done["done"] == 1
+    assert (tmp_path / "work/slide_features" / NAME / "\u00c4.zarr").is_dir()
+
+
+def test_ids_of_other_people_are_told_apart_where_the_user_says_so(imported: Path, tmp_path: Path) -> None:
+    """Equal vectors are of one slide in any case, as equal bytes are; equal ids need not be."""
+    mine = tmp_path / "mine"
+    for n in range(4):
+        trident_vector(mine / "slide_features_titan" / f"S{n}.h5", vector_of(900 + n, n % 2 == 1))
+    trident_vector(mine / "slide_features_titan/renamed.h5", vector_of(1, positive=True))
+    told("import", mine / "slide_features_titan", "--mpp", 0.5, "-w", mine / "work")
+    call = ["predict", "--model", imported / "work/models/er", "--features", NAME, "-w", mine / "work"]
+    told(*call)
+    output = json.loads((mine / "work/predictions/er/slides/S1.json").read_text())
+    assert len(output["logits"]) == 1
+    assert "known by slide id" in output["why"]
+    told(*call, "--other-patients")
+    output = json.loads((mine / "work/predictions/er/slides/S1.json").read_text())
+    assert len(output["logits"]) == 2
+    assert "the same ids are other patients'" in output["why"]
+    output = json.loads((mine / "work/predictions/er/slides/renamed.json").read_text())
+    assert len(output["logits"]) == 1
+    assert "known by slide bytes" in output["why"]
+    rows = [("slide_id", "patient_id", "er"), *((f"S{n}", f"P{n}", ("negative", "positive")[n % 2]) for n in range(4))]
+    with (mine / "cohort.csv").open("w", newline="") as file:
+        csv.writer(file).writerows(rows)
+    evaluate = ["evaluate", "--model", imported / "work/models/er", "--table", mine / "cohort.csv", "--features", NAME]
+    refused = wsipipe(*evaluate, "-w", mine / "work")
+    assert "4 of 4 patients trained this model" in said(refused)
+    assert "--other-patients" in said(refused)
+    told(*evaluate, "-w", mine / "work", "--other-patients")
+
+
+def test_a_vector_of_two_patients_is_refused(tmp_path: Path) -> None:
+    """One fold could be trained and tested on it."""
+    mine = cohort(tmp_path, patients=12)
+    trident_vector(mine / "slide_features_titan/S4.h5", vector_of(1, positive=True))
+    told("import", mine / "slide_features_titan", "--mpp", 0.5, "-w", mine / "work")
+    refused = wsipipe(*_train(mine), "--features", NAME)
+    assert refused.exit_code == 1
+    assert "slides S1 of patient P1 and S4 of patient P4 have the same vector" in said(refused)
 
 
 def test_folders_that_hold_no_vectors(tmp_path: Path) -> None:

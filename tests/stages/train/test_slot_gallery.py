@@ -7,15 +7,17 @@ import re
 import shutil
 
 import cv2
+import msgspec
 import numpy as np
 import pytest
 import torch
 from command import wsipipe
 from html_page import Page
 from PIL import Image
-from planted_workspace import FEATURES, SIDE, TILE_PX, Planted, make_patients, plant
+from planted_workspace import FEATURES, SIDE, TILE_PX, TILES, Planted, make_patients, plant
 from wsipipe.data.cohort.splits import read_splits
 from wsipipe.data.features.store import read_bag
+from wsipipe.data.manifest import ErrorRecord, Manifest
 from wsipipe.models.bundle import read_bundle
 from wsipipe.models.mil.bag_tensors import BagBatch, bag_tensors
 from wsipipe.pipeline.results import Summary
@@ -113,6 +115,37 @@ def test_slides_that_are_not_there_count_and_show_no_tiles(planted: Planted) -> 
     page = (planted.model / "slots.html").read_text()
     assert set(re.findall(r'<span title="(\w+)"', page)) == {"S00a"}
     assert "No tile: the slides nearest to it are not there." in page
+
+
+def test_tiles_that_cannot_be_read_are_counted_and_the_others_shown(planted: Planted) -> None:
+    draw_slides(planted, ["S00a", "S01a"])
+    tiles = planted.workspace / TILES / "S01a.h5"
+    content = tiles.read_bytes()
+    tiles.write_bytes(content[:-1] + bytes([content[-1] ^ 255]))
+    try:
+        summary = gallery(planted)
+    finally:
+        tiles.write_bytes(content)
+    assert (summary.done, summary.failures) == (1, ())
+    assert "tiles of the gallery could not be read" in " ".join(summary.notes)
+    assert set(re.findall(r'<span title="(\w+)"', (planted.model / "slots.html").read_text())) == {"S00a"}
+
+
+def test_slides_whose_tiles_are_not_valid_show_none(planted: Planted) -> None:
+    """Their features stay valid where they were imported, or made by an earlier version."""
+    draw_slides(planted, ["S00a", "S01a"])
+    manifest = Manifest.of(planted.workspace / TILES)
+    before = manifest.path.read_bytes()
+    record = manifest.latest("tile")["S01a"]
+    why = ErrorRecord(type="SlideError", message="damaged", retry=False)
+    manifest.append(msgspec.structs.replace(record, status="failed", outputs={}, error=why))
+    try:
+        summary = gallery(planted)
+    finally:
+        manifest.path.write_bytes(before)
+    assert (summary.done, summary.failures) == (1, ())
+    assert "not there, and without tiles in the gallery" in " ".join(summary.notes)
+    assert set(re.findall(r'<span title="(\w+)"', (planted.model / "slots.html").read_text())) == {"S00a"}
 
 
 def test_training_makes_it_and_its_page_leads_there(planted: Planted) -> None:
