@@ -70,7 +70,8 @@ class TrainingReportStage(Stage[ReportSettings]):
         records: dict[str, Record] = {}
         lineage = Lineage(self.workspace)
         for stage in ("split", "train", "cross_validate"):  # folds of an earlier split are no longer valid
-            records |= upstream(self.manifest, stage, self.workspace, lineage=lineage).records
+            found = upstream(self.manifest, stage, self.workspace, lineage=lineage)
+            records |= found.records
         tested = records["cross-validation"].inputs if "cross-validation" in records else {}
         records = {  # an earlier split may have had more folds than cross-validation has tested
             item: record for item, record in records.items() if not item.startswith("fold-") or item in tested
@@ -81,7 +82,7 @@ class TrainingReportStage(Stage[ReportSettings]):
             for name, output in record.outputs.items()
         }
         if "cross-validation" not in records:
-            return Plan([])  # cross_validate has failed and reported why
+            return Plan([], notes=found.notes)  # it has failed, or what it tested has changed since
         first = read_facts(self.workspace / records["fold-0"].outputs["bundle"].path)
         audited = self._audited(first)
         patients = read_patients(
