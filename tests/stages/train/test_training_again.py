@@ -145,6 +145,14 @@ def test_the_report_counts_no_fold_of_an_earlier_split(mine: Planted) -> None:
     assert {name for name in page.inputs if name.startswith("fold-")} == {"fold-0 bundle", "fold-1 bundle"}
 
 
+def test_a_report_of_a_stale_cross_validation_says_why_there_is_none(mine: Planted) -> None:
+    slide, bag = next(iter(mine.patients[0].slides.items()))
+    write_slide(mine, slide, bag + 1)
+    plan = TrainingReportStage(ReportSettings(), mine.model, mine.workspace).plan()
+    assert not plan.items
+    assert "stale in cross_validate, left out: cross-validation" in " ".join(plan.notes)
+
+
 def test_nothing_is_trained_twice(mine: Planted) -> None:
     assert verdicts(mine.trainer()) == ["current", "current"]
     assert verdicts(mine.trainer(device="cuda", tensorboard=True)) == ["current", "current"]
