@@ -28,12 +28,11 @@ from ..paper.paper import Paper
 from ..paper.patient_characteristics import Characteristics, characteristics
 from ..settings import RESOLVED
 from ..stage import Input, OutputInput, ValueInput, upstream
+from .gallery_table import GALLERY
 from .patient_table import PatientRow
 from .settings import BiomarkerSettings, SplitSettings
 from .usable_slides import slides_with_features
 
-GALLERY: Final = "slots.html"
-"""The page of the memory's slots, beside the report."""
 _FEATURES: Final = "features of "
 
 
