@@ -174,7 +174,7 @@ STAGES: Final = (
         "example_slides", 1, ("models/*",), command="train", outputs=(OutputRow("examples/*/*.jpg"),),
     ),
     StageRow(
-        "report", 9, ("models/*",), command="train",
+        "report", 10, ("models/*",), command="train",
         outputs=(
             OutputRow("report.html", small=True), *_AUDIT,
             *(OutputRow(pattern, small=True) for pattern in _FOR_PAPERS),
@@ -205,7 +205,7 @@ STAGES: Final = (
         ),
     ),
     StageRow(
-        "prediction_report", 5, ("predictions/*",), command="predict",
+        "prediction_report", 6, ("predictions/*",), command="predict",
         outputs=(
             OutputRow("predictions.csv", small=True), OutputRow("predictions.parquet", small=True),
             OutputRow("predictions.json", _JSON, small=True), OutputRow("report.html", small=True),

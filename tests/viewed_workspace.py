@@ -157,7 +157,7 @@ class Viewed:
         ]
         slot = ShownSlot(name="positive 1", use=0.5, attention=0.25, weight=None, tiles=tuple(tiles))
         table = self.workspace / "models" / model / "slots.csv"
-        write_gallery(table, [FoldSlots(fold=0, slides=len(names), tiles=len(names), slots=(slot,))])
+        write_gallery(table, [FoldSlots(fold=0, tile_um=112, slides=len(names), tiles=len(names), slots=(slot,))])
         extracted = Manifest.of(self.workspace / "features" / TILES / BACKBONE).latest("extract")
         features = {name: extracted[name].outputs["features"] for name in names}
         made_from = {

@@ -52,7 +52,7 @@ export class Gallery {
   show() {
     const of = this.folds.find(({ fold }) => String(fold) === $("gallery-fold").value);
     $("gallery-slots").replaceChildren(...(of?.slots ?? []).map((slot) => this.slot(slot, of.fold)));
-    $("gallery-slots").scrollTop = 0;
+    $("gallery").scrollTop = 0;
   }
 
   slot(slot, fold) {
@@ -80,4 +80,4 @@ export class Gallery {
   }
 }
 
-const percent = (share) => `${number(100 * share)} %`;
+const percent = (share) => `${number(100 * share)}\u00a0%`;

@@ -228,6 +228,7 @@ function showTop() {
   for (const [which, tiles] of layer ? [["highest", layer.top], ["lowest", layer.bottom]] : []) {
     if (tiles.length) strip.append(element("b", `${which} ${layer.name}`), ...tiles.map(tileButton));
   }
+  if (layer?.slots?.length) strip.append(element("b", "tiles nearest to each slot, and how near"));
   for (const slot of layer?.slots ?? []) strip.append(slotButton(layer, slot), ...slot.nearest.map(tileButton));
   strip.hidden = !strip.children.length;
 }

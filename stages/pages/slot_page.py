@@ -72,6 +72,8 @@ class FoldSlots(_Shown):
     """The slots of one fold, and how many test slides and tiles they were compared with."""
 
     fold: int
+    tile_um: float
+    """Side of a tile, in µm."""
     slides: int
     tiles: int
     slots: tuple[ShownSlot, ...]

@@ -150,8 +150,10 @@ class SlotGalleryStage(Stage[SlotGallerySettings]):
         assert slots is not None  # asked only of networks with a memory
         counts, attention = np.zeros(len(slots.names)), np.zeros(len(slots.names))
         candidates: list[list[_Candidate]] = [[] for _ in slots.names]
+        tile_um = 0.0
         for slide, store in fold.stores.items():
             bag = read_bag(store)
+            tile_um = bag.facts.mpp * bag.facts.tile_px
             near, weights = _nearness(bundle, bag, store)
             nearest = near.argmax(axis=1)
             counts += np.bincount(nearest, minlength=len(counts))
@@ -180,7 +182,8 @@ class SlotGalleryStage(Stage[SlotGallerySettings]):
             for k, name in enumerate(slots.names)
         ]
         missing = len({(one.slide, one.place) for own in chosen for one in own} - pixels.keys())
-        return FoldSlots(fold=fold.fold, slides=len(fold.stores), tiles=int(counts.sum()), slots=tuple(shown)), missing
+        about = {"slides": len(fold.stores), "tiles": int(counts.sum())}
+        return FoldSlots(fold=fold.fold, tile_um=tile_um, **about, slots=tuple(shown)), missing
 
 
 def _nearness(bundle: Bundle, bag: Bag, store: Path) -> tuple[NDArray[np.float32], NDArray[np.float32]]:

@@ -220,7 +220,7 @@ def test_a_fold_reads_the_slide_when_it_is_asked_for_and_its_slots_jump_to_their
 def test_a_tile_of_the_gallery_opens_its_slide_there(page: Browser, viewed: Viewed) -> None:
     page.key("g")
     page.wait("document.querySelectorAll('#gallery .tiles img').length === 2")
-    assert text(page, "#gallery figcaption") == "positive 1 use 50 %, attention 25 %"
+    assert text(page, "#gallery figcaption") == "positive 1 use 50\u00a0%, attention 25\u00a0%"
     assert page.run("[...document.querySelectorAll('#gallery .tiles span')].map(one => one.textContent)") == [
         "a",
         HOSTILE,
