@@ -20,7 +20,7 @@ LONG_ID = "TCGA_BH_A0B3_01Z_00_DX1_e1c8d5d6f4a74b1f9bb1c7a3d6f0aa11_of_a_second_
 KINDS = (
     "", "facts", "confusion", "sum", "points stacked", "stacked", "predictions stacked", "characteristics", "sites",
     "audit stacked", "figures stacked", "figures audit stacked", "look stacked", "about stacked", "checklist stacked",
-    "forest",
+    "forest", "asked stacked",
 )  # fmt: skip
 """Classes of the tables that the pages have."""
 BROKEN_WORDS = r"""(() => {
@@ -92,8 +92,10 @@ def test_the_coloured_half_of_an_example_is_seen_first(opened: Browser, tmp_path
     example = SimpleNamespace(why="median certainty", said="positive", row=row, slides=("S1",), of_slides=1)
     sets = [SimpleNamespace(shown=[example], target="", rule="By rule.", note="")]
     macros: Any = TEMPLATES.get_template("examples.html").module
-    drawn = macros.examples(sets, lambda slide: [("heatmap", jpeg_address(data.tobytes()))], {}, {}, "", 6)
-    page = page_of(drawn, tmp_path / "page.html")
+    drawn = macros.examples(sets, lambda slide: [("heatmap", jpeg_address(data.tobytes()))], {}, {}, "", False)
+    tile = SimpleNamespace(slide=LONG_ID, x=0, y=0, nearness=0.5, address=jpeg_address(data.tobytes()))
+    slot = SimpleNamespace(name="positive 1", use=0.5, attention=0.5, weight=None, tiles=[tile] * 6)
+    page = page_of(drawn + Markup("<section>{}</section>").format(macros.slot_figure(slot)), tmp_path / "page.html")
     places = """["img", ".scrolls"].map(one => {
         const box = document.querySelector(one).getBoundingClientRect();
         return [box.left, box.right];
@@ -108,4 +110,6 @@ def test_the_coloured_half_of_an_example_is_seen_first(opened: Browser, tmp_path
         assert opened.run("getComputedStyle(document.querySelector('.swipe')).display") == (
             "block" if share < 1 else "none"
         )
+        cut = "[...document.querySelectorAll('.slot .note')].some(one => one.scrollWidth > one.clientWidth)"
+        assert not opened.run(cut), "whose tile it is can be read"
         assert opened.run("document.documentElement.scrollWidth") <= width
