@@ -35,10 +35,10 @@ from wsipipe.stages.evaluate.judged import PREDICTION_COLUMNS
 from wsipipe.stages.extract.settings import ExtractSettings
 from wsipipe.stages.lineage import MODEL, model_record
 from wsipipe.stages.pages.slot_page import FoldSlots, ShownSlot, ShownTile
+from wsipipe.stages.pages.slot_table import GALLERY, write_gallery
 from wsipipe.stages.predict.settings import PredictSettings
 from wsipipe.stages.predict.stage import PredictionTask, PredictStage
 from wsipipe.stages.registry import VERSIONS
-from wsipipe.stages.train.gallery_table import GALLERY, write_gallery
 from wsipipe.stages.train.patient_table import write_patients
 from wsipipe.stages.train.slot_gallery import SlotGallerySettings
 

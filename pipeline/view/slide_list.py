@@ -17,8 +17,8 @@ from threading import Lock
 from ...data.errors import WsipipeError
 from ...data.manifest import InputRecord, OutputRecord, Record
 from ...stages.lineage import MODEL, Lineage, Standing
+from ...stages.pages.slot_table import GALLERY
 from ...stages.train.cross_validate import TARGETS
-from ...stages.train.gallery_table import GALLERY
 from .fold_source import FoldSource, tested_slides, tiles_in
 from .inside import inside, stamp
 from .predictions import EVALUATED, OUT_OF_FOLD, Said, of_patients, predicted

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from ...data.manifest import Record
-from ...stages.train.gallery_table import GalleryTile, read_gallery
+from ...stages.pages.slot_table import GalleryTile, read_gallery
 from .fold_source import FEATURES_OF, tiles_in
 from .inside import inside
 

@@ -19,6 +19,7 @@ from ..pages.asked_question import Question
 from ..pages.numbers import figure, interval
 from ..pages.paper_parts import NOTHING, PaperParts
 from ..pages.slot_page import read_reported_slots
+from ..pages.slot_table import GALLERY
 from ..paper.checklist import Known, checklist
 from ..paper.cohort_flow import CohortFlow, cohort_flow, tiles_of
 from ..paper.drawings import Judged
@@ -28,7 +29,6 @@ from ..paper.paper import Paper
 from ..paper.patient_characteristics import Characteristics, characteristics
 from ..settings import RESOLVED
 from ..stage import Input, OutputInput, ValueInput, upstream
-from .gallery_table import GALLERY
 from .patient_table import PatientRow
 from .settings import BiomarkerSettings, SplitSettings
 from .usable_slides import slides_with_features

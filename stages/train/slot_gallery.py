@@ -31,11 +31,11 @@ from ...models.mil.bag_tensors import BagBatch, bag_tensors
 from ..lineage import Lineage
 from ..pages.sheet import Rgb
 from ..pages.slot_page import FoldSlots, ReportedSlots, ShownSlot, ShownTile, slots_page
+from ..pages.slot_table import GALLERY, write_gallery
 from ..registry import VERSIONS
 from ..settings import Runtime, Settings
 from ..slide_file import SlideFile
 from ..stage import Input, Item, Outcome, OutputInput, Plan, Progress, Stage, ValueInput, upstream
-from .gallery_table import GALLERY, write_gallery
 from .split import features_of, split_output
 
 TILES_A_SLOT: Final = 6

@@ -19,7 +19,7 @@ from wsipipe.data.features.store import read_bag
 from wsipipe.models.bundle import read_bundle
 from wsipipe.models.mil.bag_tensors import BagBatch, bag_tensors
 from wsipipe.pipeline.results import Summary
-from wsipipe.stages.train.gallery_table import read_gallery
+from wsipipe.stages.pages.slot_table import read_gallery
 from wsipipe.stages.train.slot_gallery import TILES_A_SLOT, TILES_OF_A_SLIDE, SlotGallerySettings, SlotGalleryStage
 
 

@@ -10,7 +10,7 @@ from typing import Final
 from ...data.artifact import whole
 from ...data.files.own_tables import read_own_rows
 from ...data.files.safe_cells import SafeWriter
-from ..pages.slot_page import FoldSlots
+from .slot_page import FoldSlots
 
 GALLERY: Final = "slots.html"
 """The page of the gallery, beside its model's report; as the item of the stage is called."""
