@@ -164,8 +164,11 @@ STAGES: Final = (
         ),
     ),
     StageRow(
-        "slot_gallery", 2, ("models/*",), command="train",
-        outputs=(OutputRow("slots.html", small=True), OutputRow("slots.json", _JSON, small=True)),
+        "slot_gallery", 3, ("models/*",), command="train",
+        outputs=(
+            OutputRow("slots.html", small=True), OutputRow("slots.json", _JSON, small=True),
+            OutputRow("slots.csv", small=True),
+        ),
     ),
     StageRow(
         "example_slides", 1, ("models/*",), command="train", outputs=(OutputRow("examples/*/*.jpg"),),
@@ -202,7 +205,7 @@ STAGES: Final = (
         ),
     ),
     StageRow(
-        "prediction_report", 5, ("predictions/*",), command="predict",
+        "prediction_report", 6, ("predictions/*",), command="predict",
         outputs=(
             OutputRow("predictions.csv", small=True), OutputRow("predictions.parquet", small=True),
             OutputRow("predictions.json", _JSON, small=True), OutputRow("report.html", small=True),

@@ -34,10 +34,13 @@ from wsipipe.pipeline.view.server import ViewServer
 from wsipipe.stages.evaluate.judged import PREDICTION_COLUMNS
 from wsipipe.stages.extract.settings import ExtractSettings
 from wsipipe.stages.lineage import MODEL, model_record
+from wsipipe.stages.pages.slot_page import FoldSlots, ShownSlot, ShownTile
+from wsipipe.stages.pages.slot_table import GALLERY, write_gallery
 from wsipipe.stages.predict.settings import PredictSettings
 from wsipipe.stages.predict.stage import PredictionTask, PredictStage
 from wsipipe.stages.registry import VERSIONS
 from wsipipe.stages.train.patient_table import write_patients
+from wsipipe.stages.train.slot_gallery import SlotGallerySettings
 
 SIZE, TILE = 2048, 224
 PIECES = ((200, 200), (1200, 1000))
@@ -145,6 +148,23 @@ class Viewed:
             for slide, (label, call, probability) in slides.items():
                 writer.writerow({"patient_id": slide, "label": label, "call": call, "probability": probability})
 
+    def gallery(self, model: str, *names: str) -> None:
+        """Plant a gallery of fold 0: of one slot the last tile of each slide, whose features are there."""
+        last = {name: (int(x), int(y)) for name in names for x, y in self.tiles(name).coords[-1:]}
+        tiles = [
+            ShownTile(slide=name, x=x, y=y, side=TILE, nearness=0.75, address="data:image/jpeg;base64,")
+            for name, (x, y) in last.items()
+        ]
+        slot = ShownSlot(name="positive 1", use=0.5, attention=0.25, weight=None, tiles=tuple(tiles))
+        table = self.workspace / "models" / model / "slots.csv"
+        write_gallery(table, [FoldSlots(fold=0, tile_um=112, slides=len(names), tiles=len(names), slots=(slot,))])
+        extracted = Manifest.of(self.workspace / "features" / TILES / BACKBONE).latest("extract")
+        features = {name: extracted[name].outputs["features"] for name in names}
+        made_from = {
+            f"features of {name}": InputRecord(digest=of.digest, path=of.path) for name, of in features.items()
+        }
+        record(Planted(self.folder), "slot_gallery", GALLERY, SlotGallerySettings(), made_from, {"tiles": table}, {})
+
     def extract(self, name: str) -> OutputRecord:
         """Write features of noise with their record."""
         tiles = self.workspace / "tiles" / TILES / f"{name}.h5"
@@ -229,6 +249,7 @@ def planted_views(folder: Path) -> Viewed:
     viewed.predict("er", "a", {"probability": "0.2", "call": "negative"}, attention=ramp[::-1])
     hostile = {"probability": "0.5", "call": "positive", "note": HOSTILE, "uncertain": HOSTILE}
     viewed.predict("her2", HOSTILE, hostile, **{HOSTILE: ramp})
+    viewed.gallery("her2", "a", HOSTILE)
     return viewed
 
 

@@ -24,6 +24,7 @@ from .inside import inside
 from .layers import palettes
 from .open_slides import OpenSlides
 from .slide_list import SlideRow, Workspace
+from .slot_galleries import described_gallery
 from .viewed_slide import ViewedSlide, ViewedSlides
 from .zoom_tiles import NoSuchTileError, ZoomTiles
 
@@ -60,6 +61,7 @@ class Answers:
             "/palettes.json": lambda query: _json(palettes()),
             "/slide.json": self._slide,
             "/fold.json": self._fold,
+            "/gallery.json": self._gallery,
             "/outlines.json": self._outlines,
             "/thumbnail": self._thumbnail,
             "/zoom": self._zoom_tile,
@@ -112,7 +114,7 @@ class Answers:
         ]
         name = self._workspace.folder.name or str(self._workspace.folder)
         listed = {"version": found.version, "workspace": name, "models": [*said], "notes": found.notes}
-        return _json({**listed, "slides": slides})
+        return _json({**listed, "galleries": [*found.galleries], "slides": slides})
 
     def _slide(self, query: Query) -> Answer:
         row = self._row(query)
@@ -123,6 +125,11 @@ class Answers:
         """The layers of a slide as one fold of a model reads it; computed now, if nobody has asked before."""
         with self._viewing(self._row(query)) as (_, _, viewed):
             return _json(viewed.described_fold(query["of"]))
+
+    def _gallery(self, query: Query) -> Answer:
+        """The gallery of a model's memory slots."""
+        record = self._workspace.slides().galleries[query["model"]]
+        return _json(described_gallery(record, self._workspace.folder))
 
     def _outlines(self, query: Query) -> Answer:
         with self._viewing(self._row(query)) as (_, _, viewed):

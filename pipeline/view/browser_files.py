@@ -25,6 +25,7 @@ def browser_files() -> dict[str, tuple[str, bytes]]:
         "/view.css": _OWN / "view.css",
         "/view.js": _OWN / "view.js",
         "/panes.js": _OWN / "panes.js",
+        "/gallery.js": _OWN / "gallery.js",
         "/page.css": Path(pages.__file__).parent / "page.css",
         "/leaflet.js": leaflet / "leaflet.js",
         "/leaflet.css": leaflet / "leaflet.css",

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from ...data.files.own_tables import read_own_rows
 from ...data.manifest import Record
 from .inside import inside
 from .predictions import OUT_OF_FOLD, slides_of
 
-_FEATURES_OF = "features of "
+FEATURES_OF = "features of "
+"""How the records of a model name the features of its slides among what they were made from."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,9 +51,9 @@ def tested_slides(record: Record, model: Path, workspace: Path) -> dict[str, Fol
     fold_of, patients = dict(rows), slides_of(inside(workspace, model / "patients.csv"))
     folds = {slide: fold_of[patient] for patient, slides in patients.items() if patient in fold_of for slide in slides}
     stores = {
-        name.removeprefix(_FEATURES_OF): given.path
+        name.removeprefix(FEATURES_OF): given.path
         for name, given in record.inputs.items()
-        if name.startswith(_FEATURES_OF)
+        if name.startswith(FEATURES_OF)
     }
     place = model.relative_to(workspace).as_posix()
     return {
@@ -60,3 +61,9 @@ def tested_slides(record: Record, model: Path, workspace: Path) -> dict[str, Fol
         for slide, store in stores.items()
         if store and slide in folds
     }
+
+
+def tiles_in(store: str) -> str:
+    """Name of the folder of tiles that features were made of, by their path; empty if it does not say it."""
+    parts = PurePosixPath(store).parts
+    return parts[1] if len(parts) == 4 and parts[0] == "features" else ""

@@ -197,12 +197,12 @@ def kept_picture(kinds: Codes, places: Places, side: float) -> bytes:
 
 def palettes() -> Mapping[str, Sequence[str]]:
     """The colours of each kind of layer, 256 of them as ``rrggbbaa``; the first, of no tile, is transparent."""
-    import matplotlib
+    import matplotlib.colors
 
     maps = {"scale": matplotlib.colormaps["viridis"], "signed": matplotlib.colormaps["PuOr_r"]}
     colours = {kind: np.vstack([np.zeros(4), of(np.linspace(0, 1, 255))]) for kind, of in maps.items()}
-    twenty = matplotlib.colormaps["tab20"](np.arange(_MOST_CLASSES + 1) % 20)
-    colours["classes"] = np.vstack([np.zeros(4), twenty])
+    of_classes = np.array([matplotlib.colors.to_rgba(f"#{colour}") for colour in _CLASS_COLOURS])
+    colours["classes"] = np.vstack([np.zeros(4), of_classes[np.arange(_MOST_CLASSES + 1) % len(of_classes)]])
     kept = colours["kept"] = np.zeros((256, 4))
     for code, (red, green, blue), fill in _KEPT_COLOURS:
         kept[code] = red / 255, green / 255, blue / 255, fill
@@ -212,6 +212,11 @@ def palettes() -> Mapping[str, Sequence[str]]:
     }
 
 
+_CLASS_COLOURS: Final = (
+    *("0072b2", "e69f00", "882255", "56b4e9", "009e73", "cc79a7", "332288", "f0e442"),
+    *("d55e00", "44aa99", "aa4499", "999933", "117733", "cc6677", "88ccee", "661100"),
+)
+"""Of slots: told apart by colour-blind people too (Okabe and Ito 2008, Tol 2021), and none is grey, as no tile is."""
 _KEPT_COLOURS: Final = (
     (KEPT, (0, 114, 178), 0.18),
     (DROPPED, (120, 124, 130), 0.3),

@@ -118,6 +118,8 @@ export class Pane {
       crs, minZoom: 0, maxZoom: slide.zoom + 2, zoomSnap: 0.5, zoomDelta: 1, wheelPxPerZoomLevel: 90,
       maxBounds: this.bounds.pad(0.5), attributionControl: false, zoomControl: true,
     });
+    this.map.getContainer().setAttribute("role", "application");
+    this.map.getContainer().setAttribute("aria-label", `Slide ${slide.id}: + and − zoom, arrows move`);
     this.fit();
     const failed = (error, canvas) => {
       hatch(canvas);
@@ -157,7 +159,7 @@ export class Pane {
   // The layers of the slide. A fold that has not read it yet is one entry, whose value has no name after the stroke.
   fillLayers() {
     const { layers, sources, byFold } = this.slide, chosen = this.layerInput.value;
-    const named = (layer) => `${layer.of ? `${layer.of}: ` : ""}${layer.name}${layer.stale ? " (stale)" : ""}`;
+    const named = (layer) => `${layer.name}${layer.of ? ` · ${layer.of}` : ""}${layer.stale ? " (stale)" : ""}`;
     const of = (model) => (byFold[model] ?? layers.filter((layer) => layer.of === model)).map((layer) => new Option(named(layer), layer.id));
     const models = new Set([...layers, ...sources].map((one) => one.of).filter(Boolean));
     const options = [new Option("no layer", ""), new Option("tiles: kept and dropped", "kept"), ...of("")];

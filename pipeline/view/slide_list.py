@@ -11,14 +11,15 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from hashlib import sha256
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from threading import Lock
 
 from ...data.errors import WsipipeError
 from ...data.manifest import InputRecord, OutputRecord, Record
 from ...stages.lineage import MODEL, Lineage, Standing
+from ...stages.pages.slot_table import GALLERY
 from ...stages.train.cross_validate import TARGETS
-from .fold_source import FoldSource, tested_slides
+from .fold_source import FoldSource, tested_slides, tiles_in
 from .inside import inside, stamp
 from .predictions import EVALUATED, OUT_OF_FOLD, Said, of_patients, predicted
 
@@ -76,6 +77,8 @@ class SlideList:
     rows: Mapping[Key, SlideRow] = field(default_factory=dict)
     said: Mapping[str, Mapping[str, Said]] = field(default_factory=dict)
     """Name of a model's predictions → slide → what is predicted."""
+    galleries: Mapping[str, Record] = field(default_factory=dict)
+    """Name of a model → the record of the gallery of its memory slots."""
     notes: tuple[str, ...] = ()
     """What could not be read."""
 
@@ -157,12 +160,18 @@ class _Reading:
             with self._noted():
                 for key, source in self._tested(place).items():
                     tested.setdefault(key, []).append(source)
+        galleries = {}
+        for place in self._folders("models/*"):
+            found = self._latest(place, "slot_gallery").get(GALLERY)
+            if found is not None and "tiles" in found.outputs and self._standing(found).counts:
+                galleries[place.name] = found
         rows = {}
         for place in self._folders("tiles/*"):
             for slide, record in sorted(self._latest(place, "tile").items()):
                 key = (place.name, slide)
                 rows[key] = self._row(key, record, extracted.get(key, []), scored.get(key, []), tested.get(key, []))
-        return SlideList(version=version, rows=rows, said=self._said(), notes=tuple(self._notes))
+        said = self._said()
+        return SlideList(version=version, rows=rows, said=said, galleries=galleries, notes=tuple(self._notes))
 
     def _scored(self, name: str, record: Record) -> Scored:
         model, features = record.inputs.get(MODEL), record.inputs.get("features")
@@ -180,7 +189,7 @@ class _Reading:
         if record is None or not self._standing(record).counts:
             return {}
         sources = tested_slides(record, model, self._folder)
-        return {(tiles, slide): one for slide, one in sources.items() if (tiles := _tiles_in(one.store))}
+        return {(tiles, slide): one for slide, one in sources.items() if (tiles := tiles_in(one.store))}
 
     def _row(
         self,
@@ -259,9 +268,4 @@ class _Reading:
 
 def _tiles_of(features: InputRecord | None) -> str:
     """Name of the folder of tiles that features were made of; empty if the record does not say it."""
-    return _tiles_in((features and features.path) or "")
-
-
-def _tiles_in(store: str) -> str:
-    parts = PurePosixPath(store).parts
-    return parts[1] if len(parts) == 4 and parts[0] == "features" else ""
+    return tiles_in((features and features.path) or "")

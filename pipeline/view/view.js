@@ -1,5 +1,6 @@
 // The page: the list of slides with its filters, the slide that is open, and the keyboard.
 
+import { Gallery } from "./gallery.js";
 import { Pane, className, element, json, link, number } from "./panes.js";
 
 const $ = (id) => document.getElementById(id);
@@ -130,6 +131,7 @@ async function refresh() {
   $("workspace").textContent = document.title = list.workspace;
   $("notes").replaceChildren(...list.notes.map((note) => element("li", note)));
   $("notes").hidden = !list.notes.length;
+  gallery.offer(list.galleries, list.version);
   refill($("state"), [...new Set(list.slides.map((row) => row.state))].sort().map((one) => [one, one]));
   refill($("call"), [...new Set(list.slides.flatMap(calls))].sort().map((one) => [one, one]));
   $("artefacts").hidden = !list.slides.some((row) => row.artefacts !== null);
@@ -143,7 +145,8 @@ async function refresh() {
 
 // ----- the slide -----
 
-async function openSlide(row, again = false) {
+// choose: gives the id of the layer that is to be shown first, of a slide as slide.json describes it.
+async function openSlide(row, again = false, choose = null) {
   const layers = state.panes.map((pane) => pane.layerInput.value), place = again ? placeShown() : null;
   state.row = row;
   state.slide = state.outlines = null;
@@ -166,6 +169,7 @@ async function openSlide(row, again = false) {
     $("facts").title = `read by ${slide.reader}`;
     $("said").replaceChildren(...Object.entries(row.said).map(([model, said]) => answer(model, said, slide.folds[model])));
     slide.notes.forEach(app.problem);
+    if (choose) layers[0] = choose(slide) ?? layers[0] ?? "kept";
     const first = slide.layers.find((layer) => layer.name === "attention") ?? slide.layers.find((layer) => layer.of);
     const has = (id) => slide.layers.some((layer) => layer.id === id) || slide.sources.some((one) => one.folds.includes(id.split("/")[0]));
     showPanes(layers.some(has) ? layers : [first?.id ?? "kept", layers[1] ?? "kept"], place);
@@ -224,6 +228,7 @@ function showTop() {
   for (const [which, tiles] of layer ? [["highest", layer.top], ["lowest", layer.bottom]] : []) {
     if (tiles.length) strip.append(element("b", `${which} ${layer.name}`), ...tiles.map(tileButton));
   }
+  if (layer?.slots?.length) strip.append(element("b", "tiles nearest to each slot, and how near"));
   for (const slot of layer?.slots ?? []) strip.append(slotButton(layer, slot), ...slot.nearest.map(tileButton));
   strip.hidden = !strip.children.length;
 }
@@ -262,6 +267,22 @@ function jump(index) {
   buttons[state.top].scrollIntoView({ block: "nearest", inline: "nearest" });
   for (const pane of state.panes) pane.jump(...buttons[state.top].place);
 }
+
+// A tile of the gallery: its slide is opened there, with the slots of the fold.
+async function jumpFromGallery(tile, model, fold) {
+  const row = state.slides.find((one) => one.tiles === tile.tiles && one.id === tile.slide);
+  if (!row) {
+    document.body.classList.add("viewing");
+    app.problem(`${tile.slide} is not among the slides of this workspace any more`);
+    return;
+  }
+  const named = (slide) => slide.sources.find((one) => one.model === `models/${model}`)?.folds.find((name) => name.endsWith(`, fold ${fold}`));
+  await openSlide(row, false, (slide) => named(slide) && `${named(slide)}/slot`);
+  if (state.row !== row || !state.slide) return;
+  for (const pane of state.panes) pane.jump(...tile.place);
+}
+
+const gallery = new Gallery(jumpFromGallery);
 
 // ----- controls -----
 
@@ -303,6 +324,7 @@ const KEYS = {
   ".": () => nudge(state.active?.thresholdInput, 5),
   t: () => jump(state.top + 1),
   T: () => jump(state.top < 0 ? -1 : state.top - 1),
+  g: () => gallery.open(),
   o: () => $("outline").click(),
   2: () => $("two").click(),
   "/": () => $("search").focus(),
@@ -312,7 +334,7 @@ const KEYS = {
 
 document.addEventListener("keydown", (event) => {
   const typing = ["INPUT", "SELECT", "TEXTAREA"].includes(event.target.tagName) && event.target.type !== "range" && event.target.type !== "checkbox";
-  if (event.ctrlKey || event.metaKey || event.altKey || $("help").open || (typing && event.key !== "Escape")) return;
+  if (event.ctrlKey || event.metaKey || event.altKey || document.querySelector("dialog[open]") || (typing && event.key !== "Escape")) return;
   if (Object.hasOwn(KEYS, event.key)) {
     event.preventDefault();
     KEYS[event.key]();

@@ -66,7 +66,12 @@ class ViewedSlide:
             "reader": slide.reader,
             "folds": {name: dict(source.scores) for name, source in self.sources.items() if source.scores},
             "sources": [
-                {"of": name, "folds": [source.named(fold) for fold in source.folds], "why_none": source.why_none}
+                {
+                    "of": name,
+                    "model": source.model,
+                    "folds": [source.named(fold) for fold in source.folds],
+                    "why_none": source.why_none,
+                }
                 for name, source in self.sources.items()
             ],
             "artefacts": self.tiles.artefacts is not None,

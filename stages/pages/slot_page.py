@@ -31,20 +31,28 @@ class ShownTile(_Shown):
     """A tile near to a slot."""
 
     slide: str
+    x: int
+    y: int
+    side: float
+    """Where it lies on the slide, its upper left corner and its side, in pixels of level 0."""
     nearness: float
     """As the network measures it; more is nearer."""
     address: str = Field(pattern=r"^data:image/jpeg;base64,[A-Za-z0-9+/]*=*$")
     """Its pixels as an address that a page can hold."""
 
     @classmethod
-    def of(cls, slide: str, nearness: float, pixels: Rgb) -> Self:
-        """A tile from its pixels, which are made smaller and compressed."""
+    def of(cls, slide: str, place: tuple[int, int], side: float, nearness: float, pixels: Rgb) -> Self:
+        """A tile from its pixels, which are made smaller and compressed.
+
+        :param place: of its upper left corner, as ``side`` in pixels of level 0.
+        """
         side = max(pixels.shape[:2])
         if side > _SHOWN_PX:
             zoom = _SHOWN_PX / side
             pixels = np.asarray(cv2.resize(pixels, None, fx=zoom, fy=zoom, interpolation=cv2.INTER_AREA), np.uint8)
         _, data = cv2.imencode(".jpg", cv2.cvtColor(pixels, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, _QUALITY])
-        return cls(slide=slide, nearness=nearness, address=jpeg_address(data.tobytes()))
+        x, y = place
+        return cls(slide=slide, x=x, y=y, side=side, nearness=nearness, address=jpeg_address(data.tobytes()))
 
 
 class ShownSlot(_Shown):
@@ -64,6 +72,8 @@ class FoldSlots(_Shown):
     """The slots of one fold, and how many test slides and tiles they were compared with."""
 
     fold: int
+    tile_um: float
+    """Side of a tile, in µm."""
     slides: int
     tiles: int
     slots: tuple[ShownSlot, ...]

@@ -81,6 +81,7 @@ def task_page(report: TaskReport, layout: str = PAGE) -> str:
         charts=_charts(report),
         follow_up=follow_up_in_words(report),
         losses=losses,
+        entropy=any(row.slot_entropy for fold in report.folds for row in fold.history),
         learning=[(fold, learning_charts(fold, losses, measure)) for fold in report.folds],
         test_mains=mean_and_deviation([fold.test_auc for fold in report.folds]),
         patients=sorted(report.patients, key=lambda patient: (-patient.probability, patient.patient_id)),

@@ -124,7 +124,8 @@ def examples_part(sets: Sequence[Examples], drawn: Record | None, workspace: Pat
             "It draws them when it can."
         )
     )
-    part: Markup = macros.examples(sets, pictures, missing, spread, not_drawn, MOST_BYTES // 1_000_000)
+    evidence = any(name.startswith("evidence ") for name in outputs)
+    part: Markup = macros.examples(sets, pictures, missing, spread, not_drawn, evidence)
     return part
 
 

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 import numpy.typing as npt
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from ...models.evaluation.decision_curve import DecisionCurve
@@ -24,6 +25,11 @@ def with_interval(name: str, estimate: Estimate) -> str:
     return shown if estimate.low is None else f"{shown} ({interval(estimate)})"
 
 
+def _legend_above(axes: Axes, *, columns: int = 1, length: float = 2.6) -> None:
+    """Put the legend above the axes, where it hides no curve, whatever the curves are."""
+    axes.legend(loc="lower left", bbox_to_anchor=(0, 1), borderaxespad=0.3, ncols=columns, handlelength=length)
+
+
 def roc_figure(curves: Sequence[tuple[str, Floats]], folds: Sequence[Floats] = ()) -> Figure:
     """Draw ROC curves.
 
@@ -39,7 +45,7 @@ def roc_figure(curves: Sequence[tuple[str, Floats]], folds: Sequence[Floats] = (
         if len(points):
             style = STYLES[place % len(STYLES)]
             axes.plot(points[:, 0], points[:, 1], color=INK, linestyle=style, label=name, clip_on=False)
-    axes.legend(loc="lower right", handlelength=2.6)
+    _legend_above(axes)
     return figure
 
 
@@ -53,7 +59,7 @@ def precision_recall_figure(points: Floats, name: str, prevalence: float) -> Fig
     axes.axhline(prevalence, color=FAINT, linewidth=0.7, linestyle=(0, (4, 3)))
     if len(points):
         axes.step(points[:, 0], points[:, 1], where="pre", color=INK, label=name, clip_on=False)
-        axes.legend(loc="lower left", handlelength=2.6)
+        _legend_above(axes)
     return figure
 
 
@@ -77,7 +83,7 @@ def decision_figure(curve: DecisionCurve) -> Figure:
     axes.axhline(0, color=INK, linewidth=0.7, linestyle=STYLES[2], label="treat none")
     axes.plot(curve.thresholds, curve.treat_all, color=FAINT, linestyle=STYLES[1], label="treat all")
     axes.plot(curve.thresholds, curve.model, color=INK, label="model")
-    axes.legend(loc="upper right", handlelength=2.6)
+    _legend_above(axes, columns=3)
     return figure
 
 
@@ -109,7 +115,7 @@ def scatter_figure(labels: Sequence[float], predictions: Sequence[float], name: 
     axes.plot(limits, limits, color=FAINT, linewidth=0.7, linestyle=(0, (4, 3)))
     axes.plot(labels, predictions, "o", markersize=3, markerfacecolor="none", color=INK, label=name)
     axes.set(xlim=limits, ylim=limits, xlabel="True value", ylabel="Predicted value", aspect="equal")
-    axes.legend(loc="upper left", handlelength=1)
+    _legend_above(axes, length=1)
     return figure
 
 
@@ -126,7 +132,7 @@ def survival_figure(low: Points, high: Points, words: tuple[str, str], time_unit
             axes.step(*zip(*points, strict=True), where="post", color=INK, linestyle=style, label=name)
     axes.set(xlim=(0, None), ylim=(0, 1.02), ylabel="Share without the event")
     axes.set_xlabel(f"Time ({time_unit})" if time_unit else "Time")
-    axes.legend(loc="lower left", handlelength=2.6)
+    _legend_above(axes)
     return figure
 
 

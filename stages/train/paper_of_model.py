@@ -20,6 +20,7 @@ from ..pages.asked_question import Question
 from ..pages.numbers import figure, interval
 from ..pages.paper_parts import NOTHING, PaperParts
 from ..pages.slot_page import read_reported_slots
+from ..pages.slot_table import GALLERY
 from ..paper.checklist import Known, checklist
 from ..paper.cohort_flow import CohortFlow, cohort_flow, tiles_of
 from ..paper.drawings import Judged
@@ -33,8 +34,6 @@ from .patient_table import PatientRow
 from .settings import BiomarkerSettings, SplitSettings
 from .usable_slides import slides_with_features
 
-GALLERY: Final = "slots.html"
-"""The page of the memory's slots, beside the report."""
 _FEATURES: Final = "features of "
 
 

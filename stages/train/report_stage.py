@@ -356,4 +356,9 @@ def _chosen_facts(bundles: list[BundleFacts]) -> Facts:
 
 
 def _shown(value: Any) -> str:
-    return "preset's" if value is None else str(value)
+    """A setting as the settings file has it."""
+    if value is None:
+        return "preset's"
+    if isinstance(value, list | tuple):
+        return ", ".join(map(str, value)) or "none"
+    return str(value).lower() if isinstance(value, bool) else str(value)

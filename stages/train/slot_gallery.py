@@ -2,6 +2,7 @@
 
     slots.html    for each fold and slot its nearest tiles in the test slides, its use, attention and weight
     slots.json    those of a few slots, for the report
+    slots.csv     where the tiles lie, for the viewer and other programs
 
 The slides are those that the fold was not trained on. Tiles are read from the slides' own files; slides that are not
 there count for the slots' use and show no tiles, and if none is there, there is no page.
@@ -31,6 +32,7 @@ from ...models.mil.bag_tensors import BagBatch, bag_tensors
 from ..lineage import Lineage
 from ..pages.sheet import Rgb
 from ..pages.slot_page import FoldSlots, ReportedSlots, ShownSlot, ShownTile, slots_page
+from ..pages.slot_table import GALLERY, write_gallery
 from ..registry import VERSIONS
 from ..settings import Runtime, Settings
 from ..slide_file import SlideFile
@@ -65,6 +67,7 @@ class _Candidate:
     nearness: float
     slide: str
     place: tuple[int, int]
+    side: float
 
 
 class SlotGalleryStage(Stage[SlotGallerySettings]):
@@ -86,9 +89,9 @@ class SlotGalleryStage(Stage[SlotGallerySettings]):
 
     def plan(self) -> Plan:
         if not self.has_slots:
-            earlier = self.manifest.latest(self.name).get("slots.html")
+            earlier = self.manifest.latest(self.name).get(GALLERY)
             gone = earlier is None or not earlier.outputs
-            return Plan([] if gone else [Item("slots.html", {"slots": ValueInput(None)}, None)])
+            return Plan([] if gone else [Item(GALLERY, {"slots": ValueInput(None)}, None)])
         split = split_output(self.manifest, self.workspace)
         lineage = Lineage(self.workspace)
         trained = upstream(self.manifest, "train", self.workspace, lineage=lineage).records
@@ -118,11 +121,11 @@ class SlotGalleryStage(Stage[SlotGallerySettings]):
             )
         inputs |= {f"features of {slide}": OutputInput(store) for slide, store in stores.items()}
         notes = [f"not there, and without tiles in the gallery: {some(away, 3)}"] if away else []
-        return Plan([Item("slots.html", inputs, folds)], notes=notes)
+        return Plan([Item(GALLERY, inputs, folds)], notes=notes)
 
     def process(self, item: Item, progress: Progress) -> Outcome:
         if item.payload is None:
-            for name in ("slots.html", "slots.json"):
+            for name in ("slots.html", "slots.json", "slots.csv"):
                 remove(self.folder / name)
             return Outcome(status="empty")
         folds: Sequence[_Fold] = item.payload
@@ -132,15 +135,15 @@ class SlotGalleryStage(Stage[SlotGallerySettings]):
             of_fold, missing = self._of_fold(fold)
             shown.append(of_fold)
             unreadable += missing
-        page, reported = self.folder / "slots.html", self.folder / "slots.json"
+        page, reported, table = (self.folder / f"slots.{kind}" for kind in ("html", "json", "csv"))
         with whole(page) as scratch:
             scratch.write_text(slots_page(self.folder.name, shown), encoding="utf-8")
         with whole(reported) as scratch:
             scratch.write_text(ReportedSlots.of(shown).model_dump_json(indent=1) + "\n", encoding="utf-8")
+        write_gallery(table, shown)
         notes = [f"{unreadable} tiles of the gallery could not be read"] if unreadable else []
-        return Outcome(
-            {"page": page, "reported": reported}, {"folds": len(shown), "unread_tiles": unreadable}, notes=notes
-        )
+        outputs = {"page": page, "reported": reported, "tiles": table}
+        return Outcome(outputs, {"folds": len(shown), "unread_tiles": unreadable}, notes=notes)
 
     def _of_fold(self, fold: _Fold) -> tuple[FoldSlots, int]:
         """The slots of one fold with their tiles, and how many tiles could not be read."""
@@ -149,8 +152,10 @@ class SlotGalleryStage(Stage[SlotGallerySettings]):
         assert slots is not None  # asked only of networks with a memory
         counts, attention = np.zeros(len(slots.names)), np.zeros(len(slots.names))
         candidates: list[list[_Candidate]] = [[] for _ in slots.names]
+        tile_um = 0.0
         for slide, store in fold.stores.items():
             bag = read_bag(store)
+            tile_um = bag.facts.mpp * bag.facts.tile_px
             near, weights = _nearness(bundle, bag, store)
             nearest = near.argmax(axis=1)
             counts += np.bincount(nearest, minlength=len(counts))
@@ -160,7 +165,8 @@ class SlotGalleryStage(Stage[SlotGallerySettings]):
                     own = np.flatnonzero(nearest == slot)
                     for tile in own[np.argsort(-column[own], kind="stable")][:TILES_OF_A_SLIDE].tolist():
                         x, y = map(int, bag.coords[tile])
-                        candidates[slot].append(_Candidate(float(column[tile]), slide, (x, y)))
+                        side = bag.facts.tile_size_level0
+                        candidates[slot].append(_Candidate(float(column[tile]), slide, (x, y), side))
         chosen = [sorted(of_slot, key=lambda one: (-one.nearness, one.slide))[:TILES_A_SLOT] for of_slot in candidates]
         pixels = _pixels(fold.files, {(one.slide, one.place) for own in chosen for one in own})
         shown = [
@@ -170,7 +176,7 @@ class SlotGalleryStage(Stage[SlotGallerySettings]):
                 attention=float(attention[k] / len(fold.stores)),
                 weight=slots.weights[k] if slots.weights else None,
                 tiles=tuple(
-                    ShownTile.of(one.slide, one.nearness, pixels[one.slide, one.place])
+                    ShownTile.of(one.slide, one.place, one.side, one.nearness, pixels[one.slide, one.place])
                     for one in chosen[k]
                     if (one.slide, one.place) in pixels
                 ),
@@ -178,7 +184,8 @@ class SlotGalleryStage(Stage[SlotGallerySettings]):
             for k, name in enumerate(slots.names)
         ]
         missing = len({(one.slide, one.place) for own in chosen for one in own} - pixels.keys())
-        return FoldSlots(fold=fold.fold, slides=len(fold.stores), tiles=int(counts.sum()), slots=tuple(shown)), missing
+        about = {"slides": len(fold.stores), "tiles": int(counts.sum())}
+        return FoldSlots(fold=fold.fold, tile_um=tile_um, **about, slots=tuple(shown)), missing
 
 
 def _nearness(bundle: Bundle, bag: Bag, store: Path) -> tuple[NDArray[np.float32], NDArray[np.float32]]:

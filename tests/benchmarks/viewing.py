@@ -16,12 +16,11 @@ from __future__ import annotations
 import argparse
 import http.client
 import io
-import shutil
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from threading import Thread
 from urllib.parse import urlencode
 
 import numpy as np
@@ -31,9 +30,11 @@ from openslide.deepzoom import DeepZoomGenerator
 from wsipipe.data.slides.readers import open_slide
 from wsipipe.data.slides.slide import Slide
 from wsipipe.pipeline.view.layers import Layer, picture
-from wsipipe.pipeline.view.server import ViewServer
 from wsipipe.pipeline.view.tile_raster import TilePlaces
 from wsipipe.pipeline.view.zoom_tiles import TILE, ZoomTiles, most_zoom
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+from viewed_workspace import served
 
 Address = tuple[int, int, int]
 
@@ -104,8 +105,7 @@ def by_http(path: Path, most: int) -> None:
         wsipipe.run(wsipipe.load_config(flags={"workspace": workspace, "cohort": {"slides": [path]}}), "tile")
         with open_slide(path) as slide:
             addresses = list(tiles_of(slide, most))
-        with ViewServer(workspace, "127.0.0.1", 0) as server:
-            Thread(target=server.serve_forever, daemon=True).start()
+        with served(workspace) as server:
             connection = http.client.HTTPConnection("127.0.0.1", server.server_port)
             cookie = {"Cookie": f"{server.cookie}={server.access.token}"}
             row = {"tiles": next((workspace / "tiles").iterdir()).name, "slide": path.stem}
@@ -120,8 +120,6 @@ def by_http(path: Path, most: int) -> None:
 
             spent = [milliseconds(lambda a=address: ask(*a), time.perf_counter) for address in addresses]  # type: ignore[misc]
             print(f"browser: {path.name}: {np.median(spent):.2f} ms (95 %: {np.quantile(spent, 0.95):.1f})")
-            server.shutdown()
-        shutil.rmtree(workspace)
 
 
 def main() -> None:

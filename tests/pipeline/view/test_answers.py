@@ -416,3 +416,21 @@ def test_real_slides_are_shown_by_their_own_pixels(shared: Path, tmp_path: Path)
         tile = simplejpeg.decode_jpeg(client.of("/zoom", file.stem, z=4, x=3, y=5).content)
         own = slide.read(0, Level0Px(3 * 256), Level0Px(5 * 256), LevelPx(256), LevelPx(256))
         assert np.abs(tile.astype(int) - own).mean() < 6
+
+
+def test_the_gallery_of_a_model_says_where_its_tiles_lie(client: Client, viewed: Viewed, tmp_path: Path) -> None:
+    assert client.get("/slides.json").json["galleries"] == ["her2"]
+    [fold] = client.get("/gallery.json", model="her2").json
+    [slot] = fold["slots"]
+    assert (fold["fold"], slot["name"], slot["use"], slot["weight"]) == (0, "positive 1", 0.5, None)
+    assert [(tile["tiles"], tile["slide"], tile["side"]) for tile in slot["tiles"]] == [
+        (TILES, "a", TILE),
+        (TILES, HOSTILE, TILE),
+    ]
+    assert slot["tiles"][0]["place"] == viewed.tiles("a").coords[-1].tolist()
+    assert client.get("/gallery.json", model="er").status == 404
+    with changed(viewed, tmp_path) as (other, workspace):
+        (workspace / "models/her2/slots.csv").write_text("fold,slot\n0,positive 1\n")
+        got = other.get("/gallery.json", model="her2")
+        assert got.status in (404, 409)
+        assert other.get("/slides.json").json["galleries"] == [], "what was edited does not count"

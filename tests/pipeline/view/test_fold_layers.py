@@ -64,7 +64,12 @@ def test_a_slide_offers_the_folds_that_were_not_trained_on_its_patient_and_they_
     folds: Client, predicted: Viewed
 ) -> None:
     assert folds.of("/slide.json").json["sources"] == [
-        {"of": "her2", "folds": ["her2, fold 0", "her2, fold 1", "her2, fold 2"], "why_none": ""}
+        {
+            "of": "her2",
+            "model": "models/her2",
+            "folds": ["her2, fold 0", "her2, fold 1", "her2, fold 2"],
+            "why_none": "",
+        }
     ]
     assert folds.of("/slide.json", "b").json["sources"][0]["folds"] == ["her2, fold 2"]
     for path in ("/fold.json", "/layer"):

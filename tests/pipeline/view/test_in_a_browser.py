@@ -217,6 +217,35 @@ def test_a_fold_reads_the_slide_when_it_is_asked_for_and_its_slots_jump_to_their
     show(page, "a")
 
 
+def test_a_tile_of_the_gallery_opens_its_slide_there(page: Browser, viewed: Viewed) -> None:
+    page.key("g")
+    page.wait("document.querySelectorAll('#gallery .tiles img').length === 2")
+    assert text(page, "#gallery figcaption") == "positive 1 use 50\u00a0%, attention 25\u00a0%"
+    assert page.run("[...document.querySelectorAll('#gallery .tiles span')].map(one => one.textContent)") == [
+        "a",
+        HOSTILE,
+    ]
+    page.wait("[...document.querySelectorAll('#gallery img')].every(one => one.naturalWidth > 0)")
+    page.key("n")  # keys of the page behind do nothing
+    page.run("document.querySelectorAll('#gallery .tiles button')[1].click()")
+    page.wait(f"document.querySelector('#name').textContent === {HOSTILE!r} && {DRAWN}")
+    page.wait(f"document.querySelector('.pane .layer').value === 'her2, fold 0/slot' && {DRAWN}")
+    assert not page.run("document.querySelector('#gallery').open")
+    x, y = page.middle(".map")
+    page.mouse("mouseMoved", x, y)
+    page.wait("!document.querySelector('.values').hidden")
+    left, top = viewed.tiles(HOSTILE).coords[-1]
+    assert f"tile at {left}, {top}: kept" in text(page, ".values")
+    page.mouse("mouseMoved", 5, 5)
+    page.wait("document.querySelector('.values').hidden")
+    page.key("g")
+    page.key("Escape")
+    page.wait("!document.querySelector('#gallery').open")
+    assert text(page, "#name") == HOSTILE
+    show(page, "a")
+    choose(page, "her2/attention")
+
+
 def test_tiles_that_artefacts_cost_are_marked(page: Browser) -> None:
     show(page, "b")
     choose(page, "kept")

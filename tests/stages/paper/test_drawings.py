@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from wsipipe.data.cohort.outcomes import Label, Survival
+from wsipipe.models.evaluation.decision_curve import DecisionCurve
 from wsipipe.models.evaluation.metrics import binary_metrics
 from wsipipe.models.tasks.prediction import PatientPrediction
 from wsipipe.models.tasks.task import find_task
@@ -15,6 +16,13 @@ from wsipipe.stages.paper.cohort_flow import CohortFlow, Dropped, Step
 from wsipipe.stages.paper.drawings import Judged, drawings
 from wsipipe.stages.paper.flow_figure import flow_figure
 from wsipipe.stages.paper.operating import named_points, operating_part
+from wsipipe.stages.paper.performance_figures import (
+    decision_figure,
+    precision_recall_figure,
+    roc_figure,
+    scatter_figure,
+    survival_figure,
+)
 from wsipipe.stages.paper.print_style import write_figures
 
 NAMES = ("low $x_1$", "middle", "<high>")
@@ -112,3 +120,21 @@ def test_a_flow_with_many_reasons_and_with_none() -> None:
     assert "4 other reasons: 10" in words
     assert "60 patients used with 55 slides; 0 of them with RNA" in " ".join(words.split())
     flow_figure(CohortFlow(slides=flow.slides[1:], patients=flow.patients, tested=(), with_rna=3))
+
+
+def test_no_legend_hides_a_curve() -> None:
+    ends, shares = np.array([[0.0, 0.0], [0.9, 0.1], [1.0, 1.0]]), np.linspace(0.01, 0.99, 50)
+    steps = [(0.0, 1.0), (1.0, 0.05), (20.0, 0.0)]
+    drawn = {
+        "ROC": roc_figure([("low", ends), ("a class of a long name", ends)]),
+        "precision": precision_recall_figure(ends[::-1], "AUPRC 0.1", 0.1),
+        "benefit": decision_figure(DecisionCurve(shares, model=0.5 - 0.01 * shares, treat_all=0.5 - shares)),
+        "numbers": scatter_figure([1, 2], [2, 2], "R² 0.1"),
+        "survival": survival_figure(steps, steps, ("low risk", "high risk"), "months"),
+    }
+    for name, figure in drawn.items():
+        figure.draw_without_rendering()
+        [axes] = figure.axes
+        legend = axes.get_legend()
+        assert legend is not None, name
+        assert legend.get_window_extent().y0 >= axes.get_window_extent().y1 - 1, name

@@ -55,7 +55,7 @@ def test_an_odd_cohort_trains_and_everyone_is_tested(odd: Planted) -> None:
 
 def test_the_report_counts_epochs_from_1_as_the_console_does(odd: Planted) -> None:
     page = (odd.model / "report.html").read_text()
-    kept = [int(epoch) for epoch in re.findall(r'data-name="kept">(\d+)<', page)]
+    kept = [int(epoch) for epoch in re.findall(r'data-name="kept epoch">(\d+)<', page)]
     best = [bundle_facts(odd.model, fold)["training"]["best_epoch"] for fold in (0, 1)]
     assert kept == [epoch + 1 for epoch in best]
     axis = page[page.index('aria-label="Training loss, fold 0"') :]

@@ -21,6 +21,7 @@ from wsipipe.data.manifest import ErrorRecord, Manifest
 from wsipipe.models.bundle import read_bundle
 from wsipipe.models.mil.bag_tensors import BagBatch, bag_tensors
 from wsipipe.pipeline.results import Summary
+from wsipipe.stages.pages.slot_table import read_gallery
 from wsipipe.stages.train.slot_gallery import TILES_A_SLOT, TILES_OF_A_SLIDE, SlotGallerySettings, SlotGalleryStage
 
 
@@ -96,6 +97,12 @@ def test_each_slot_shows_the_nearest_of_its_tiles(planted: Planted) -> None:
                 assert decoded is not None
                 colour = (4 * slides.index(slide), 40 * (tile % SIDE) + 20, 40 * (tile // SIDE) + 20)
                 assert np.abs(decoded[..., ::-1].reshape(-1, 3).mean(axis=0) - colour).max() < 4, "the tile's pixels"
+        table = [tile for tile in read_gallery(planted.model / "slots.csv") if tile.fold == fold]
+        said = {name: [(t.slide_id, t.x, t.y, t.side) for t in table if t.slot == name] for name in expected}
+        for name, tiles in expected.items():
+            best_first = sorted(tiles, key=lambda tile: (-tile[0], tile[1]))[:TILES_A_SLOT]
+            places = [(s, t % SIDE * TILE_PX, t // SIDE * TILE_PX, float(TILE_PX)) for _, s, t in best_first]
+            assert said[name] == places, "where they lie, for the viewer"
     uses = [float(use) for use in re.findall(r"use ([\d.]+) %", shown[0])]
     assert sum(uses) == pytest.approx(100, abs=0.3)
     Page(page)
@@ -156,5 +163,5 @@ def test_training_makes_it_and_its_page_leads_there(planted: Planted) -> None:
     assert re.search("weight [+−][0-9]", (planted.model / "slots.html").read_text())
     assert wsipipe("train", "-c", planted.settings, "--method", "abmil", "--replace").exit_code == 0
     assert "slots.html" not in (planted.model / "report.html").read_text(), "of another model"
-    assert not (planted.model / "slots.html").exists()
+    assert not [*planted.model.glob("slots.*")]
     assert "slots.html" not in wsipipe("verify", "-w", planted.workspace).output, "nor is it missed"
