@@ -3,6 +3,7 @@
 import os
 import signal
 import sys
+from collections.abc import Generator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -83,8 +84,25 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         left_out = [item for item in items if is_long(item)]
         config.hook.pytest_deselected(items=left_out)
         items[:] = [item for item in items if not is_long(item)]
-    order = {here / file: place for place, file in enumerate(LONGEST)}
-    items.sort(key=lambda item: order.get(item.path, len(order)))
+    order = {str(here / file): place for place, file in enumerate(LONGEST)}
+    files = {path: (order.get(str(path), len(order)), str(path)) for path in {item.path for item in items}}
+    items.sort(key=lambda item: files[item.path])
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_make_collect_report(
+    collector: pytest.Collector,
+) -> Generator[None, pytest.CollectReport, pytest.CollectReport]:
+    """Let each process begin with other files of a folder.
+
+    All processes read all files, and one that is compiled already is not compiled by the others.
+    """
+    report = yield
+    if isinstance(collector, pytest.Directory):
+        number, processes = os.environ.get("PYTEST_XDIST_WORKER", "gw0"), os.environ.get("PYTEST_XDIST_WORKER_COUNT", 1)
+        first = len(report.result) * int(number.removeprefix("gw")) // int(processes)
+        report.result = report.result[first:] + report.result[:first]
+    return report
 
 
 @pytest.fixture(scope="session", autouse=True)

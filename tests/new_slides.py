@@ -5,7 +5,9 @@ from __future__ import annotations
 import csv
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from command import wsipipe
@@ -73,10 +75,7 @@ class Clinic(Place):
         :param seen: names of patients, and digests of slides, that each was trained on.
         :param slides: ids of slides that each was trained on.
         """
-        backbone = find_backbone("efficientnet-lite0", None)
-        weights = find_weights(backbone.name, backbone.hub_id, gated=backbone.gated, file=None).path
-        facts = {"weights_digest": digest_of_weights(weights), "width": WIDTH, "pooling": backbone.pooling}
-        return model_at(self.folder / name, seen=seen, slides=slides, seed=seed, **facts)
+        return model_at(self.folder / name, seen=seen, slides=slides, seed=seed, **_facts_of_the_backbone())
 
     def table(self, rows: Mapping[str, str], name: str = "new.csv") -> Path:
         """Slide → patient."""
@@ -129,6 +128,13 @@ class Archive(Place):
             PredictionReportSettings(), folder, self.workspace, task, other_patients=other_patients
         )
         return runner.run(PredictStage(settings, folder, self.workspace, task)), runner.run(report)
+
+
+@cache
+def _facts_of_the_backbone() -> dict[str, Any]:
+    backbone = find_backbone("efficientnet-lite0", None)
+    weights = find_weights(backbone.name, backbone.hub_id, gated=backbone.gated, file=None).path
+    return {"weights_digest": digest_of_weights(weights), "width": WIDTH, "pooling": backbone.pooling}
 
 
 def digest(slide: Path) -> str:

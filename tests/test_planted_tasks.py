@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-sys.path.insert(0, str(Path(__file__).parent / "benchmarks"))
+sys.path.append(str(Path(__file__).parent / "benchmarks"))  # after ours: both have a tissue_masks
 import learning_tasks
 from planted_cohorts import DESIGNS, SLIDE_SHOWS
 

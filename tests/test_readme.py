@@ -122,7 +122,7 @@ def test_the_types_hold_in_the_installed_package(tmp_path: Path) -> None:
 
     place = Path(wsipipe.__file__).resolve().parent
     (tmp_path / "wsipipe").symlink_to(place)
-    options = ["--config-file", str(ROOT / "pyproject.toml"), "--no-incremental"]
+    options = ["--config-file", str(ROOT / "pyproject.toml"), "--no-incremental", "--cache-dir=/dev/null"]
     packages = [word for name in ("pipeline", "stages", "models", "data") for word in ("-p", f"wsipipe.{name}")]
     command = [sys.executable, "-m", "mypy", *options, *packages]
     result = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import os
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 from command import wsipipe
+from filelock import FileLock
 from planted_workspace import Planted, make_patients, plant
 
 WITHOUT_RNA = 4
@@ -16,10 +18,18 @@ WITHOUT_RNA = 4
 
 @cache
 def trained_workspace(place: Path) -> Planted:
-    """A workspace in which MoMKD is trained: once for all tests of a session. Those that change anything copy it."""
-    planted = plant(place / "trained", make_patients(without_rna=WITHOUT_RNA))
-    assert wsipipe("train", "-c", planted.settings).exit_code == 0
-    return planted
+    """A workspace in which MoMKD is trained: once for all tests of a session. Those that change anything copy it.
+
+    :param place: the temporary folder of the process, which lies in that of the session.
+    """
+    shared = place.parent if "PYTEST_XDIST_WORKER" in os.environ else place
+    made = Planted(shared / "made", make_patients(without_rna=WITHOUT_RNA))
+    with FileLock(shared / "made.lock"):
+        if not made.model.exists():
+            new = plant(shared / "new", made.patients)
+            assert wsipipe("train", "-c", new.settings).exit_code == 0
+            new.folder.rename(made.folder)
+    return made.copied(place / "trained")  # tests train further models in it
 
 
 def bundle_facts(model: Path, fold: int = 0) -> dict[str, Any]:

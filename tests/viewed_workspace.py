@@ -274,7 +274,7 @@ class Got:
 def served(workspace: Path) -> Iterator[ViewServer]:
     """A viewer on a workspace, for as long as the block runs."""
     with ViewServer(workspace, "127.0.0.1", 0) as server:
-        Thread(target=server.serve_forever, daemon=True).start()
+        Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()  # so often it asks whether to end
         yield server
         server.shutdown()
         server.answers.close()

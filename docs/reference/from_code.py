@@ -14,8 +14,10 @@ import ast
 import inspect
 import json
 import re
+from collections import ChainMap
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from enum import Enum
+from functools import cache
 from pathlib import Path
 from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
@@ -205,18 +207,21 @@ def raised(tree: ast.Module, constants: Mapping[str, ast.expr]) -> Iterator[tupl
 
     :param constants: texts of all modules, by their names.
     """
-    functions = [node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)]
-    for call in (node for node in ast.walk(tree) if isinstance(node, ast.Call)):
+    nodes = list(ast.walk(tree))
+    functions = [node for node in nodes if isinstance(node, ast.FunctionDef)]
+    assigned = cache(lambda function: list(_assigned(ast.walk(function))))
+    for call in (node for node in nodes if isinstance(node, ast.Call)):
         name = call.func.id if isinstance(call.func, ast.Name) else ""
         if name.endswith("Error") and call.args:
-            around = [node for node in functions if node.lineno <= call.lineno <= (node.end_lineno or 0)]
             before = [
-                (line, variable, value)
-                for function in around
-                for line, variable, value in _assigned(ast.walk(function))
-                if line < call.lineno
+                found
+                for function in functions
+                if function.lineno <= call.lineno <= (function.end_lineno or 0)
+                for found in assigned(function)
+                if found[0] < call.lineno
             ]
-            texts = {**constants, **{variable: value for _, variable, value in sorted(before, key=lambda b: b[0])}}
+            own = {variable: value for _, variable, value in sorted(before, key=lambda b: b[0])}
+            texts = ChainMap(own, constants)
             hint = next((word.value for word in call.keywords if word.arg == "hint"), None)
             yield name, _template(call.args[0], texts), _template(hint, texts) if hint is not None else ""
 

@@ -21,7 +21,7 @@ PATIENTS = 6
 
 @pytest.fixture(scope="module")
 def cohort(tmp_path_factory: pytest.TempPathFactory) -> DemoCohort:
-    return make_cohort(tmp_path_factory.mktemp("demo"), patients=PATIENTS, seed=3)
+    return make_cohort(tmp_path_factory.mktemp("demo"), patients=PATIENTS, seed=3, side=Microns(850.0))
 
 
 @pytest.fixture(scope="module")
@@ -52,7 +52,7 @@ def test_a_whole_folder_is_left_alone_and_a_damaged_one_is_made_again_to_the_byt
     def made(side: Microns | None = None) -> DemoCohort:
         return make_cohort(home, patients=PATIENTS, seed=3, side=side)
 
-    cohort = made(Microns(450.0))
+    cohort = made(Microns(300.0))
     shutil.copytree(home, copy)
     before = {file: file.stat().st_mtime_ns for file in home.rglob("*")}
     made()

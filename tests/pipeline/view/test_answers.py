@@ -386,7 +386,10 @@ def test_a_workspace_with_nothing_in_it_is_shown_as_such(tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize("given", ["/etc/passwd", "/dev/zero", "/dev/stdin", "", ".", "/"])
-def test_a_workspace_whose_slide_is_no_slide_gives_a_message(viewed: Viewed, tmp_path: Path, given: str) -> None:
+def test_a_workspace_whose_slide_is_no_slide_gives_a_message(
+    viewed: Viewed, tmp_path: Path, given: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)  # a clone with its environment is a folder of very many files
     with changed(viewed, tmp_path) as (client, workspace):
         manifest = workspace / f"tiles/{TILES}/manifest.jsonl"
         manifest.write_text(manifest.read_text().replace(f'"{viewed.slide("a")}"', f'"{given}"'))
