@@ -220,7 +220,7 @@ def runs(pid: int) -> bool:
     """Whether a process is there and not dead already."""
     try:
         return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
-    except FileNotFoundError:
+    except (FileNotFoundError, ProcessLookupError):  # the second if it ends as it is read
         return False
 
 

@@ -11,8 +11,12 @@ Precision = Literal["fp32", "bf16"]
 
 
 def arithmetic(device: torch.device, precision: Precision) -> torch.autocast:
-    """Return the autocast context for the forward pass and the loss; gradients and steps are taken outside it."""
-    return torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16")
+    """Return the autocast context for the forward pass and the loss; gradients and steps are taken outside it.
+
+    Casts of weights are not kept: PyTorch 2.10 keeps one that was made without gradients, as scores of tiles are, and
+    what the weight does afterwards then teaches it nothing.
+    """
+    return torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16", cache_enabled=False)
 
 
 def in_float32(tensor: Tensor) -> torch.autocast:

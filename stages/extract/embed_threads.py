@@ -340,6 +340,7 @@ class Trace:
                 activities=[ProfilerActivity.CPU] + ([ProfilerActivity.CUDA] if torch.cuda.is_available() else []),
                 schedule=torch.profiler.schedule(wait=0, warmup=_WARM_UP, active=_PROFILED, repeat=1),
                 on_trace_ready=self._write,
+                acc_events=True,  # of the one cycle that there is; without, some versions warn
             )
             self._profiler.start()
         return self

@@ -56,7 +56,10 @@ def deep(path: Path) -> Path:
     elif path.suffix == ".png":
         path.write_bytes(imagecodecs.png_encode(values))
     elif path.suffix == ".jpg":
-        path.write_bytes(imagecodecs.jpeg_encode(values, bitspersample=12))
+        try:
+            path.write_bytes(imagecodecs.jpeg_encode(values, bitspersample=12))
+        except ValueError as error:
+            pytest.skip(f"imagecodecs {imagecodecs.__version__} writes no JPEG of 12 bits: {error}")
     else:
         write(path, values[..., 0] if "grey" in path.name else values)
     return path

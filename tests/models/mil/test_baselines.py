@@ -15,6 +15,7 @@ from wsipipe.models.mil.bag_tensors import BagBatch, BagTensors, Patient
 from wsipipe.models.mil.clam import CLAM
 from wsipipe.models.mil.feature_matching import FeatureMatching
 from wsipipe.models.mil.mean_pooling import MeanPooling
+from wsipipe.models.mil.mixed_precision import arithmetic
 from wsipipe.models.mil.network import SlideNetwork, Targets
 from wsipipe.models.mil.tile_graph import knn_edges
 from wsipipe.models.mil.transmil import TransMIL
@@ -178,7 +179,7 @@ def test_what_reading_needs_is_all_that_is_kept(kind: type[SlideNetwork]) -> Non
 def test_mixed_precision_reads_and_teaches(kind: type[SlideNetwork]) -> None:
     network = network_of(kind).train()
     batch = BagBatch.of(BAGS)
-    with torch.autocast("cpu", torch.bfloat16):
+    with arithmetic(torch.device("cpu"), "bf16"):
         output = network(batch)
         losses = network.loss(output, ALL_TARGETS)
     losses.total.backward()
@@ -187,7 +188,7 @@ def test_mixed_precision_reads_and_teaches(kind: type[SlideNetwork]) -> None:
         assert float(weights.detach().sum()) == pytest.approx(1, abs=1e-5)
     assert all(p.grad is not None and p.grad.isfinite().all() for p in network.parameters())
     plain = network.eval()(batch)
-    with torch.autocast("cpu", torch.bfloat16):
+    with arithmetic(torch.device("cpu"), "bf16"):
         mixed = network(batch)
     torch.testing.assert_close(mixed.logits, plain.logits, atol=0.1, rtol=0.05)
 
