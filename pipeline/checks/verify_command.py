@@ -93,9 +93,10 @@ def _show(console: Console, found: Verification) -> None:
         console.line(f"    {KINDS[kind].meaning}" + (f": {what}" if what else ""))
     how = "every byte" if found.deep else "sizes and counts; --deep reads every byte"
     wrong = len(found.of("lost", "damaged", "manifest", "unknown"))
+    sound = "nothing is damaged; what is listed needs no repair" if findings else "nothing is wrong"
     console.line(
         f"checked {found.records:,} records, {found.outputs:,} outputs in {found.folders:,} folders ({how}): "
-        f"{f'{wrong:,} wrong' if wrong else 'nothing is wrong'}"
+        f"{f'{wrong:,} wrong' if wrong else sound}"
     )
 
 

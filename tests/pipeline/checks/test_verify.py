@@ -398,6 +398,8 @@ def test_what_has_changed_is_stale_and_not_damaged(made: Project, project: Proje
     write_slide(elsewhere / "b.svs", 9)
     found = kinds(verify(project.work, code=0))
     assert {("stale", "tile", "b"), ("stale", "extract", "b")} <= found
+    words = wsipipe("verify", "-w", project.work).stdout
+    assert "nothing is damaged; what is listed needs no repair" in " ".join(words.split())
     assert not {item for _, _, item in found} & {"a", "c"}
 
 
