@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, Final
 
+import numpy as np
+
 from ..plain_files import pipe_or_device
 
 _PREFIX: Final = (128, b"DICM")
@@ -31,6 +33,9 @@ _MAX_VALUE_BYTES: Final = 1024
 _PER_FRAME: Final = 0x52009230  # a sequence with one item per frame; all wanted elements come before it
 _FRAMES: Final = b"\xe0\x7f\x10\x00OB\x00\x00\xff\xff\xff\xff\xfe\xff\x00\xe0"
 """The element that holds compressed frames, and the start of its first item, a table of offsets."""
+_LARGE_TABLE: Final = b"\xe0\x7f\x01\x00OV\x00\x00"
+"""The element that holds the table of offsets of frames of more than 4 GB, eight bytes each."""
+_FRAME_HEAD: Final = 8
 _HEAD: Final = 2**16
 _BLOCK: Final = 2**22
 
@@ -48,6 +53,8 @@ class DicomHeader:
     """Width and height of the whole image."""
     frame: bytes
     """The beginning of the first compressed frame; empty if frames are not compressed."""
+    frames_inside: bool
+    """Whether the table of the compressed frames leads to places in the file. OpenSlide 4.0.1 crashes if not."""
 
 
 def read_dicom_header(file: Path) -> DicomHeader | None:
@@ -64,13 +71,15 @@ def read_dicom_header(file: Path) -> DicomHeader | None:
         texts = _texts(values)
         syntax = texts.get(_TRANSFER_SYNTAX, "")
         width, height = (int.from_bytes(values.get(tag, b""), "little") for tag in (0x00480006, 0x00480007))
+        table = _find(stream, _FRAMES) if syntax.startswith(_ENCAPSULATED) else -1
         return DicomHeader(
             series=texts.get(_SERIES, ""),
             whole_slide=texts.get(_CLASS) == _WHOLE_SLIDE,
             transfer_syntax=syntax,
             photometric=texts.get(0x00280004, ""),
             size=(width, height),
-            frame=_first_frame(stream) if syntax.startswith(_ENCAPSULATED) else b"",
+            frame=_first_frame(stream, table),
+            frames_inside=_frames_inside(stream, table),
         )
 
 
@@ -146,12 +155,12 @@ def _skip_sequence(stream: BinaryIO, *, explicit: bool) -> None:
             stream.seek(length, 1)
 
 
-def _first_frame(stream: BinaryIO) -> bytes:
+def _first_frame(stream: BinaryIO, table: int) -> bytes:
     """Read the beginning of the first compressed frame; empty if there is none.
 
-    It is searched by its mark: the sequence in front of it may have an item for each of 100,000 frames.
+    :param table: where :data:`_FRAMES` lies. It is searched by its mark: the sequence in front of it may have an item
+        for each of 100,000 frames.
     """
-    table = _find(stream, _FRAMES)
     if table < 0:
         return b""
     stream.seek(table + len(_FRAMES))
@@ -161,13 +170,32 @@ def _first_frame(stream: BinaryIO) -> bytes:
     return stream.read(min(int.from_bytes(stream.read(4), "little"), _HEAD))
 
 
-def _find(stream: BinaryIO, mark: bytes) -> int:
-    """Find the offset of a mark in a file; -1 if absent.
+def _frames_inside(stream: BinaryIO, table: int) -> bool:
+    """Whether all offsets of frames lie in the file; they count from the end of the table of four-byte offsets."""
+    if table < 0:
+        return True
+    end = stream.seek(0, 2)
+    stream.seek(table + len(_FRAMES))
+    length = int.from_bytes(stream.read(4), "little")
+    first = stream.tell() + length
+    if first > end:
+        return False
+    offsets, kind = stream.read(length), np.dtype("<u4")
+    if not length and (large := _find(stream, _LARGE_TABLE, table)) >= 0:
+        stream.seek(large + len(_LARGE_TABLE))
+        length = int.from_bytes(stream.read(4), "little")
+        offsets, kind = stream.read(min(length, table)), np.dtype("<u8")
+    known = np.frombuffer(offsets[: len(offsets) // kind.itemsize * kind.itemsize], kind)
+    return not known.size or int(known.max()) + first + _FRAME_HEAD <= end
+
+
+def _find(stream: BinaryIO, mark: bytes, before: int | None = None) -> int:
+    """Find the offset of a mark in a file, or in what comes before an offset; -1 if absent.
 
     The file is read, not memory-mapped: a fault of the storage would kill a process that maps it.
     """
     at, kept = stream.seek(0), b""
-    while block := stream.read(_BLOCK):
+    while block := stream.read(_BLOCK if before is None else min(_BLOCK, max(before - at, 0))):
         content = kept + block
         if (found := content.find(mark)) >= 0:
             return at - len(kept) + found

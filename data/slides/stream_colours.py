@@ -19,6 +19,7 @@ from typing import Final, Literal
 import numpy as np
 import tifffile
 
+from ..errors import SlideError
 from .dicom_header import read_dicom_header
 from .slide import Rgb
 
@@ -111,13 +112,19 @@ def tiff_mistakes(path: Path, slide_format: str) -> set[Mistake | None]:
 def dicom_mistakes(file: Path) -> set[Mistake | None]:
     """Collect OpenSlide's colour mistakes over the files of a DICOM slide, as :func:`tiff_mistakes` does.
 
+    :raises SlideError: the table of a file's frames leads outside it.
     :raises OSError: a file cannot be read.
     """
     own = read_dicom_header(file)
     mistakes: set[Mistake | None] = set()
     for beside in file.parent.iterdir() if own is not None else ():
         header = read_dicom_header(beside) if beside.is_file() else None
-        if header is None or own is None or header.series != own.series or not header.frame:
+        if header is None or own is None or header.series != own.series:
+            continue
+        if not header.frames_inside:
+            wrong = "its table of compressed frames leads to places outside the file, so it is cut off or damaged"
+            raise SlideError(wrong, path=beside, hint="copy it again from where it came")
+        if not header.frame:
             continue
         if header.transfer_syntax in _DICOM_JPEG:
             taken: Colours = "RGB" if header.photometric == "RGB" else "YCBCR"

@@ -1,5 +1,6 @@
 """Damaged slides of every kind that the tests can write, and the small real ones: read, or refused as a slide."""
 
+import shutil
 import struct
 from collections.abc import Callable
 from contextlib import suppress
@@ -170,3 +171,52 @@ def test_what_long_rounds_have_found(tmp_path: Path) -> None:
     assert element != header.read_bytes()
     header.write_bytes(element)
     assert read_dicom_header(header) is not None
+
+
+def with_large_table(whole: bytes, offsets: tuple[int, ...]) -> bytes:
+    """The DICOM file with eight bytes an offset, as it is for more than 4 GB."""
+    at = whole.index(FRAMES)
+    table = at + len(FRAMES)
+    frames = whole[table + 4 + int.from_bytes(whole[table : table + 4], "little") :]
+    lengths = [int.from_bytes(frames[offset + 4 : offset + 8], "little") for offset in offsets_of(whole)]
+    elements = [
+        b"\xe0\x7f" + number + b"\0OV\0\0" + struct.pack(f"<I{len(values)}Q", 8 * len(values), *values)
+        for number, values in ((b"\x01", offsets), (b"\x02", lengths))
+    ]
+    return whole[:at] + b"".join(elements) + FRAMES + bytes(4) + frames
+
+
+FRAMES = b"\xe0\x7f\x10\0OB\0\0\xff\xff\xff\xff\xfe\xff\0\xe0"
+
+
+def offsets_of(whole: bytes) -> tuple[int, ...]:
+    table = whole.index(FRAMES) + len(FRAMES)
+    length = int.from_bytes(whole[table : table + 4], "little")
+    return struct.unpack(f"<{length // 4}I", whole[table + 4 : table + 4 + length])
+
+
+@pytest.mark.parametrize("large", [False, True], ids=["four bytes an offset", "eight bytes"])
+def test_frames_that_a_dicom_file_says_lie_outside_it_are_refused(shared: Path, tmp_path: Path, large: bool) -> None:
+    """OpenSlide's library would read there, which ends the process."""
+    folder = tmp_path / "slide"
+    shutil.copytree(shared / "slides" / "dicom-cmu-1-small-region", folder)
+    level = max(folder.iterdir(), key=lambda file: file.stat().st_size)
+    whole = level.read_bytes()
+    offsets = offsets_of(whole)
+    level.write_bytes(with_large_table(whole, offsets) if large else whole)
+    with open_slide(folder) as slide:
+        own = slide.read(0, 0, 0, 300, 300)
+    with open_slide(shared / "slides" / "dicom-cmu-1-small-region") as slide:
+        np.testing.assert_array_equal(own, slide.read(0, 0, 0, 300, 300))
+    beyond = (offsets[0], 1 << 28, *offsets[2:])
+    table = whole.index(FRAMES) + len(FRAMES) + 4
+    level.write_bytes(
+        with_large_table(whole, (*beyond[:2], (1 << 63) + 5, *beyond[3:]))
+        if large
+        else whole[:table] + struct.pack(f"<{len(beyond)}I", *beyond) + whole[table + 4 * len(beyond) :]
+    )
+    for damaged in (level.read_bytes(), whole[: len(whole) // 4]):
+        level.write_bytes(damaged)
+        with pytest.raises(SlideError, match=r"table of compressed frames leads .* outside the file") as refused:
+            open_slide(folder)
+        assert refused.value.hint == "copy it again from where it came"
