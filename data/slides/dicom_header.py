@@ -9,7 +9,7 @@ import struct
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO, Final
+from typing import Any, BinaryIO, Final
 
 import numpy as np
 
@@ -180,7 +180,8 @@ def _frames_inside(stream: BinaryIO, table: int) -> bool:
     first = stream.tell() + length
     if first > end:
         return False
-    offsets, kind = stream.read(length), np.dtype("<u4")
+    offsets: bytes = stream.read(length)
+    kind: np.dtype[Any] = np.dtype("<u4")
     if not length and (large := _find(stream, _LARGE_TABLE, table)) >= 0:
         stream.seek(large + len(_LARGE_TABLE))
         length = int.from_bytes(stream.read(4), "little")
