@@ -48,6 +48,11 @@ def meaning(project: Path) -> Meaning:
     return found
 
 
+def without_bytes(found: Meaning) -> Meaning:
+    """Of each item how it ended, and what outputs it has."""
+    return {key: (status, sorted(outputs), error) for key, (status, _, _, outputs, error) in found.items()}
+
+
 def _without_seconds(table: Path) -> list[dict[str, str]]:
     with table.open(encoding="utf-8", newline="") as stream:
         return [{name: cell for name, cell in row.items() if name != "seconds"} for row in csv.DictReader(stream)]
