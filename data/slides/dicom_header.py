@@ -71,15 +71,15 @@ def read_dicom_header(file: Path) -> DicomHeader | None:
         texts = _texts(values)
         syntax = texts.get(_TRANSFER_SYNTAX, "")
         width, height = (int.from_bytes(values.get(tag, b""), "little") for tag in (0x00480006, 0x00480007))
-        table = _find(stream, _FRAMES) if syntax.startswith(_ENCAPSULATED) else -1
+        frame, frames_inside = _frames(stream) if syntax.startswith(_ENCAPSULATED) else (b"", True)
         return DicomHeader(
             series=texts.get(_SERIES, ""),
             whole_slide=texts.get(_CLASS) == _WHOLE_SLIDE,
             transfer_syntax=syntax,
             photometric=texts.get(0x00280004, ""),
             size=(width, height),
-            frame=_first_frame(stream, table),
-            frames_inside=_frames_inside(stream, table),
+            frame=frame,
+            frames_inside=frames_inside,
         )
 
 
@@ -155,39 +155,31 @@ def _skip_sequence(stream: BinaryIO, *, explicit: bool) -> None:
             stream.seek(length, 1)
 
 
-def _first_frame(stream: BinaryIO, table: int) -> bytes:
-    """Read the beginning of the first compressed frame; empty if there is none.
+def _frames(stream: BinaryIO) -> tuple[bytes, bool]:
+    """Read the beginning of the first compressed frame, and whether all offsets of frames lie in the file.
 
-    :param table: where :data:`_FRAMES` lies. It is searched by its mark: the sequence in front of it may have an item
-        for each of 100,000 frames.
+    The frame is empty if there is none. The table in front of it is searched by its mark: the sequence before that may
+    have an item for each of 100,000 frames. Offsets count from the end of the table of four-byte offsets.
     """
+    table = _find(stream, _FRAMES)
     if table < 0:
-        return b""
-    stream.seek(table + len(_FRAMES))
-    stream.seek(int.from_bytes(stream.read(4), "little"), 1)
-    if stream.read(4) != b"\xfe\xff\x00\xe0":
-        return b""
-    return stream.read(min(int.from_bytes(stream.read(4), "little"), _HEAD))
-
-
-def _frames_inside(stream: BinaryIO, table: int) -> bool:
-    """Whether all offsets of frames lie in the file; they count from the end of the table of four-byte offsets."""
-    if table < 0:
-        return True
+        return b"", True
     end = stream.seek(0, 2)
     stream.seek(table + len(_FRAMES))
     length = int.from_bytes(stream.read(4), "little")
     first = stream.tell() + length
     if first > end:
-        return False
+        return b"", False
     offsets: bytes = stream.read(length)
+    is_item = stream.read(4) == b"\xfe\xff\x00\xe0"
+    frame = stream.read(min(int.from_bytes(stream.read(4), "little"), _HEAD)) if is_item else b""
     kind: np.dtype[Any] = np.dtype("<u4")
     if not length and (large := _find(stream, _LARGE_TABLE, table)) >= 0:
         stream.seek(large + len(_LARGE_TABLE))
         length = int.from_bytes(stream.read(4), "little")
         offsets, kind = stream.read(min(length, table)), np.dtype("<u8")
     known = np.frombuffer(offsets[: len(offsets) // kind.itemsize * kind.itemsize], kind)
-    return not known.size or int(known.max()) + first + _FRAME_HEAD <= end
+    return frame, not known.size or int(known.max()) + first + _FRAME_HEAD <= end
 
 
 def _find(stream: BinaryIO, mark: bytes, before: int | None = None) -> int:
