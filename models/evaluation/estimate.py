@@ -45,5 +45,9 @@ def differ(drawn: npt.NDArray[np.float64]) -> bool:
 
 def percentile_interval(value: float, drawn: npt.NDArray[np.float64]) -> Estimate:
     """Give a figure its percentile interval; none where the limits are the same."""
-    limits = percentiles(drawn)
+    return within(value, percentiles(drawn))
+
+
+def within(value: float, limits: tuple[float, float] | None) -> Estimate:
+    """Give a figure its limits, if it has some."""
     return Estimate(value=value) if limits is None else Estimate(value=value, low=limits[0], high=limits[1])

@@ -49,7 +49,7 @@ from sklearn.metrics import (
 from ...data.errors import UsageError
 from .bootstrap import bootstrap
 from .estimate import Estimate as Estimate
-from .estimate import percentiles
+from .estimate import percentiles, within
 from .recalibration import calibration_in_the_large, calibration_slope
 from .share_of_pairs import lowest_share, share_of_pairs
 
@@ -144,7 +144,7 @@ def binary_metrics(
         if name == "calibration_error" and limits is not None:
             low, high = limits
             limits = max(0.0, min(value, 2 * value - high)), min(1.0, max(value, 2 * value - low))
-        return Estimate(value=value) if limits is None else Estimate(value=value, low=limits[0], high=limits[1])
+        return within(value, limits)
 
     return Metrics(
         n_patients=len(y),
