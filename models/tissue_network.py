@@ -41,9 +41,12 @@ _Floats = npt.NDArray[np.float32]
 
 _TISSUE: Final = 1  # class 0 is glass and whatever else is no tissue
 
+architecture: Final = partial(deeplabv3_resnet50, weights=None, weights_backbone=None, num_classes=2, aux_loss=False)
+"""Builds the network, without any weights."""
+
 _PUBLISHED: Final = Published(
     "tissue weights",
-    partial(deeplabv3_resnet50, weights=None, weights_backbone=None, num_classes=2, aux_loss=False),
+    architecture,
     re.compile(r"aux_classifier\."),
     "give deeplabv3_seg_v4.ckpt (TRIDENT's, from MahmoodLab/hest-tissue-seg), or its tensors as safetensors",
     "a checkpoint that holds more than tensors can be saved as safetensors where it is trusted",

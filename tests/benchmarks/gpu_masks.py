@@ -10,7 +10,6 @@ network     the network alone, on windows that lie in memory, copied to the devi
 
 from __future__ import annotations
 
-import argparse
 import tempfile
 import time
 from collections.abc import Callable
@@ -22,14 +21,14 @@ import cv2
 import numpy as np
 import torch
 from gpu_extraction import Bench, waited
-from gpu_record import Record
+from gpu_record import Record, parser_of_a_part
 from safetensors.torch import save_file
-from torchvision.models.segmentation import deeplabv3_resnet50
 from wsipipe.data.slides.readers import open_slide
 from wsipipe.data.tiling.overview import read_overview
 from wsipipe.data.units import Level0Px
 from wsipipe.models.artefact_network import ArtefactNetwork, architecture
 from wsipipe.models.tissue_network import TissueNetwork
+from wsipipe.models.tissue_network import architecture as of_tissue
 
 WINDOW = 512
 BATCHES = (8, 1)
@@ -38,10 +37,7 @@ BATCHES = (8, 1)
 def loaded(what: str, folder: Path, device: torch.device) -> ArtefactNetwork | TissueNetwork:
     """A network with random weights, from a file as a user's."""
     torch.manual_seed(0)
-    if what == "artefacts":
-        model = architecture()
-    else:
-        model = deeplabv3_resnet50(weights=None, weights_backbone=None, num_classes=2, aux_loss=False)
+    model = architecture() if what == "artefacts" else of_tissue()
     path = folder / f"{what}.safetensors"
     save_file(model.state_dict(), path)
     return ArtefactNetwork.load(path, 1.0, device) if what == "artefacts" else TissueNetwork.load(path, device)
@@ -97,11 +93,7 @@ def measure(bench: Bench, folder: Path, record: Record) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("file", type=Path, help="figures are appended to it, a line of JSON each")
-    parser.add_argument("--device", default="cuda")
-    parser.add_argument("--small", action="store_true", help="little of everything: a dry run")
-    parser.add_argument("--seconds", type=float, default=60)
+    parser = parser_of_a_part(__doc__, seconds=60)
     parser.add_argument("--folder", type=Path, help="where slides lie or are made; a temporary one by default")
     asked = parser.parse_args()
     cv2.setNumThreads(1)

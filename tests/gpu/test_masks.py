@@ -13,12 +13,12 @@ from command import told
 from noise_pictures import noisy_tissue
 from safetensors.torch import save_file
 from torch import Tensor, nn
-from torchvision.models.segmentation import deeplabv3_resnet50
 from wsipipe.data.tiling.store import read_tiles
 from wsipipe.data.units import Mpp
 from wsipipe.models.artefact_network import CLASSES
 from wsipipe.models.segmentation import normalised
 from wsipipe.models.tissue_network import TissueNetwork
+from wsipipe.models.tissue_network import architecture as of_tissue
 from wsipipe.pipeline.demo.slides import write_aperio
 
 pytestmark = pytest.mark.gpu
@@ -29,10 +29,6 @@ Figure = Callable[..., None]
 def artefacts() -> nn.Module:
     pytest.importorskip("segmentation_models_pytorch")
     return architecture()
-
-
-def of_tissue() -> nn.Module:
-    return deeplabv3_resnet50(weights=None, weights_backbone=None, num_classes=2, aux_loss=False)
 
 
 def windows() -> Tensor:
