@@ -20,7 +20,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 import torch
 from cluster import run
 from gpu_extraction import Bench
-from gpu_record import Record
+from gpu_record import Record, parser_of_a_part
 from safetensors.torch import save_file
 from wsipipe.data.allotment import usable_cores
 from wsipipe.data.slides.finding import find_slides
@@ -85,14 +85,10 @@ def measure(place: Path, record: Record, asked: argparse.Namespace) -> None:
 
 def main() -> None:
     """Make slides and measure until the time is over."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("file", type=Path, help="figures are appended to it, a line of JSON each")
-    parser.add_argument("--device", default="cuda")
+    parser = parser_of_a_part(__doc__, seconds=150)
     parser.add_argument("--backbone", help="uni by default")
-    parser.add_argument("--small", action="store_true", help="little of everything: a dry run")
     parser.add_argument("--slides", type=int, help="20 by default")
     parser.add_argument("--rounds", type=int, default=2)
-    parser.add_argument("--seconds", type=float, default=150)
     asked = parser.parse_args()
     asked.backbone = asked.backbone or ("vit_tiny_patch16_224" if asked.small else "uni")
     asked.slides = asked.slides or (3 if asked.small else 20)

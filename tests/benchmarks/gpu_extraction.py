@@ -32,7 +32,7 @@ import cv2
 import numpy as np
 import torch
 from extraction import backbone_alone, fed, nothing_to_do, random_weights, rate
-from gpu_record import Record
+from gpu_record import Record, parser_of_a_part
 from tile_reading import tiles_of
 from torch import Tensor
 from torch.nn.functional import cosine_similarity
@@ -360,11 +360,7 @@ def one_process(bench: Bench) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("file", type=Path, help="figures are appended to it, a line of JSON each")
-    parser.add_argument("--device", default="cuda")
-    parser.add_argument("--small", action="store_true", help="little of everything: a dry run")
-    parser.add_argument("--seconds", type=float, default=150)
+    parser = parser_of_a_part(__doc__, seconds=150)
     parser.add_argument("--folder", type=Path, help="where slides lie or are made; a temporary one by default")
     parser.add_argument("--work", choices=list(PARTS), default="speed")
     asked = parser.parse_args()

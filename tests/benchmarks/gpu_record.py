@@ -47,6 +47,19 @@ class Record:
         return False
 
 
+def parser_of_a_part(doc: str | None, *, seconds: float) -> argparse.ArgumentParser:
+    """The words that ``gpu.sh`` gives to each of its parts.
+
+    :param seconds: that the part may take, if they are not given.
+    """
+    parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("file", type=Path, help="figures are appended to it, a line of JSON each")
+    parser.add_argument("--device", default="cuda")
+    parser.add_argument("--small", action="store_true", help="little of everything: a dry run")
+    parser.add_argument("--seconds", type=float, default=seconds)
+    return parser
+
+
 def told(figures: dict[str, Any]) -> str:
     return ", ".join(f"{name.replace('_', ' ')} {number(value)}" for name, value in figures.items())
 

@@ -21,7 +21,7 @@ from pathlib import Path
 
 import torch
 import training_step
-from gpu_record import Record
+from gpu_record import Record, parser_of_a_part
 from torch import Tensor, nn
 from torch.nn import functional
 from training_step import Cohort, PyGEncoder, computing, make_cohort, of_fit, on_device, plain, timed
@@ -136,11 +136,7 @@ def agree(bench: Bench, record: Record) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("file", type=Path, help="figures are appended to it, a line of JSON each")
-    parser.add_argument("--device", default="cuda")
-    parser.add_argument("--small", action="store_true", help="little of everything: a dry run")
-    parser.add_argument("--seconds", type=float, default=80)
+    parser = parser_of_a_part(__doc__, seconds=80)
     asked = parser.parse_args()
     torch.set_num_threads(2)
     sizes = (40, 120) if asked.small else (325, 10_000)
