@@ -219,7 +219,8 @@ class Console:
 def _memory(summary: Summary) -> str:
     """The most memory that a stage took, and on GPUs."""
     of_gpus = [f"{size / 1e9:,.1f} on {gpu}" for gpu, size in summary.peak_gpu_memory.items() if size]
-    return " + ".join([f"{summary.peak_memory / 1e9:,.1f}", *of_gpus]) + " GB" if summary.peak_memory else ""
+    of_all = [f"{summary.peak_memory / 1e9:,.1f}"] if summary.peak_memory else []
+    return " + ".join([*of_all, *of_gpus]) + " GB" if of_all or of_gpus else ""
 
 
 def _rich(stream: TextIO) -> RichConsole:

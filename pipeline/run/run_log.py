@@ -71,7 +71,7 @@ class RunLog:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: object) -> None:
         how = "completed" if kind is None else "interrupted" if kind is KeyboardInterrupt else "error"
-        self._usage.look()
+        self._usage.look_at_gpus()
         self._log.write(
             "run ended",
             how=how,

@@ -1,7 +1,8 @@
 """How much memory a stage took at most: of this process and those that it has started, and of each GPU.
 
 The system shares memory between processes, so each page counts once (its proportional set size, Linux only), every
-second. Of a GPU it is what PyTorch has reserved on it, in this process; workers on further GPUs are not seen.
+second: looking takes the system a tenth of one, and a stage that ends sooner has no figure. Of a GPU it is what PyTorch
+has reserved on it, in this process; workers on further GPUs are not seen.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ class Usage:
 
     def __init__(self) -> None:
         self.memory = 0
-        """The most bytes at once; 0 where the system does not say."""
+        """The most bytes at once; 0 where the system does not say, and in a stage's first second."""
         self.gpus: dict[str, int] = {}
         """GPU → the most bytes that were reserved on it."""
         self._end = threading.Event()
@@ -38,9 +39,8 @@ class Usage:
         self._end.set()
         self._thread.join()
 
-    def look(self) -> None:
-        """Bring the figures up to date, also at the end: what takes less than a second is not seen otherwise."""
-        self.memory = max(self.memory, memory_of(Path("/proc/self")))
+    def look_at_gpus(self) -> None:
+        """Bring the figures of the GPUs up to date; PyTorch keeps them, whenever they were reached."""
         self.gpus = {f"cuda:{n}": _torch().cuda.max_memory_reserved(n) for n in _gpus()}
 
     def _watch(self) -> None:

@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 from command import told, wsipipe
+from wsipipe.pipeline.run import usage
 from wsipipe.pipeline.run.usage import memory_of
 
 
@@ -28,9 +30,7 @@ def test_start_items_and_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     assert {"wsipipe", "python", "libraries", "host", "pid"} <= started.keys()
     assert (failed["event"], failed["item"], failed["error"]["retry"]) == ("item failed", "bad", False)
     assert (ended["event"], ended["how"], ended["items"]) == ("run ended", "completed", {"failed": 1})
-    if sys.platform == "linux":
-        assert ended["peak_memory"] > 10_000_000
-        assert summary["peak_memory"] >= 10_000_000
+    assert ended["peak_memory"] == summary["peak_memory"] >= 0
 
     assert wsipipe("tile", "bad.svs", "--workers", 1).exit_code == 1
     again = events(tmp_path)[4:]
@@ -45,6 +45,15 @@ def test_a_run_that_ends_with_an_error_says_so(tmp_path: Path, monkeypatch: pyte
     assert wsipipe(*words).exit_code == 2
     ended = json.loads(next(tmp_path.glob("work/tiles/*/events.jsonl")).read_text().splitlines()[-1])
     assert (ended["how"], ended["error"]["type"]) == ("error", "UsageError")
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="of Linux")
+def test_a_block_is_looked_at_while_it_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(usage, "_SECONDS", 0.01)
+    with usage.Usage() as seen:
+        while not seen.memory:
+            time.sleep(0.01)
+    assert seen.memory > 10_000_000
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="of Linux")
