@@ -19,11 +19,9 @@ from tempfile import TemporaryDirectory
 from types import ModuleType
 from typing import Any
 
-import pytest
-
 PRELOADED = [
     *("wsipipe.pipeline.cli", "wsipipe.pipeline.chain", "wsipipe.pipeline.biomarkers.training"),
-    "wsipipe.pipeline.biomarkers.comparison",
+    *("wsipipe.pipeline.biomarkers.comparison", "wsipipe.pipeline.run.worker"),
     *("wsipipe.pipeline.status", "wsipipe.pipeline.catalogue.backbones", "wsipipe.models.backbones.weights"),
     *("wsipipe.stages.tile.stage", "wsipipe.stages.tile.index_stage", "wsipipe.stages.extract.stage"),
     *("wsipipe.stages.genomics.stage", "wsipipe.stages.train.stage", "wsipipe.stages.train.cross_validate"),
@@ -75,6 +73,8 @@ class Running:
             self.process.join(PATIENCE)
             code = self.process.exitcode
         if code == NOT_POSSIBLE:
+            import pytest  # not in each process that imports this module
+
             pytest.skip("mounts of its own: not allowed here")
         return Ended(code, *((self._place / name).read_text("utf-8", "replace") for name in ("out", "err")))
 

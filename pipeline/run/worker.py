@@ -94,7 +94,7 @@ class Worker:
             # Forks of a process that has already imported the stage: of the tile stage's 80 MB they share 76, and
             # workers on two CPU devices load PyTorch once.
             context = get_context("forkserver")
-            context.set_forkserver_preload([__name__ if stage.module == "__main__" else stage.module])
+            context.set_forkserver_preload([name for name in (__name__, stage.module) if name != "__main__"])
         else:
             context = get_context("spawn")  # CUDA does not survive a fork
         self.connection, connection = context.Pipe()

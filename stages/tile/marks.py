@@ -87,14 +87,20 @@ def mark(picture: Rgb, boxes: Boxes, look: Look, *, framed: bool) -> None:
 
 def _paint(picture: Rgb, where: npt.NDArray[np.uint8], colour: Colour, opacity: float) -> None:
     """Mix a colour into the pixels that are not 0 in ``where``."""
-    if opacity:
+    left, top, width, height = cv2.boundingRect(where)
+    if opacity and width:
         remaining = np.arange(256)[:, None] * (1 - opacity)
         table = np.rint(remaining + np.array(colour) * opacity).astype(np.uint8)
-        cv2.copyTo(cv2.LUT(picture, table[None]), where, picture)
+        part = np.s_[top : top + height, left : left + width]
+        picture[part] = cv2.copyTo(
+            cv2.LUT(picture[part], table[None]), where[part], np.ascontiguousarray(picture[part])
+        )
 
 
 def ring(picture: Rgb, ink: Mask) -> None:
     """Draw black and white dashes around ink, visible on any colour."""
+    if not ink.any():
+        return
     lines = np.zeros(ink.shape, np.uint8)
     edges, _ = cv2.findContours(ink.astype(np.uint8), cv2.RETR_CCOMP, cv2.CHAIN_APPROX_SIMPLE)
     cv2.drawContours(lines, edges, -1, 255, 3)
@@ -104,6 +110,8 @@ def ring(picture: Rgb, ink: Mask) -> None:
 
 def hatch(picture: Rgb, unread: Mask) -> None:
     """Hatch the areas that could not be read."""
+    if not unread.any():
+        return
     picture[unread] = 215
     picture[unread & _stripes(unread, 14, 3)] = 90
 
