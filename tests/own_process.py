@@ -21,7 +21,7 @@ from typing import Any
 
 PRELOADED = [
     *("wsipipe.pipeline.cli", "wsipipe.pipeline.chain", "wsipipe.pipeline.biomarkers.training"),
-    *("wsipipe.pipeline.biomarkers.comparison", "wsipipe.pipeline.run.worker"),
+    *("wsipipe.pipeline.biomarkers.comparison", "wsipipe.pipeline.run.worker", "timm"),
     *("wsipipe.pipeline.status", "wsipipe.pipeline.catalogue.backbones", "wsipipe.models.backbones.weights"),
     *("wsipipe.stages.tile.stage", "wsipipe.stages.tile.index_stage", "wsipipe.stages.extract.stage"),
     *("wsipipe.stages.genomics.stage", "wsipipe.stages.train.stage", "wsipipe.stages.train.cross_validate"),

@@ -209,6 +209,12 @@ print(json.dumps(sorted(sys.modules)))
     assert not loaded & HEAVY
 
 
+def test_what_trains_does_not_load_what_only_extraction_needs() -> None:
+    stages = "wsipipe.stages.train.stage, wsipipe.stages.train.cross_validate, wsipipe.stages.compare.stage"
+    script = f"import sys, {stages}; sys.exit(bool({{'timm', 'torchvision', 'torch._dynamo'}} & set(sys.modules)))"
+    assert subprocess.run([sys.executable, "-c", script], check=False).returncode == 0
+
+
 @pytest.mark.parametrize("words", [["--help"], ["train", "--help"], ["--version"]])
 def test_help_loads_nothing_that_runs_a_stage(words: list[str]) -> None:
     script = f"""

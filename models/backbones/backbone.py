@@ -14,8 +14,6 @@ from pathlib import Path
 from typing import Literal
 
 import torch
-from timm.models.swin_transformer import SwinTransformer
-from timm.models.vision_transformer import VisionTransformer, checkpoint_filter_fn
 from torch import Tensor, nn
 
 from ...data.errors import BackboneError, is_out_of_memory
@@ -192,6 +190,8 @@ def _memory_format(model: nn.Module) -> torch.memory_format:
 
 def _fit(model: nn.Module, found: StateDict, weights: Weights, backbone: Backbone) -> tuple[str, ...]:
     """Load a network's tensors into it, and return notes on how they were adapted."""
+    from timm.models.vision_transformer import VisionTransformer
+
     wanted = model.state_dict()
     kind = backbone.tensor_names or ("dinov2" if isinstance(model, VisionTransformer) else "")
     try:
@@ -214,6 +214,9 @@ def _as_timm_reads_it(model: nn.Module, own: StateDict, positions: Positions) ->
     The rules rename DINOv2's tensors, and resample the position embedding of another image size. They would also
     resample patches of another size, which is never intended here; such files are refused.
     """
+    from timm.models.swin_transformer import SwinTransformer
+    from timm.models.vision_transformer import VisionTransformer, checkpoint_filter_fn
+
     if isinstance(model, Headed):
         inner = {name.removeprefix("trunk."): t for name, t in own.tensors.items() if name.startswith("trunk.")}
         converted = _as_timm_reads_it(model.trunk, StateDict(inner, own.notes), positions)

@@ -10,7 +10,6 @@ from itertools import pairwise
 from typing import Any
 
 import torch
-from timm.layers import to_2tuple
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -125,6 +124,8 @@ class ConvStem(nn.Module):
         norm_layer: Callable[[int], nn.Module] | None = None,
         **_: Any,
     ) -> None:
+        from timm.layers import to_2tuple
+
         super().__init__()
         self.img_size, self.patch_size = to_2tuple(img_size), to_2tuple(patch_size)
         self.grid_size = tuple(side // patch for side, patch in zip(self.img_size, self.patch_size, strict=True))

@@ -1,4 +1,7 @@
-"""The table of backbones: what each network is, which pixels it expects, its names. Any other name is one of timm's."""
+"""The table of backbones: what each network is, which pixels it expects, its names. Any other name is one of timm's.
+
+timm is imported where a network is built or looked up in it: that takes as long as PyTorch, and training needs neither.
+"""
 
 from __future__ import annotations
 
@@ -11,11 +14,8 @@ from functools import cache
 from importlib.resources import files
 from typing import Any, Literal, get_args
 
-import timm
 import torch
 from pydantic import BaseModel, ConfigDict
-from timm.data import resolve_data_config
-from timm.layers import SwiGLUPacked
 from torch import nn
 
 from ...data.errors import BackboneError
@@ -25,7 +25,6 @@ from .pixels import Interpolation
 Pooling = Literal["cls", "mean", "cls+mean", "pooled"]
 Precision = Literal["fp32", "bf16", "fp16"]
 
-_LAYERS = {"SwiGLUPacked": SwiGLUPacked, "SiLU": nn.SiLU, "ConvStem": ConvStem}
 Positions = Literal["bicubic antialiased", "bicubic", "bilinear"]
 
 
@@ -75,7 +74,11 @@ class Backbone(BaseModel):
 
     def build(self, device: str | torch.device) -> nn.Module:
         """Build the network without its weights; on torch's ``meta`` device this takes no memory."""
-        arguments = {key: _LAYERS.get(v, v) if isinstance(v, str) else v for key, v in self.arguments.items()}
+        import timm
+        from timm.layers import SwiGLUPacked
+
+        layers = {"SwiGLUPacked": SwiGLUPacked, "SiLU": nn.SiLU, "ConvStem": ConvStem}
+        arguments = {key: layers.get(v, v) if isinstance(v, str) else v for key, v in self.arguments.items()}
         with torch.device(device):
             model: nn.Module = timm.create_model(self.architecture, pretrained=False, num_classes=0, **arguments)
             if self.head:
@@ -157,6 +160,8 @@ def find_backbone(name: str, pooling: Pooling | None = None) -> Backbone:
 
 
 def _from_timm(name: str) -> Backbone:
+    import timm
+
     architecture, _, tag = name.partition(".")
     if not timm.is_model(architecture) or (tag and name not in timm.list_pretrained(f"{architecture}.*")):
         names = [*registry(), *timm.list_models(), *timm.list_pretrained(f"{architecture}.*")]
@@ -186,6 +191,8 @@ def _transform_of_timm(name: str, config: Mapping[str, Any]) -> dict[str, Any]:
 
     :raises BackboneError: the transform is one that square RGB tiles cannot have, or that is not known here.
     """
+    from timm.data import resolve_data_config
+
     data = resolve_data_config(pretrained_cfg=dict(config))
     channels, height, width = data["input_size"]
     resize = math.floor(width / data["crop_pct"])
