@@ -151,7 +151,7 @@ def load_embedder(
     """
     file, device = None if file is None else Path(file), torch.device(device)
     weights = find_weights(backbone.name, backbone.hub_id, gated=backbone.gated, file=file, hub_file=backbone.hub_file)
-    model = backbone.build("cpu")
+    model = backbone.build("cpu", empty=True)
     notes = _fit(model, load_state_dict(weights, like=model.state_dict()), weights, backbone)
     weights = replace(weights, notes=notes)
     return ready(backbone, model, weights, device=device, precision=precision, compile=compile)
@@ -204,7 +204,10 @@ def _fit(model: nn.Module, found: StateDict, weights: Weights, backbone: Backbon
     if wrong := difference(wanted, tensors):
         hint = "these are the weights of another network: check --backbone and --weights"
         raise BackboneError(wrong, path=weights.path, hint=hint)
-    model.load_state_dict({name: tensors[name] for name in wanted})
+    own_memory = {
+        name: torch.empty_like(like, device="cpu").copy_(tensors[name]) for name, like in wanted.items()
+    }  # those of the file may lie in the file
+    model.load_state_dict(own_memory, assign=True)
     return notes
 
 

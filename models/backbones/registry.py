@@ -8,8 +8,10 @@ from __future__ import annotations
 import difflib
 import math
 import re
+import threading
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, nullcontext
 from functools import cache
 from importlib.resources import files
 from typing import Any, Literal, get_args
@@ -17,6 +19,7 @@ from typing import Any, Literal, get_args
 import torch
 from pydantic import BaseModel, ConfigDict
 from torch import nn
+from torch.nn.modules.module import register_module_parameter_registration_hook
 
 from ...data.errors import BackboneError
 from .heads import HEADS, ConvStem
@@ -72,18 +75,24 @@ class Backbone(BaseModel):
     """Settings of the transform as they were before; see :attr:`former_transform`."""
     note: str = ""
 
-    def build(self, device: str | torch.device) -> nn.Module:
-        """Build the network without its weights; on torch's ``meta`` device this takes no memory."""
+    def build(self, device: str | torch.device, *, empty: bool = False) -> nn.Module:
+        """Build the network without its weights; on torch's ``meta`` device this takes no memory.
+
+        :param empty: leave its parameters on the ``meta`` device, to be assigned from a file: random values for some
+            hundred million of them take ten seconds. Buffers are computed, since files do not hold all of them.
+        """
         import timm
         from timm.layers import SwiGLUPacked
 
         layers = {"SwiGLUPacked": SwiGLUPacked, "SiLU": nn.SiLU, "ConvStem": ConvStem}
         arguments = {key: layers.get(v, v) if isinstance(v, str) else v for key, v in self.arguments.items()}
-        with torch.device(device):
+        with torch.device(device), _parameters_without_values() if empty else nullcontext():
             model: nn.Module = timm.create_model(self.architecture, pretrained=False, num_classes=0, **arguments)
             if self.head:
                 head = dict(self.head)
                 model = HEADS[head.pop("kind")](model, **head)
+        if empty and any(buffer.is_meta for buffer in model.buffers()):
+            return self.build(device)  # it computes some where its parameters lie
         return model.eval()
 
     @property
@@ -122,6 +131,23 @@ class Backbone(BaseModel):
     def with_pooling(self, pooling: Pooling | None) -> Backbone:
         """Return the same network with another pooling. Its ``width`` is then None, and known once it is loaded."""
         return self if pooling in (None, self.pooling) else self.model_copy(update={"pooling": pooling, "width": None})
+
+
+@contextmanager
+def _parameters_without_values() -> Iterator[None]:
+    """Have the modules that this thread makes keep their parameters on the ``meta`` device, from their first moment."""
+    thread = threading.get_ident()
+
+    def without_values(_: nn.Module, __: str, parameter: nn.Parameter) -> nn.Parameter | None:
+        if threading.get_ident() != thread:
+            return None
+        return nn.Parameter(parameter.to("meta"), requires_grad=parameter.requires_grad)
+
+    hook = register_module_parameter_registration_hook(without_values)
+    try:
+        yield
+    finally:
+        hook.remove()
 
 
 def same_name(one: str, other: str) -> bool:

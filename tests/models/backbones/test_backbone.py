@@ -324,6 +324,43 @@ def test_a_weights_file_is_used_as_it_is(tmp_path: Path, small: Backbone, state:
     assert not any(parameter.requires_grad for parameter in loaded.model.parameters())
 
 
+SMALL_NETWORKS: dict[str, dict[str, Any]] = {
+    "test_vit": {},
+    "test_resnet": {},
+    "vit_small_patch16_rope_224": {"depth": 1, "embed_dim": 64, "num_heads": 2},
+    "swin_tiny_patch4_window7_224": {"depths": (2, 2), "embed_dim": 24, "num_heads": (1, 2)},
+}
+
+
+@pytest.mark.parametrize("name", SMALL_NETWORKS)
+def test_nothing_is_drawn_at_random_for_weights_that_a_file_holds(tmp_path: Path, name: str) -> None:
+    """Buffers that are in no file are computed all the same, also by networks that do so where their parameters lie."""
+    backbone = find_backbone(name).model_copy(update={"arguments": SMALL_NETWORKS[name]})
+    whole = backbone.build("cpu")
+    save_file(whole.state_dict(), tmp_path / "w.safetensors")
+    before = torch.get_rng_state()
+    loaded = load(backbone, tmp_path / "w.safetensors").model
+    if name[:4] != "swin":  # it is built as usual
+        assert torch.equal(torch.get_rng_state(), before)
+    for kind in ("named_parameters", "named_buffers"):
+        one, other = dict(getattr(whole, kind)()), dict(getattr(loaded, kind)())
+        assert one.keys() == other.keys()
+        assert all(torch.equal(tensor, other[key]) and tensor.dtype == other[key].dtype for key, tensor in one.items())
+    assert dict(whole.named_buffers()).keys() - whole.state_dict().keys() or name.startswith("test_")
+
+
+def test_a_network_does_not_change_with_the_file_that_it_came_from(
+    tmp_path: Path, small: Backbone, state: dict[str, Tensor]
+) -> None:
+    """A file that is read where it lies would end the process when a share goes away."""
+    file = tmp_path / "w.safetensors"
+    save_file(state, file)
+    loaded = load(small, file)
+    with file.open("r+b") as stream:
+        stream.write(bytes(file.stat().st_size))
+    assert all(torch.equal(tensor, state[name]) for name, tensor in loaded.model.state_dict().items())
+
+
 def test_the_digest_is_of_the_tensors_and_not_of_the_file(tmp_path: Path, state: dict[str, Tensor]) -> None:
     state |= {"half": torch.ones(3).half(), "bf": torch.ones(2).bfloat16(), "count": torch.tensor(7)}
     torch.save(state, tmp_path / "a.pt")
