@@ -10,11 +10,11 @@ import math
 import re
 import threading
 import tomllib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from functools import cache
 from importlib.resources import files
-from typing import Any, Literal, get_args
+from typing import Any, Literal, cast, get_args
 
 import torch
 from pydantic import BaseModel, ConfigDict
@@ -143,7 +143,7 @@ def _parameters_without_values() -> Iterator[None]:
             return None
         return nn.Parameter(parameter.to("meta"), requires_grad=parameter.requires_grad)
 
-    hook = register_module_parameter_registration_hook(without_values)
+    hook = register_module_parameter_registration_hook(cast("Callable[..., None]", without_values))  # or a parameter
     try:
         yield
     finally:
