@@ -204,7 +204,8 @@ def test_it_is_watched_until_it_is_interrupted(project: Path) -> None:
         rest = process.stdout.read()
     assert process.returncode == 0
     assert tables[0] != tables[1]
-    assert rest == ""
+    # Interrupted between writing and forgetting what it has written, rich writes the table once more.
+    assert [line.split() for line in rest.splitlines()[:-1]] in ([], settled[:4])
     assert wsipipe("status", "--watch", "--json").code == 2
 
 
