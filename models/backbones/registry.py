@@ -11,7 +11,7 @@ import re
 import threading
 import tomllib
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, suppress
 from functools import cache
 from importlib.resources import files
 from typing import Any, Literal, cast, get_args
@@ -79,20 +79,24 @@ class Backbone(BaseModel):
         """Build the network without its weights; on torch's ``meta`` device this takes no memory.
 
         :param empty: leave its parameters on the ``meta`` device, to be assigned from a file: random values for some
-            hundred million of them take ten seconds. Buffers are computed, since files do not hold all of them.
+            hundred million of them take ten seconds. Buffers are computed, since files do not hold all of them. A
+            network that computes with its parameters while it is built has random values.
         """
+        if empty:
+            with suppress(RuntimeError), _parameters_without_values():
+                bare = self.build(device)
+                if not any(buffer.is_meta for buffer in bare.buffers()):
+                    return bare
         import timm
         from timm.layers import SwiGLUPacked
 
         layers = {"SwiGLUPacked": SwiGLUPacked, "SiLU": nn.SiLU, "ConvStem": ConvStem}
         arguments = {key: layers.get(v, v) if isinstance(v, str) else v for key, v in self.arguments.items()}
-        with torch.device(device), _parameters_without_values() if empty else nullcontext():
+        with torch.device(device):
             model: nn.Module = timm.create_model(self.architecture, pretrained=False, num_classes=0, **arguments)
             if self.head:
                 head = dict(self.head)
                 model = HEADS[head.pop("kind")](model, **head)
-        if empty and any(buffer.is_meta for buffer in model.buffers()):
-            return self.build(device)  # it computes some where its parameters lie
         return model.eval()
 
     @property
