@@ -22,7 +22,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from wsipipe.data.errors import BackboneError
 from wsipipe.models.backbones.backbone import Backbone, Embedder, embed, find_backbone, load_embedder, ready
-from wsipipe.models.backbones.weights import Weights, digest_of_weights, find_weights
+from wsipipe.models.backbones.weights import Weights, digest_of_weights, find_weights, load_tensors
 
 CPU = torch.device("cpu")
 
@@ -439,8 +439,10 @@ def test_files_that_are_no_weights(tmp_path: Path, small: Backbone, state: dict[
         for name in ("bad.pt", "bad.safetensors"):
             (tmp_path / name).write_bytes(content)
             with pytest.raises(BackboneError, match="cannot be read as weights") as caught:
-                load(small, tmp_path / name)
+                load_tensors(Weights(tmp_path / name, "file"), state)
             assert caught.value.path == str(tmp_path / name)
+    with pytest.raises(BackboneError, match="cannot be read as weights"):
+        load(small, tmp_path / "bad.pt")
     for nothing in ([1, 2], {}, {"a": 1}, torch.ones(2), {1: torch.ones(2)}):
         torch.save(nothing, tmp_path / "none.pt")
         with pytest.raises(BackboneError, match="holds no tensors"):

@@ -20,9 +20,9 @@ from wsipipe.pipeline.demo.slides import write_aperio
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """With the demo's patients, on slides of a fifth of their area."""
+    """With the demo's patients, on slides of an eighth of their area."""
     folder = tmp_path_factory.mktemp("demo")
-    make_cohort(folder / "cohort", side=Microns(450.0))
+    make_cohort(folder / "cohort", side=Microns(345.0))
     return folder
 
 
