@@ -69,6 +69,8 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
         [predict]
         slides = ["new"]
         device = "cpu"
+        [report]
+        figures = false
         [biomarkers.her2]
         label_column = "her2"
         """

@@ -31,7 +31,7 @@ def test_new_slides_are_encoded_with_the_models_own_weights(tmp_path: Path, monk
     encoder = ["--encoder", "abmil", "--weights", weights, "--weights-backbone", "efficientnet-lite0"]
     told("encode", *encoder, "--device", "cpu")
     flags = ["--name", "er", "--label-column", "er", "--table", "cohort.csv", "--folds", 2, "--device", "cpu"]
-    told("train", *flags, "--features", VECTORS, "--method", "linear")
+    told("train", *flags, "--features", VECTORS, "--method", "linear", "--no-figures")
     model = Path("work/models/er")
     recipe = bundle_facts(model)["recipe"]
     assert recipe["encode"] == {"encoder": "abmil", "weights_backbone": "efficientnet-lite0"}
