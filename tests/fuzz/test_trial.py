@@ -2,6 +2,8 @@
 
 import json
 import os
+import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -63,6 +65,25 @@ def test_what_a_reader_does_not_survive_is_found(reader: object, kind: str, tmp_
     assert result.tried == 3
     assert {finding.kind for finding in result.findings} == {kind}
     assert kind in result.report()
+
+
+def test_files_that_are_made_again_after_a_death_cost_no_reader_its_time(tmp_path: Path, monkeypatch) -> None:
+    """A new process begins with the file after the one that ended the last, and makes all before it once more."""
+    monkeypatch.setattr(trials, "SECONDS", 0.3)
+
+    def files() -> Iterator[bytes]:
+        for number in range(12):
+            end = time.process_time() + 0.1
+            while time.process_time() < end:
+                pass
+            yield bytes([number])
+
+    def dies_once(path: Path) -> None:
+        if path.read_bytes() == b"\x08":
+            os.abort()
+
+    result = trials._tried(dies_once, files, tmp_path / "a.bin", 12, float("inf"))
+    assert (result.tried, result.read, [(f.number, f.kind) for f in result.findings]) == (12, 11, [(8, "death")])
 
 
 def test_a_round_ends_with_its_time(tmp_path: Path) -> None:

@@ -114,14 +114,15 @@ def _one_child(reader: Callable[[Path], object], files: _Files, path: Path, seco
         os.close(receiving)
         _work(reader, files, path, result.tried, seconds, os.fdopen(sending, "wb"))
     os.close(sending)
-    spent = began = 0.0
+    spent = 0.0
+    began: float | None = None  # it makes again all files before its first, which of large ones takes long
     with os.fdopen(receiving, "rb") as answers:
         while True:
             waiting = time.monotonic()
             while not select.select([answers], [], [], 0.2)[0]:
-                if (
-                    spent := _processor_time(child)
-                ) - began > SECONDS or time.monotonic() - waiting > _SECONDS_OF_WAITING:
+                spent = _processor_time(child)
+                waited = time.monotonic() - waiting
+                if began is not None and (spent - began > SECONDS or waited > _SECONDS_OF_WAITING):
                     os.kill(child, signal.SIGKILL)
                     os.waitpid(child, 0)
                     result.findings.append(Finding(result.tried, "hang", f"longer than {SECONDS:g} s"))
@@ -131,8 +132,9 @@ def _one_child(reader: Callable[[Path], object], files: _Files, path: Path, seco
             if len(head) < 4:
                 break
             outcome, name, took = pickle.loads(answers.read(struct.unpack("<I", head)[0]))
+            if began is not None:
+                _count(outcome, name, result)
             began = spent = took
-            _count(outcome, name, result)
     _, status = os.waitpid(child, 0)
     if status:
         result.findings.append(Finding(result.tried, "death", f"the process ended: {_ending(status)}"))
@@ -173,16 +175,22 @@ def _work(
             resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
         gc.freeze()  # collecting is quick: none of what was there before is looked at
-        for content in islice(files(), start, None):
+
+        def answer(outcome: str, name: str) -> None:
+            content = pickle.dumps((outcome, name, time.process_time()))
+            answers.write(struct.pack("<I", len(content)) + content)
+            answers.flush()
+
+        for number, content in enumerate(islice(files(), start, None)):
             path.write_bytes(content)
+            if number == 0:
+                answer("begins", "")
             before = time.process_time()
             outcome, name = _outcome(reader, path)
             gc.collect()  # what an error's traceback holds is freed at some time anyway: each mutant counts for itself
             if (took := time.process_time() - before) > SECONDS:
                 outcome, name = "hang", f"{took:.0f} s of processor time; then {outcome} {name}"
-            answer = pickle.dumps((outcome, name, time.process_time()))
-            answers.write(struct.pack("<I", len(answer)) + answer)
-            answers.flush()
+            answer(outcome, name)
             if time.process_time() > seconds:
                 break
         code = 0
