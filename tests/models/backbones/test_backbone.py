@@ -331,20 +331,19 @@ SMALL_NETWORKS: dict[str, dict[str, Any]] = {
     "swin_tiny_patch4_window7_224": {"depths": (2, 2), "embed_dim": 24, "num_heads": (1, 2)},
     "swinv2_tiny_window8_256": {"depths": (2, 2), "embed_dim": 24, "num_heads": (1, 2)},
 }
-DRAWS = ("swin_tiny_patch4_window7_224", "swinv2_tiny_window8_256")
-"""Networks that compute with their parameters while they are built."""
+HAVE_VALUES = ("swin_tiny_patch4_window7_224", "swinv2_tiny_window8_256")
+"""Networks that compute with their parameters while they are built, in newer versions of timm."""
 
 
 @pytest.mark.parametrize("name", SMALL_NETWORKS)
-def test_nothing_is_drawn_at_random_for_weights_that_a_file_holds(tmp_path: Path, name: str) -> None:
+def test_no_values_are_made_for_weights_that_a_file_holds(tmp_path: Path, name: str) -> None:
     """Buffers that are in no file are computed all the same, also by networks that do so where their parameters lie."""
     backbone = find_backbone(name).model_copy(update={"arguments": SMALL_NETWORKS[name]})
     whole = backbone.build("cpu")
     save_file(whole.state_dict(), tmp_path / "w.safetensors")
-    before = torch.get_rng_state()
     loaded = load(backbone, tmp_path / "w.safetensors").model
-    if name not in DRAWS:
-        assert torch.equal(torch.get_rng_state(), before)
+    if name not in HAVE_VALUES:
+        assert all(parameter.is_meta for parameter in backbone.build("cpu", empty=True).parameters())
     for kind in ("named_parameters", "named_buffers"):
         one, other = dict(getattr(whole, kind)()), dict(getattr(loaded, kind)())
         assert one.keys() == other.keys()
