@@ -45,8 +45,15 @@ def cluster() -> Iterator[LocalCluster]:
 
 @pytest.fixture
 def address(cluster: LocalCluster) -> str:
-    """Where its scheduler listens, once two workers are there: nannies replace those that were killed."""
-    cluster.wait_for_workers(2)
+    """Where its scheduler listens, once two workers are there: nannies replace those that were killed.
+
+    Those of some versions of Dask forget one now and then.
+    """
+    try:
+        cluster.wait_for_workers(2, 60)
+    except TimeoutError:
+        cluster.scale(len(cluster.worker_spec) + 1)
+        cluster.wait_for_workers(2)
     return str(cluster.scheduler_address)
 
 
