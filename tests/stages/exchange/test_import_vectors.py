@@ -56,7 +56,8 @@ def imported(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def _train(folder: Path) -> list[object]:
     table = ["--table", folder / "cohort.csv", "--name", "er", "--label-column", "er"]
-    return ["train", "-w", folder / "work", *table, "--method", "linear", "--folds", 2, "--no-figures", "--device", "cpu"]
+    how = ["--method", "linear", "--folds", 2, "--no-figures", "--device", "cpu"]
+    return ["train", "-w", folder / "work", *table, *how]
 
 
 def test_a_store_says_what_is_known_and_what_is_not(imported: Path) -> None:
