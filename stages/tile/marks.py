@@ -92,9 +92,7 @@ def _paint(picture: Rgb, where: npt.NDArray[np.uint8], colour: Colour, opacity: 
         remaining = np.arange(256)[:, None] * (1 - opacity)
         table = np.rint(remaining + np.array(colour) * opacity).astype(np.uint8)
         part = np.s_[top : top + height, left : left + width]
-        picture[part] = cv2.copyTo(
-            cv2.LUT(picture[part], table[None]), where[part], np.ascontiguousarray(picture[part])
-        )
+        cv2.copyTo(cv2.LUT(picture[part], table[None]), where[part], picture[part])
 
 
 def ring(picture: Rgb, ink: Mask) -> None:

@@ -16,10 +16,9 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
-import timm
+import timm  # noqa: F401  the networks' library, whose import is not loading
 import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
@@ -32,13 +31,11 @@ def by_wsipipe(backbone: Backbone, file: Path) -> nn.Module:
 
 def by_timm(backbone: Backbone, file: Path) -> nn.Module:
     """As model cards show it, and one tile computed, which ``load_embedder`` does to learn the width."""
-    options = {"act_layer": nn.SiLU, "mlp_layer": timm.layers.SwiGLUPacked}
-    arguments = {key: options.get(key, value) for key, value in backbone.arguments.items()}
-    model: nn.Module = timm.create_model(backbone.architecture, pretrained=False, num_classes=0, **arguments)
+    model = backbone.build("cpu")  # timm's create_model, and a head if it has one
     model.load_state_dict(load_file(file))
     side = backbone.crop or backbone.resize
     with torch.inference_mode():
-        model.eval()(torch.zeros(1, 3, side, side))
+        model(torch.zeros(1, 3, side, side))
     return model
 
 
@@ -50,18 +47,14 @@ def seconds_and_bits(way: str, backbone: Backbone, file: Path) -> tuple[float, s
     model = WAYS[way](backbone, file)
     seconds = time.perf_counter() - begin
     digest = hashlib.sha256()
-    for tensor in _tensors(model):
+    for _, tensor in sorted(model.state_dict().items()):
         digest.update(tensor.contiguous().numpy().tobytes())
     return seconds, digest.hexdigest()
 
 
-def _tensors(model: nn.Module) -> Iterator[torch.Tensor]:
-    return (tensor for _, tensor in sorted(model.state_dict().items()))
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--backbone", default="uni", help="one of plain timm, without a head of its own")
+    parser.add_argument("--backbone", default="uni")
     parser.add_argument("--folder", type=Path, help="for the file of weights; a temporary one by default")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--one", nargs=2, metavar=("WAY", "FILE"), help=argparse.SUPPRESS)

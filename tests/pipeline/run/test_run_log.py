@@ -11,7 +11,9 @@ from typing import Any
 
 import pytest
 from command import told, wsipipe
+from copy_stage import copy_stage
 from wsipipe.pipeline.run import usage
+from wsipipe.pipeline.run.run_log import RunLog
 from wsipipe.pipeline.run.usage import memory_of
 
 
@@ -48,12 +50,15 @@ def test_a_run_that_ends_with_an_error_says_so(tmp_path: Path, monkeypatch: pyte
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="of Linux")
-def test_a_block_is_looked_at_while_it_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_stage_is_looked_at_while_it_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(usage, "_SECONDS", 0.01)
-    with usage.Usage() as seen:
+    stage = copy_stage(tmp_path)
+    stage.folder.mkdir(parents=True)
+    with usage.Usage() as seen, RunLog(stage, seen):
         while not seen.memory:
             time.sleep(0.01)
-    assert seen.memory > 10_000_000
+    ended = json.loads((stage.folder / "events.jsonl").read_text().splitlines()[-1])
+    assert ended["peak_memory"] == seen.memory > 10_000_000
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="of Linux")
