@@ -269,20 +269,22 @@ def tiled_jpeg_levels(path: Path, level_dimensions: Sequence[tuple[int, int]]) -
     """Locate each level's JPEG or JPEG 2000 tiles, or say why a level has none.
 
     :param level_dimensions: width and height of each level; the single tiled image of that size is the level.
+    :raises SlideError: a level of another size than its tiles make up.
     """
     try:
         with tifffile.TiffFile(path) as tiff:
-            return [_tiled_jpeg(tiff, *size) for size in level_dimensions]
+            return [_tiled_jpeg(tiff, path, *size) for size in level_dimensions]
     except TIFFFILE_ERRORS as error:
         if reading_fault(error):
             raise
         return [f"tifffile cannot read it: {error}"] * len(level_dimensions)
 
 
-def _tiled_jpeg(tiff: tifffile.TiffFile, width: int, height: int) -> TiledLevel | str:
+def _tiled_jpeg(tiff: tifffile.TiffFile, path: Path, width: int, height: int) -> TiledLevel | str:
     pages = [page for page in tiff.pages if page.is_tiled and (page.imagewidth, page.imagelength) == (width, height)]
     if len(pages) != 1:
         return f"{len(pages)} tiled images of {width} × {height} px"
+    _check_table(pages[0], path)
     if int(pages[0].compression) == _JPEG_2000_OF_TWO_KINDS and page_colours(pages[0]) != "RGB":
         return "JPEG 2000 of YCbCr (compression 33003)"
     layout = tiled_level(pages[0])
@@ -291,6 +293,18 @@ def _tiled_jpeg(tiff: tifffile.TiffFile, width: int, height: int) -> TiledLevel 
     if layout.compression not in (JPEG, JPEG_2000):
         return f"compression {layout.compression}"
     return "the colours lie apart" if layout.planes > 1 else layout
+
+
+def _check_table(page: tifffile.TiffPage, path: Path) -> None:
+    """Refuse an image whose size is not that of its tiles: a part of the slide would be missing, or not be there.
+
+    :raises SlideError: it is.
+    """
+    planes = 1 if page.planarconfig == _CONTIGUOUS else page.samplesperpixel
+    tiles = -(-page.imagewidth // page.tilewidth) * -(-page.imagelength // page.tilelength) * planes
+    if (listed := len(page.dataoffsets)) != tiles:
+        wrong = f"{page.imagewidth} × {page.imagelength} px need {tiles:,} tiles, and its table lists {listed:,}"
+        raise SlideError(wrong, path=path, hint="the size or the table is damaged: copy it again from where it came")
 
 
 def tiled_level(page: tifffile.TiffPage) -> TiledLevel | str:

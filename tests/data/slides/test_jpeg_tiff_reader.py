@@ -383,6 +383,23 @@ def test_a_level_that_is_all_garbage_fails_alone(tmp_path, garbage):
         assert_same(fast, plain, 1 - garbage, 0, 0, 100, 100)
 
 
+@pytest.mark.parametrize("description", [None, APERIO], ids=["generic", "aperio"])
+@pytest.mark.parametrize(("tag", "side", "tiles"), [(257, 1030, 85), (257, 130, 15), (256, 130, 15), (257, 321, 30)])
+def test_a_size_that_is_not_that_of_its_tiles_is_refused(tmp_path, description, tag, side, tiles):
+    """A part of the slide would be missing in silence, or each of many tiles that are not there be tried."""
+    path = write_slide(tmp_path / "a.tif", description=description)
+    for same in (257, 259) if tag == 257 else (300, 260):  # as many tiles as before
+        with tifffile.TiffFile(path, mode="r+") as tiff:
+            tiff.pages[0].tags[tag].overwrite(same)
+        open_slide(path).close()
+    with tifffile.TiffFile(path, mode="r+") as tiff:
+        tiff.pages[0].tags[tag].overwrite(side)
+    with pytest.raises(SlideError, match=rf" px need {tiles} tiles, and its table lists 25") as refused:
+        open_slide(path)
+    assert refused.value.path == str(path)
+    assert "copy it again" in str(refused.value.hint)
+
+
 def test_a_closed_slide_has_given_its_file_back(tmp_path):
     path = write_slide(tmp_path / "a.tif")
     open_files = Path("/proc/self/fd")
