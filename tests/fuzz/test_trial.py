@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import trial as trials
 from mutants import mutants
-from trial import trial
+from trial import alone, trial
 from wsipipe.data.errors import CohortError
 
 DATA = json.dumps({"numbers": list(range(100)), "name": "slide"}).encode()
@@ -67,9 +67,22 @@ def test_what_a_reader_does_not_survive_is_found(reader: object, kind: str, tmp_
     assert kind in result.report()
 
 
-def test_files_that_are_made_again_after_a_death_cost_no_reader_its_time(tmp_path: Path, monkeypatch) -> None:
-    """A new process begins with the file after the one that ended the last, and makes all before it once more."""
+def test_a_larger_file_may_take_longer(tmp_path: Path, monkeypatch) -> None:
     monkeypatch.setattr(trials, "SECONDS", 0.3)
+    monkeypatch.setattr(trials, "SIZE", 1000)
+
+    def takes_its_time(path: Path) -> None:
+        end = time.process_time() + 0.5
+        while time.process_time() < end:
+            pass
+
+    kinds = {size: [finding.kind for finding in alone(takes_its_time, bytes(size), tmp_path / "a").findings]
+             for size in (1, 1000, 4000)}  # fmt: skip
+    assert kinds == {1: ["hang"], 1000: ["hang"], 4000: []}
+
+
+def test_files_that_are_made_again_after_a_death_cost_no_reader_its_time(tmp_path: Path) -> None:
+    """A new process begins with the file after the one that ended the last, and makes all before it once more."""
 
     def files() -> Iterator[bytes]:
         for number in range(12):
@@ -82,7 +95,7 @@ def test_files_that_are_made_again_after_a_death_cost_no_reader_its_time(tmp_pat
         if path.read_bytes() == b"\x08":
             os.abort()
 
-    result = trials._tried(dies_once, files, tmp_path / "a.bin", 12, float("inf"))
+    result = trials._tried(dies_once, files, tmp_path / "a.bin", 12, float("inf"), 0.3)
     assert (result.tried, result.read, [(f.number, f.kind) for f in result.findings]) == (12, 11, [(8, "death")])
 
 

@@ -29,7 +29,9 @@ from mutants import mutants
 from wsipipe.data.errors import WsipipeError, is_out_of_memory
 
 SECONDS: Final = 5.0
-"""Of processor time, which does not depend on what else the machine does."""
+"""Of processor time, which does not depend on what else the machine does, for a file of up to :data:`SIZE`."""
+SIZE: Final = 10_000_000
+"""A file of up to twice as many bytes may take twice as long, and so on: it may hold a large picture, honestly read."""
 MEMORY: Final = 1 << 30
 _SECONDS_OF_WAITING: Final = 60.0
 """After which something that uses no processor time is taken to hang."""
@@ -85,26 +87,35 @@ def trial(
     :param path: where each mutant lies, with the ending that the reader expects. What lies beside it stays as it is.
     :param seconds: processor time after which no further mutant is tried; ``tried`` says how many were.
     """
-    return _tried(reader, lambda: mutants(data, count, seed), path, count, seconds)
+    return _tried(reader, lambda: mutants(data, count, seed), path, count, seconds, _allowed(data))
 
 
 def alone(reader: Callable[[Path], object], data: bytes, path: Path) -> Trial:
     """Have ``reader`` read one file as it is: one that is whole, and yet more than a machine can hold."""
-    return _tried(reader, lambda: iter([data]), path, 1, float("inf"))
+    return _tried(reader, lambda: iter([data]), path, 1, float("inf"), _allowed(data))
+
+
+def _allowed(data: bytes) -> float:
+    """The processor time that reading a damaged copy of a file may take."""
+    return SECONDS * max(1, -(-len(data) // SIZE))
 
 
 _Files = Callable[[], Iterator[bytes]]
 
 
-def _tried(reader: Callable[[Path], object], files: _Files, path: Path, count: int, seconds: float) -> Trial:
+def _tried(
+    reader: Callable[[Path], object], files: _Files, path: Path, count: int, seconds: float, allowed: float
+) -> Trial:
     result = Trial()
     spent = 0.0
     while result.tried < count and spent < seconds:
-        spent += _one_child(reader, files, path, seconds - spent, result)
+        spent += _one_child(reader, files, path, seconds - spent, allowed, result)
     return result
 
 
-def _one_child(reader: Callable[[Path], object], files: _Files, path: Path, seconds: float, result: Trial) -> float:
+def _one_child(
+    reader: Callable[[Path], object], files: _Files, path: Path, seconds: float, allowed: float, result: Trial
+) -> float:
     """Go on from file ``result.tried`` until one ends the process or all are done; gives the processor time."""
     receiving, sending = os.pipe()
     with warnings.catch_warnings():
@@ -112,7 +123,7 @@ def _one_child(reader: Callable[[Path], object], files: _Files, path: Path, seco
         child = os.fork()
     if not child:
         os.close(receiving)
-        _work(reader, files, path, result.tried, seconds, os.fdopen(sending, "wb"))
+        _work(reader, files, path, result.tried, seconds, allowed, os.fdopen(sending, "wb"))
     os.close(sending)
     spent = 0.0
     began: float | None = None  # it makes again all files before its first, which of large ones takes long
@@ -122,10 +133,10 @@ def _one_child(reader: Callable[[Path], object], files: _Files, path: Path, seco
             while not select.select([answers], [], [], 0.2)[0]:
                 spent = _processor_time(child)
                 waited = time.monotonic() - waiting
-                if began is not None and (spent - began > SECONDS or waited > _SECONDS_OF_WAITING):
+                if began is not None and (spent - began > allowed or waited > _SECONDS_OF_WAITING):
                     os.kill(child, signal.SIGKILL)
                     os.waitpid(child, 0)
-                    result.findings.append(Finding(result.tried, "hang", f"longer than {SECONDS:g} s"))
+                    result.findings.append(Finding(result.tried, "hang", f"longer than {allowed:g} s"))
                     result.tried += 1
                     return spent
             head = answers.read(4)
@@ -158,6 +169,7 @@ def _work(
     path: Path,
     start: int,
     seconds: float,
+    allowed: float,
     answers: BinaryIO,
 ) -> None:
     """The child's work, which never returns: read mutants and send what came of each."""
@@ -188,7 +200,7 @@ def _work(
             before = time.process_time()
             outcome, name = _outcome(reader, path)
             gc.collect()  # what an error's traceback holds is freed at some time anyway: each mutant counts for itself
-            if (took := time.process_time() - before) > SECONDS:
+            if (took := time.process_time() - before) > allowed:
                 outcome, name = "hang", f"{took:.0f} s of processor time; then {outcome} {name}"
             answer(outcome, name)
             if time.process_time() > seconds:
