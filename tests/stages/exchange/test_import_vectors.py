@@ -287,6 +287,7 @@ def test_a_file_that_contradicts_the_others_fails_alone(tmp_path: Path) -> None:
         file["features"].attrs["name"] = "S9"
     stamp_vector(folder / "S5.h5", vector_of(5), encoder="paigeai-prism")
     (folder / "S6.h5").write_bytes(b"")
+    trident_vector(folder / "S7.h5", vector_of(7), level0_magnification=20, target_magnification=10)
     (folder / "S1.h5.lock").write_bytes(b"")
     (folder / "notes.txt").write_text("mine")
     done = told("import", folder, "--mpp", 0.5, "-w", tmp_path / "work", code=1)["encode"]
@@ -297,6 +298,7 @@ def test_a_file_that_contradicts_the_others_fails_alone(tmp_path: Path) -> None:
     assert "of the slide S9" in failures["S4"]
     assert "of the encoder paigeai-prism, not of titan" in failures["S5"]
     assert "S6" in failures
+    assert "its tiles are 10x, which is 0.6 to 1.28 µm per pixel, and not 0.5" in failures["S7"]
     assert find_vectors(folder).others == ["notes.txt"]
 
 
