@@ -118,8 +118,8 @@ def binary_metrics(
 
     The same patients, rounds and seed give the same figures. AUPRC is average precision (steps, no interpolation), to
     be compared with the share of positives. F1 and sensitivity need a positive patient, specificity a negative one,
-    AUC, AUPRC, balanced accuracy and calibration-in-the-large both, and the last one a patient whose probability is not
-    all but certain and right. Intervals need two patients of each class and at
+    AUC, AUPRC, balanced accuracy and calibration-in-the-large both, and the last one probabilities that are not all
+    but 0 or 1. Intervals need two patients of each class and at
     least one round; those of proportions need only the proportion and a round. The calibration slope needs classes that
     overlap.
 

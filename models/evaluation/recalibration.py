@@ -29,8 +29,8 @@ _UNDEFINED: Final = Estimate(value=None)
 def calibration_in_the_large(y: Bools, p: Floats, *, intervals: bool) -> Estimate:
     """Compute a in logit P(positive) = a + logit p: the intercept where the slope is 1.
 
-    None for one class alone, and where any intercept would do nearly as well, because the probabilities are all certain
-    and right.
+    None for one class alone, and where any intercept would do nearly as well, as where all probabilities are all but 0
+    or 1 and right.
 
     :param y: (N,) labels.
     :param p: (N,) probabilities.
