@@ -149,10 +149,9 @@ def test_new_slides_are_predicted_from_their_vectors_and_from_nothing_else(impor
 
 
 def test_vectors_of_training_patients_are_not_read_by_the_folds_that_trained_on_them(imported: Path) -> None:
-    told(
-        "predict", "--model", imported / "work/models/er", "--features", NAME, "-w", imported / "work", "--name", "own"
-    )
-    output = json.loads((imported / "work/predictions/own/slides/S1.json").read_text())
+    work = imported / "work"
+    told("predict", "--model", work / "models/er", "--features", NAME, "-w", work, "--name", "own")
+    output = json.loads((work / "predictions/own/slides/S1.json").read_text())
     assert len(output["logits"]) == 1
 
 
