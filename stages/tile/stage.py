@@ -226,7 +226,7 @@ class TileStage(Stage[TileSettings]):
                 level_policy=settings.level_policy,
                 allow_upsample=settings.allow_upsample,
                 find=self._finder(drawn),
-                placed=None if task.coordinates is None else self._coordinates(task.coordinates, task, slide),
+                placed=self._foreign_tiles(task, slide),
                 find_artefacts=None if self.artefacts is None else self.artefacts.find,
                 max_artefact=1.0 if settings.max_artefact is None else settings.max_artefact,
             )
@@ -249,8 +249,11 @@ class TileStage(Stage[TileSettings]):
             notes += _notes(item.id, result, outputs["qc"])
         return Outcome(outputs, stats, status="done" if len(result.tiles) else "empty", notes=notes)
 
-    def _coordinates(self, file: Path, task: SlideToTile, slide: Slide) -> ForeignTiles:
-        foreign = read_foreign_tiles(file)
+    def _foreign_tiles(self, task: SlideToTile, slide: Slide) -> ForeignTiles | None:
+        """The tiles that another program has placed, if they are given; their magnification must be the slide's."""
+        if task.coordinates is None:
+            return None
+        foreign = read_foreign_tiles(task.coordinates)
         if not (self.settings.overrule_mpp and task.mpp_override is not None):
             refuse_other_magnification(foreign, slide.believed_mpp())
         return foreign

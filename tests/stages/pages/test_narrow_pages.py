@@ -114,6 +114,7 @@ def test_the_coloured_half_of_a_heatmap_is_seen_first(opened: Browser, tmp_path:
         patients=(answer,),
         slides=(slide,),
         failed=(),
+        facts=(),
     )
     page = tmp_path / "report.html"
     page.write_text(prediction_page(report))
