@@ -25,8 +25,8 @@ from ..evaluation.ordinal_metrics import CONCORDANCE
 from ..evaluation.share_of_pairs import independent_pairs, lowest_share
 from ..evaluation.survival_metrics import HARRELL
 from ..evaluation.task_metrics import share
-from .likelihood import depends_on, likelihood_ratio_p_value
-from .regressions import Bools, Fitted, Floats, class_design, fit_classes, fit_cox, fit_line
+from .likelihood import Bools, Floats, depends_on, likelihood_ratio_p_value
+from .regressions import Fitted, class_design, fit_classes, fit_cox, fit_line
 from .within_strata import FEWEST
 
 Codes = npt.NDArray[np.intp]

@@ -22,7 +22,8 @@ from ..evaluation.estimate import Z95, Estimate
 from ..evaluation.task_metrics import BootstrapDifference, Figures, paired_difference, with_intervals
 from .audited_outcomes import Codes, Outcome
 from .confounding import PATIENTS_A_COLUMN
-from .regressions import Bools, Fitted, Floats
+from .likelihood import Bools, Floats
+from .regressions import Fitted
 from .strata import Strata, crossed
 
 _CLOSE: Final = 1e-12
