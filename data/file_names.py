@@ -39,6 +39,15 @@ def why_no_file_name(name: str, *, longest: int = _ID_BYTES) -> str:
     return ""
 
 
+def file_name_key(name: str) -> str:
+    """The key of a name: equal for names that many file systems take for the same, by case or by coding of accents.
+
+    >>> file_name_key("Bär 1") == file_name_key("BA\u0308R 1")
+    True
+    """
+    return unicodedata.normalize("NFC", name).casefold()
+
+
 def why_no_output(path: str) -> str:
     """Say why a recorded path cannot be that of an output below the workspace; empty if it can.
 

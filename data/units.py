@@ -11,6 +11,9 @@ SLIDE_MPP: Final = (0.05, 20.0)
 """Least and most microns per pixel that a slide or its tiles can have: of scanners and of downscaled exports. Anything
 else is a mistake, wherever it is said: in the file, in a table, or with a flag."""
 
+SAME_MPP: Final = 0.02
+"""Relative: scanners' resolutions differ by as much, and programs round them."""
+
 Microns = NewType("Microns", float)
 """A physical length."""
 
@@ -25,3 +28,8 @@ LevelPx = NewType("LevelPx", int)
 
 TilePx = NewType("TilePx", int)
 """A length in pixels of a tile as the backbone sees it."""
+
+
+def same_mpp(one: float, other: float) -> bool:
+    """Whether tiles of two resolutions can be the same, or stand beside each other."""
+    return abs(one / other - 1) <= SAME_MPP

@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, SerializerFunctionWrapHandler
 
 from ..data.errors import BackboneError, BundleError
 from ..data.features.store import FeatureFacts
+from ..data.units import SAME_MPP
 from .backbones.backbone import Pooling, find_backbone
 from .mil.network import WIDEST
 
@@ -18,7 +19,6 @@ _TRAIN_AGAIN = "the table of backbones was corrected since: extract the slides i
 _IMPORT_AGAIN = "its features were imported: import them again with --weights FILE, train again, and predict"
 _OF_AN_ENCODER: Final = ("encode", "slide_encoder")
 _TILES: Final = "none (one vector a tile)"
-_SAME_MPP: Final = 0.02  # relative: scanners' resolutions differ by as much
 
 
 class FeatureRecipe(BaseModel):
@@ -108,7 +108,7 @@ class FeatureRecipe(BaseModel):
     @property
     def _mpp_tolerance(self) -> float:
         """How far a slide's tiles may be from the wanted mpp: as a level read without resampling, and by rounding."""
-        return max(_SAME_MPP, float(self.tile.get("native_tolerance", 0))) + 1 / self.tile_px
+        return max(SAME_MPP, float(self.tile.get("native_tolerance", 0))) + 1 / self.tile_px
 
     def refuse_other_width(self, path: Path) -> None:
         """Refuse a model whose width its own backbone cannot give, before days of extraction for it.

@@ -21,7 +21,7 @@ from .config import Config
 from .console import Console
 from .folders import checked_name, choose_features, choose_tiles, named_after, refuse_another_source
 from .given_slides import given_slides
-from .model_features import encoding_of_model, features_of_model
+from .model_features import features_of_model, settings_of_model
 from .results import Summary, summed
 from .run.runner import Runner
 from .steps import run_step
@@ -149,16 +149,11 @@ def predict(
     :param features: name of a folder of features; slides are then read from these alone, and no file is needed.
     :raises UsageError: slides and features are both given, or there is nothing to predict on.
     """
-    from ..data.cohort.slide_match import match_slides
     from ..data.cohort.table import read_cohort
-    from ..data.cohort.tcga import tcga_barcode
-    from ..stages.extract.settings import ExtractSettings
     from ..stages.predict.prediction_report import PredictionReportSettings, PredictionReportStage
     from ..stages.predict.recipe import recipe_of
     from ..stages.predict.settings import PredictSettings
     from ..stages.predict.stage import PredictionTask, PredictStage
-    from ..stages.tile.networks import given_networks
-    from ..stages.tile.settings import NETWORKS, TileSettings
 
     if features is not None and config.predict.slides:
         what = "slides are given, and features to be read in their place"
@@ -169,21 +164,9 @@ def predict(
     refuse_another_source(runner, folder, "predict", model)
     recipe.refuse_other_width(model)
     recipe.refuse_other_transform(model)
-    here = config.tile.model_dump(include={"mpp_override", "overrule_mpp", "workers", "timeout", "device"})
-    if features is None:
-        networks, notes = given_networks(recipe.tile, config.tile, model)
-        here |= dict.fromkeys(NETWORKS) | networks
-        for note in notes:
-            runner.console.note(note)
-    # Annotations are of the slides that the model was trained on; of new ones all tissue is read.
-    tile_settings = TileSettings(**{**recipe.tile, "annotation_classes": [], **here})
-    runtime = config.extract.model_dump(include={"weights", "batch_size", "threads", "tile_timeout", "device"})
-    encode_settings = encoding_of_model(config, recipe, to_encode=features is None)
-    if "max_bad_tiles" in config.extract.model_fields_set:
-        runtime["max_bad_tiles"] = config.extract.max_bad_tiles
-    extract_settings = ExtractSettings(**{**recipe.extract, **runtime})
-    settings_of_model = {"tile": tile_settings, "extract": extract_settings, "encode": encode_settings or config.encode}
-    as_trained = config.model_copy(update=settings_of_model)
+    as_trained, notes = settings_of_model(config, recipe, model, from_slides=features is None)
+    for note in notes:
+        runner.console.note(note)
 
     table = read_cohort(config.predict.table) if config.predict.table else None
     if features is None:
@@ -192,12 +175,7 @@ def predict(
     else:
         source = choose_features(runner, features_of_model(recipe, as_trained.features_name()), features)
         ids = _slides_with_features(config, runner, source, table)
-    named = {slide: code.patient for slide in ids if (code := tcga_barcode(slide))}
-    further: dict[str, str] = {}
-    if table is not None:
-        patients = table.patient_of()
-        named |= {disk: patients[row] for disk, row in match_slides(ids, table).rows.items()}
-        further = {slide: patient for slide, patient in patients.items() if slide}
+    named, further = _patients_of(ids, table)
     # A slide whose patient nobody names is a patient of its own.
     slides = {slide: named.get(slide, slide) for slide in ids}
 
@@ -205,10 +183,10 @@ def predict(
     if features is None:
         source = workspace / "features" / as_trained.features_name()
         summaries += _tile_for_model(as_trained, runner, found, table, allow_upsample=config.tile.allow_upsample)
-        summaries.append(run_step("extract", as_trained, runner, tile_settings.folder_name(), only=ids))
-        if encode_settings is not None:
+        summaries.append(run_step("extract", as_trained, runner, as_trained.tile.folder_name(), only=ids))
+        if recipe.encode is not None:
             summaries.append(run_step("encode", as_trained, runner, as_trained.features_name(), only=ids))
-            source = folder_of_vectors(source, encode_settings.encoder)
+            source = folder_of_vectors(source, as_trained.encode.encoder)
     # How patients are judged is the report's affair: another level draws no heatmap again.
     own = config.predict.model_dump(include=set(PredictSettings.model_fields) - {"alpha"})
     settings = PredictSettings(**own)
@@ -235,6 +213,19 @@ def predict(
         "heatmaps": str(folder / "heatmaps"),
     }
     return summaries, result
+
+
+def _patients_of(slides: Sequence[str], table: CohortTable | None) -> tuple[dict[str, str], dict[str, str]]:
+    """The patients of slides, as far as the table or a barcode names them; and of all slides of the table."""
+    from ..data.cohort.slide_match import match_slides
+    from ..data.cohort.tcga import tcga_barcode
+
+    named = {slide: code.patient for slide in slides if (code := tcga_barcode(slide))}
+    if table is None:
+        return named, {}
+    patients = table.patient_of()
+    named |= {disk: patients[row] for disk, row in match_slides(slides, table).rows.items()}
+    return named, {slide: patient for slide, patient in patients.items() if slide}
 
 
 def _slides_with_features(config: Config, runner: Runner, features: Path, table: CohortTable | None) -> list[str]:

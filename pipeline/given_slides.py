@@ -58,7 +58,8 @@ def _of_table(
             return existing(path) or path
         listed = find_remote(url, workspace, {})
         if len(listed) != 1:
-            raise UsageError(f"is a folder of {len(listed)} slides, in the table's row of one slide", path=url)
+            what = f"is a folder of {len(listed)} slides, in the table's row of one slide"
+            raise UsageError(what, path=url, hint="give the URL of that slide, or name the folder instead of the table")
         return listed[0]
 
     remote = [path for path in paths.values() if workspace is None and url_of(path) is not None]

@@ -1,7 +1,9 @@
-"""Which features a trained model reads: those of tiles, or the vectors that a slide encoder makes of them."""
+"""Which features a trained model reads, of tiles or the vectors that a slide encoder makes of them, and how it did."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..data.errors import BundleError, UsageError
@@ -9,14 +11,42 @@ from ..data.interop.imported_features import UNKNOWN
 from ..stages.encode.settings import EncodeSettings
 from ..stages.extract.settings import ExtractSettings
 from ..stages.features_folder import name_of_vectors
-from ..stages.tile.settings import TileSettings
+from ..stages.tile.networks import given_networks
+from ..stages.tile.settings import NETWORKS, TileSettings
 
 if TYPE_CHECKING:
     from ..models.feature_recipe import FeatureRecipe
     from .config import Config
 
 
-def encoding_of_model(config: Config, recipe: FeatureRecipe, *, to_encode: bool) -> EncodeSettings | None:
+def settings_of_model(
+    config: Config, recipe: FeatureRecipe, model: Path, *, from_slides: bool
+) -> tuple[Config, Sequence[str]]:
+    """The settings here, with a model's own of tiling, extraction and encoding; and what to say of its networks.
+
+    :param model: the model's folder, for messages.
+    :param from_slides: new slides will be tiled, extracted and encoded, and are not read from features.
+    :raises BundleError, UsageError: of :func:`_encoding_of_model`, or the weights of tiling's networks are not here.
+    """
+    here = config.tile.model_dump(include={"mpp_override", "overrule_mpp", "workers", "timeout", "device"})
+    notes: Sequence[str] = ()
+    if from_slides:
+        networks, notes = given_networks(recipe.tile, config.tile, model)
+        here |= dict.fromkeys(NETWORKS) | networks
+    runtime = config.extract.model_dump(include={"weights", "batch_size", "threads", "tile_timeout", "device"})
+    encode = _encoding_of_model(config, recipe, to_encode=from_slides)
+    if "max_bad_tiles" in config.extract.model_fields_set:
+        runtime["max_bad_tiles"] = config.extract.max_bad_tiles
+    of_model = {
+        # Annotations are of the slides that the model was trained on; of new ones all tissue is read.
+        "tile": TileSettings(**{**recipe.tile, "annotation_classes": [], **here}),
+        "extract": ExtractSettings(**{**recipe.extract, **runtime}),
+        "encode": encode or config.encode,
+    }
+    return config.model_copy(update=of_model), notes
+
+
+def _encoding_of_model(config: Config, recipe: FeatureRecipe, *, to_encode: bool) -> EncodeSettings | None:
     """The settings of the slide encoder that a model needs, with this machine's weights and device.
 
     :param config: the settings here.

@@ -155,7 +155,7 @@ STAGES: Final = (
         "import-checkpoint", 1, ("models/*",), outputs=_FOLDS, look=".",
     ),
     StageRow(
-        "cross_validate", 8, ("models/*", "comparisons/*/*"), command="train",
+        "cross_validate", 9, ("models/*", "comparisons/*/*"), command="train",
         outputs=(
             OutputRow("applicability.json", _JSON, small=True),
             OutputRow("oof_predictions.csv", small=True), OutputRow("metrics.json", _JSON, small=True),
@@ -174,18 +174,18 @@ STAGES: Final = (
         "example_slides", 1, ("models/*",), command="train", outputs=(OutputRow("examples/*/*.jpg"),),
     ),
     StageRow(
-        "report", 10, ("models/*",), command="train",
+        "report", 11, ("models/*",), command="train",
         outputs=(
             OutputRow("report.html", small=True), *_AUDIT,
             *(OutputRow(pattern, small=True) for pattern in _FOR_PAPERS),
         ),
     ),
     StageRow(
-        "omics", 6, ("comparisons/*/*",), command="compare",
+        "omics", 7, ("comparisons/*/*",), command="compare",
         outputs=(OutputRow("oof_predictions.csv", small=True), OutputRow("metrics.json", _JSON, small=True)),
     ),
     StageRow(
-        "compare", 9, ("comparisons/*",), ".compare.settings:CompareSettings",
+        "compare", 10, ("comparisons/*",), ".compare.settings:CompareSettings",
         outputs=(
             *(
                 OutputRow(f"{place}comparison.{kind}", small=True)
@@ -199,13 +199,13 @@ STAGES: Final = (
         outputs=(OutputRow("robustness.csv", small=True), OutputRow("robustness.html", small=True)),
     ),
     StageRow(
-        "predict", 4, ("predictions/*",), ".predict.settings:PredictSettings",
+        "predict", 5, ("predictions/*",), ".predict.settings:PredictSettings",
         outputs=(
             OutputRow("slides/*.json", _JSON, small=True), OutputRow("geojson/*.geojson"), *map(OutputRow, _PICTURES),
         ),
     ),
     StageRow(
-        "prediction_report", 6, ("predictions/*",), command="predict",
+        "prediction_report", 7, ("predictions/*",), command="predict",
         outputs=(
             OutputRow("predictions.csv", small=True), OutputRow("predictions.parquet", small=True),
             OutputRow("predictions.json", _JSON, small=True), OutputRow("report.html", small=True),
@@ -216,7 +216,7 @@ STAGES: Final = (
         outputs=(OutputRow("readings/*.json", _JSON, small=True),),
     ),
     StageRow(
-        "external_evaluate", 9, ("evaluations/*",), command="evaluate",
+        "external_evaluate", 10, ("evaluations/*",), command="evaluate",
         outputs=(
             *(OutputRow(name, small=True) for name in ("patients.csv", "predictions.csv", "report.html")),
             OutputRow("metrics.json", _JSON, small=True), *_AUDIT,

@@ -50,6 +50,11 @@ def digest_of_slide(record: Record | None) -> str | None:
     return record.stats.get(VECTOR) if record.stage == "encode" else record.inputs["slide"].digest
 
 
+def identity_of_slide(slide: str, record: Record) -> str:
+    """What tells a slide from others: its digest, or its id where none was recorded."""
+    return digest_of_slide(record) or slide
+
+
 def recipe_of_imported(slides: Sequence[str], records: Mapping[str, Record], folder: Path) -> dict[str, dict[str, Any]]:
     """The settings of ``tile``, ``extract`` and ``encode`` that imported vectors stand for.
 

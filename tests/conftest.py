@@ -62,7 +62,9 @@ LONGEST = (
     "stages/encode/test_encode.py",
     "stages/train/test_shared_bags.py",
     "models/training/test_fit.py",
+    "models/training/test_resumed_fit.py",
     "pipeline/view/test_answers.py",
+    "pipeline/view/test_answers_to_damage.py",
     "fuzz/test_too_much.py",
 )
 """The files of tests that take longest, the longest first."""

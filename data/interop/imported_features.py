@@ -18,11 +18,12 @@ from numpy.typing import NDArray
 from ..errors import SlideError, StoreError, UsageError
 from ..features.store import FeatureFacts
 from ..tiling.grid import Coords
-from ..units import Mpp, TilePx
+from ..units import Mpp, TilePx, same_mpp
 from ..version import __version__
 from .hdf5_arrays import Attributes, of_file, read_arrays, tile_coords
 from .slide_files import file_of_slide
-from .tile_positions import FieldOfView, Source, field_of_view
+from .tile_positions import TRUE_MPP, FieldOfView, Source, field_of_view
+from .trident import not_its_magnification
 
 UNKNOWN: Final = "unknown: "
 """How a fact begins that the imported file did not tell."""
@@ -39,7 +40,6 @@ _ENCODER: Final = (
 )
 """Attributes by which programs name what the features are from; TRIDENT's comes first."""
 _MPP: Final = ("mpp", "target_mpp", "patch_mpp", "tile_mpp")
-_WITHIN: Final = 0.02  # relative: as near as an mpp must be to be taken for the same
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -62,6 +62,8 @@ class ForeignFeatures:
     """The backbone by that program's name, if the file tells."""
     mpp: float | None = None
     """Microns per pixel, of the tiles or of level 0, if the file tells."""
+    magnification: float | None = None
+    """The tiles' nominal one, if the file tells."""
 
 
 def find_foreign_features(folder: Path, slide_id: str) -> Path:
@@ -103,6 +105,7 @@ def read_foreign_features(path: Path) -> ForeignFeatures:
             name=of_features.text("name") or of_coords.text("name"),
             encoder=_encoder(attributes),
             mpp=_mpp(attributes),
+            magnification=None if field is None else field.magnification,
         )
 
 
@@ -147,12 +150,13 @@ def imported_facts(
     weights_digest: str | None = None,
     architecture: str | None = None,
     pooling: str | None = None,
+    overruled: bool = False,
 ) -> FeatureFacts:
     """What a store of imported features can say of itself.
 
     Of resolution two things must be known. Where the file tells the size of the tiles, ``slide_mpp`` or ``mpp`` will
-    do; where it does not, all of ``slide_mpp``, ``mpp`` and ``tile_px``. Magnifications in such files are nominal, and
-    are not taken for a resolution.
+    do; where it does not, all of ``slide_mpp``, ``mpp`` and ``tile_px``. Magnifications in such files are nominal: they
+    are not taken for a resolution, but one that they rule out is refused.
 
     :param backbone: the name it goes by here; the file's own name for it is kept with what is unknown.
     :param slide_mpp: microns per pixel of the slide's level 0.
@@ -160,17 +164,20 @@ def imported_facts(
     :param slide_digest: of the slide, where it is at hand. Otherwise the slide's id stands for it, so that it is never
         taken for another slide.
     :param weights_digest: of the weights, where somebody vouches for them.
+    :param overruled: the user has said the slide's resolution against what files state of it.
     :raises UsageError: too little is known of the resolution, or what is given contradicts the file.
     """
     unknown = f"{UNKNOWN}imported from {foreign.source}"
     of_encoder = unknown + (f", encoder {foreign.encoder}" if foreign.encoder else "")
     tile_px, size_level0, mpp = _resolution(foreign, slide_mpp=slide_mpp, mpp=mpp, tile_px=tile_px)
     stated = [value for value in (mpp, slide_mpp) if value is not None]
-    if foreign.mpp is not None and all(abs(foreign.mpp / value - 1) > _WITHIN for value in stated):
+    if foreign.mpp is not None and not any(same_mpp(foreign.mpp, value) for value in stated):
         wrong = f"it says {foreign.mpp:g} µm per pixel, and its tiles are taken for {mpp:g}"
         raise UsageError(
             wrong, path=foreign.path, hint=f"give the tiles that it was made from (--mpp {foreign.mpp:g}?)"
         )
+    if not overruled and (wrong := not_its_magnification(foreign.magnification, mpp)):
+        raise UsageError(wrong, path=foreign.path, hint=TRUE_MPP)
     return FeatureFacts(
         slide_id=slide_id,
         slide_digest=slide_digest or f"{unknown}, slide {slide_id}",
@@ -208,7 +215,7 @@ def _resolution(
     if slide_mpp is None:
         return foreign.patch_px, foreign.size_level0, Mpp(mpp or 0)
     true = Mpp(foreign.size_level0 * slide_mpp / foreign.patch_px)
-    if mpp is not None and abs(mpp / true - 1) > _WITHIN:
+    if mpp is not None and not same_mpp(mpp, true):
         wrong = f"its tiles have {true:.6g} µm per pixel on a slide of {slide_mpp:g}, not {mpp:g}"
         raise UsageError(wrong, path=foreign.path, hint=f"leave --mpp out, or give {true:.6g}")
     return foreign.patch_px, foreign.size_level0, true

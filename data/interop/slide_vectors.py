@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 from ..artifact import digest_of_value, is_stray
 from ..errors import SlideError, StoreError
 from ..features.store import FeatureFacts, SlideEncoding
-from ..file_names import why_no_file_name
+from ..file_names import file_name_key, why_no_file_name
 from ..tiling.grid import Coords
 from ..units import TilePx
 from ..version import __version__
@@ -64,6 +64,8 @@ class ForeignVector:
     tile_px: TilePx | None = None
     size_level0: float | None = None
     """Side of a tile's field of view in pixels of level 0."""
+    magnification: float | None = None
+    """The tiles' nominal one."""
     mpp: float | None = None
     """Microns per pixel of the tiles."""
 
@@ -101,7 +103,7 @@ def find_vectors(folder: Path) -> VectorFiles:
         slide = normalize("NFC", path.stem)
         if reason := why_no_file_name(slide):
             raise StoreError(f"the slide id {slide!a} {reason}", path=folder, hint="rename the file")
-        first = of_key.setdefault(slide.casefold(), slide)
+        first = of_key.setdefault(file_name_key(slide), slide)
         if first in found.of_slides or first in found.wrong:
             other = found.of_slides.pop(first, None)
             what = f"there are two files of {slide}" + (f", the other is {other.name}" if other else "")
@@ -152,6 +154,7 @@ def _of_trident(path: Path, read: ReadArrays) -> ForeignVector:
         corner=corner,
         tile_px=None if field is None else field.patch_px,
         size_level0=None if field is None else field.size_level0,
+        magnification=None if field is None else field.magnification,
     )
 
 

@@ -16,15 +16,16 @@ import numpy as np
 
 from ..errors import SlideError
 from ..tiling.grid import Coords, TileGrid
-from ..units import Level0Px, LevelPx, TilePx
+from ..units import Level0Px, LevelPx, Mpp, TilePx
 from .clam import clam_field_of_view, is_clam_s, refuse_pictures
 from .hdf5_arrays import ReadArrays, of_file, read_arrays, tile_coords
 from .slide_files import file_of_slide
-from .trident import is_trident_s, trident_field_of_view, trident_slide_size
+from .trident import is_trident_s, not_its_magnification, trident_field_of_view, trident_slide_size
 
 Source = Literal["trident", "clam"]
 
 _AGAIN: Final = "make the coordinates again with a current TRIDENT or with CLAM's create_patches_fp"
+TRUE_MPP: Final = "give the slide's true µm per pixel to wsipipe tile, with --mpp-override and --overrule-mpp"
 _SLACK: Final = 1e-6  # px: positions divided by a fractional downsample
 
 
@@ -37,6 +38,8 @@ class FieldOfView:
     """Side of a tile's field of view in pixels of level 0."""
     patch_px: TilePx
     """Side of a tile as that program hands it to its backbone (TRIDENT) or to the resize before it (CLAM)."""
+    magnification: float | None = None
+    """The tiles' nominal one, if the file tells."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -55,6 +58,8 @@ class ForeignTiles:
     """The slide, if the file tells."""
     slide_size: tuple[Level0Px, Level0Px] | None
     """Width and height of the slide that they were made for, if the file tells."""
+    magnification: float | None = None
+    """The tiles' nominal one, if the file tells."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -97,6 +102,7 @@ def read_foreign_tiles(path: Path) -> ForeignTiles:
             patch_px=field.patch_px,
             name=attributes.text("name"),
             slide_size=trident_slide_size(attributes),
+            magnification=field.magnification,
         )
 
 
@@ -110,15 +116,29 @@ def field_of_view(read: ReadArrays) -> FieldOfView:
     if is_trident_s(attributes):
         source: Source = "trident"
         size_level0 = trident_field_of_view(attributes)
+        magnification = attributes.number("target_magnification") or None
     elif is_clam_s(attributes):
         source = "clam"
-        size_level0 = clam_field_of_view(attributes)
+        size_level0, magnification = clam_field_of_view(attributes), None
     else:
         held = ", ".join(attributes.values) or "none"
         wrong = f"it does not say how large the tiles are (attributes of `coords`: {held})"
         hint = "give the files in `patches/` that the features were made from, not the features; or " + _AGAIN
         raise SlideError(wrong, hint=hint)
-    return FieldOfView(source=source, size_level0=size_level0, patch_px=TilePx(round(attributes.size("patch_size"))))
+    patch_px = TilePx(round(attributes.size("patch_size")))
+    return FieldOfView(source=source, size_level0=size_level0, patch_px=patch_px, magnification=magnification)
+
+
+def refuse_other_magnification(foreign: ForeignTiles, slide_mpp: Mpp) -> None:
+    """Refuse tiles whose magnification says that the slide's pixels are of another size.
+
+    Then either the slide's µm per pixel are wrong here, or those that TRIDENT believed.
+
+    :raises SlideError: it says so.
+    """
+    if wrong := not_its_magnification(foreign.magnification, foreign.size_level0 * slide_mpp / foreign.patch_px):
+        wrong += f" as on a slide of {slide_mpp:g}"
+        raise SlideError(wrong, path=foreign.path, hint=TRUE_MPP)
 
 
 def placed_on(

@@ -3,8 +3,9 @@
 ``patches/<slide>_patches.h5``
     ``coords`` (N, 2), x and y of the upper left corners in pixels of level 0, and the rest in its attributes. TRIDENT
     reads squares of ``round(patch_size × level0_magnification / target_magnification)`` pixels of level 0; that is the
-    field of view. Its magnifications are nominal (anything up to 0.3 µm is "40"), so only their ratio means something.
-    ``patch_size_level0`` says the same rounded down. Newer files tell ``level0_width`` and ``level0_height``.
+    field of view. Its magnifications are nominal (anything from 0.2 to 0.3 µm is "40"): their ratio says how large a
+    tile is, and each of them what its resolution cannot be (:func:`not_its_magnification`).
+    ``patch_size_level0`` says the field of view rounded down. Newer files tell ``level0_width`` and ``level0_height``.
     Tiles may reach over the right and lower edge of the slide. Our own tile files are read by it as they are
     (:mod:`wsipipe.data.tiling.store`).
 
@@ -29,6 +30,9 @@ if TYPE_CHECKING:
 
 _LARGEST: Final = 2**40
 """Pixels along a side that no slide has."""
+_NOMINAL: Final = (6.0, 12.8)
+"""Least and greatest µm per pixel × magnification: to TRIDENT what has 0.3 to 0.6 µm is 20x, below 0.16 µm 80x
+(``wsi_objects/WSI.py`` at 0b2f600, ``_fetch_magnification``)."""
 
 
 def is_trident_s(coords: Attributes) -> bool:
@@ -53,6 +57,21 @@ def trident_field_of_view(coords: Attributes) -> float:
         wrong = f"it contradicts itself: tiles of {size:g} px of level 0 by their magnifications, and of {said:g}"
         raise SlideError(wrong)
     return size
+
+
+def not_its_magnification(magnification: float | None, mpp: float) -> str:
+    """Say why tiles of this resolution are none of this nominal magnification; empty if they can be.
+
+    It is wide: it tells 0.5 µm per pixel from 0.25 and from 1, and not from 0.45.
+
+    :param magnification: the target magnification of a file; None if it does not tell.
+    """
+    if magnification is None:
+        return ""
+    least, most = (product / magnification for product in _NOMINAL)
+    if least <= mpp <= most:
+        return ""
+    return f"its tiles are {magnification:g}x, which is {least:.3g} to {most:.3g} µm per pixel, and not {mpp:.6g}"
 
 
 def trident_slide_size(coords: Attributes) -> tuple[Level0Px, Level0Px] | None:

@@ -122,11 +122,6 @@ class Signature(BaseModel):
             cut_at=None if cut in ("", MEDIAN) else float(cut),
         )
 
-    @property
-    def depends_on_others(self) -> bool:
-        """Whether a patient's target depends on the training patients."""
-        return self.score == "mean-z" or self.cut == MEDIAN
-
     def fitted(self, table: ExpressionTable, patients: Collection[str]) -> Self:
         """Take means, standard deviations and a median cut from these patients, and from no others.
 

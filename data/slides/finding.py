@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import BinaryIO, Final
 
 from ..errors import CohortError, SlideError, SurroundingsError, UsageError, WsipipeError
-from ..file_names import why_no_file_name
+from ..file_names import file_name_key, why_no_file_name
 from ..plain_files import refuse_pipe, url_of
 from ..slide_names import without_extension
 from ..surroundings import patiently, reading_fault
@@ -115,8 +115,7 @@ def find_slides(
         except CohortError as error:
             refuse(error)
             continue
-        # Many file systems treat names as equal that differ only in case or in how an accent is encoded.
-        other = slides.setdefault(unicodedata.normalize("NFC", slide.slide_id).casefold(), slide)
+        other = slides.setdefault(file_name_key(slide.slide_id), slide)
         if other is not slide:
             wrong = f"two slides are called {slide.slide_id!r}: this one and {place_of(other.path)}"
             hint = "rename one of them, or give paths that hold only one"

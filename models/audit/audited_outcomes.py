@@ -16,21 +16,21 @@ from typing import ClassVar, Final
 
 import numpy as np
 import numpy.typing as npt
-from scipy.stats import chi2, rankdata
 from scipy.stats import f as fisher
+from scipy.stats import rankdata
 
+from ..evaluation.bootstrap import CELLS_AT_ONCE
 from ..evaluation.number_metrics import number_figures
 from ..evaluation.ordinal_metrics import CONCORDANCE
 from ..evaluation.share_of_pairs import independent_pairs, lowest_share
 from ..evaluation.survival_metrics import HARRELL
 from ..evaluation.task_metrics import share
-from .likelihood import depends_on
-from .regressions import Bools, Fitted, Floats, class_design, fit_classes, fit_cox, fit_line
+from .likelihood import Bools, Floats, depends_on, likelihood_ratio_p_value
+from .regressions import Fitted, class_design, fit_classes, fit_cox, fit_line
 from .within_strata import FEWEST
 
 Codes = npt.NDArray[np.intp]
 FEWEST_NUMBERS: Final = 2 * FEWEST
-_CELLS_AT_ONCE: Final = 2_000_000
 _LEAST_SHARE: Final = 1e-300
 
 
@@ -112,8 +112,7 @@ class Outcome(ABC):
 
     def gain_test(self, fewer: Fitted, more: Fitted) -> tuple[float, float]:
         """The statistic and the p-value of the score beside the columns: twice the gain in log-likelihood."""
-        statistic = max(0.0, 2 * (more.log_likelihood - fewer.log_likelihood))
-        return statistic, float(chi2.sf(statistic, 1))
+        return likelihood_ratio_p_value(fewer.log_likelihood, more.log_likelihood)
 
 
 class PairOutcome(Outcome):
@@ -155,7 +154,7 @@ class PairOutcome(Outcome):
         for code in np.unique(strata):
             members = np.flatnonzero(strata == code)
             pairs = [np.nonzero(above[np.ix_(members, members)]) for above in self.above]
-            step = max(1, _CELLS_AT_ONCE // max(len(members), *(len(first) for first, _ in pairs)))
+            step = max(1, CELLS_AT_ONCE // max(len(members), *(len(first) for first, _ in pairs)))
             for start in range(0, permutations, step):
                 rows = np.tile(members, (min(step, permutations - start), 1))
                 orders = rng.permuted(rows, axis=1)
@@ -364,7 +363,7 @@ class NumberOutcome(Outcome):
             if np.ptp(one) == 0 or np.ptp(other) == 0:
                 continue
             one, other = ((ranks - ranks.mean()) / ranks.std() for ranks in (one, other))
-            step = max(1, _CELLS_AT_ONCE // len(members))
+            step = max(1, CELLS_AT_ONCE // len(members))
             for start in range(0, permutations, step):
                 rows = np.tile(other, (min(step, permutations - start), 1))
                 total[start : start + step] += (len(members) - 1) * (rng.permuted(rows, axis=1) @ one) / len(members)

@@ -27,7 +27,7 @@ import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict
 
 from ...data.errors import UsageError
-from ..evaluation.estimate import Estimate
+from ..evaluation.estimate import Z95, Estimate
 from ..evaluation.metrics import zeros_and_ones
 from ..evaluation.paired_tests import PairedDifference, delong
 from .likelihood import (
@@ -41,7 +41,6 @@ from .likelihood import (
 from .strata import Strata, crossed
 from .within_strata import FEWEST, WithinStrata, auc_estimate, auc_within
 
-_Z95: Final = 1.959963984540054  # 97.5th percentile of the standard normal
 PATIENTS_A_COLUMN: Final = 10
 """With fewer patients of the smaller class for each column of the regression, its test is too often significant."""
 
@@ -289,7 +288,7 @@ def _alone(
     if by_columns is None or by_both is None:
         return None, "the patients outside of one of the folds are of one class"
     fewer, more = fit_logistic(y, x), fit_logistic(y, with_score)
-    statistic, p_value = likelihood_ratio_p_value(fewer, more)
+    statistic, p_value = likelihood_ratio_p_value(fewer.log_likelihood, more.log_likelihood)
     follows = depends_on(score, x)
     return ColumnsAlone(
         n_patients=len(y),
@@ -314,6 +313,6 @@ def _odds_ratio(y: Bools, columns: Floats, fit: LogisticFit) -> Estimate:
         fit = fit_logistic(y[rest], columns[rest])
     if fit.errors is None or not np.isfinite(fit.errors[-1]):
         return Estimate(value=None)
-    at, by = fit.coefficients[-1], _Z95 * fit.errors[-1]
+    at, by = fit.coefficients[-1], Z95 * fit.errors[-1]
     value, low, high = np.exp([at, at - by, at + by]).tolist()
     return Estimate(value=value, low=low, high=high)

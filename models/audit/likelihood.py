@@ -1,4 +1,4 @@
-"""Logistic regression by maximum likelihood, without a penalty, and the likelihood-ratio test.
+"""Maximum likelihood without a penalty: how it is found, logistic regression, and the likelihood-ratio test.
 
 Where columns separate the classes, coefficients grow without bounds, but the likelihood has a limit: Newton's steps
 come as close to it as rounding allows, so that likelihood ratios are right there too (Albert and Anderson, Biometrika
@@ -7,6 +7,7 @@ come as close to it as rounding allows, so that likelihood ratios are right ther
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
@@ -18,11 +19,14 @@ from scipy.stats import chi2
 _MAX_STEPS: Final = 200
 _SMALLEST_GAIN: Final = 1e-11
 _SEPARATED: Final = 15.0  # log-odds of a fitted patient from which the fit has no finite maximum
-_NEGLIGIBLE: Final = 1e-9
+NEGLIGIBLE: Final = 1e-9
+"""Relative: what is smaller is nothing but rounding."""
 _WHOLE: Final = 1e-6
 
 Floats = npt.NDArray[np.float64]
 Bools = npt.NDArray[np.bool_]
+Likelihood = Callable[[Floats], tuple[float, Floats, Floats]]
+"""From coefficients (P,) to the log-likelihood, its gradient (P,), and the information (P, P), minus its curvature."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,29 +50,43 @@ class LogisticFit:
 
 
 def fit_logistic(y: Bools, columns: Floats) -> LogisticFit:
-    """Fit by Newton's steps, halved where the likelihood would fall.
+    """Fit logistic regression.
 
     :param y: (N,) labels of both classes.
     :param columns: (N, K), K may be 0; columns may depend on each other.
     """
     design = np.column_stack([np.ones(len(y)), columns])
-    at = np.zeros(design.shape[1])
-    height = _log_likelihood(design @ at, y)
-    for _ in range(_MAX_STEPS):
-        q = expit(design @ at)
+
+    def at(coefficients: Floats) -> tuple[float, Floats, Floats]:
+        log_odds = design @ coefficients
+        q = expit(log_odds)
         information = design.T @ (design * (q * (1 - q))[:, None])
-        step = np.linalg.lstsq(information, design.T @ (y - q), rcond=_NEGLIGIBLE)[0]
-        there = _log_likelihood(design @ (at + step), y)
-        while there < height - 1e-12 * abs(height) and np.abs(step).max() > _NEGLIGIBLE:
+        return _log_likelihood(log_odds, y), design.T @ (y - q), information
+
+    coefficients, height, information = maximum(at, design.shape[1])
+    bounded = not separated(design @ coefficients).any()
+    return LogisticFit(coefficients, standard_errors(information) if bounded else None, height)
+
+
+def maximum(at: Likelihood, size: int) -> tuple[Floats, float, Floats]:
+    """Climb to the greatest likelihood by Newton's steps, halved where it would fall.
+
+    :param size: number of coefficients.
+    :returns: the coefficients (P,), and the log-likelihood and the information (P, P) there.
+    """
+    here = np.zeros(size)
+    height, gradient, information = at(here)
+    for _ in range(_MAX_STEPS if size else 0):
+        step = np.linalg.lstsq(information, gradient, rcond=NEGLIGIBLE)[0]
+        there = at(here + step)
+        while there[0] < height - 1e-12 * abs(height) and np.abs(step).max() > NEGLIGIBLE:
             step /= 2
-            there = _log_likelihood(design @ (at + step), y)
-        gain, at, height = there - height, at + step, max(there, height)
+            there = at(here + step)
+        gain, here = there[0] - height, here + step
+        height, gradient, information = max(there[0], height), there[1], there[2]
         if gain < _SMALLEST_GAIN * (1 + abs(height)):
             break
-    q = expit(design @ at)
-    information = design.T @ (design * (q * (1 - q))[:, None])
-    bounded = not separated(design @ at).any()
-    return LogisticFit(at, standard_errors(information) if bounded else None, height)
+    return here, height, information
 
 
 def standard_errors(information: Floats, *, squares: float = 1.0, left: int = 1) -> Floats:
@@ -85,7 +103,7 @@ def standard_errors(information: Floats, *, squares: float = 1.0, left: int = 1)
     errors = np.full(len(information), np.nan)
     for unit in (np.ones(len(information)), np.where(size > 0, size, 1.0)):
         scaled = information / np.outer(unit, unit)
-        inverse = np.linalg.pinv(scaled, rcond=_NEGLIGIBLE)
+        inverse = np.linalg.pinv(scaled, rcond=NEGLIGIBLE)
         variances = np.diag(inverse * squares / left)
         determined = (np.abs(np.diag(inverse @ scaled) - 1) < _WHOLE) & (variances > 0)
         found = np.isnan(errors) & determined
@@ -99,9 +117,12 @@ def separated(log_odds: Floats) -> Bools:
     return far
 
 
-def likelihood_ratio_p_value(fewer: LogisticFit, more: LogisticFit) -> tuple[float, float]:
-    """Twice the gain in log-likelihood by one further column, and its p-value by the chi-square of one degree."""
-    statistic = max(0.0, 2 * (more.log_likelihood - fewer.log_likelihood))
+def likelihood_ratio_p_value(fewer: float, more: float) -> tuple[float, float]:
+    """Twice the gain in log-likelihood by one further column, and its p-value by the chi-square of one degree.
+
+    :param fewer, more: log-likelihoods without and with it.
+    """
+    statistic = max(0.0, 2 * (more - fewer))
     return statistic, float(chi2.sf(statistic, 1))
 
 
@@ -109,7 +130,7 @@ def depends_on(column: Floats, columns: Floats) -> bool:
     """Whether a column (N,) is a constant plus a sum of multiples of the other columns (N, K)."""
     design = np.column_stack([np.ones(len(column)), columns])
     rest = column - design @ np.linalg.lstsq(design, column, rcond=None)[0]
-    return bool(np.abs(rest).max() <= _NEGLIGIBLE * max(1.0, float(np.abs(column).max())))
+    return bool(np.abs(rest).max() <= NEGLIGIBLE * max(1.0, float(np.abs(column).max())))
 
 
 def out_of_fold_log_odds(y: Bools, columns: Floats, folds: npt.NDArray[np.intp]) -> Floats | None:

@@ -11,7 +11,6 @@ As in :mod:`.likelihood`, where columns separate the patients the likelihood has
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from math import log
 from typing import Final
@@ -20,17 +19,9 @@ import numpy as np
 import numpy.typing as npt
 from scipy.special import log_softmax, softmax
 
-from .likelihood import standard_errors
+from .likelihood import NEGLIGIBLE, Bools, Floats, Likelihood, maximum, standard_errors
 
-_MAX_STEPS: Final = 200
-_SMALLEST_GAIN: Final = 1e-11
-_NEGLIGIBLE: Final = 1e-9
 _SEPARATED: Final = 15.0  # size of a coefficient of standardised columns from which the fit has no finite maximum
-
-Floats = npt.NDArray[np.float64]
-Bools = npt.NDArray[np.bool_]
-Likelihood = Callable[[Floats], tuple[float, Floats, Floats]]
-"""From coefficients (P,) to the log-likelihood, its gradient (P,), and the information (P, P), minus its curvature."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -82,7 +73,7 @@ def fit_classes(y: npt.NDArray[np.intp], design: Floats) -> Fitted:
         height = float(log_softmax(logits, axis=1)[np.arange(len(y)), y].sum())
         return height, (chosen - means).sum(axis=0), information
 
-    return _maximum(at, design.shape[2])
+    return _fitted(at, design.shape[2])
 
 
 def fit_cox(times: Floats, events: Bools, x: Floats) -> Fitted:
@@ -116,7 +107,7 @@ def fit_cox(times: Floats, events: Bools, x: Floats) -> Fitted:
         height = float(g[cases].sum() - np.log(total).sum())
         return height, (rows[cases] - means).sum(axis=0), information
 
-    return _maximum(at, x.shape[1])
+    return _fitted(at, x.shape[1])
 
 
 def fit_line(y: Floats, x: Floats) -> Fitted:
@@ -126,7 +117,7 @@ def fit_line(y: Floats, x: Floats) -> Fitted:
     :param x: (N, K) columns.
     """
     design = np.column_stack([np.ones(len(y)), x])
-    coefficients = np.linalg.lstsq(design, y, rcond=_NEGLIGIBLE)[0]
+    coefficients = np.linalg.lstsq(design, y, rcond=NEGLIGIBLE)[0]
     squares = max(float(np.square(y - design @ coefficients).sum()), np.finfo(float).tiny)
     left = len(y) - np.linalg.matrix_rank(design)
     none = np.full(len(coefficients), np.nan)
@@ -134,20 +125,8 @@ def fit_line(y: Floats, x: Floats) -> Fitted:
     return Fitted(np.asarray(coefficients), errors, -len(y) / 2 * log(squares / len(y)))
 
 
-def _maximum(at: Likelihood, size: int) -> Fitted:
-    """Climb by Newton's steps, halved where the likelihood would fall."""
-    here = np.zeros(size)
-    height, gradient, information = at(here)
-    for _ in range(_MAX_STEPS if size else 0):
-        step = np.linalg.lstsq(information, gradient, rcond=_NEGLIGIBLE)[0]
-        there = at(here + step)
-        while there[0] < height - 1e-12 * abs(height) and np.abs(step).max() > _NEGLIGIBLE:
-            step /= 2
-            there = at(here + step)
-        gain, here = there[0] - height, here + step
-        height, gradient, information = max(there[0], height), there[1], there[2]
-        if gain < _SMALLEST_GAIN * (1 + abs(height)):
-            break
-    bounded = np.abs(here) < _SEPARATED
-    errors = standard_errors(information) if size else here
-    return Fitted(here, np.where(bounded, errors, np.nan), height)
+def _fitted(at: Likelihood, size: int) -> Fitted:
+    coefficients, height, information = maximum(at, size)
+    bounded = np.abs(coefficients) < _SEPARATED
+    errors = standard_errors(information) if size else coefficients
+    return Fitted(coefficients, np.where(bounded, errors, np.nan), height)

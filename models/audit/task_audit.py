@@ -18,14 +18,14 @@ import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict
 
 from ...data.errors import UsageError
-from ..evaluation.estimate import Estimate
+from ..evaluation.estimate import Z95, Estimate
 from ..evaluation.task_metrics import BootstrapDifference, Figures, paired_difference, with_intervals
 from .audited_outcomes import Codes, Outcome
 from .confounding import PATIENTS_A_COLUMN
-from .regressions import Bools, Fitted, Floats
+from .likelihood import Bools, Floats
+from .regressions import Fitted
 from .strata import Strata, crossed
 
-_Z95: Final = 1.959963984540054  # 97.5th percentile of the standard normal
 _CLOSE: Final = 1e-12
 
 
@@ -298,7 +298,7 @@ def _effect(fitted: Fitted, *, ratio: bool) -> Estimate:
     """The coefficient of the score with its interval, or its exponential."""
     if not np.isfinite(fitted.errors[-1]):
         return Estimate(value=None)
-    at, by = float(fitted.coefficients[-1]), _Z95 * float(fitted.errors[-1])
+    at, by = float(fitted.coefficients[-1]), Z95 * float(fitted.errors[-1])
     limits = np.array([at, at - by, at + by])
     value, low, high = (np.exp(limits) if ratio else limits).tolist()
     return Estimate(value=value, low=low, high=high)

@@ -19,13 +19,12 @@ import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict
 from scipy.stats import rankdata
 
-from ..evaluation.bootstrap import draws
+from ..evaluation.bootstrap import CELLS_AT_ONCE, draws
 from ..evaluation.estimate import Estimate
 from ..evaluation.share_of_pairs import independent_pairs, lowest_share, share_of_pairs
 
 FEWEST: Final = 10
 """With fewer patients of a class, no figure is given."""
-_CELLS_AT_ONCE: Final = 2_000_000
 
 Floats = npt.NDArray[np.float64]
 Bools = npt.NDArray[np.bool_]
@@ -97,7 +96,7 @@ def _estimate(y: Bools, score: Floats, strata: Codes, *, rounds: int, seed: int)
     if not rounds:
         return Estimate(value=value)
     rng = np.random.default_rng(seed)
-    step = max(1, _CELLS_AT_ONCE // len(y))
+    step = max(1, CELLS_AT_ONCE // len(y))
     shares = []
     for start in range(0, rounds, step):
         right, pairs = pairs_within(draws(y, min(step, rounds - start), rng), y, score, strata)
@@ -143,7 +142,7 @@ def permutation_p_value(y: Bools, score: Floats, strata: Codes, *, permutations:
         expected = n_positive * (len(labels) + 1) / 2
         observed += float(ranks[labels].sum()) - expected
         pairs += n_positive * (len(labels) - n_positive)
-        step = max(1, _CELLS_AT_ONCE // len(labels))
+        step = max(1, CELLS_AT_ONCE // len(labels))
         for start in range(0, permutations, step):
             rows = np.tile(ranks, (min(step, permutations - start), 1))
             drawn[start : start + step] += rng.permuted(rows, axis=1)[:, :n_positive].sum(axis=1) - expected

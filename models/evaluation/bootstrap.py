@@ -14,7 +14,8 @@ import numpy.typing as npt
 
 Floats = npt.NDArray[np.float64]
 Bools = npt.NDArray[np.bool_]
-_CELLS_AT_ONCE: Final = 2_000_000  # rounds × patients held in memory together: 16 MB an array
+CELLS_AT_ONCE: Final = 2_000_000
+"""Rounds × patients, or pairs of patients, that are held in memory together: 16 MB an array."""
 
 
 def bootstrap(
@@ -30,7 +31,7 @@ def bootstrap(
     rng = np.random.default_rng(seed)
     order = np.argsort(-p, kind="stable")  # by falling probability: cumulative sums then run over the thresholds
     y, p, call, groups = y[order], p[order], call[order], groups[order]
-    step = max(1, _CELLS_AT_ONCE // len(y))
+    step = max(1, CELLS_AT_ONCE // len(y))
     parts = [
         figures_of_rounds(draws(y, min(step, rounds - start), rng), y, p, call, groups)
         for start in range(0, rounds, step)

@@ -28,18 +28,6 @@ class DecisionCurve:
     model: tuple[float, ...]
     treat_all: tuple[float, ...]
 
-    @property
-    def useful(self) -> tuple[tuple[float, float], ...]:
-        """The ranges of thresholds, from and to, in which the model beats treating all and treating none."""
-        ranges: list[tuple[float, float]] = []
-        before = False
-        for threshold, own, everyone in zip(self.thresholds, self.model, self.treat_all, strict=True):
-            better = own > max(0.0, everyone) + 1e-12  # sums of fractions differ in their last digit
-            if better:
-                ranges[-1:] = [(ranges[-1][0], threshold)] if before else [*ranges[-1:], (threshold, threshold)]
-            before = better
-        return tuple(ranges)
-
 
 def net_benefit(labels: npt.ArrayLike, probabilities: npt.ArrayLike, threshold: float) -> float:
     """Compute TP / n - FP / n · t / (1 - t), where patients at or above the threshold t are treated.

@@ -13,6 +13,8 @@ import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict
 
 TAIL: Final = 0.025
+Z95: Final = 1.959963984540054
+"""The 97.5th percentile of the standard normal distribution."""
 _ROUNDING: Final = 1e-12
 """Relative: by how much rounds may differ that are the same but for the order in which they were summed up."""
 

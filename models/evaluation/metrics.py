@@ -31,7 +31,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from math import sqrt
-from typing import Final
 
 import numpy as np
 import numpy.typing as npt
@@ -48,14 +47,13 @@ from sklearn.metrics import (
 
 from ...data.errors import UsageError
 from .bootstrap import bootstrap
+from .estimate import Z95, percentiles, within
 from .estimate import Estimate as Estimate
-from .estimate import percentiles, within
 from .recalibration import calibration_in_the_large, calibration_slope
 from .share_of_pairs import lowest_share, share_of_pairs
 
 Floats = npt.NDArray[np.float64]
 Bools = npt.NDArray[np.bool_]
-_Z95: Final = 1.959963984540054  # 97.5th percentile of the standard normal
 
 
 class Metrics(BaseModel):
@@ -83,9 +81,19 @@ class Metrics(BaseModel):
     seed: int
 
     @property
+    def measure(self) -> str:
+        """Name of the figure by which methods are compared."""
+        return "AUC"
+
+    @property
     def main(self) -> Estimate:
         """The figure by which methods are compared."""
         return self.auc
+
+    @property
+    def main_chance(self) -> float:
+        """What of it a model gets that knows nothing of the patient."""
+        return 0.5
 
     @property
     def n_negative(self) -> int:
@@ -110,7 +118,8 @@ def binary_metrics(
 
     The same patients, rounds and seed give the same figures. AUPRC is average precision (steps, no interpolation), to
     be compared with the share of positives. F1 and sensitivity need a positive patient, specificity a negative one,
-    AUC, AUPRC, balanced accuracy and calibration-in-the-large both. Intervals need two patients of each class and at
+    AUC, AUPRC, balanced accuracy and calibration-in-the-large both, and the last one probabilities that are not all
+    but 0 or 1. Intervals need two patients of each class and at
     least one round; those of proportions need only the proportion and a round. The calibration slope needs classes that
     overlap.
 
@@ -250,9 +259,9 @@ def calibration_bins(labels: npt.ArrayLike, probabilities: npt.ArrayLike, bins: 
 
 def wilson_interval(hits: int, n: int) -> tuple[float, float]:
     """Compute the 95 % score interval of a proportion, n ≥ 1 (Wilson, J. Am. Stat. Assoc. 22:209, 1927)."""
-    share, z2 = hits / n, _Z95**2
+    share, z2 = hits / n, Z95**2
     middle = (share + z2 / (2 * n)) / (1 + z2 / n)
-    half = _Z95 / (1 + z2 / n) * sqrt(share * (1 - share) / n + z2 / (4 * n * n))
+    half = Z95 / (1 + z2 / n) * sqrt(share * (1 - share) / n + z2 / (4 * n * n))
     return min(share, max(0.0, middle - half)), max(share, min(1.0, middle + half))  # despite rounding, share is inside
 
 

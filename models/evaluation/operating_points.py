@@ -16,7 +16,7 @@ from typing import Final, Literal
 import numpy as np
 import numpy.typing as npt
 
-from .bootstrap import draws
+from .bootstrap import CELLS_AT_ONCE, draws
 from .estimate import Estimate
 from .metrics import probabilities_of, share_estimate, zeros_and_ones
 
@@ -26,7 +26,6 @@ Fixed = Literal["", "sensitivity", "specificity"]
 LEVELS: Final = (0.90, 0.95)
 ROUNDS: Final = 2000
 _CLOSE: Final = 1e-9
-_CELLS_AT_ONCE: Final = 2_000_000
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,7 +81,7 @@ def _fixed_point(y: Bools, p: Floats, fixed: Fixed, level: float, seed: int) -> 
     [place] = _places(_shares(np.ones((1, len(y))), y, last), fixed, level)
     called = int(np.r_[0, last + 1][place])
     point = _point(y, np.arange(len(y)) < called)
-    rng, free, step = np.random.default_rng(seed), [], max(1, _CELLS_AT_ONCE // len(y))
+    rng, free, step = np.random.default_rng(seed), [], max(1, CELLS_AT_ONCE // len(y))
     for start in range(0, ROUNDS, step):
         weights = draws(y, min(step, ROUNDS - start), rng)
         free.append(_free_shares(weights, y, last, fixed, level))

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from math import sqrt
-from typing import Final
 
 import numpy as np
 import numpy.typing as npt
@@ -20,9 +19,8 @@ from pydantic import BaseModel, ConfigDict
 from scipy.stats import norm, rankdata
 
 from ...data.errors import UsageError
+from .estimate import Z95
 from .metrics import zeros_and_ones
-
-_Z95: Final = 1.959963984540054  # 97.5th percentile of the standard normal
 
 
 class PairedDifference(BaseModel):
@@ -84,7 +82,7 @@ def delong(labels: npt.ArrayLike, one: npt.ArrayLike, other: npt.ArrayLike) -> P
         return paired(None, None, None)
     error = sqrt(positive.var(ddof=1) / n_positive + negative.var(ddof=1) / n_negative)
     p_value = float(2 * norm.sf(abs(difference) / error))
-    return paired(difference - _Z95 * error, difference + _Z95 * error, p_value)
+    return paired(difference - Z95 * error, difference + Z95 * error, p_value)
 
 
 def holm(p_values: Sequence[float | None]) -> tuple[float | None, ...]:

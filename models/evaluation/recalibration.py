@@ -14,19 +14,23 @@ import numpy as np
 import numpy.typing as npt
 from scipy.special import expit, logit
 
-from .estimate import Estimate
+from .estimate import Z95, Estimate
 
 Floats = npt.NDArray[np.float64]
 Bools = npt.NDArray[np.bool_]
-_Z95: Final = 1.959963984540054  # 97.5th percentile of the standard normal
 _MIN_PROBABILITY: Final = 1e-6  # probabilities are clipped this far from 0 and 1
 _MAX_STEPS: Final = 50
 _MAX_CONDITION: Final = 1e10
+_WIDEST: Final = float(logit(1 - _MIN_PROBABILITY))
+"""In log odds, from a probability of a half to the most certain one that is counted."""
 _UNDEFINED: Final = Estimate(value=None)
 
 
 def calibration_in_the_large(y: Bools, p: Floats, *, intervals: bool) -> Estimate:
-    """Compute a in logit P(positive) = a + logit p: the intercept where the slope is 1. None for one class alone.
+    """Compute a in logit P(positive) = a + logit p: the intercept where the slope is 1.
+
+    None for one class alone, and where any intercept would do nearly as well, as where all probabilities are all but 0
+    or 1 and right.
 
     :param y: (N,) labels.
     :param p: (N,) probabilities.
@@ -46,7 +50,9 @@ def calibration_in_the_large(y: Bools, p: Floats, *, intervals: bool) -> Estimat
         at, height = at + step, there
     else:
         return _UNDEFINED
-    by = _Z95 / information**0.5
+    by = Z95 / information**0.5
+    if by > _WIDEST:
+        return _UNDEFINED
     return Estimate(value=at, low=at - by, high=at + by) if intervals else Estimate(value=at)
 
 
@@ -78,7 +84,7 @@ def calibration_slope(y: Bools, p: Floats, *, intervals: bool) -> Estimate:
     else:
         return _UNDEFINED
     value = float(at[1] / sd)  # from standardised logits to logits
-    by = float(_Z95 * np.sqrt(np.linalg.inv(information)[1, 1]) / sd)
+    by = float(Z95 * np.sqrt(np.linalg.inv(information)[1, 1]) / sd)
     return Estimate(value=value, low=value - by, high=value + by) if intervals else Estimate(value=value)
 
 

@@ -26,15 +26,13 @@ hold it too rarely. Hanley and McNeil's and DeLong's errors are 0 at an AUC of 1
 from __future__ import annotations
 
 from math import exp, log
-from typing import Final
 
 import numpy as np
 import numpy.typing as npt
 
-from .estimate import TAIL, Estimate, differ
+from .estimate import TAIL, Z95, Estimate, differ
 
 Floats = npt.NDArray[np.float64]
-_Z95: Final = 1.959963984540054  # 97.5th percentile of the standard normal
 
 
 def lowest_share(pairs: float) -> float:
@@ -67,7 +65,7 @@ def share_of_pairs(value: float, drawn: Floats, lowest: float) -> Estimate:
     if not differ(drawn):
         return Estimate(value=value)
     low, high = (float(limit) for limit in np.quantile(drawn, [TAIL, 1 - TAIL]))
-    half = _Z95 * float(drawn.std()) / (value * (1 - value))
+    half = Z95 * float(drawn.std()) / (value * (1 - value))
     return Estimate(
         value=value,
         low=min(low, _share(log(value / (1 - value)) - half), lowest),

@@ -21,6 +21,7 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict, Field
 
+from .bootstrap import CELLS_AT_ONCE
 from .estimate import Estimate, differ, percentile_interval, percentiles
 from .share_of_pairs import share_of_pairs
 
@@ -28,7 +29,6 @@ Floats = npt.NDArray[np.float64]
 Figures = Callable[[Floats], dict[str, Floats]]
 """Computes figures, name → (rounds,), of how often each patient was drawn in each round (rounds, N), with the same
 result as on the drawn patients themselves; NaN where a figure is not defined."""
-_CELLS_AT_ONCE: Final = 2_000_000  # rounds × patients held in memory together: 16 MB an array
 _NONE: Final[Mapping[str, Any]] = MappingProxyType({})
 
 
@@ -58,6 +58,11 @@ class TaskMetrics(BaseModel):
     def main(self) -> Estimate:
         """The figure by which methods are compared."""
         return self.figures[self.measure]
+
+    @property
+    def main_chance(self) -> float | None:
+        """What of it a model gets that knows nothing of the patient, if that is known."""
+        return self.chance.get(self.measure)
 
 
 def with_intervals(
@@ -148,7 +153,7 @@ def _rounds(strata: npt.NDArray[np.generic], rounds: int, seed: int) -> Iterator
     """Yield how often each patient is drawn (some rounds, N), with replacement within the strata."""
     draw = np.random.default_rng(seed)
     members = [np.flatnonzero(strata == stratum) for stratum in np.unique(strata)]
-    step = max(1, _CELLS_AT_ONCE // len(strata))
+    step = max(1, CELLS_AT_ONCE // len(strata))
     for start in range(0, rounds, step):
         number = min(step, rounds - start)
         weights = np.zeros((number, len(strata)))

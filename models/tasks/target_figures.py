@@ -16,7 +16,6 @@ from .task import Task
 Floats = npt.NDArray[np.float64]
 Rows = Mapping[str, Sequence[PatientPrediction]]
 """Target → the patients who have its label."""
-CHANCE_OF_AN_AUC = 0.5
 
 
 def patients_of(rows: Rows) -> list[str]:
@@ -61,11 +60,11 @@ def target_metrics(
     figures = mean_figures(task, rows, patients)
     lows = [of.main.low for of in metrics.values()]  # where all are 1, a lower mean needs one below its own limit
     known_lows = [low for low in lows if low is not None]
-    of_pairs = all(_chance(of) == CHANCE_OF_AN_AUC for of in metrics.values())  # a correlation is no share of pairs
+    of_pairs = all(of.main_chance == 0.5 for of in metrics.values())  # a correlation is no share of pairs
     lowest = {task.measure: float(np.mean(known_lows))} if of_pairs and len(known_lows) == len(lows) else {}
     mean = with_intervals((task.measure,), figures, np.zeros(len(patients)), rounds=rounds, seed=seed, pairs=lowest)
-    own = {f"{_measure(of)} of {name}": of.main for name, of in metrics.items()}
-    chance = {f"{_measure(of)} of {name}": _chance(of) for name, of in metrics.items()}
+    own = {f"{of.measure} of {name}": of.main for name, of in metrics.items()}
+    chance = {f"{of.measure} of {name}": of.main_chance for name, of in metrics.items()}
     known = {name: value for name, value in chance.items() if value is not None}
     of_mean = {task.measure: float(np.mean(list(known.values())))} if len(known) == len(chance) else {}
     return TaskMetrics(
@@ -77,11 +76,3 @@ def target_metrics(
         bootstrap_rounds=rounds,
         seed=seed,
     )
-
-
-def _measure(metrics: Metrics | TaskMetrics) -> str:
-    return metrics.measure if isinstance(metrics, TaskMetrics) else "AUC"
-
-
-def _chance(metrics: Metrics | TaskMetrics) -> float | None:
-    return metrics.chance.get(metrics.measure) if isinstance(metrics, TaskMetrics) else CHANCE_OF_AN_AUC

@@ -16,6 +16,7 @@ from ..run.runner import Runner
 from .to_train import ToTrain, biomarkers_of, features_of, name_of_features, refuse_one_prevalence_for
 
 if TYPE_CHECKING:
+    from ...stages.compare.variants import Variant
     from ...stages.train.settings import TrainSettings
 
 
@@ -49,7 +50,6 @@ def compare(
 def _compare_one(
     config: Config, runner: Runner, name: str, features: str | None, prevalence: float | None
 ) -> tuple[list[Summary], Json]:
-    from ...stages.compare.omics_ceiling import OmicsCeilingStage
     from ...stages.compare.stage import CompareStage, CompareStageSettings
     from ...stages.compare.variants import OF_THE_TARGET, ON, variants
     from ...stages.train.signature_labels import read_signatures
@@ -83,24 +83,11 @@ def _compare_one(
     there = sorted(file.parent for file in comparison.glob("*/manifest.jsonl"))
     to_train.refuse_other_features([folder for folder in there if ON not in folder.name])
     summaries = [runner.run(to_train.split())]
-    trained = runner.workspace / "models" / name
     compared, waiting = [], []
     for variant in chosen:
         runner.console.heading(f"{name}: {variant.label}")
         own = replace(to_train, features=vectors.get(variant.name, to_train.features))
-        reuse = _is_trained(trained, variant.settings, own)
-        folder = trained if reuse else comparison / variant.name
-        splits = replace(own, folder=trained) if reuse else own
-        if variant.settings is None:
-            stores = to_train.stores
-            ceiling = OmicsCeilingStage(
-                config.train, folder, runner.workspace, splits=comparison, stores=stores, prevalence=prevalence
-            )
-            ran = [runner.run(ceiling)]
-        else:
-            ran = [runner.run(splits.train(variant.settings, folder))]
-            if not ran[-1].failures:
-                ran.append(runner.run(splits.cross_validate(variant.settings, folder)))
+        folder, ran = _train_one(config, runner, variant, own, runner.workspace / "models" / name)
         summaries += ran
         if waits := ran[-1].waits:
             waiting.append(f"{variant.name}: {waits}")
@@ -129,10 +116,37 @@ def _compare_one(
     return summed(summaries, comparison), {"name": name, **paths}
 
 
-def _is_trained(model: Path, settings: TrainSettings | None, comparison: ToTrain) -> bool:
+def _train_one(
+    config: Config, runner: Runner, variant: Variant, comparison: ToTrain, trained: Path
+) -> tuple[Path, list[Summary]]:
+    """Train and judge one method of a comparison: where it is, and what ran.
+
+    :param comparison: with the features of this method.
+    :param trained: where `wsipipe train` puts a model of this biomarker; it is used if it is this one.
+    """
+    from ...stages.compare.omics_ceiling import OmicsCeilingStage
+
+    if variant.settings is None:
+        ceiling = OmicsCeilingStage(
+            config.train,
+            comparison.folder / variant.name,
+            runner.workspace,
+            splits=comparison.folder,
+            stores=comparison.stores,
+            prevalence=comparison.prevalence,
+        )
+        return ceiling.folder, [runner.run(ceiling)]
+    reuse = _is_trained(trained, variant.settings, comparison)
+    folder = trained if reuse else comparison.folder / variant.name
+    splits = replace(comparison, folder=trained) if reuse else comparison
+    ran = [runner.run(splits.train(variant.settings, folder))]
+    if not ran[-1].failures:
+        ran.append(runner.run(splits.cross_validate(variant.settings, folder)))
+    return folder, ran
+
+
+def _is_trained(model: Path, settings: TrainSettings, comparison: ToTrain) -> bool:
     """Whether a model was trained with exactly these settings, on the features and splits of the comparison."""
-    if settings is None:
-        return False
     splits = [Manifest.of(folder).latest("split").get("splits") for folder in (model, comparison.folder)]
     made = [record.outputs if record else {} for record in splits]
     digests = {frozenset((name, output.digest) for name, output in outputs.items()) for outputs in made}

@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from ...stages.train.settings import TrainSettings
+from ...stages.train.settings import NETWORK_SIZES, TrainSettings
 
-_SIZES = ("hidden", "shared", "slots", "memory")
 _OF_RNA = ("shuffle_rna", "genes", "gene_selection", "gene_list", "blocks")
 _OF_STEPS = ("patience", "epochs", "learning_rate", "weight_decay", "clip")
 
@@ -19,7 +18,7 @@ def idle_settings(train: TrainSettings) -> list[str]:
 
     method = find_method(train.method)
     stepless = method.fit_at != BY_STEPS
-    idle = {name for name in _SIZES if name not in method.network.Config.model_fields}
+    idle = {name for name in NETWORK_SIZES if name not in method.network.Config.model_fields}
     if not method.uses_rna:
         idle.add("use_rna")
     if not ((method.uses_rna and train.use_rna) or train.soft_targets):

@@ -26,10 +26,7 @@ class PlaceElsewhere(Place):
 
 
 class Seated:
-    """The client's side of a worker on another machine.
-
-    :param future: Dask's task.
-    """
+    """The client's side of a worker on another machine, which is a task of Dask."""
 
     def __init__(self, session: Session, place: PlaceElsewhere, inbox: SimpleQueue[Any]) -> None:
         self.id = uuid4().hex

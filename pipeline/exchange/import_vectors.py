@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Final, TypeVar
 
 from ...data.errors import StoreError, UsageError
 from ...data.manifest import Manifest
+from ...data.units import same_mpp
 from ..results import Summary
 from ..run.runner import Runner
 
@@ -26,7 +27,6 @@ _OF_STAMP: Final = re.compile(r".+-slide(-[0-9a-f]{8})?")
 _OF_SLIDE2VEC: Final = "slide_embeddings"
 _MEAN: Final = "mean-"
 """How TRIDENT's names of means begin; that of the tiles' backbone follows."""
-_WITHIN: Final = 0.02  # relative: as near as an mpp must be to be taken for the same
 
 
 def are_vectors(folder: Path, encoder: str | None) -> bool:
@@ -79,7 +79,7 @@ def import_vectors(runner: Runner, source: Path, said: Said) -> Summary:
     if card is not None:
         card.refuse_backbone(known)
     here = (None, None) if said.tiles is None else _of_tiles(runner.workspace / "tiles" / said.tiles)
-    resolution = _one(source, "--mpp", "the tiles' µm per pixel", [here[0], said.mpp, first.mpp], same=_same_mpp)
+    resolution = _one(source, "--mpp", "the tiles' µm per pixel", [here[0], said.mpp, first.mpp], same=same_mpp)
     side = _one(source, "--tile-px", "the side of a tile", [here[1], said.tile_px, first.tile_px], same=_equal)
     settings = ImportVectorsSettings(encoder=_as_name(name, source), backbone=known, mpp=resolution, tile_px=int(side))
     place = said.tiles or f"{settings.mpp:g}mpp-{settings.tile_px}px"
@@ -93,7 +93,10 @@ def _place(folder: Path) -> Path:
 
 
 def _first_readable(source: Path) -> ForeignVector:
-    """The first file that can be read: what it says of itself, the others are held against."""
+    """The first file that can be read: what it says of itself, the others are held against.
+
+    One that says something else fails by itself, whichever is the odd one; one that says nothing is taken for the same.
+    """
     from ...data.interop.slide_vectors import find_vectors
     from ...stages.exchange.slide2vec import read_vector
 
@@ -149,10 +152,6 @@ def _one(source: Path, flag: str, what: str, said: list[T | None], *, same: Call
 
 def _equal(one: T, other: T) -> bool:
     return one == other
-
-
-def _same_mpp(one: float, other: float) -> bool:
-    return abs(one / other - 1) <= _WITHIN
 
 
 def _same_backbone(one: str, other: str) -> bool:

@@ -175,11 +175,13 @@ class ViewedSlides:
             notes.append(f"{row.state}: {row.why}")
         recorded = row.record.outputs.get("tiles")
         if recorded is None:
-            raise StoreError(f"has no tiles ({row.state}{': ' if row.why else ''}{row.why})", path=row.id)
+            what = f"has no tiles ({row.state}{': ' if row.why else ''}{row.why})"
+            raise StoreError(what, path=row.id, hint="tile it: wsipipe tile")
         tiles = read_tiles(inside(self._workspace, recorded.path))
         if tuple(tiles.slide_size) != tuple(slide.dimensions):
             was, now = ("{} × {}".format(*size) for size in (tiles.slide_size, slide.dimensions))
-            raise StoreError(f"the slide now measures {now} px, and {was} when it was tiled", path=slide.path)
+            what = f"the slide now measures {now} px, and {was} when it was tiled"
+            raise StoreError(what, path=slide.path, hint="tile it again, or bring the slide back")
         kinds = TileKinds.of(row, tiles, self._workspace, notes)
         layers = [
             Layer("", "tissue", tiles.tissue_fraction.astype(np.float64)),

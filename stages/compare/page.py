@@ -17,7 +17,7 @@ from markupsafe import Markup
 from ...data.wording import in_words
 from ...models.evaluation.metrics import Estimate
 from ...models.evaluation.paired_tests import PairedDifference
-from ...models.evaluation.task_metrics import BootstrapDifference, TaskMetrics
+from ...models.evaluation.task_metrics import BootstrapDifference
 from ...models.tasks.prediction import one_share
 from ..pages.audit_words import AuditSection
 from ..pages.charts import Scale, roc_against
@@ -189,8 +189,7 @@ def auc_scale(comparison: Comparison) -> Scale:
 
 def chance_of(comparison: Comparison) -> float:
     """The main figure of a model that knows nothing of the patient."""
-    metrics = comparison.of_reference.metrics
-    return metrics.chance.get(metrics.measure, 0.0) if isinstance(metrics, TaskMetrics) else 0.5
+    return comparison.of_reference.metrics.main_chance or 0.0
 
 
 def difference_scale(comparison: Comparison) -> Scale:

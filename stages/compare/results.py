@@ -127,8 +127,7 @@ class Comparison:
     @property
     def measure(self) -> str:
         """Name of the figure by which methods are compared."""
-        metrics = self.of_reference.metrics
-        return metrics.measure if isinstance(metrics, TaskMetrics) else "AUC"
+        return self.of_reference.metrics.measure
 
     @property
     def of_reference(self) -> ComparedMethod:

@@ -39,6 +39,8 @@ class SlideToImport:
     tiles: Path
     tiles_digest: str
     features: Path
+    overruled: bool
+    """Whether the slide was tiled at a resolution that the user had said against its file."""
 
 
 class ImportStage(Stage[ExtractSettings]):
@@ -85,6 +87,7 @@ class ImportStage(Stage[ExtractSettings]):
                 tiles=self.workspace / tiles.path,
                 tiles_digest=tiles.digest,
                 features=file,
+                overruled="overrule_mpp" in record.inputs,
             )
             inputs: dict[str, Input] = {"tiles": OutputInput(tiles), "features": FileInput(file.resolve())}
             if self.settings.weights is not None:
@@ -119,6 +122,7 @@ class ImportStage(Stage[ExtractSettings]):
             slide_digest=task.slide_digest,
             weights_digest=self._digest_of_weights(settings.weights) if settings.weights else None,
             pooling=pooling,
+            overruled=task.overruled,
         )
         bad = [[int(value) for value in at] for at in tiles.coords[without]]
         path = self.folder / f"{item.id}.zarr"

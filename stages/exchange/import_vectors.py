@@ -18,6 +18,8 @@ from ...data.artifact import digest_of_value
 from ...data.errors import StoreError, WsipipeError
 from ...data.features.store import write_features
 from ...data.interop.slide_vectors import ForeignVector, find_vectors, slide_stands_for, vector_facts
+from ...data.interop.trident import not_its_magnification
+from ...data.units import same_mpp
 from ...data.wording import some
 from ...models.backbones.backbone import same_backbone, same_name
 from ...models.slide_encoders.registry import encoder_called
@@ -27,8 +29,6 @@ from ..settings import Settings
 from ..slide_records import VECTOR
 from ..stage import FileInput, Input, Item, Outcome, Plan, Progress, Stage, ValueInput
 from .slide2vec import metadata_of, read_vector
-
-_WITHIN = 0.02  # relative: as near as an mpp must be to be taken for the same
 
 
 class ImportVectorsSettings(Settings):
@@ -103,8 +103,11 @@ class ImportVectorsStage(Stage[ImportVectorsSettings]):
             wrong = f"it is made from features of {foreign.backbone}, not of {asked.backbone}"
         elif foreign.tile_px is not None and foreign.tile_px != asked.tile_px:
             wrong = f"its tiles have {foreign.tile_px} px, not {asked.tile_px}"
-        elif foreign.mpp is not None and abs(foreign.mpp / asked.mpp - 1) > _WITHIN:
+        elif foreign.mpp is not None and not same_mpp(foreign.mpp, asked.mpp):
             wrong = f"its tiles have {foreign.mpp:g} µm per pixel, not {asked.mpp:g}"
+        elif other := not_its_magnification(foreign.magnification, asked.mpp):
+            wrong = other
+            hint = "give the --mpp of its tiles; if it is right, TRIDENT was told another: encode the slide again"
         elif card is not None and card.width is not None and len(foreign.vector) != card.width:
             wrong = f"its vector has {len(foreign.vector)} numbers, and those of {card.name} have {card.width}"
             hint = "give the --encoder that made it"

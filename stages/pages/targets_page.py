@@ -16,7 +16,6 @@ from .task_page import TaskReport, task_cautions
 
 PART = "part.html"
 """The layout of a page that is a part of another one."""
-CHANCE_OF_AN_AUC = 0.5
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,7 +30,7 @@ class TargetPart:
     @property
     def measure(self) -> str:
         """Name of the figure by which it is judged."""
-        return self.metrics.measure if isinstance(self.metrics, TaskMetrics) else "AUC"
+        return self.metrics.measure
 
     @property
     def main(self) -> Estimate:
@@ -41,7 +40,7 @@ class TargetPart:
     @property
     def chance(self) -> float | None:
         """What a model gets that knows nothing of the patient."""
-        return self.metrics.chance.get(self.measure) if isinstance(self.metrics, TaskMetrics) else CHANCE_OF_AN_AUC
+        return self.metrics.main_chance
 
     @property
     def n_patients(self) -> int:

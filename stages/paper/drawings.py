@@ -51,7 +51,7 @@ class Judged:
     @property
     def measure(self) -> str:
         """Name of the figure by which it is judged."""
-        return self.metrics.measure if isinstance(self.metrics, TaskMetrics) else "AUC"
+        return self.metrics.measure
 
 
 def drawings(judged: Judged) -> dict[str, Drawn]:

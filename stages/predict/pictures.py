@@ -144,19 +144,25 @@ class Pictures:
                 images[index] = read_tile(opened, tiles, place[x, y])
             return images[index]
 
-        shown = [("most attention", read.attention, -1), ("least attention", read.attention, 1)]
+        shown = [(f"{end} attention", "attention", read.attention, sign) for end, sign in (("most", -1), ("least", 1))]
         if evidence is not None:
-            shown += [(f"strongest {evidence.towards}", evidence.scores, -1)]
-            shown += [(f"strongest {evidence.against}", evidence.scores, 1)]
-        rows: dict[tuple[int, ...], tuple[list[str], Floats]] = {}
-        for title, scores, sign in shown:  # of MoMKD attention follows the evidence: the same tiles are shown once
+            ends = ((evidence.towards, -1), (evidence.against, 1))
+            shown += [(f"strongest {end}", "evidence", evidence.scores, sign) for end, sign in ends]
+        rows: dict[tuple[int, ...], tuple[list[str], str, Floats]] = {}
+        for (
+            title,
+            name,
+            scores,
+            sign,
+        ) in shown:  # MoMKD's attention follows the evidence: the same tiles are shown once
             chosen = tuple(np.argsort(sign * scores, kind="stable")[: self.most].tolist())
-            rows.setdefault(chosen, ([], scores))[0].append(title)
+            rows.setdefault(chosen, ([], name, scores))[0].append(title)
         return [
             TileRow(
                 (titles := ", ".join(names))[0].upper() + titles[1:],
                 [image(index) for index in chosen],
                 [float(scores[index]) for index in chosen],
+                name,
             )
-            for chosen, (names, scores) in rows.items()
+            for chosen, (names, name, scores) in rows.items()
         ]

@@ -23,11 +23,13 @@ class TileRow:
 
     :param images: (h, w, 3) each.
     :param scores: of each tile.
+    :param score_name: what the scores are.
     """
 
     title: str
     images: Sequence[Rgb]
     scores: Sequence[float]
+    score_name: str
 
 
 def draw_tiles(rows: Sequence[TileRow], path: Path, *, caption: str, tile_um: float | None = None) -> None:
@@ -54,7 +56,8 @@ def draw_tiles(rows: Sequence[TileRow], path: Path, *, caption: str, tile_um: fl
             for column, image in enumerate(row.images[first : first + _COLUMNS]):
                 x, place = MARGIN + column * step, first + column
                 sheet.picture(x, zoomed(image, _TILE / max(image.shape[:2])))
-                sheet.text(x, f"{place + 1}.  {row.scores[place]:.3g}", below=_TILE + 4)
+                score = f"{row.scores[place]:.3g}".replace("-", "−")
+                sheet.text(x, f"{place + 1}.  {row.score_name} {score}", below=_TILE + 4)
             sheet.gap(_TILE + 4 + LINE + 8)
         if tile_um is not None:
             put_scale_bar(sheet, MARGIN, _TILE, tile_um / _TILE)

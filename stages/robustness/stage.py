@@ -103,7 +103,11 @@ class RobustnessStage(Stage[RobustnessStageSettings]):
             table, self.settings, match=match, unusable=why, keep_frozen=False, drop_conflicts=True, to_train=False
         )
         if not labels.labels:
-            raise CohortError("no patient has a label and a slide with features in all folders", path=self.table)
+            raise CohortError(
+                "no patient has a label and a slide with features in all folders",
+                path=self.table,
+                hint=f"look at {self.settings.label_column} there, and with wsipipe status for slides without features",
+            )
         names = class_names(self.settings.classes) or ("negative", "positive")
         used = [slide for slides in labels.slides.values() for slide in slides]
         stores = {name: features_of(used, folder, self.workspace) for name, (folder, _) in self.features.items()}

@@ -23,10 +23,16 @@ from ...data.cohort.slide_match import match_slides
 from ...data.errors import SlideError, SurroundingsError, UsageError, about
 from ...data.interop.qupath import passed_over_note, placed, read_annotations, tissue_geojson
 from ...data.interop.qupath_files import find_annotations
-from ...data.interop.tile_positions import find_foreign_tiles, read_foreign_tiles
+from ...data.interop.tile_positions import (
+    ForeignTiles,
+    find_foreign_tiles,
+    read_foreign_tiles,
+    refuse_other_magnification,
+)
 from ...data.manifest import Json, Record
 from ...data.slides.finding import FoundSlide, slide_identity
 from ...data.slides.readers import open_with_mpp
+from ...data.slides.slide import Slide
 from ...data.tiling.annotations import Annotations, annotated_tissue
 from ...data.tiling.store import write_tiles
 from ...data.tiling.tissue import Way, find_tissue
@@ -220,7 +226,7 @@ class TileStage(Stage[TileSettings]):
                 level_policy=settings.level_policy,
                 allow_upsample=settings.allow_upsample,
                 find=self._finder(drawn),
-                placed=None if task.coordinates is None else read_foreign_tiles(task.coordinates),
+                placed=self._foreign_tiles(task, slide),
                 find_artefacts=None if self.artefacts is None else self.artefacts.find,
                 max_artefact=1.0 if settings.max_artefact is None else settings.max_artefact,
             )
@@ -242,6 +248,15 @@ class TileStage(Stage[TileSettings]):
         if task.coordinates is None:
             notes += _notes(item.id, result, outputs["qc"])
         return Outcome(outputs, stats, status="done" if len(result.tiles) else "empty", notes=notes)
+
+    def _foreign_tiles(self, task: SlideToTile, slide: Slide) -> ForeignTiles | None:
+        """The tiles that another program has placed, if they are given; their magnification must be the slide's."""
+        if task.coordinates is None:
+            return None
+        foreign = read_foreign_tiles(task.coordinates)
+        if not (self.settings.overrule_mpp and task.mpp_override is not None):
+            refuse_other_magnification(foreign, slide.believed_mpp())
+        return foreign
 
     def _finder(self, annotations: Annotations | None) -> FindTissue:
         if annotations is not None:

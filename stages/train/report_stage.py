@@ -48,7 +48,7 @@ from .audit import AnyAudit, Audited, write_audits
 from .cross_validate import ModelMetrics, ModelTaskMetrics, read_metrics, read_oof
 from .paper_of_model import PaperSources
 from .patient_table import PatientRow, read_patients, reasons
-from .settings import ReportSettings
+from .settings import NETWORK_SIZES, ReportSettings
 
 
 class TrainingReportStage(Stage[ReportSettings]):
@@ -315,7 +315,7 @@ def _facts(patients: list[PatientRow], bundles: list[BundleFacts]) -> Facts:
     used = [patient for patient in patients if patient.used]
     recipe, network = bundles[0].recipe, bundles[0].network
     genes = [len(bundle.genes) for bundle in bundles]
-    sizes = ", ".join(f"{name.replace('_', ' ')} {network[name]}" for name in _SIZES if name in network)
+    sizes = ", ".join(f"{name.replace('_', ' ')} {network[name]}" for name in NETWORK_SIZES if name in network)
     return (
         *facts_of_target(bundles[0].signature),
         ("patients with slides", str(len(used))),
@@ -329,10 +329,6 @@ def _facts(patients: list[PatientRow], bundles: list[BundleFacts]) -> Facts:
         *([("network", sizes)] if sizes else []),
         *_chosen_facts(bundles),
     )
-
-
-_SIZES = ("hidden", "shared", "slots", "memory")
-"""The network's settings that the page shows, in this order."""
 
 
 def _chosen_facts(bundles: list[BundleFacts]) -> Facts:

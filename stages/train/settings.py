@@ -332,13 +332,12 @@ class ReportSettings(AuditSettings):
     figures: bool = Presentation(True, description="also write the figures as SVG and PDF, for a paper")
 
 
+NETWORK_SIZES: Final = ("hidden", "shared", "slots", "memory")
+"""Settings of training that are the network's own, and not every method's."""
 CHOOSABLE: Final = (
     "learning_rate",
     "weight_decay",
-    "hidden",
-    "shared",
-    "slots",
-    "memory",
+    *NETWORK_SIZES,
     "genes",
     "gene_selection",
     "bags_per_step",

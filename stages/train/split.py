@@ -28,7 +28,7 @@ from ...data.wording import some
 from ...models.tasks.multitask import MultiTask
 from ...models.training.rna_teacher import measured
 from ..registry import VERSIONS
-from ..slide_records import digest_of_slide, latest, tiling_of
+from ..slide_records import identity_of_slide, latest, tiling_of
 from ..stage import FileInput, Input, Item, Outcome, OutputInput, Plan, Progress, Stage, ValueInput, upstream
 from .label_genes import refuse_labels
 from .patient_table import read_patients, write_patients
@@ -230,7 +230,7 @@ def _refuse_twins(slides_of: Mapping[str, Sequence[str]], tiling: tuple[Path, st
     for patient, slides in slides_of.items():
         for slide in slides:
             what = "vector" if tiling[1] == "encode" else "bytes"
-            own = digest_of_slide(tiled[slide]) or slide
+            own = identity_of_slide(slide, tiled[slide])
             other, of = first.setdefault(own, (slide, patient))
             if of != patient:
                 raise CohortError(

@@ -44,7 +44,7 @@ from ..extract.settings import ExtractSettings
 from ..features_folder import holds_imported_vectors, holds_slide_vectors
 from ..registry import VERSIONS
 from ..settings import RESOLVED, Settings
-from ..slide_records import digest_of_slide, extraction_of, latest, recipe_of_imported, tiling_of
+from ..slide_records import extraction_of, identity_of_slide, latest, recipe_of_imported, tiling_of
 from ..stage import FileInput, Input, Item, Outcome, OutputInput, Plan, Progress, Stage, ValueInput
 from ..tile.networks import networks_in, recipe_of_tiles
 from ..tile.settings import TileSettings
@@ -164,7 +164,7 @@ class TrainStage(Stage[TrainSettings]):
                 train=train,
                 validation=validation,
                 test_patients=len(split.splits.patients(fold, "test")),
-                slides={s: (self.workspace / features[s].path, digest_of_slide(tiled[s]) or s) for s in slides},
+                slides={s: (self.workspace / features[s].path, identity_of_slide(s, tiled[s])) for s in slides},
                 tile=made["tile"],
                 extract=made["extract"],
                 sites={patient: sites[patient] for patient in own} if sites else {},

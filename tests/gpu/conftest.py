@@ -6,17 +6,15 @@ They are skipped where there is no GPU. ``--gpu-device cpu`` runs them on the CP
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
+from measured_figures import Figure
 from noise_pictures import noisy_tissue
 from wsipipe.data.units import Mpp
 from wsipipe.models.backbones.devices import choose_device
 from wsipipe.pipeline.demo.slides import write_aperio
-
-Figure = Callable[..., None]
 
 
 @pytest.fixture(scope="session")

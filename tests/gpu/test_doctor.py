@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
 from command import wsipipe
+from measured_figures import Figure
 
 pytestmark = pytest.mark.gpu
 
 
 def test_the_device_computes_what_the_cpu_computes(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, device: torch.device, figure: Callable[..., None]
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, device: torch.device, figure: Figure
 ) -> None:
     monkeypatch.chdir(tmp_path)
     result = wsipipe("doctor", "--device", device, "--timeout", 600, "--json")

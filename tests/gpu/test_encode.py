@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
+from measured_figures import Figure
 from slide_encoder_files import feather
 from torch import Tensor
 from wsipipe.models.mil.starting_weights import read_starting_weights
@@ -27,9 +27,7 @@ def encoder(name: str, folder: Path) -> SlideEncoder:
 
 
 @pytest.mark.parametrize("name", ["mean", "mean-std", "attention", "attention-of-tiles"])
-def test_vectors_are_those_of_the_cpu(
-    name: str, device: torch.device, tmp_path: Path, figure: Callable[..., None]
-) -> None:
+def test_vectors_are_those_of_the_cpu(name: str, device: torch.device, tmp_path: Path, figure: Figure) -> None:
     network = encoder(name, tmp_path).requires_grad_(False).eval()
     tiles = torch.randn(20_000, WIDTH, generator=torch.Generator().manual_seed(0))
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Callable
 from copy import deepcopy
 from pathlib import Path
 
@@ -12,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from command import told
+from measured_figures import Figure
 from torch import Tensor, nn
 from wsipipe.data.features.store import read_bag
 from wsipipe.models.backbones.backbone import Backbone, Embedder, Precision, find_backbone, load_embedder, ready
@@ -24,8 +24,6 @@ EMBEDDED = "efficientnet-lite0"
 LEAST_COSINE = {"fp32": 0.99999, "fp16": 0.9999, "bf16": 0.995}
 """Between a feature vector and the CPU's in float32: three digits of bfloat16, over the depth of a network."""
 SIZE = 16
-
-Figure = Callable[..., None]
 
 
 @pytest.fixture(scope="module", params=[EMBEDDED, "vit_tiny_patch16_224", "uni2-h"])

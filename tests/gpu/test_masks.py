@@ -10,6 +10,7 @@ import pytest
 import torch
 from artefact_weights import FOLD, PEN, architecture, save_colours
 from command import told
+from measured_figures import Figure
 from noise_pictures import noisy_tissue
 from safetensors.torch import save_file
 from torch import Tensor, nn
@@ -22,8 +23,6 @@ from wsipipe.models.tissue_network import architecture as of_tissue
 from wsipipe.pipeline.demo.slides import write_aperio
 
 pytestmark = pytest.mark.gpu
-
-Figure = Callable[..., None]
 
 
 def artefacts() -> nn.Module:

@@ -3,21 +3,19 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from pathlib import Path
 
 import pandas as pd
 import pytest
 import torch
 from command import told, wsipipe
+from measured_figures import Figure
 from wsipipe.pipeline.demo.cohort import make_cohort
 
 pytestmark = pytest.mark.gpu
 
 
-def test_the_chain_and_a_prediction_on_the_device(
-    tmp_path: Path, device: torch.device, figure: Callable[..., None]
-) -> None:
+def test_the_chain_and_a_prediction_on_the_device(tmp_path: Path, device: torch.device, figure: Figure) -> None:
     cohort = make_cohort(tmp_path / "cohort", patients=12)
     settings = tmp_path / "wsipipe.toml"
     settings.write_text(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gc
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from queue import SimpleQueue
@@ -12,6 +12,7 @@ from queue import SimpleQueue
 import numpy as np
 import pytest
 import torch
+from measured_figures import Figure
 from numpy.typing import NDArray
 from torch import Tensor, nn
 from wsipipe.data.errors import SurroundingsError
@@ -196,7 +197,7 @@ def test_want_of_memory_is_answered_with_halves(device: torch.device, said: str)
     np.testing.assert_allclose(features, embedder(torch.from_numpy(pixels(0, 32))).cpu().numpy(), atol=1e-5)
 
 
-def test_a_batch_that_does_not_fit_the_memory_is_halved(gpu: torch.device, figure: Callable[..., None]) -> None:
+def test_a_batch_that_does_not_fit_the_memory_is_halved(gpu: torch.device, figure: Figure) -> None:
     """The process may take so little of the GPU that the whole batch does not fit."""
     embedder = vit(gpu, "bf16", "vit_base_patch16_224")
     wanted = embedder(torch.from_numpy(pixels(0, 224))).cpu().numpy()

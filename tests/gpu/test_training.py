@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from measured_figures import Figure
 from wsipipe.data.cohort.outcomes import Label, Survival, TargetLabels
 from wsipipe.data.features.bag_file import BagFile
 from wsipipe.models.mil.bag_tensors import BagBatch, BagTensors, Patient
@@ -29,8 +29,6 @@ from wsipipe.models.training.fit import Fit, FitSettings, validate
 from wsipipe.models.training.methods import METHODS
 
 pytestmark = pytest.mark.gpu
-
-Figure = Callable[..., None]
 
 TERMS = {
     "task": "task",

@@ -26,11 +26,11 @@ from foreign_files import (
     trident_features,
     without,
 )
-from wsipipe.data.errors import StoreError
+from wsipipe.data.errors import SlideError, StoreError, UsageError
 from wsipipe.data.features.store import Bag, read_bag, write_features
 from wsipipe.data.interop.imported_features import imported_facts, read_foreign_features
-from wsipipe.data.interop.tile_positions import read_foreign_tiles
-from wsipipe.data.interop.trident import write_trident_features
+from wsipipe.data.interop.tile_positions import read_foreign_tiles, refuse_other_magnification
+from wsipipe.data.interop.trident import not_its_magnification, write_trident_features
 from wsipipe.data.tiling.store import TileSet, write_tiles
 from wsipipe.data.units import Mpp
 
@@ -111,6 +111,38 @@ def test_its_feature_files_carry_the_same(tmp_path):
 )
 def test_what_it_reads_is_the_field(tmp_path, changes, size):
     assert read_foreign_tiles(tile_file(tmp_path, TRIDENT | changes)).size_level0 == size
+
+
+@pytest.mark.parametrize(
+    ("magnification", "mpp", "can_be"),
+    [
+        (20, 0.5, True),
+        (20, 0.35, True),  # of a scanner of 0.35 µm, which TRIDENT calls 20x
+        (20, 1.0, False),
+        (20, 0.25, False),
+        (10, 1.0, True),
+        (80, 0.12, True),
+        (None, 7.0, True),
+    ],
+)
+def test_a_magnification_rules_resolutions_out(magnification: float | None, mpp: float, can_be: bool) -> None:
+    assert (not_its_magnification(magnification, mpp) == "") is can_be
+
+
+def test_tiles_of_another_magnification_than_the_slides_are_refused(tmp_path: Path) -> None:
+    foreign = read_foreign_tiles(tile_file(tmp_path, TRIDENT))
+    refuse_other_magnification(foreign, Mpp(0.2527))
+    with pytest.raises(SlideError, match=r"its tiles are 20x, .* 0.3 to 0.64 .* not 1 as on a slide of 0.5") as caught:
+        refuse_other_magnification(foreign, Mpp(0.5))
+    assert "--overrule-mpp" in caught.value.hint
+    refuse_other_magnification(read_foreign_tiles(tile_file(tmp_path, CLAM)), Mpp(0.5))
+
+
+def test_features_of_another_magnification_than_their_tiles_are_refused(tmp_path: Path) -> None:
+    read = read_foreign_features(trident_features(tmp_path))
+    with pytest.raises(UsageError, match="its tiles are 20x"):
+        imported_facts(read, slide_id="S1", backbone="uni", slide_mpp=Mpp(0.5))
+    assert imported_facts(read, slide_id="S1", backbone="uni", slide_mpp=Mpp(0.5), overruled=True).mpp == 1
 
 
 def test_older_files_do_not_tell_the_slides_size(tmp_path):

@@ -62,11 +62,9 @@ def test_a_gene_that_does_not_vary_is_left_out_of_mean_z() -> None:
 def test_one_gene_is_its_own_value_and_a_cut_makes_two_classes() -> None:
     gene = Signature.of("gene:B", table())
     assert gene.labels(table(), ["P0", "P1", "P2"]) == {"P0": 2.0, "P1": 4.0, "P2": 2.0}
-    assert not gene.depends_on_others
     at = Signature.of("gene:B", table(), cut="4")
     assert at.labels(table(), ["P0", "P1"]) == {"P0": 0, "P1": 1}
     median = Signature.of("gene:A", table(), cut="median")
-    assert median.depends_on_others
     fitted = median.fitted(table(), ["P0", "P1"])
     assert (fitted.cut_at, fitted.labels(table(), ["P2"])) == (3.0, {"P2": 0})
     assert Signature.model_validate_json(fitted.model_dump_json()) == fitted

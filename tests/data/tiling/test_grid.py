@@ -8,45 +8,10 @@ import numpy as np
 import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
-from hypothesis.extra import numpy as hnp
+from tile_grids import downsamples_of, grid_of
 from wsipipe.data.errors import SlideError, UsageError, about
 from wsipipe.data.tiling.grid import LevelPolicy, TileGrid, fine_levels, plan_grid
-from wsipipe.data.tiling.tissue import TissueMask, tissue_fractions
-from wsipipe.data.units import Level0Px, Mpp, TilePx
-
-
-def grid_of(
-    mpp0: float,
-    *,
-    size: tuple[int, int] = (50_000, 40_000),
-    factors: tuple[int, ...] = (1, 4, 16, 32),
-    mpp: float = 0.5,
-    tile_px: int = 224,
-    overlap: int = 0,
-    native_tolerance: float = 0.0,
-    allow_upsample: bool = False,
-    level_policy: LevelPolicy = "coarsest",
-) -> TileGrid:
-    """A grid over a scanner's pyramid: levels cut to whole pixels, downsamples as OpenSlide has them."""
-    dimensions = [(size[0] // factor, size[1] // factor) for factor in factors]
-    return plan_grid(
-        dimensions,
-        downsamples_of(dimensions),
-        Mpp(mpp0),
-        mpp=Mpp(mpp),
-        tile_px=TilePx(tile_px),
-        overlap=TilePx(overlap),
-        native_tolerance=native_tolerance,
-        allow_upsample=allow_upsample,
-        level_policy=level_policy,
-    )
-
-
-def downsamples_of(dimensions: list[tuple[int, int]]) -> list[float]:
-    """As OpenSlide has them: the mean of both axes."""
-    full_width, full_height = dimensions[0]
-    return [(full_width / width + full_height / height) / 2 for width, height in dimensions]
-
+from wsipipe.data.units import Mpp, TilePx
 
 # ----------------------------------------------------------------------------------- known answers
 
@@ -374,82 +339,6 @@ def test_the_level_is_the_policys(drawn):
     else:
         assert own <= most
         assert abs(log(own)) == min(abs(log(ratio)) for ratio in usable)
-
-
-# ------------------------------------------------------------------------------ the tissue in the tiles
-
-
-@st.composite
-def grids_on_tissue(draw: st.DrawFn) -> tuple[TileGrid, TissueMask]:
-    """A small slide, tissue of any shape on it, in mask pixels of whole pixels of level 0."""
-    across = draw(st.integers(1, 6))
-    mask = draw(hnp.arrays(bool, st.tuples(st.integers(1, 30), st.integers(1, 30))))
-    factor = draw(st.sampled_from([1, 2, 4]))
-    height, width = ((side * across + factor - 1) // factor * factor for side in mask.shape)
-    grid = grid_of(
-        0.5,
-        size=(width, height),
-        factors=(1, factor),
-        mpp=draw(st.sampled_from([0.5, 0.66, 1.0, 1.7, 2.0])),
-        tile_px=draw(st.integers(3, 12)),
-        overlap=draw(st.integers(0, 2)),
-    )
-    nothing = np.zeros_like(mask)
-    mpp = Mpp(0.5 * across)
-    return grid, TissueMask(
-        mask=mask, downsample=float(across), mpp=mpp, verdict="tissue and glass", threshold=7, pen=nothing
-    )
-
-
-def at_level0(tissue: TissueMask, grid: TileGrid) -> np.ndarray:
-    """The mask pixel by pixel of level 0, with room for the tiles that reach beyond it."""
-    across = int(tissue.downsample)
-    full = tissue.mask.repeat(across, axis=0).repeat(across, axis=1)
-    return np.pad(full, [(0, int(grid.size_level0)), (0, int(grid.size_level0))])
-
-
-@given(grids_on_tissue())
-def test_fractions_are_what_counting_pixels_gives(drawn):
-    grid, tissue = drawn
-    full, side, coords = at_level0(tissue, grid), int(grid.size_level0), grid.coords()
-    counted = [full[y : y + side, x : x + side].sum() / side**2 for x, y in coords.tolist()]
-    np.testing.assert_allclose(tissue_fractions(tissue, coords, grid.size_level0), counted, atol=1e-6)
-
-
-@given(
-    hnp.arrays(bool, st.tuples(st.integers(1, 20), st.integers(1, 20))),
-    st.floats(1.0, 40.0),
-    st.integers(1, 300),
-    st.lists(st.tuples(st.integers(0, 700), st.integers(0, 700)), min_size=1, max_size=8),
-)
-def test_fractions_are_right_where_tiles_cut_through_pixels_of_the_mask(mask, downsample, side, places):
-    tissue = TissueMask(
-        mask=mask, downsample=downsample, mpp=Mpp(8.0), verdict="tissue and glass", threshold=7, pen=np.zeros_like(mask)
-    )
-
-    def shares(count: int, start: float) -> np.ndarray:
-        """How much of each pixel along an axis lies within the tile."""
-        edges = np.clip(np.arange(count + 1), start / downsample, (start + side) / downsample)
-        return np.diff(edges)
-
-    height, width = mask.shape
-    expected = [shares(height, y) @ mask @ shares(width, x) / (side / downsample) ** 2 for x, y in places]
-    np.testing.assert_allclose(
-        tissue_fractions(tissue, np.array(places, np.int64), Level0Px(side)), np.clip(expected, 0, 1), atol=1e-5
-    )
-
-
-@given(grids_on_tissue())
-def test_every_pixel_of_tissue_within_the_grid_is_in_a_tile_that_is_kept(drawn):
-    grid, tissue = drawn
-    if not grid.columns * grid.rows:
-        return
-    full, side, coords = at_level0(tissue, grid), int(grid.size_level0), grid.coords()
-    kept = coords[tissue_fractions(tissue, coords, grid.size_level0) >= 1e-6]
-    for x, y in kept.tolist():
-        full[y : y + side, x : x + side] = False
-    extent = coords.max(axis=0) + side
-    assert not full[: extent[1], : extent[0]].any()
 
 
 def test_of_levels_that_are_equally_fine_the_first_is_first():

@@ -1,19 +1,14 @@
 """The tissue mask of other stains, and the methods that --tissue selects."""
 
-import sys
 from dataclasses import replace
-from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
-from wsipipe.data.tiling.tissue import find_tissue
-
-sys.path.insert(0, str(Path(__file__).parents[2]))
-
 from drawn_overviews import DENSE, PINK, agreement, ellipse, glass, jpeg, overview_of, stain, tissue_of
 from other_stain_pictures import BEYOND_HE
 from tissue_pictures import CASES
+from wsipipe.data.tiling.tissue import find_tissue
 
 
 @pytest.mark.parametrize("case", BEYOND_HE)

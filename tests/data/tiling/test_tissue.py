@@ -1,19 +1,10 @@
 """The tissue mask of H&E, on drawn slides with a known mask."""
 
-import sys
 from dataclasses import replace
-from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
-from hypothesis import example, given, settings
-from hypothesis import strategies as st
-from wsipipe.data.tiling.tissue import MAX_HOLE, MIN_PIECE, find_tissue, tissue_fractions
-from wsipipe.data.units import Level0Px
-
-sys.path.insert(0, str(Path(__file__).parents[2]))
-
 from drawn_overviews import (
     BROWN,
     COUNTERSTAIN,
@@ -30,7 +21,11 @@ from drawn_overviews import (
     stain,
     tissue_of,
 )
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
 from tissue_pictures import CASES
+from wsipipe.data.tiling.tissue import MAX_HOLE, MIN_PIECE, find_tissue, tissue_fractions
+from wsipipe.data.units import Level0Px
 
 AT_LEAST = {
     "fragments of 0.3 mm": (0.98, 0.88),  # half a pixel around 37 is a tenth of their area

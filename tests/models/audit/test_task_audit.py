@@ -279,6 +279,6 @@ def test_nested_fits_are_those_of_the_likelihood_ratio() -> None:
     draw = np.random.default_rng(13)
     x, y = draw.normal(0, 1, (100, 1)), draw.integers(0, 2, 100)
     fewer, more = fit_logistic(y > 0, x[:, :0]), fit_logistic(y > 0, x)
-    statistic, _ = likelihood_ratio_p_value(fewer, more)
+    statistic, _ = likelihood_ratio_p_value(fewer.log_likelihood, more.log_likelihood)
     both = [fit_classes(y, class_design(part, 2, None, ordered=False)) for part in (x[:, :0], x)]
     assert 2 * (both[1].log_likelihood - both[0].log_likelihood) == pytest.approx(statistic)

@@ -11,12 +11,12 @@ from typing import Final
 
 import numpy as np
 import pytest
+from compared_methods import FOLDS, GAINS, compared, undefined
 from html_page import HOSTILE, Page, rows_after
 from PIL import Image
-from scipy.special import expit
 from wsipipe.data.errors import UsageError
-from wsipipe.models.evaluation.metrics import Estimate, binary_metrics, roc_points
-from wsipipe.models.evaluation.paired_tests import PairedDifference, delong
+from wsipipe.models.evaluation.metrics import Estimate, binary_metrics
+from wsipipe.models.evaluation.paired_tests import PairedDifference
 from wsipipe.models.training.methods import OF_TILES
 from wsipipe.stages.compare.figure import comparison_figure, forest_plot
 from wsipipe.stages.compare.page import FIGURES, comparison_cautions, comparison_page, comparison_table, verdict
@@ -26,59 +26,7 @@ from wsipipe.stages.pages.asked_question import Question
 from wsipipe.stages.pages.numbers import figure
 from wsipipe.stages.train.settings import TrainSettings
 
-FOLDS: Final = 5
 REDUCED: Final = {"momkd-no-rna", "momkd-shuffled-rna", "momkd-fixed-memory", "evidence-no-rna"}
-GAINS: Final = {
-    "momkd": ("MoMKD", 1.0),
-    "momkd+soft": ("MoMKD", 1.5),
-    "momkd-no-rna": ("MoMKD without RNA", 0.8),
-    "abmil": ("ABMIL", 0.9),
-    "transmil": ("TransMIL", 0.0),
-    "omics": ("RNA alone", 3.0),
-}
-
-
-def compared(names: tuple[str, ...] = tuple(GAINS), n: int = 120, seed: int = 3) -> Comparison:
-    """Methods on the same patients; the omics know three patients fewer."""
-    rng = np.random.default_rng(seed)
-    y, shared = (np.arange(n) % 3 == 0).astype(int), rng.normal(size=n)
-    methods, reference = [], np.zeros(n)
-    for name in names:
-        title, gain = GAINS[name]
-        p = expit(0.9 * shared + 0.6 * rng.normal(size=n) + gain * y - 0.8)
-        known = np.arange(n) < (n - 3 if name == "omics" else n)
-        reference = p if name == "momkd" else reference
-        fold_aucs = [
-            binary_metrics(y[known][i::FOLDS], p[known][i::FOLDS], p[known][i::FOLDS] > 0.5, rounds=0).auc.value
-            for i in range(FOLDS)
-        ]
-        methods.append(
-            ComparedMethod(
-                name=name,
-                title=title,
-                soft_targets=name.endswith("+soft"),
-                metrics=binary_metrics(y[known], p[known], p[known] > 0.45, rounds=300),
-                fold_aucs=tuple(fold_aucs),
-                roc=tuple((float(x), float(z)) for x, z in roc_points(y[known], p[known])),
-                against_reference=None if name == "momkd" else delong(y[known], p[known], reference[known]),
-                note=f"about {name}",
-                seconds=75.0,
-            )
-        )
-    return Comparison(
-        prevalence=0.5,
-        name="her2-compare",
-        question=Question(label_column="HER2Calc", positive="yes", negative="no"),
-        methods=tuple(methods),
-        reference="momkd",
-        facts=(("backbone", "efficientnet-lite0"), ("slides", "131")),
-        versions=(("torch", "2.15"),),
-    )
-
-
-def undefined(method: ComparedMethod) -> ComparedMethod:
-    metrics = binary_metrics([0] * 8, [0.1, 0.2, 0.3, 0.4] * 2, [0] * 8)
-    return replace(method, metrics=metrics, fold_aucs=(None,) * FOLDS, roc=(), against_reference=None, seconds=None)
 
 
 def signed(value: float) -> str:
@@ -403,64 +351,3 @@ def test_hostile_names_stay_text() -> None:
     page = comparison_page(hostile)
     assert "<script" not in page
     assert HOSTILE in Page(page).text
-
-
-def test_figure_shows_the_numbers_from_top_to_bottom(tmp_path: Path) -> None:
-    comparison = compared()
-    for name in ("a.png", "b.png"):
-        comparison_figure(comparison, tmp_path / name)
-    assert (tmp_path / "a.png").read_bytes() == (tmp_path / "b.png").read_bytes()
-    with Image.open(tmp_path / "a.png") as picture:
-        assert picture.format == "PNG"
-        assert picture.size[0] == 1720
-
-    left, right = forest_plot(comparison).axes
-    names = [text.get_text() for text in left.get_yticklabels()]
-    assert names == [
-        "Methods",
-        "MoMKD",
-        "ABMIL",
-        "TransMIL",
-        "Controls",
-        "MoMKD without RNA",
-        "Upper limit",
-        "RNA alone",
-    ]
-    places = left.get_yticks().tolist()
-    assert places == sorted(places, reverse=True)
-    shown = [method for _, methods in comparison.groups for method in methods]
-    for axes, drawn in (
-        (left, [(m.metrics.auc.low, m.metrics.auc.value, m.metrics.auc.high) for m in shown]),
-        (right, [(d.low, d.difference, d.high) if (d := m.against_reference) else None for m in shown]),
-    ):
-        lines = {tuple(line.get_xdata()): line for line in axes.lines}
-        low, high = axes.get_xlim()
-        heights = []
-        for method, numbers in zip(shown, drawn, strict=True):
-            if numbers is None:
-                continue
-            assert low <= numbers[0] <= numbers[2] <= high
-            dot = lines[(numbers[1],)]
-            assert (dot.get_markerfacecolor() == "white") is method.soft_targets
-            assert lines[numbers[0], numbers[2]].get_ydata()[0] == dot.get_ydata()[0]
-            heights.append(dot.get_ydata()[0])
-            near = names[int(np.argmin([abs(place - heights[-1]) for place in places]))]
-            assert near == method.title, "it lies beside its name"
-        assert heights == sorted(heights, reverse=True)
-        assert len(set(heights)) == len(heights)
-    marks = [text.get_text() for legend in forest_plot(comparison).legends for text in legend.get_texts()]
-    assert marks == ["hard labels", "soft targets"]
-    assert forest_plot(compared(("momkd", "abmil"))).legends == [], "all are of a kind"
-
-
-def test_figure_of_long_undefined_and_mathematical_names(tmp_path: Path) -> None:
-    comparison = compared()
-    odd = ("a name that goes on and on " * 6, "$x^2$ and $y", HOSTILE, "no_space" * 12, "", "ok")
-    methods = tuple(replace(method, title=title) for method, title in zip(comparison.methods, odd, strict=True))
-    comparison_figure(
-        replace(comparison, methods=(methods[0], undefined(methods[1]), *methods[2:])), tmp_path / "a.png"
-    )
-    comparison_figure(replace(comparison, methods=tuple(undefined(m) for m in comparison.methods)), tmp_path / "b.png")
-    for name in ("a.png", "b.png"):
-        with Image.open(tmp_path / name) as picture:
-            assert picture.size[0] == 1720

@@ -149,10 +149,9 @@ def test_new_slides_are_predicted_from_their_vectors_and_from_nothing_else(impor
 
 
 def test_vectors_of_training_patients_are_not_read_by_the_folds_that_trained_on_them(imported: Path) -> None:
-    told(
-        "predict", "--model", imported / "work/models/er", "--features", NAME, "-w", imported / "work", "--name", "own"
-    )
-    output = json.loads((imported / "work/predictions/own/slides/S1.json").read_text())
+    work = imported / "work"
+    told("predict", "--model", work / "models/er", "--features", NAME, "-w", work, "--name", "own")
+    output = json.loads((work / "predictions/own/slides/S1.json").read_text())
     assert len(output["logits"]) == 1
 
 
@@ -287,6 +286,7 @@ def test_a_file_that_contradicts_the_others_fails_alone(tmp_path: Path) -> None:
         file["features"].attrs["name"] = "S9"
     stamp_vector(folder / "S5.h5", vector_of(5), encoder="paigeai-prism")
     (folder / "S6.h5").write_bytes(b"")
+    trident_vector(folder / "S7.h5", vector_of(7), level0_magnification=20, target_magnification=10)
     (folder / "S1.h5.lock").write_bytes(b"")
     (folder / "notes.txt").write_text("mine")
     done = told("import", folder, "--mpp", 0.5, "-w", tmp_path / "work", code=1)["encode"]
@@ -297,6 +297,7 @@ def test_a_file_that_contradicts_the_others_fails_alone(tmp_path: Path) -> None:
     assert "of the slide S9" in failures["S4"]
     assert "of the encoder paigeai-prism, not of titan" in failures["S5"]
     assert "S6" in failures
+    assert "its tiles are 10x, which is 0.6 to 1.28 µm per pixel, and not 0.5" in failures["S7"]
     assert find_vectors(folder).others == ["notes.txt"]
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import sys
 from collections.abc import Callable
 from multiprocessing import active_children
 from pathlib import Path
@@ -12,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hand_made_feed import Kept, Network, embedder_of, features_of
 from wsipipe.data.errors import SlideError, SurroundingsError
 from wsipipe.data.slides.readers import open_slide
 from wsipipe.data.tiling.grid import plan_grid
@@ -22,10 +22,6 @@ from wsipipe.stages.extract.batch_memory import can_be_shared
 from wsipipe.stages.extract.feed import TileFeed
 from wsipipe.stages.extract.feed_batch import OpenBag
 from wsipipe.stages.stage import Item, Silence
-
-sys.path.insert(0, str(Path(__file__).parents[2]))
-
-from hand_made_feed import Kept, Network, embedder_of, features_of
 
 pytestmark = pytest.mark.skipif(not can_be_shared(), reason="this system has no memory that processes can share")
 

@@ -16,6 +16,7 @@ import pytest
 import tifffile
 import timm
 import torch
+from noise_pictures import noisy_tissue
 from own_process import SignalWhen, ran
 from PIL import Image
 from safetensors.torch import save_file
@@ -41,19 +42,11 @@ def wsipipe(*arguments: object) -> tuple[int | None, dict[str, Any], str]:
     return ended.code, json.loads(ended.out.splitlines()[-1]), ended.err
 
 
-def tissue(seed: int, side: int) -> np.ndarray[Any, np.dtype[np.uint8]]:
-    """Pink noise of several scales: tissue all over."""
-    rng = np.random.default_rng(seed)
-    coarse = np.kron(rng.normal(size=(side // 16, side // 16)), np.ones((16, 16)))
-    value = 25 * coarse + 15 * rng.normal(size=(side, side))
-    return np.clip(np.stack([200 + value, 110 + value, 170 + value], axis=-1), 0, 255).astype(np.uint8)
-
-
 @pytest.fixture(scope="module")
 def slides(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("slides")
     for seed, name in enumerate(("a", "b")):
-        write_aperio(folder / f"{name}.svs", tissue(seed, 512), mpp=Mpp(0.5))
+        write_aperio(folder / f"{name}.svs", noisy_tissue(seed, 512), mpp=Mpp(0.5))
     return folder
 
 
@@ -119,7 +112,7 @@ def test_a_real_slides_features_are_those_of_ten_lines_of_timm(shared: Path, tmp
 
 def test_an_interrupted_extraction_loses_no_finished_slide(tmp_path: Path) -> None:
     slide = tmp_path / "original.svs"
-    write_aperio(slide, tissue(5, 512), mpp=Mpp(0.5))
+    write_aperio(slide, noisy_tissue(5, 512), mpp=Mpp(0.5))
     (tmp_path / "slides").mkdir()
     for number in range(6):
         (tmp_path / "slides" / f"s{number}.svs").hardlink_to(slide)
@@ -168,7 +161,7 @@ def test_any_timm_name_with_a_weights_file_and_no_other_weights_over_it(slides: 
 
 def test_undecodable_tiles_are_left_out_and_counted_and_too_many_fail_the_slide(tmp_path: Path) -> None:
     slide = tmp_path / "c.svs"
-    write_aperio(slide, tissue(2, 4096), mpp=Mpp(0.5))  # so large that the overview comes from a coarser level
+    write_aperio(slide, noisy_tissue(2, 4096), mpp=Mpp(0.5))  # so large that the overview comes from a coarser level
     damage(slide, tiles=4)  # of 256, each 256 px as the tiles asked for
     assert wsipipe("tile", slide, "-w", tmp_path, "--tile-px", 256)[0] == 0
     network = ("--backbone", SMALLEST, "--weights", weights_file(tmp_path / "small.safetensors"), "--device", "cpu")
@@ -205,9 +198,9 @@ def test_undecodable_tiles_are_left_out_and_counted_and_too_many_fail_the_slide(
 
 def test_a_slide_that_changed_after_tiling_is_not_read_with_old_tiles(tmp_path: Path) -> None:
     slide = tmp_path / "d.svs"
-    write_aperio(slide, tissue(3, 512), mpp=Mpp(0.5))
+    write_aperio(slide, noisy_tissue(3, 512), mpp=Mpp(0.5))
     assert wsipipe("tile", slide, "-w", tmp_path, *TILING)[0] == 0
-    write_aperio(slide, tissue(4, 512), mpp=Mpp(0.5))
+    write_aperio(slide, noisy_tissue(4, 512), mpp=Mpp(0.5))
     code, answer, _ = wsipipe("extract", "-w", tmp_path, "--device", "cpu")
     assert code == 1
     assert "changed since it was tiled" in answer["stages"][0]["failures"][0]["message"]

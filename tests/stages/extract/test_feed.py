@@ -11,20 +11,11 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import hand_made_feed
 import numpy as np
 import pytest
 import timm
 import torch
-from numpy.typing import NDArray
-from wsipipe.models.backbones.backbone import Embedder
-from wsipipe.stages.extract.feed import TileFeed
-from wsipipe.stages.extract.feed_batch import OpenBag
-from wsipipe.stages.extract.feed_report import FeedReport
-from wsipipe.stages.stage import Item, Silence
-
-sys.path.insert(0, str(Path(__file__).parents[2]))
-
-import hand_made_feed
 from hand_made_feed import (
     SIDE,
     Kept,
@@ -39,6 +30,12 @@ from hand_made_feed import (
     pixels_of,
     tiles_of,
 )
+from numpy.typing import NDArray
+from wsipipe.models.backbones.backbone import Embedder
+from wsipipe.stages.extract.feed import TileFeed
+from wsipipe.stages.extract.feed_batch import OpenBag
+from wsipipe.stages.extract.feed_report import FeedReport
+from wsipipe.stages.stage import Item, Silence
 
 # ----- features -----
 

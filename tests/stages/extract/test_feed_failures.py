@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-import sys
 import threading
 from collections.abc import Iterable
 from pathlib import Path
@@ -12,15 +11,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from torch import Tensor
-from wsipipe.data.errors import SlideError, SurroundingsError
-from wsipipe.stages.extract.decode_threads import DecodeThreads
-from wsipipe.stages.extract.embed_threads import Pieces
-from wsipipe.stages.extract.feed_batch import Batch, OpenBag
-from wsipipe.stages.stage import Item
-
-sys.path.insert(0, str(Path(__file__).parents[2]))
-
 from hand_made_feed import (
     SIDE,
     Kept,
@@ -35,6 +25,12 @@ from hand_made_feed import (
     pixels_of,
     spoilt,
 )
+from torch import Tensor
+from wsipipe.data.errors import SlideError, SurroundingsError
+from wsipipe.stages.extract.decode_threads import DecodeThreads
+from wsipipe.stages.extract.embed_threads import Pieces
+from wsipipe.stages.extract.feed_batch import Batch, OpenBag
+from wsipipe.stages.stage import Item
 
 
 def test_bad_tiles_are_left_out_and_too_many_fail_their_slide_alone() -> None:

@@ -12,7 +12,10 @@ import numpy as np
 import pytest
 from chromium import Browser, browser
 from markupsafe import Markup
+from wsipipe.models.tasks.prediction import PatientPrediction
+from wsipipe.stages.pages.asked_question import Question
 from wsipipe.stages.pages.numbers import TEMPLATES
+from wsipipe.stages.pages.report_page import PredictionReport, SlidePrediction, prediction_page
 from wsipipe.stages.pages.slot_page import jpeg_address
 
 WORDS = ("undifferentiated", "Neuroendocrine carcinoma", "validation_fraction", "Calibration-in-the-large (0 is good)")
@@ -39,6 +42,12 @@ BROKEN_WORDS = r"""(() => {
   }
   return broken;
 })()"""
+
+PLACES = """["img", ".scrolls"].map(one => {
+  const box = document.querySelector(one).getBoundingClientRect();
+  return [box.left, box.right];
+})"""
+"""Left and right of the first picture and of what it scrolls in."""
 
 
 @pytest.fixture(scope="module")
@@ -86,6 +95,40 @@ def test_no_word_of_a_table_is_broken(opened: Browser, tmp_path: Path) -> None:
     assert max(opened.run(wide)) <= 500, "a long id is broken"
 
 
+def test_the_coloured_half_of_a_heatmap_is_seen_first(opened: Browser, tmp_path: Path) -> None:
+    """On the page of predictions, where the words of the whole picture were 4 px high at 390 px."""
+    cv2.imwrite(str(tmp_path / "heatmap.png"), np.full((600, 1200, 3), 255, np.uint8))
+    answer = PatientPrediction(
+        patient_id="P1", probability=0.7, logit=0.8, spread=None, threshold=0.5, call=1, slides=1, folds=(0,), why=""
+    )
+    slide = SlidePrediction(
+        slide="S1", n_tiles=9, heatmap="heatmap.png", top_tiles=None, geojson=None, prediction=answer
+    )
+    report = PredictionReport(
+        prevalence=0.5,
+        name="new",
+        model="her2",
+        backbone="uni",
+        question=Question(label_column="HER2", positive="positive", negative="negative"),
+        n_folds=1,
+        patients=(answer,),
+        slides=(slide,),
+        failed=(),
+        facts=(),
+    )
+    page = tmp_path / "report.html"
+    page.write_text(prediction_page(report))
+    for width, share in ((390, 0.5), (1280, 1)):
+        opened.window(width, 800)
+        opened.open(page.as_uri())
+        opened.run("document.querySelector('img').scrollIntoView()")  # it is loaded when it is seen
+        opened.wait("document.querySelector('img').naturalWidth === 1200")
+        (left, right), (first, last) = opened.run(PLACES)
+        assert right == pytest.approx(last, abs=2)
+        assert (last - first) / (right - left) == pytest.approx(share, rel=0.02), "the right half, or all of it"
+        assert opened.run("document.documentElement.scrollWidth") <= width
+
+
 def test_the_coloured_half_of_an_example_is_seen_first(opened: Browser, tmp_path: Path) -> None:
     _, data = cv2.imencode(".jpg", np.full((600, 1200, 3), 255, np.uint8))
     row = SimpleNamespace(patient_id="P1", fold=0)
@@ -96,15 +139,11 @@ def test_the_coloured_half_of_an_example_is_seen_first(opened: Browser, tmp_path
     tile = SimpleNamespace(slide=LONG_ID, x=0, y=0, nearness=0.5, address=jpeg_address(data.tobytes()))
     slot = SimpleNamespace(name="positive 1", use=0.5, attention=0.5, weight=None, tiles=[tile] * 6)
     page = page_of(drawn + Markup("<section>{}</section>").format(macros.slot_figure(slot)), tmp_path / "page.html")
-    places = """["img", ".scrolls"].map(one => {
-        const box = document.querySelector(one).getBoundingClientRect();
-        return [box.left, box.right];
-    })"""
     for width, share in ((390, 0.5), (1280, 1)):
         opened.window(width, 800)
         opened.open(page)
         opened.wait("document.querySelector('img').naturalWidth === 1200")
-        (left, right), (first, last) = opened.run(places)
+        (left, right), (first, last) = opened.run(PLACES)
         assert right == pytest.approx(last, abs=2)
         assert (last - first) / (right - left) == pytest.approx(share, rel=0.02), "the right half, or all of it"
         assert opened.run("getComputedStyle(document.querySelector('.swipe')).display") == (

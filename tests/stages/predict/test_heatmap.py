@@ -212,18 +212,18 @@ def test_what_cannot_be_drawn_is_refused(coords: npt.NDArray[np.int64], scores: 
 def test_tiles_are_side_by_side_in_their_order(tmp_path: Path) -> None:
     shades = [120, 80, 40]
     images = [np.full((224, 224, 3), shade, np.uint8) for shade in shades]
-    draw_tiles([TileRow("Most", images, [0.3, 0.2, 0.1])], tmp_path / "s.png", caption="top tiles")
+    draw_tiles([TileRow("Most", images, [0.3, 0.2, 0.1], "attention")], tmp_path / "s.png", caption="top tiles")
     image = read(tmp_path / "s.png")
     line = image[row_of_pictures(image, 120) + 100]
     assert [line[MARGIN + 210 * i + 100].tolist() for i in range(3)] == [[120] * 3, [80] * 3, [40] * 3]
     with pytest.raises(UsageError):
-        draw_tiles([TileRow("Most", [], [])], tmp_path / "none.png", caption="x")
+        draw_tiles([TileRow("Most", [], [], "attention")], tmp_path / "none.png", caption="x")
 
 
 def test_strip_wraps_after_six(tmp_path: Path) -> None:
     heights = []
     for n in (6, 7):
-        tiles = TileRow("Most", [np.full((9, 9, 3), 50, np.uint8)] * n, [1.0] * n)
+        tiles = TileRow("Most", [np.full((9, 9, 3), 50, np.uint8)] * n, [1.0] * n, "attention")
         draw_tiles([tiles], tmp_path / "s.png", caption="x")
         heights.append(read(tmp_path / "s.png").shape[0])
     assert heights[1] > heights[0] + 200

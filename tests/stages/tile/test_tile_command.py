@@ -18,9 +18,9 @@ import torch
 from command import told, wsipipe
 from PIL import Image
 from safetensors.torch import save_file
-from torchvision.models.segmentation import deeplabv3_resnet50
 from wsipipe.data.manifest import Manifest, Record
 from wsipipe.data.tiling.store import read_tiles
+from wsipipe.models.tissue_network import architecture
 
 PIECES = ((200, 200), (1200, 1000))
 """Upper left corners of two square pieces of tissue of 700 px on a slide of 2048 × 2048 px at 0.5 µm per pixel."""
@@ -126,6 +126,21 @@ def test_tiles_of_trident_and_clam_come_back_as_they_were() -> None:
     assert "--mpp 0.5" in failure["hint"]
 
 
+def test_trident_believed_another_resolution_than_the_slide_has_here() -> None:
+    """512 px of level 0, 20x of 40x: 0.5 µm where level 0 has 0.25, and 1 µm on this slide of 0.5."""
+    path, folder = slide(Path("a.tiff")), Path("trident/patches")
+    folder.mkdir(parents=True)
+    with h5py.File(folder / "a_patches.h5", "w") as file:
+        file["coords"] = [[512, 512]]
+        sizes = {"patch_size": 256, "patch_size_level0": 512, "level0_magnification": 40, "target_magnification": 20}
+        file["coords"].attrs.update(sizes)
+    words = ("tile", path, "--coordinates", "trident", "--tile-px", 256)
+    for mpp in (0.5, 1):
+        [failure] = told(*words, "--mpp", mpp, code=1)["tile"]["failures"]
+        assert "its tiles are 20x" in failure["message"]
+    assert told(*words, "--mpp", 1, "--mpp-override", 0.5, "--overrule-mpp", "--retry-failed")["tile"]["done"] == 1
+
+
 def test_the_export_follows_the_tiles() -> None:
     slide(Path("slides/a.tiff"))
     told("tile", "slides")
@@ -144,8 +159,7 @@ def test_a_network_in_place_of_the_mask(tmp_path: Path) -> None:
     pixels = np.full((600, 600, 3), 243, np.uint8)
     pixels[:300, :300] = np.clip(rng.normal((190, 110, 170), 25, (300, 300, 3)), 0, 255)
     Image.fromarray(pixels).save("a.png")
-    model = deeplabv3_resnet50(weights=None, weights_backbone=None, num_classes=2, aux_loss=False)
-    tensors = {name: tensor.contiguous() for name, tensor in model.state_dict().items()}
+    tensors = {name: tensor.contiguous() for name, tensor in architecture().state_dict().items()}
     tensors["classifier.4.weight"].zero_()
     tensors["classifier.4.bias"].copy_(torch.tensor([-1.0, 1.0]))
     save_file(tensors, "weights.safetensors")
