@@ -169,7 +169,7 @@ def test_the_page_says_on_whom_the_model_is_judged(place: Path, patients: list[s
     page = (place / "work/evaluations/her2/report.html").read_text()
     assert f'<p class="kind">{kind}</p>' in page
     assert whom in page
-    assert ("another cohort. <b>" in page) == (not patients)
+    assert ("Model her2 on another cohort. Does" in page) == (not patients)
 
 
 def test_whatever_shows_a_probability_says_at_which_prevalence(place: Path) -> None:
