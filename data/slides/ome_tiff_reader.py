@@ -60,13 +60,10 @@ def open_ome_tiff(path: Path, mpp: tuple[Mpp, Mpp] | None) -> Slide | None:
         check_extent(path, path, (level.width, level.height), (level.tile_width, level.tile_height))
     tiles = DecodedTiles(path, dict(enumerate(found.levels)), white_gaps=True)
     try:
-        slide = _compared(path, tiles, found, mpp or found.mpp)
+        return _compared(path, tiles, found, mpp or found.mpp)
     except BaseException:
         tiles.close()
         raise
-    if mpp is None and found.why_no_mpp:  # also where OpenSlide, which knows the tags alone, reads it
-        slide.mpp, slide.why_no_mpp = None, found.why_no_mpp
-    return slide
 
 
 def _compared(path: Path, tiles: DecodedTiles, found: _MainImage, mpp: tuple[Mpp, Mpp] | None) -> Slide:
@@ -97,7 +94,6 @@ def _compared(path: Path, tiles: DecodedTiles, found: _MainImage, mpp: tuple[Mpp
 class _MainImage:
     levels: list[TiledLevel]
     mpp: tuple[Mpp, Mpp] | None
-    why_no_mpp: str
     remarks: list[str]
 
 
@@ -132,9 +128,9 @@ def _main_image(path: Path, xml: str) -> _MainImage:
             remarks.append(f"without its sub-image {number}: of {layout.width} × {layout.height} px")
         else:
             levels.append(layout)
-    why_no_mpp = contradicted(image.mpp, [("its resolution tags state", tags, (1.0,))]) if image.mpp and tags else ""
-    mpp = None if why_no_mpp else image.mpp or tags
-    return _MainImage(levels=levels, mpp=mpp, why_no_mpp=why_no_mpp, remarks=remarks)
+    if image.mpp and tags:  # the XML is right: its size in pixels is that of the image, so it is not of another one
+        remarks += filter(None, [contradicted(image.mpp, [("its resolution tags state", tags, (1.0,))])])
+    return _MainImage(levels=levels, mpp=image.mpp or tags, remarks=remarks)
 
 
 def _check(image: OmeImage, page: tifffile.TiffPage, path: Path) -> None:

@@ -205,8 +205,8 @@ def other_mpp(path: Path, mpp: tuple[Mpp, Mpp]) -> str:
 def contradicted(mpp: tuple[Mpp, Mpp], statements: Iterable[Statement]) -> str:
     """Say which of some statements does not fit ``mpp``; empty if all do."""
     for where, other, factors in statements:
-        ratios = [own / used for own, used in zip(other, mpp, strict=True)]
-        if not any(all(abs(ratio / factor - 1) <= _WITHIN for ratio in ratios) for factor in factors):
+        sides = list(zip(other, mpp, strict=True))
+        if not any(all(abs(own - factor * x) <= _WITHIN * factor * x for own, x in sides) for factor in factors):
             of_file, stated = (f"{x:.6g} × {y:.6g} µm" for x, y in (mpp, other))
             return f"it states pixels of {of_file}, but {where} {stated}"
     return ""
