@@ -52,8 +52,9 @@ def believed_mpp(mpp: tuple[Mpp, Mpp] | None, path: str | PathLike[str], why_non
     :raises SlideError: no mpp, one outside :data:`SLIDE_MPP`, or sides that differ by more than :data:`SQUARE_WITHIN`.
     """
     if mpp is None:
-        wrong = why_none or "the file does not state the size of a pixel (no mpp)"
-        raise SlideError(wrong, path=path, hint=WAYS_OUT)
+        if why_none:
+            raise SlideError(why_none, path=path, hint=WAYS_OUT)
+        raise SlideError("the file does not state the size of a pixel (no mpp)", path=path, hint=WAYS_OUT)
     x, y = mpp
     if not (_is_sane(x) and _is_sane(y)):
         wrong = f"a pixel of {x:.6g} × {y:.6g} µm is implausible (slides have {SLIDE_MPP[0]} to {SLIDE_MPP[1]} µm)"
