@@ -32,7 +32,7 @@ _CODESTREAM: Final = b"\xff\x4f\xff\x51"
 _SIZES: Final = struct.Struct(">HHIIIIIIIIH")
 _JP2_BOXES: Final = 2**16  # bytes: upper bound of the JP2 headers in front of a wrapped codestream
 
-_DECOMPRESS: Final[dict[str, Callable[..., bytes | bytearray]]] = {
+DECOMPRESS: Final[dict[str, Callable[..., bytes | bytearray]]] = {
     "LZW": imagecodecs.lzw_decode,
     "deflate": imagecodecs.zlib_decode,
     "zstd": imagecodecs.zstd_decode,
@@ -48,7 +48,7 @@ def decoder_of(layout: TiledLevel) -> Decoder:
     elif layout.compression == JPEG_2000:
         plane = _jpeg_2000
     else:
-        plane = partial(_values, _DECOMPRESS.get(layout.compression), layout.differences)
+        plane = partial(_values, DECOMPRESS.get(layout.compression), layout.differences)
     width, planes = layout.tile_width, layout.planes
 
     def decode(streams: Sequence[bytes], rows: int) -> Rgb | None:

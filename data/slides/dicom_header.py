@@ -28,7 +28,15 @@ _ITEM, _END_OF_ITEM, _END_OF_SEQUENCE = 0xFFFEE000, 0xFFFEE00D, 0xFFFEE0DD
 _TRANSFER_SYNTAX: Final = 0x00020010
 _CLASS: Final = 0x00080016
 _SERIES: Final = 0x0020000E
-_WANTED: Final = frozenset({_TRANSFER_SYNTAX, _CLASS, _SERIES, 0x00280004, 0x00480006, 0x00480007})
+_PHOTOMETRIC, _FRAMES_COUNT, _ROWS, _COLUMNS = 0x00280004, 0x00280008, 0x00280010, 0x00280011
+_WHOLE_COLUMNS, _WHOLE_ROWS = 0x00480006, 0x00480007
+_PATHS, _PLANES = 0x00480302, 0x00480303
+_CONCATENATION: Final = 0x00209161
+_ORGANISATION: Final = 0x00209311
+_WANTED: Final = frozenset({
+    _TRANSFER_SYNTAX, _CLASS, _SERIES, _PHOTOMETRIC, _FRAMES_COUNT, _ROWS, _COLUMNS, _WHOLE_COLUMNS, _WHOLE_ROWS,
+    _CONCATENATION, _ORGANISATION, _PATHS, _PLANES,
+})  # fmt: skip
 _MAX_VALUE_BYTES: Final = 1024
 _PER_FRAME: Final = 0x52009230  # a sequence with one item per frame; all wanted elements come before it
 _FRAMES: Final = b"\xe0\x7f\x10\x00OB\x00\x00\xff\xff\xff\xff\xfe\xff\x00\xe0"
@@ -51,6 +59,12 @@ class DicomHeader:
     photometric: str
     size: tuple[int, int]
     """Width and height of the whole image."""
+    tile: tuple[int, int]
+    """Width and height of a frame."""
+    frames: int
+    """How many there are; 0 if the file does not say it, or if there need not be one for each tile."""
+    layers: int
+    """Frames of one tile: an optical path and a focal plane each."""
     frame: bytes
     """The beginning of the first compressed frame; empty if frames are not compressed."""
     frames_inside: bool
@@ -70,14 +84,23 @@ def read_dicom_header(file: Path) -> DicomHeader | None:
             return None
         texts = _texts(values)
         syntax = texts.get(_TRANSFER_SYNTAX, "")
-        width, height = (int.from_bytes(values.get(tag, b""), "little") for tag in (0x00480006, 0x00480007))
+        width, height, columns, rows, paths, planes = (
+            int.from_bytes(values.get(tag, b""), "little")
+            for tag in (_WHOLE_COLUMNS, _WHOLE_ROWS, _COLUMNS, _ROWS, _PATHS, _PLANES)
+        )
+        # Sparse tilings leave tiles out, and the parts of a concatenation have some each.
+        full = texts.get(_ORGANISATION) == "TILED_FULL" and _CONCATENATION not in values
+        count = texts.get(_FRAMES_COUNT, "")
         frame, frames_inside = _frames(stream) if syntax.startswith(_ENCAPSULATED) else (b"", True)
         return DicomHeader(
             series=texts.get(_SERIES, ""),
             whole_slide=texts.get(_CLASS) == _WHOLE_SLIDE,
             transfer_syntax=syntax,
-            photometric=texts.get(0x00280004, ""),
+            photometric=texts.get(_PHOTOMETRIC, ""),
             size=(width, height),
+            tile=(columns, rows),
+            frames=int(count) if full and count.isascii() and count.isdigit() else 0,
+            layers=max(paths, 1) * max(planes, 1),
             frame=frame,
             frames_inside=frames_inside,
         )

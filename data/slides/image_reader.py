@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import struct
 import warnings
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
+import simplejpeg
 from PIL import Image, UnidentifiedImageError
 from PIL import __version__ as pillow_version
 
@@ -24,6 +26,8 @@ MOST_PIXELS: Final = 100_000_000
 """A plain image is decoded whole: so many pixels take 1 GiB, however small their file."""
 _BAND: Final = 64  # rows that are brought to RGB at a time
 _PNG: Final = b"\x89PNG\r\n\x1a\n"
+_INCONSISTENT: Final = re.compile(r"Corrupt JPEG data: (?!\d{1,2} extraneous)|Premature end of JPEG")
+"""libjpeg's warnings that a picture is not that of its stream. A few bytes too many are some cameras' filling."""
 _HEAD: Final = 2**18  # bytes: EXIF and colour profiles come before a JPEG's frame
 
 
@@ -36,7 +40,8 @@ class ImageReader(Slide):
     """A plain image as a slide, decoded completely at the first read and kept in memory (3 bytes per pixel).
 
     The mpp comes from the caller only: the resolution stored in such files is that of printers and screens. Pillow is
-    used because it refuses a truncated image, where OpenCV fills the missing part with grey.
+    used because it refuses a truncated image, where OpenCV fills the missing part with grey. Pillow too fills up what a
+    damaged header adds to a JPEG, so the stream is checked first.
 
     :raises SlideError: not a PNG or JPEG, of more than :data:`MOST_PIXELS`, of more than 8 bits per channel, or an
         orientation tag that asks for a rotation.
@@ -119,6 +124,7 @@ class ImageReader(Slide):
     def _converted(self) -> tuple[Rgb, Mask | None]:
         """Decode the image, and bring it to RGB band by band, so that it is never in memory three times."""
         _check_chunks(self.path)
+        _check_stream(self.path)
         with self._open() as image:
             image.load()
             see_through = image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info
@@ -159,6 +165,22 @@ def _check_chunks(path: Path) -> None:
             if file.tell() + length > size:
                 raise ValueError(f"a chunk of {length:,} bytes in a file of {size:,}")
             file.seek(length + 4, 1)
+
+
+def _check_stream(path: Path) -> None:
+    """Refuse a JPEG whose stream has more or fewer pixels than its header says: it would be cut off, or filled up.
+
+    :raises ValueError: it has.
+    """
+    content = path.read_bytes()
+    if content.startswith(b"\xff\xd8"):
+        try:
+            simplejpeg.decode_jpeg(
+                content, "GRAY", min_height=1, min_width=1
+            )  # at an eighth of its size, which is quick
+        except ValueError as error:  # also for what is not known here, such as odd subsampling
+            if _INCONSISTENT.match(str(error)):
+                raise
 
 
 def _bits(path: Path) -> int:

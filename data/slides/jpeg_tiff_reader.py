@@ -51,8 +51,7 @@ def _fastest(slide: OpenSlideReader) -> Slide:
     if slide.format not in _FORMATS:
         return not_the_fast_path(slide, f"the format is {slide.format}")
     layouts = tiled_jpeg_levels(slide.path, slide.level_dimensions)
-    if slide.format == "generic-tiff":
-        _drop_foreign_levels(slide, layouts)
+    _drop_foreign_levels(slide, layouts)
     levels: dict[int, TiledLevel] = {}
     others: dict[int, str] = {}
     gaps = False
@@ -90,7 +89,10 @@ def _fastest(slide: OpenSlideReader) -> Slide:
 def _drop_foreign_levels(slide: OpenSlideReader, layouts: list[TiledLevel | str]) -> None:
     """Remove levels that show something else than the finer ones, from the slide and from ``layouts``.
 
-    OpenSlide takes any reduced tiled image of a generic TIFF for a level; vendor formats mark their levels.
+    OpenSlide takes any reduced tiled image of a generic TIFF for a level. Aperio marks its levels: one that shows
+    something else is damaged.
+
+    :raises SlideError: level 0 shows something else than all others, which show the same.
     """
     known = {level: layout for level, layout in enumerate(layouts) if isinstance(layout, TiledLevel)}
     by: Slide = slide
@@ -102,6 +104,16 @@ def _drop_foreign_levels(slide: OpenSlideReader, layouts: list[TiledLevel | str]
             places = [place for one in (kept[-1], level) for place in _places(layouts[one])]
             if shows_the_same(by, kept[-1], level, places):
                 kept.append(level)
+        if kept == [0] and len(layouts) > 2:  # two that agree are not both wrong
+            others = range(1, len(layouts) - 1)
+            if all(shows_the_same(by, one, one + 1, _places(layouts[one])) for one in others):
+                wrong = (
+                    f"its level 0 shows something else than its {len(layouts) - 1} other levels, which show the same"
+                )
+                hint = (
+                    "level 0 is damaged, or of another slide: copy the file again from where it came, or export it anew"
+                )
+                raise SlideError(wrong, path=slide.path, hint=hint)
     finally:
         if by is not slide:
             by.close()
@@ -132,7 +144,10 @@ def _without_openslide(slide: OpenSlideReader) -> TiffReader:
     if slide.format not in _FORMATS or len(levels) < len(layouts):
         raise SlideError("its tags say YCbCr, its compressed tiles RGB", path=slide.path, hint=CONVERT)
     tiles = DecodedTiles(slide.path, levels, white_gaps=True)
-    return TiffReader(slide.path, tiles, slide.mpp, slide.format, [f"not by OpenSlide: {slide.mistake} by its tags"])
+    remarks = [f"not by OpenSlide: {slide.mistake} by its tags"]
+    alone = TiffReader(slide.path, tiles, slide.mpp, slide.format, remarks)
+    alone.why_no_mpp = slide.why_no_mpp
+    return alone
 
 
 def not_the_fast_path(slide: OpenSlideReader, reason: str) -> OpenSlideReader:
@@ -157,7 +172,7 @@ class JpegTiffReader(Slide):
         self.format = openslide.format
         self.level_dimensions = openslide.level_dimensions
         self.level_downsamples = openslide.level_downsamples
-        self.mpp = openslide.mpp
+        self.mpp, self.why_no_mpp = openslide.mpp, openslide.why_no_mpp
         self.origin = openslide.origin
         self.grey = openslide.grey
         self.reader = ", ".join(sorted({library_of(layout.compression) for layout in tiles.levels.values()}))

@@ -16,12 +16,11 @@ from .jpeg_tiff_reader import difference_from_openslide, fastest_reader, not_the
 from .ome_xml import OmeImage, OmeXmlError, is_ome_xml, main_image
 from .openslide_reader import OpenSlideReader
 from .pyramid import has_the_field
-from .resolution import mpp_from_properties
 from .slide import Slide
-from .tiff_layout import TIFFFILE_ERRORS, TiledLevel, check_extent, check_upright, check_whole, tiled_level
+from .tiff_images import check_upright, contradicted, tagged_mpp
+from .tiff_layout import TIFFFILE_ERRORS, TiledLevel, check_extent, check_whole, tiled_level
 from .tiff_reader import TiffReader
 
-_UNITS: Final = {2: "inch", 3: "centimeter"}
 _TILED: Final = '"out.tif[tile,pyramid,compression=jpeg]"'
 _ANEW: Final = "write it again, with Bio-Formats say: `bfconvert -compression JPEG in.ome.tif out.ome.tif`"
 _JOIN: Final = (
@@ -59,10 +58,9 @@ def open_ome_tiff(path: Path, mpp: tuple[Mpp, Mpp] | None) -> Slide | None:
     found = _main_image(path, xml)
     for level in found.levels:
         check_extent(path, path, (level.width, level.height), (level.tile_width, level.tile_height))
-    mpp = mpp or found.mpp
     tiles = DecodedTiles(path, dict(enumerate(found.levels)), white_gaps=True)
     try:
-        return _compared(path, tiles, found, mpp)
+        return _compared(path, tiles, found, mpp or found.mpp)
     except BaseException:
         tiles.close()
         raise
@@ -112,7 +110,7 @@ def _main_image(path: Path, xml: str) -> _MainImage:
             page = tiff.pages[image.directory]
             _check(image, page, path)
             layouts = [tiled_level(image_page) for image_page in (page, *(page.pages or ()))]
-            mpp = image.mpp or _mpp_of_tags(page)
+            tags = tagged_mpp(page)
     except TIFFFILE_ERRORS as error:
         if reading_fault(error):
             raise
@@ -130,7 +128,9 @@ def _main_image(path: Path, xml: str) -> _MainImage:
             remarks.append(f"without its sub-image {number}: of {layout.width} × {layout.height} px")
         else:
             levels.append(layout)
-    return _MainImage(levels=levels, mpp=mpp, remarks=remarks)
+    if image.mpp and tags:  # the XML is right: its size in pixels is that of the image, so it is not of another one
+        remarks += filter(None, [contradicted(image.mpp, [("its resolution tags state", tags, (1.0,))])])
+    return _MainImage(levels=levels, mpp=image.mpp or tags, remarks=remarks)
 
 
 def _check(image: OmeImage, page: tifffile.TiffPage, path: Path) -> None:
@@ -153,11 +153,3 @@ def _check(image: OmeImage, page: tifffile.TiffPage, path: Path) -> None:
     else:
         return
     raise SlideError(wrong, path=path, hint=hint)
-
-
-def _mpp_of_tags(page: tifffile.TiffPage) -> tuple[Mpp, Mpp] | None:
-    properties = {"tiff.ResolutionUnit": _UNITS.get(int(page.tags.valueof("ResolutionUnit", 2)), "")}
-    for axis in "XY":
-        dots, length = page.tags.valueof(f"{axis}Resolution", (0, 1))
-        properties[f"tiff.{axis}Resolution"] = str(dots / length if length else 0)
-    return mpp_from_properties(properties)

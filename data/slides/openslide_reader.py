@@ -22,7 +22,8 @@ from .pyramid import has_the_field
 from .resolution import mpp_from_properties
 from .slide import Mask, Rgb, Slide, on_white
 from .stream_colours import Mistake, as_ycbcr, dicom_mistakes, tiff_mistakes
-from .tiff_layout import TIFFFILE_ERRORS, check_extent, check_kind, check_whole
+from .tiff_images import check_images, check_kind, other_mpp, unlike_its_magnification
+from .tiff_layout import TIFFFILE_ERRORS, check_extent, check_whole
 
 CONVERT: Final = (
     "convert it anew from the scanner's own file, to a tiled TIFF "
@@ -30,6 +31,8 @@ CONVERT: Final = (
 )
 _OF_MANY_FILES: Final = frozenset({"dicom", "hamamatsu", "mirax"})
 """Formats whose pixels lie, or may lie, in other files than the one that is opened."""
+_STATED_OFTEN: Final = frozenset({"aperio", "generic-tiff", "hamamatsu"})
+"""Formats in which several images of a TIFF state the size of a pixel."""
 _READING_FAILED: Final = re.compile(r"I/O error reading file|Read error at ")
 """Messages of OpenSlide and libtiff for bytes that could not be read. That the file is complete is checked when it is
 opened, so these mean a fault of the storage."""
@@ -60,16 +63,24 @@ class OpenSlideReader(Slide):
         self.level_dimensions = tuple(sizes[level] for level in self._levels)
         self.level_downsamples = tuple(handle.level_downsamples[level] for level in self._levels)
         self.mpp = mpp or mpp_from_properties(handle.properties)
+        magnification = handle.properties.get(openslide.PROPERTY_NAME_OBJECTIVE_POWER, "")
         self.origin = _origin(handle.properties)
         try:
             if self.format not in _OF_MANY_FILES:
                 for level, size in enumerate(sizes):
                     check_extent(self._file, path, size, _tile(handle.properties, level))
+            check_images(self._file, self.format)
             self.grey = self.format == "generic-tiff" and check_kind(path)
             self.mistake = _mistake(path, self._file, self.format)
+            if mpp is None and self.mpp is not None and self.format in _STATED_OFTEN:
+                self.why_no_mpp = other_mpp(path, self.mpp)
         except (SlideError, OSError):
             self.close()
             raise
+        if self.why_no_mpp:
+            self.mpp = None
+        elif self.mpp is not None and self.format == "aperio" and unlike_its_magnification(self.mpp[0], magnification):
+            self.say(f"pixels of {self.mpp[0]:.6g} µm, but its magnification is said to be {magnification}")
         if self.mistake is not None:
             self.say(f"{self.mistake} by its tags, put right")
         for level in sorted(set(range(len(sizes))) - set(self._levels)):

@@ -9,6 +9,9 @@ In this order:
    :data:`~wsipipe.data.units.SLIDE_MPP`. The print resolutions that many programs write by default (72 or 300 dpi,
    which are 353 and 85 µm) lie outside and are ignored.
 
+Two statements of a file that do not fit one another (an Aperio description and the resolution tags; those of level 0
+and of another level) are none: nothing shows which of them is right.
+
 A nominal magnification is never converted to microns: 20x can be anything from 0.45 to 0.55.
 """
 
@@ -42,12 +45,15 @@ def mpp_from_properties(properties: Mapping[str, str]) -> tuple[Mpp, Mpp] | None
     return (x, y) if _is_sane(x) and _is_sane(y) else None
 
 
-def believed_mpp(mpp: tuple[Mpp, Mpp] | None, path: str | PathLike[str]) -> Mpp:
+def believed_mpp(mpp: tuple[Mpp, Mpp] | None, path: str | PathLike[str], why_none: str = "") -> Mpp:
     """Check that pixels are plausible and square, and return their mpp: the mean of both sides.
 
+    :param why_none: see :attr:`.slide.Slide.why_no_mpp`.
     :raises SlideError: no mpp, one outside :data:`SLIDE_MPP`, or sides that differ by more than :data:`SQUARE_WITHIN`.
     """
     if mpp is None:
+        if why_none:
+            raise SlideError(why_none, path=path, hint=WAYS_OUT)
         raise SlideError("the file does not state the size of a pixel (no mpp)", path=path, hint=WAYS_OUT)
     x, y = mpp
     if not (_is_sane(x) and _is_sane(y)):

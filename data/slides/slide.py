@@ -47,7 +47,10 @@ class Slide(ABC):
     level_downsamples: tuple[float, ...]
     """Pixels of level 0 along one pixel of each level. Hardly ever whole numbers: never truncate them."""
     mpp: tuple[Mpp, Mpp] | None
-    """Microns per pixel of level 0 along x and y as stated, plausible or not; see :mod:`.resolution`."""
+    """Microns per pixel of level 0 along x and y as stated, plausible or not; see :mod:`.resolution`. None if it is
+    not stated, or twice and differently."""
+    why_no_mpp: str = ""
+    """Why there is no mpp, if the file states it twice and differently; its message is then this."""
     origin: tuple[Level0Px, Level0Px] = (Level0Px(0), Level0Px(0))
     """The origin of QuPath's coordinates: the corner of the scanned area, if the file states one
     (``openslide.bounds-x``, ``-y``). GeoJSON is in pixels from there; everything else is in pixels from (0, 0)."""
@@ -66,7 +69,7 @@ class Slide(ABC):
 
         :raises SlideError: it is missing or implausible, or the pixels are not square; the hint says what to do.
         """
-        return believed_mpp(self.mpp, self.path)
+        return believed_mpp(self.mpp, self.path, self.why_no_mpp)
 
     @abstractmethod
     def read(self, level: int, x: Level0Px, y: Level0Px, width: LevelPx, height: LevelPx) -> Rgb:

@@ -20,7 +20,7 @@ import numpy as np
 import tifffile
 
 from ..errors import SlideError
-from .dicom_header import read_dicom_header
+from .dicom_header import DicomHeader, read_dicom_header
 from .slide import Rgb
 
 Colours = Literal["RGB", "YCBCR", ""]
@@ -31,7 +31,7 @@ Mistake = Literal["YCbCr taken for RGB", "RGB taken for YCbCr", "undecided"]
 _HEAD: Final = 4096
 """Bytes at the start of a stream that hold every statement about its colours."""
 
-_BY_TAG: Final = frozenset({"aperio", "generic-tiff", "huron", "leica", "philips", "trestle", "ventana"})
+BY_TAG: Final = frozenset({"aperio", "generic-tiff", "huron", "leica", "philips", "trestle", "ventana"})
 """Formats in which OpenSlide follows the TIFF's tags."""
 _JPEG: Final = frozenset({6, 7})
 _JPEG_2000: Final[dict[int, Colours]] = {33003: "YCBCR", 33005: "RGB"}  # as OpenSlide reads Aperio's
@@ -66,6 +66,13 @@ def jpeg_colours(stream: bytes) -> Colours:
 def jpeg_bits(stream: bytes) -> int:
     """Read the bits per component of a JPEG stream; 0 if its beginning does not state them."""
     return next((segment[0] for marker, segment in _segments(stream) if marker in _FRAME_STARTS and segment), 0)
+
+
+def jpeg_size(stream: bytes) -> tuple[int, int] | None:
+    """Read the width and height of a JPEG stream; None if its beginning does not state them."""
+    frames = (segment for marker, segment in _segments(stream) if marker in _FRAME_STARTS and len(segment) >= 5)
+    frame = next(frames, None)
+    return None if frame is None else (int.from_bytes(frame[3:5]), int.from_bytes(frame[1:3]))
 
 
 def _segments(stream: bytes) -> Iterator[tuple[int, bytes]]:
@@ -103,7 +110,7 @@ def tiff_mistakes(path: Path, slide_format: str) -> set[Mistake | None]:
 
     :raises Exception: one of :data:`.tiff_layout.TIFFFILE_ERRORS`, if tifffile cannot read it.
     """
-    if slide_format not in _BY_TAG:
+    if slide_format not in BY_TAG:
         return set()
     with tifffile.TiffFile(path) as tiff:
         return {_mistake_of_page(page) for page in _pages(tiff)}
@@ -112,7 +119,7 @@ def tiff_mistakes(path: Path, slide_format: str) -> set[Mistake | None]:
 def dicom_mistakes(file: Path) -> set[Mistake | None]:
     """Collect OpenSlide's colour mistakes over the files of a DICOM slide, as :func:`tiff_mistakes` does.
 
-    :raises SlideError: the table of a file's frames leads outside it.
+    :raises SlideError: the table of a file's frames leads outside it, or they are not as many as its size needs.
     :raises OSError: a file cannot be read.
     """
     own = read_dicom_header(file)
@@ -124,6 +131,9 @@ def dicom_mistakes(file: Path) -> set[Mistake | None]:
         if not header.frames_inside:
             wrong = "its table of compressed frames leads to places outside the file, so it is cut off or damaged"
             raise SlideError(wrong, path=beside, hint="copy it again from where it came")
+        if wrong := _frames_unlike_size(header):
+            hint = "its header is damaged: copy it again from where it came"
+            raise SlideError(wrong, path=beside, hint=hint)
         if not header.frame:
             continue
         if header.transfer_syntax in _DICOM_JPEG:
@@ -134,6 +144,17 @@ def dicom_mistakes(file: Path) -> set[Mistake | None]:
             # Without a transformation the tag states the colours; a tag that states a transformation is then wrong.
             mistakes.add(None if said == "RGB" or (not said and header.photometric == "RGB") else "undecided")
     return mistakes
+
+
+def _frames_unlike_size(header: DicomHeader) -> str:
+    """Say that a tiled image does not have the frames of its size, which would be laid out as another picture."""
+    (width, height), (across, down) = header.size, header.tile
+    if not header.whole_slide or not header.frames or not min(width, height, across, down):
+        return ""
+    needed = -(-width // across) * -(-height // down) * header.layers
+    if header.frames == needed:
+        return ""
+    return f"{width} × {height} px need {needed:,} frames of {across} × {down} px, and it has {header.frames:,}"
 
 
 def as_ycbcr(pixels: Rgb) -> Rgb:
@@ -166,11 +187,11 @@ def page_colours(page: tifffile.TiffPage) -> Colours:
     if page.planarconfig != 1 or page.samplesperpixel != 3:
         return ""
     if compression in _JPEG:
-        return jpeg_colours(_stream_head(page)) or jpeg_colours(page.jpegtables or b"")
-    return jpeg_2000_colours(_stream_head(page))
+        return jpeg_colours(stream_head(page)) or jpeg_colours(page.jpegtables or b"")
+    return jpeg_2000_colours(stream_head(page))
 
 
-def _stream_head(page: tifffile.TiffPage) -> bytes:
+def stream_head(page: tifffile.TiffPage) -> bytes:
     """Read the beginning of the first tile that is not missing."""
     for offset, count in zip(page.dataoffsets, page.databytecounts, strict=True):
         if count:

@@ -19,14 +19,11 @@ import tifffile
 
 from ..errors import SlideError
 from ..surroundings import reading_fault
-from .slide import UPRIGHT
 from .stream_colours import page_colours
 
 logging.getLogger("tifffile").addHandler(logging.NullHandler())  # its complaints are part of our errors, not printed
 
 _PAIRS: Final = ((273, 279), (324, 325))  # offsets and byte counts of strips, and of tiles
-_ORIENTATION: Final = 274
-_GREY: Final = frozenset({0, 1})  # PhotometricInterpretation: white or black is zero
 _DESCRIPTION: Final = 270  # OME-XML lies at the very end of many files
 _SUB_IFDS: Final = 330
 _WANTED: Final = frozenset({_DESCRIPTION, _SUB_IFDS}.union(*_PAIRS))
@@ -64,40 +61,6 @@ def check_whole(file: Path, slide: Path) -> None:
     if missing := missing_bytes(file):
         wrong = f"truncated: at least {missing:,} bytes are missing at its end"
         raise SlideError(wrong, path=slide, hint="copy it again from where it came")
-
-
-def check_kind(path: Path) -> bool:
-    """Refuse a TIFF that would be misread: more than 8 bits per channel, or an orientation tag.
-
-    :returns: whether it is grey.
-    :raises SlideError: it has one of the two.
-    :raises OSError: it cannot be read.
-    """
-    try:
-        with tifffile.TiffFile(path) as tiff:
-            page = tiff.pages[0]
-            check_upright(page, path)
-            bits, grey = int(np.max(page.bitspersample)), int(page.photometric) in _GREY
-    except TIFFFILE_ERRORS as error:
-        if reading_fault(error):
-            raise
-        return False  # damage is reported when the tile is read
-    if bits > 8:
-        wrong = f"an image of more than 8 bits a channel ({bits})"
-        hint = "scale its values to 0 to 255: `vips cast in.tif out.tif uchar --shift` if all 16 bits are used"
-        raise SlideError(wrong, path=path, hint=hint)
-    return grey
-
-
-def check_upright(page: tifffile.TiffPage, path: Path) -> None:
-    """Refuse an image whose orientation tag asks for a rotation or a mirror image.
-
-    :raises SlideError: it does.
-    """
-    orientation = page.tags.valueof(_ORIENTATION, 1)
-    if orientation != 1:
-        wrong = f"its orientation tag ({orientation}) says to turn it, which some programs do and others do not"
-        raise SlideError(wrong, path=path, hint=UPRIGHT)
 
 
 def _end(stream: BinaryIO, size: int) -> int:
@@ -192,12 +155,12 @@ def check_extent(file: Path, slide: Path, level: tuple[int, int], tile: tuple[in
 JPEG: Final = "JPEG"
 JPEG_2000: Final = "JPEG 2000"
 
-_COMPRESSIONS: Final = {
+COMPRESSIONS: Final = {
     1: "none", 5: "LZW", 7: JPEG, 8: "deflate", 32946: "deflate", 32773: "PackBits", 33003: JPEG_2000,
     33004: JPEG_2000, 33005: JPEG_2000, 34712: JPEG_2000, 34926: "zstd", 50000: "zstd",
 }  # fmt: skip
 _JPEG_2000_OF_TWO_KINDS: Final = 33003  # Bio-Formats: colours as tagged; Aperio: subsampled YCbCr
-_CONTIGUOUS: Final = 1
+CONTIGUOUS: Final = 1
 _COLOUR_SPACES: Final = {2: "RGB", 6: "YCBCR"}  # of the TIFF's PhotometricInterpretation
 _DIFFERENCES: Final = 2  # a Predictor
 _STRIP_BYTES: Final = 2**20
@@ -269,22 +232,20 @@ def tiled_jpeg_levels(path: Path, level_dimensions: Sequence[tuple[int, int]]) -
     """Locate each level's JPEG or JPEG 2000 tiles, or say why a level has none.
 
     :param level_dimensions: width and height of each level; the single tiled image of that size is the level.
-    :raises SlideError: a level of another size than its tiles make up.
     """
     try:
         with tifffile.TiffFile(path) as tiff:
-            return [_tiled_jpeg(tiff, path, *size) for size in level_dimensions]
+            return [_tiled_jpeg(tiff, *size) for size in level_dimensions]
     except TIFFFILE_ERRORS as error:
         if reading_fault(error):
             raise
         return [f"tifffile cannot read it: {error}"] * len(level_dimensions)
 
 
-def _tiled_jpeg(tiff: tifffile.TiffFile, path: Path, width: int, height: int) -> TiledLevel | str:
+def _tiled_jpeg(tiff: tifffile.TiffFile, width: int, height: int) -> TiledLevel | str:
     pages = [page for page in tiff.pages if page.is_tiled and (page.imagewidth, page.imagelength) == (width, height)]
     if len(pages) != 1:
         return f"{len(pages)} tiled images of {width} × {height} px"
-    _check_table(pages[0], path)
     if int(pages[0].compression) == _JPEG_2000_OF_TWO_KINDS and page_colours(pages[0]) != "RGB":
         return "JPEG 2000 of YCbCr (compression 33003)"
     layout = tiled_level(pages[0])
@@ -295,28 +256,16 @@ def _tiled_jpeg(tiff: tifffile.TiffFile, path: Path, width: int, height: int) ->
     return "the colours lie apart" if layout.planes > 1 else layout
 
 
-def _check_table(page: tifffile.TiffPage, path: Path) -> None:
-    """Refuse an image whose size is not that of its tiles: a part of the slide would be missing, or not be there.
-
-    :raises SlideError: it is.
-    """
-    planes = 1 if page.planarconfig == _CONTIGUOUS else page.samplesperpixel
-    tiles = -(-page.imagewidth // page.tilewidth) * -(-page.imagelength // page.tilelength) * planes
-    if (listed := len(page.dataoffsets)) != tiles:
-        wrong = f"{page.imagewidth} × {page.imagelength} px need {tiles:,} tiles, and its table lists {listed:,}"
-        raise SlideError(wrong, path=path, hint="the size or the table is damaged: copy it again from where it came")
-
-
 def tiled_level(page: tifffile.TiffPage) -> TiledLevel | str:
     """Describe how an image of 8-bit colours is stored, or say why it cannot be decoded here."""
-    compression = _COMPRESSIONS.get(int(page.compression))
+    compression = COMPRESSIONS.get(int(page.compression))
     tag = _COLOUR_SPACES.get(int(page.photometric), "")
     colour_space = (tag and page_colours(page)) or tag  # if they disagree, the stream is right
     if compression is None:
         return f"compression {getattr(page.compression, 'name', page.compression)}"
     if (page.samplesperpixel, page.bitspersample, page.dtype) != (3, 8, np.uint8) or not colour_space:
         return "not 8-bit RGB or YCbCr"
-    planes = 1 if page.planarconfig == _CONTIGUOUS else 3
+    planes = 1 if page.planarconfig == CONTIGUOUS else 3
     if colour_space != "RGB" and (compression != JPEG or planes > 1):
         return f"YCbCr in {'planes' if compression == JPEG else compression}"
     images = compression in (JPEG, JPEG_2000)
