@@ -26,6 +26,7 @@ hold it too rarely. Hanley and McNeil's and DeLong's errors are 0 at an AUC of 1
 from __future__ import annotations
 
 from math import exp, log
+from typing import Final
 
 import numpy as np
 import numpy.typing as npt
@@ -33,6 +34,8 @@ import numpy.typing as npt
 from .estimate import TAIL, Z95, Estimate, differ
 
 Floats = npt.NDArray[np.float64]
+_ROUNDING: Final = 1e-12
+"""By how much the sums of weighted pairs may miss 0 and 1, as where an AUC is weighted for censoring."""
 
 
 def lowest_share(pairs: float) -> float:
@@ -58,10 +61,10 @@ def share_of_pairs(value: float, drawn: Floats, lowest: float) -> Estimate:
     :param drawn: (rounds,) the share in each round of a bootstrap over patients, one at least.
     :param lowest: its lower limit where it is 1.
     """
-    if value >= 1:
-        return Estimate(value=value, low=lowest, high=1.0)
-    if value <= 0:
-        return Estimate(value=value, low=0.0, high=1 - lowest)
+    if value >= 1 - _ROUNDING:
+        return Estimate(value=1.0, low=lowest, high=1.0)
+    if value <= _ROUNDING:
+        return Estimate(value=0.0, low=0.0, high=1 - lowest)
     if not differ(drawn):
         return Estimate(value=value)
     low, high = (float(limit) for limit in np.quantile(drawn, [TAIL, 1 - TAIL]))

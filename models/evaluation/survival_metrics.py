@@ -29,6 +29,8 @@ from .task_metrics import Figures, Floats, TaskMetrics, ranked_share, share, wit
 
 Bools = npt.NDArray[np.bool_]
 HARRELL, UNO, INTEGRATED = "C-index (Harrell)", "C-index (Uno)", "integrated Brier score"
+WITH_EVENT = "with the event"
+"""The count of patients on whom it depends how sure these figures are."""
 QUARTILES = (0.25, 0.5, 0.75)
 
 
@@ -103,7 +105,7 @@ def survival_metrics(
     return TaskMetrics(
         task="survival",
         n_patients=len(e),
-        counts={"with the event": int(e.sum()), "censored": int((~e).sum())},
+        counts={WITH_EVENT: int(e.sum()), "censored": int((~e).sum())},
         figures=with_intervals(
             names, figures, e, rounds=rounds, seed=seed, pairs=_lowest_shares(t, e, horizons, time_unit)
         ),

@@ -11,7 +11,7 @@ from ...data.cohort.outcomes import Survival
 from ...models.audit.confounding import Audit
 from ...models.audit.task_audit import TaskAudit
 from ...models.evaluation.metrics import roc_points
-from ...models.evaluation.survival_metrics import at, kaplan_meier, log_rank, median_follow_up
+from ...models.evaluation.survival_metrics import WITH_EVENT, at, kaplan_meier, log_rank, median_follow_up
 from ...models.evaluation.task_metrics import TaskMetrics
 from ...models.tasks.prediction import EVEN, PatientPrediction, Prevalence
 from .asked_question import Question
@@ -173,9 +173,11 @@ def task_cautions(metrics: TaskMetrics) -> tuple[str, ...]:
             )
     elif metrics.bootstrap_rounds:
         sentences.append(SAME_IN_ALL_ROUNDS)
-    fewest = min(metrics.counts.values(), default=metrics.n_patients)
+    # How sure a figure of survival is depends on the events; where nobody is censored, nothing is missing.
+    counts = {WITH_EVENT: metrics.counts[WITH_EVENT]} if WITH_EVENT in metrics.counts else metrics.counts
+    fewest = min(counts.values(), default=metrics.n_patients)
     if fewest < FEW_PATIENTS:
-        which = next((name for name, n in metrics.counts.items() if n == fewest), "in all")
+        which = next((name for name, n in counts.items() if n == fewest), "in all")
         few = f"Only {fewest} patient{'s' if fewest != 1 else ''} ({which})"
         sentences.append(f"{few}: with fewer than {FEW_PATIENTS}, even the interval is a rough guide.")
     return tuple(sentences)

@@ -85,6 +85,18 @@ def test_several_classes_in_order_and_follow_ups() -> None:
     assert number_metrics(times, times, rounds=200, seed=0).main.low is None, "Spearman's is not a share of pairs"
 
 
+def test_an_auc_weighted_for_censoring_is_1_where_nobody_is_ranked_wrongly() -> None:
+    """The patient with the one event by 12 months has the highest risk but one, who was censored before it."""
+    times = np.array([58, 26, 19, 40, 54, 31, 58, 23, 13, 4, 11, 35, 50], np.float64)
+    events = np.array([0, 1, 1, 0, 1, 1, 0, 1, 1, 0, 1, 1, 0], np.bool_)
+    risks = np.where(times == 11, 2.0, np.where(times == 4, 3.0, 1 / times))
+    found = survival_metrics(times, events, risks, horizons=[12.0], rounds=50, seed=0).figures["AUC at 12"]
+    assert (found.value, found.high) == (1, 1)
+    assert found.low == pytest.approx(lowest_share(1)), "one event says next to nothing"
+    mirrored = survival_metrics(times, events, -risks, horizons=[12.0], rounds=50, seed=0).figures["AUC at 12"]
+    assert (mirrored.value, mirrored.low) == (0, 0)
+
+
 def test_within_strata_and_probes() -> None:
     y = np.tile([True, False], 20)
     score = np.where(y, 1.0, 0.0) + np.linspace(0, 0.1, 40)

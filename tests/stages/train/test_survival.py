@@ -66,6 +66,7 @@ def test_every_method_that_can_learns_survival(planted: Planted, method: str, lo
         assert metrics["figures"]["C-index (Harrell)"]["value"] > 0.6
     page = " ".join((planted.model / "report.html").read_text().split())
     assert "log-rank p" in page
+    assert f"Only {events} patients (with the event)" in page, "censored ones are not what is missing"
     assert f"{events} of 36 patients ({events / 36:.0%}".replace("%", " %") in page
     assert "(reverse Kaplan–Meier). If that is not so, look at the event column" in page
     if loss == "cox":
