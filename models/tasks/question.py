@@ -110,6 +110,8 @@ class TaskWords:
     """What that figure means."""
     note: str = ""
     """What a reader should know of the numbers."""
+    note_on_figures: str = ""
+    """What a reader should know of the figures of a cohort; of no use beside the prediction of one patient."""
 
 
 WORDS: Final[dict[TaskName, TaskWords]] = {
@@ -128,7 +130,8 @@ WORDS: Final[dict[TaskName, TaskWords]] = {
         meaning="Given two patients of different classes, how often the one of the higher class is expected to be "
         "higher; guessing does so half of the times.",
         note="Called is the class that would be the median if all were equally frequent, as they are in training, so "
-        "that rare classes are not passed over. The mean absolute error is in classes.",
+        "that rare classes are not passed over.",
+        note_on_figures="The mean absolute error is in classes.",
     ),
     "regression": TaskWords(
         "Which value, from an H&E slide alone",
@@ -136,7 +139,10 @@ WORDS: Final[dict[TaskName, TaskWords]] = {
         called=False,
         meaning="How well the order of the predictions agrees with that of the true values: 1 is perfect, 0 is none.",
         note="Predictions and errors are in the unit of the label; each fold has learned its scale from its own "
-        "training patients. R² is below 0 where predictions are worse than the mean of these patients.",
+        "training patients.",
+        note_on_figures="R² is below 0 where predictions are worse than the mean of these patients. Slope: by how "
+        "much the true value rises where the predicted one rises by 1. 1 is good; above 1, predictions lie too close "
+        "to each other; below 1, too far apart.",
     ),
     "survival": TaskWords(
         "Who has the event sooner, from an H&E slide alone",

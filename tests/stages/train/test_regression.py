@@ -46,7 +46,9 @@ def test_every_method_that_can_learns_a_number(planted: Planted, words: list[str
         assert metrics["figures"]["Spearman's ρ"]["value"] > 0.5
     state = read_facts(planted.model / "fold-0").task_state
     assert 10 < state["centre"] < 40
-    assert "Predicted and true values" in (planted.model / "report.html").read_text()
+    page = " ".join((planted.model / "report.html").read_text().split())
+    assert "Predicted and true values" in page
+    assert "Slope: by how much the true value rises where the predicted one rises by 1. 1 is good" in page
 
 
 def test_another_cohort_and_a_comparison(planted: Planted, tmp_path: Path) -> None:
