@@ -178,9 +178,9 @@ def class_labels(
     there = Counter(id_key(value) for value in table.frame[column])
     for place, (name, own) in enumerate(classes.items()):
         if all_needed and not any(place_of.get(value) == place for value in there):
-            listed = [f"{value or '(empty)'} ({count})" for value, count in there.most_common()]
             what = f"no row of column {column} is of class {name}: none is {' or '.join(own)}"
-            raise CohortError(what, path=table.source, hint=f"choose classes among its values: {some(listed, 12)}")
+            hint = f"choose classes among its values: {values_there(table, column)}"
+            raise CohortError(what, path=table.source, hint=hint)
     values = table.by_patient(column)
     label_of: dict[str, Label | str] = {}
     conflicts = []
@@ -194,6 +194,13 @@ def class_labels(
         raise CohortError(what, path=table.source, hint="correct these rows: a label is the patient's, not the slide's")
     names = tuple(classes)
     return join_labels(table, column, label_of, match=match, unusable=unusable, keep_frozen=keep_frozen, classes=names)
+
+
+def values_there(table: CohortTable, column: str) -> str:
+    """The values of a column in the spelling that occurs first, each with its number of rows."""
+    rows = Counter(id_key(value) for value in table.frame[column])
+    spelled = {id_key(value): value for value in reversed(list(table.frame[column]))}
+    return some([f"{spelled[value] or '(empty)'} ({count})" for value, count in rows.most_common()], 12)
 
 
 def value_readings(table: CohortTable, column: str, classes: Mapping[str, Sequence[str]]) -> dict[str, dict[str, int]]:
@@ -229,9 +236,9 @@ def _classes(
     one_is_enough = one_is_enough and not clear.isdisjoint(there) and known.issuperset(there)
     for name, side in zip(("negative", "positive"), folded, strict=True):
         if not side & set(there) and not one_is_enough:
-            listed = [f"{value or '(empty)'} ({count})" for value, count in there.most_common()]
             what = f"no row of column {column} is {name}: none is {' or '.join(sorted(side)) or 'anything'}"
-            raise CohortError(what, path=table.source, hint=f"choose --{name} among its values: {some(listed, 12)}")
+            hint = f"choose --{name} among its values: {values_there(table, column)}"
+            raise CohortError(what, path=table.source, hint=hint)
     return {value: label for label, side in enumerate(folded) for value in side}
 
 

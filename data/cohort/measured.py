@@ -5,7 +5,7 @@ Rows of one patient must agree; rows without a value are ignored if the patient 
 
 from __future__ import annotations
 
-from collections import Counter
+import re
 from collections.abc import Mapping, Sequence
 from math import isfinite
 
@@ -13,7 +13,7 @@ from ..columns import label_words
 from ..errors import CohortError
 from ..wording import some
 from .ids import id_key
-from .labels import PatientLabels, join_labels
+from .labels import PatientLabels, join_labels, values_there
 from .outcomes import Label, Survival
 from .slide_match import SlideMatch
 from .table import CohortTable
@@ -27,6 +27,8 @@ WORDS_ALONE = frozenset({"event", "dead", "deceased", "died", "censored", "alive
 """Words that say by themselves which of both they mean, whatever the column is called."""
 NAMES_OF_THE_CONTRARY = ("cens", "cnsr", "alive", "living", "survived")
 """Parts of names of columns in which 1 usually means that there was no event."""
+_DECIMAL_COMMA = re.compile(r"[+-]?\d+,\d+")
+"""A number as spreadsheets write it in many languages; by itself it may also be thousands, so that it is asked."""
 
 
 def number_labels(
@@ -90,7 +92,12 @@ def _number(table: CohortTable, column: str, value: str) -> Label | str:
         number = float("nan")
     if not isfinite(number):
         what = f"column {column} holds {value!r}, which is no number"
-        raise CohortError(what, path=table.source, hint="correct it, or leave the cell empty if it is not known")
+        hint = "correct it, or leave the cell empty if it is not known"
+        if _DECIMAL_COMMA.fullmatch(value):
+            commas = sum(bool(_DECIMAL_COMMA.fullmatch(cell)) for cell in table.frame[column])
+            point = value.replace(",", ".")
+            hint = f"if that is a decimal comma, write {point}; {commas} cells of the column have one"
+        raise CohortError(what, path=table.source, hint=hint)
     return number
 
 
@@ -118,10 +125,8 @@ def _event(table: CohortTable, column: str, value: str) -> bool | str:
     happened = EVENT_WORDS.get(code)
     in_words = EVENT_WORDS.get(words) if colon else happened
     if happened is None or (in_words is not None and in_words != happened):
-        there = Counter(id_key(other) for other in table.frame[column])
-        listed = [f"{other or '(empty)'} ({count})" for other, count in there.most_common()]
         what = f"column {column} holds {value!r}: an event is 1 where it happened, and 0 where the patient was censored"
-        raise CohortError(what, path=table.source, hint=f"write 0 or 1; the column has {some(listed, 12)}")
+        raise CohortError(what, path=table.source, hint=f"write 0 or 1; the column has {values_there(table, column)}")
     if not ({code, words} & WORDS_ALONE) and any(part in id_key(column) for part in NAMES_OF_THE_CONTRARY):
         what = f"column {column} holds {value!r}: by the column's name {value!r} may mean censored, or the event"
         hint = "write event and censored into it; or, if 1 is the event, give the column another name"

@@ -69,7 +69,14 @@ def test_what_makes_no_sense_is_refused(tmp_path: Path, time: str, event: str, w
     with pytest.raises(CohortError, match=wrong) as refused:
         labels(tmp_path, [("3", "1"), ("4", "0"), (time, event)])
     if "an event" in wrong:
-        assert f"{event.casefold()} (1)" in refused.value.hint  # the values of the column
+        assert f"{event} (1)" in refused.value.hint  # the values of the column
+
+
+def test_decimal_commas_are_named_as_such(tmp_path: Path) -> None:
+    for comma, hint in (("10,3", "write 10.3; 2 cells of the column have one"), ("about 3", "correct it")):
+        with pytest.raises(CohortError, match="is no number") as refused:
+            labels(tmp_path, [("3", "1"), (f'"{comma}"', "0"), ('"-4,25"', "0")])
+        assert hint in refused.value.hint
 
 
 @pytest.mark.parametrize("column", ["censored", "CNSR", "cens", "alive", "is_living", "Survived"])

@@ -314,7 +314,7 @@ def test_a_class_that_nobody_has(tmp_path: Path) -> None:
     read = table(tmp_path, LABELLED)
     with pytest.raises(CohortError, match=r"no row of column HER2 is positive: none is \+") as caught:
         patient_labels(read, "HER2", ["+"], ["negative"])
-    assert "positive (5), negative (2), (empty) (1)" in caught.value.hint
+    assert "Positive (5), NEGATIVE (2), (empty) (1)" in caught.value.hint
     with pytest.raises(CohortError, match="both positive and negative"):
         patient_labels(read, "HER2", ["Positive"], ["positive"])
 
