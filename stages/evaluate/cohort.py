@@ -178,7 +178,8 @@ class ExternalCohort:
             raise CohortError(
                 f"no patient is left to evaluate on: {reasons or 'the table is empty'}",
                 path=task.table,
-                hint=f"look at its slide and label columns{f'. {SAME_IDS}' if by_id else ''}",
+                hint=f"look at its slide and label columns{_of_other_values(task.asked)}"
+                f"{f'. {SAME_IDS}' if by_id else ''}",
             )
         if targets is not None:
             own = {patient: targets.label(patient, allowed[patient].folds) for patient in labels.labels}
@@ -279,6 +280,14 @@ def _patients(
 def _same_ids(patients: Sequence[str]) -> list[str]:
     """Note the patients that match the model's training patients by their id alone."""
     return [f"known to the model by id, but not by slide: {some(patients)}. {SAME_IDS}"] if patients else []
+
+
+def _of_other_values(asked: ExternalSettings) -> str:
+    """How to say the values of another cohort, where a model asks for classes; none if it does not."""
+    if not asked.classes:
+        return ""
+    flags = " ".join(f"--classes {name}=VALUE" for name in class_names(asked.classes))
+    return f"; where this cohort has other values for the classes, name them: {flags}"
 
 
 def without(labels: PatientLabels, gone: Mapping[str, str]) -> PatientLabels:
