@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from ...data.manifest import Json
+from ...stages.robustness.settings import WITH_CLASSES
 from ..config import Config
 from ..folders import checked_name, choose_features, features_there
 from ..results import Summary
@@ -30,10 +31,20 @@ def robustness(
     folders = {name_of_features(folder): (folder, workspace / "tiles" / folder.parent.name) for folder in chosen}
     summaries: list[Summary] = []
     results: dict[str, Json] = {}
-    for name in biomarkers_of(config, names):
+    chosen_names = biomarkers_of(config, names)
+    for name in chosen_names if names else _of_classes(config, chosen_names, runner):
         settings = RobustnessStageSettings(**config.robustness.model_dump(), **config.question(name).model_dump())
         folder = workspace / "robustness" / checked_name(name, "a report")
         summaries.append(runner.run(RobustnessStage(settings, folder, workspace, table=table, features=folders)))
         if not summaries[-1].failures:
             results[name] = {kind: str(folder / f"robustness.{kind}") for kind in ("csv", "html")}
     return summaries, results
+
+
+def _of_classes(config: Config, names: Sequence[str], runner: Runner) -> Sequence[str]:
+    """Those that have classes, if any has; a number or a survival in the same settings file stops none of them."""
+    chosen = [name for name in names if config.question(name).task in WITH_CLASSES]
+    if chosen and len(chosen) < len(names):
+        others = [name for name in names if name not in chosen]
+        runner.console.note(f"robustness: left out, since it asks for classes: {', '.join(others)}")
+    return chosen or names

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Final
+
 from pydantic import Field
 
 from ..settings import Settings
+
+WITH_CLASSES: Final = ("binary", "multiclass", "ordinal")
+"""The tasks that the report can ask features for."""
 
 
 class RobustnessSettings(Settings):

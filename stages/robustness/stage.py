@@ -31,7 +31,7 @@ from ..train.question_labels import question_labels
 from ..train.settings import QuestionSettings
 from ..train.usable_slides import features_of, slides_with_features
 from .page import robustness_page
-from .settings import RobustnessSettings
+from .settings import WITH_CLASSES, RobustnessSettings
 
 Floats = npt.NDArray[np.float64]
 
@@ -86,7 +86,7 @@ class RobustnessStage(Stage[RobustnessStageSettings]):
         self.table, self.features = table, features
 
     def plan(self) -> Plan:
-        if self.settings.task not in ("binary", "multiclass", "ordinal"):
+        if self.settings.task not in WITH_CLASSES:
             what = f"the report asks whether features tell classes apart, and this question is {self.settings.task}"
             raise UsageError(what, hint="name a biomarker with classes, such as --label-column er")
         table = read_cohort(self.table)

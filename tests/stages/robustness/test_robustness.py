@@ -76,3 +76,13 @@ def test_what_cannot_be_asked(mine: Planted, case: str) -> None:
     result = wsipipe("robustness", "-c", mine.settings, *words)
     assert result.exit_code != 0
     assert message in " ".join(result.output.replace("│", " ").split())
+
+
+def test_a_number_in_the_settings_does_not_stop_the_biomarkers_with_classes(mine: Planted) -> None:
+    with mine.settings.open("a") as stream:
+        stream.write('\n[biomarkers.age]\ntask = "regression"\nlabel_column = "age"\n')
+    result = wsipipe("robustness", "-c", mine.settings, "--columns", "site", "--json")
+    assert result.exit_code == 0, result.output
+    assert list(json.loads(result.stdout)["robustness"]) == ["er"]
+    assert "left out, since it asks for classes: age" in result.stderr
+    assert wsipipe("robustness", "-c", mine.settings, "--name", "age").exit_code == 2, "asked by name it is refused"
