@@ -201,6 +201,10 @@ class PaperSources:
             else f"{question.words.value}" + ("; the call of a class" if question.classes else "")
         )
         settings = self.records["fold-0"].settings
+        of_rna = first.signature is not None or bool(first.question.targets)  # targets may be signatures
+        by_method = find_method(first.method).uses_rna and settings["use_rna"]
+        reads_rna = settings["soft_targets"] or by_method or of_rna
+        without_rna = "; without RNA they trained on the slide alone" if reads_rna else "; no RNA was read in training"
         nested = f"; chosen inside each fold: {', '.join(settings['nested'])}" if settings.get("nested") else ""
         results = "; ".join(
             f"{f'{one.target}: ' if one.target else ''}{one.measure} {figure(one.metrics.main.value)}"
@@ -219,7 +223,7 @@ class PaperSources:
             f"{recipe.backbone}",
             missing="patients without label or usable slides were dropped"
             + (f" ({', '.join(f'{why}: {n}' for why, n in missing.items())})" if missing else "; there were none")
-            + "; without RNA they trained on the slide alone",
+            + without_rna,
             partition=f"{len(bundles)} folds that keep {kept} apart; each patient is judged by the fold that was not "
             "trained on them",
             model=f"{find_method(first.method).title}{nested}",

@@ -142,6 +142,7 @@ def test_the_checklist_has_all_items_and_leaves_to_the_authors_what_it_cannot_kn
     assert "7 of 43 patients dropped" in known["20a"]
     assert "AUC" in known["23a"]
     assert "2 sites" in known["6a"]
+    assert known["11"].endswith("no RNA was read in training"), "34 of its patients have RNA, and ABMIL reads none"
 
 
 def test_figures_are_vectors_with_text_and_the_same_bytes_again(project: Planted, tmp_path: Path) -> None:
