@@ -31,7 +31,7 @@ from ..stages.train.settings import (
 from .catalogue.commands import add_catalogue
 from .checks.commands import add_upkeep
 from .cluster_command import add_cluster
-from .command import Call, Commands, Debug, Json, console_of, settings_of, works
+from .command import Call, Commands, Debug, Json, console_of, say_if_none_is_here, settings_of, works
 from .exchange.commands import add_exchange
 from .help.layout import App
 from .process import run_command
@@ -311,7 +311,9 @@ def run(call: Call, *, gpu: Gpus = None) -> None:
 
     call.on_gpus(gpu)
     settings, runner = call.open()
+    say_if_none_is_here(call.console, call.options["config"])
     if settings.shard is None:
+        call.console.note("check: looking at settings, tables, RNA and the headers of slides")
         check_before_run(settings, call.console)
     summaries, result = chain.everything(settings, runner)
     training.show_metrics(call.console, result["models"])

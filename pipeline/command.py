@@ -159,6 +159,12 @@ def settings_of(file: Path | None, flags: dict[str, Any]) -> Config:
     return settings.model_copy(update={"workspace": settings.workspace.resolve()})
 
 
+def say_if_none_is_here(console: Console, file: Path | None) -> None:
+    """Say that there is no settings file in this folder, where a command that lives by it was called without one."""
+    if file is None and not Path(FILE_NAME).is_file():
+        console.note(f"there is no {FILE_NAME} in {Path.cwd()}: go to its folder, or name it with -c FILE")
+
+
 @dataclass
 class Call:
     """A call of a command that works on a workspace: its flags and common options."""

@@ -107,6 +107,16 @@ def _other_ids(project: Project) -> None:
     project.edited("P", "X-", "rna.csv")
 
 
+def _slides_elsewhere(project: Project) -> None:
+    """RNA of every second patient, and the slides of these are not where they are looked for."""
+    (project.folder / "moved").mkdir()
+    rows = [line.split(",") for line in (project.folder / "rna.csv").read_text().splitlines()]
+    for patient in rows[0][1::2]:
+        project.slide(patient).rename(project.folder / "moved" / f"{patient}.tif")
+    kept = [",".join([row[0], *row[1::2]]) for row in rows]
+    (project.folder / "rna.csv").write_text("\n".join(kept) + "\n")
+
+
 def _leading_zeros(project: Project) -> None:
     project.edited("P03", "P3", "rna.csv")
 
@@ -136,6 +146,7 @@ STOPS: list[tuple[str, Callable[[Project], None], str, str]] = [
     ("train", _of('[split] → gene_list = "none.txt"\n[split]'), "none.txt", ""),
     ("train", _of('"HER2" → "HER2"\n[biomarkers.er]\nsignature = "S"'), "no gene sets are given", "gene_sets"),
     ("train", _other_ids, "none of its patients has a slide", "use the same ids"),
+    ("train", _slides_elsewhere, "none of its patients has a slide", "12 of them are in the table"),
     ("train", _label_among_genes, "ABCX1 is not a gene but the label itself", "--drop-columns"),
     ("train", lambda p: _twin(p, one_patient=False), "have the same bytes, of patients P00 and P98", "one patient_id"),
     ("genomics", _of('matrix = "rna.csv" → matrix = "gone.csv"'), "gone.csv", "check the path"),

@@ -9,7 +9,7 @@ import typer
 
 from ...data.errors import UsageError
 from ...stages.settings import FILE_NAME
-from ..command import Call, ConfigFile, Debug, Json, Workspace, console_of, settings_of
+from ..command import Call, ConfigFile, Debug, Json, Workspace, console_of, say_if_none_is_here, settings_of
 from ..steps import Gpus, Weights
 
 
@@ -32,6 +32,7 @@ def check(
     """
     with console_of(json=json, debug=debug) as console:
         settings = settings_of(config, {"workspace": workspace})
+        say_if_none_is_here(console, config)
         from ..preflight.command import check_here
 
         if not check_here(settings, console, seconds=seconds):
@@ -50,6 +51,8 @@ def status(
 
     with console_of(json=json, debug=debug) as console:
         settings = settings_of(config, {"workspace": workspace})
+        if workspace is None:
+            say_if_none_is_here(console, config)
         compare = config is not None or Path(FILE_NAME).is_file()
         if watch and json:
             raise UsageError("--watch goes on and on, and --json prints one object", hint="give one of them")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ...data.cohort.table import CohortTable, read_cohort
+from ...data.cohort.table import FIELDS, CohortTable, read_cohort
 from ...data.manifest import Manifest, Record
 from ...stages.settings import Settings
 from ..biomarkers.to_train import biomarkers_of, cohort_table
@@ -45,7 +45,8 @@ def _table(config: Config, report: Report) -> CohortTable | None:
     table: CohortTable | None = None
     with report.collecting("tile"):
         table = read_cohort(config.cohort.table)
-        report.fact("table", f"{table.source}: {len(table.frame):,} rows, {len(table.frame.columns)} columns")
+        own = [name for name, cells in table.frame.items() if name not in FIELDS or (cells != "").any()]
+        report.fact("table", f"{table.source}: {len(table.frame):,} rows, {len(own)} columns with a value")
     return table
 
 

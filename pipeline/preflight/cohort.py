@@ -15,6 +15,7 @@ from ...data.molecular.store import ExpressionTable
 from ...data.wording import in_words, some
 from ...models.tasks.multitask import MultiTask
 from ...models.tasks.question import class_values
+from ...models.training.methods import METHODS, find_method
 from ...stages.train.audit import Audited
 from ...stages.train.label_genes import refuse_labels
 from ...stages.train.question_labels import question_labels
@@ -44,11 +45,12 @@ def check_cohort(
             _tell_matches(table, match, report)
             _look_at_twins(table, match, slides, report)
     if table is not None:
-        _join_rna(table, match, tables, report)
+        _join_rna(config, table, match, tables, report)
     for name in config.biomarkers:
         with report.collecting("train"), about(f"biomarkers.{name}"):
             question = config.question(name)
-            _refuse(config, name, question, tables)
+            with report.collecting("train"), about(f"biomarkers.{name}"):
+                _refuse(config, name, question, tables)
             if table is None:
                 continue
             with about(table.source):
@@ -107,7 +109,14 @@ def _look_at_twins(table: CohortTable, match: SlideMatch, slides: SlidesFound, r
             report.look("train", what, "remove one of them; a patient's slides share the patient's weight")
 
 
-def _join_rna(table: CohortTable, match: SlideMatch | None, tables: Sequence[ExpressionTable], report: Report) -> None:
+def _join_rna(
+    config: Config,
+    table: CohortTable,
+    match: SlideMatch | None,
+    tables: Sequence[ExpressionTable],
+    report: Report,
+) -> None:
+    """Say who has RNA, and whether training will read it."""
     rna = next((one for one in tables if one.block == "rna"), None)
     if rna is None:
         return
@@ -120,13 +129,22 @@ def _join_rna(table: CohortTable, match: SlideMatch | None, tables: Sequence[Exp
     if strangers:
         what += f"; {len(strangers):,} of the matrix are not in the table ({some(strangers, _EXAMPLES)})"
     report.fact("joined", what, with_rna=len(joined), with_slides=len(patients), only_in_matrix=strangers)
+    method = find_method(config.train.method)
+    if not config.train.soft_targets and not (method.uses_rna and config.train.use_rna):
+        readers = in_words([name for name, one in METHODS.items() if one.uses_rna], len(METHODS))
+        what = f"not read by {config.train.method} as it is set: {readers} read it, and every method with soft_targets"
+        report.fact("rna in training", what)
     for note in not_joined(list(rna.patients), table):
         report.look(
             "train", f"{rna.source}: {note}", "write them alike, or give --patient-pattern; they stay two people"
         )
     if patients and not joined:
         what = f"{rna.source}: none of its patients has a slide; it has such as {some(rna.patients, _EXAMPLES)}"
-        report.stops("train", what, f"the table has such as {some(table.patients, _EXAMPLES)}: use the same ids")
+        hint = f"the table has such as {some(table.patients, _EXAMPLES)}: use the same ids"
+        if len(strangers) < len(rna.patients):
+            hint = f"{len(rna.patients) - len(strangers):,} of them are in the table, and their slides are not found"
+            hint += ": check slides in [cohort]"
+        report.stops("train", what, hint)
 
 
 def _check_biomarker(

@@ -35,6 +35,8 @@ def test_a_sound_cohort_has_nothing_that_stops_and_everything_is_counted(made: P
     assert (content["stops"], content["look"]) == (0, 1)
     assert "knows photographs" in content["findings"][0]["what"]
     facts = {fact["subject"]: fact["figures"] for fact in content["facts"]}
+    table = next(fact["what"] for fact in content["facts"] if fact["subject"] == "table")
+    assert table.endswith("24 rows, 3 columns with a value"), "those that the table has, not those that it lacks"
     assert facts["slides"] == {
         **{"slides": PATIENTS, "readable": PATIENTS, "tiled": 0, "not_opened": 0},
         **{"formats": {"generic-tiff": PATIENTS}, "mpp": [0.5, 0.5]},
@@ -64,6 +66,33 @@ def test_all_faults_are_found_at_once_and_the_exit_code_is_1(project: Project) -
     assert heading < look < found
     assert "3 findings will stop tile, genomics, train; 2 findings to look at" in result.stdout
     assert wsipipe("check", "-c", project.folder / "none.toml").exit_code == 2
+
+
+def test_a_matrix_that_the_method_does_not_read_is_said(project: Project) -> None:
+    def said() -> list[str]:
+        return [fact.what for fact in project.checked().facts if fact.subject == "rna in training"]
+
+    assert said() == [], "momkd reads it"
+    project.edited("[split]", 'method = "abmil"\n[split]')
+    assert said() == [
+        "not read by abmil as it is set: momkd, evidence and matching read it, and every method with soft_targets"
+    ]
+    project.edited("[split]", "soft_targets = true\n[split]")
+    assert said() == []
+
+
+def test_a_method_that_cannot_answer_hides_no_fault_of_the_table(project: Project) -> None:
+    score = '[biomarkers.score]\ntask = "regression"\nlabel_column = "HER2"'
+    project.edited("[biomarkers.her2]", f"{score}\n[biomarkers.her2]")
+    found = [own.what for own in project.checked().of("stops")]
+    assert [any(part in what for what in found) for part in ("momkd cannot answer", "which is no number")] == [True] * 2
+
+
+def test_a_folder_without_a_settings_file_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for command in ("check", "status", "run"):
+        assert f"there is no wsipipe.toml in {tmp_path}" in wsipipe(command).stderr
+    assert "there is no" not in wsipipe("status", "-w", tmp_path).stderr
 
 
 def test_many_slides_of_one_fault_are_one_finding(project: Project) -> None:
