@@ -199,11 +199,21 @@ class Console:
         table = Table(title=None, header_style="bold", box=None, padding=(0, 2, 0, 0))
         for name in ("stage", "", "done", "before", "empty", "failed", "time", "memory", "rate"):
             table.add_column(name, justify="left" if name in {"stage", ""} else "right", no_wrap=True)
+        folders = Counter(stage for stage, _ in {(s.stage, s.folder) for s in summaries})
         for s in summaries:
+            stage = s.stage if folders[s.stage] == 1 else f"{s.stage} {s.folder.name}"  # of several biomarkers
             rate = f"{s.units / s.seconds:,.0f} {s.unit}/s" if s.units and s.seconds and s.unit == "tiles" else ""
             bad = f"[red]{len(s.failures)}[/]" if s.failures else "0"
             table.add_row(
-                s.stage, s.items, str(s.done), str(s.before), str(s.empty), bad, clock(s.seconds), _memory(s), rate
+                _plain(stage),
+                s.items,
+                str(s.done),
+                str(s.before),
+                str(s.empty),
+                bad,
+                clock(s.seconds),
+                _memory(s),
+                rate,
             )
         self.table(table)
         self._open_reasons.clear()

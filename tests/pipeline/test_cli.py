@@ -178,6 +178,14 @@ def test_undecodable_tiles_stand_under_the_closing_table(capsys: pytest.CaptureF
     assert capsys.readouterr().out.count("extract: 1,234 tiles cannot be decoded and are left out") == 1
 
 
+def test_the_closing_table_tells_the_stages_of_several_biomarkers_apart(capsys: pytest.CaptureFixture[str]) -> None:
+    names = ("grade", "os", "[red]")
+    trained = [Summary(stage="train", folder=Path("models") / name, items="folds") for name in names]
+    Console(closes=True).summaries([Summary(stage="tile", folder=Path("tiles/x"), items="slides"), *trained])
+    rows = [line.split("  ")[0] for line in capsys.readouterr().out.splitlines()]
+    assert rows == ["stage", "tile", "train grade", "train os", "train [red]"]
+
+
 def test_other_settings_need_replace(tmp_path: Path) -> None:
     slide(tmp_path / "slides" / "a.tiff")
     assert wsipipe("tile", "slides").exit_code == 0
