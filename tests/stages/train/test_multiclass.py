@@ -130,7 +130,8 @@ def test_another_cohort_and_new_slides(planted: Planted, tmp_path: Path) -> None
     (other.folder / "numbered.csv").write_text(
         (other.folder / "cohort.csv").read_text().replace(",zero", ",0").replace(",low", ",1").replace(",high", ",2")
     )
-    unsaid = wsipipe("evaluate", *words[:2], "--table", other.folder / "numbered.csv", "-w", other.workspace)
+    numbered = ("--table", other.folder / "numbered.csv", "--name", "numbered", "-w", other.workspace)
+    unsaid = wsipipe("evaluate", *words[:2], *numbered)
     assert unsaid.exit_code == 1
     assert "--classes zero=VALUE --classes low=VALUE --classes high=VALUE" in " ".join(unsaid.output.split())
     values = [("--classes", text) for text in ("zero=none|nothing", "low", "high=3+")]
