@@ -100,22 +100,22 @@ DEFAULTS: dict[str, tuple[type[Settings], int, dict[str, Any]]] = {
     ),
     "split": (SplitStageSettings, 1, {**QUESTION, **SPLIT}),
     "train": (TrainSettings, 4, TRAIN),
-    "omics": (TrainSettings, 6, TRAIN),
-    "cross_validate": (CrossValidateSettings, 8, {"bootstrap_rounds": 2000, "seed": 0}),
+    "omics": (TrainSettings, 7, TRAIN),
+    "cross_validate": (CrossValidateSettings, 9, {"bootstrap_rounds": 2000, "seed": 0}),
     "external_evaluate": (
         ExternalSettings,
-        9,
+        10,
         {**QUESTION, "drop_conflicts": False, "tcga_slides": "diagnostic", "bootstrap_rounds": 2000, "seed": 0},
     ),
-    "predict": (PredictSettings, 4, {}),
-    "compare": (CompareStageSettings, 9, QUESTION),
+    "predict": (PredictSettings, 5, {}),
+    "compare": (CompareStageSettings, 10, QUESTION),
     "robustness": (
         RobustnessStageSettings,
         4,
         {**QUESTION, "columns": ["site"], "neighbours": 10, "bootstrap_rounds": 1000, "seed": 0},
     ),
     "import-checkpoint": (BiomarkerSettings, 1, {n: value for n, value in QUESTION.items() if n != "of_targets"}),
-    "report": (ReportSettings, 10, {}),
+    "report": (ReportSettings, 11, {}),
     "export": (ExportSettings, 1, {"format": "clam"}),
 }
 """Stage → its settings, its version, and the defaults that give numbers their meaning in this version."""
