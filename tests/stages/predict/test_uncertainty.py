@@ -18,10 +18,11 @@ from scipy.stats import betabinom
 from trained_workspace import trained_workspace
 from wsipipe.data.errors import BundleError
 from wsipipe.data.features.store import read_bag
-from wsipipe.models.applicability import FILE, Applicability, Fitness, read_applicability
+from wsipipe.models.applicability import FILE, Applicability, Fitness, Held, read_applicability
 from wsipipe.models.bundle import folds_of, prevalence_of, read_bundle
 from wsipipe.models.label_sets import label_set_of
 from wsipipe.models.tasks.prediction import PatientPrediction
+from wsipipe.models.tasks.task import find_task
 from wsipipe.stages.predict.prediction_report import PredictionReportSettings, PredictionReportStage
 from wsipipe.stages.predict.settings import PredictSettings
 from wsipipe.stages.predict.stage import PredictionTask, PredictStage
@@ -223,6 +224,17 @@ def test_sets_of_a_planted_cohort_hold_the_label_as_often_as_stated(trained: Pla
         left_out = int(alpha * 21)  # of 20 held-out patients a class
         low, high = betabinom.interval(0.999, number, 21 - left_out, left_out)
         assert low <= count <= high, covered
+
+
+@pytest.mark.parametrize(("n", "why"), [(8, "an interval at 90 % needs 9 held-out patients, and there are 8"), (9, "")])
+def test_an_interval_speaks_of_patients_and_not_of_classes(n: int, why: str) -> None:
+    task = find_task("regression")
+    predicted = PatientPrediction(
+        patient_id="P", label=None, probability=5.0, logit=5.0, threshold=0.0, call=0, slides=1, folds=(0,)
+    )
+    held = Held(residuals=[float(residual) for residual in range(n)])
+    found = label_set_of(task, held, {0: 5.0}, predicted, 0.1)
+    assert (found.why_not, found.between) == (why, None if why else (-3.0, 13.0))
 
 
 def test_an_interval_of_a_number_and_none_of_survival(tmp_path: Path) -> None:
