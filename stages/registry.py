@@ -205,7 +205,7 @@ STAGES: Final = (
         ),
     ),
     StageRow(
-        "prediction_report", 7, ("predictions/*",), command="predict",
+        "prediction_report", 8, ("predictions/*",), command="predict",
         outputs=(
             OutputRow("predictions.csv", small=True), OutputRow("predictions.parquet", small=True),
             OutputRow("predictions.json", _JSON, small=True), OutputRow("report.html", small=True),
