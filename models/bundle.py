@@ -336,6 +336,9 @@ def folds_of(model: Path) -> list[tuple[Path, BundleFacts]]:
         raise BundleError(
             "there is no model here", path=model, hint="give the folder of a model, such as work/models/her2"
         )
+    if (model / "bundle.json").exists() and not (model / "fold-0").exists():
+        hint = f"give the folder above: {model.absolute().parent}"
+        raise BundleError("is one fold of a model, and not the model", path=model, hint=hint)
     first = read_facts(model / "fold-0")
     bundles, unchecked = [], False
     for fold in range(first.folds):
