@@ -333,9 +333,11 @@ def folds_of(model: Path) -> list[tuple[Path, BundleFacts]]:
     :raises BundleError: there are none, one is missing or of another fold, or they are from different trainings.
     """
     if not model.is_dir():
-        raise BundleError(
-            "there is no model here", path=model, hint="give the folder of a model, such as work/models/her2"
-        )
+        hint = "give the folder of a model, such as work/models/her2"
+        raise BundleError("there is no model here", path=model, hint=hint)
+    if (model / "bundle.json").exists() and not (model / "fold-0").exists():
+        above = f"give the folder above: {model.absolute().parent}"
+        raise BundleError("is one fold of a model, and not the model", path=model, hint=above)
     first = read_facts(model / "fold-0")
     bundles, unchecked = [], False
     for fold in range(first.folds):

@@ -16,6 +16,8 @@ from .tasks.prediction import PatientPrediction, Score
 from .tasks.regression import number_of
 from .tasks.task import Task
 
+AND_THERE: Final = ", and there are "
+"""In a reason, between what a set needs and the held-out patients that there are."""
 OF_CLASSES: Final = ("binary", "multiclass", "ordinal")
 """Tasks whose answers are probabilities of classes."""
 
@@ -50,7 +52,8 @@ def label_set_of(
     if task.name == "regression":
         limit = residual_limit(held.residuals, alpha)
         if limit is None:
-            return LabelSet(why_not=_too_few(alpha, f"{len(held.residuals)} patients"))
+            what = f"an interval at {_level(alpha)} needs {fewest_patients(alpha)} held-out patients"
+            return LabelSet(why_not=f"{what}{AND_THERE}{len(held.residuals)}")
         return LabelSet(between=(prediction.probability - limit, prediction.probability + limit))
     shares = {fold: _shares(task, score) for fold, score in by_fold.items()}
     own = [{fold: 1 - share[label] for fold, share in shares.items()} for label in range(len(held.classes))]
@@ -58,13 +61,14 @@ def label_set_of(
     if chosen is None:
         numbers = (sum(len(of_class.get(fold, ())) for fold in by_fold) for of_class in held.strangeness)
         of_each = zip(numbers, held.classes, strict=True)
-        return LabelSet(why_not=_too_few(alpha, ", ".join(f"{number} {name}" for number, name in of_each)))
+        there = ", ".join(f"{number} {name}" for number, name in of_each)
+        needed = f"a set at {_level(alpha)} needs {fewest_patients(alpha)} held-out patients of each class"
+        return LabelSet(why_not=f"{needed}{AND_THERE}{there}")
     return LabelSet(classes=chosen)
 
 
-def _too_few(alpha: float, there: str) -> str:
-    needed = f"a set at {100 * (1 - alpha):.3g} % needs {fewest_patients(alpha)} held-out patients of each class"
-    return f"{needed}, and there are {there}"
+def _level(alpha: float) -> str:
+    return f"{100 * (1 - alpha):.3g} %"
 
 
 def _shares(task: Task, score: Score) -> Sequence[float]:

@@ -147,27 +147,30 @@ class _Asked:
 
 
 def _asked_but_not_begun(config: Config, records: Mapping[Path, Sequence[Record]]) -> Iterator[ItemState]:
-    """What the settings file asks for and no manifest contains: whole folders, and slides that are not tiled."""
+    """What the settings file asks for and no manifest contains: slides that are not tiled, and whole folders."""
     from ..data.plain_files import url_of
     from ..data.slides.finding import find_slides
 
     tiles, workspace = f"tiles/{config.tile.folder_name()}", config.workspace
     features = f"features/{config.features_name()}"
-    for folder, stage in (
-        (tiles, "tile"),
-        (features, "extract"),
-        *((f"models/{n}", "train") for n in config.biomarkers),
-    ):
-        if workspace / folder not in records:
-            yield ItemState(folder, stage, "all", "to do", "the settings ask for it, and nothing is there yet")
     try:
         given = [path for path in config.cohort.slides if url_of(path) is None]  # no server is asked for a status
-        found = find_slides(given) if given else []
+        found = [slide.slide_id for slide in find_slides(given)] if given else []
     except UsageError:
-        return  # the slides cannot be found now; their records are listed anyway
-    known = {record.item for record in records.get(workspace / tiles, ())}
+        found = []  # the slides cannot be found now; their records are listed anyway
+    of_tiles = [record for record in records.get(workspace / tiles, ()) if record.stage == "tile"]
+    known, tiled = {record.item for record in of_tiles}, [r.item for r in of_tiles if r.status == "done"]
+    for folder, stage, items in (
+        (tiles, "tile", found),
+        (features, "extract", tiled if known else found),
+        *([("genomics", "genomics", [])] if config.genomics.sources() else []),
+        *((f"models/{n}", "train", []) for n in config.biomarkers),
+    ):
+        if workspace / folder not in records:
+            why = "the settings ask for it, and nothing is there yet"
+            yield from (ItemState(folder, stage, item, "to do", why) for item in items or ["all"])
     if known:
-        new = [slide.slide_id for slide in found if slide.slide_id not in known]
+        new = [slide for slide in found if slide not in known]
         yield from (ItemState(tiles, "tile", slide, "to do", "not tiled yet", "wsipipe tile") for slide in new)
 
 

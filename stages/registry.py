@@ -174,7 +174,7 @@ STAGES: Final = (
         "example_slides", 1, ("models/*",), command="train", outputs=(OutputRow("examples/*/*.jpg"),),
     ),
     StageRow(
-        "report", 11, ("models/*",), command="train",
+        "report", 12, ("models/*",), command="train",
         outputs=(
             OutputRow("report.html", small=True), *_AUDIT,
             *(OutputRow(pattern, small=True) for pattern in _FOR_PAPERS),
@@ -205,18 +205,18 @@ STAGES: Final = (
         ),
     ),
     StageRow(
-        "prediction_report", 7, ("predictions/*",), command="predict",
+        "prediction_report", 8, ("predictions/*",), command="predict",
         outputs=(
             OutputRow("predictions.csv", small=True), OutputRow("predictions.parquet", small=True),
             OutputRow("predictions.json", _JSON, small=True), OutputRow("report.html", small=True),
         ),
     ),
     StageRow(
-        "read_slides", 2, ("evaluations/*",), command="evaluate",
+        "read_slides", 3, ("evaluations/*",), command="evaluate",
         outputs=(OutputRow("readings/*.json", _JSON, small=True),),
     ),
     StageRow(
-        "external_evaluate", 10, ("evaluations/*",), command="evaluate",
+        "external_evaluate", 11, ("evaluations/*",), command="evaluate",
         outputs=(
             *(OutputRow(name, small=True) for name in ("patients.csv", "predictions.csv", "report.html")),
             OutputRow("metrics.json", _JSON, small=True), *_AUDIT,

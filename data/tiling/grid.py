@@ -127,7 +127,10 @@ def plan_grid(
         wrong = f"coarser than requested: {slide_mpp:.6g} µm per pixel at its finest level, and tiles need {mpp:g}"
         # Rounded up: the suggested resolution must not be finer than the slide because of dropped digits.
         coarse = f"{ceil(slide_mpp * 1e4) / 1e4:g}"
-        hint = f"enlarge it with --allow-upsample; or cut coarser tiles: wsipipe tile --mpp {coarse}"
+        hint = (
+            "scan it finer, or enlarge it with --allow-upsample; where no model is there yet that needs these tiles, "
+            f"cut coarser ones: wsipipe tile --mpp {coarse}"
+        )
         raise SlideError(wrong, hint=hint)
     level_mpp, downsample = level_mpps[level], level_downsamples[level]
     if abs(level_mpp / mpp - 1) <= native_tolerance + _ROUNDING:

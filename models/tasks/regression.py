@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, Final, Self
 
 import numpy as np
 import torch
@@ -79,7 +79,7 @@ class RegressionTask(Task):
     def strata_of_split(self, labels: Mapping[str, Label]) -> Strata:
         """The quarters with their names."""
         parts = _parts(len(labels))
-        return Strata(self.strata(labels), tuple(f"in part {n} of {parts} by value" for n in range(1, parts + 1)))
+        return Strata(self.strata(labels), tuple(f"in the {part} by value" for part in _PARTS[parts]))
 
     def sampling_groups(self, labels: Sequence[Label]) -> list[list[int]]:
         """All patients are one group."""
@@ -148,6 +148,15 @@ def number_of(label: Label) -> float:
     if isinstance(label, tuple):
         raise UsageError(f"a label is a number, not {label}")
     return float(label)
+
+
+_PARTS: Final = {
+    1: ("whole range",),
+    2: ("lower half", "upper half"),
+    3: ("lowest third", "middle third", "highest third"),
+    4: ("lowest quarter", "second quarter", "third quarter", "highest quarter"),
+}
+"""Names of the strata, by their number."""
 
 
 def _parts(patients: int) -> int:

@@ -41,6 +41,9 @@ def compare(
     results: dict[str, Json] = {}
     chosen = biomarkers_of(config, names)
     refuse_one_prevalence_for(config, chosen, prevalence)
+    if names is None and len(chosen) > 1:
+        what = f"compare: all {len(chosen)} biomarkers, one after another: {', '.join(chosen)}"
+        runner.console.note(f"{what}; --name chooses one")
     for name in chosen:
         ran, results[name] = _compare_one(config, runner, name, features, prevalence)
         summaries += ran
@@ -75,6 +78,9 @@ def _compare_one(
     if asked.signature:
         chosen = [replace(one, note=OF_THE_TARGET) if one.settings is None else one for one in chosen]
     reference = chosen[0].name
+    networks, folds = [one.name for one in chosen if one.settings is not None], config.split.folds
+    to_fit = f"{len(networks)} methods on {folds} folds each, {len(networks) * folds} fits but for those that are there"
+    runner.console.note(f"{name}: {to_fit}: {', '.join(networks)}; --methods chooses some")
     vectors = {
         variant.name: choose_features(runner, "", f"{to_train.features.parent.name}/{variant.features}")
         for variant in chosen

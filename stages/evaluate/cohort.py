@@ -38,6 +38,7 @@ from ..train.question_labels import question_labels
 from ..train.settings import AUDIT, BiomarkerSettings, QuestionSettings
 from ..train.signature_labels import TargetsElsewhere
 from ..train.split import slides_with_features
+from .uncertain_slides import UncertainSlides
 
 SEEN_BY_ALL = "every fold of the model was trained on them"
 """The reason for dropping a training patient."""
@@ -137,6 +138,8 @@ class ExternalCohort:
     notes: Sequence[str]
     targets: TargetsElsewhere | None = None
     """Of a signature: the targets that this cohort's RNA gives."""
+    uncertain: UncertainSlides | None = None
+    """Slides on which ``predict`` would give no call, once they are read; None where the page says it elsewhere."""
 
     @classmethod
     def of(cls, task: ExternalTask, workspace: Path) -> ExternalCohort:

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Self
 
+from markupsafe import Markup
+
 from ...data.artifact import whole
 from ...data.cohort.labels import PatientLabels
 from ...data.files.safe_cells import SafeWriter
@@ -126,6 +128,7 @@ class Judged:
             known_by_id=len(cohort.known_by_id),
             differences=tuple(cohort.differences(self.folds[0][1].recipe)),
             audit=self.audit if isinstance(self.audit, Audit) else None,
+            uncertain=cohort.uncertain,
             facts=facts,
         )
 
@@ -161,7 +164,7 @@ def task_report(judged: Judged, cohort: ExternalCohort, facts: Facts) -> TaskRep
         if (d := cohort.differences(judged.folds[0][1].recipe))
         else []
     )
-    question = Question.asked(judged.asked, judged.folds[0][1].signature)
+    question, uncertain = Question.asked(judged.asked, judged.folds[0][1].signature), cohort.uncertain
     return TaskReport(
         kind=kind_of_evaluation(len(cohort.partly_seen), len(judged.labels.labels)) or "Evaluation on another cohort",
         run=judged.name,
@@ -175,7 +178,8 @@ def task_report(judged: Judged, cohort: ExternalCohort, facts: Facts) -> TaskRep
         share_names=judged.task.share_names,
         prevalence=judged.rows[0].prevalence if judged.rows else EVEN,
         audit=judged.audit,
-        differences=(*seen, *other),
+        differences=(*seen, *(uncertain.cautions if uncertain else ()), *other),
+        further=uncertain.part if uncertain else Markup(),
         facts=facts,
     )
 

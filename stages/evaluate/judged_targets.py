@@ -38,8 +38,9 @@ class JudgedTargets:
 
     def page(self, cohort: ExternalCohort, task: ExternalTask, cross_validated: Estimate | None) -> str:
         """The page of all targets, each with its own as a part."""
+        of_part = replace(cohort, uncertain=None)  # the slides are the same for all targets, and named once
         parts = [
-            TargetPart(name=one.name, metrics=one.pooled, html=Markup(one.page(cohort, task, PART)))
+            TargetPart(name=one.name, metrics=one.pooled, html=Markup(one.page(of_part, task, PART)))
             for one in self.targets
         ]
         together = Judged(

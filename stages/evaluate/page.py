@@ -20,6 +20,7 @@ from ..pages.numbers import TEMPLATES, mean_and_deviation
 from ..pages.paper_parts import NO_PARTS, PaperParts
 from ..pages.report_page import PAGE, Accounting, Facts, cautions, performance_charts
 from ..predict.allowed_folds import SAME_IDS
+from .uncertain_slides import UncertainSlides
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,6 +56,7 @@ class ExternalReport:
     facts: Facts
     audit: Audit | None = None
     paper: PaperParts = NO_PARTS
+    uncertain: UncertainSlides | None = None
 
     def __post_init__(self) -> None:
         if not self.patients or self.metrics.n_patients != len(self.patients):
@@ -138,6 +140,8 @@ def external_cautions(report: ExternalReport) -> tuple[str, ...]:
         )
     if report.known_by_id:
         notes.append(f"Known to the model by their id, but not by a slide: {report.known_by_id} patients. {SAME_IDS}")
+    if report.uncertain:
+        notes += report.uncertain.cautions
     if report.differences:
         notes.append(f"These slides were prepared differently from the model's own: {'; '.join(report.differences)}.")
     return tuple(notes)

@@ -23,6 +23,7 @@ from pathlib import Path
 from ...data.artifact import whole
 from ...data.cohort.labels import PatientLabels
 from ...data.cohort.target_labels import LabelsOfTargets
+from ...models.applicability import Applicability, read_applicability
 from ...models.bundle import folds_of, prevalence_of
 from ...models.evaluation.metrics import Estimate, Metrics
 from ...models.evaluation.task_metrics import TaskMetrics
@@ -40,6 +41,7 @@ from ..train.read_patients import ReadPatient
 from .cohort import ExternalCohort, ExternalSettings, ExternalTask, cross_validated_auc, without
 from .judged import Judged
 from .judged_targets import judge_targets, write_targets
+from .uncertain_slides import UncertainSlides
 
 
 class ReadSlidesSettings(Settings):
@@ -64,11 +66,13 @@ class ReadSlidesStage(Stage[ReadSlidesSettings]):
         return self.task.tiles, self.task.features
 
     def plan(self) -> Plan:
-        prevalence_of(folds_of(self.task.model), self.task.asked.prevalence)  # refused before hours of reading
+        folds = folds_of(self.task.model)
+        prevalence_of(folds, self.task.asked.prevalence)  # refused before hours of reading
         cohort = ExternalCohort.of(self.task, self.workspace)
         self.task.audited()  # refused now, too
         cohort.refuse_other_tiles(cohort.bundles[0].recipe, self.task, self.workspace)
         model = model_record(self.task.model, self.workspace)
+        known = read_applicability(self.task.model, [path for path, _ in folds])
         items = []
         for patient, slides in cohort.labels.slides.items():
             for slide_id in slides:
@@ -79,6 +83,8 @@ class ReadSlidesStage(Stage[ReadSlidesSettings]):
                     store=self.workspace / store.path,
                     allowed=cohort.allowed[patient],
                     other_patients=self.task.asked.other_patients,
+                    known=known,
+                    sharpness=cohort.tiled[slide_id].stats.get("sharpness_median"),
                 )
                 items.append(Item(slide_id, slide.inputs(store, model), slide))
         return Plan(items)
@@ -101,6 +107,8 @@ class _Judgement:
     readings: Mapping[str, Path]
     cross_validated: Estimate | None
     audited: Audited
+    known: Applicability | None
+    """What the model knows of its training slides."""
 
 
 class ExternalEvaluateStage(Stage[ExternalSettings]):
@@ -141,7 +149,8 @@ class ExternalEvaluateStage(Stage[ExternalSettings]):
         inputs["cross_validated"] = ValueInput(before.model_dump() if before else None)
         paths = {slide: self.workspace / output.path for slide, output in readings.items()}
         audited = self.task.audited()
-        judgement = _Judgement(cohort, labels, paths, before, audited)
+        known = read_applicability(self.task.model, [path for path, _ in folds_of(self.task.model)])
+        judgement = _Judgement(cohort, labels, paths, before, audited, known)
         return Plan([Item("cohort", inputs | audited.inputs, judgement)], notes=[*notes, *audited.notes])
 
     def process(self, item: Item, progress: Progress) -> Outcome:
@@ -150,6 +159,8 @@ class ExternalEvaluateStage(Stage[ExternalSettings]):
         task = folds[0][1].task
         used = {slide: work.readings[slide] for own in work.labels.slides.values() for slide in own}
         outputs = read_outputs(used, task)
+        uncertain = UncertainSlides.of(outputs, work.known)
+        cohort = replace(work.cohort, uncertain=uncertain)
         read = [
             ReadPatient(
                 patient,
@@ -168,7 +179,7 @@ class ExternalEvaluateStage(Stage[ExternalSettings]):
         if isinstance(task, MultiTask) and isinstance(work.labels, LabelsOfTargets):
             judged = judge_targets(self.task, work.labels, folds, task, read, self.folder)
             files |= write_targets(judged, self.folder) | write_audits(self.folder, {})
-            text = judged.page(work.cohort, self.task, work.cross_validated)
+            text = judged.page(cohort, self.task, work.cross_validated)
             pooled, by_fold, prevalence = judged.pooled, judged.by_fold, EVEN
         else:
             one = Judged.of(
@@ -184,10 +195,10 @@ class ExternalEvaluateStage(Stage[ExternalSettings]):
             files |= write_audits(self.folder, {} if one.audit is None else {folds[0][1].method: one.audit})
             files["predictions"] = self.folder / "predictions.csv"
             one.write_predictions(files["predictions"])
-            text = one.page(work.cohort, self.task)
+            text = one.page(cohort, self.task)
             pooled, by_fold, prevalence = one.pooled, one.by_fold, one.rows[0].prevalence
         files |= {"metrics": self.folder / "metrics.json", "page": self.folder / "report.html"}
-        write_metrics(files["metrics"], pooled, by_fold, prevalence)
+        write_metrics(files["metrics"], pooled, by_fold, prevalence, uncertain.facts)
         with whole(files["page"]) as scratch:
             scratch.write_text(text, encoding="utf-8")
         return Outcome(files, {"patients": len(read), **main_figure(pooled)})

@@ -6,7 +6,7 @@ same numbers give the same bytes. All functions return escaped markup that can b
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from math import ceil, floor, isfinite, log10
 from typing import Final, Self
@@ -107,10 +107,13 @@ def scatter_chart(labels: Sequence[float], predictions: Sequence[float]) -> Mark
     return plot.markup()
 
 
-def survival_chart(low: Points, high: Points, time_unit: str = "") -> Markup:
+def survival_chart(
+    low: Points, high: Points, time_unit: str = "", followed: tuple[Sequence[float], Sequence[float]] = ((), ())
+) -> Markup:
     """Draw the share of patients without the event over time, of those with a low and with a high predicted risk.
 
     :param low, high: the steps of the estimates (time, share), each to the end of its follow-up.
+    :param followed: how long each patient with a low and with a high risk was followed, for the numbers at risk.
     """
     curves = {"negative": list(low), "positive": list(high)}
     ticks = nice_ticks(0, max((time for steps in curves.values() for time, _ in steps), default=1), 5)
@@ -122,6 +125,8 @@ def survival_chart(low: Points, high: Points, time_unit: str = "") -> Markup:
         for time, share in steps:
             corners += [(time, corners[-1][1]), (time, share)] if corners else [(time, share)]
         plot.line(corners, f"series {style}")
+    at_risk = [[sum(time >= tick for time in times) for tick in ticks] for times in followed]
+    plot.rows_below("At risk", ticks, {"Low": at_risk[0], "High": at_risk[1]})
     return plot.markup()
 
 
@@ -261,6 +266,8 @@ class Plot:
     x_range: tuple[float, float]
     y_range: tuple[float, float]
     _parts: list[str] = field(default_factory=list)
+    _below: int = 0
+    """Height of what is written below."""
 
     def _x(self, value: float) -> float:
         low, high = self.x_range
@@ -278,6 +285,15 @@ class Plot:
             self._parts.append(f'<line class="grid" x1="{x:.1f}" x2="{x:.1f}" y1="{_TOP}" y2="{bottom}"/>')
             self._text(x, bottom + 16, _number(tick), "tick middle")
         self._text((_LEFT + self.width - _RIGHT) / 2, self.height - 8, label, "middle")
+
+    def rows_below(self, heading: str, ticks: Sequence[float], rows: Mapping[str, Sequence[int]]) -> None:
+        """Write rows of numbers below the chart, each under its tick of the horizontal axis."""
+        self._text(4, self.height + 14, heading, "tick")
+        for place, (name, numbers) in enumerate(rows.items(), start=2):
+            self._text(4, self.height + 14 * place, name, "tick")
+            for tick, number in zip(ticks, numbers, strict=True):
+                self._text(self._x(tick), self.height + 14 * place, f"{number:,}", "tick middle")
+        self._below = 14 * (len(rows) + 1) + 6
 
     def y_axis(self, ticks: Iterable[float], label: str, show: Callable[[float], str] | None = None) -> None:
         """Draw the axis at the left, as :meth:`x_axis`; ``show`` formats the numbers."""
@@ -322,9 +338,10 @@ class Plot:
     def markup(self) -> Markup:
         """The chart as SVG, at its own size or as wide as its container allows."""
         title = escape(self.title)
+        height = self.height + self._below
         return Markup(
-            f'<svg class="chart" role="img" aria-label="{title}" width="{self.width}" height="{self.height}" '
-            f'viewBox="0 0 {self.width} {self.height}">{"".join(self._parts)}</svg>'
+            f'<svg class="chart" role="img" aria-label="{title}" width="{self.width}" height="{height}" '
+            f'viewBox="0 0 {self.width} {height}">{"".join(self._parts)}</svg>'
         )
 
     def _text(self, x: float, y: float, text: str, style: str) -> None:

@@ -49,6 +49,8 @@ FEW_PATIENTS: Final = 30
 """With fewer patients than this in one class, the page warns that intervals are unreliable."""
 WIDE_INTERVAL: Final = 0.2
 """With an AUC interval wider than this, the page shows a caution."""
+CLAIM_NOTHING: Final = "Caution: claim nothing from this run yet"
+"""Heading of the cautions of a training."""
 PERFORMANCE_PARTS: Final = ("roc", "pr", "distribution", "calibration", "decision")
 """Charts of performance that a page can have; each task lists its own."""
 NOT_BY_BOOTSTRAP: Final = (
@@ -233,6 +235,7 @@ def training_page(report: TrainingReport, layout: str = PAGE) -> str:
         report=report,
         metrics=report.metrics,
         question=report.question,
+        heading=CLAIM_NOTHING,
         cautions=cautions(report.metrics),
         charts=performance_charts(labels, probabilities, curves, report.page_parts),
         audit=AuditSection(report.audit) if report.audit else None,

@@ -12,7 +12,7 @@ from ...models.evaluation.task_metrics import TaskMetrics
 from .asked_question import Question
 from .numbers import TEMPLATES, figure, mean_and_deviation
 from .report_page import PredictionReport, learning_charts, prediction_page
-from .task_page import TaskReport, task_cautions
+from .task_page import TaskReport, caution_heading, task_cautions
 
 PART = "part.html"
 """The layout of a page that is a part of another one."""
@@ -60,6 +60,7 @@ def targets_page(report: TaskReport, parts: Sequence[TargetPart]) -> str:
         metrics=report.metrics,
         question=report.question,
         parts=parts,
+        heading=caution_heading(report),
         cautions=(*task_cautions(report.metrics), *report.differences),
         losses=losses,
         learning=[(fold, learning_charts(fold, losses, measure)) for fold in report.folds],

@@ -18,8 +18,9 @@ from .asked_question import Question
 from .audit_words import AuditSection
 from .charts import class_roc_chart, scatter_chart, survival_chart
 from .numbers import TEMPLATES, figure, mean_and_deviation, p_value
-from .paper_parts import NO_PARTS, PaperParts
+from .paper_parts import NO_PARTS, NOTHING, PaperParts
 from .report_page import (
+    CLAIM_NOTHING,
     FEW_PATIENTS,
     NOT_BY_BOOTSTRAP_OF_PAIRS,
     PAGE,
@@ -62,6 +63,8 @@ class TaskReport:
     gallery: str = ""
     """As of :class:`.TrainingReport`."""
     paper: PaperParts = NO_PARTS
+    further: Markup = NOTHING
+    """A section after those on the folds."""
 
 
 def task_page(report: TaskReport, layout: str = PAGE) -> str:
@@ -77,6 +80,7 @@ def task_page(report: TaskReport, layout: str = PAGE) -> str:
         metrics=report.metrics,
         question=report.question,
         audit=AuditSection(report.audit) if report.audit else None,
+        heading=caution_heading(report),
         cautions=(*task_cautions(report.metrics), *report.differences),
         charts=_charts(report),
         follow_up=follow_up_in_words(report),
@@ -88,12 +92,19 @@ def task_page(report: TaskReport, layout: str = PAGE) -> str:
     )
 
 
+def caution_heading(report: TaskReport) -> str:
+    """What stands above the cautions: of a training whose figures give any, the words of the binary page."""
+    return CLAIM_NOTHING if report.folds and task_cautions(report.metrics) else "Caution"
+
+
 def _charts(report: TaskReport) -> list[tuple[str, Markup]]:
     """Captions and charts of the performance: of numbers, predicted against true ones."""
     follow_ups = [(row.label, row.call) for row in report.patients if isinstance(row.label, Survival)]
     if follow_ups:
         low, high = (_steps(follow_ups, call) for call in (0, 1))
-        return [(_halves(follow_ups), survival_chart(low, high, report.question.time_unit))]
+        followed = [[one.time for one, own in follow_ups if own == call] for call in (0, 1)]
+        chart = survival_chart(low, high, report.question.time_unit, (followed[0], followed[1]))
+        return [(_halves(follow_ups), chart)]
     if report.question.task == "multiclass" and report.patients:
         return [_class_rocs(report)]
     pairs = [(row.label, row.probability) for row in report.patients if isinstance(row.label, float)]

@@ -38,7 +38,7 @@ from ..registry import VERSIONS
 from ..settings import Presentation, Settings
 from ..slide_records import extraction_of, tiling_of
 from ..stage import Input, Item, Outcome, OutputInput, Plan, Progress, Stage, ValueInput, upstream
-from ..tile.why_empty import no_tile_kept
+from ..tile.why_empty import what_to_do, why_empty
 from ..train.read_patients import Folds, folds_of_target
 from .allowed_folds import allowed_folds
 from .earlier_batches import patients_before, why_stale
@@ -255,8 +255,7 @@ def _why_not(slide: str, attempts: Mapping[str, Mapping[str, Record]], lineage: 
         if record is not None and record.error is not None:
             return FailedSlide(slide=slide, reason=f"{stage}: {record.error.message}", hint=record.error.hint)
         if record is not None and record.status == "empty":
-            reason = no_tile_kept(record) or "no tissue was found on it"
-            return FailedSlide(slide=slide, reason=reason, hint="look at its QC image")
+            return FailedSlide(slide=slide, reason=f"empty: {why_empty(record)}", hint=what_to_do(record))
         if record is not None and not (standing := lineage.standing(record)).counts:
             reason = f"{stage}: {standing.state}, {standing.why}"
             return FailedSlide(slide=slide, reason=reason, hint="predict it again")

@@ -259,7 +259,8 @@ def _unnamed(slides: Collection[str]) -> list[str]:
     """Note the slides that no table assigns to a patient."""
     if not slides:
         return []
-    return [f"slides without a patient in any table, each taken as a patient of its own: {some(sorted(slides), 3)}"]
+    what = f"slides without a patient in --table, each taken as a patient of its own: {some(sorted(slides), 3)}"
+    return [f"{what}. The cohort table of the settings is that of training; --table names the patients of these"]
 
 
 def _same_ids(allowed: Mapping[str, AllowedFolds]) -> list[str]:

@@ -7,14 +7,15 @@ leave exactly one class. The numbers stay as they are. A model that knows nothin
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 
 from ...data.tiling.sharpness import BLURRED
+from ...data.wording import in_words
 from ...models.applicability import Applicability, Fitness, Held
 from ...models.evaluation.conformal import LabelSet
-from ...models.label_sets import label_set_of
+from ...models.label_sets import AND_THERE, label_set_of
 from ...models.tasks.prediction import PatientPrediction
 from ...models.tasks.task import Task
 from ..pages.asked_question import Question
@@ -103,14 +104,33 @@ class Judge:
         known = self.known
         if known is None:
             return (("calls", f"each slide gets one: {CANNOT_JUDGE}"),)
-        not_said = dict.fromkeys(p.label_set.why_not for p in patients if p.label_set.why_not)
         far = [s for s in (known.slide_spread, known.tile_spread) if s is not None]
         compared = f"compared with {known.slides:,} training slides; 1 % of these would be called far when held out"
         rows = [
             ("uncertain slides", compared if far else f"not compared: {known.slides:,} training slides are too few")
         ]
-        sets = (
-            "; ".join(not_said)
-            or f"hold the label of {percent(1 - self.alpha)} of the patients of each class (--alpha)"
-        )
-        return (*rows, ("label sets", sets))
+        return (*rows, ("label sets", self._sets(patients)))
+
+    def _sets(self, patients: Sequence[PatientPrediction]) -> str:
+        """What label sets hold, and who has none: such as training patients, whom few folds may read."""
+        without = [patient for patient in patients if patient.label_set.why_not]
+        by_need: dict[str, dict[str, set[int]]] = {}
+        for patient in without:
+            needed, _, there = patient.label_set.why_not.partition(AND_THERE)
+            by_need.setdefault(needed, {}).setdefault(there, set()).update(patient.folds)
+        whys = []
+        for needed, counts in by_need.items():
+            listed = [f"{there} by {_folds(folds)}" for there, folds in counts.items() if there]
+            whys.append(f"{needed}{AND_THERE}{'; '.join(listed)}" if listed else needed)
+        if without and len(without) == len(patients):
+            return "; ".join(whys)
+        of_each = "" if self.task.name == "regression" else " of each class"
+        hold = f"hold the label of {percent(1 - self.alpha)} of the patients{of_each} (--alpha)"
+        if not without:
+            return hold
+        return f"{hold}; {len(without)} of {len(patients)} patients are called without one: {'; '.join(whys)}"
+
+
+def _folds(folds: Collection[int]) -> str:
+    """The held-out patients of which folds these are."""
+    return f"fold{'s' if len(folds) > 1 else ''} {in_words([str(fold) for fold in sorted(folds)], most=20)}"

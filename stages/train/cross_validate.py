@@ -15,6 +15,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Final
 
 import numpy as np
@@ -28,7 +29,7 @@ from ...data.features.store import read_bag
 from ...data.files.own_tables import read_own_rows
 from ...data.files.safe_cells import SafeWriter
 from ...data.json_text import fault, read_json
-from ...data.manifest import Manifest
+from ...data.manifest import Json, Manifest
 from ...models.backbones.devices import choose_devices
 from ...models.bundle import prevalence_of, read_bundle, read_facts
 from ...models.evaluation.metrics import Metrics
@@ -245,12 +246,18 @@ def main_figure(metrics: Metrics | TaskMetrics) -> dict[str, Any]:
 
 
 def write_metrics(
-    path: Path, pooled: Metrics | TaskMetrics, by_fold: Mapping[int, Metrics | TaskMetrics], prevalence: Prevalence
+    path: Path,
+    pooled: Metrics | TaskMetrics,
+    by_fold: Mapping[int, Metrics | TaskMetrics],
+    prevalence: Prevalence,
+    further: Mapping[str, Json] = MappingProxyType({}),
 ) -> None:
     """Write ``metrics.json``.
 
     It holds the figures of all patients and of each fold, and the mean and standard deviation of the main one over the
     folds; of classes also the prevalence that probabilities are at, unless they are equally frequent.
+
+    :param further: what it holds beside that.
     """
     mains = [own.main.value for own in by_fold.values() if own.main.value is not None]
     name = "main" if isinstance(pooled, TaskMetrics) else "auc"
@@ -260,6 +267,7 @@ def write_metrics(
         "folds": [{"fold": fold, **own.model_dump(mode="json")} for fold, own in by_fold.items()],
         f"{name}_mean": float(np.mean(mains)) if mains else None,
         f"{name}_sd": float(np.std(mains, ddof=1)) if len(mains) > 1 else None,
+        **further,
     }
     with whole(path) as scratch:
         scratch.write_text(json.dumps(content, indent=1, allow_nan=False) + "\n", encoding="utf-8")

@@ -253,6 +253,13 @@ def test_a_fold_in_anothers_place_is_refused(bundle: Path, trained: MoMKD) -> No
         folds_of(bundle.parent)
 
 
+def test_one_fold_given_as_the_model_names_the_folder_above(bundle: Path) -> None:
+    with pytest.raises(BundleError, match="is one fold of a model, and not the model") as caught:
+        folds_of(bundle)
+    assert caught.value.path == str(bundle)
+    assert caught.value.hint == f"give the folder above: {bundle.parent}"
+
+
 def test_the_folds_of_a_model_come_in_order_and_all(tmp_path: Path, bundle: Path, trained: MoMKD) -> None:
     model = bundle.parent
     with pytest.raises(BundleError, match="there is no bundle here") as caught:

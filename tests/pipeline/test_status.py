@@ -175,6 +175,17 @@ def test_new_slides_are_to_do(project: Path) -> None:
     assert status("-c", project / "wsipipe.toml")["extract", "c"]["state"] == "to do"
 
 
+def test_before_anything_is_tiled_each_slide_is_to_do_and_rna_too(project: Path) -> None:
+    shutil.rmtree(project / "work")
+    (project / "rna.csv").touch()
+    with (project / "wsipipe.toml").open("a") as stream:
+        stream.write('[genomics]\nmatrix = "rna.csv"\n')
+    items = status("-c", project / "wsipipe.toml")
+    slides = {(stage, slide) for stage in ("tile", "extract") for slide in ("a", "b", "broken")}
+    assert items.keys() == {*slides, ("genomics", "all")}
+    assert {item["state"] for item in items.values()} == {"to do"}
+
+
 def test_it_writes_nothing_and_needs_nothing(project: Path, tmp_path: Path) -> None:
     manifest = project / "work/tiles/0.5mpp-224px/manifest.jsonl"
     before = (manifest.stat().st_mtime_ns, len(Manifest(manifest).records()))

@@ -89,3 +89,6 @@ def test_folds_have_the_same_spread_of_values() -> None:
         assert [sum(20 * q <= y < 20 * (q + 1) for y in own) for q in range(4)] == [5, 5, 5, 5]
     few = {f"P{n}": float(n) for n in range(6)}
     assert set(RegressionTask().strata(few).values()) == {0}
+    names = RegressionTask().strata_of_split(labels).names
+    assert (names[0], names[3]) == ("in the lowest quarter by value", "in the highest quarter by value")
+    assert RegressionTask().strata_of_split(few).names == ("in the whole range by value",)

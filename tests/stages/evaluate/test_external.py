@@ -19,10 +19,13 @@ from external_workspace import (
     predictions,
     table_at,
 )
-from planted_workspace import digest_of_slide
+from planted_workspace import Planted, digest_of_slide, write_slide
 from scipy.special import expit, logit
 from sklearn.metrics import roc_auc_score
 from wsipipe.data.errors import BundleError, CohortError, UsageError
+from wsipipe.data.features.store import read_bag
+from wsipipe.models.applicability import FILE, HeldOutSlide, applicability_of, write_applicability
+from wsipipe.models.bundle import folds_of
 from wsipipe.models.tasks.prediction import threshold_at
 from wsipipe.stages.evaluate.cohort import SEEN_BY_ALL
 
@@ -83,6 +86,31 @@ def test_nothing_is_fitted_other_labels_change_no_prediction(place: Path) -> Non
     after = predictions(place)
     assert after["P3"]["label"] == "0" != before["P3"]["label"]
     assert [{**row, "label": ""} for row in after.values()] == [{**row, "label": ""} for row in before.values()]
+
+
+def test_slides_on_which_predict_would_give_no_call_are_named(place: Path) -> None:
+    evaluate(place)
+    before = predictions(place)
+    assert metrics(place)["uncertain_slides"] is None, "the model has no applicability.json"
+    assert "Not compared: this model cannot say" in (place / "work/evaluations/her2/report.html").read_text()
+    model = place / "development/models/her2"
+    features = {slide: read_bag(Planted(place).store(slide)).features for slides in COHORT.values() for slide in slides}
+    # The model is said to have been trained on slides such as these, but for one.
+    training = [
+        HeldOutSlide.of(n % 3, bag, bad_tiles=0, sharpness=None) for n, (_, bag) in enumerate(sorted(features.items()))
+    ]
+    write_applicability(model / FILE, applicability_of(training, {}, [path for path, _ in folds_of(model)]))
+    write_slide(Planted(place), "S3", features["S3"] + 1000)
+    read, judged = evaluate(place)
+    assert (read.done, judged.done) == (15, 1)
+    uncertain = metrics(place)["uncertain_slides"]
+    assert list(uncertain) == ["S3"]
+    assert uncertain["S3"][0].startswith("unlike the training slides: its mean feature lies")
+    page = (place / "work/evaluations/her2/report.html").read_text()
+    assert "Slides on which predict would give no call: 1 of 15. They are in all figures here" in page
+    assert '<tr><th scope="row">S3</th><td>unlike the training slides' in page
+    after = predictions(place)
+    assert {patient for patient in after if after[patient] != before[patient]} <= {"P3"}
 
 
 # Honesty

@@ -18,14 +18,17 @@ from scipy.stats import betabinom
 from trained_workspace import trained_workspace
 from wsipipe.data.errors import BundleError
 from wsipipe.data.features.store import read_bag
-from wsipipe.models.applicability import FILE, Applicability, Fitness, read_applicability
+from wsipipe.models.applicability import FILE, Applicability, Fitness, Held, read_applicability
 from wsipipe.models.bundle import folds_of, prevalence_of, read_bundle
+from wsipipe.models.evaluation.conformal import LabelSet
 from wsipipe.models.label_sets import label_set_of
 from wsipipe.models.tasks.prediction import PatientPrediction
+from wsipipe.models.tasks.task import find_task
+from wsipipe.stages.pages.asked_question import Question
 from wsipipe.stages.predict.prediction_report import PredictionReportSettings, PredictionReportStage
 from wsipipe.stages.predict.settings import PredictSettings
 from wsipipe.stages.predict.stage import PredictionTask, PredictStage
-from wsipipe.stages.predict.uncertainty import doubts_of
+from wsipipe.stages.predict.uncertainty import Judge, doubts_of
 
 
 @pytest.fixture(scope="module")
@@ -223,6 +226,54 @@ def test_sets_of_a_planted_cohort_hold_the_label_as_often_as_stated(trained: Pla
         left_out = int(alpha * 21)  # of 20 held-out patients a class
         low, high = betabinom.interval(0.999, number, 21 - left_out, left_out)
         assert low <= count <= high, covered
+
+
+@pytest.mark.parametrize(("n", "why"), [(8, "an interval at 90 % needs 9 held-out patients, and there are 8"), (9, "")])
+def test_an_interval_speaks_of_patients_and_not_of_classes(n: int, why: str) -> None:
+    task = find_task("regression")
+    predicted = PatientPrediction(
+        patient_id="P", label=None, probability=5.0, logit=5.0, threshold=0.0, call=0, slides=1, folds=(0,)
+    )
+    held = Held(residuals=[float(residual) for residual in range(n)])
+    found = label_set_of(task, held, {0: 5.0}, predicted, 0.1)
+    assert (found.why_not, found.between) == (why, None if why else (-3.0, 13.0))
+
+
+def test_the_page_says_who_is_called_without_a_set(trained: Planted) -> None:
+    def patient(name: str, folds: tuple[int, ...], why_not: str = "") -> PatientPrediction:
+        label_set = LabelSet(why_not=why_not) if why_not else LabelSet(classes=(1,))
+        return PatientPrediction(
+            patient_id=name,
+            label=None,
+            probability=0.7,
+            logit=1.0,
+            threshold=0.5,
+            call=1,
+            slides=1,
+            folds=folds,
+            label_set=label_set,
+        )
+
+    needed = "a set at 90 % needs 9 held-out patients of each class, and there are "
+    new, one, two = (
+        patient("new", (0, 1, 2)),
+        patient("one", (1,), f"{needed}4 negative, 5 positive"),
+        patient("two", (2,), f"{needed}5 negative, 4 positive"),
+    )
+    judge = Judge(
+        known=known_by(trained.model),
+        task=find_task("binary"),
+        question=Question(label_column="ER", positive="positive", negative="negative"),
+        alpha=0.1,
+    )
+    said = [dict(judge.facts(patients))["label sets"] for patients in ([new], [new, one, one, two], [one])]
+    hold = "hold the label of 90 % of the patients of each class (--alpha)"
+    counts = "4 negative, 5 positive by fold 1; 5 negative, 4 positive by fold 2"
+    assert said == [
+        hold,
+        f"{hold}; 3 of 4 patients are called without one: {needed}{counts}",
+        f"{needed}4 negative, 5 positive by fold 1",
+    ]
 
 
 def test_an_interval_of_a_number_and_none_of_survival(tmp_path: Path) -> None:

@@ -7,6 +7,8 @@ from pathlib import Path
 import numpy as np
 from command import wsipipe
 from PIL import Image
+from wsipipe.data.manifest import Manifest
+from wsipipe.stages.tile.why_empty import what_to_do, why_empty
 
 
 def test_fluorescence_is_named_with_the_way_out(tmp_path: Path) -> None:
@@ -21,3 +23,8 @@ def test_fluorescence_is_named_with_the_way_out(tmp_path: Path) -> None:
     assert "dapi: bright colours on black, as in fluorescence" in said
     assert "use --annotations or --tissue all if it is not" in said
     assert "glass: bright" not in said
+    records = Manifest.of(next((tmp_path / "work/tiles").iterdir())).latest("tile")
+    why = {slide: (why_empty(record), what_to_do(record)) for slide, record in records.items()}
+    assert why["glass"] == ("no tissue was found on it", "look at its QC image")
+    assert "as in fluorescence" in why["dapi"][0]
+    assert why["dapi"][1] == "give the scan of its H&E; if this is one, look at its QC image"
