@@ -104,7 +104,7 @@ DEFAULTS: dict[str, tuple[type[Settings], int, dict[str, Any]]] = {
     "cross_validate": (CrossValidateSettings, 9, {"bootstrap_rounds": 2000, "seed": 0}),
     "external_evaluate": (
         ExternalSettings,
-        10,
+        11,
         {**QUESTION, "drop_conflicts": False, "tcga_slides": "diagnostic", "bootstrap_rounds": 2000, "seed": 0},
     ),
     "predict": (PredictSettings, 5, {}),
@@ -115,7 +115,7 @@ DEFAULTS: dict[str, tuple[type[Settings], int, dict[str, Any]]] = {
         {**QUESTION, "columns": ["site"], "neighbours": 10, "bootstrap_rounds": 1000, "seed": 0},
     ),
     "import-checkpoint": (BiomarkerSettings, 1, {n: value for n, value in QUESTION.items() if n != "of_targets"}),
-    "report": (ReportSettings, 11, {}),
+    "report": (ReportSettings, 12, {}),
     "export": (ExportSettings, 1, {"format": "clam"}),
 }
 """Stage → its settings, its version, and the defaults that give numbers their meaning in this version."""
