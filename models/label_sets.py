@@ -16,8 +16,6 @@ from .tasks.prediction import PatientPrediction, Score
 from .tasks.regression import number_of
 from .tasks.task import Task
 
-AND_THERE: Final = ", and there are "
-"""In a reason, between what a set needs and the held-out patients that there are."""
 OF_CLASSES: Final = ("binary", "multiclass", "ordinal")
 """Tasks whose answers are probabilities of classes."""
 
@@ -48,12 +46,12 @@ def label_set_of(
     :param by_fold: fold → the patient's score.
     """
     if held is None:
-        return LabelSet(why_not=f"there are no label sets for {task.name}")
+        return LabelSet(needed=f"there are no label sets for {task.name}")
     if task.name == "regression":
         limit = residual_limit(held.residuals, alpha)
         if limit is None:
-            what = f"an interval at {_level(alpha)} needs {fewest_patients(alpha)} held-out patients"
-            return LabelSet(why_not=f"{what}{AND_THERE}{len(held.residuals)}")
+            needed = f"an interval at {_level(alpha)} needs {fewest_patients(alpha)} held-out patients"
+            return LabelSet(needed=needed, there=str(len(held.residuals)))
         return LabelSet(between=(prediction.probability - limit, prediction.probability + limit))
     shares = {fold: _shares(task, score) for fold, score in by_fold.items()}
     own = [{fold: 1 - share[label] for fold, share in shares.items()} for label in range(len(held.classes))]
@@ -63,7 +61,7 @@ def label_set_of(
         of_each = zip(numbers, held.classes, strict=True)
         there = ", ".join(f"{number} {name}" for number, name in of_each)
         needed = f"a set at {_level(alpha)} needs {fewest_patients(alpha)} held-out patients of each class"
-        return LabelSet(why_not=f"{needed}{AND_THERE}{there}")
+        return LabelSet(needed=needed, there=there)
     return LabelSet(classes=chosen)
 
 

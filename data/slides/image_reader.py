@@ -175,9 +175,7 @@ def _check_stream(path: Path) -> None:
     content = path.read_bytes()
     if content.startswith(b"\xff\xd8"):
         try:
-            simplejpeg.decode_jpeg(
-                content, "GRAY", min_height=1, min_width=1
-            )  # at an eighth of its size, which is quick
+            simplejpeg.decode_jpeg(content, "GRAY", min_height=1, min_width=1)  # at an eighth of its size: quick
         except ValueError as error:  # also for what is not known here, such as odd subsampling
             if _INCONSISTENT.match(str(error)):
                 raise

@@ -38,11 +38,23 @@ class LabelSet:
     """The classes that the patient may be of; None if nothing can be said."""
     between: tuple[float, float] | None = None
     """Of a number, the interval that holds it."""
-    why_not: str = ""
-    """Why nothing can be said; empty if something is."""
+    needed: str = ""
+    """Why nothing can be said, as words that say what it needs; empty if something is."""
+    there: str = ""
+    """Where it needs more held-out patients: those that there are."""
+
+    @property
+    def why_not(self) -> str:
+        """Why nothing can be said; empty if something is."""
+        return why_no_set(self.needed, self.there)
 
 
 NO_LABEL_SET: Final = LabelSet()
+
+
+def why_no_set(needed: str, there: str) -> str:
+    """Say what a set needs, and the held-out patients that there are, if that is the reason."""
+    return f"{needed}, and there are {there}" if there else needed
 
 
 def refuse_level(alpha: float) -> None:

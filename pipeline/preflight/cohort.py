@@ -49,6 +49,7 @@ def check_cohort(
     for name in config.biomarkers:
         with report.collecting("train"), about(f"biomarkers.{name}"):
             question = config.question(name)
+            # The faults of its table are looked for even if the method cannot answer it.
             with report.collecting("train"), about(f"biomarkers.{name}"):
                 _refuse(config, name, question, tables)
             if table is None:

@@ -14,8 +14,8 @@ from typing import Final
 from ...data.tiling.sharpness import BLURRED
 from ...data.wording import in_words
 from ...models.applicability import Applicability, Fitness, Held
-from ...models.evaluation.conformal import LabelSet
-from ...models.label_sets import AND_THERE, label_set_of
+from ...models.evaluation.conformal import LabelSet, why_no_set
+from ...models.label_sets import label_set_of
 from ...models.tasks.prediction import PatientPrediction
 from ...models.tasks.task import Task
 from ..pages.asked_question import Question
@@ -116,12 +116,12 @@ class Judge:
         without = [patient for patient in patients if patient.label_set.why_not]
         by_need: dict[str, dict[str, set[int]]] = {}
         for patient in without:
-            needed, _, there = patient.label_set.why_not.partition(AND_THERE)
-            by_need.setdefault(needed, {}).setdefault(there, set()).update(patient.folds)
+            own = patient.label_set
+            by_need.setdefault(own.needed, {}).setdefault(own.there, set()).update(patient.folds)
         whys = []
         for needed, counts in by_need.items():
             listed = [f"{there} by {_folds(folds)}" for there, folds in counts.items() if there]
-            whys.append(f"{needed}{AND_THERE}{'; '.join(listed)}" if listed else needed)
+            whys.append(why_no_set(needed, "; ".join(listed)))
         if without and len(without) == len(patients):
             return "; ".join(whys)
         of_each = "" if self.task.name == "regression" else " of each class"

@@ -240,8 +240,8 @@ def test_an_interval_speaks_of_patients_and_not_of_classes(n: int, why: str) -> 
 
 
 def test_the_page_says_who_is_called_without_a_set(trained: Planted) -> None:
-    def patient(name: str, folds: tuple[int, ...], why_not: str = "") -> PatientPrediction:
-        label_set = LabelSet(why_not=why_not) if why_not else LabelSet(classes=(1,))
+    def patient(name: str, folds: tuple[int, ...], there: str = "") -> PatientPrediction:
+        label_set = LabelSet(needed=needed, there=there) if there else LabelSet(classes=(1,))
         return PatientPrediction(
             patient_id=name,
             label=None,
@@ -254,11 +254,11 @@ def test_the_page_says_who_is_called_without_a_set(trained: Planted) -> None:
             label_set=label_set,
         )
 
-    needed = "a set at 90 % needs 9 held-out patients of each class, and there are "
+    needed = "a set at 90 % needs 9 held-out patients of each class"
     new, one, two = (
         patient("new", (0, 1, 2)),
-        patient("one", (1,), f"{needed}4 negative, 5 positive"),
-        patient("two", (2,), f"{needed}5 negative, 4 positive"),
+        patient("one", (1,), "4 negative, 5 positive"),
+        patient("two", (2,), "5 negative, 4 positive"),
     )
     judge = Judge(
         known=known_by(trained.model),
@@ -271,8 +271,8 @@ def test_the_page_says_who_is_called_without_a_set(trained: Planted) -> None:
     counts = "4 negative, 5 positive by fold 1; 5 negative, 4 positive by fold 2"
     assert said == [
         hold,
-        f"{hold}; 3 of 4 patients are called without one: {needed}{counts}",
-        f"{needed}4 negative, 5 positive by fold 1",
+        f"{hold}; 3 of 4 patients are called without one: {needed}, and there are {counts}",
+        f"{needed}, and there are 4 negative, 5 positive by fold 1",
     ]
 
 
